@@ -1,0 +1,1 @@
+"""The sliding-window engine. Needs torch and numpy; knows neither Qt nor napari."""

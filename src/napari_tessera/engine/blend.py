@@ -1,0 +1,51 @@
+"""How much a window's prediction counts, voxel by voxel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+
+import torch
+
+__all__ = ["Blend", "importance_map"]
+
+# Both constants are MONAI's defaults (monai.data.utils.compute_importance_map); results must stay equal to it.
+SIGMA_SCALE = 0.125
+MINIMUM = 1e-3
+
+
+class Blend(StrEnum):
+    """Weighting of overlapping windows."""
+
+    GAUSSIAN = "gaussian"
+    CONSTANT = "constant"
+
+
+def importance_map(
+    window: Sequence[int], blend: Blend | str = Blend.GAUSSIAN, *, device: torch.device | str = "cpu"
+) -> torch.Tensor:
+    """Return the weights of one window.
+
+    Parameters
+    ----------
+    window
+        Window shape, voxels.
+    blend
+        ``"constant"``: ones. ``"gaussian"``: the product of one-dimensional Gaussians centred on the window, sigma
+        0.125 of its side, clamped from below at 1e-3 (which makes the map non-separable).
+    device
+        Where the map is kept.
+
+    Returns
+    -------
+    torch.Tensor
+        float32, shape *window*, values in [1e-3, 1].
+    """
+    if Blend(blend) is Blend.CONSTANT:
+        return torch.ones(tuple(window), device=device)
+    weights = torch.ones((), device=device)
+    for side in window:
+        distance = torch.arange(-(side - 1) / 2, (side - 1) / 2 + 1, device=device)
+        profile = torch.exp(-(distance**2) / (2 * (SIGMA_SCALE * side) ** 2))
+        weights = weights.unsqueeze(-1) * profile
+    return weights.clamp_(min=max(float(weights.min()), MINIMUM))

@@ -1,0 +1,155 @@
+"""What a run says while it goes on: plain frozen facts, for a progress bar, a log or a test alike."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from napari_tessera.errors import CancelledError
+
+__all__ = [
+    "CancelToken",
+    "DecodingStarted",
+    "Event",
+    "EventHandler",
+    "MemoryRecovered",
+    "PassFinished",
+    "PlanesFinished",
+    "RunFinished",
+    "RunStarted",
+    "VolumeFinished",
+    "VolumeStarted",
+    "raise_if_cancelled",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """The run begins: what the plan promised."""
+
+    volumes: int
+    windows: int
+    forward_passes: int
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeStarted:
+    """Volume number *volume* (from 0) is loaded and its first pass is next."""
+
+    volume: int
+    forward_passes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PassFinished:
+    """One forward pass is done.
+
+    Parameters
+    ----------
+    volume
+        Number of the volume, from 0.
+    done, total
+        Passes of this volume: done until now, and in all (grows when memory ran out and passes became smaller).
+    windows
+        Windows that this pass held.
+    seconds
+        Time since the previous pass of the volume, or since the volume started.
+    """
+
+    volume: int
+    done: int
+    total: int
+    windows: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PlanesFinished:
+    """Planes [*start*, *stop*) along *axis* of volume *volume* are final and in the sink."""
+
+    volume: int
+    axis: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryRecovered:
+    """Memory ran out in pass *failed_pass* (from 1); the run goes on with smaller passes."""
+
+    volume: int
+    failed_pass: int
+    failed_batch: int
+    sw_batch_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class DecodingStarted:
+    """All passes of volume *volume* are done; probabilities become labels now."""
+
+    volume: int
+    decoder: str
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeFinished:
+    """Volume number *volume* is done."""
+
+    volume: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished:
+    """The whole run is done.
+
+    Parameters
+    ----------
+    forward_passes
+        Passes that were made, those repeated after a recovery counted once.
+    seconds
+        Wall time.
+    peak_bytes
+        Highest memory that the device had allocated for this process, or None where it cannot tell (CPU, MPS).
+    """
+
+    forward_passes: int
+    seconds: float
+    peak_bytes: int | None
+
+
+Event: TypeAlias = (
+    RunStarted
+    | VolumeStarted
+    | PassFinished
+    | PlanesFinished
+    | MemoryRecovered
+    | DecodingStarted
+    | VolumeFinished
+    | RunFinished
+)
+EventHandler: TypeAlias = Callable[[Event], None]
+
+
+class CancelToken(threading.Event):
+    """A flag that any thread may set and the run looks at before every forward pass.
+
+    It is a `threading.Event` with the words of this project; a plain `threading.Event` is accepted in its place.
+    """
+
+    def cancel(self) -> None:
+        """Ask the run to stop; takes effect within one forward pass."""
+        self.set()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether `cancel` has been called."""
+        return self.is_set()
+
+
+def raise_if_cancelled(token: threading.Event | None) -> None:
+    """Raise `CancelledError` once *token* is set."""
+    if token is not None and token.is_set():
+        raise CancelledError("the run was cancelled")

@@ -1,0 +1,185 @@
+"""Where the windows lie. Integers only: this module knows no pixels, no network and no device.
+
+One axis, image of 10 voxels, window 4, overlap 0.5 (stride 2)::
+
+    voxel      0 1 2 3 4 5 6 7 8 9            one axis, image of 9 voxels: the last
+    window 0   [-----]                        window is moved back inside
+    window 1       [-----]                    voxel      0 1 2 3 4 5 6 7 8
+    window 2           [-----]                window 2           [-----]      4 + 4 <= 9
+    window 3               [-----]            window 3             [-----]    5, not 6
+
+An image smaller than the window is padded, half before and the rest after; one window covers it::
+
+    image            . . a b c . . .          window 8, image 3: 2 before, 3 after
+    window          [---------------]
+
+A volume's windows are visited row by row along the *sweep axis*. All windows of one row start at the same
+plane, so when the next row begins, every plane before its start is finished::
+
+    sweep axis   0        s1       s2
+    row 0        [---------------]
+    row 1                 [---------------]   planes [0, s1) are finished when row 1 begins
+    row 2                          [----------...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from math import prod
+
+__all__ = ["AxisGrid", "WindowGrid", "count_forward_passes", "stride_for"]
+
+
+def stride_for(window_vox: int, overlap: float) -> int:
+    """Return the integer step between windows, ``max(1, int(window * (1 - overlap)))``, as MONAI rounds it.
+
+    Examples
+    --------
+    >>> stride_for(112, 0.5), stride_for(112, 0.625), stride_for(4, 0.9)
+    (56, 42, 1)
+    """
+    return max(1, int(window_vox * (1 - overlap)))
+
+
+def count_forward_passes(n_windows: int, *, sw_batch_size: int, n_views: int = 1) -> int:
+    """Return how many calls of the network one volume needs.
+
+    Views are swept one after another; a batch never mixes views.
+
+    Parameters
+    ----------
+    n_windows
+        Windows in the volume's grid, >= 1.
+    sw_batch_size
+        Windows per forward pass, >= 1. The last pass may hold fewer.
+    n_views
+        TTA views including the identity, >= 1.
+
+    Examples
+    --------
+    >>> count_forward_passes(10, sw_batch_size=4, n_views=2)
+    6
+    """
+    return n_views * -(-n_windows // sw_batch_size)
+
+
+@dataclass(frozen=True, slots=True)
+class AxisGrid:
+    """The windows of one axis.
+
+    Parameters
+    ----------
+    image_vox
+        Length of the image, voxels, >= 1.
+    window_vox
+        Length of the window, voxels, >= 1.
+    stride_vox
+        Step between the starts of two windows, voxels, >= 1.
+    """
+
+    image_vox: int
+    window_vox: int
+    stride_vox: int
+
+    @property
+    def pad_vox(self) -> tuple[int, int]:
+        """Voxels added (before, after) so that at least one window fits."""
+        missing = max(self.window_vox - self.image_vox, 0)
+        return missing // 2, missing - missing // 2
+
+    @property
+    def padded_vox(self) -> int:
+        """Length of the axis after padding."""
+        return max(self.image_vox, self.window_vox)
+
+    @property
+    def count(self) -> int:
+        """Windows on this axis."""
+        return -(-(self.padded_vox - self.window_vox) // self.stride_vox) + 1
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """First voxel of each window, in padded coordinates, strictly increasing."""
+        last = self.padded_vox - self.window_vox
+        return tuple(min(i * self.stride_vox, last) for i in range(self.count))
+
+
+@dataclass(frozen=True)
+class WindowGrid:
+    """All windows of one volume.
+
+    Coordinates are those of the *padded* volume (see `pad_vox`), axes in the order of the image.
+    """
+
+    axes: tuple[AxisGrid, ...]
+
+    @classmethod
+    def regular(cls, shape: Sequence[int], window: Sequence[int], overlap: float | Sequence[float]) -> WindowGrid:
+        """Lay windows over a volume.
+
+        Parameters
+        ----------
+        shape, window
+            Voxels per axis; equal lengths.
+        overlap
+            Fraction in [0, 1) of a window that it shares with the next, one for all axes or one per axis.
+        """
+        overlaps = [overlap] * len(shape) if isinstance(overlap, (int, float)) else list(overlap)
+        return cls(tuple(AxisGrid(n, w, stride_for(w, o)) for n, w, o in zip(shape, window, overlaps, strict=True)))
+
+    @cached_property
+    def counts(self) -> tuple[int, ...]:
+        """Windows per axis."""
+        return tuple(axis.count for axis in self.axes)
+
+    @cached_property
+    def n_windows(self) -> int:
+        """Windows in the volume."""
+        return prod(self.counts)
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """The image's shape, without padding."""
+        return tuple(axis.image_vox for axis in self.axes)
+
+    @cached_property
+    def padded_shape(self) -> tuple[int, ...]:
+        """The volume's shape with its padding."""
+        return tuple(axis.padded_vox for axis in self.axes)
+
+    @cached_property
+    def window(self) -> tuple[int, ...]:
+        """The window's shape."""
+        return tuple(axis.window_vox for axis in self.axes)
+
+    @cached_property
+    def pad_vox(self) -> tuple[tuple[int, int], ...]:
+        """Padding (before, after) per axis."""
+        return tuple(axis.pad_vox for axis in self.axes)
+
+    @property
+    def is_padded(self) -> bool:
+        """Whether the volume is smaller than the window on any axis."""
+        return self.shape != self.padded_shape
+
+    def slab_shape(self, sweep_axis: int) -> tuple[int, ...]:
+        """Return the shape of the accumulator that a sweep along *sweep_axis* needs."""
+        return tuple(
+            w if i == sweep_axis else n for i, (n, w) in enumerate(zip(self.padded_shape, self.window, strict=False))
+        )
+
+    @cached_property
+    def sweep_axis(self) -> int:
+        """The axis whose sweep needs the smallest slab; of equal ones the slowest."""
+        return min(range(len(self.axes)), key=lambda axis: prod(self.slab_shape(axis)))
+
+    def iter_windows(self) -> Iterator[tuple[int, ...]]:
+        """Yield the start of every window, the sweep axis slowest and the others in image order."""
+        sweep = self.sweep_axis
+        others = [axis.starts for i, axis in enumerate(self.axes) if i != sweep]
+        for row_start in self.axes[sweep].starts:
+            for rest in product(*others):
+                yield (*rest[:sweep], row_start, *rest[sweep:])

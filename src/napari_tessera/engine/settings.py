@@ -1,0 +1,183 @@
+"""What the user wants: every knob of a run, validated once, frozen."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from math import isfinite
+from pathlib import Path
+from typing import Any, TypeVar
+
+from napari_tessera.engine.blend import Blend
+from napari_tessera.errors import SettingsError, nearest
+
+__all__ = ["Precision", "Settings"]
+
+Choice = TypeVar("Choice", bound=StrEnum)
+
+
+class Precision(StrEnum):
+    """Arithmetic of the forward pass. Accumulation is float32 whatever the choice."""
+
+    FLOAT32 = "float32"
+    TF32 = "tf32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every knob of a run. Values are checked and brought to their type when the object is made.
+
+    Parameters
+    ----------
+    window_size
+        The network's input, voxels, (z, y, x) or (y, x); None takes the model's own.
+    overlap
+        Fraction in [0, 1) of a window that it shares with the next along each axis.
+    sw_batch_size
+        Windows in one forward pass, >= 1. Costs GPU memory, buys speed; never changes the result.
+    batch_size
+        Volumes resident in host memory at once, >= 1: one is computed while the next are loaded.
+    tta_num
+        Test-time augmentation: number of views, identity included, >= 1 (at most 8 in 2D, 16 in 3D).
+    blend
+        ``"gaussian"`` (window centres count more) or ``"constant"``.
+    precision
+        ``"float32"``, ``"tf32"``, ``"bfloat16"`` or ``"float16"``.
+    device
+        ``"auto"`` (CUDA, else MPS, else CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+    resolution
+        Voxel size the model is to be used at, micrometres, in the order of `window_size`; None takes the model's own.
+    decoder
+        Name of the step that turns probabilities into labels; None takes what the model suggests.
+    decoder_parameters
+        The decoder's parameters. A mapping is accepted and kept as sorted pairs, so that settings stay hashable.
+
+    Raises
+    ------
+    SettingsError
+        If a value has the wrong type or lies outside its range.
+    """
+
+    window_size: tuple[int, ...] | None = None
+    overlap: float = 0.5
+    sw_batch_size: int = 4
+    batch_size: int = 1
+    tta_num: int = 1
+    blend: Blend = Blend.GAUSSIAN
+    precision: Precision = Precision.FLOAT32
+    device: str = "auto"
+    resolution: tuple[float, ...] | None = None
+    decoder: str | None = None
+    decoder_parameters: tuple[tuple[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check every field and bring it to its type."""
+        checked = {
+            "window_size": None if self.window_size is None else _sides("window_size", self.window_size),
+            "overlap": _fraction("overlap", self.overlap),
+            "sw_batch_size": _integer("sw_batch_size", self.sw_batch_size),
+            "batch_size": _integer("batch_size", self.batch_size),
+            "tta_num": _integer("tta_num", self.tta_num),
+            "blend": _choice("blend", self.blend, Blend),
+            "precision": _choice("precision", self.precision, Precision),
+            "device": _device_name(self.device),
+            "resolution": None if self.resolution is None else _voxel_size(self.resolution),
+            "decoder_parameters": tuple(sorted(dict(self.decoder_parameters).items())),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Settings:
+        """Make settings from keyword names; an unknown name is an error that says the nearest valid one."""
+        known = [f.name for f in fields(cls)]
+        for name in values:
+            if name not in known:
+                raise SettingsError(f"unknown setting '{name}'{nearest(name, known)} (valid: {', '.join(known)})")
+        return cls(**values)
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Settings:
+        """Read a settings file (see docs/settings.md for its shape).
+
+        Raises
+        ------
+        SettingsError
+            If the file is missing, is not YAML, or holds a key or value that is not valid.
+        """
+        from napari_tessera.engine.settings_file import read_settings
+
+        return cls.from_mapping(read_settings(Path(path)))
+
+    def to_yaml(self, path: str | Path) -> None:
+        """Write the settings; `from_yaml` gives an equal object back."""
+        from napari_tessera.engine.settings_file import write_settings
+
+        write_settings(Path(path), self.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as plain numbers, strings, lists and dictionaries."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        plain |= {"blend": self.blend.value, "precision": self.precision.value}
+        plain |= {name: list(plain[name]) for name in ("window_size", "resolution") if plain[name] is not None}
+        plain["decoder_parameters"] = dict(self.decoder_parameters)
+        return plain
+
+
+def _integer(name: str, value: Any) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if isinstance(value, bool) or number < 1:
+        raise SettingsError(f"{name} is {value!r}, but it must be a whole number from 1 up")
+    return number
+
+
+def _sides(name: str, value: Any) -> tuple[int, ...]:
+    sides = list(value) if isinstance(value, (list, tuple)) or hasattr(value, "__array__") else []
+    if len(sides) not in (2, 3):
+        raise SettingsError(f"{name} is {value!r}, but it needs one whole number per axis: (y, x) or (z, y, x)")
+    return tuple(_integer(name, side) for side in sides)
+
+
+def _number(value: Any) -> float:
+    """Return *value* as a float, NaN where it is no number (text and truth values are none)."""
+    if isinstance(value, (bool, str)) or not hasattr(value, "__float__"):
+        return float("nan")
+    return float(value)
+
+
+def _fraction(name: str, value: Any) -> float:
+    number = _number(value)
+    if not 0 <= number < 1:
+        raise SettingsError(f"{name} is {value!r}, but it must be a fraction from 0 up to, not including, 1")
+    return number
+
+
+def _voxel_size(value: Any) -> tuple[float, ...]:
+    sizes = [_number(size) for size in value] if isinstance(value, (list, tuple)) else []
+    if len(sizes) not in (2, 3) or not all(isfinite(size) and size > 0 for size in sizes):
+        raise SettingsError(f"resolution is {value!r}, but it needs one length above 0 per axis, in micrometres")
+    return tuple(sizes)
+
+
+def _device_name(value: Any) -> str:
+    name = str(value)
+    kind, _, index = name.partition(":")
+    if kind not in ("auto", "cpu", "cuda", "mps") or (index and not index.isdigit()):
+        raise SettingsError(f"device is {value!r}, but it must be auto, cpu, cuda, cuda:<number> or mps")
+    return name
+
+
+def _choice(name: str, value: Any, choices: type[Choice]) -> Choice:
+    known = [choice.value for choice in choices]
+    if value not in known:
+        raise SettingsError(
+            f"{name} is {value!r}, but it must be one of {', '.join(known)}{nearest(str(value), known)}"
+        )
+    return choices(value)

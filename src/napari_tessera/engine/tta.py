@@ -1,0 +1,173 @@
+"""Test-time augmentation: the views of a window, their inverses, and the average over them.
+
+A view is a reflection of some axes, for half of the views after a transpose of y and x. A prediction is mapped
+back with the inverse before it is averaged. For channels that say something about a *direction* that is not enough:
+an affinity channel of offset ``o`` tells at voxel ``v`` whether ``v`` and ``v + o`` belong together. Seen through a
+view, the same pair is described by another channel, or by the same channel at the pair's other end::
+
+    x:            0 1 2 3 4          channel of offset -1, at voxel 3, describes the pair (3, 2)
+    flipped:      4 3 2 1 0          the same channel, at the same place, describes (1, 2) of the original:
+                                     that is the pair of voxel 2, so the value belongs one voxel further
+
+so channels are permuted and, where the direction is reversed, shifted by their offset. The voxels a shift leaves
+without a value are left out of the average (the identity view, always the first, covers every voxel).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+
+import torch
+
+from napari_tessera.errors import SettingsError
+
+__all__ = ["View", "ViewAverage", "max_views", "views"]
+
+Offset = tuple[int, ...]
+Region = list[slice]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One way of looking at a window: an optional transpose of the last two axes, then reflections.
+
+    Parameters
+    ----------
+    flips
+        Spatial axes to reflect, counted from the first spatial axis.
+    transpose
+        Whether y and x change places first. Needs equal window sides in y and x.
+    """
+
+    flips: tuple[int, ...] = ()
+    transpose: bool = False
+
+    def apply(self, windows: torch.Tensor) -> torch.Tensor:
+        """Return the view of *windows*, shape ``(B, C, *spatial)``. The identity returns its argument."""
+        seen = windows.transpose(-1, -2) if self.transpose else windows
+        return seen.flip([2 + axis for axis in self.flips]) if self.flips else seen
+
+    def undo(self, predictions: torch.Tensor) -> torch.Tensor:
+        """Return *predictions* of the view in the axes of the original window (channels as they are)."""
+        turned = predictions.flip([2 + axis for axis in self.flips]) if self.flips else predictions
+        return turned.transpose(-1, -2) if self.transpose else turned
+
+    def offset_in_original(self, offset: Offset) -> Offset:
+        """Return the direction in the original window that *offset* in the view's axes stands for."""
+        turned = [-step if axis in self.flips else step for axis, step in enumerate(offset)]
+        if self.transpose:
+            turned[-1], turned[-2] = turned[-2], turned[-1]
+        return tuple(turned)
+
+
+def max_views(spatial_dims: int) -> int:
+    """Return how many different views there are: 8 in 2D, 16 in 3D."""
+    return 2 << spatial_dims
+
+
+def views(tta_num: int, spatial_dims: int) -> tuple[View, ...]:
+    """Return the first *tta_num* views in the fixed order.
+
+    The order is identity, x, y, yx, z, zx, zy, zyx (2D: the first four), then the same again after a transpose of
+    y and x. So 4 are the flips in the plane, 8 all flips of 3D, 16 all flips with and without transpose.
+
+    Raises
+    ------
+    SettingsError
+        If there are not that many different views.
+
+    Examples
+    --------
+    >>> [view.flips for view in views(4, spatial_dims=3)]
+    [(), (2,), (1,), (1, 2)]
+    """
+    most = max_views(spatial_dims)
+    if not 1 <= tta_num <= most:
+        raise SettingsError(
+            f"tta_num is {tta_num}, but a {spatial_dims}D model has 1 to {most} different views: choose one of those"
+        )
+    flips = [
+        tuple(axis for axis, on in enumerate(reflected) if on)
+        for reflected in product((False, True), repeat=spatial_dims)
+    ]
+    ordered = [View(axes, transpose) for transpose in (False, True) for axes in flips]
+    return tuple(ordered[:tta_num])
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """Where one output channel finds its value in a view's mapped-back prediction."""
+
+    target: int
+    origin: int
+    shift: Offset
+
+    def regions(self, window: Sequence[int]) -> tuple[Region, Region]:
+        """Return the region that gets a value, and the region of the prediction that it comes from."""
+        pairs = list(zip(self.shift, window, strict=True))
+        into = [slice(max(0, -s), max(0, n - max(0, s))) for s, n in pairs]
+        taken = [slice(max(0, s), max(0, n - max(0, -s))) for s, n in pairs]
+        return into, taken
+
+
+def _routes(view: View, offsets: Sequence[Offset]) -> tuple[_Route, ...]:
+    described = [view.offset_in_original(offset) for offset in offsets]
+    routes = []
+    for target, wanted in enumerate(offsets):
+        opposite = tuple(-step for step in wanted)
+        if wanted in described:
+            routes.append(_Route(target, described.index(wanted), (0,) * len(wanted)))
+        elif opposite in described:
+            routes.append(_Route(target, described.index(opposite), wanted))
+        # else: no channel of this view speaks of the pair; the view does not count for this channel.
+    return tuple(routes)
+
+
+@dataclass(frozen=True)
+class ViewAverage:
+    """The mean over views of a batch of windows.
+
+    Parameters
+    ----------
+    views
+        The views; the first is the identity.
+    window
+        Window shape, voxels.
+    offsets
+        For affinity channels, the offset of each output channel (all of them), axes as in the window; else empty.
+    """
+
+    views: tuple[View, ...]
+    window: tuple[int, ...]
+    offsets: tuple[Offset, ...] = ()
+
+    def add(self, total: torch.Tensor, prediction: torch.Tensor, view: View) -> None:
+        """Add a view's *prediction* to *total* in place; both ``(B, C, *window)``."""
+        back = view.undo(prediction)
+        if not self.offsets or view == View():
+            total += back
+            return
+        for route in _routes(view, self.offsets):
+            into, taken = route.regions(self.window)
+            total[:, route.target][(slice(None), *into)] += back[:, route.origin][(slice(None), *taken)]
+
+    @cached_property
+    def counts(self) -> torch.Tensor | None:
+        """How many views speak for each voxel, float32 ``(C, *window)``; None where it is all of them."""
+        if not self.offsets or len(self.views) == 1:
+            return None
+        counts = torch.zeros((len(self.offsets), *self.window))
+        for view in self.views:
+            for route in _routes(view, self.offsets):
+                into, _ = route.regions(self.window)
+                counts[route.target][tuple(into)] += 1
+        return counts
+
+    def finish(self, total: torch.Tensor) -> torch.Tensor:
+        """Turn the sum *total* into the mean, in place, and return it."""
+        if len(self.views) == 1:
+            return total
+        return total.div_(len(self.views) if self.counts is None else self.counts.to(total.device))

@@ -1,0 +1,87 @@
+"""The one tree of errors a caller can meet.
+
+Every message is one sentence that names the value, the limit and the remedy. An exception that a third party
+raised (a network, a file reader) is kept as ``__cause__``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import ClassVar
+
+__all__ = [
+    "CancelledError",
+    "InputError",
+    "ModelError",
+    "OutOfMemoryError",
+    "OutputError",
+    "SettingsError",
+    "TesseraError",
+    "UntrustedModelError",
+    "nearest",
+]
+
+
+class TesseraError(Exception):
+    """Anything that Tessera reports to its caller.
+
+    Attributes
+    ----------
+    exit_code
+        What the command line returns to the shell for this error.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+
+class SettingsError(TesseraError):
+    """A setting is unknown, mistyped, out of range or does not fit the model or the volume."""
+
+    exit_code = 2
+
+
+class OutputError(TesseraError):
+    """The result cannot be written where it was asked for; found before the run starts."""
+
+    exit_code = 2
+
+
+class InputError(TesseraError):
+    """The image cannot be read, has the wrong axes or channels, or holds values that are not numbers."""
+
+    exit_code = 3
+
+
+class ModelError(TesseraError):
+    """The model file cannot be opened, or the network cannot run on such an input."""
+
+    exit_code = 3
+
+
+class UntrustedModelError(ModelError):
+    """The model file can run code and nobody has said yet that it may."""
+
+
+class OutOfMemoryError(TesseraError):
+    """Device or host memory did not suffice, even after every step of recovery."""
+
+    exit_code = 4
+
+
+class CancelledError(TesseraError):
+    """The run was cancelled by its caller; what had been finished is not lost (see the sink)."""
+
+    exit_code = 130
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the choice nearest to *word*, or an empty string.
+
+    Examples
+    --------
+    >>> nearest("overlp", ["overlap", "window_size"])
+    "; did you mean 'overlap'?"
+    """
+    found = get_close_matches(word, list(choices), n=1)
+    return f"; did you mean '{found[0]}'?" if found else ""

@@ -1,0 +1,82 @@
+"""Bytes, durations and voxel sizes as people read and write them. Pure functions, no state."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["format_bytes", "format_duration", "format_voxel_size", "parse_bytes"]
+
+_BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_FACTORS: dict[str, int] = {
+    "": 1,
+    "b": 1,
+    **{f"{p}ib": 1024 ** (i + 1) for i, p in enumerate("kmgtp")},
+    **{f"{p}b": 1000 ** (i + 1) for i, p in enumerate("kmgtp")},
+}
+
+
+def format_bytes(n_bytes: float) -> str:
+    """Return a byte count with a binary unit and at most three significant digits.
+
+    Examples
+    --------
+    >>> format_bytes(6_650_000_000), format_bytes(512), format_bytes(0)
+    ('6.19 GiB', '512 B', '0 B')
+    """
+    value = float(n_bytes)
+    for unit in _BINARY:
+        if abs(value) < 999.5 or unit == _BINARY[-1]:
+            break
+        value /= 1024
+    digits = 0 if unit == "B" or abs(value) >= 99.95 else 1 if abs(value) >= 9.995 else 2
+    return f"{value:.{digits}f} {unit}"
+
+
+def parse_bytes(text: str) -> int:
+    """Return the bytes that *text* such as ``"8GiB"``, ``"500 MB"`` or ``"1024"`` stands for.
+
+    Raises
+    ------
+    ValueError
+        If the text is no such size.
+
+    Examples
+    --------
+    >>> parse_bytes("8GiB"), parse_bytes("1.5 kB")
+    (8589934592, 1500)
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
+    if not match or match[2].lower() not in _FACTORS:
+        raise ValueError(f"'{text}' is not a size in bytes: write a number and a unit, such as 8GiB or 500MB")
+    return round(float(match[1]) * _FACTORS[match[2].lower()])
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration in the two largest units that matter.
+
+    Examples
+    --------
+    >>> [format_duration(s) for s in (0.4, 9.2, 160, 7384)]
+    ['under 1 s', '9 s', '2 min 40 s', '2 h 3 min']
+    """
+    whole = round(seconds)
+    if whole < 1:
+        return "under 1 s"
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        minutes, rest = divmod(whole, 60)
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, rest = divmod(whole, 3600)
+    return f"{hours} h {rest // 60} min" if rest >= 60 else f"{hours} h"
+
+
+def format_voxel_size(voxel_size_um: tuple[float, ...]) -> str:
+    """Return a voxel size such as ``"0.3 x 0.1 x 0.1 µm"``, axis order kept.
+
+    Examples
+    --------
+    >>> format_voxel_size((0.01, 0.01, 0.01))
+    '0.01 x 0.01 x 0.01 µm'
+    """
+    return " x ".join(f"{size:g}" for size in voxel_size_um) + " µm"

@@ -1,0 +1,82 @@
+"""Window geometry: integers, so every property is exact."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from napari_tessera.engine.grid import AxisGrid, WindowGrid, count_forward_passes, stride_for
+
+sides = st.integers(1, 90)
+windows = st.integers(1, 40)
+overlaps = st.one_of(st.floats(0, 0.95), st.sampled_from([0.0, 0.25, 0.5, 0.625, 0.9]))
+
+
+def reference_starts(image: int, window: int, overlap: float) -> list[int]:
+    """The same windows, found by walking along the axis."""
+    image = max(image, window)
+    stride = max(1, int(window * (1 - overlap)))
+    starts, start = [], 0
+    while start + window < image:
+        starts.append(start)
+        start += stride
+    return [*starts, image - window]
+
+
+@given(image=sides, window=windows, overlap=overlaps)
+def test_axis_equals_a_walk_along_it(image: int, window: int, overlap: float) -> None:
+    axis = AxisGrid(image, window, stride_for(window, overlap))
+    assert list(axis.starts) == reference_starts(image, window, overlap)
+    assert axis.count == len(axis.starts)
+
+
+@given(image=sides, window=windows, overlap=overlaps)
+def test_axis_covers_every_voxel_and_stays_inside(image: int, window: int, overlap: float) -> None:
+    axis = AxisGrid(image, window, stride_for(window, overlap))
+    assert axis.starts[0] == 0
+    assert axis.starts[-1] + window == axis.padded_vox
+    assert all(0 < later - earlier <= window for earlier, later in pairwise(axis.starts))
+    assert sum(axis.pad_vox) == axis.padded_vox - image
+    assert 0 <= axis.pad_vox[1] - axis.pad_vox[0] <= 1
+
+
+@pytest.mark.parametrize(
+    ("overlap", "counts", "windows", "passes"),
+    [(0.5, (2, 18, 13), 468, 472), (0.625, (3, 23, 17), 1173, 1176)],
+)
+def test_the_worked_example(overlap: float, counts: tuple[int, ...], windows: int, passes: int) -> None:
+    grid = WindowGrid.regular((165, 1024, 768), (112, 112, 112), overlap)
+    assert grid.counts == counts
+    assert grid.n_windows == windows
+    assert count_forward_passes(windows, sw_batch_size=8, n_views=8) == passes
+
+
+@given(
+    shape=st.tuples(sides, sides, sides),
+    window=st.tuples(windows, windows, windows),
+    overlap=st.sampled_from([0.0, 0.3, 0.5]),
+)
+def test_windows_are_visited_once_each_in_rows(
+    shape: tuple[int, ...], window: tuple[int, ...], overlap: float
+) -> None:
+    grid = WindowGrid.regular(shape, window, overlap)
+    seen = list(grid.iter_windows())
+    assert len(seen) == len(set(seen)) == grid.n_windows
+    rows = [start[grid.sweep_axis] for start in seen]
+    assert rows == sorted(rows)
+
+
+@given(shape=st.tuples(sides, sides, sides), window=st.tuples(windows, windows, windows))
+def test_the_sweep_axis_has_the_smallest_slab(shape: tuple[int, ...], window: tuple[int, ...]) -> None:
+    grid = WindowGrid.regular(shape, window, 0.5)
+    slabs = [int(np.prod(grid.slab_shape(axis))) for axis in range(3)]
+    assert slabs[grid.sweep_axis] == min(slabs)
+    assert grid.sweep_axis == slabs.index(min(slabs))
+
+
+def test_the_sweep_axis_of_the_design() -> None:
+    assert WindowGrid.regular((165, 512, 384), (112, 112, 112), 0.5).sweep_axis == 1

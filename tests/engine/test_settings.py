@@ -1,0 +1,136 @@
+"""Settings: what is accepted, what is refused and how, and the file."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from napari_tessera.engine.settings import Settings
+from napari_tessera.errors import OutputError, SettingsError
+
+some_settings = st.builds(
+    Settings,
+    window_size=st.one_of(st.none(), st.tuples(*[st.integers(1, 512)] * 3), st.tuples(*[st.integers(1, 512)] * 2)),
+    overlap=st.floats(0, 0.99),
+    sw_batch_size=st.integers(1, 64),
+    batch_size=st.integers(1, 8),
+    tta_num=st.integers(1, 16),
+    blend=st.sampled_from(["gaussian", "constant"]),
+    precision=st.sampled_from(["float32", "tf32", "bfloat16", "float16"]),
+    device=st.sampled_from(["auto", "cpu", "cuda", "cuda:1", "mps"]),
+    resolution=st.one_of(st.none(), st.tuples(*[st.floats(0.001, 10)] * 3)),
+    decoder=st.sampled_from([None, "argmax", "watershed"]),
+    decoder_parameters=st.dictionaries(st.sampled_from(["threshold", "min_size_vox"]), st.floats(0, 1)),
+)
+
+
+@given(settings=some_settings)
+def test_file_round_trip(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("settings") / "s.yaml"
+    settings.to_yaml(path)
+    assert Settings.from_yaml(path) == settings
+
+
+@given(settings=some_settings)
+def test_settings_can_be_hashed_pickled_and_rebuilt(settings: Settings) -> None:
+    assert hash(settings) == hash(pickle.loads(pickle.dumps(settings)))
+    assert Settings.from_mapping(settings.to_dict()) == settings
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"overlap": 1.0}, "overlap is 1.0, but it must be a fraction from 0"),
+        ({"overlap": "0.5"}, "overlap is '0.5'"),
+        ({"overlap": float("nan")}, "overlap is nan"),
+        ({"sw_batch_size": 0}, "sw_batch_size is 0, but it must be a whole number from 1 up"),
+        ({"sw_batch_size": 2.5}, "sw_batch_size is 2.5"),
+        ({"batch_size": True}, "batch_size is True"),
+        ({"window_size": "256"}, "window_size is '256'"),
+        ({"window_size": (64,)}, "needs one whole number per axis"),
+        ({"window_size": (64, -1, 64)}, "window_size is -1"),
+        ({"blend": "gausian"}, "did you mean 'gaussian'"),
+        ({"precision": "fp16"}, "precision is 'fp16'"),
+        ({"device": "gpu"}, "device is 'gpu', but it must be auto, cpu, cuda"),
+        ({"resolution": (0, 1, 1)}, "resolution is (0, 1, 1)"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_limit(values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings(**values)
+    assert sentence in str(caught.value)
+
+
+def test_numpy_numbers_are_numbers() -> None:
+    settings = Settings(window_size=np.array([8, 16, 16]), overlap=np.float32(0.5), sw_batch_size=np.int64(3))
+    assert settings == Settings(window_size=(8, 16, 16), overlap=0.5, sw_batch_size=3)
+
+
+def test_the_file_of_the_design(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        "data:\n  resolution: [0.01, 0.01, 0.01]\n"
+        "inference:\n  window_size: [112, 112, 112]\n  sw_batch_size: 4\n  overlap: 0.5\n  batch_size: 1\n"
+        "  test_time_augmentation: true\n  tta_num: 8\n"
+    )
+    assert Settings.from_yaml(path) == Settings(
+        window_size=(112, 112, 112), sw_batch_size=4, overlap=0.5, tta_num=8, resolution=(0.01, 0.01, 0.01)
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("inference: {overlp: 0.5}", ["inference.overlp", "did you mean 'overlap'?"]),
+        ("inferense: {overlap: 0.5}", ["inferense", "did you mean 'inference'?"]),
+        ("inference: {overlap: 2}", ["overlap is 2"]),
+        ("inference: {overlp: 1, sw_batchsize: 2}", ["overlp", "did you mean 'sw_batch_size'?"]),
+        ("inference: {test_time_augmentation: 'yes'}", ["test_time_augmentation", "'yes'"]),
+        ("- 1\n- 2", ["holds no sections"]),
+        ("inference: [", ["cannot read the settings file"]),
+        ("inference: {window_size: !!python/object/apply:os.system ['true']}", ["cannot read the settings file"]),
+    ],
+)
+def test_a_bad_file_is_explained(tmp_path: Path, text: str, sentences: list[str]) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_yaml(path)
+    for sentence in sentences:
+        assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "tta_num"),
+    [
+        ("inference: {test_time_augmentation: true}", 8),
+        ("inference: {test_time_augmentation: false, tta_num: 8}", 1),
+        ("inference: {tta_num: 4}", 4),
+        ("inference: {blending: constant}", 1),
+        ("", 1),
+        ("inference:", 1),
+    ],
+)
+def test_augmentation_switch(tmp_path: Path, text: str, tta_num: int) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(text)
+    assert Settings.from_yaml(path).tta_num == tta_num
+
+
+def test_files_that_are_not_there_or_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="cannot read the settings file"):
+        Settings.from_yaml(tmp_path / "none.yaml")
+    with pytest.raises(OutputError, match="cannot write the settings file"):
+        Settings().to_yaml(tmp_path / "no folder" / "s.yaml")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_name_in_python() -> None:
+    with pytest.raises(SettingsError, match=r"unknown setting 'window'.*did you mean 'window_size'"):
+        Settings.from_mapping({"window": (1, 2, 3)})

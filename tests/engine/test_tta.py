@@ -1,0 +1,98 @@
+"""Views: inverses undo, the order is fixed, and affinities are averaged over the right pairs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from napari_tessera.engine.tta import View, ViewAverage, views
+from napari_tessera.errors import SettingsError
+
+NEAREST = ((-1, 0, 0), (0, -1, 0), (0, 0, -1))
+
+
+def affinities(labels: torch.Tensor, offsets: tuple[tuple[int, ...], ...]) -> torch.Tensor:
+    """Whether each voxel and the one at the offset share a label, (C, *spatial); 0 where that one is outside."""
+    channels = []
+    for offset in offsets:
+        # roll brings the partner to the voxel; what came round the edge is no partner
+        partner = labels.roll([-step for step in offset], dims=tuple(range(labels.dim())))
+        same = (partner == labels).float()
+        for axis, step in enumerate(offset):
+            edge = same.narrow(axis, 0, min(-step, same.shape[axis])) if step < 0 else None
+            if step > 0:
+                edge = same.narrow(axis, same.shape[axis] - min(step, same.shape[axis]), min(step, same.shape[axis]))
+            if edge is not None:
+                edge.zero_()
+        channels.append(same)
+    return torch.stack(channels)
+
+
+@given(n=st.integers(1, 16), seed=st.integers(0, 100))
+def test_undo_is_the_inverse(n: int, seed: int) -> None:
+    windows = torch.rand(2, 3, 4, 5, 5, generator=torch.Generator().manual_seed(seed))
+    view = views(n, 3)[-1]
+    torch.testing.assert_close(view.undo(view.apply(windows)), windows, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_all_views_differ(dims: int) -> None:
+    windows = torch.arange(4.0**dims).reshape(1, 1, *(4,) * dims)
+    seen = {tuple(view.apply(windows).flatten().tolist()) for view in views(2 ** (dims + 1), dims)}
+    assert len(seen) == 2 ** (dims + 1)
+
+
+def test_the_order_of_the_design() -> None:
+    x, y, z = 2, 1, 0
+    flips = [(), (x,), (y,), (y, x), (z,), (z, x), (z, y), (z, y, x)]
+    expected = [View(flip, transpose) for transpose in (False, True) for flip in flips]
+    assert list(views(16, 3)) == expected
+    assert [view.flips for view in views(4, 2)] == [(), (1,), (0,), (0, 1)]
+
+
+@pytest.mark.parametrize(("n", "dims"), [(0, 3), (17, 3), (9, 2)])
+def test_a_number_of_views_that_does_not_exist(n: int, dims: int) -> None:
+    with pytest.raises(SettingsError, match=f"tta_num is {n}"):
+        views(n, dims)
+
+
+@given(n=st.sampled_from([1, 2, 3, 4, 7, 8, 16]), seed=st.integers(0, 50))
+def test_an_equivariant_network_is_left_as_it_is(n: int, seed: int) -> None:
+    windows = torch.rand(2, 2, 5, 6, 6, generator=torch.Generator().manual_seed(seed))
+    average = ViewAverage(views(n, 3), (5, 6, 6))
+    total = windows.clone()
+    for view in average.views[1:]:
+        average.add(total, view.apply(windows), view)
+    torch.testing.assert_close(average.finish(total), windows, rtol=1e-6, atol=1e-6)
+
+
+@given(
+    n=st.sampled_from([2, 4, 8, 16]),
+    seed=st.integers(0, 50),
+    offsets=st.sampled_from(
+        [NEAREST, (*NEAREST, (-2, 0, 0), (0, -3, 0), (0, 0, -3)), ((0, -2, -2), (0, -2, 2), (1, 0, 0)), ((-9, 0, 0),)]
+    ),
+)
+def test_affinities_of_a_perfect_network_survive_every_view(
+    n: int, seed: int, offsets: tuple[tuple[int, ...], ...]
+) -> None:
+    """A network that knows the truth gives, seen through any view, the affinities of what it sees."""
+    labels = torch.randint(0, 3, (6, 7, 7), generator=torch.Generator().manual_seed(seed))
+    average = ViewAverage(views(n, 3), tuple(labels.shape), offsets)
+    truth = affinities(labels, offsets)
+    total = truth[None].clone()
+    for view in average.views[1:]:
+        seen = view.apply(labels[None, None])[0, 0]
+        average.add(total, affinities(seen, offsets)[None], view)
+    torch.testing.assert_close(average.finish(total)[0], truth, rtol=0, atol=1e-6)
+
+
+def test_without_the_shift_the_average_would_be_wrong() -> None:
+    """The guard of the test above: merely mapping channels back does not do."""
+    labels = torch.tensor([0, 0, 1, 1, 1, 2])[None, None].expand(2, 2, 6)
+    truth = affinities(labels, NEAREST)
+    view = View((2,))
+    naive = view.undo(affinities(view.apply(labels[None, None])[0, 0], NEAREST)[None])[0]
+    assert not torch.equal(naive, truth)
