@@ -1,0 +1,1 @@
+"""Trained networks and what Tessera must know about them."""

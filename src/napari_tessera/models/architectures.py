@@ -1,0 +1,42 @@
+"""The network classes that a model file may name. Nothing else is ever imported on a file's word."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from napari_tessera.errors import ModelError, nearest
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["ARCHITECTURES", "build"]
+
+_MONAI = "monai.networks.nets"
+
+# Reviewed: constructors of these classes neither run code given as an argument nor read or fetch files.
+ARCHITECTURES = tuple(
+    f"{_MONAI}.{name}"
+    for name in ("AttentionUnet", "BasicUNet", "DynUNet", "SegResNet", "SwinUNETR", "UNETR", "UNet", "VNet")
+)
+
+
+def build(name: str, arguments: dict[str, Any]) -> torch.nn.Module:
+    """Return a network of the allow-listed class *name*, with the weights of its initialisation.
+
+    Raises
+    ------
+    ModelError
+        If the class is not allowed or refuses the arguments.
+    """
+    if name not in ARCHITECTURES:
+        raise ModelError(
+            f"architecture '{name}' is not one that Tessera rebuilds{nearest(name, ARCHITECTURES)} "
+            f"(it knows {', '.join(ARCHITECTURES)})"
+        )
+    import monai.networks.nets as nets
+
+    try:
+        network: torch.nn.Module = getattr(nets, name.removeprefix(f"{_MONAI}."))(**arguments)
+    except (TypeError, ValueError, KeyError, AssertionError, NotImplementedError) as error:
+        raise ModelError(f"architecture '{name}' cannot be built from {arguments}: {error}") from error
+    return network

@@ -1,0 +1,102 @@
+"""A network together with its description."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from napari_tessera.models.spec import Activation, ModelSpec, OutputKind, OutputSpec, WindowRule
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Model", "activate"]
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A trained network and what Tessera must know about it.
+
+    Parameters
+    ----------
+    network
+        Called with float32 (B, C, *window), gives (B, C', *window).
+    spec
+        Its description.
+    origin
+        Where it came from, for people and for provenance: a path, ``"bundled"`` or ``"python"``.
+    """
+
+    network: torch.nn.Module
+    spec: ModelSpec
+    origin: str = "python"
+
+    @classmethod
+    def from_network(
+        cls,
+        network: torch.nn.Module,
+        *,
+        in_channels: int,
+        out_channels: int,
+        spatial_dims: int = 3,
+        activation: Activation | None = None,
+        output: OutputKind = "semantic",
+        window_step: int = 1,
+        name: str | None = None,
+    ) -> Model:
+        """Describe a network that is already in memory.
+
+        Parameters
+        ----------
+        network
+            Any module; it is not copied.
+        in_channels, out_channels, spatial_dims
+            Of the network's input and output.
+        activation
+            Applied to the stitched output: ``"sigmoid"``, ``"softmax"`` or None.
+        output
+            What the channels mean (see `OutputSpec`); affinities need a full `ModelSpec`.
+        window_step
+            What every window side must be a multiple of.
+        name
+            For people; the class's name by default.
+        """
+        spec = ModelSpec(
+            name=name or type(network).__name__,
+            spatial_dims=spatial_dims,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            window=WindowRule.free(spatial_dims, step=window_step),
+            activation=activation or "none",
+            output=OutputSpec(output),
+        )
+        return cls(network, spec)
+
+    def with_spec(self, **changes: object) -> Model:
+        """Return the same network with fields of its description changed."""
+        return Model(self.network, replace(self.spec, **changes), self.origin)  # type: ignore[arg-type]
+
+    @contextmanager
+    def ready_on(self, device: torch.device) -> Iterator[torch.nn.Module]:
+        """Lend the network, in evaluation mode on *device*; afterwards it is as it was and where it was."""
+        network = self.network
+        training = getattr(network, "training", False)  # a frozen TorchScript module has no such mode
+        home = next((tensor.device for tensor in network.parameters()), device)
+        if training:
+            network.eval()
+        try:
+            yield network if home == device else network.to(device)
+        finally:
+            if home != device:
+                network.to(home)
+            if training:
+                network.train()
+
+
+def activate(values: torch.Tensor, activation: Activation) -> torch.Tensor:
+    """Return *values*, (C, *spatial) logits, as probabilities; in place where that is possible."""
+    if activation == "sigmoid":
+        return values.sigmoid_()
+    return values.softmax(0) if activation == "softmax" else values

@@ -1,0 +1,73 @@
+"""Loader: safetensors weights beside a YAML description. No code runs on opening, so no trust is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from napari_tessera.errors import ModelError
+from napari_tessera.models import architectures
+from napari_tessera.models.model import Model
+from napari_tessera.models.spec_file import read_model_file
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["load"]
+
+
+def load(path: Path, *, origin: str | None = None) -> Model:
+    """Open the model whose description is the YAML file *path*, or whose weights are the safetensors file *path*.
+
+    Raises
+    ------
+    ModelError
+        If either file is missing, malformed, or does not fit the other.
+    """
+    description = path.with_suffix(".yaml") if path.suffix == ".safetensors" else path
+    file = read_model_file(description)
+    if file.architecture is None:
+        raise ModelError(f"{description} names no architecture, so there is nothing to load weights into: add one")
+    weights = path if path.suffix == ".safetensors" else _beside(description, file.weights)
+    network = architectures.build(file.architecture.name, file.architecture.arguments)
+    _fill(network, weights)
+    return Model(network.eval(), file.to_spec(), origin or str(description))
+
+
+def _beside(description: Path, name: str | None) -> Path:
+    """Return the weights file *name*, which must lie in the folder of its description."""
+    if name is None:
+        return description.with_suffix(".safetensors")
+    if Path(name).name != name:
+        raise ModelError(
+            f"{description} names the weights '{name}'; they must lie in the same folder: give a file name"
+        )
+    return description.parent / name
+
+
+def _fill(network: torch.nn.Module, weights: Path) -> None:
+    try:
+        tensors = load_file(weights)
+    except FileNotFoundError as error:
+        raise ModelError(f"the weights {weights} are missing: put them beside their description") from error
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"cannot read the weights {weights}, the file may be cut short: {error}") from error
+    wanted = network.state_dict()
+    complaints = [
+        f"{text} {', '.join(sorted(names)[:3])}{' and more' if len(names) > 3 else ''}"
+        for text, names in (
+            ("it lacks", wanted.keys() - tensors.keys()),
+            ("it has unknown", tensors.keys() - wanted.keys()),
+            (
+                "of another shape are",
+                {k for k in wanted.keys() & tensors.keys() if wanted[k].shape != tensors[k].shape},
+            ),
+        )
+        if names
+    ]
+    if complaints:
+        raise ModelError(f"the weights {weights} do not fit the architecture: {'; '.join(complaints)}")
+    network.load_state_dict({name: tensor.to(wanted[name].dtype) for name, tensor in tensors.items()})

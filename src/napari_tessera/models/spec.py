@@ -1,0 +1,224 @@
+"""What Tessera must know about a network: frozen, and the same whatever file it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from napari_tessera.errors import ModelError, SettingsError
+
+__all__ = [
+    "Activation",
+    "DecoderChoice",
+    "ModelSpec",
+    "Normalisation",
+    "NormalisationMode",
+    "OutputKind",
+    "OutputSpec",
+    "WindowRule",
+]
+
+OutputKind = Literal["semantic", "foreground", "boundary", "affinities"]
+Activation = Literal["none", "sigmoid", "softmax"]
+NormalisationMode = Literal["none", "zscore", "minmax", "percentile", "divide", "fixed"]
+
+# What turns each kind of output into labels when the model suggests nothing.
+_DECODER_FOR = {
+    "semantic": "argmax",
+    "foreground": "threshold",
+    "boundary": "watershed",
+    "affinities": "watershed",
+}
+_NORMALISATION_PARAMETERS = {"percentile": ("low", "high"), "divide": ("by",), "fixed": ("mean", "std")}
+
+
+@dataclass(frozen=True, slots=True)
+class WindowRule:
+    """Which windows the network accepts: on each axis ``minimum + n * step`` voxels, n >= 0.
+
+    Parameters
+    ----------
+    default, step, minimum
+        Voxels per axis, in image order.
+    """
+
+    default: tuple[int, ...]
+    step: tuple[int, ...]
+    minimum: tuple[int, ...]
+
+    @classmethod
+    def free(cls, spatial_dims: int, *, step: int = 1) -> WindowRule:
+        """Return the rule of a network of which no more is known than its *step* (1: any size goes)."""
+        default = 256 if spatial_dims == 2 else 64
+        side = max(step, default // step * step)
+        return cls((side,) * spatial_dims, (step,) * spatial_dims, (step,) * spatial_dims)
+
+    def nearest(self, axis: int, side: int) -> tuple[int, ...]:
+        """Return the allowed sides next to *side*, ascending: itself if allowed, else the one or two around it."""
+        minimum, step = self.minimum[axis], self.step[axis]
+        if side <= minimum:
+            return (minimum,)
+        below = minimum + (side - minimum) // step * step
+        return (below,) if below == side else (below, below + step)
+
+    def check(self, window: Sequence[int]) -> None:
+        """Raise `SettingsError`, naming the nearest allowed sides, if *window* is not allowed."""
+        names = "zyx"[-len(self.default) :]
+        if len(window) != len(self.default):
+            raise SettingsError(
+                f"window_size {tuple(window)} has {len(window)} axes, but the model has {len(self.default)} ({names}): "
+                f"give one side per axis, such as {self.default}"
+            )
+        complaints = []
+        for axis, side in enumerate(window):
+            allowed = self.nearest(axis, side)
+            if side not in allowed:
+                rule = f"{self.minimum[axis]} + n x {self.step[axis]}"
+                if self.minimum[axis] % self.step[axis] == 0:
+                    rule = f"a multiple of {self.step[axis]} from {self.minimum[axis]} up"
+                complaints.append(f"{names[axis]} is {side} but must be {rule}: {' or '.join(map(str, allowed))}")
+        if complaints:
+            raise SettingsError(f"window_size {tuple(window)} does not suit the model: " + "; ".join(complaints))
+
+
+@dataclass(frozen=True, slots=True)
+class Normalisation:
+    """How intensities are brought to what the network was trained on, with statistics of the whole volume.
+
+    Parameters
+    ----------
+    mode
+        ``none``; ``zscore``: (x - mean) / std; ``minmax``: to [0, 1]; ``percentile``: percentiles *low* and *high* to 0
+        and 1, clipped; ``divide``: x / *by*; ``fixed``: (x - *mean*) / *std*.
+    parameters
+        Sorted (name, value) pairs.
+    """
+
+    mode: NormalisationMode = "none"
+    parameters: tuple[tuple[str, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check mode and parameters."""
+        if self.mode not in get_args(NormalisationMode):
+            raise ModelError(
+                f"normalisation mode is {self.mode!r}, but it must be one of {', '.join(get_args(NormalisationMode))}"
+            )
+        wanted = _NORMALISATION_PARAMETERS.get(self.mode, ())
+        if tuple(sorted(wanted)) != tuple(sorted(dict(self.parameters))):
+            raise ModelError(
+                f"normalisation {self.mode!r} has the parameters {list(dict(self.parameters))}, "
+                f"but it needs {list(wanted)}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSpec:
+    """What the channels mean once activated.
+
+    Parameters
+    ----------
+    kind
+        ``semantic``: one channel per class; ``foreground``: objects against background; ``boundary``: channel 0 is high
+        on boundaries; ``affinities``: channel c is high where a voxel and the one at ``offsets[c]`` from it are of one
+        object.
+    offsets
+        One (z, y, x) or (y, x) offset per channel for affinities, voxels; else empty.
+    """
+
+    kind: OutputKind = "semantic"
+    offsets: tuple[tuple[int, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the kind."""
+        if self.kind not in get_args(OutputKind):
+            raise ModelError(f"output kind is {self.kind!r}, but it must be one of {', '.join(get_args(OutputKind))}")
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderChoice:
+    """A decoder by name with its parameters as sorted pairs."""
+
+    name: str
+    parameters: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """Everything about a network but its weights.
+
+    Parameters
+    ----------
+    name
+        Short name for people.
+    spatial_dims
+        2 or 3.
+    in_channels, out_channels
+        Channels of the network's input and output.
+    window
+        Which window sizes it accepts, and the one to begin with.
+    normalisation, activation
+        What happens before and after it.
+    output
+        What its channels mean.
+    voxel_size_um
+        The voxel size it was trained at, micrometres, image order; None if unknown.
+    classes
+        Names of the output's classes, in channel order; may be empty.
+    decoder
+        The step from probabilities to labels that its author suggests; filled in by kind of output if None.
+    description, licence, citation
+        For people.
+    """
+
+    name: str
+    spatial_dims: int
+    in_channels: int
+    out_channels: int
+    window: WindowRule
+    normalisation: Normalisation = field(default_factory=Normalisation)
+    activation: Activation = "none"
+    output: OutputSpec = field(default_factory=OutputSpec)
+    voxel_size_um: tuple[float, ...] | None = None
+    classes: tuple[str, ...] = ()
+    decoder: DecoderChoice | None = None
+    description: str = ""
+    licence: str = ""
+    citation: str = ""
+
+    def __post_init__(self) -> None:
+        """Check that the fields fit together."""
+        if self.spatial_dims not in (2, 3):
+            raise ModelError(f"spatial_dims is {self.spatial_dims}, but a model has 2 or 3")
+        if min(self.in_channels, self.out_channels) < 1:
+            raise ModelError(
+                f"the model has {self.in_channels} input and {self.out_channels} output channels; it needs one or more"
+            )
+        if self.activation not in get_args(Activation):
+            raise ModelError(
+                f"activation is {self.activation!r}, but it must be one of {', '.join(get_args(Activation))}"
+            )
+        per_axis = {
+            "window": self.window.default,
+            "voxel_size_um": self.voxel_size_um,
+            **self._offsets_by_name(),
+        }
+        for name, value in per_axis.items():
+            if value is not None and len(value) != self.spatial_dims:
+                raise ModelError(f"{name} is {tuple(value)}, but a {self.spatial_dims}D model needs one value per axis")
+        if self.output.kind == "affinities" and len(self.output.offsets) != self.out_channels:
+            raise ModelError(
+                f"the model has {self.out_channels} affinity channels and {len(self.output.offsets)} offsets; "
+                f"it needs one offset per channel"
+            )
+        if self.decoder is None:
+            object.__setattr__(self, "decoder", DecoderChoice(_DECODER_FOR[self.output.kind]))
+
+    def _offsets_by_name(self) -> dict[str, tuple[int, ...]]:
+        return {f"output.offsets[{i}]": offset for i, offset in enumerate(self.output.offsets)}
+
+    @property
+    def suggested_decoder(self) -> DecoderChoice:
+        """The decoder to use unless the user says otherwise."""
+        assert self.decoder is not None
+        return self.decoder

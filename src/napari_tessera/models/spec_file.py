@@ -1,0 +1,133 @@
+"""The description of a model as a YAML file, checked with pydantic, and the `ModelSpec` it stands for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from napari_tessera.errors import ModelError, nearest
+from napari_tessera.models.spec import (
+    Activation,
+    DecoderChoice,
+    ModelSpec,
+    Normalisation,
+    NormalisationMode,
+    OutputKind,
+    OutputSpec,
+    WindowRule,
+)
+
+__all__ = ["Architecture", "ModelFile", "read_model_file"]
+
+# A description is a page of text; anything much larger is not one.
+MAX_BYTES = 1_000_000
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Architecture(_Part):
+    """A network class by its allow-listed name, with literal arguments."""
+
+    name: str = Field(alias="class")
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+
+class _Window(_Part):
+    default: tuple[int, ...]
+    step: tuple[int, ...]
+    minimum: tuple[int, ...]
+
+
+class _Normalisation(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True)
+    mode: NormalisationMode = "none"
+
+
+class _Output(_Part):
+    kind: OutputKind = "semantic"
+    offsets: tuple[tuple[int, ...], ...] = ()
+
+
+class _Decoder(_Part):
+    name: str
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+    def to_choice(self) -> DecoderChoice:
+        return DecoderChoice(self.name, tuple(sorted(self.parameters.items())))
+
+
+class ModelFile(_Part):
+    """The keys of a model's YAML file (docs/models.md explains them)."""
+
+    format: Literal["tessera-model/1"]
+    name: str
+    description: str = ""
+    architecture: Architecture | None = None
+    weights: str | None = None
+    spatial_dims: int
+    in_channels: int
+    out_channels: int
+    window: _Window
+    normalisation: _Normalisation = Field(default_factory=_Normalisation)
+    activation: Activation = "none"
+    voxel_size_um: tuple[float, ...] | None = None
+    output: _Output = Field(default_factory=_Output)
+    classes: tuple[str, ...] = ()
+    decoder: _Decoder | None = None
+    licence: str = ""
+    citation: str = ""
+
+    def to_spec(self) -> ModelSpec:
+        """Return the frozen description that the rest of Tessera uses."""
+        return ModelSpec(
+            name=self.name,
+            spatial_dims=self.spatial_dims,
+            in_channels=self.in_channels,
+            out_channels=self.out_channels,
+            window=WindowRule(self.window.default, self.window.step, self.window.minimum),
+            normalisation=Normalisation(
+                self.normalisation.mode,
+                tuple(sorted((name, float(v)) for name, v in (self.normalisation.model_extra or {}).items())),
+            ),
+            activation=self.activation,
+            output=OutputSpec(self.output.kind, self.output.offsets),
+            voxel_size_um=self.voxel_size_um,
+            classes=self.classes,
+            decoder=None if self.decoder is None else self.decoder.to_choice(),
+            description=" ".join(self.description.split()),
+            licence=self.licence,
+            citation=" ".join(self.citation.split()),
+        )
+
+
+def read_model_file(path: Path) -> ModelFile:
+    """Read and check the description at *path*.
+
+    Raises
+    ------
+    ModelError
+        If the file cannot be read or is no valid description; the sentence names the file and every problem.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ModelError(f"{path} has {path.stat().st_size} bytes; a model description has at most {MAX_BYTES}")
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return ModelFile.model_validate(content)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ModelError(f"cannot read the model description {path}: {' '.join(str(error).split())}") from error
+    except ValidationError as error:
+        raise ModelError(f"{path}: " + "; ".join(_explain(p) for p in error.errors())) from error
+
+
+def _explain(problem: Any) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden" and len(problem["loc"]) == 1:
+        return f"unknown key '{where}'{nearest(where, ModelFile.model_fields)}"
+    if problem["type"] == "missing":
+        return f"the key '{where}' is missing"
+    return f"'{where or 'the file'}' is {problem['input']!r}: {problem['msg'].lower()}"

@@ -1,0 +1,86 @@
+"""Loader: TorchScript archives. They hold code, so they are opened only when the user trusts the file."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+import yaml
+from pydantic import ValidationError
+
+from napari_tessera.errors import ModelError
+from napari_tessera.models.model import Model
+from napari_tessera.models.spec import ModelSpec, WindowRule
+from napari_tessera.models.spec_file import ModelFile, read_model_file
+
+__all__ = ["load"]
+
+# A description may travel inside the archive under this name, or lie beside it as <stem>.yaml.
+EXTRA_FILE = "tessera.yaml"
+# Sides to try when nothing is said of the network: every common down-sampling divides one of them.
+PROBE_SIDES = (32, 64, 96, 128)
+
+
+def load(path: Path) -> Model:
+    """Open the TorchScript archive *path*; the caller has made sure that the user trusts it.
+
+    The description is ``<stem>.yaml`` beside the archive, else ``tessera.yaml`` inside it, else it is inferred from the
+    first convolution and one small forward pass (channels and dimensions only).
+
+    Raises
+    ------
+    ModelError
+        If the archive cannot be opened, or nothing describes it and nothing can be inferred.
+    """
+    extra = {EXTRA_FILE: ""}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is deprecated, and everywhere
+            network = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)  # type: ignore[no-untyped-call]
+    except (RuntimeError, ValueError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"cannot open {path} as TorchScript, the file may be cut short: {reason}") from error
+    beside = path.with_suffix(".yaml")
+    if beside.exists():
+        spec = read_model_file(beside).to_spec()
+    elif extra[EXTRA_FILE]:
+        spec = _parse(extra[EXTRA_FILE], path)
+    else:
+        spec = _infer(network, path)
+    return Model(network, spec, str(path))
+
+
+def _parse(text: str | bytes, path: Path) -> ModelSpec:
+    try:
+        return ModelFile.model_validate(yaml.safe_load(text)).to_spec()
+    except (yaml.YAMLError, ValidationError) as error:
+        raise ModelError(
+            f"{EXTRA_FILE} inside {path} is no valid description: {' '.join(str(error).split())}"
+        ) from error
+
+
+def _infer(network: torch.nn.Module, path: Path) -> ModelSpec:
+    kernel = next((p for p in network.parameters() if p.dim() in (4, 5)), None)
+    if kernel is None:
+        raise ModelError(f"{path} says nothing of its channels and axes: put a description beside it, {path.stem}.yaml")
+    dims, in_channels = kernel.dim() - 2, int(kernel.shape[1])
+    failure: Exception | None = None
+    for side in PROBE_SIDES:
+        try:
+            with torch.inference_mode():
+                output = network(torch.zeros(1, in_channels, *(side,) * dims))
+        except RuntimeError as error:
+            failure = error
+            continue
+        return ModelSpec(
+            name=path.stem,
+            spatial_dims=dims,
+            in_channels=in_channels,
+            out_channels=int(output.shape[1]),
+            window=WindowRule.free(dims),
+        )
+    raise ModelError(
+        f"{path} does not run on {in_channels}-channel windows of {PROBE_SIDES} voxels: "
+        f"put a description beside it, {path.stem}.yaml"
+    ) from failure

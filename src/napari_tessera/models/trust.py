@@ -1,0 +1,70 @@
+"""Which model files the user has allowed to run code, by the SHA-256 of their content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from napari_tessera.errors import ModelError
+
+__all__ = ["TrustStore", "fingerprint"]
+
+
+def fingerprint(path: Path) -> str:
+    """Return the SHA-256 of the file at *path*, hexadecimal."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelError(f"cannot read the model {path}: {error.strerror or error}") from error
+
+
+def _default_path() -> Path:
+    from platformdirs import user_config_path
+
+    return user_config_path("napari-tessera", appauthor=False) / "trusted-models.json"
+
+
+@dataclass(frozen=True, slots=True)
+class TrustStore:
+    """The user's answers, kept in a small JSON file: SHA-256 to the name the file had.
+
+    Parameters
+    ----------
+    path
+        The JSON file; the user's configuration folder by default.
+    """
+
+    path: Path = field(default_factory=_default_path)
+
+    def names(self) -> dict[str, str]:
+        """Return what is trusted: SHA-256 to file name. An unreadable store trusts nothing."""
+        try:
+            found = json.loads(self.path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"cannot read the list of trusted models {self.path}: {error}; mend or delete it"
+            ) from error
+        return {str(sha): str(name) for sha, name in found.items()}
+
+    def allows(self, path: Path) -> bool:
+        """Whether the user has allowed the content of *path* to run."""
+        return fingerprint(path) in self.names()
+
+    def add(self, path: Path) -> None:
+        """Remember that the content of *path* may run."""
+        self._write(self.names() | {fingerprint(path): path.name})
+
+    def revoke(self, sha256: str) -> None:
+        """Forget the answer for one SHA-256; nothing happens if there is none."""
+        self._write({sha: name for sha, name in self.names().items() if sha != sha256})
+
+    def _write(self, names: dict[str, str]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".part")
+        partial.write_text(json.dumps(names, indent=1), encoding="utf-8")
+        partial.replace(self.path)

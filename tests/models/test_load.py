@@ -1,0 +1,207 @@
+"""Opening models: every format, every refusal, and nothing of a stranger's runs unasked."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from monai.networks.nets import UNet
+from safetensors.torch import save_file
+
+from napari_tessera.errors import ModelError, UntrustedModelError
+from napari_tessera.models.load import bundled_models, load_model
+from napari_tessera.models.model import Model
+from napari_tessera.models.trust import TrustStore
+
+ARGUMENTS = {"spatial_dims": 2, "in_channels": 1, "out_channels": 2, "channels": [4, 8], "strides": [2]}
+DESCRIPTION: dict[str, Any] = {
+    "format": "tessera-model/1",
+    "name": "small",
+    "architecture": {"class": "monai.networks.nets.UNet", "arguments": ARGUMENTS},
+    "weights": "small.safetensors",
+    "spatial_dims": 2,
+    "in_channels": 1,
+    "out_channels": 2,
+    "window": {"default": [32, 32], "step": [2, 2], "minimum": [4, 4]},
+}
+
+
+@pytest.fixture
+def network() -> UNet:
+    torch.manual_seed(0)
+    return UNet(**ARGUMENTS).eval()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, network: UNet) -> Path:
+    save_file(network.state_dict(), tmp_path / "small.safetensors")
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(DESCRIPTION))
+    return tmp_path
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> TrustStore:
+    return TrustStore(tmp_path / "config" / "trusted.json")
+
+
+def script(network: torch.nn.Module, path: Path, extra: dict[str, str] | None = None) -> Path:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(network, torch.zeros(1, 1, 32, 32))
+        torch.jit.save(traced, str(path), _extra_files=extra)
+    return path
+
+
+def assert_same_network(model: Model, network: torch.nn.Module) -> None:
+    x = torch.rand(2, 1, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(model.network(x), network(x), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["small.yaml", "small.safetensors", ""])
+def test_safetensors(folder: Path, network: UNet, name: str) -> None:
+    model = load_model(folder / name)
+    assert_same_network(model, network)
+    assert model.spec.name == "small"
+
+
+def test_half_precision_weights_become_float32(folder: Path, network: UNet) -> None:
+    save_file({k: v.half() for k, v in network.state_dict().items()}, folder / "small.safetensors")
+    assert {p.dtype for p in load_model(folder).network.parameters()} == {torch.float32}
+
+
+def test_bundled() -> None:
+    model = load_model("bundled")
+    assert model.origin == "bundled"
+    assert model.spec.name in bundled_models()
+    assert load_model(model.spec.name).spec == model.spec
+    model.spec.window.check((112, 112, 112))
+    weights = sum(path.stat().st_size for path in next(iter(bundled_models().values())).parent.glob("*.safetensors"))
+    assert weights <= 5_000_000
+
+
+@pytest.mark.parametrize("side", ["beside", "inside", "nowhere"])
+def test_torchscript(tmp_path: Path, network: UNet, side: str) -> None:
+    described = {k: v for k, v in DESCRIPTION.items() if k not in ("architecture", "weights")}
+    text = yaml.safe_dump(described)
+    path = script(network, tmp_path / "net.pt", {"tessera.yaml": text} if side == "inside" else None)
+    if side == "beside":
+        path.with_suffix(".yaml").write_text(text)
+    model = load_model(path, trust=True)
+    assert_same_network(model, network)
+    assert (model.spec.spatial_dims, model.spec.in_channels, model.spec.out_channels) == (2, 1, 2)
+    assert model.spec.name == ("net" if side == "nowhere" else "small")
+
+
+def test_code_needs_trust_for_this_very_content(tmp_path: Path, network: UNet, store: TrustStore) -> None:
+    path = script(network, tmp_path / "net.ts")
+    with pytest.raises(UntrustedModelError, match=r"runs code.*--trust"):
+        load_model(path, store=store)
+    load_model(path, trust=True, store=store)
+    with pytest.raises(UntrustedModelError):
+        load_model(path, store=store)  # trusting once in Python is not remembered
+    store.add(path)
+    load_model(path, store=store)
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(UntrustedModelError):
+        load_model(path, store=store)
+
+
+def test_trust_can_be_listed_and_revoked(tmp_path: Path, store: TrustStore) -> None:
+    file = tmp_path / "a.pt"
+    file.write_bytes(b"a")
+    assert store.names() == {}
+    store.add(file)
+    ((sha, name),) = store.names().items()
+    assert name == "a.pt"
+    store.revoke(sha)
+    assert not store.allows(file)
+
+
+def test_a_broken_trust_store_is_said_and_trusts_nothing(tmp_path: Path, network: UNet, store: TrustStore) -> None:
+    path = script(network, tmp_path / "net.pt")
+    store.path.parent.mkdir()
+    store.path.write_text("{")
+    with pytest.raises(ModelError, match="cannot read the list of trusted models"):
+        load_model(path, store=store)
+
+
+def test_an_untrusted_file_is_not_even_opened(tmp_path: Path, store: TrustStore) -> None:
+    """A pickle that would leave a file behind is refused before anything reads it as one."""
+    canary = tmp_path / "canary"
+
+    class Payload:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (canary,)
+
+    path = tmp_path / "evil.pt"
+    torch.save({"x": Payload()}, path)
+    with pytest.raises(UntrustedModelError):
+        load_model(path, store=store)
+    with pytest.raises(ModelError, match="as TorchScript"):
+        load_model(path, trust=True, store=store)
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"architecture": {"class": "os.system", "arguments": {}}}, "not one that Tessera rebuilds"),
+        ({"architecture": {"class": "monai.networks.nets.Unet"}}, "did you mean 'monai.networks.nets.UNet'"),
+        ({"architecture": {"class": "monai.networks.nets.UNet", "arguments": {"chanels": 3}}}, "cannot be built"),
+        ({"architecture": None}, "names no architecture"),
+        ({"weights": "../small.safetensors"}, "must lie in the same folder"),
+        ({"weights": "other.safetensors"}, "are missing"),
+    ],
+)
+def test_a_description_that_leads_nowhere(folder: Path, changes: dict[str, Any], sentence: str) -> None:
+    (folder / "small.yaml").write_text(yaml.safe_dump(DESCRIPTION | changes))
+    with pytest.raises(ModelError, match=sentence):
+        load_model(folder / "small.yaml")
+
+
+def test_weights_that_do_not_fit_are_named(folder: Path, network: UNet) -> None:
+    state = dict(network.state_dict())
+    first = next(iter(state))
+    missing = {k: v for k, v in state.items() if k != first}
+    for tensors, sentence in (
+        (missing, f"it lacks {first}"),
+        (state | {"extra": torch.zeros(1)}, "it has unknown extra"),
+        (state | {first: torch.zeros(1)}, f"of another shape are {first}"),
+    ):
+        save_file(tensors, folder / "small.safetensors")
+        with pytest.raises(ModelError, match=sentence):
+            load_model(folder)
+
+
+def test_truncated_files(folder: Path, network: UNet) -> None:
+    weights = folder / "small.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(ModelError, match="may be cut short"):
+        load_model(folder)
+    path = script(network, folder / "net.pt")
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="may be cut short"):
+        load_model(path, trust=True)
+
+
+def test_names_that_are_no_model(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="there is no model bundeld; did you mean 'bundled'"):
+        load_model("bundeld")
+    (tmp_path / "m.h5").touch()
+    with pytest.raises(ModelError, match=r"ending '.h5'; Tessera opens .yaml"):
+        load_model(tmp_path / "m.h5")
+    with pytest.raises(ModelError, match="holds 0 descriptions"):
+        load_model(tmp_path)
+
+
+def test_a_network_is_lent_in_evaluation_mode_and_given_back_as_it_was() -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1), torch.nn.Dropout()).train()
+    model = Model.from_network(network, in_channels=1, out_channels=1, spatial_dims=2)
+    with model.ready_on(torch.device("cpu")) as lent:
+        assert not lent.training
+    assert network.training

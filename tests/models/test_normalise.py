@@ -1,0 +1,76 @@
+"""Statistics of the whole volume, measured in pieces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from napari_tessera.engine.source import ArraySource
+from napari_tessera.errors import InputError
+from napari_tessera.models import normalise
+from napari_tessera.models.normalise import measure_intensity
+from napari_tessera.models.spec import Normalisation
+
+
+def apply(volume: Any, normalisation: Normalisation, channel_axis: int | None = None) -> np.ndarray:
+    source = ArraySource(volume, channel_axis=channel_axis)
+    values = source.read((slice(None),) * (len(source.shape) - 1)).astype(np.float32)
+    mapped: np.ndarray = measure_intensity(source, normalisation).apply_(torch.from_numpy(values)[None])[0].numpy()
+    return mapped
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(normalise, "CHUNK_VOXELS", 50)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "float32", "float64", "bool"])
+def test_zscore(dtype: str) -> None:
+    volume = np.random.default_rng(0).normal(0.5, 20, (9, 5, 7)).clip(0).astype(dtype)
+    expected = (volume - volume.mean(dtype=float)) / volume.std(dtype=float)
+    np.testing.assert_allclose(apply(volume, Normalisation("zscore"))[0], expected, atol=1e-5)
+
+
+def test_statistics_are_per_channel() -> None:
+    volume = np.random.default_rng(0).normal([[[5]], [[50]]], [[[1]], [[9]]], (2, 20, 20))
+    mapped = apply(volume, Normalisation("zscore"), channel_axis=0)
+    np.testing.assert_allclose(mapped.mean(axis=(1, 2)), 0, atol=1e-5)
+    np.testing.assert_allclose(mapped.std(axis=(1, 2)), 1, atol=1e-5)
+
+
+def test_large_offsets_lose_no_precision() -> None:
+    volume = np.random.default_rng(0).normal(1e6, 1, (30, 20, 20))
+    mapped = measure_intensity(ArraySource(volume), Normalisation("zscore"))
+    assert mapped.scale[0] == pytest.approx(1 / volume.std(), rel=1e-9)
+
+
+def test_minmax_percentile_divide_fixed() -> None:
+    volume = np.arange(101, dtype=np.uint16).reshape(1, 101)
+    np.testing.assert_allclose(apply(volume, Normalisation("minmax"))[0], volume / 100, atol=1e-6)
+    clipped = apply(volume, Normalisation("percentile", (("high", 90), ("low", 10))))[0]
+    np.testing.assert_allclose(clipped, np.clip((volume - 10.0) / 80, 0, 1), atol=1e-6)
+    np.testing.assert_allclose(apply(volume, Normalisation("divide", (("by", 255),)))[0], volume / 255, atol=1e-6)
+    fixed = Normalisation("fixed", (("mean", 10), ("std", 2)))
+    np.testing.assert_allclose(apply(volume, fixed)[0], (volume - 10.0) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["zscore", "minmax"])
+def test_a_constant_image_becomes_zeros(mode: Any) -> None:
+    assert not apply(np.full((4, 5), 7, np.uint8), Normalisation(mode)).any()
+
+
+@pytest.mark.parametrize("mode", ["none", "zscore"])
+@pytest.mark.parametrize(("value", "words"), [(np.nan, "1 NaN"), (np.inf, "1 infinite")])
+def test_values_that_are_not_numbers(mode: Any, value: float, words: str) -> None:
+    volume = np.zeros((20, 5, 5), np.float32)
+    volume[17, 2, 2] = value
+    with pytest.raises(InputError, match=words):
+        measure_intensity(ArraySource(volume), Normalisation(mode))
+
+
+def test_complex_images_are_refused() -> None:
+    with pytest.raises(InputError, match="complex64"):
+        measure_intensity(ArraySource(np.zeros((3, 3), np.complex64)), Normalisation("none"))

@@ -1,0 +1,137 @@
+"""The description of a model: rules, refusals, the file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from napari_tessera.errors import ModelError, SettingsError
+from napari_tessera.models.spec import ModelSpec, Normalisation, OutputSpec, WindowRule
+from napari_tessera.models.spec_file import read_model_file
+
+RULE = WindowRule(default=(64, 128, 128), step=(8, 16, 16), minimum=(16, 32, 32))
+SPEC = ModelSpec("m", 3, 1, 3, RULE)
+
+DESCRIPTION: dict[str, Any] = {
+    "format": "tessera-model/1",
+    "name": "m",
+    "spatial_dims": 2,
+    "in_channels": 1,
+    "out_channels": 2,
+    "window": {"default": [64, 64], "step": [16, 16], "minimum": [16, 16]},
+}
+
+
+@given(side=st.integers(1, 300), axis=st.integers(0, 2))
+def test_the_nearest_sides_are_allowed_and_enclose(side: int, axis: int) -> None:
+    near = RULE.nearest(axis, side)
+    for allowed in near:
+        assert allowed >= RULE.minimum[axis]
+        assert (allowed - RULE.minimum[axis]) % RULE.step[axis] == 0
+    if len(near) == 2:
+        assert near[0] < side < near[1] == near[0] + RULE.step[axis]
+    else:
+        assert near[0] == max(side, RULE.minimum[axis])
+
+
+def test_a_window_that_is_not_allowed_names_axis_rule_and_nearest() -> None:
+    RULE.check((24, 112, 128))
+    with pytest.raises(SettingsError, match=r"y is 120 but must be a multiple of 16 from 32 up: 112 or 128"):
+        RULE.check((64, 120, 128))
+    with pytest.raises(SettingsError, match=r"z is 8 but must be .*: 16"):
+        RULE.check((8, 128, 128))
+    with pytest.raises(SettingsError, match="has 2 axes, but the model has 3"):
+        RULE.check((64, 64))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"spatial_dims": 4}, "spatial_dims is 4"),
+        ({"out_channels": 0}, "1 input and 0 output channels"),
+        ({"activation": "relu"}, "activation is 'relu'"),
+        ({"voxel_size_um": (1.0, 1.0)}, r"voxel_size_um is \(1.0, 1.0\)"),
+        ({"output": OutputSpec("affinities", ((-1, 0, 0),))}, "3 affinity channels and 1 offsets"),
+        ({"output": OutputSpec("affinities", ((-1, 0),) * 3)}, r"offsets\[0\]"),
+    ],
+)
+def test_fields_that_do_not_fit_together(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ModelError, match=sentence):
+        replace(SPEC, **changes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "decoder"), [("semantic", "argmax"), ("foreground", "threshold"), ("boundary", "watershed")]
+)
+def test_the_kind_of_output_suggests_a_decoder(kind: Any, decoder: str) -> None:
+    assert ModelSpec("m", 3, 1, 3, RULE, output=OutputSpec(kind)).suggested_decoder.name == decoder
+
+
+def test_normalisation_needs_its_parameters() -> None:
+    with pytest.raises(ModelError, match=r"'percentile' has the parameters \[\], but it needs \['low', 'high'\]"):
+        Normalisation("percentile")
+    with pytest.raises(ModelError, match="must be one of none, zscore"):
+        Normalisation("z-score")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"out_chanels": 2}, "unknown key 'out_chanels'; did you mean 'out_channels'?"),
+        ({"format": "tessera-model/9"}, "'format' is 'tessera-model/9'"),
+        ({"in_channels": "many"}, "'in_channels' is 'many'"),
+        ({"window": {"default": [64, 64]}}, "the key 'window.step' is missing"),
+        ({"output": {"kind": "flows"}}, "'output.kind' is 'flows'"),
+    ],
+)
+def test_a_bad_description_is_explained(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(yaml.safe_dump(DESCRIPTION | changes))
+    with pytest.raises(ModelError) as caught:
+        read_model_file(path)
+    assert sentence in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_a_description_that_is_no_description(tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    with pytest.raises(ModelError, match="cannot read"):
+        read_model_file(path)
+    path.write_text("a: [")
+    with pytest.raises(ModelError, match="cannot read"):
+        read_model_file(path)
+    path.write_text("x" * 1_000_001)
+    with pytest.raises(ModelError, match="at most 1000000"):
+        read_model_file(path)
+    path.write_text("!!python/object/apply:os.system ['true']")
+    with pytest.raises(ModelError, match="cannot read"):
+        read_model_file(path)
+
+
+def test_every_field_of_the_file_arrives(tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    full = DESCRIPTION | {
+        "description": "Two\nlines",
+        "normalisation": {"mode": "percentile", "low": 1, "high": 99},
+        "activation": "softmax",
+        "voxel_size_um": [0.1, 0.2],
+        "output": {"kind": "foreground"},
+        "classes": ["background", "cell"],
+        "decoder": {"name": "threshold", "parameters": {"threshold": 0.4}},
+        "licence": "MIT",
+        "citation": "nobody",
+    }
+    path.write_text(yaml.safe_dump(full))
+    spec = read_model_file(path).to_spec()
+    assert spec.description == "Two lines"
+    assert spec.normalisation == Normalisation("percentile", (("high", 99.0), ("low", 1.0)))
+    assert (spec.activation, spec.output.kind, spec.voxel_size_um) == ("softmax", "foreground", (0.1, 0.2))
+    assert spec.classes == ("background", "cell")
+    assert spec.suggested_decoder.parameters == (("threshold", 0.4),)
+    assert (spec.licence, spec.citation) == ("MIT", "nobody")
