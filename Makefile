@@ -1,0 +1,91 @@
+# Two commands do everything on a machine with nothing prepared but Python 3.11-3.13:
+#   make demo    set up .venv, segment the sample volume, write demo/, open napari where there is a display
+#   make test    the same set-up with the test tools, then lint, types, layers and tests
+# The others: make help
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+ifeq ($(OS),Windows_NT)
+  BIN := $(VENV)/Scripts
+  PLATFORM := Windows
+else
+  BIN := $(VENV)/bin
+  PLATFORM := $(shell uname -s)
+endif
+PY := $(BIN)/python
+PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+# A display: always on Windows and macOS, otherwise when X11 or Wayland says so.
+DISPLAY_HERE := $(if $(filter Windows Darwin,$(PLATFORM)),yes,$(DISPLAY)$(WAYLAND_DISPLAY))
+DEMO_SHOW := $(if $(DISPLAY_HERE),--show)
+
+# napari's canvas needs OpenGL, which Xvfb gives and Qt's offscreen platform does not.
+WITH_DISPLAY = $(if $(DISPLAY_HERE),,$(shell command -v xvfb-run >/dev/null \
+  && echo 'xvfb-run --auto-servernum --server-args="-screen 0 1400x1000x24"' || echo 'env QT_QPA_PLATFORM=offscreen'))
+
+.PHONY: help demo test test-slow lint types layers format docs clean qt-libraries
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make demo       set up, segment the sample volume, write demo/'
+	@echo 'make test       set up, then lint, types, layers and tests   (ARGS="-k grid" goes to pytest)'
+	@echo 'make test-slow  the tests marked slow'
+	@echo 'make lint       ruff and codespell        make types   mypy        make layers   import-linter'
+	@echo 'make format     let ruff mend what it can'
+	@echo 'make docs       build the documentation into site/'
+	@echo 'make clean      remove .venv and everything that was built'
+
+demo: $(VENV)/.installed $(if $(DISPLAY_HERE),qt-libraries)
+	$(BIN)/tessera demo --out demo $(DEMO_SHOW)
+
+test: lint types layers qt-libraries
+	$(WITH_DISPLAY) $(PY) -m pytest -m 'not slow' $(ARGS)
+
+test-slow: $(VENV)/.installed-dev qt-libraries
+	$(WITH_DISPLAY) $(PY) -m pytest -m slow $(ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m codespell_lib
+
+types: $(VENV)/.installed-dev
+	$(PY) -m mypy
+
+layers: $(VENV)/.installed-dev
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-dev
+	$(PY) -m ruff check --fix
+	$(PY) -m ruff format
+
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+
+clean:
+	rm -rf $(VENV) build dist demo site .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+
+qt-libraries:
+	@bash scripts/qt_libraries.sh
+
+# The set-up. A stamp says that a step is done; each waits for the one before, so that -j never runs two pips.
+
+$(VENV)/.created:
+	@$(PYTHON) scripts/check_python.py
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.created pyproject.toml constraints.txt
+	@echo 'Installing Tessera into $(VENV): some minutes the first time ...'
+	$(PIP_INSTALL) --editable '.[qt]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP_INSTALL) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(PIP_INSTALL) --editable '.[docs]'
+	@touch $@
