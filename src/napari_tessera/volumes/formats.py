@@ -1,0 +1,41 @@
+"""Which reader opens which file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_tessera.errors import InputError
+from napari_tessera.volumes.numpy_file import open_npy
+from napari_tessera.volumes.tiff import open_tiff
+
+if TYPE_CHECKING:
+    from napari_tessera.volumes.volume import Volume
+
+__all__ = ["open_volume"]
+
+READERS: dict[str, Callable[..., Volume]] = {".tif": open_tiff, ".tiff": open_tiff, ".npy": open_npy}
+
+
+def open_volume(path: str | os.PathLike[str], *, axes: str | None = None) -> Volume:
+    """Open an image file by its ending.
+
+    Parameters
+    ----------
+    path
+        The file.
+    axes
+        What the axes mean, where the file names them wrongly or not at all.
+
+    Raises
+    ------
+    InputError
+        If no reader knows the ending, or the reader cannot open the file.
+    """
+    path = Path(path)
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise InputError(f"cannot open '{path}': Tessera reads files that end in {', '.join(READERS)}")
+    return reader(path, axes=axes)

@@ -1,0 +1,189 @@
+"""TIFF files: OME, ImageJ and plain, with axes and voxel size kept."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import ArrayLike as NumpyLike
+from numpy.typing import NDArray
+
+from napari_tessera.errors import InputError, OutputError
+from napari_tessera.volumes.deferred import DeferredArray
+from napari_tessera.volumes.output import check_writable, replacing
+from napari_tessera.volumes.tiff_integrity import is_named_ome, opening, reading
+from napari_tessera.volumes.tiff_metadata import (
+    imagej_options,
+    json_options,
+    ome_options,
+    read_metadata,
+    read_voxel_size_um,
+)
+from napari_tessera.volumes.volume import AXES, ArrayLike, Volume
+
+__all__ = ["open_tiff", "write_tiff"]
+
+# Beyond this a file needs 64-bit offsets; the difference to 4 GiB leaves room for tags, as in tifffile.
+BIGTIFF_BYTES = 2**32 - 2**25
+
+
+def open_tiff(path: str | os.PathLike[str], *, axes: str | None = None) -> Volume:
+    """Open a TIFF file; values are mapped into memory if they lie as one block, else read on first use.
+
+    The first image of the file is opened, at full resolution. Axes of length 1 other than y and x are
+    dropped, colours become channels, and an unnamed axis of a stack is taken for z.
+
+    Parameters
+    ----------
+    path
+        The file.
+    axes
+        What the axes mean, one letter of ``"TCZYX"`` for each dimension longer than 1, where the file names
+        them wrongly or not at all.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, no TIFF, truncated, or has axes that cannot be told apart.
+    """
+    path = Path(path)
+    with opening(path) as file:
+        series = file.series[0]
+        named, notes = _name_axes(path, axes or series.axes, series.shape, series.axes)
+        order = sorted(range(len(named)), key=lambda i: AXES.index(named[i]))
+        ordered = "".join(named[i] for i in order)
+        if len(file.series) > 1:
+            notes += (f"'{path.name}' holds {len(file.series)} images; the first one was opened",)
+        return Volume(
+            data=_open_values(path, series, order),
+            axes=ordered,
+            voxel_size_um=read_voxel_size_um(file, "".join(axis for axis in ordered if axis in "ZYX")),
+            name=path.name.removesuffix(path.suffix).removesuffix(".ome"),
+            metadata=read_metadata(file),
+            notes=notes,
+        )
+
+
+def write_tiff(
+    path: str | os.PathLike[str],
+    array: NumpyLike,
+    *,
+    axes: str,
+    voxel_size_um: tuple[float, ...] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write labels or probabilities as a compressed TIFF; it appears under its name only when complete.
+
+    A name that ends in ``.ome.tif`` or ``.ome.tiff`` gives an OME-TIFF. Otherwise ImageJ can open the file
+    as a hyperstack if it knows the number type (uint8, uint16, float32); for the others axes and voxel size
+    stand in a JSON description. 64-bit integers that fit into 32 bits are stored so, and float16 as float32,
+    since few programs read them; no value changes.
+
+    Parameters
+    ----------
+    path
+        Ends in ``.tif`` or ``.tiff``.
+    array
+        One dimension for each letter of *axes*.
+    axes
+        A selection of ``"TCZYX"`` in this order, such as ``"ZYX"`` or ``"CZYX"``.
+    voxel_size_um
+        Micrometres along the spatial axes, if known.
+    metadata
+        Settings and origin of the result, of anything that JSON can hold.
+    overwrite
+        Whether an existing file may be replaced.
+
+    Raises
+    ------
+    OutputError
+        If the path cannot be written, or the format cannot hold the number type.
+    """
+    path = Path(path)
+    check_writable(path, overwrite)
+    values = _storable(np.asarray(array))
+    Volume(values, axes, voxel_size_um, path.name)  # refuses what does not fit together
+    is_ome = is_named_ome(path)
+    with replacing(path) as temporary:
+        tifffile.imwrite(temporary, **_options(path, values, axes, is_ome, voxel_size_um, metadata or {}))
+
+
+def _options(
+    path: Path,
+    values: NDArray[Any],
+    axes: str,
+    is_ome: bool,
+    voxel_size_um: tuple[float, ...] | None,
+    metadata: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the arguments of `tifffile.imwrite` after the file name."""
+    is_big = values.nbytes > BIGTIFF_BYTES
+    common = {"photometric": "minisblack", "compression": "zlib", "bigtiff": is_big}
+    if is_ome:
+        if values.dtype.kind in "iu" and values.dtype.itemsize == 8:
+            raise OutputError(
+                f"cannot write '{path}': OME-TIFF has no 64-bit integers, and these labels need them; "
+                "let the name end in .tif instead of .ome.tif"
+            )
+        return {"data": values, **common, **ome_options(axes, voxel_size_um, metadata)}
+    if values.dtype in (np.uint8, np.uint16, np.float32) and not is_big:
+        # ImageJ's order is TZCYX
+        order = sorted(range(len(axes)), key=lambda i: "TZCYX".index(axes[i]))
+        imagej_axes = "".join(axes[i] for i in order)
+        return {
+            "data": np.transpose(values, order),
+            **common,
+            **imagej_options(imagej_axes, voxel_size_um, metadata),
+        }
+    return {"data": values, **common, **json_options(axes, voxel_size_um, metadata)}
+
+
+def _storable(values: NDArray[Any]) -> NDArray[Any]:
+    """Return the same values in a number type that other programs read, where there is one."""
+    if values.dtype == np.float16:
+        return values.astype(np.float32)
+    if values.dtype.kind in "iu" and values.dtype.itemsize == 8 and values.size:
+        low, high = int(values.min()), int(values.max())
+        for narrow in (np.int32, np.uint32):
+            limits = np.iinfo(narrow)
+            if limits.min <= low and high <= limits.max:
+                return values.astype(narrow)
+    return values
+
+
+def _open_values(path: Path, series: tifffile.TiffPageSeries, order: list[int]) -> ArrayLike:
+    """Return the values of a series, its axes in *order*."""
+    shape_in_file = series.shape
+    if series.dataoffset is not None and series.keyframe.is_memmappable:
+        mapped = np.transpose(tifffile.memmap(path, series=0, mode="r").reshape(shape_in_file), order)
+        return mapped if mapped.dtype.isnative else DeferredArray(mapped.shape, mapped.dtype, lambda: mapped)
+
+    def load() -> NDArray[Any]:
+        with reading(path):
+            return np.transpose(tifffile.imread(path, series=0, level=0).reshape(shape_in_file), order)
+
+    return DeferredArray(tuple(shape_in_file[i] for i in order), np.dtype(series.dtype), load)
+
+
+def _name_axes(path: Path, axes: str, shape: tuple[int, ...], found: str) -> tuple[str, tuple[str, ...]]:
+    """Return one letter of TCZYX for each dimension of *shape*, and what to tell about the choice."""
+    if len(axes) != len(shape):
+        raise InputError(f"axes '{axes}' do not fit '{path}': its shape is {shape}")
+    named = axes.replace("S", "C")
+    unknown = [axis for axis in named if axis not in AXES]
+    notes: tuple[str, ...] = ()
+    if len(unknown) == 1 and "Z" not in named:
+        n_planes = shape[named.index(unknown[0])]
+        named = named.replace(unknown[0], "Z")
+        notes = (f"'{path.name}' does not name its axes; its {n_planes} planes were taken for z",)
+    if set(named) - set(AXES) or len(set(named)) < len(named) or not {"Y", "X"} <= set(named):
+        raise InputError(
+            f"cannot tell the axes of '{path}' apart: it names them '{found}' for shape {shape}; "
+            "say what they are with letters of TCZYX, or save it as OME-TIFF"
+        )
+    return named, notes

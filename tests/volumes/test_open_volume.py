@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+
+from napari_tessera.errors import InputError
+from napari_tessera.volumes import open_volume, write_tiff
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.TIFF", "a.ome.tif"])
+def test_tiff_by_its_ending(tmp_path, name):
+    write_tiff(tmp_path / name, np.ones((4, 5), np.uint8), axes="YX", voxel_size_um=(0.1, 0.2))
+    assert open_volume(str(tmp_path / name)).voxel_size_um == pytest.approx((0.1, 0.2))
+
+
+@pytest.mark.parametrize(("shape", "axes"), [((4, 5), "YX"), ((3, 4, 5), "ZYX"), ((2, 3, 4, 5), "CZYX")])
+def test_numpy_by_its_ending(tmp_path, shape, axes):
+    values = np.arange(np.prod(shape), dtype=">i4").reshape(shape)
+    np.save(tmp_path / "a.npy", values)
+    volume = open_volume(tmp_path / "a.npy")
+    assert volume.axes == axes
+    assert axes in volume.notes[0]
+    assert volume.dtype.isnative
+    np.testing.assert_array_equal(np.asarray(volume.data), values)
+
+
+def test_axes_by_hand(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((3, 4, 5)))
+    volume = open_volume(tmp_path / "a.npy", axes="CYX")
+    assert (volume.axes, volume.notes) == ("CYX", ())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.lif", b"", ".tif, .tiff, .npy"),
+        ("a", b"", ".tif, .tiff, .npy"),
+        ("a.npy", b"", "cannot be read"),
+        ("a.npy", b"PK\x03\x04 no archive", "cannot be read"),
+        ("a.npy", None, "there is no file"),
+    ],
+)
+def test_what_cannot_be_opened(tmp_path, name, content, said):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=said) as caught:
+        open_volume(tmp_path / name)
+    assert name in str(caught.value)
+
+
+def test_python_objects_are_not_loaded(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(InputError, match="cannot be read"):
+        open_volume(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (1,) * 6])
+def test_numpy_arrays_that_are_no_image(tmp_path, shape):
+    np.save(tmp_path / "a.npy", np.zeros(shape))
+    with pytest.raises(InputError, match="dimensions"):
+        open_volume(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize(
+    ("name", "axes", "shape", "dtype", "voxel_size_um"),
+    [
+        ("fib25/raw.ome.tif", "ZYX", (200, 250, 250), "uint8", (0.01, 0.01, 0.01)),
+        ("fib25/labels.ome.tif", "ZYX", (200, 250, 250), "uint16", (0.01, 0.01, 0.01)),
+        ("ovules/1135_mini_raw.ome.tif", "ZYX", (100, 100, 100), "uint8", (0.2837, 0.1268, 0.1268)),
+        ("ovules/1136_mini_labels.ome.tif", "ZYX", (100, 100, 100), "uint16", (0.2837, 0.1268, 0.1268)),
+        ("embryo/raw_8_cell.ome.tif", "ZYX", (51, 120, 122), "uint16", (2.18, 1.0, 1.0)),
+        ("nuclei2d/raw.tif", "YX", (512, 512), "uint16", None),
+    ],
+)
+def test_real_images(real_data, name, axes, shape, dtype, voxel_size_um):
+    volume = open_volume(real_data / name)
+    assert (volume.axes, volume.shape, volume.dtype) == (axes, shape, dtype)
+    assert volume.voxel_size_um == voxel_size_um
+    assert np.asarray(volume.data).any()
