@@ -1,0 +1,38 @@
+"""What the doctor reports: one line for each thing it looked at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+__all__ = ["Finding", "Status"]
+
+
+class Status(StrEnum):
+    """How serious a finding is: nothing to do, works but less well, or does not work."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the doctor's report.
+
+    Parameters
+    ----------
+    name
+        What was looked at, in a word or two.
+    status
+        ok, warn or fail.
+    detail
+        What was found, in one sentence or less.
+    remedy
+        What to do, as a command where there is one; empty when nothing is wrong.
+    """
+
+    name: str
+    status: Status
+    detail: str
+    remedy: str = ""
