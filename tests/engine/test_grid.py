@@ -60,9 +60,7 @@ def test_the_worked_example(overlap: float, counts: tuple[int, ...], windows: in
     window=st.tuples(windows, windows, windows),
     overlap=st.sampled_from([0.0, 0.3, 0.5]),
 )
-def test_windows_are_visited_once_each_in_rows(
-    shape: tuple[int, ...], window: tuple[int, ...], overlap: float
-) -> None:
+def test_windows_are_visited_once_each_in_rows(shape: tuple[int, ...], window: tuple[int, ...], overlap: float) -> None:
     grid = WindowGrid.regular(shape, window, overlap)
     seen = list(grid.iter_windows())
     assert len(seen) == len(set(seen)) == grid.n_windows

@@ -172,7 +172,9 @@ def test_a_lazy_array_is_read_once_and_gives_the_same() -> None:
     assert lazy.reads.min() == lazy.reads.max() == 1
 
 
-@pytest.mark.parametrize("dtype", ["bool", "uint8", "int8", "uint16", "int32", "int64", "float16", "float32", "float64"])
+@pytest.mark.parametrize(
+    "dtype", ["bool", "uint8", "int8", "uint16", "int32", "int64", "float16", "float32", "float64"]
+)
 def test_every_number_type(dtype: str) -> None:
     volume = (random_volume(9, 9, 9) * 50).astype(dtype)
     expected = run(convolution(3), volume.astype(np.float32), (8, 8, 8))

@@ -1,0 +1,50 @@
+"""From probabilities to labels: one decoder per file, found by name."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from napari_tessera.decode.argmax import ArgmaxDecoder
+from napari_tessera.decode.base import Decoder
+from napari_tessera.decode.threshold import ThresholdDecoder
+from napari_tessera.decode.watershed import WatershedDecoder
+from napari_tessera.errors import SettingsError, nearest
+
+__all__ = ["Decoder", "decoder_names", "get_decoder"]
+
+_DECODERS: dict[str, type[ArgmaxDecoder] | type[ThresholdDecoder] | type[WatershedDecoder]] = {
+    cls.name: cls for cls in (ArgmaxDecoder, ThresholdDecoder, WatershedDecoder)
+}
+
+
+def decoder_names() -> tuple[str, ...]:
+    """Return the names that `get_decoder` knows."""
+    return tuple(_DECODERS)
+
+
+def get_decoder(name: str, **parameters: Any) -> Decoder:
+    """Return the decoder called ``name``.
+
+    Raises
+    ------
+    SettingsError
+        If the name or a parameter is unknown, or a parameter is out of range.
+
+    Examples
+    --------
+    >>> get_decoder("threshold", min_size_vox=50)
+    ThresholdDecoder(threshold=0.5, channel=None, connectivity=1, min_size_vox=50)
+    """
+    if name not in _DECODERS:
+        raise SettingsError(
+            f"there is no decoder '{name}'{nearest(name, _DECODERS)} (there are {', '.join(_DECODERS)})"
+        )
+    known = [field.name for field in fields(_DECODERS[name])]
+    for parameter in parameters:
+        if parameter not in known:
+            raise SettingsError(
+                f"decoder '{name}' has no parameter '{parameter}'{nearest(parameter, known)} "
+                f"(it has {', '.join(known)})"
+            )
+    return _DECODERS[name](**parameters)

@@ -1,0 +1,65 @@
+"""One class per voxel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from napari_tessera.decode.base import Labels, check_number
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from napari_tessera.models.spec import OutputSpec
+
+__all__ = ["ArgmaxDecoder"]
+
+
+@dataclass(frozen=True, slots=True)
+class ArgmaxDecoder:
+    """Label every voxel with the number of its most probable channel; equal ones go to the first.
+
+    Parameters
+    ----------
+    threshold
+        With a single channel there is nothing to compare: 1 where its value exceeds this, else 0.
+    """
+
+    name: ClassVar[str] = "argmax"
+    label_itemsize: ClassVar[int] = 2
+
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Check the parameters."""
+        check_number("threshold", self.threshold, 0, 1)
+
+    def check(self, output: OutputSpec, out_channels: int) -> None:
+        """Accept every output: any channels can be compared."""
+
+    def reduced(self, out_channels: int) -> tuple[int, str]:
+        """Return one channel of uint8, or of uint16 for more than 256 classes."""
+        return 1, "uint8" if out_channels <= 256 else "uint16"
+
+    def reduce(self, probabilities: torch.Tensor, output: OutputSpec) -> torch.Tensor:
+        """Return the class numbers, (1, *spatial)."""
+        import torch
+
+        if probabilities.shape[0] == 1:
+            return (probabilities > self.threshold).to(torch.uint8)
+        _, dtype = self.reduced(probabilities.shape[0])
+        return probabilities.argmax(0, keepdim=True).to(getattr(torch, dtype))
+
+    def decode(self, reduced: np.ndarray) -> Labels:
+        """Return the class numbers as they are, a view of the input."""
+        labels: Labels = reduced[0]
+        return labels
+
+    def label_bytes(self, out_channels: int) -> int:
+        """Return the bytes of a class number."""
+        return 1 if out_channels <= 256 else 2
+
+    def working_bytes(self, voxels: int) -> int:
+        """Return 0: the labels are the reduced volume itself."""
+        return 0

@@ -1,0 +1,92 @@
+"""What a decoder is, and the checks and clean-up that decoders share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import numpy as np
+
+from napari_tessera.errors import SettingsError
+
+if TYPE_CHECKING:
+    import torch
+
+    from napari_tessera.models.spec import OutputSpec
+
+__all__ = ["Decoder", "Labels", "check_choice", "check_integer", "check_number", "drop_small", "label_dtype"]
+
+Labels = np.ndarray[Any, np.dtype[np.signedinteger[Any] | np.unsignedinteger[Any]]]
+
+
+class Decoder(Protocol):
+    """Turns probabilities into labels in two steps, one on the device while the run goes on, one at its end.
+
+    `reduce` sees a few finished planes at a time and is strictly voxelwise, so that it does not matter how the
+    volume is cut. `decode` sees the whole reduced volume on the host.
+
+    Attributes
+    ----------
+    name
+        What settings files and `get_decoder` call it.
+    label_itemsize
+        Bytes of one label in the result, at most.
+    """
+
+    name: ClassVar[str]
+    label_itemsize: ClassVar[int]
+
+    def check(self, output: OutputSpec, out_channels: int) -> None:
+        """Raise `SettingsError` if this decoder cannot use such an output; called before the run."""
+
+    def reduced(self, out_channels: int) -> tuple[int, str]:
+        """Return the channels and the numpy dtype of what `reduce` gives for a network of ``out_channels``."""
+
+    def reduce(self, probabilities: torch.Tensor, output: OutputSpec) -> torch.Tensor:
+        """Return (C', *spatial) for activated values (C, *spatial), on the same device; the input is left as it is."""
+
+    def decode(self, reduced: np.ndarray) -> Labels:
+        """Return integer labels (*spatial), 0 = background, for the reduced volume (C', *spatial), 2D or 3D.
+
+        The input is left as it is; the result may share its memory.
+        """
+
+    def label_bytes(self, out_channels: int) -> int:
+        """Return the bytes of one voxel of the labels at most (the number of objects is not known beforehand)."""
+
+    def working_bytes(self, voxels: int) -> int:
+        """Return the peak host memory of `decode` beside its input, the result included."""
+
+
+def check_number(name: str, value: object, low: float, high: float) -> None:
+    """Raise `SettingsError` unless ``low <= value <= high``."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise SettingsError(f"decoder parameter '{name}' is {value!r}: give a number from {low} to {high}")
+
+
+def check_integer(name: str, value: object, low: int, high: int | None = None) -> None:
+    """Raise `SettingsError` unless ``value`` is a whole number of at least ``low`` and at most ``high``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
+        limit = f"from {low} up" if high is None else f"from {low} to {high}"
+        raise SettingsError(f"decoder parameter '{name}' is {value!r}: give a whole number {limit}")
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise `SettingsError` unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise SettingsError(f"decoder parameter '{name}' is {value!r}: choose one of {', '.join(choices)}")
+
+
+def label_dtype(n_labels: int) -> type[np.uint16] | type[np.int32]:
+    """Return the smallest dtype for labels 0..n that napari and TIFF viewers show: uint16 or int32."""
+    return np.uint16 if n_labels < 2**16 else np.int32
+
+
+def drop_small(labels: np.ndarray, min_size_vox: int) -> Labels:
+    """Return the labels renumbered 1..n, with objects of fewer than ``min_size_vox`` voxels made background."""
+    sizes = np.bincount(labels.ravel(), minlength=1)
+    keep = sizes >= max(min_size_vox, 1)
+    keep[0] = False
+    n_labels = int(keep.sum())
+    renumbered = np.where(keep, np.cumsum(keep), 0).astype(label_dtype(n_labels))
+    kept: Labels = renumbered[labels]
+    return kept

@@ -1,0 +1,91 @@
+"""Connected components of a foreground mask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from napari_tessera.decode.base import Labels, check_integer, check_number, drop_small
+from napari_tessera.errors import SettingsError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from napari_tessera.models.spec import OutputSpec
+
+__all__ = ["ThresholdDecoder"]
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdDecoder:
+    """Label the connected parts of where one channel exceeds a threshold.
+
+    Parameters
+    ----------
+    threshold
+        In [0, 1]; a voxel is foreground above it.
+    channel
+        The channel to look at. None: the only one, or else the second, as the first is usually the background.
+    connectivity
+        1: voxels that share a face are connected; 2: an edge too; 3: a corner too (in 2D as 2).
+    min_size_vox
+        Smaller objects are removed.
+    """
+
+    name: ClassVar[str] = "threshold"
+    label_itemsize: ClassVar[int] = 4
+
+    threshold: float = 0.5
+    channel: int | None = None
+    connectivity: int = 1
+    min_size_vox: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the parameters."""
+        check_number("threshold", self.threshold, 0, 1)
+        check_integer("connectivity", self.connectivity, 1, 3)
+        check_integer("min_size_vox", self.min_size_vox, 0)
+        if self.channel is not None:
+            check_integer("channel", self.channel, 0)
+
+    def check(self, output: OutputSpec, out_channels: int) -> None:
+        """Raise `SettingsError` if the network has no such channel."""
+        self._channel_of(out_channels)
+
+    def _channel_of(self, out_channels: int) -> int:
+        channel = min(out_channels - 1, 1) if self.channel is None else self.channel
+        if channel >= out_channels:
+            raise SettingsError(
+                f"decoder parameter 'channel' is {channel}, but the model's channels are numbered 0 to "
+                f"{out_channels - 1}: choose one of them"
+            )
+        return channel
+
+    def reduced(self, out_channels: int) -> tuple[int, str]:
+        """Return one channel of uint8."""
+        return 1, "uint8"
+
+    def reduce(self, probabilities: torch.Tensor, output: OutputSpec) -> torch.Tensor:
+        """Return the foreground, 0 or 1, (1, *spatial)."""
+        import torch
+
+        channel = self._channel_of(probabilities.shape[0])
+        return (probabilities[channel : channel + 1] > self.threshold).to(torch.uint8)
+
+    def decode(self, reduced: np.ndarray) -> Labels:
+        """Return the connected parts, numbered 1..n in scan order."""
+        from scipy import ndimage
+
+        foreground = reduced[0]
+        neighbours = ndimage.generate_binary_structure(foreground.ndim, min(self.connectivity, foreground.ndim))
+        labels, _ = ndimage.label(foreground, neighbours)
+        return drop_small(labels, self.min_size_vox)
+
+    def label_bytes(self, out_channels: int) -> int:
+        """Return 4: object numbers are int32 from 65536 objects on."""
+        return 4
+
+    def working_bytes(self, voxels: int) -> int:
+        """Return 16 bytes a voxel: int32 components and result, and bincount's int64 copy while counting."""
+        return 16 * voxels

@@ -1,0 +1,72 @@
+"""Voxelwise classes, and the connected parts of a foreground."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from napari_tessera.decode import get_decoder
+from napari_tessera.errors import SettingsError
+from napari_tessera.models.spec import OutputSpec
+
+SEMANTIC = OutputSpec("semantic")
+FOREGROUND = OutputSpec("foreground")
+
+masks = hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=3, max_side=6), elements=st.integers(0, 1))
+
+
+@given(hnp.arrays(np.float32, (4, 3, 5), elements=st.floats(0, 1, width=16)))
+def test_argmax_agrees_with_numpy(probabilities):
+    decoder = get_decoder("argmax")
+    labels = decoder.decode(decoder.reduce(torch.from_numpy(probabilities), SEMANTIC).numpy())
+    assert np.array_equal(labels, probabilities.argmax(0))
+
+
+def test_argmax_of_many_classes_needs_sixteen_bits():
+    decoder = get_decoder("argmax")
+    probabilities = torch.zeros(300, 2, 2)
+    probabilities[299] = 1
+    assert decoder.reduced(256) == (1, "uint8")
+    assert decoder.reduced(300) == (1, "uint16")
+    assert (decoder.decode(decoder.reduce(probabilities, SEMANTIC).numpy()) == 299).all()
+
+
+def test_argmax_of_one_channel_is_a_threshold():
+    reduced = get_decoder("argmax").reduce(torch.tensor([[[0.4, 0.5, 0.6]]]), SEMANTIC)
+    assert reduced.flatten().tolist() == [0, 0, 1]
+
+
+def test_threshold_looks_at_the_second_channel_of_several_and_at_the_only_one():
+    values = torch.tensor([[[0.9, 0.1]], [[0.1, 0.9]]])
+    assert get_decoder("threshold").reduce(values, FOREGROUND).flatten().tolist() == [0, 1]
+    assert get_decoder("threshold").reduce(values[:1], FOREGROUND).flatten().tolist() == [1, 0]
+    assert get_decoder("threshold", channel=0).reduce(values, FOREGROUND).flatten().tolist() == [1, 0]
+
+
+def test_threshold_refuses_a_channel_that_does_not_exist():
+    with pytest.raises(SettingsError, match="'channel' is 5, but the model's channels are numbered 0 to 1"):
+        get_decoder("threshold", channel=5).check(FOREGROUND, 2)
+
+
+def test_connectivity_decides_whether_corners_touch():
+    diagonal = np.eye(3, dtype=np.uint8)[None]
+    assert get_decoder("threshold", connectivity=1).decode(diagonal).max() == 3
+    assert get_decoder("threshold", connectivity=3).decode(diagonal).max() == 1
+
+
+@given(masks, st.integers(0, 5))
+def test_threshold_keeps_exactly_the_objects_that_are_large_enough(mask, min_size_vox):
+    everything = get_decoder("threshold").decode(mask[None])
+    kept = get_decoder("threshold", min_size_vox=min_size_vox).decode(mask[None])
+    sizes = np.bincount(everything.ravel())[1:]
+    assert np.array_equal(everything > 0, mask > 0)
+    assert set(np.unique(kept)) - {0} == set(range(1, int((sizes >= min_size_vox).sum()) + 1))
+    assert np.array_equal(kept > 0, np.isin(everything, np.flatnonzero(sizes >= min_size_vox) + 1))
+
+
+def test_more_objects_than_sixteen_bits_hold_stay_apart():
+    mask = np.zeros((1, 520, 520), np.uint8)
+    mask[:, ::2, ::2] = 1
+    assert get_decoder("threshold").decode(mask).max() == 260 * 260
