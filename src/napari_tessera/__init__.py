@@ -1,0 +1,84 @@
+"""Run trained segmentation networks over microscopy volumes, window by window, at a cost known beforehand.
+
+Importing this package loads neither torch nor Qt; each name below is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from napari_tessera.errors import (
+    CancelledError,
+    InputError,
+    ModelError,
+    OutOfMemoryError,
+    OutputError,
+    SettingsError,
+    TesseraError,
+    UntrustedModelError,
+)
+
+if TYPE_CHECKING:
+    from napari_tessera.api import plan, predict, segment
+    from napari_tessera.engine.events import CancelToken
+    from napari_tessera.engine.grid import WindowGrid
+    from napari_tessera.engine.settings import Settings
+    from napari_tessera.models.load import load_model
+    from napari_tessera.models.model import Model
+    from napari_tessera.models.spec import ModelSpec
+    from napari_tessera.planning.plan import Plan
+
+try:
+    __version__ = version("napari-tessera")
+except PackageNotFoundError:  # run from a source tree that was never installed
+    __version__ = "0+unknown"
+
+__all__ = [
+    "CancelToken",
+    "CancelledError",
+    "InputError",
+    "Model",
+    "ModelError",
+    "ModelSpec",
+    "OutOfMemoryError",
+    "OutputError",
+    "Plan",
+    "Settings",
+    "SettingsError",
+    "TesseraError",
+    "UntrustedModelError",
+    "WindowGrid",
+    "__version__",
+    "load_model",
+    "plan",
+    "predict",
+    "segment",
+]
+
+_HOME = {
+    "CancelToken": "engine.events",
+    "Model": "models.model",
+    "ModelSpec": "models.spec",
+    "Plan": "planning.plan",
+    "Settings": "engine.settings",
+    "WindowGrid": "engine.grid",
+    "load_model": "models.load",
+    "plan": "api",
+    "predict": "api",
+    "segment": "api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    # No subpackage may have the name of a function here: importing it would put its module in the function's place.
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,314 @@
+"""The Python interface: plan, predict, segment. The widget and the command line go through the same functions."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_tessera.decode import Decoder, get_decoder
+from napari_tessera.engine.device import CpuDevice, open_device
+from napari_tessera.engine.settings import Settings
+from napari_tessera.engine.source import ArraySource, Source
+from napari_tessera.errors import InputError, ModelError
+from napari_tessera.pipeline import iter_results
+from napari_tessera.planning.activations import ActivationCache
+from napari_tessera.planning.plan import DeviceState, Plan
+from napari_tessera.planning.resolve import Traced, complete_settings, resolve
+from napari_tessera.volumes.volume import Volume
+
+if TYPE_CHECKING:
+    from napari_tessera.engine.events import EventHandler
+    from napari_tessera.models.model import Model
+    from napari_tessera.models.spec import ModelSpec
+    from napari_tessera.planning.trace import PassTrace
+
+__all__ = [
+    "PROBABILITIES",
+    "as_source",
+    "choose_decoder",
+    "measure_device",
+    "plan",
+    "predict",
+    "provenance",
+    "segment",
+]
+
+PROBABILITIES = "probabilities"
+
+# A trace is a pure function of a network's code, a window and a precision, so all callers share one memo of them. It
+# holds networks weakly.
+_TRACES = ActivationCache()
+
+
+def choose_decoder(model: Model, settings: Settings, name: str | None = None) -> Decoder:
+    """Return the decoder called *name*, else the settings' one, else the one the model suggests.
+
+    Parameters come from the settings where they name the same decoder, else from the model's suggestion.
+
+    Raises
+    ------
+    SettingsError
+        If there is no such decoder or it has no such parameter.
+    """
+    suggested = model.spec.suggested_decoder
+    chosen = name or settings.decoder or suggested.name
+    parameters = dict(suggested.parameters) if chosen == suggested.name else {}
+    if settings.decoder in (None, chosen):
+        parameters |= dict(settings.decoder_parameters)
+    return get_decoder(chosen, **parameters)
+
+
+def measure_device(name: str = "auto") -> DeviceState:
+    """Return what the device called *name* has and what is free of it now."""
+    device, host = open_device(name), CpuDevice().memory()
+    memory = device.memory()
+    return DeviceState(
+        kind=device.torch_device.type,
+        name=device.name,
+        total_bytes=memory.total_bytes,
+        free_bytes=memory.free_bytes,
+        host_total_bytes=host.total_bytes,
+        host_free_bytes=host.free_bytes,
+    )
+
+
+def plan(
+    shapes: Sequence[int] | Sequence[Sequence[int]],
+    model: Model,
+    settings: Settings | None = None,
+    *,
+    decoder: str | None = None,
+    dtype: npt.DTypeLike = "float32",
+    voxel_size_um: tuple[float, ...] | None = None,
+    device: DeviceState | None = None,
+) -> Plan:
+    """Return what a run would do: windows, forward passes, memory, sizes, advice.
+
+    Parameters
+    ----------
+    shapes
+        Spatial shape of the volume, (z, y, x) or (y, x), or several of them.
+    model
+        The network to run.
+    settings
+        What the user wants; the defaults if None.
+    decoder
+        Name of a decoder, ``"probabilities"`` for none, or None for the model's own.
+    dtype
+        Of the images' values.
+    voxel_size_um
+        Of the images, micrometres, if known.
+    device
+        The device's state if it has been measured already; measured now if None.
+
+    Raises
+    ------
+    SettingsError, InputError, ModelError
+        If settings, shapes and model do not fit together. Nothing has run by then.
+
+    Notes
+    -----
+    The first plan for a network and a window traces one forward pass, without computing it; later ones take
+    milliseconds.
+    """
+    settings = settings or Settings()
+    state = device or measure_device(settings.device)
+    many = [tuple(int(n) for n in shape) for shape in _several(shapes)]
+    chosen = None if decoder == PROBABILITIES else choose_decoder(model, settings, decoder)
+
+    settings = complete_settings(settings, model.spec, chosen)
+    alone = _trace(model, settings, state.kind)
+
+    def activations_bytes(window: tuple[int, ...], sw_batch_size: int) -> int:
+        return _TRACES.activations_bytes(
+            model.network,
+            in_channels=model.spec.in_channels,
+            window=window,
+            batch=sw_batch_size,
+            precision=settings.precision.value,
+            device_type=state.kind,
+        )
+
+    return resolve(
+        many,
+        model.spec,
+        settings,
+        traced=Traced(alone.weights_bytes, activations_bytes),
+        device=state,
+        decoder=chosen,
+        itemsize=np.dtype(dtype).itemsize,
+        voxel_size_um=voxel_size_um,
+    )
+
+
+def _trace(model: Model, settings: Settings, device_type: str) -> PassTrace:
+    """Return the trace of one window, after checking that the network gives what its description promises."""
+    window = settings.window_size or model.spec.window.default
+    trace = _TRACES.trace(
+        model.network,
+        in_channels=model.spec.in_channels,
+        window=window,
+        precision=settings.precision.value,
+        device_type=device_type,
+    )
+    if trace.out_channels != model.spec.out_channels:
+        raise ModelError(
+            f"the network of '{model.spec.name}' gives {trace.out_channels} channel(s), but its description says "
+            f"{model.spec.out_channels}: correct out_channels"
+        )
+    if trace.out_shape[2:] != window:
+        raise ModelError(
+            f"the network of '{model.spec.name}' gives {trace.out_shape[2:]} voxels for a window of {window}: "
+            f"Tessera needs a network whose output is as large as its input"
+        )
+    return trace
+
+
+def _several(shapes: Sequence[Any]) -> Sequence[Sequence[int]]:
+    return [shapes] if shapes and not isinstance(shapes[0], Sequence) else shapes
+
+
+def predict(
+    volume: Any,
+    model: Model,
+    settings: Settings | None = None,
+    *,
+    on_event: EventHandler | None = None,
+    cancel: threading.Event | None = None,
+) -> npt.NDArray[np.float32]:
+    """Return the network's output over the whole volume.
+
+    Parameters
+    ----------
+    volume
+        `Volume`, or an array (numpy, dask, zarr) of shape (Z, Y, X) or (Y, X), with a first or last axis of channels if
+        the model has several. Any real number type.
+    model, settings
+        What to run and how.
+    on_event
+        Called with every `Event`, on this thread.
+    cancel
+        Set it from another thread to stop within one forward pass.
+
+    Returns
+    -------
+    numpy.ndarray
+        (C, Z, Y, X) or (C, Y, X), float32, activated as the model says.
+
+    Raises
+    ------
+    TesseraError
+        InputError, SettingsError, ModelError, OutOfMemoryError or CancelledError.
+    """
+    return _run_one(volume, model, settings or Settings(), PROBABILITIES, on_event, cancel)
+
+
+def segment(
+    volume: Any,
+    model: Model,
+    settings: Settings | None = None,
+    *,
+    decoder: str | None = None,
+    on_event: EventHandler | None = None,
+    cancel: threading.Event | None = None,
+) -> npt.NDArray[Any]:
+    """Return labels for the whole volume.
+
+    Parameters
+    ----------
+    volume, model, settings, on_event, cancel
+        As for `predict`.
+    decoder
+        Name of the step from probabilities to labels; the settings' or the model's own if None.
+
+    Returns
+    -------
+    numpy.ndarray
+        (Z, Y, X) or (Y, X), integers; 0 is background.
+
+    Raises
+    ------
+    TesseraError
+        As for `predict`.
+    """
+    return _run_one(volume, model, settings or Settings(), decoder, on_event, cancel)
+
+
+def _run_one(
+    volume: Any,
+    model: Model,
+    settings: Settings,
+    decoder: str | None,
+    on_event: EventHandler | None,
+    cancel: threading.Event | None,
+) -> npt.NDArray[Any]:
+    source = as_source(volume, model.spec)
+    planned = plan(source.shape[1:], model, settings, decoder=decoder, dtype=source.dtype)
+    chosen = None if decoder == PROBABILITIES else choose_decoder(model, settings, decoder)
+    load: Callable[[], Source] = lambda: source  # noqa: E731
+    (result,) = iter_results([load], model, planned, chosen, on_event=on_event, cancel=cancel)
+    return result.array
+
+
+def as_source(volume: Any, spec: ModelSpec) -> Source:
+    """Return *volume* as a `Source` of the channels and axes that the model needs; nothing is copied or read.
+
+    Raises
+    ------
+    InputError
+        If it has the wrong number of axes or channels, or no voxels.
+    """
+    if isinstance(volume, Volume):
+        array, channel_axis = volume.data, volume.axes.find("C")
+        if "T" in volume.axes:
+            raise InputError(
+                f"'{volume.name}' has a time axis ({volume.axes}): run its frames one by one, as 'tessera run' does"
+            )
+        return _checked(ArraySource(array, channel_axis=None if channel_axis < 0 else channel_axis), spec)
+    array = volume if hasattr(volume, "shape") and hasattr(volume, "dtype") else np.asarray(volume)
+    shape, dims = tuple(array.shape), spec.spatial_dims
+    if len(shape) == dims:
+        return _checked(ArraySource(array), spec)
+    if len(shape) == dims + 1:
+        last = shape[-1] == spec.in_channels and shape[0] != spec.in_channels
+        return _checked(ArraySource(array, channel_axis=-1 if last else 0), spec)
+    raise InputError(
+        f"the image has the shape {shape}, but the model '{spec.name}' is {spec.spatial_dims}D with "
+        f"{spec.in_channels} channel(s): it needs {dims} axes, or {dims + 1} with the channels first"
+    )
+
+
+def _checked(source: ArraySource, spec: ModelSpec) -> Source:
+    channels, *spatial = source.shape
+    if min(source.shape) < 1:
+        raise InputError(f"the image is empty: its shape is {tuple(source.array.shape)}")
+    if len(spatial) != spec.spatial_dims:
+        raise InputError(
+            f"the image has the axes of a {len(spatial)}D volume {tuple(spatial)}, "
+            f"but the model '{spec.name}' is {spec.spatial_dims}D"
+        )
+    if channels != spec.in_channels:
+        raise InputError(
+            f"the image has {channels} channel(s), but the model '{spec.name}' needs {spec.in_channels}: "
+            f"choose the channels it was trained on"
+        )
+    return source
+
+
+def provenance(planned: Plan, model: Model) -> dict[str, Any]:
+    """Return what a reader of the result needs to make it again: version, model, settings, counts."""
+    from napari_tessera import __version__
+
+    return {
+        "software": f"napari-tessera {__version__}",
+        "model": model.spec.name,
+        "model_origin": model.origin,
+        "settings": planned.settings.to_dict(),
+        "windows": planned.windows,
+        "forward_passes": planned.forward_passes,
+        "device": planned.device.name,
+    }

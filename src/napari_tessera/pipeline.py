@@ -1,0 +1,242 @@
+"""One run over any number of volumes: load ahead, sweep, decode, hand each result on as soon as it is there."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_tessera.engine.device import Device, open_device
+from napari_tessera.engine.events import (
+    DecodingStarted,
+    Event,
+    EventHandler,
+    PlanesFinished,
+    RunFinished,
+    RunStarted,
+    VolumeFinished,
+    VolumeStarted,
+    raise_if_cancelled,
+)
+from napari_tessera.engine.run import run_sweep
+from napari_tessera.engine.sink import ArraySink
+from napari_tessera.engine.source import ArraySource, Source
+from napari_tessera.errors import CancelledError, InputError
+from napari_tessera.models.model import Model, activate
+from napari_tessera.models.normalise import measure_intensity
+
+if TYPE_CHECKING:
+    import torch
+
+    from napari_tessera.decode import Decoder
+    from napari_tessera.engine.intensity import IntensityMap
+    from napari_tessera.planning.plan import Plan
+
+__all__ = ["Load", "VolumeResult", "iter_results"]
+
+Load = Callable[[], Source]
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeResult:
+    """What became of one volume.
+
+    Parameters
+    ----------
+    volume
+        Its number, from 0.
+    array
+        Labels, integers (*spatial), or probabilities, float32 (C, *spatial).
+    complete
+        False when the run was cancelled: planes from *finished_planes* on along *axis* are zero.
+    axis, finished_planes
+        The sweep axis and how many of its planes are final.
+    """
+
+    volume: int
+    array: npt.NDArray[Any]
+    complete: bool
+    axis: int
+    finished_planes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    source: Source
+    intensity: IntensityMap
+
+
+def iter_results(
+    loads: Sequence[Load],
+    model: Model,
+    plan: Plan,
+    decoder: Decoder | None,
+    *,
+    on_event: EventHandler | None = None,
+    cancel: threading.Event | None = None,
+) -> Iterator[VolumeResult]:
+    """Run *plan* and yield each volume's result as soon as it is done.
+
+    Parameters
+    ----------
+    loads
+        One function per volume of the plan that gives its `Source`. While one volume is computed, as many of the next
+        are loaded as ``batch_size`` allows, on a thread of their own.
+    model, plan
+        What to run; the plan must have been made for this model and for volumes of these shapes.
+    decoder
+        What makes labels of probabilities; None keeps the probabilities.
+    on_event, cancel
+        Receives events, on the thread that iterates; stops the run within one forward pass.
+
+    Raises
+    ------
+    CancelledError
+        After the partial result of the volume at hand has been yielded.
+    TesseraError
+        Whatever else goes wrong with a volume, the model or memory.
+    """
+    notify = on_event or (lambda event: None)
+    device = open_device(plan.settings.device)
+    began, passes = time.perf_counter(), 0
+    device.start_peak()
+    notify(RunStarted(len(loads), plan.windows, plan.forward_passes))
+    try:
+        with (
+            model.ready_on(device.torch_device) as network,
+            closing(_iter_loaded(loads, model, plan.settings.batch_size)) as volumes,
+        ):
+            for number, loaded in enumerate(volumes):
+                run = _VolumeRun(number, loaded, model, plan, decoder, notify, cancel)
+                yield run.run(network, device)
+                passes += run.passes
+                raise_if_cancelled(cancel)
+    finally:
+        peak = device.peak_bytes()
+        device.release_cached()
+    notify(RunFinished(passes, time.perf_counter() - began, peak))
+
+
+def _iter_loaded(loads: Sequence[Load], model: Model, batch_size: int) -> Generator[_Loaded, None, None]:
+    """Yield every volume with its intensities, at most *batch_size* of them in memory at once."""
+
+    def prepare(load: Load) -> _Loaded:
+        source = load()
+        if batch_size > 1 and not (isinstance(source, ArraySource) and source.in_memory):
+            source = _into_memory(source)
+        return _Loaded(source, measure_intensity(source, model.spec.normalisation))
+
+    waiting = deque(loads)
+    if batch_size == 1:
+        while waiting:
+            yield prepare(waiting.popleft())
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="tessera-load") as pool:
+        ahead: deque[Future[_Loaded]] = deque()
+        try:
+            while waiting or ahead:
+                # The volume that is being computed counts as one of the resident ones.
+                while waiting and len(ahead) < batch_size:
+                    ahead.append(pool.submit(prepare, waiting.popleft()))
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+def _into_memory(source: Source) -> Source:
+    whole = tuple(slice(None) for _ in source.shape[1:])
+    return ArraySource(np.ascontiguousarray(source.read(whole)), channel_axis=0)
+
+
+class _VolumeRun:
+    """One volume: sweep, then decode."""
+
+    def __init__(
+        self,
+        number: int,
+        loaded: _Loaded,
+        model: Model,
+        plan: Plan,
+        decoder: Decoder | None,
+        notify: EventHandler,
+        cancel: threading.Event | None,
+    ) -> None:
+        self._number = number
+        self._loaded = loaded
+        self._spec = model.spec
+        self._plan = plan
+        self._volume = plan.volumes[number]
+        self._decoder = decoder
+        self._notify = notify
+        self._cancel = cancel
+        self._finished_planes = 0
+        self.passes = 0
+
+    def run(self, network: torch.nn.Module, device: Device) -> VolumeResult:
+        began = time.perf_counter()
+        self._check_shape()
+        self._notify(VolumeStarted(self._number, self._volume.forward_passes))
+        channels, dtype = self._decoder.reduced(self._spec.out_channels) if self._decoder else (None, "float32")
+        sink = ArraySink.empty((channels or self._spec.out_channels, *self._volume.shape), dtype)
+        complete = self._sweep(network, device, sink)
+        array = self._decode(sink.array) if self._decoder is not None else sink.array
+        if complete:
+            self._notify(VolumeFinished(self._number, time.perf_counter() - began))
+        return VolumeResult(self._number, array, complete, self._volume.layout.sweep_axis, self._finished_planes)
+
+    def _check_shape(self) -> None:
+        expected = (self._spec.in_channels, *self._volume.shape)
+        if self._loaded.source.shape != expected:
+            raise InputError(
+                f"volume {self._number} has the shape {self._loaded.source.shape}, but the plan was made for {expected}"
+            )
+
+    def _sweep(self, network: torch.nn.Module, device: Device, sink: ArraySink) -> bool:
+        """Fill *sink* and return whether all of it was filled: False after a cancel."""
+        try:
+            self.passes = run_sweep(
+                network,
+                self._loaded.source,
+                self._plan.sweep(self._number, self._loaded.intensity),
+                device=device,
+                reduce=self._reduce,
+                sink=sink,
+                volume=self._number,
+                on_event=self._observe,
+                cancel=self._cancel,
+            )
+        except CancelledError:
+            return False
+        return True
+
+    def _observe(self, event: Event) -> None:
+        if isinstance(event, PlanesFinished):
+            self._finished_planes = event.stop
+        self._notify(event)
+
+    def _reduce(self, planes: torch.Tensor) -> torch.Tensor:
+        probabilities = activate(planes, self._spec.activation)
+        return probabilities if self._decoder is None else self._decoder.reduce(probabilities, self._spec.output)
+
+    def _decode(self, reduced: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the labels; planes that a cancelled sweep did not reach stay background."""
+        assert self._decoder is not None
+        self._notify(DecodingStarted(self._number, self._decoder.name))
+        layout, done = self._volume.layout, self._finished_planes
+        if done == layout.shape[layout.sweep_axis]:
+            return self._decoder.decode(reduced)
+        finished = [slice(None)] * len(layout.shape)
+        finished[layout.sweep_axis] = slice(0, done)
+        labels = np.zeros(layout.shape, np.int32)
+        if done:
+            labels[tuple(finished)] = self._decoder.decode(reduced[(slice(None), *finished)])
+        return labels

@@ -1,0 +1,1 @@
+"""From what the user wants to what will happen: windows, passes, memory, advice. Pure, in milliseconds."""

@@ -1,0 +1,148 @@
+"""What the user should know of a plan, in the words of the widget: one sentence each, with the setting to change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from napari_tessera.engine.settings import Precision, Settings
+from napari_tessera.planning.plan import Advice, DeviceState, Level
+from napari_tessera.units import format_bytes, format_voxel_size
+
+if TYPE_CHECKING:
+    from napari_tessera.engine.grid import WindowGrid
+
+__all__ = ["HEADROOM", "advise", "largest_fitting_batch"]
+
+# Share of free memory that a run should leave alone: allocators fragment, other programs breathe.
+HEADROOM = 0.1
+# Voxel sizes that differ by less than this factor are the same for a network trained with scaling augmentation.
+VOXEL_SIZE_TOLERANCE = 1.25
+
+TotalBytes = Callable[[int], int]
+
+
+def largest_fitting_batch(total_bytes: TotalBytes, budget_bytes: float, most: int) -> int:
+    """Return the largest ``sw_batch_size`` up to *most* whose run needs at most *budget_bytes*; 0 if none does."""
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        if total_bytes(middle) <= budget_bytes:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def advise(
+    settings: Settings,
+    grids: tuple[WindowGrid, ...],
+    device: DeviceState,
+    *,
+    total_bytes: TotalBytes,
+    host_bytes: int,
+    volume_sizes_um: tuple[float, ...] | None,
+    model_sizes_um: tuple[float, ...] | None,
+) -> tuple[Advice, ...]:
+    """Return all advice on a plan, the most important first.
+
+    Parameters
+    ----------
+    settings, grids, device
+        The run.
+    total_bytes
+        Device memory as a function of ``sw_batch_size``.
+    host_bytes
+        Host memory at the peak.
+    volume_sizes_um, model_sizes_um
+        Voxel sizes of image and model, None where unknown.
+    """
+    found = [
+        *_on_device_memory(settings, grids, device, total_bytes),
+        *_on_host_memory(host_bytes, settings, device),
+        *_on_mixed_up_batches(settings, host_bytes),
+        *_on_voxel_size(volume_sizes_um, model_sizes_um),
+        *_on_padding(grids),
+        *_on_precision(settings, device),
+    ]
+    return tuple(sorted(found, key=lambda advice: -advice.level))
+
+
+def _on_device_memory(
+    settings: Settings, grids: tuple[WindowGrid, ...], device: DeviceState, total_bytes: TotalBytes
+) -> Iterator[Advice]:
+    most = max(grid.n_windows for grid in grids)
+    asked = settings.sw_batch_size
+    needed, free = total_bytes(asked), device.free_bytes
+    if asked > most:
+        yield Advice(Level.INFO, f"Only {most} windows: sw_batch_size {most} does the same", ("sw_batch_size", most))
+    if needed > free:
+        fits = largest_fitting_batch(total_bytes, (1 - HEADROOM) * free, asked)
+        needs = f"Needs {format_bytes(needed)}, {format_bytes(free)} free on {device.name}"
+        if fits:
+            yield Advice(Level.PROBLEM, f"{needs}: lower sw_batch_size, {fits} fits", ("sw_batch_size", fits))
+        else:
+            yield Advice(Level.PROBLEM, f"{needs}, even with sw_batch_size 1: choose a smaller window_size")
+    elif needed > (1 - HEADROOM) * free:
+        safe = largest_fitting_batch(total_bytes, (1 - HEADROOM) * free, asked)
+        left = f"{1 - needed / free:.0%} headroom left on {device.name}"
+        if safe:
+            yield Advice(Level.WARNING, f"{left}: lower sw_batch_size, {safe} is safe", ("sw_batch_size", safe))
+        else:
+            yield Advice(Level.WARNING, f"{left}: a smaller window_size is safe")
+    elif device.kind != "cpu":  # on the CPU larger passes cost memory and buy nothing
+        room = largest_fitting_batch(total_bytes, (1 - HEADROOM) * free, min(most, 8 * asked))
+        if room > asked:
+            text = f"Room for more: raise sw_batch_size to {room} for fewer, larger passes"
+            yield Advice(Level.INFO, text, ("sw_batch_size", room))
+
+
+def _on_host_memory(host_bytes: int, settings: Settings, device: DeviceState) -> Iterator[Advice]:
+    if host_bytes <= device.host_free_bytes:
+        return
+    text = f"Needs {format_bytes(host_bytes)} of RAM, {format_bytes(device.host_free_bytes)} free"
+    if settings.batch_size > 1:
+        yield Advice(Level.PROBLEM, f"{text}: lower batch_size, fewer volumes at once", ("batch_size", 1))
+    else:
+        yield Advice(Level.PROBLEM, f"{text}: crop the image, or close other programs")
+
+
+def _on_mixed_up_batches(settings: Settings, host_bytes: int) -> Iterator[Advice]:
+    n = settings.batch_size
+    if n == settings.sw_batch_size and n > 1:
+        yield Advice(
+            Level.WARNING,
+            f"batch_size counts volumes, sw_batch_size windows: {n} volumes in memory at once need "
+            f"{format_bytes(host_bytes)} of RAM. Meant?",
+            ("batch_size", 1),
+        )
+
+
+def _on_voxel_size(
+    volume_sizes_um: tuple[float, ...] | None, model_sizes_um: tuple[float, ...] | None
+) -> Iterator[Advice]:
+    if volume_sizes_um is None or model_sizes_um is None or len(volume_sizes_um) != len(model_sizes_um):
+        return
+    factors = [max(a / b, b / a) for a, b in zip(volume_sizes_um, model_sizes_um, strict=True)]
+    if max(factors) > VOXEL_SIZE_TOLERANCE:
+        yield Advice(
+            Level.WARNING,
+            f"Voxels are {format_voxel_size(volume_sizes_um)}, the model was trained at "
+            f"{format_voxel_size(model_sizes_um)}: resample the image first, or expect poor labels",
+        )
+
+
+def _on_padding(grids: tuple[WindowGrid, ...]) -> Iterator[Advice]:
+    grid = next((grid for grid in grids if grid.is_padded), None)
+    if grid is not None:
+        window, shape = (" x ".join(map(str, sides)) for sides in (grid.window, grid.shape))
+        yield Advice(Level.INFO, f"The window ({window}) is larger than the image ({shape}): it is padded with zeros")
+
+
+def _on_precision(settings: Settings, device: DeviceState) -> Iterator[Advice]:
+    if settings.precision is Precision.TF32 and device.kind != "cuda":
+        yield Advice(
+            Level.INFO,
+            f"tf32 exists on NVIDIA cards only: {device.name} computes float32",
+            ("precision", "float32"),
+        )

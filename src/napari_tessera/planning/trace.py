@@ -1,0 +1,501 @@
+"""What one forward pass allocates, found without a device and without computing anything.
+
+A recorder follows every storage that a pass over a data-less twin of the network creates, from its birth to its death.
+Where a network cannot be traced, two small real passes are recorded instead and scaled up.
+
+Only what torch operations return is seen. What a kernel takes for itself while it runs (the workspace of a convolution)
+is not part of these figures; `PassTrace.convolutions` holds what an estimate of it needs.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import traceback
+import weakref
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+from napari_tessera.errors import ModelError
+from napari_tessera.planning.skeleton import Skeleton, autocast_flags, build_skeleton, network_weights, share_weights
+
+__all__ = [
+    "Convolution",
+    "ForwardTracer",
+    "MemoryEvents",
+    "PassTrace",
+    "allocation_step_bytes",
+    "measure_forward",
+    "trace_forward",
+    "weights_bytes",
+]
+
+aten = torch.ops.aten
+
+# Live bytes of a traced pass equal those of a real one; the rest is for what differs between versions of torch.
+TRACED_ERROR = 0.01
+# The pass depended on a value that a data-less tensor does not have, or autocast's rules were those of another device.
+GUESSED_ERROR = 0.1
+# Scaled up from small windows, where halos and padding weigh more, in float32.
+MEASURED_ERROR = 0.3
+# Sides of the window of a real pass: small enough to take about a second on a CPU.
+MEASURED_SIDE_VOX = 40
+# A network may refuse sides that this, or a smaller power of two, does not divide.
+LARGEST_STRIDE_VOX = 32
+
+_AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+_VALUES = {aten.equal.default, aten._local_scalar_dense.default}
+_CONVOLUTIONS = {aten.convolution.default, aten._convolution.default}
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEvents:
+    """Births and deaths of storages in the order in which they happened.
+
+    Parameters
+    ----------
+    storage_ids
+        Which storage; numbered by birth, the pass's input is 0.
+    signed_bytes
+        Its size: positive when it is born, negative when it dies.
+    """
+
+    storage_ids: array[int]
+    signed_bytes: array[int]
+
+    def peak_bytes(self, step_bytes: int = 1) -> int:
+        """Return the most that was alive at once if each storage takes a multiple of *step_bytes*."""
+        live = peak = 0
+        for change in self.signed_bytes:
+            rounded = _round_up(abs(change), step_bytes)
+            live += rounded if change > 0 else -rounded
+            peak = max(peak, live)
+        return peak
+
+
+@dataclass(frozen=True, slots=True)
+class Convolution:
+    """One convolution of a pass: what the size of its workspace depends on.
+
+    Parameters
+    ----------
+    at_event
+        How many memory events had happened when it returned.
+    input_shape, weight_shape, output_shape
+        Batch and channels first.
+    item_bytes
+        Of one input element.
+    groups, transposed
+        As of `torch.nn.functional.conv3d`.
+    """
+
+    at_event: int
+    input_shape: tuple[int, ...]
+    weight_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    item_bytes: int
+    groups: int
+    transposed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PassTrace:
+    """The memory of one forward pass.
+
+    Parameters
+    ----------
+    activations_bytes
+        The most that is alive at once besides the weights; the input and the output count.
+    weights_bytes
+        Parameters, buffers and TorchScript constants; a storage that several of them share counts once.
+    out_shape
+        Shape of the network's output, the first tensor where there are several.
+    events, convolutions
+        How the peak came about; a measured pass has one event, as large as the peak, and no convolutions.
+    method
+        ``"traced"``: on a data-less twin. ``"measured"``: scaled up from small real passes in float32.
+    error_fraction
+        How far *activations_bytes* may be off, as a fraction of it.
+    """
+
+    activations_bytes: int
+    weights_bytes: int
+    out_shape: tuple[int, ...]
+    events: MemoryEvents
+    convolutions: tuple[Convolution, ...]
+    method: Literal["traced", "measured"]
+    error_fraction: float
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the output: its second axis, or 1 if it has only one."""
+        return self.out_shape[1] if len(self.out_shape) > 1 else 1
+
+
+def allocation_step_bytes(device_type: str) -> int:
+    """Return what allocations on a device are rounded up to: 512 in torch's CUDA allocator, nothing elsewhere."""
+    return 512 if device_type == "cuda" else 1
+
+
+def weights_bytes(network: torch.nn.Module, *, step_bytes: int = 1) -> int:
+    """Return what parameters, buffers and TorchScript constants take, each storage rounded up to *step_bytes*."""
+    return sum(_round_up(size, step_bytes) for size in _storages(network_weights(network)).values())
+
+
+def trace_forward(
+    network: torch.nn.Module,
+    input_shape: tuple[int, ...],
+    *,
+    precision: str = "float32",
+    device_type: str = "cpu",
+    step_bytes: int | None = None,
+) -> PassTrace:
+    """Return the memory that ``network(input)`` needs, without running it.
+
+    Parameters
+    ----------
+    network
+        Eager or TorchScript, on any device. It is neither run (but see `PassTrace.method`) nor changed nor copied.
+    input_shape
+        (B, C, *window) of the float32 input.
+    precision
+        ``float32``, ``tf32`` (the same memory), ``bfloat16`` or ``float16`` (autocast).
+    device_type
+        Where it will run, ``cpu``, ``cuda`` or ``mps``; need not be there. Decides which operations autocast lowers
+        (for MPS, CUDA's lists) and what allocations are rounded up to.
+    step_bytes
+        Round each allocation up to this instead of `allocation_step_bytes`.
+
+    Raises
+    ------
+    ModelError
+        If the network refuses such an input (its exception is the ``__cause__``) or gives no tensor.
+    """
+    tracer = ForwardTracer(network, precision=precision, device_type=device_type, step_bytes=step_bytes)
+    return tracer.trace(input_shape)
+
+
+def measure_forward(
+    network: torch.nn.Module, input_shape: tuple[int, ...], *, precision: str = "float32"
+) -> tuple[MemoryEvents, tuple[int, ...]]:
+    """Run *network* on numbers, where its weights are, and return what the pass allocated and its output's shape.
+
+    Parameters
+    ----------
+    network
+        Its modules are copied, its tensors are used as they are.
+    input_shape, precision
+        See `trace_forward`.
+    """
+    weights = network_weights(network)
+    device = weights[0].device if weights else torch.device("cpu")
+    recorder = _Recorder(weights, device_type=device.type)
+    module = share_weights(network)
+    autocast = autocast_flags(device.type, _AUTOCAST.get(precision))
+    with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.no_grad(), autocast:
+        # A ramp: values on both sides of any threshold.
+        windows = torch.linspace(0, 1, math.prod(input_shape), device=device).reshape(input_shape)
+        out_shape = recorder.record(module, windows)
+    return recorder.events, out_shape
+
+
+class ForwardTracer:
+    """Traces one network at one precision for many input shapes; its twins are built once.
+
+    Parameters
+    ----------
+    network, precision, device_type, step_bytes
+        See `trace_forward`.
+    """
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        *,
+        precision: str = "float32",
+        device_type: str = "cpu",
+        step_bytes: int | None = None,
+    ) -> None:
+        self._network = network
+        self._lower = _AUTOCAST.get(precision)
+        self._step_bytes = allocation_step_bytes(device_type) if step_bytes is None else step_bytes
+        self._twins = _twin_devices(device_type, self._lower)
+        self._skeletons: dict[str, Skeleton] = {}
+        self._real_passes: dict[tuple[int, tuple[int, ...]], tuple[int, int, tuple[int, ...]]] = {}
+        self._weights_bytes = weights_bytes(network, step_bytes=self._step_bytes)
+
+    def trace(self, input_shape: tuple[int, ...]) -> PassTrace:
+        """Return the memory of a pass over an input of *input_shape* (see `trace_forward`)."""
+        outcome = self._try_twins(input_shape)
+        return outcome if isinstance(outcome, PassTrace) else self._measure(input_shape, outcome)
+
+    def _try_twins(self, shape: tuple[int, ...]) -> PassTrace | Exception:
+        """Return the trace of the first twin that accepts *shape*, or the failure of the last."""
+        outcome: Exception = ModelError("there is no twin")
+        for twin_device, error_fraction in self._twins.items():
+            try:
+                return self._trace_twin(self._skeleton(twin_device), shape, error_fraction)
+            except ModelError:
+                raise
+            except Exception as error:  # anything may go wrong in code that others wrote
+                outcome = _without_locals(error)
+        return outcome
+
+    def _skeleton(self, device_type: str) -> Skeleton:
+        if device_type not in self._skeletons:
+            self._skeletons[device_type] = build_skeleton(self._network, device_type)
+        return self._skeletons[device_type]
+
+    def _trace_twin(self, skeleton: Skeleton, shape: tuple[int, ...], error_fraction: float) -> PassTrace:
+        recorder = _Recorder(skeleton.weights, device_type=skeleton.device_type)
+        with _quiet_fakes(), skeleton.running(self._lower):
+            windows = torch.empty(shape, dtype=torch.float32, device=skeleton.device_type)
+            out_shape = recorder.record(skeleton.module, windows)
+        if recorder.guessed:
+            error_fraction = max(error_fraction, GUESSED_ERROR)
+        peak, convolutions = recorder.events.peak_bytes(self._step_bytes), tuple(recorder.convolutions)
+        return PassTrace(peak, self._weights_bytes, out_shape, recorder.events, convolutions, "traced", error_fraction)
+
+    def _measure(self, shape: tuple[int, ...], failure: Exception) -> PassTrace:
+        """Return the memory of a pass of *shape*, scaled up from real passes after tracing ended in *failure*."""
+        batch, channels, *window = shape
+        sides = [_small_window(window)]
+        if _is_untraceable(failure):  # it says nothing of the shape: the network may accept this very window only
+            sides.append(tuple(window))
+        elif sides[0] != tuple(window) and isinstance(self._try_twins((batch, channels, *sides[0])), PassTrace):
+            sides.clear()  # it can be traced, only not with this shape
+        for small in dict.fromkeys(sides):
+            try:
+                one, two, out_shape = self._measured(channels, small)
+            except Exception as error:  # as in `_try_twins`
+                if small == tuple(window):
+                    failure = _without_locals(error)
+                continue
+            per_window = (two - one) * math.prod(window) / math.prod(small)
+            peak = round(max(one - (two - one), 0) + batch * per_window)
+            full_shape = (batch, *_scaled(out_shape[1:], small, window))
+            events = MemoryEvents(array("q", [0]), array("q", [peak]))
+            return PassTrace(peak, self._weights_bytes, full_shape, events, (), "measured", MEASURED_ERROR)
+        raise ModelError(
+            f"the network refuses an input of shape {shape} (batch, channels, axes of the window): {_reason(failure)}"
+        ) from failure
+
+    def _measured(self, channels: int, window: tuple[int, ...]) -> tuple[int, int, tuple[int, ...]]:
+        """Return the peaks of real passes over one and two windows, and the output's shape for one."""
+        if (channels, window) not in self._real_passes:
+            (one, out_shape), (two, _) = (measure_forward(self._network, (n, channels, *window)) for n in (1, 2))
+            peaks = one.peak_bytes(self._step_bytes), two.peak_bytes(self._step_bytes)
+            self._real_passes[channels, window] = (*peaks, out_shape)
+        return self._real_passes[channels, window]
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows the storages that operations create; sees the operations of the calling thread only.
+
+    Parameters
+    ----------
+    weights
+        Tensors whose storages do not count.
+    device_type
+        Where the tensors of the pass are or claim to be. For ``"cuda"`` nothing on the host is followed.
+    """
+
+    def __init__(self, weights: Iterable[torch.Tensor], *, device_type: str) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.events = MemoryEvents(array("q"), array("q"))
+        self.convolutions: list[Convolution] = []
+        self.guessed = False
+        self._ignored = set(_storages(weights))
+        self._device_type = device_type
+        self._live: dict[int, tuple[int, int]] = {}
+        self._watches: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+        self._born = 0
+        self._failed: Exception | None = None
+
+    def record(self, module: Callable[[torch.Tensor], Any], windows: torch.Tensor) -> tuple[int, ...]:
+        """Call *module* and return its output's shape; afterwards `events` ends with that output alive."""
+        self._follow(windows)
+        try:
+            with self:
+                output = module(windows)
+            first = next(_tensors(output), None)
+        except RuntimeError as error:
+            if self._failed is None or "TorchScript" not in str(error):
+                raise
+            raise self._failed from error  # its interpreter drops the message of what goes wrong in a dispatch mode
+        finally:
+            self._watches.clear()  # deaths from here on are not of this pass; it also breaks a reference cycle
+        if first is None:
+            raise ModelError(f"the network gave {type(output).__name__} without a tensor in it")
+        return tuple(first.shape)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _VALUES:
+            return self._value(func, args)
+        if _on_host_numbers(func, args):
+            with _disable_current_modes():
+                return func(*args, **kwargs)
+        try:
+            output = func(*args, **kwargs)
+        except Exception as error:
+            self._failed = error
+            raise
+        for tensor in _tensors(output):
+            self._follow(tensor)
+        if func in _CONVOLUTIONS:
+            self._note(output, *args)
+        return output
+
+    def _value(self, func: Any, args: tuple[Any, ...]) -> Any:
+        """Return what a tensor holds, or something made up if it holds nothing; sizes seldom depend on it."""
+        if not all(isinstance(arg, torch.Tensor) for arg in args):  # TorchScript hands some 0-d ones over as numbers
+            return args[0] is args[1] if func is aten.equal.default else args[0]
+        try:
+            with _disable_current_modes():  # under the fakes' mode even a real number has no value
+                return func(*args)
+        except RuntimeError:
+            self.guessed = True
+            if func is aten.equal.default:
+                return False
+            return 1.0 if args[0].is_floating_point() else 1
+
+    def _note(self, output: torch.Tensor, windows: torch.Tensor, weight: torch.Tensor, *args: Any) -> None:
+        _bias, _stride, _padding, _dilation, transposed, _output_padding, groups = args[:7]
+        shapes = tuple(windows.shape), tuple(weight.shape), tuple(output.shape)
+        events = len(self.events.storage_ids)
+        self.convolutions.append(Convolution(events, *shapes, windows.element_size(), groups, transposed))
+
+    def _follow(self, tensor: torch.Tensor) -> None:
+        on_host = self._device_type == "cuda" and tensor.device.type == "cpu"
+        if on_host or tensor.layout is not torch.strided:
+            return
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._ignored or self._live.get(key, (0, -1))[1] == size:
+            return
+        if key in self._live:  # resized in place
+            self._end(key)
+        self._live[key] = (self._born, size)
+        self._log(self._born, size)
+        self._born += 1
+        self._watches[key] = weakref.ref(storage, lambda _: self._end(key))
+
+    def _end(self, key: int) -> None:
+        storage_id, size = self._live.pop(key)
+        self._log(storage_id, -size)
+
+    def _log(self, storage_id: int, signed_bytes: int) -> None:
+        self.events.storage_ids.append(storage_id)
+        self.events.signed_bytes.append(signed_bytes)
+
+
+def _twin_devices(device_type: str, lower: torch.dtype | None) -> dict[str, float]:
+    """Return what twins may be made of, best first, and the error of each.
+
+    In float32 all devices allocate alike, and meta tensors are traced several times faster than fake ones. Autocast's
+    rules need fake tensors of the device.
+    """
+    if lower is None:
+        return {"meta": TRACED_ERROR, "cpu": TRACED_ERROR}
+    if device_type == "cpu":
+        return {"cpu": TRACED_ERROR}
+    return {"cuda": TRACED_ERROR, "cpu": GUESSED_ERROR}
+
+
+def _small_window(window: Iterable[int]) -> tuple[int, ...]:
+    """Return sides near `MEASURED_SIDE_VOX`, divisible by the same powers of two up to `LARGEST_STRIDE_VOX`."""
+    small = []
+    for side in window:
+        step = math.gcd(side, LARGEST_STRIDE_VOX)
+        count = max(MEASURED_SIDE_VOX // step, 1)
+        if step < LARGEST_STRIDE_VOX:
+            count |= 1  # odd, or it would be divisible by more
+        small.append(min(side, step * count))
+    return tuple(small)
+
+
+def _scaled(shape: tuple[int, ...], small: tuple[int, ...], window: list[int]) -> tuple[int, ...]:
+    """Return what becomes of the output's shape, (C, *axes), if the window is *window* instead of *small*."""
+    if len(shape) != 1 + len(window):
+        return shape
+    return (shape[0], *(n * full // part for n, part, full in zip(shape[1:], small, window, strict=True)))
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+
+
+def _round_up(size_bytes: int, step_bytes: int) -> int:
+    return -(-size_bytes // step_bytes) * step_bytes
+
+
+def _on_host_numbers(func: Any, args: tuple[Any, ...]) -> bool:
+    """Whether an operation computes with 0-d host tensors only, as TorchScript does with shapes: values that matter."""
+    numbers = list(_tensors(args))
+    if not numbers:
+        return func is aten.scalar_tensor.default
+    return all(n.dim() == 0 and type(n) is torch.Tensor and n.device.type == "cpu" for n in numbers)
+
+
+def _storages(tensors: Iterable[torch.Tensor]) -> dict[int, int]:
+    """Return the sizes of the tensors' storages by address, bytes; a shared one once."""
+    sizes = {}
+    for tensor in tensors:
+        if tensor.layout is torch.strided:
+            storage = tensor.untyped_storage()
+            sizes[storage._cdata] = storage.nbytes()
+    return sizes
+
+
+def _is_untraceable(failure: Exception) -> bool:
+    """Whether *failure* says that the pass cannot be traced, rather than that the network refuses its input."""
+    from torch._subclasses import fake_tensor
+
+    no_value = (fake_tensor.DataDependentOutputException, fake_tensor.DynamicOutputShapeException)
+    no_rule = (fake_tensor.UnsupportedFakeTensorException, fake_tensor.UnsupportedOperatorException)
+    return isinstance(failure, (NotImplementedError, *no_value, *no_rule))
+
+
+def _reason(error: Exception) -> str:
+    """Return the line of a message that says what is wrong: the first, or TorchScript's last, after its traceback."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1] if "TorchScript" in lines[0] else lines[0]
+
+
+def _without_locals(error: Exception) -> Exception:
+    """Return *error* with its traceback, but without the tensors and modules that the frames hold."""
+    traceback.clear_frames(error.__traceback__)
+    return error
+
+
+@contextmanager
+def _quiet_fakes() -> Iterator[None]:
+    """Keep the calling thread's failed operations on fake tensors, which torch logs at length, out of the log."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    thread = threading.get_ident()
+
+    def of_other_threads(record: logging.LogRecord) -> bool:
+        return record.thread != thread
+
+    logger.addFilter(of_other_threads)
+    try:
+        yield
+    finally:
+        logger.removeFilter(of_other_threads)

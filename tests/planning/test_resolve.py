@@ -1,0 +1,225 @@
+"""The plan: counts as in the design, memory that adds up, advice that names the setting to change."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from napari_tessera.decode import get_decoder
+from napari_tessera.engine.settings import Settings
+from napari_tessera.engine.stitch import estimate_slab_bytes
+from napari_tessera.errors import InputError, SettingsError
+from napari_tessera.models.spec import ModelSpec, OutputSpec, WindowRule
+from napari_tessera.planning.advice import largest_fitting_batch
+from napari_tessera.planning.plan import DeviceState, Level, Plan
+from napari_tessera.planning.resolve import Traced, resolve
+
+MIB, GIB = 2**20, 2**30
+SPEC = ModelSpec("net", 3, 1, 3, WindowRule((64, 64, 64), (16, 16, 16), (16, 16, 16)), voxel_size_um=(0.01,) * 3)
+CUDA = DeviceState("cuda", "GPU", 24 * GIB, 22 * GIB, 64 * GIB, 60 * GIB)
+CPU = DeviceState("cpu", "CPU", 64 * GIB, 60 * GIB, 64 * GIB, 60 * GIB)
+
+
+def activations_bytes(window: tuple[int, ...], batch: int) -> int:
+    """400 bytes per voxel of every window."""
+    return 400 * prod(window) * batch
+
+
+def planned(
+    *shapes: tuple[int, ...],
+    spec: ModelSpec = SPEC,
+    device: DeviceState = CUDA,
+    decoder: str | None = "argmax",
+    voxel_size_um: tuple[float, ...] | None = None,
+    **settings: Any,
+) -> Plan:
+    return resolve(
+        shapes,
+        spec,
+        Settings(**settings),
+        traced=Traced(7 * MIB, activations_bytes),
+        device=device,
+        decoder=None if decoder is None else get_decoder(decoder),
+        voxel_size_um=voxel_size_um,
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "windows", "passes", "grid"),
+    [
+        ({"sw_batch_size": 8}, 468, 59, (2, 18, 13)),
+        ({"sw_batch_size": 8, "tta_num": 8}, 468, 472, (2, 18, 13)),
+        ({"sw_batch_size": 8, "overlap": 0.625}, 1173, 147, (3, 23, 17)),
+        ({"sw_batch_size": 8, "overlap": 0.625, "tta_num": 8}, 1173, 1176, (3, 23, 17)),
+    ],
+)
+def test_the_worked_example(settings: dict[str, Any], windows: int, passes: int, grid: tuple[int, ...]) -> None:
+    plan = planned((165, 1024, 768), window_size=(112, 112, 112), **settings)
+    assert (plan.windows, plan.forward_passes, plan.volumes[0].grid) == (windows, passes, grid)
+
+
+def test_a_batch_never_mixes_volumes() -> None:
+    plan = planned((64, 64, 80), (64, 64, 80), sw_batch_size=4)
+    assert plan.windows == 4
+    assert plan.forward_passes == 2
+
+
+def test_the_two_batch_sizes_are_independent() -> None:
+    shapes = [(100, 100, 100)] * 8
+    base = planned(*shapes, sw_batch_size=4, batch_size=1)
+    more_windows = planned(*shapes, sw_batch_size=8, batch_size=1)
+    more_volumes = planned(*shapes, sw_batch_size=4, batch_size=8)
+    assert more_windows.memory.activations_bytes == 2 * base.memory.activations_bytes
+    assert more_volumes.memory == base.memory
+    assert more_volumes.forward_passes == base.forward_passes
+    assert more_volumes.host_bytes - base.host_bytes == 7 * 4 * 100**3
+
+
+def test_the_terms_add_up_and_say_what_they_are() -> None:
+    memory = planned((165, 1024, 768), window_size=(112, 112, 112)).memory
+    assert memory.weights_bytes == 7 * MIB
+    assert memory.activations_bytes == 400 * 112**3 * 4
+    # the sweep along y keeps 3 channels, the weights of a row and those of its finished planes
+    assert memory.accumulator_bytes == 4 * 5 * 165 * 112 * 768
+    assert memory.importance_bytes == 4 * 112**3
+    named = memory.to_dict()
+    assert named.pop("total_bytes") == sum(named.values()) == memory.total_bytes
+
+
+def test_memory_does_not_depend_on_the_length_of_the_swept_axis() -> None:
+    assert planned((100, 2000, 100)).memory == planned((100, 4000, 100)).memory
+
+
+def test_a_small_volume_is_not_charged_for_windows_that_it_has_not() -> None:
+    assert planned((64, 64, 64), sw_batch_size=16).memory == planned((64, 64, 64), sw_batch_size=1).memory
+
+
+def test_on_the_cpu_the_device_is_the_host() -> None:
+    gpu, cpu = planned((128, 128, 128)), planned((128, 128, 128), device=CPU)
+    assert cpu.memory.context_bytes == 0
+    assert cpu.host_bytes == gpu.host_bytes + cpu.memory.total_bytes
+
+
+def test_sizes_of_results() -> None:
+    assert planned((10, 20, 30)).output_bytes == 6000  # arg-max: one byte per voxel
+    assert planned((10, 20, 30), decoder=None).output_bytes == 6000 * 3 * 4
+    two = planned((10, 20, 30), (10, 20, 30), decoder=None)
+    assert two.output_bytes == 2 * 6000 * 3 * 4
+
+
+def test_what_the_settings_leave_open_comes_from_the_model() -> None:
+    plan = planned((100, 100, 100))
+    assert plan.settings.window_size == (64, 64, 64)
+    assert plan.settings.decoder == "argmax"
+
+
+@pytest.mark.parametrize(
+    ("shape", "settings", "error", "sentence"),
+    [
+        ((100, 100), {}, InputError, "has 2 spatial axes, but the model 'net' is 3D"),
+        ((100, 0, 100), {}, InputError, "is empty"),
+        ((100,) * 3, {"window_size": (64, 70, 64)}, SettingsError, "y is 70 but must be a multiple of 16"),
+        ((100,) * 3, {"tta_num": 17}, SettingsError, "tta_num is 17"),
+        ((100,) * 3, {"tta_num": 9, "window_size": (64, 64, 48)}, SettingsError, "needs equal sides"),
+        ((100,) * 3, {"resolution": (1.0, 1.0)}, SettingsError, "resolution"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_runs(
+    shape: tuple[int, ...], settings: dict[str, Any], error: type[Exception], sentence: str
+) -> None:
+    with pytest.raises(error, match=sentence):
+        planned(shape, **settings)
+
+
+def test_no_volume_at_all() -> None:
+    with pytest.raises(InputError, match="no volume"):
+        planned()
+
+
+def total_of_one(device: DeviceState = CUDA, **settings: Any) -> int:
+    return planned((300, 300, 300), device=device, **settings).memory.total_bytes
+
+
+def test_advice_when_it_does_not_fit() -> None:
+    device = replace(CUDA, free_bytes=total_of_one(sw_batch_size=3) * 10 // 9 + 1)
+    plan = planned((300, 300, 300), device=device, sw_batch_size=8)
+    assert plan.advice[0].level is Level.PROBLEM
+    assert plan.advice[0].change == ("sw_batch_size", 3)
+    assert "lower sw_batch_size, 3 fits" in plan.hints[0]
+    assert planned((300, 300, 300), device=device, sw_batch_size=3).advice[:1] == ()
+
+
+def test_advice_inside_the_headroom() -> None:
+    device = replace(CUDA, free_bytes=int(total_of_one(sw_batch_size=4) / 0.96))
+    advice = planned((300, 300, 300), device=device, sw_batch_size=4).advice[0]
+    assert advice.level is Level.WARNING
+    assert advice.text.startswith("4% headroom left")
+    assert advice.change is not None
+    assert advice.change[1] < 4
+
+
+def test_advice_when_not_even_one_window_fits() -> None:
+    advice = planned((300, 300, 300), device=replace(CUDA, free_bytes=MIB)).advice[0]
+    assert "even with sw_batch_size 1" in advice.text
+    assert advice.change is None
+
+
+def test_advice_to_raise_it_on_a_gpu_only() -> None:
+    (advice,) = planned((300, 300, 300), sw_batch_size=2).advice
+    assert advice.change is not None
+    assert advice.change[0] == "sw_batch_size"
+    assert 2 < advice.change[1] <= 16
+    assert "raise sw_batch_size" in advice.text
+    assert planned((300, 300, 300), sw_batch_size=2, device=CPU).advice == ()
+
+
+def test_advice_on_a_mix_up_of_the_batches() -> None:
+    hints = planned(*[(300, 300, 300)] * 8, sw_batch_size=8, batch_size=8).hints
+    assert any("batch_size counts volumes, sw_batch_size windows: 8 volumes" in hint for hint in hints)
+    assert not any("Meant?" in hint for hint in planned((300, 300, 300), sw_batch_size=1, batch_size=1).hints)
+
+
+def test_advice_on_host_memory_voxels_padding_and_precision() -> None:
+    small_host = replace(CPU, host_free_bytes=MIB)
+    assert any("of RAM" in hint for hint in planned((300,) * 3, device=small_host).hints)
+    assert any("Voxels are" in hint for hint in planned((300,) * 3, voxel_size_um=(0.03, 0.01, 0.01)).hints)
+    assert not any("Voxels are" in hint for hint in planned((300,) * 3, voxel_size_um=(0.011, 0.01, 0.01)).hints)
+    assert any("it is padded" in hint for hint in planned((30, 300, 300)).hints)
+    assert any("tf32" in hint for hint in planned((300,) * 3, device=CPU, precision="tf32").hints)
+
+
+@given(limit=st.integers(0, 100), most=st.integers(0, 80))
+def test_the_largest_batch_that_fits(limit: int, most: int) -> None:
+    assert largest_fitting_batch(lambda batch: batch, limit, most) == min(limit, most)
+
+
+@hypothesis_settings(deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(1, 200)] * 3),
+    sw_batch_size=st.integers(1, 20),
+    tta_num=st.integers(1, 16),
+    overlap=st.floats(0, 0.9),
+)
+def test_windows_and_passes_follow_the_formula(
+    shape: tuple[int, ...], sw_batch_size: int, tta_num: int, overlap: float
+) -> None:
+    plan = planned(shape, sw_batch_size=sw_batch_size, tta_num=tta_num, overlap=overlap)
+    stride = max(1, int(64 * (1 - overlap)))
+    windows = prod(1 if n <= 64 else -(-(n - 64) // stride) + 1 for n in shape)
+    assert plan.windows == windows
+    assert plan.forward_passes == tta_num * -(-windows // sw_batch_size)
+    assert estimate_slab_bytes(plan.volumes[0].layout, 3) == plan.memory.accumulator_bytes
+
+
+def test_affinities_keep_their_offsets_for_the_views() -> None:
+    offsets = ((-1, 0, 0), (0, -1, 0), (0, 0, -1))
+    spec = replace(SPEC, output=OutputSpec("affinities", offsets), decoder=None)
+    one, many = planned((99,) * 3, spec=spec, decoder="watershed"), planned((99,) * 3, spec=spec, tta_num=4)
+    assert one.offsets == offsets
+    assert many.memory.importance_bytes == one.memory.importance_bytes + 3 * 4 * 64**3

@@ -1,0 +1,327 @@
+"""The public contract, as a caller meets it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pytest
+import torch
+from monai.inferers import SlidingWindowInferer
+from monai.networks.nets import UNet
+
+import napari_tessera as nt
+from napari_tessera.engine.events import Event, PassFinished, RunFinished, RunStarted
+from napari_tessera.volumes.volume import Volume
+
+
+@pytest.fixture(scope="module")
+def model() -> nt.Model:
+    torch.manual_seed(0)
+    network = UNet(spatial_dims=3, in_channels=1, out_channels=3, channels=(4, 8), strides=(2,))
+    return nt.Model.from_network(network, in_channels=1, out_channels=3, spatial_dims=3, activation=None)
+
+
+@pytest.fixture
+def volume() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(19, 30, 25)).astype(np.float32)
+
+
+@pytest.fixture
+def settings() -> nt.Settings:
+    return nt.Settings(window_size=(16, 16, 16), overlap=0.5, sw_batch_size=4)
+
+
+@pytest.mark.parametrize("statement", ["import napari_tessera", "import napari_tessera.decode, napari_tessera.cli"])
+def test_importing_loads_neither_torch_nor_qt(statement: str) -> None:
+    heavy = ("torch", "qtpy", "PyQt6", "napari", "monai")
+    code = f"{statement}; import sys; print([name for name in {heavy} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_every_public_name_is_there_whatever_is_imported_first() -> None:
+    names = "(getattr(nt, name) for name in nt.__all__ if name != '__version__')"
+    code = f"import napari_tessera as nt; nt.predict; print(all(map(callable, {names})))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "True"
+    with pytest.raises(AttributeError, match="no attribute 'segmentt'"):
+        nt.segmentt  # noqa: B018
+
+
+def test_predict_equals_monai(model: nt.Model, volume: np.ndarray, settings: nt.Settings) -> None:
+    probabilities = nt.predict(volume, model, settings)
+    model.network.eval()
+    inferer = SlidingWindowInferer((16, 16, 16), 4, overlap=0.5, mode="gaussian")
+    with torch.inference_mode():
+        expected = inferer(torch.from_numpy(volume)[None, None], model.network)[0].numpy()
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_activation(model: nt.Model, volume: np.ndarray, settings: nt.Settings, activation: Any) -> None:
+    logits = torch.from_numpy(nt.predict(volume, model, settings))
+    expected = logits.sigmoid() if activation == "sigmoid" else logits.softmax(0)
+    probabilities = nt.predict(volume, model.with_spec(activation=activation), settings)
+    np.testing.assert_allclose(probabilities, expected.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("tta_num", [1, 4])
+def test_the_planned_passes_are_the_counted_ones(
+    model: nt.Model, volume: np.ndarray, settings: nt.Settings, tta_num: int
+) -> None:
+    settings = nt.Settings.from_mapping(settings.to_dict() | {"tta_num": tta_num})
+    events: list[Event] = []
+    nt.predict(volume, model, settings, on_event=events.append)
+    planned = nt.plan(volume.shape, model, settings)
+    counted = [event for event in events if isinstance(event, PassFinished)]
+    assert len(counted) == planned.forward_passes
+    assert sum(event.windows for event in counted) == planned.windows * tta_num
+    assert events[0] == RunStarted(1, planned.windows, planned.forward_passes)
+    assert isinstance(events[-1], RunFinished)
+    assert events[-1].forward_passes == planned.forward_passes
+
+
+def test_segment_by_argmax(model: nt.Model, volume: np.ndarray, settings: nt.Settings) -> None:
+    labels = nt.segment(volume, model, settings, decoder="argmax")
+    np.testing.assert_array_equal(labels, nt.predict(volume, model, settings).argmax(0))
+    assert labels.dtype == np.uint8
+
+
+def test_segment_takes_decoder_and_parameters_from_the_settings(model: nt.Model, settings: nt.Settings) -> None:
+    volume = np.zeros((16, 16, 16), np.float32)
+    bright = model.with_spec(activation="sigmoid")
+    chosen = nt.Settings.from_mapping(
+        settings.to_dict() | {"decoder": "threshold", "decoder_parameters": {"channel": 0, "threshold": 0.0}}
+    )
+    assert set(np.unique(nt.segment(volume, bright, chosen))) == {1}
+    with pytest.raises(nt.SettingsError, match="no decoder 'watersheds'"):
+        nt.segment(volume, bright, settings, decoder="watersheds")
+
+
+def test_lazy_arrays_and_volumes(model: nt.Model, volume: np.ndarray, settings: nt.Settings) -> None:
+    expected = nt.predict(volume, model, settings)
+    lazy = da.from_array(volume, chunks=(7, 9, 11))
+    np.testing.assert_array_equal(nt.predict(lazy, model, settings), expected)
+    np.testing.assert_array_equal(nt.predict(Volume(volume, "ZYX"), model, settings), expected)
+
+
+def test_channels_first_or_last(settings: nt.Settings) -> None:
+    network = torch.nn.Conv3d(2, 1, 1)
+    model = nt.Model.from_network(network, in_channels=2, out_channels=1)
+    volume = np.random.default_rng(0).normal(size=(2, 16, 18, 20)).astype(np.float32)
+    first = nt.predict(volume, model, settings)
+    np.testing.assert_array_equal(nt.predict(np.moveaxis(volume, 0, -1), model, settings), first)
+    assert first.shape == (1, 16, 18, 20)
+
+
+def test_two_dimensions() -> None:
+    model = nt.Model.from_network(torch.nn.Conv2d(1, 2, 1), in_channels=1, out_channels=2, spatial_dims=2)
+    result = nt.predict(np.ones((50, 40), np.uint16), model, nt.Settings(window_size=(32, 32)))
+    assert result.shape == (2, 50, 40)
+
+
+@pytest.mark.parametrize(
+    ("shape", "sentence"),
+    [
+        ((20, 20), r"shape \(20, 20\), but the model 'UNet' is 3D"),
+        ((2, 20, 20, 20), "the image has 2 channel"),
+        ((2, 1, 20, 20, 20), "needs 3 axes"),
+        ((0, 20, 20), "the image is empty"),
+        ((), r"shape \(\)"),
+    ],
+)
+def test_images_of_the_wrong_shape(model: nt.Model, shape: tuple[int, ...], sentence: str) -> None:
+    with pytest.raises(nt.InputError, match=sentence):
+        nt.predict(np.zeros(shape, np.float32), model)
+
+
+def test_a_time_axis_is_explained(model: nt.Model) -> None:
+    with pytest.raises(nt.InputError, match="has a time axis"):
+        nt.predict(Volume(np.zeros((2, 8, 8, 8)), "TZYX", name="film"), model)
+
+
+def test_values_that_are_not_numbers(model: nt.Model, volume: np.ndarray) -> None:
+    volume[3, 3, 3] = np.nan
+    with pytest.raises(nt.InputError, match="1 NaN"):
+        nt.predict(volume, model)
+
+
+def test_a_failing_network_is_the_cause_of_the_error(volume: np.ndarray, settings: nt.Settings) -> None:
+    class Failing(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x.mean().item() != 12345:  # never: the trace, which sees no values, may pass
+                raise ZeroDivisionError("inside the network")
+            return x
+
+    model = nt.Model.from_network(Failing(), in_channels=1, out_channels=1)
+    with pytest.raises(nt.ModelError, match="inside the network") as caught:
+        nt.predict(volume, model, settings)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_a_window_that_the_network_refuses_is_found_before_the_run(volume: np.ndarray) -> None:
+    network = UNet(spatial_dims=3, in_channels=1, out_channels=3, channels=(4, 8, 16), strides=(2, 2))
+    model = nt.Model.from_network(network, in_channels=1, out_channels=3)
+    with pytest.raises(nt.ModelError):
+        nt.plan(volume.shape, model, nt.Settings(window_size=(15, 15, 15)))
+
+
+def test_wrong_out_channels_are_found_before_the_run(model: nt.Model, volume: np.ndarray) -> None:
+    wrong = nt.Model.from_network(model.network, in_channels=1, out_channels=5)
+    with pytest.raises(nt.ModelError, match=r"gives 3 channel.*says 5"):
+        nt.plan(volume.shape, wrong, nt.Settings(window_size=(16, 16, 16)))
+
+
+def test_cancel(model: nt.Model, volume: np.ndarray, settings: nt.Settings) -> None:
+    token, counted = nt.CancelToken(), []
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, PassFinished):
+            counted.append(event)
+            token.cancel()
+
+    with pytest.raises(nt.CancelledError):
+        nt.segment(volume, model, settings, on_event=on_event, cancel=token)
+    assert len(counted) == 1
+
+
+def test_plan_of_several_shapes_and_its_dictionary(model: nt.Model, settings: nt.Settings) -> None:
+    planned = nt.plan([(20, 20, 20), (40, 20, 20)], model, settings)
+    assert [volume.grid for volume in planned.volumes] == [(2, 2, 2), (4, 2, 2)]
+    content = json.loads(json.dumps(planned.to_dict()))
+    assert content["windows"] == 24
+    assert content["volumes"][1]["grid"] == [4, 2, 2]
+    assert {"host_bytes", "output_bytes", "hints"} <= content.keys()
+    assert set(content["memory"]) == {
+        "weights_bytes",
+        "activations_bytes",
+        "accumulator_bytes",
+        "importance_bytes",
+        "workspace_bytes",
+        "context_bytes",
+        "total_bytes",
+    }
+
+
+def test_the_plan_follows_the_network_not_a_rule_of_thumb() -> None:
+    """Two networks of equal weights and channels differ only in what they keep alive."""
+
+    class Frugal(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = torch.nn.ModuleList(torch.nn.Conv3d(8, 8, 1) for _ in range(6))
+            self.ends = torch.nn.ModuleList([torch.nn.Conv3d(1, 8, 1), torch.nn.Conv3d(8, 1, 1)])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.ends[0](x)
+            for layer in self.layers:
+                x = layer(x)
+            return self.ends[1](x)
+
+    class Hoarding(Frugal):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            kept = [self.ends[0](x)]
+            for layer in self.layers:
+                kept.append(layer(kept[-1]))
+            return self.ends[1](sum(kept[1:], kept[0]))
+
+    plans = [
+        nt.plan((64, 64, 64), nt.Model.from_network(net(), in_channels=1, out_channels=1)) for net in (Frugal, Hoarding)
+    ]
+    frugal, hoarding = (plan.memory for plan in plans)
+    assert frugal.weights_bytes == hoarding.weights_bytes
+    layer_bytes = 4 * 8 * 64**3
+    assert frugal.activations_bytes == 2 * layer_bytes + 4 * 64**3
+    assert hoarding.activations_bytes >= 7 * layer_bytes
+
+
+def test_a_traced_plan_needs_no_second_trace(
+    model: nt.Model, settings: nt.Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from napari_tessera.planning import trace
+
+    nt.plan((40, 40, 40), model, settings)
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("traced again")
+
+    monkeypatch.setattr(trace.ForwardTracer, "trace", refuse)
+    for n in (1, 2, 4, 9):
+        more = nt.Settings.from_mapping(settings.to_dict() | {"sw_batch_size": n})
+        assert nt.plan((90, 80, 40), model, more).memory.activations_bytes > 0
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_batch_size_volumes_are_resident_at_once(model: nt.Model, settings: nt.Settings, n: int) -> None:
+    """Loading keeps ahead of computing by as many volumes as asked for, and never by more."""
+    from napari_tessera.engine.source import ArraySource
+    from napari_tessera.pipeline import iter_results
+
+    shape, total = (16, 16, 16), 5
+    loaded: list[int] = []
+
+    def load(number: int) -> ArraySource:
+        loaded.append(number)
+        return ArraySource(np.full(shape, number, np.float32))
+
+    several = nt.Settings.from_mapping(settings.to_dict() | {"batch_size": n})
+    planned = nt.plan([shape] * total, model, several)
+    loads = [lambda i=i: load(i) for i in range(total)]
+    ahead = []
+    for result in iter_results(loads, model, planned, None):
+        deadline = time.monotonic() + 5
+        while len(loaded) < min(result.volume + n, total) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        ahead.append(len(loaded) - result.volume)
+        expected = nt.predict(np.full(shape, result.volume, np.float32), model, settings)
+        np.testing.assert_allclose(result.array, expected, atol=1e-5)
+    assert loaded == list(range(total))
+    assert max(ahead) <= n
+    assert ahead[0] == n
+
+
+def test_a_cancelled_run_keeps_the_finished_planes(model: nt.Model, settings: nt.Settings) -> None:
+    from napari_tessera.engine.source import ArraySource
+    from napari_tessera.pipeline import iter_results
+
+    volume = np.random.default_rng(0).normal(size=(80, 16, 16)).astype(np.float32)
+    token = nt.CancelToken()
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, PassFinished) and event.done == 2:
+            token.cancel()
+
+    planned = nt.plan(volume.shape, model, settings)
+    decoder = nt.plan(volume.shape, model, settings).settings.decoder
+    results: Iterator[Any] = iter_results(
+        [lambda: ArraySource(volume)], model, planned, _decoder(decoder), on_event=on_event, cancel=token
+    )
+    partial = next(results)
+    with pytest.raises(nt.CancelledError):
+        next(results)
+    assert not partial.complete
+    assert 0 < partial.finished_planes < 80
+    full = nt.segment(volume, model, settings)
+    np.testing.assert_array_equal(partial.array[: partial.finished_planes], full[: partial.finished_planes])
+    assert not partial.array[partial.finished_planes :].any()
+
+
+def _decoder(name: str | None) -> Any:
+    from napari_tessera.decode import get_decoder
+
+    return get_decoder(name or "argmax")
+
+
+def test_a_network_stays_where_and_as_it_was(model: nt.Model, volume: np.ndarray, settings: nt.Settings) -> None:
+    model.network.train()
+    nt.predict(volume, model, settings)
+    assert model.network.training
+    assert all(p.device.type == "cpu" and p.requires_grad for p in model.network.parameters())
