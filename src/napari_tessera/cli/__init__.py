@@ -1,0 +1,40 @@
+"""The ``tessera`` command. Its commands live in one file each and load torch only when they run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from glob import glob
+from typing import NoReturn
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run ``tessera`` and end the process with its exit code.
+
+    Parameters
+    ----------
+    arguments
+        What stands behind the command's name; taken from the process if None.
+
+    Raises
+    ------
+    SystemExit
+        Always: 0, or 1 for a fault of Tessera's own, 2 for wrong usage, 3 for input that cannot be used, 4 for too
+        little memory, 130 when stopped.
+    """
+    from napari_tessera.cli.app import app
+    from napari_tessera.cli.exit import run_app
+
+    sys.exit(run_app(app, _expand(sys.argv[1:]) if arguments is None else arguments))
+
+
+def _expand(arguments: Sequence[str], *, os_name: str = os.name) -> list[str]:
+    """Return the files that ``*.tif`` stands for, on Windows; elsewhere the shell has done that."""
+    if os_name != "nt":
+        return list(arguments)
+    # Path.glob takes no absolute patterns.
+    matches = ((word, sorted(glob(word)) if "*" in word else []) for word in arguments)  # noqa: PTH207
+    return [name for word, found in matches for name in found or [word]]

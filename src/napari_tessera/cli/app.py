@@ -1,0 +1,42 @@
+"""The command's root: its options and its subcommands."""
+
+from typing import Annotated
+
+import typer
+
+from napari_tessera.cli.demo import demo
+from napari_tessera.cli.doctor import doctor
+from napari_tessera.cli.models import models
+from napari_tessera.cli.plan import plan
+from napari_tessera.cli.run import run
+
+__all__ = ["app"]
+
+app = typer.Typer(pretty_exceptions_enable=False, context_settings={"help_option_names": ["--help", "-h"]})
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from napari_tessera import __version__
+
+        typer.echo(f"tessera {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show where an error came from. Also with TESSERA_DEBUG=1.")
+    ] = False,
+) -> None:
+    """Segment large volumes, window by window, with the cost of every setting shown before the run."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+for _command in (plan, run, demo, doctor, models):
+    app.command()(_command)

@@ -1,0 +1,156 @@
+"""``tessera demo``: the whole way, from an image to labels and a picture, on a volume made by code."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from napari_tessera.cli.console import say
+from napari_tessera.cli.outcome import Outcome
+
+if TYPE_CHECKING:
+    from napari_tessera import Settings
+    from napari_tessera.samples.neurites import NeuriteSample
+
+__all__ = ["demo", "make_demo"]
+
+SHAPE = (64, 192, 192)
+FILES = {
+    "raw.tif": "the image",
+    "labels.tif": "the network's segmentation",
+    "truth.tif": "the true one",
+    "picture.png": "all three, one plane",
+    "plan.json": "what the run was going to need",
+    "settings.yaml": "its settings, for the widget and for tessera run -s",
+}
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the files go.")] = Path("demo"),
+    show: Annotated[
+        bool | None,
+        typer.Option("--show/--no-show", help="Open the result in napari. Default: where there is a display."),
+    ] = None,
+) -> None:
+    """Segment a computed volume of neurites with the bundled network and draw a picture of the result."""
+    error = make_demo(out, shape=SHAPE)
+    for name, what in FILES.items():
+        typer.echo(f"{out / name}: {what}")
+    typer.echo(f"adapted Rand error against the truth: {error:.3f} (0 is perfect)")
+    if show if show is not None else has_display():
+        from napari_tessera.cli.viewer import show_files
+
+        say("opening napari ...")
+        show_files(out / "raw.tif", out / "labels.tif")
+
+
+def has_display() -> bool:
+    """Whether a window can be opened here."""
+    return sys.platform in ("win32", "darwin") or any(os.environ.get(v) for v in ("DISPLAY", "WAYLAND_DISPLAY"))
+
+
+def make_demo(folder: Path, *, shape: tuple[int, int, int], settings: "Settings | None" = None) -> float:
+    """Write the files of the demo into *folder* and return the adapted Rand error of the labels.
+
+    Parameters
+    ----------
+    folder
+        Made if it is missing. Files of an earlier demo are replaced, files of other origin never.
+    shape
+        Of the computed volume, voxels.
+    settings
+        Of the run; the defaults if None.
+
+    Raises
+    ------
+    OutputError
+        If the folder cannot be written, or holds files of these names that are not a demo's.
+    CancelledError
+        After Ctrl-C.
+    """
+    _claim(folder)
+    from napari_tessera.samples.neurites import make_neurites
+
+    say("growing neurites ...")
+    sample = make_neurites(shape)
+    _write_sample(folder, sample)
+    _segment(folder, settings)
+    return _judge(folder, sample)
+
+
+def _claim(folder: Path) -> None:
+    """Make the folder, or make sure that what stands in it is an earlier demo."""
+    from napari_tessera.errors import OutputError
+
+    found = [name for name in FILES if (folder / name).exists()]
+    if found and not _is_demo(folder):
+        raise OutputError(f"'{folder / found[0]}' is not of an earlier demo: choose another folder with --out")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder '{folder}': {error.strerror or error}") from error
+
+
+def _is_demo(folder: Path) -> bool:
+    from napari_tessera.errors import InputError
+    from napari_tessera.volumes import open_tiff
+
+    try:
+        return open_tiff(folder / "raw.tif").metadata.get("sample") == "neurites"
+    except InputError:
+        return False
+
+
+def _write_sample(folder: Path, sample: "NeuriteSample") -> None:
+    from napari_tessera.volumes import write_tiff
+
+    for name, array in (("raw.tif", sample.image), ("truth.tif", sample.labels)):
+        write_tiff(
+            folder / name,
+            array,
+            axes="ZYX",
+            voxel_size_um=sample.voxel_size_um,
+            metadata={"sample": "neurites"},
+            overwrite=True,
+        )
+
+
+def _segment(folder: Path, settings: "Settings | None") -> None:
+    """Do what ``tessera run raw.tif -o labels.tif`` does, and keep the plan and the settings."""
+    from napari_tessera import Settings
+    from napari_tessera.cli.file_run import FileRun
+    from napari_tessera.cli.options import open_model
+    from napari_tessera.cli.run import announce, write_json
+
+    outcome = Outcome(folder / "raw.tif", folder / "labels.tif")
+    job = FileRun.prepare([outcome], open_model(None), settings or Settings())
+    assert job is not None  # of one image: it raises instead
+    write_json(folder / "plan.json", job.planned.to_dict())
+    job.planned.settings.to_yaml(folder / "settings.yaml")
+    announce(job.planned, folder)
+    job.run(overwrite=True)
+    for _, error in outcome.errors:
+        raise error
+    say(str(outcome))
+
+
+def _judge(folder: Path, sample: "NeuriteSample") -> float:
+    import numpy as np
+    from skimage.metrics import adapted_rand_error
+
+    from napari_tessera.cli.picture import Panel, draw_picture
+    from napari_tessera.volumes import open_tiff
+
+    labels = np.asarray(open_tiff(folder / "labels.tif").data)
+    error, _, _ = adapted_rand_error(sample.labels, labels)  # type: ignore[no-untyped-call]
+    middle = labels.shape[0] // 2
+    n_true, n_found = (np.unique(volume[volume > 0]).size for volume in (sample.labels, labels))
+    panels = (
+        Panel("image"),
+        Panel(f"Tessera: {n_found} objects", labels[middle]),
+        Panel(f"truth: {n_true} objects", sample.labels[middle]),
+    )
+    draw_picture(folder / "picture.png", sample.image[middle], panels, pixel_size_um=sample.voxel_size_um[-1])
+    return float(error)

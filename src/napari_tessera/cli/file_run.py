@@ -1,0 +1,162 @@
+"""A planned run over image files: each result is written as soon as its last frame is there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_tessera import api
+from napari_tessera.cli.batch import VolumeFailure, iter_outcomes
+from napari_tessera.cli.images import plan_images
+from napari_tessera.cli.interrupt import cancel_on_interrupt
+from napari_tessera.cli.items import Item, open_items
+from napari_tessera.cli.progress import RunProgress, show_progress
+from napari_tessera.errors import CancelledError, TesseraError
+
+if TYPE_CHECKING:
+    from napari_tessera import Model, Plan, Settings
+    from napari_tessera.cli.outcome import Outcome
+    from napari_tessera.decode import Decoder
+    from napari_tessera.pipeline import VolumeResult
+
+__all__ = ["FileRun"]
+
+
+@dataclass(frozen=True, slots=True)
+class FileRun:
+    """What is run.
+
+    Parameters
+    ----------
+    items
+        The images, in the order of the plan.
+    model, planned, decoder
+        What to run on them; no decoder keeps the probabilities.
+    """
+
+    items: Sequence[Item]
+    model: Model
+    planned: Plan
+    decoder: Decoder | None
+
+    @classmethod
+    def prepare(
+        cls,
+        outcomes: Sequence[Outcome],
+        model: Model,
+        settings: Settings,
+        *,
+        decoder: str | None = None,
+        axes: str | None = None,
+    ) -> FileRun | None:
+        """Open the images and plan their run; None if not one of several could be opened.
+
+        Parameters
+        ----------
+        outcomes
+            One per image; what goes wrong with an image is kept there, now and during the run.
+        model, settings
+            What to run and how.
+        decoder
+            Name of a decoder, ``"probabilities"`` for none, or None for the model's own.
+        axes
+            What the images' axes mean, where the files do not say.
+
+        Raises
+        ------
+        SettingsError, InputError, ModelError
+            If settings and model do not fit together, or the only image does not suit them.
+        """
+        chosen = None if decoder == api.PROBABILITIES else api.choose_decoder(model, settings, decoder)
+        items = open_items(outcomes, model, chosen, axes)
+        if not items:
+            return None
+        planned = plan_images([item.image for item in items], model, settings, decoder)
+        return cls(items, model, planned, chosen)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to tell about how the images were understood."""
+        return tuple(note for item in self.items for note in item.image.notes)
+
+    def run(self, *, overwrite: bool = False, quiet: bool = False) -> None:
+        """Run everything and write each result; what goes wrong with an image is kept in its outcome.
+
+        Parameters
+        ----------
+        overwrite
+            Whether existing results may be replaced.
+        quiet
+            Whether to show no progress.
+
+        Raises
+        ------
+        CancelledError
+            After Ctrl-C, within one forward pass; says what was written.
+        """
+        frames = [(item, frame) for item in self.items for frame in range(len(item.volumes))]
+        loads = [load for item in self.items for load in item.image.loads]
+        names = [name for item in self.items for name in item.image.names]
+        with cancel_on_interrupt() as cancel, show_progress(self.planned, names, quiet=quiet) as progress:
+            try:
+                for outcome in iter_outcomes(
+                    loads, self.model, self.planned, self.decoder, on_event=progress, cancel=cancel
+                ):
+                    item, frame = frames[outcome.volume]
+                    self._take(outcome, item, frame, progress)
+                    if frame + 1 == len(item.volumes) and not item.result.is_empty:
+                        self._write(item, progress, overwrite)
+            except CancelledError as error:
+                raise CancelledError(self._stopped(progress)) from error
+
+    def _take(self, result: VolumeResult | VolumeFailure, item: Item, frame: int, progress: RunProgress) -> None:
+        item.outcome.seconds += progress.seconds[result.volume]
+        item.outcome.forward_passes += progress.done[result.volume]
+        if isinstance(result, VolumeFailure):
+            item.outcome.failed_frames.append(frame)
+            item.outcome.fail(item.image.names[frame], result.error)
+        else:
+            item.result.add(frame, result.array)
+
+    def _write(self, item: Item, progress: RunProgress, overwrite: bool) -> None:
+        item.outcome.count = item.result.count
+        try:
+            item.result.write(item.outcome.target, self._facts(item, progress), overwrite=overwrite)
+        except Exception as error:  # a full disk or a fault of a writer must not cost the other images
+            item.outcome.fail(item.image.path.name, error)
+            return
+        item.outcome.written = True
+
+    def _facts(self, item: Item, progress: RunProgress) -> dict[str, Any]:
+        """Return what the result's file says of its origin: what a reader needs to make it again."""
+        own = slice(item.volumes.start, item.volumes.stop)
+        facts = api.provenance(replace(self.planned, volumes=self.planned.volumes[own]), self.model)
+        facts |= {"source": item.image.path.name, "result": "labels" if self.decoder else "probabilities"}
+        if item.outcome.failed_frames:
+            facts["failed_frames"] = item.outcome.failed_frames
+        recovered = [event for event in progress.recovered if event.volume in item.volumes]
+        if recovered:
+            facts["sw_batch_size_when_memory_ran_out"] = recovered[-1].sw_batch_size
+        return facts
+
+    def _stopped(self, progress: RunProgress) -> str:
+        """Keep the finished frames of an unfinished time series, and return what there is now and what not."""
+        kept = [self._rescue(item, progress) for item in self.items if not item.result.is_empty]
+        done = [str(item.outcome.target) for item in self.items if item.outcome.written]
+        missing = [str(item.outcome.target) for item in self.items if not item.outcome.written]
+        return (
+            f"{progress.passes} of {progress.total} forward passes were done"
+            f"; written: {', '.join(done + kept) or 'nothing'}; not written: {', '.join(missing) or 'nothing'}"
+        )
+
+    def _rescue(self, item: Item, progress: RunProgress) -> str:
+        target: Path = item.outcome.target
+        partial = target.with_name(f"{target.name.removesuffix(target.suffix)}.partial{target.suffix}")
+        facts = self._facts(item, progress) | {"complete": False, "finished_frames": item.result.n_added}
+        try:
+            item.result.write(partial, facts, overwrite=True)
+        except TesseraError as error:
+            return f"not even the finished frames ({error})"
+        return f"{partial} ({item.result.n_added} of {len(item.volumes)} frames)"

@@ -1,0 +1,82 @@
+"""The image files of a run, open and numbered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from napari_tessera.cli.images import ImageFile
+from napari_tessera.cli.targets import ResultFile
+from napari_tessera.errors import TesseraError
+
+if TYPE_CHECKING:
+    from napari_tessera import Model
+    from napari_tessera.cli.outcome import Outcome
+    from napari_tessera.decode import Decoder
+
+__all__ = ["Item", "open_items"]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image file that is run.
+
+    Parameters
+    ----------
+    image
+        The file.
+    result
+        Collects what the run gives for its frames.
+    volumes
+        Numbers of its frames among the volumes of the run.
+    outcome
+        Filled in while the run goes on.
+    """
+
+    image: ImageFile
+    result: ResultFile
+    volumes: range
+    outcome: Outcome
+
+
+def open_items(outcomes: Sequence[Outcome], model: Model, decoder: Decoder | None, axes: str | None) -> list[Item]:
+    """Open the images; one that cannot be used is said and marked, so that the others still run.
+
+    Parameters
+    ----------
+    outcomes
+        One per image, in order.
+    model, decoder
+        What they are to be run with; no decoder keeps the probabilities.
+    axes
+        What their axes mean, where the files do not say.
+
+    Raises
+    ------
+    InputError
+        If the only image cannot be used.
+    """
+    items: list[Item] = []
+    for outcome in outcomes:
+        try:
+            image = ImageFile(outcome.image, model.spec, axes)
+        except TesseraError as error:
+            if len(outcomes) == 1:
+                raise
+            outcome.fail(outcome.image.name, error)
+            continue
+        first = items[-1].volumes.stop if items else 0
+        result = _result_file(image, decoder)
+        outcome.counted = result.counted
+        items.append(Item(image, result, range(first, first + len(image.loads)), outcome))
+    return items
+
+
+def _result_file(image: ImageFile, decoder: Decoder | None) -> ResultFile:
+    axes, counted = image.spatial_axes, "objects"
+    if decoder is None:
+        axes, counted = f"C{axes}", "channels"
+    elif decoder.name == "argmax":
+        counted = "classes"
+    return ResultFile(axes, image.n_frames, image.voxel_size_um, counted=counted)

@@ -1,0 +1,266 @@
+"""Options that several commands share: one wording for each, that of `Settings` and of docs/settings.md.
+
+No default is given to typer: an option that is not there leaves the settings file its say, and without a file the
+default of `Settings` holds. The help names it.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from napari_tessera import Model, Settings
+
+__all__ = [
+    "Axes",
+    "BatchSize",
+    "Blend",
+    "Decoder",
+    "DecoderOptions",
+    "Device",
+    "Json",
+    "ModelName",
+    "Overlap",
+    "Precision",
+    "Probabilities",
+    "SettingsFile",
+    "Sides",
+    "SwBatchSize",
+    "Trust",
+    "Tta",
+    "Window",
+    "merge_settings",
+    "open_model",
+    "parse_sides",
+]
+
+WINDOWS, HARDWARE, RESULT = "Windows and passes", "Hardware", "Result"
+
+
+class Sides(tuple[int, ...]):
+    """Lengths along the axes, slowest first, voxels."""
+
+
+def parse_sides(text: str) -> Sides:
+    """Return ``"64,128,128"`` or ``"64x128x128"`` as numbers."""
+    try:
+        return Sides(int(side) for side in re.split("[,x]", text))
+    except ValueError:
+        raise typer.BadParameter(f"'{text}' is no list of whole numbers such as 64,128,128") from None
+
+
+def parse_whole(text: str) -> int:
+    """Return a whole number; whether it is in range, `Settings` says."""
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"'{text}' is no whole number") from None
+
+
+def parse_number(text: str) -> float:
+    """Return a number; whether it is in range, `Settings` says."""
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"'{text}' is no number") from None
+
+
+ModelName = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        help="A model's file, or the name of a bundled one (see 'tessera models'). Default: the bundled network.",
+    ),
+]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="Let the model's file run code (TorchScript does), now and from now on: the file is remembered by its "
+        "SHA-256. Only for files whose origin you know.",
+    ),
+]
+SettingsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--settings",
+        "-s",
+        metavar="YAML",
+        help="A settings file. Options given beside it count more than what it says.",
+    ),
+]
+Axes = Annotated[
+    str | None,
+    typer.Option(
+        "--axes",
+        metavar="TCZYX",
+        help="What the images' axes mean, one letter each, where a file names them wrongly or not at all.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout, and nothing else there.")]
+
+Window = Annotated[
+    Sides | None,
+    typer.Option(
+        "--window",
+        metavar="Z,Y,X",
+        parser=parse_sides,
+        rich_help_panel=WINDOWS,
+        help="The network's input, voxels, z,y,x or y,x. Default: the model's own.",
+    ),
+]
+Overlap = Annotated[
+    float | None,
+    typer.Option(
+        "--overlap",
+        metavar="FRACTION",
+        parser=parse_number,
+        rich_help_panel=WINDOWS,
+        help="Fraction in [0, 1) of a window that it shares with the next along each axis. Default: 0.5.",
+    ),
+]
+SwBatchSize = Annotated[
+    int | None,
+    typer.Option(
+        "--sw-batch-size",
+        metavar="WINDOWS",
+        parser=parse_whole,
+        rich_help_panel=WINDOWS,
+        help="Windows in one forward pass, >= 1. Costs GPU memory, buys speed; never changes the result. Default: 4.",
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size",
+        metavar="VOLUMES",
+        parser=parse_whole,
+        rich_help_panel=WINDOWS,
+        help="Volumes resident in host memory at once, >= 1: one is computed while the next are loaded. Default: 1.",
+    ),
+]
+Tta = Annotated[
+    int | None,
+    typer.Option(
+        "--tta",
+        metavar="VIEWS",
+        parser=parse_whole,
+        rich_help_panel=WINDOWS,
+        help="Test-time augmentation: number of views, identity included, >= 1 (at most 8 in 2D, 16 in 3D). "
+        "Default: 1.",
+    ),
+]
+Blend = Annotated[
+    str | None,
+    typer.Option(
+        "--blend",
+        metavar="NAME",
+        rich_help_panel=WINDOWS,
+        help="gaussian (window centres count more) or constant. Default: gaussian.",
+    ),
+]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        "--precision",
+        metavar="NAME",
+        rich_help_panel=HARDWARE,
+        help="Arithmetic of the forward pass: float32, tf32, bfloat16 or float16. Default: float32.",
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        rich_help_panel=HARDWARE,
+        help="auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:1, mps. Default: auto.",
+    ),
+]
+Decoder = Annotated[
+    str | None,
+    typer.Option(
+        "--decoder",
+        metavar="NAME",
+        rich_help_panel=RESULT,
+        help="Name of the step that turns probabilities into labels: argmax, threshold, watershed. "
+        "Default: what the model suggests.",
+    ),
+]
+DecoderOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--decoder-option",
+        metavar="NAME=VALUE",
+        rich_help_panel=RESULT,
+        help="A parameter of the decoder, such as threshold=0.4. May be given several times.",
+    ),
+]
+Probabilities = Annotated[
+    bool,
+    typer.Option(
+        "--probabilities",
+        rich_help_panel=RESULT,
+        help="Keep the network's output, float32, one channel per class, instead of making labels.",
+    ),
+]
+
+
+def merge_settings(file: Path | None, decoder_options: Sequence[str] | None, **overrides: Any) -> "Settings":
+    """Return the settings of *file*, or the defaults, with every override that is not None.
+
+    Raises
+    ------
+    SettingsError
+        If the file or a value is not valid.
+    """
+    from dataclasses import replace
+
+    from napari_tessera import Settings
+
+    settings = Settings.from_yaml(file) if file else Settings()
+    given = {name: value for name, value in overrides.items() if value is not None}
+    parameters = dict(settings.decoder_parameters)
+    if given.get("decoder", settings.decoder) != settings.decoder and settings.decoder is not None:
+        parameters = {}  # the file's are those of another decoder
+    parameters |= dict(_parse_parameter(text) for text in decoder_options or ())
+    return replace(settings, decoder_parameters=tuple(parameters.items()), **given)
+
+
+def _parse_parameter(text: str) -> tuple[str, Any]:
+    import yaml
+
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise typer.BadParameter(f"'{text}' is not of the form name=value", param_hint="--decoder-option")
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError:
+        return name, value
+
+
+def open_model(name: str | None, *, trust: bool = False) -> "Model":
+    """Return the model called *name*, the bundled one if None; a file that is trusted is remembered.
+
+    Raises
+    ------
+    ModelError
+        If there is no such model, it cannot be opened, or it may not run code.
+    """
+    from napari_tessera.cli.console import say
+    from napari_tessera.models.load import BUNDLED, TORCHSCRIPT_SUFFIXES, load_model
+    from napari_tessera.models.trust import TrustStore
+
+    model = load_model(name or BUNDLED, trust=trust)
+    path = Path(model.origin)
+    if trust and path.suffix.lower() in TORCHSCRIPT_SUFFIXES:
+        try:
+            TrustStore().add(path)
+        except OSError as error:
+            say(f"{path.name} is trusted for this run only: {error}", kind="Warning")
+    return model

@@ -1,0 +1,188 @@
+"""What a run shows on stderr: a bar that a person watches, or now and then a line for a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.progress import BarColumn, Progress, TextColumn
+
+from napari_tessera.cli.console import ERR, say, stderr_is_terminal
+from napari_tessera.engine.events import (
+    DecodingStarted,
+    Event,
+    MemoryRecovered,
+    PassFinished,
+    VolumeFinished,
+    VolumeStarted,
+)
+from napari_tessera.session.progress import ProgressMeter
+from napari_tessera.units import format_duration
+
+if TYPE_CHECKING:
+    from napari_tessera import Plan
+
+__all__ = ["RunProgress", "Status", "show_progress"]
+
+# Often enough to see that a job lives, rarely enough for its log to stay readable.
+LINE_EVERY_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where the run is.
+
+    Parameters
+    ----------
+    text
+        What it does, and with what.
+    done, total
+        Forward passes of the whole run; those of a volume that failed count as done.
+    seconds_left
+        None while it cannot be told.
+    """
+
+    text: str
+    done: int
+    total: int
+    seconds_left: float | None
+
+    @property
+    def time_left(self) -> str:
+        """The time left in words, or nothing."""
+        return "" if self.seconds_left is None else f"{format_duration(self.seconds_left)} left"
+
+
+class RunProgress:
+    """Counts passes and seconds, volume by volume, from the run's events; subclasses show them.
+
+    Parameters
+    ----------
+    planned
+        The run.
+    names
+        What to call each volume.
+
+    Attributes
+    ----------
+    done
+        Forward passes made, per volume.
+    seconds
+        Time that each finished volume took.
+    recovered
+        What was given up because memory ran out.
+    """
+
+    def __init__(self, planned: Plan, names: Sequence[str]) -> None:
+        self._names = names
+        self._meter = ProgressMeter()
+        self._totals = [volume.forward_passes for volume in planned.volumes]
+        self.done = [0] * len(names)
+        self.seconds = [0.0] * len(names)
+        self.recovered: list[MemoryRecovered] = []
+
+    @property
+    def passes(self) -> int:
+        """Forward passes made in the whole run."""
+        return sum(self.done)
+
+    @property
+    def total(self) -> int:
+        """Forward passes of the whole run; grows when memory ran out."""
+        return sum(self._totals)
+
+    def __call__(self, event: Event) -> None:
+        """Take in one event and show what it changes."""
+        self._meter.observe(event)
+        match event:
+            case VolumeStarted(volume=volume):
+                self._show(volume, "")
+            case PassFinished(volume=volume, done=done, total=total):
+                self.done[volume], self._totals[volume] = done, total
+                self._show(volume, "")
+            case DecodingStarted(volume=volume, decoder=decoder):
+                self._show(volume, f": {decoder}")
+            case VolumeFinished(volume=volume, seconds=seconds):
+                self.seconds[volume] = seconds
+            case MemoryRecovered():
+                self.recovered.append(event)
+                self.note_recovery(event)
+
+    def _show(self, volume: int, stage: str) -> None:
+        done = sum(self._totals[:volume]) + self.done[volume]
+        which = f" ({volume + 1} of {len(self._names)})" if len(self._names) > 1 else ""
+        pace_s = self._meter.progress.seconds_per_pass
+        passes_left = self.total - done
+        left_s = pace_s * passes_left if pace_s is not None and passes_left else None
+        self.show(Status(f"{self._names[volume]}{which}{stage}", done, self.total, left_s))
+
+    def show(self, status: Status) -> None:
+        """Show *status*; nothing here, for ``--quiet``."""
+
+    def note_recovery(self, event: MemoryRecovered) -> None:
+        """Say what was done when memory ran out; also when quiet, as the user will want to change the setting."""
+        say(
+            f"{self._names[event.volume]}: memory was full at pass {event.failed_pass}: "
+            f"going on with sw_batch_size {event.sw_batch_size}",
+            kind="Warning",
+        )
+
+
+class BarProgress(RunProgress):
+    """One bar over all passes of the run."""
+
+    def __init__(self, planned: Plan, names: Sequence[str]) -> None:
+        super().__init__(planned, names)
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.completed} / {task.total} passes"),
+            TextColumn("{task.fields[time_left]}"),
+        )
+        self.bar = Progress(*columns, console=ERR, transient=True, redirect_stdout=False)
+        self._task = self.bar.add_task(f"reading {names[0]}", total=self.total, time_left="")
+
+    def show(self, status: Status) -> None:
+        """Move the bar."""
+        self.bar.update(
+            self._task,
+            description=status.text,
+            completed=status.done,
+            total=status.total,
+            time_left=status.time_left,
+        )
+
+
+class LineProgress(RunProgress):
+    """A line when a volume begins, when its labels are made, and every few seconds between."""
+
+    def __init__(self, planned: Plan, names: Sequence[str], *, every_s: float = LINE_EVERY_S) -> None:
+        super().__init__(planned, names)
+        self._every_s = every_s
+        self._last = time.monotonic()
+        self._text = ""
+
+    def show(self, status: Status) -> None:
+        """Write a line if something new happens or enough time has passed."""
+        now = time.monotonic()
+        if status.text == self._text and now - self._last < self._every_s:
+            return
+        self._text, self._last = status.text, now
+        left = f", {status.time_left}" if status.time_left else ""
+        say(f"{status.text}: {status.done} of {status.total} passes{left}")
+
+
+@contextmanager
+def show_progress(planned: Plan, names: Sequence[str], *, quiet: bool = False) -> Iterator[RunProgress]:
+    """Yield an event handler that shows the run as the place where stderr goes allows."""
+    if quiet:
+        yield RunProgress(planned, names)
+    elif stderr_is_terminal():
+        progress = BarProgress(planned, names)
+        with progress.bar:
+            yield progress
+    else:
+        yield LineProgress(planned, names)

@@ -1,0 +1,165 @@
+"""``tessera run``: images in, label or probability files out."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from napari_tessera.cli import options
+from napari_tessera.cli.console import count, say
+from napari_tessera.cli.exit import exit_code_of
+from napari_tessera.cli.outcome import Outcome
+from napari_tessera.errors import OutputError
+from napari_tessera.units import format_bytes
+
+if TYPE_CHECKING:
+    from napari_tessera import Plan
+
+__all__ = ["announce", "run", "write_json"]
+
+# Advice that a user must see before a run that was asked for; hints how to make it faster belong to `tessera plan`.
+URGENT = ("WARNING", "PROBLEM")
+
+
+def run(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files, TIFF or .npy.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="The result's file; for several images a folder, where each gets <image>_labels.tif.",
+        ),
+    ],
+    model: options.ModelName = None,
+    trust: options.Trust = False,
+    settings: options.SettingsFile = None,
+    axes: options.Axes = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
+    save_plan: Annotated[
+        Path | None, typer.Option("--save-plan", metavar="JSON", help="Write the plan of the run to a file too.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but what goes wrong.")] = False,
+    as_json: options.Json = False,
+    window: options.Window = None,
+    overlap: options.Overlap = None,
+    sw_batch_size: options.SwBatchSize = None,
+    batch_size: options.BatchSize = None,
+    tta: options.Tta = None,
+    blend: options.Blend = None,
+    precision: options.Precision = None,
+    device: options.Device = None,
+    decoder: options.Decoder = None,
+    decoder_option: options.DecoderOptions = None,
+    probabilities: options.Probabilities = False,
+) -> None:
+    """Run a network over images and write labels, or its probabilities.
+
+    A file with a time axis is run frame by frame and written as one file. Ctrl-C stops within one forward pass. Nothing
+    half done appears under a result's name.
+    """
+    wanted = options.merge_settings(
+        settings,
+        decoder_option,
+        window_size=window,
+        overlap=overlap,
+        sw_batch_size=sw_batch_size,
+        batch_size=batch_size,
+        tta_num=tta,
+        blend=blend,
+        precision=precision,
+        device=device,
+        decoder=decoder,
+    )
+    outcomes = _choose_outcomes(images, output, save_plan, probabilities=probabilities, overwrite=overwrite)
+    network = options.open_model(model, trust=trust)
+    from napari_tessera.api import PROBABILITIES
+    from napari_tessera.cli.file_run import FileRun
+
+    job = FileRun.prepare(outcomes, network, wanted, decoder=PROBABILITIES if probabilities else decoder, axes=axes)
+    if job is not None:
+        if save_plan is not None:
+            write_json(save_plan, job.planned.to_dict())
+        if not quiet:
+            announce(job.planned, outcomes[0].target.parent, job.notes)
+        job.run(overwrite=overwrite, quiet=quiet)
+    _report(outcomes, as_json=as_json, quiet=quiet)
+
+
+def _choose_outcomes(
+    images: Sequence[Path], output: Path, save_plan: Path | None, *, probabilities: bool, overwrite: bool
+) -> list[Outcome]:
+    """Decide where results go; what is wrong with that is found out before the seconds that torch takes to load."""
+    from napari_tessera.cli.targets import choose_targets
+    from napari_tessera.volumes import check_writable
+
+    if save_plan is not None:
+        check_writable(save_plan, overwrite, (".json",))
+    kind = "probabilities" if probabilities else "labels"
+    targets = choose_targets(output, images, kind=kind, overwrite=overwrite)
+    return [Outcome(image, target) for image, target in zip(images, targets, strict=True)]
+
+
+def _report(outcomes: Sequence[Outcome], *, as_json: bool, quiet: bool) -> None:
+    """Say what there is now, and end with the exit code of the first error, if there is one."""
+    if as_json:
+        typer.echo(json.dumps({"images": [outcome.to_dict() for outcome in outcomes]}, indent=1))
+    elif not quiet:
+        for outcome in (outcome for outcome in outcomes if outcome.written):
+            typer.echo(str(outcome))
+    failed = [outcome for outcome in outcomes if outcome.errors]
+    if failed and len(outcomes) > 1:
+        names = ", ".join(outcome.image.name for outcome in failed)
+        say(f"{len(failed)} of {len(outcomes)} images failed: {names}", kind="Error")
+    if failed:
+        _, error = failed[0].errors[0]
+        raise typer.Exit(exit_code_of(error))
+
+
+def announce(planned: "Plan", folder: Path, notes: Sequence[str] = ()) -> None:
+    """Say how the images were understood, what is about to happen and what may go wrong.
+
+    Parameters
+    ----------
+    planned
+        The run.
+    folder
+        Where results go.
+    notes
+        Sentences on the images.
+    """
+    for note in notes:
+        say(note, kind="Note")
+    needed, device = planned.memory.total_bytes, planned.device
+    say(
+        f"{count(planned.windows, 'windows')}, {count(planned.forward_passes, 'forward passes')}; "
+        f"needs {format_bytes(needed)} of the {format_bytes(device.free_bytes)} free on {device.name}"
+    )
+    for advice in planned.advice:
+        if advice.level.name in URGENT:
+            say(advice.text, kind="Warning")
+    free = shutil.disk_usage(folder).free
+    if planned.output_bytes > free:
+        say(
+            f"The results take {format_bytes(planned.output_bytes)} before compression, and {format_bytes(free)} are "
+            f"free on the disk of '{folder}'",
+            kind="Warning",
+        )
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write *content* to *path*.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    try:
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write '{path}': {error.strerror or error}") from error

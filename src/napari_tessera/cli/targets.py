@@ -1,0 +1,164 @@
+"""Result files: named and checked before the run, written whole when their last frame is there."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_tessera.errors import OutputError
+from napari_tessera.volumes import check_writable, write_tiff
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+__all__ = ["ResultFile", "choose_targets", "find_labels"]
+
+
+def choose_targets(output: Path, images: Sequence[Path], *, kind: str, overwrite: bool) -> tuple[Path, ...]:
+    """Return where each image's result goes.
+
+    Parameters
+    ----------
+    output
+        A file for one image; a folder for any number. A missing folder is made for several images.
+    images
+        The inputs.
+    kind
+        ``"labels"`` or ``"probabilities"``: the end of the names in a folder.
+    overwrite
+        Whether existing files may be replaced.
+
+    Raises
+    ------
+    OutputError
+        If a result cannot be written there, would replace an image, or two would have one name.
+    """
+    in_folder = len(images) > 1 or output.is_dir()
+    targets = tuple(output / f"{_stem(image)}_{kind}.tif" for image in images) if in_folder else (output,)
+    _check_distinct(targets, images)
+    if in_folder:
+        _make_folder(output, len(images))
+    for target in targets:
+        check_writable(target, overwrite)
+    return targets
+
+
+def _stem(image: Path) -> str:
+    return image.name.removesuffix(image.suffix).removesuffix(".ome")
+
+
+def _make_folder(folder: Path, n_images: int) -> None:
+    if folder.is_dir():
+        return
+    if folder.exists() or folder.suffix:
+        raise OutputError(f"'{folder}' is no folder, and {n_images} images need one: name a folder after -o")
+    try:
+        folder.mkdir()
+    except OSError as error:
+        raise OutputError(f"cannot make the folder '{folder}': {error.strerror or error}") from error
+
+
+def _check_distinct(targets: Sequence[Path], images: Sequence[Path]) -> None:
+    inputs = {image.resolve(): image for image in images}
+    name, uses = Counter(targets).most_common(1)[0]
+    if uses > 1:
+        raise OutputError(f"{uses} images would be written to '{name}': run images of one name in separate folders")
+    for target in targets:
+        if target.resolve() in inputs:
+            raise OutputError(f"'{target}' is one of the images: choose another name for the result")
+
+
+class ResultFile:
+    """The result of one image file, collected frame by frame.
+
+    Parameters
+    ----------
+    axes
+        Of one frame's result, such as ``"ZYX"``.
+    n_frames
+        Length of the time axis; None where there is none.
+    voxel_size_um
+        Of the image, if known.
+    counted
+        What there is to count in it: ``"objects"``, every frame having its own; ``"classes"``, the same in all
+        frames; or ``"channels"``, the first axis.
+    """
+
+    def __init__(
+        self, axes: str, n_frames: int | None, voxel_size_um: tuple[float, ...] | None, *, counted: str
+    ) -> None:
+        self.counted = counted
+        self._axes = axes
+        self._n_frames = n_frames
+        self._voxel_size_um = voxel_size_um
+        self._array: npt.NDArray[Any] | None = None
+        self._n_channels = 0
+        self._n_added = 0
+        self._labels: dict[int, npt.NDArray[np.intp]] = {}
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no frame has come, or all have been written."""
+        return self._array is None
+
+    @property
+    def n_added(self) -> int:
+        """How many frames have come."""
+        return self._n_added
+
+    @property
+    def count(self) -> int:
+        """How many objects, classes or channels there are."""
+        if self.counted == "channels":
+            return self._n_channels
+        if self.counted == "classes":
+            return len(set().union(*(found.tolist() for found in self._labels.values())))
+        return sum(len(found) for found in self._labels.values())
+
+    def add(self, frame: int, result: npt.NDArray[Any]) -> None:
+        """Take the result of one frame; frames that never come stay zero."""
+        self._n_added += 1
+        if self.counted == "channels":
+            self._n_channels = result.shape[0]
+        else:
+            self._labels[frame] = find_labels(result)
+        if self._n_frames is None:
+            self._array = result
+            return
+        if self._array is None:
+            self._array = np.zeros((self._n_frames, *result.shape), result.dtype)
+        # A later frame may hold more labels than the first one's type can count.
+        self._array = self._array.astype(np.promote_types(self._array.dtype, result.dtype), copy=False)
+        self._array[frame] = result
+
+    def write(self, path: Path, metadata: Mapping[str, Any], *, overwrite: bool) -> None:
+        """Write the file *path* and let go of the values.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        """
+        assert self._array is not None  # the caller looked at is_empty
+        array, self._array = self._array, None
+        write_tiff(
+            path,
+            array,
+            axes=self._axes if self._n_frames is None else f"T{self._axes}",
+            voxel_size_um=self._voxel_size_um,
+            metadata=metadata,
+            overwrite=overwrite,
+        )
+
+
+def find_labels(labels: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
+    """Return the labels that occur, ascending, background not among them. Neither sorts nor copies the volume."""
+    seen = np.zeros(int(labels.max(initial=0)) + 1, bool)
+    for plane in labels:
+        seen[plane] = True
+    seen[0] = False
+    return np.flatnonzero(seen)

@@ -1,0 +1,355 @@
+"""`tessera run`: what stands in the files, which exit code, and that nothing else is touched."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from scipy import ndimage
+
+from napari_tessera.api import plan
+from napari_tessera.cli import _expand
+from napari_tessera.engine.settings import Settings
+from napari_tessera.errors import OutOfMemoryError
+from napari_tessera.models.load import load_model
+from napari_tessera.models.trust import TrustStore
+from napari_tessera.volumes import open_tiff
+
+Tessera = Callable[..., Any]
+Make = Callable[..., Path]
+
+
+def values(path: Path) -> np.ndarray:
+    return np.asarray(open_tiff(path).data)
+
+
+def expected(image: Path) -> np.ndarray:
+    labels, _ = ndimage.label(values(image) > 127)
+    return labels
+
+
+def test_labels_voxel_size_and_origin(tessera: Tessera, model: Path, image: Path, tmp_path: Path) -> None:
+    out = tmp_path / "labels.tif"
+    ended = tessera("run", image, "-o", out, "-m", model, "--overlap", "0.25")
+    assert ended.code == 0
+    written = open_tiff(out)
+    np.testing.assert_array_equal(written.data, expected(image))
+    assert written.axes == "ZYX"
+    assert written.voxel_size_um == pytest.approx((0.02, 0.01, 0.01))
+    assert written.metadata["source"] == "raw.tif"
+    assert written.metadata["model"] == "bright"
+    assert written.metadata["settings"]["overlap"] == 0.25
+    assert written.metadata["settings"]["decoder"] == "threshold"
+    assert f"{out}: 3 objects" in ended.out
+    assert ended.out.count("\n") == 1
+
+
+def test_passes_are_those_of_the_plan(tessera: Tessera, model: Path, image: Path, tmp_path: Path) -> None:
+    planned = plan((10, 24, 40), load_model(model), Settings(sw_batch_size=3, tta_num=4))
+    ended = tessera("run", image, "-o", tmp_path / "a.tif", "-m", model, "--sw-batch-size", "3", "--tta", "4", "--json")
+    assert json.loads(ended.out)["images"][0]["forward_passes"] == planned.forward_passes
+
+
+def test_json_is_all_of_stdout(tessera: Tessera, model: Path, image: Path, tmp_path: Path) -> None:
+    ended = tessera("run", image, "-o", tmp_path / "a.tif", "-m", model, "--json", "--quiet")
+    (found,) = json.loads(ended.out)["images"]
+    assert found["result"] == str(tmp_path / "a.tif")
+    assert (found["objects"], found["errors"]) == (3, [])
+    assert found["seconds"] > 0
+    assert ended.err == ""
+
+
+def test_quiet(tessera: Tessera, model: Path, image: Path, tmp_path: Path) -> None:
+    ended = tessera("run", image, "-o", tmp_path / "a.tif", "-m", model, "--quiet")
+    assert (ended.code, ended.out, ended.err) == (0, "", "")
+
+
+def test_progress_in_a_log(tessera: Tessera, model: Path, image: Path, tmp_path: Path) -> None:
+    ended = tessera("run", image, "-o", tmp_path / "a.tif", "-m", model)
+    lines = ended.err.splitlines()
+    assert "forward passes; needs" in lines[0]
+    assert lines[1].startswith("raw.tif: 0 of ")
+    assert "\x1b" not in ended.err
+
+
+def test_probabilities(tessera: Tessera, model: Path, image: Path, tmp_path: Path) -> None:
+    out = tmp_path / "probs.tif"
+    ended = tessera("run", image, "-o", out, "-m", model, "--probabilities")
+    raw = tifffile.imread(out)
+    assert "1 channel, " in ended.out
+    assert raw.dtype == np.float32
+    np.testing.assert_allclose(raw.reshape(10, 24, 40), values(image) / 255, atol=1e-6)
+
+
+def test_two_channels_are_czyx(tessera: Tessera, save_network: Make, image: Path, tmp_path: Path) -> None:
+    import torch
+
+    class Two(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cat([1 - x, x], dim=1)
+
+    path = save_network(Two(), "two", out_channels=2, output={"kind": "semantic"}, classes=["dark", "bright"])
+    ended = tessera("run", image, "-o", tmp_path / "p.tif", "-m", path, "--trust", "--probabilities", "-q")
+    written = open_tiff(tmp_path / "p.tif")
+    assert ended.code == 0
+    assert (written.axes, written.shape) == ("CZYX", (2, 10, 24, 40))
+    ended = tessera("run", image, "-o", tmp_path / "l.tif", "-m", path)
+    assert "1 class, " in ended.out
+
+
+def test_settings_file_and_its_decoder(tessera: Tessera, model: Path, make_image: Make, tmp_path: Path) -> None:
+    file, out = tmp_path / "s.yaml", tmp_path / "labels.tif"
+    file.write_text("inference: {overlap: 0}\ndecoding: {name: threshold, parameters: {min_size_vox: 1000}}")
+    image = make_image(2)
+    assert "0 objects" in tessera("run", image, "-o", out, "-m", model, "-s", file).out
+    more = ("--decoder-option", "min_size_vox=1", "--overwrite")
+    assert "2 objects" in tessera("run", image, "-o", out, "-m", model, "-s", file, *more).out
+
+
+def test_many_images_go_to_a_folder(tessera: Tessera, model: Path, make_image: Make, tmp_path: Path) -> None:
+    images = [make_image(n, f"{n}.ome.tif") for n in (1, 2, 4)]
+    ended = tessera("run", *images, "-o", tmp_path / "out", "-m", model, "--batch-size", "2")
+    assert ended.code == 0
+    found = sorted((tmp_path / "out").iterdir())
+    assert [path.name for path in found] == ["1_labels.tif", "2_labels.tif", "4_labels.tif"]
+    assert [values(path).max() for path in found] == [1, 2, 4]
+    windows = [open_tiff(path).metadata["windows"] for path in found]
+    assert windows == [plan((10, 24, 40), load_model(model)).windows] * 3
+
+
+def test_one_image_into_a_folder(tessera: Tessera, model: Path, image: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    assert tessera("run", image, "-o", tmp_path / "out", "-m", model, "-q").code == 0
+    assert (tmp_path / "out" / "raw_labels.tif").exists()
+
+
+def test_time_series(tessera: Tessera, model: Path, make_image: Make, tmp_path: Path) -> None:
+    frames = np.zeros((3, 8, 24, 24), np.uint16)
+    for t in range(3):
+        frames[t, 2:4, 2:5, 2 : 4 + 2 * t] = 200
+        frames[t, 6, 10, : 2 * t : 2] = 200
+    movie = make_image(frames, "movie.tif", axes="TZYX")
+    ended = tessera("run", movie, "-o", tmp_path / "labels.tif", "-m", model)
+    written = open_tiff(tmp_path / "labels.tif")
+    assert ended.code == 0
+    assert (written.axes, written.shape) == ("TZYX", frames.shape)
+    for t in range(3):
+        np.testing.assert_array_equal(np.asarray(written.data)[t] > 0, frames[t] > 127)
+    assert "6 objects" in ended.out  # 1 + 2 + 3
+
+
+def test_images_of_a_batch_do_not_fall_with_one(
+    tessera: Tessera, failing_model: Path, make_image: Make, tmp_path: Path
+) -> None:
+    cut = make_image(1, "cut.tif")
+    cut.write_bytes(cut.read_bytes()[:300])
+    nan = make_image(np.full((10, 24, 40), np.nan, np.float32), "nan.tif")
+    images = [make_image(1, "a.tif"), cut, make_image(2, "hot.tif", value=253), nan, make_image(3, "z.tif")]
+    ended = tessera("run", *images, "-o", tmp_path / "out", "-m", failing_model, "--batch-size", "2", "--json")
+    assert ended.code == 3
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a_labels.tif", "z_labels.tif"]
+    assert values(tmp_path / "out" / "z_labels.tif").max() == 3
+    failed = [found["image"] for found in json.loads(ended.out)["images"] if found["errors"]]
+    assert [Path(name).name for name in failed] == ["cut.tif", "hot.tif", "nan.tif"]
+    assert "3 of 5 images failed: cut.tif, hot.tif, nan.tif" in ended.err
+    assert "hot.tif: the network failed" in ended.err
+    assert "I do not like 253" in ended.err
+
+
+def test_result_that_cannot_be_written_in_the_end(
+    tessera: Tessera, model: Path, make_image: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def imwrite(file: Path, **options: Any) -> None:
+        if "1_labels" in file.name:
+            raise OSError(28, "No space left on device")
+        original(file, **options)
+
+    original = tifffile.imwrite
+    images = [make_image(n, f"{n}.tif") for n in (1, 2)]
+    monkeypatch.setattr("napari_tessera.volumes.tiff.tifffile.imwrite", imwrite)
+    ended = tessera("run", *images, "-o", tmp_path / "out", "-m", model)
+    assert ended.code == 2
+    assert "No space left on device" in ended.err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["2_labels.tif"]
+
+
+def test_frames_do_not_fall_with_one(tessera: Tessera, failing_model: Path, make_image: Make, tmp_path: Path) -> None:
+    frames = np.zeros((3, 8, 16, 16), np.uint8)
+    frames[:, 2:4, 2:4, 2:4] = 200
+    frames[1, 2, 2, 2] = 253
+    movie = make_image(frames, "movie.tif", axes="TZYX")
+    ended = tessera("run", movie, "-o", tmp_path / "labels.tif", "-m", failing_model)
+    written = open_tiff(tmp_path / "labels.tif")
+    assert ended.code == 3
+    assert "movie.tif, frame 1: the network failed" in ended.err
+    assert np.asarray(written.data).max(axis=(1, 2, 3)).tolist() == [1, 0, 1]
+    assert written.metadata["failed_frames"] == [1]
+
+
+def test_memory_has_its_exit_code(
+    tessera: Tessera, model: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*args: object, **kwargs: object) -> None:
+        raise OutOfMemoryError("one window does not fit")
+
+    monkeypatch.setattr("napari_tessera.cli.batch.iter_results", no_memory)
+    ended = tessera("run", image, "-o", tmp_path / "a.tif", "-m", model)
+    assert (ended.code, (tmp_path / "a.tif").exists()) == (4, False)
+
+
+def test_trust(tessera: Tessera, save_network: Make, image: Path, tmp_path: Path, model: Path) -> None:
+    TrustStore().path.unlink()
+    refused = tessera("run", image, "-o", tmp_path / "a.tif", "-m", model)
+    assert refused.code == 3
+    assert "--trust" in refused.err
+    assert not (tmp_path / "a.tif").exists()
+    assert tessera("run", image, "-o", tmp_path / "a.tif", "-m", model, "--trust", "-q").code == 0
+    assert tessera("run", image, "-o", tmp_path / "b.tif", "-m", model, "-q").code == 0
+
+
+def test_plan_is_saved(tessera: Tessera, model: Path, image: Path, tmp_path: Path) -> None:
+    ended = tessera("run", image, "-o", tmp_path / "a.tif", "-m", model, "-q", "--save-plan", tmp_path / "plan.json")
+    assert ended.code == 0
+    assert json.loads((tmp_path / "plan.json").read_text())["volumes"][0]["shape"] == [10, 24, 40]
+    assert {path.suffix for path in tmp_path.iterdir() if path.is_file()} == {".tif", ".json", ".pt", ".yaml"}
+
+
+def test_plan_that_exists_stays(tessera: Tessera, model: Path, image: Path, tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text("mine")
+    ended = tessera("run", image, "-o", tmp_path / "a.tif", "-m", model, "--save-plan", tmp_path / "plan.json")
+    assert (ended.code, (tmp_path / "plan.json").read_text()) == (2, "mine")
+
+
+def test_windows_shells_leave_wildcards_to_the_command(tmp_path: Path) -> None:
+    names = [str(tmp_path / name) for name in ("a.tif", "b.tif")]
+    for name in names:
+        Path(name).touch()
+    words = ["run", str(tmp_path / "*.tif"), "-o", "out*"]
+    assert _expand(words, os_name="nt") == ["run", *names, "-o", "out*"]
+    assert _expand(words, os_name="posix") == words
+
+
+def test_bundled_network(tessera: Tessera, make_image: Make, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (16, 32, 32), np.uint8)
+    out = tmp_path / "labels.tif"
+    ended = tessera("run", make_image(noise), "-o", out, "--window", "16,32,32")
+    assert ended.code == 0
+    assert open_tiff(out).metadata["model_origin"] == "bundled"
+    assert "trained at" in ended.err  # the image's voxels are twice as long in z
+
+
+INPUT_ERRORS = {
+    "missing": (None, "no file"),
+    "truncated": ("cut", "truncated"),
+    "no image": (b"not a TIFF", "cannot be read"),
+    "NaN": (np.full((10, 24, 40), np.nan, np.float32), "NaN"),
+    "infinite": (np.full((10, 24, 40), np.inf, np.float64), "infinite"),
+    "complex": (np.zeros((10, 24, 40), np.complex64), "complex64"),
+    "2D": (np.zeros((24, 40), np.uint8), "2D"),
+}
+
+
+@pytest.mark.parametrize("case", INPUT_ERRORS)
+def test_input_errors(tessera: Tessera, model: Path, image: Path, tmp_path: Path, case: str) -> None:
+    content, words = INPUT_ERRORS[case]
+    bad = tmp_path / "bad.tif"
+    if isinstance(content, np.ndarray):
+        tifffile.imwrite(bad, content)
+    elif content is not None:
+        bad.write_bytes(content if isinstance(content, bytes) else image.read_bytes()[:2000])
+    ended = tessera("run", bad, "-o", tmp_path / "labels.tif", "-m", model, "-q")
+    assert ended.code == 3
+    assert words in ended.err
+    assert "bad.tif" in ended.err
+    assert ended.err.startswith("Error: ")
+    assert ended.err.count("\n") == 1
+    assert not (tmp_path / "labels.tif").exists()
+
+
+def test_channels_that_the_model_does_not_have(tessera: Tessera, model: Path, make_image: Make, tmp_path: Path) -> None:
+    image = make_image(np.zeros((2, 10, 24, 40), np.uint8), axes="CZYX")
+    ended = tessera("run", image, "-o", tmp_path / "a.tif", "-m", model)
+    assert ended.code == 3
+    assert "2 channel(s)" in ended.err
+
+
+def test_axes_named_by_the_user(tessera: Tessera, model: Path, make_image: Make, tmp_path: Path) -> None:
+    image = make_image(np.zeros((2, 10, 24, 40), np.uint8), axes="CZYX")
+    ended = tessera("run", image, "-o", tmp_path / "a.tif", "-m", model, "--axes", "TZYX", "-q")
+    assert ended.code == 0
+    assert open_tiff(tmp_path / "a.tif").axes == "TZYX"
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint16", "bool", "float64", "int8"])
+def test_any_number_type(tessera: Tessera, model: Path, tmp_path: Path, dtype: str) -> None:
+    values = np.zeros((10, 24, 40), dtype)
+    values[2:4, 2:4, 2:4] = 1
+    np.save(tmp_path / "raw.npy", values)
+    ended = tessera(
+        "run", tmp_path / "raw.npy", "-o", tmp_path / "a.tif", "-m", model, "--decoder-option", "threshold=0.001"
+    )
+    assert ended.code == 0
+    assert "1 object, " in ended.out
+    assert "were taken for ZYX" in ended.err
+
+
+def test_existing_result(tessera: Tessera, model: Path, image: Path, tmp_path: Path) -> None:
+    out = tmp_path / "labels.tif"
+    out.write_bytes(b"mine")
+    refused = tessera("run", image, "-o", out, "-m", model)
+    assert refused.code == 2
+    assert "--overwrite" in refused.err
+    assert out.read_bytes() == b"mine"
+    assert tessera("run", image, "-o", out, "-m", model, "--overwrite", "-q").code == 0
+    assert values(out).max() == 3
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [("nowhere/labels.tif", "does not exist"), ("labels.png", ".tif"), ("raw.tif", "one of the images")],
+)
+def test_result_that_cannot_be_written(
+    tessera: Tessera, model: Path, image: Path, tmp_path: Path, output: str, words: str
+) -> None:
+    before = image.read_bytes()
+    ended = tessera("run", image, "-o", tmp_path / output, "-m", model, "--overwrite")
+    assert ended.code == 2
+    assert words in ended.err
+    assert image.read_bytes() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_folder_without_permission(tessera: Tessera, model: Path, image: Path, tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    ended = tessera("run", image, "-o", tmp_path / "locked" / "labels.tif", "-m", model)
+    assert (ended.code, "not writable" in ended.err) == (2, True)
+
+
+def test_output_is_checked_before_anything_is_loaded(tessera: Tessera, image: Path, tmp_path: Path) -> None:
+    ended = tessera("run", image, "-o", tmp_path / "nowhere" / "a.tif", "-m", "no-such-model")
+    assert (ended.code, "does not exist" in ended.err) == (2, True)
+
+
+def test_model_errors(tessera: Tessera, image: Path, tmp_path: Path) -> None:
+    ended = tessera("run", image, "-o", tmp_path / "a.tif", "-m", "bundld")
+    assert (ended.code, "did you mean 'bundled'?" in ended.err) == (3, True)
+    (tmp_path / "cut.pt").write_bytes(b"PK")
+    ended = tessera("run", image, "-o", tmp_path / "a.tif", "-m", tmp_path / "cut.pt", "--trust")
+    assert (ended.code, "cannot open" in ended.err) == (3, True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["run"], ["run", "a.tif"], ["run", "a.tif", "-o"], ["rum"], ["run", "a.tif", "-o", "b.tif", "--ovrwrite"]],
+)
+def test_usage(tessera: Tessera, arguments: list[str]) -> None:
+    ended = tessera(*arguments)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith("Error: ")
+    assert "--help" in ended.err
