@@ -325,3 +325,38 @@ def test_a_network_stays_where_and_as_it_was(model: nt.Model, volume: np.ndarray
     nt.predict(volume, model, settings)
     assert model.network.training
     assert all(p.device.type == "cpu" and p.requires_grad for p in model.network.parameters())
+
+
+def test_weights_that_do_not_fit_the_device_are_an_error_of_memory(volume: np.ndarray, settings: nt.Settings) -> None:
+    class Homesick(torch.nn.Conv3d):
+        """A network that cannot be brought into evaluation mode for lack of memory."""
+
+        def train(self, mode: bool = True) -> torch.nn.Module:
+            if not mode:
+                raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+            return super().train(mode)
+
+    model = nt.Model.from_network(Homesick(1, 1, 1), in_channels=1, out_channels=1)
+    with pytest.raises(nt.OutOfMemoryError, match="the weights of 'Homesick' do not fit"):
+        nt.predict(volume, model, settings)
+
+
+def test_host_memory_that_does_not_suffice_is_said(
+    model: nt.Model, volume: np.ndarray, settings: nt.Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from napari_tessera.decode.argmax import ArgmaxDecoder
+
+    def refuse(self: ArgmaxDecoder, reduced: np.ndarray) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(ArgmaxDecoder, "decode", refuse)
+    with pytest.raises(nt.OutOfMemoryError, match="turning probabilities into labels"):
+        nt.segment(volume, model, settings, decoder="argmax")
+
+
+def test_the_plan_records_the_decoder_with_all_its_parameters(model: nt.Model, settings: nt.Settings) -> None:
+    planned = nt.plan((20, 20, 20), model, settings, decoder="threshold")
+    assert planned.settings.decoder == "threshold"
+    assert {"threshold", "channel", "min_size_vox"} <= dict(planned.settings.decoder_parameters).keys()
+    assert nt.plan((20, 20, 20), model, planned.settings).settings == planned.settings
+    assert nt.plan((20, 20, 20), model, planned.settings, decoder="probabilities").settings.decoder is None

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ from napari_tessera.engine.events import (
 from napari_tessera.engine.run import run_sweep
 from napari_tessera.engine.sink import ArraySink
 from napari_tessera.engine.source import ArraySource, Source
-from napari_tessera.errors import CancelledError, InputError
+from napari_tessera.errors import CancelledError, InputError, OutOfMemoryError
 from napari_tessera.models.model import Model, activate
 from napari_tessera.models.normalise import measure_intensity
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from napari_tessera.decode import Decoder
     from napari_tessera.engine.intensity import IntensityMap
     from napari_tessera.planning.plan import Plan
+from napari_tessera.units import format_bytes
 
 __all__ = ["Load", "VolumeResult", "iter_results"]
 
@@ -111,18 +112,48 @@ def iter_results(
     notify(RunStarted(len(loads), plan.windows, plan.forward_passes))
     try:
         with (
-            model.ready_on(device.torch_device) as network,
+            _lent(model, device) as network,
             closing(_iter_loaded(loads, model, plan.settings.batch_size)) as volumes,
         ):
             for number, loaded in enumerate(volumes):
                 run = _VolumeRun(number, loaded, model, plan, decoder, notify, cancel)
-                yield run.run(network, device)
+                result = run.run(network, device)
                 passes += run.passes
-                raise_if_cancelled(cancel)
+                yield result
+                if not (result.complete and number == len(loads) - 1):
+                    raise_if_cancelled(cancel)
     finally:
         peak = device.peak_bytes()
         device.release_cached()
     notify(RunFinished(passes, time.perf_counter() - began, peak))
+
+
+@contextmanager
+def _lent(model: Model, device: Device) -> Iterator[torch.nn.Module]:
+    """Lend the network on *device*, or say that not even its weights fit."""
+    with ExitStack() as stack:
+        try:
+            network = stack.enter_context(model.ready_on(device.torch_device))
+        except (RuntimeError, MemoryError) as error:
+            if not device.is_out_of_memory(error):
+                raise
+            free = format_bytes(device.memory().free_bytes)
+            raise OutOfMemoryError(
+                f"the weights of '{model.spec.name}' do not fit into the memory of {device.name} ({free} free): "
+                f"close other programs, or choose another device"
+            ) from error
+        yield network
+
+
+@contextmanager
+def _host_memory_for(what: str) -> Iterator[None]:
+    """Turn a failed allocation on the host into the error that says what it was for."""
+    try:
+        yield
+    except MemoryError as error:
+        raise OutOfMemoryError(
+            f"the host's memory did not suffice for {what}: crop the image, or close other programs"
+        ) from error
 
 
 def _iter_loaded(loads: Sequence[Load], model: Model, batch_size: int) -> Generator[_Loaded, None, None]:
@@ -186,9 +217,11 @@ class _VolumeRun:
         self._check_shape()
         self._notify(VolumeStarted(self._number, self._volume.forward_passes))
         channels, dtype = self._decoder.reduced(self._spec.out_channels) if self._decoder else (None, "float32")
-        sink = ArraySink.empty((channels or self._spec.out_channels, *self._volume.shape), dtype)
+        with _host_memory_for("the result"):
+            sink = ArraySink.empty((channels or self._spec.out_channels, *self._volume.shape), dtype)
         complete = self._sweep(network, device, sink)
-        array = self._decode(sink.array) if self._decoder is not None else sink.array
+        with _host_memory_for("turning probabilities into labels"):
+            array = self._decode(sink.array) if self._decoder is not None else sink.array
         if complete:
             self._notify(VolumeFinished(self._number, time.perf_counter() - began))
         return VolumeResult(self._number, array, complete, self._volume.layout.sweep_axis, self._finished_planes)

@@ -98,7 +98,9 @@ def test_decoder_given_drops_the_parameters_of_the_files_decoder(
         "min_size_vox=5", "--json",
     )  # fmt: skip
     settings = json.loads(ended.out)["settings"]
-    assert (settings["decoder"], settings["decoder_parameters"]) == ("threshold", {"min_size_vox": 5})
+    assert settings["decoder"] == "threshold"
+    assert settings["decoder_parameters"]["min_size_vox"] == 5
+    assert "merge_threshold" not in settings["decoder_parameters"]
 
 
 def test_probabilities_are_float32(tessera: Callable[..., Any], model: Path) -> None:

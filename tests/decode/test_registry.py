@@ -70,7 +70,7 @@ def test_reduce_gives_what_reduced_promises_and_decode_keeps_the_shape(name, spa
     labels = decoder.decode(reduced)
     assert labels.shape == spatial
     assert np.issubdtype(labels.dtype, np.integer)
-    assert labels.dtype.itemsize <= decoder.label_itemsize
+    assert labels.dtype.itemsize <= decoder.label_bytes(2)
     assert np.array_equal(reduced, kept)
 
 

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.inferers import SlidingWindowInferer
 
-from napari_tessera.engine.blend import Blend
 from napari_tessera.engine.device import open_device
 from napari_tessera.engine.events import CancelToken, Event, MemoryRecovered, PassFinished, PlanesFinished
 from napari_tessera.engine.grid import WindowGrid
 from napari_tessera.engine.intensity import IntensityMap
 from napari_tessera.engine.run import Sweep, run_sweep
+from napari_tessera.engine.settings import Blend
 from napari_tessera.engine.sink import ArraySink
 from napari_tessera.engine.source import ArraySource
 from napari_tessera.engine.tta import views

@@ -27,7 +27,6 @@ class ArgmaxDecoder:
     """
 
     name: ClassVar[str] = "argmax"
-    label_itemsize: ClassVar[int] = 2
 
     threshold: float = 0.5
 

@@ -28,12 +28,10 @@ class Decoder(Protocol):
     ----------
     name
         What settings files and `get_decoder` call it.
-    label_itemsize
-        Bytes of one label in the result, at most.
     """
 
     name: ClassVar[str]
-    label_itemsize: ClassVar[int]
+    __dataclass_fields__: ClassVar[dict[str, Any]]  # parameters are the fields of a dataclass
 
     def check(self, output: OutputSpec, out_channels: int) -> None:
         """Raise `SettingsError` if this decoder cannot use such an output; called before the run."""

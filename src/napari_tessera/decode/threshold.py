@@ -34,7 +34,6 @@ class ThresholdDecoder:
     """
 
     name: ClassVar[str] = "threshold"
-    label_itemsize: ClassVar[int] = 4
 
     threshold: float = 0.5
     channel: int | None = None

@@ -61,7 +61,6 @@ class WatershedDecoder:
     """
 
     name: ClassVar[str] = "watershed"
-    label_itemsize: ClassVar[int] = 4
 
     threshold: float = 0.5
     seed_sigma_vox: float = 1.0

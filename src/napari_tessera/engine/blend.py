@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import StrEnum
 
 import torch
 
-__all__ = ["Blend", "importance_map"]
+from napari_tessera.engine.settings import Blend
+
+__all__ = ["importance_map"]
 
 # Both constants are MONAI's defaults (monai.data.utils.compute_importance_map); results must stay equal to it.
 SIGMA_SCALE = 0.125
 MINIMUM = 1e-3
-
-
-class Blend(StrEnum):
-    """Weighting of overlapping windows."""
-
-    GAUSSIAN = "gaussian"
-    CONSTANT = "constant"
 
 
 def importance_map(

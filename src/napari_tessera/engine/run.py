@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from napari_tessera.engine.blend import Blend, importance_map
+from napari_tessera.engine.blend import importance_map
 from napari_tessera.engine.device import Device, autocast
 from napari_tessera.engine.events import (
     EventHandler,
@@ -26,7 +26,7 @@ from napari_tessera.engine.events import (
     raise_if_cancelled,
 )
 from napari_tessera.engine.grid import WindowGrid, count_forward_passes
-from napari_tessera.engine.settings import Precision
+from napari_tessera.engine.settings import Blend, Precision
 from napari_tessera.engine.source import ArraySource, PlaneCache, Region, Source
 from napari_tessera.engine.stitch import SlabStitcher
 from napari_tessera.engine.tta import View, ViewAverage
@@ -248,7 +248,8 @@ class _SweepRun:
             if self._device.is_out_of_memory(error):
                 raise
             raise ModelError(
-                f"the network failed on an input of shape {tuple(windows.shape)}: {type(error).__name__}: {error}"
+                f"the network failed on an input of shape {tuple(windows.shape)}: "
+                f"{type(error).__name__}: {_last_line(error)}"
             ) from error
         expected = (windows.shape[0], self._sweep.out_channels, *self._grid.window)
         if tuple(output.shape) != expected:
@@ -278,6 +279,12 @@ class _SweepRun:
         self._sink.write(region, self._reduce(planes).cpu().numpy())
         axis = self._grid.sweep_axis
         self._on_event(PlanesFinished(self._volume, axis, region[axis].start, region[axis].stop))
+
+
+def _last_line(error: Exception) -> str:
+    """Return what *error* comes down to: TorchScript puts its traceback before it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else "no more is known"
 
 
 def _first_tensor(output: Any) -> torch.Tensor:

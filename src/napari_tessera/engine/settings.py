@@ -10,12 +10,18 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
-from napari_tessera.engine.blend import Blend
 from napari_tessera.errors import SettingsError, nearest
 
-__all__ = ["Precision", "Settings"]
+__all__ = ["Blend", "Precision", "Settings"]
 
 Choice = TypeVar("Choice", bound=StrEnum)
+
+
+class Blend(StrEnum):
+    """Weighting of overlapping windows."""
+
+    GAUSSIAN = "gaussian"
+    CONSTANT = "constant"
 
 
 class Precision(StrEnum):

@@ -75,7 +75,8 @@ def _on_device_memory(
     asked = settings.sw_batch_size
     needed, free = total_bytes(asked), device.free_bytes
     if asked > most:
-        yield Advice(Level.INFO, f"Only {most} windows: sw_batch_size {most} does the same", ("sw_batch_size", most))
+        windows = "one window" if most == 1 else f"{most} windows"
+        yield Advice(Level.INFO, f"Only {windows}: sw_batch_size {most} does the same", ("sw_batch_size", most))
     if needed > free:
         fits = largest_fitting_batch(total_bytes, (1 - HEADROOM) * free, asked)
         needs = f"Needs {format_bytes(needed)}, {format_bytes(free)} free on {device.name}"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -187,14 +187,21 @@ def complete_settings(settings: Settings, spec: ModelSpec, decoder: Decoder | No
     """
     window = settings.window_size or spec.window.default
     spec.window.check(window)
-    name = settings.decoder if decoder is None else decoder.name
     if decoder is not None:
         decoder.check(spec.output, spec.out_channels)
     if settings.resolution is not None and len(settings.resolution) != spec.spatial_dims:
         raise SettingsError(
             f"resolution is {settings.resolution}, but a {spec.spatial_dims}D model needs {spec.spatial_dims} lengths"
         )
-    return replace(settings, window_size=window, decoder=name)
+    return replace(settings, window_size=window, **_decoding(decoder))
+
+
+def _decoding(decoder: Decoder | None) -> dict[str, Any]:
+    """Return the settings that name *decoder* and all its parameters, so that a result says what made it."""
+    if decoder is None:
+        return {"decoder": None, "decoder_parameters": ()}
+    parameters = {f.name: getattr(decoder, f.name) for f in fields(decoder)}
+    return {"decoder": decoder.name, "decoder_parameters": tuple(parameters.items())}
 
 
 def _check_shapes(shapes: Sequence[Shape], spec: ModelSpec) -> None:

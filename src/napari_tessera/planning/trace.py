@@ -3,8 +3,8 @@
 A recorder follows every storage that a pass over a data-less twin of the network creates, from its birth to its death.
 Where a network cannot be traced, two small real passes are recorded instead and scaled up.
 
-Only what torch operations return is seen. What a kernel takes for itself while it runs (the workspace of a convolution)
-is not part of these figures; `PassTrace.convolutions` holds what an estimate of it needs.
+What a kernel takes for itself while it runs, as the workspace of a convolution, is not seen; `PassTrace.convolutions`
+holds what an estimate of it needs.
 """
 
 from __future__ import annotations
@@ -13,23 +13,20 @@ import logging
 import math
 import threading
 import traceback
-import weakref
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from napari_tessera.errors import ModelError
+from napari_tessera.planning.recorder import Convolution, MemoryEvents, Recorder, round_up, storage_sizes
 from napari_tessera.planning.skeleton import Skeleton, autocast_flags, build_skeleton, network_weights, share_weights
 
 __all__ = [
-    "Convolution",
     "ForwardTracer",
-    "MemoryEvents",
     "PassTrace",
     "allocation_step_bytes",
     "measure_forward",
@@ -51,58 +48,6 @@ MEASURED_SIDE_VOX = 40
 LARGEST_STRIDE_VOX = 32
 
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-_VALUES = {aten.equal.default, aten._local_scalar_dense.default}
-_CONVOLUTIONS = {aten.convolution.default, aten._convolution.default}
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryEvents:
-    """Births and deaths of storages in the order in which they happened.
-
-    Parameters
-    ----------
-    storage_ids
-        Which storage; numbered by birth, the pass's input is 0.
-    signed_bytes
-        Its size: positive when it is born, negative when it dies.
-    """
-
-    storage_ids: array[int]
-    signed_bytes: array[int]
-
-    def peak_bytes(self, step_bytes: int = 1) -> int:
-        """Return the most that was alive at once if each storage takes a multiple of *step_bytes*."""
-        live = peak = 0
-        for change in self.signed_bytes:
-            rounded = _round_up(abs(change), step_bytes)
-            live += rounded if change > 0 else -rounded
-            peak = max(peak, live)
-        return peak
-
-
-@dataclass(frozen=True, slots=True)
-class Convolution:
-    """One convolution of a pass: what the size of its workspace depends on.
-
-    Parameters
-    ----------
-    at_event
-        How many memory events had happened when it returned.
-    input_shape, weight_shape, output_shape
-        Batch and channels first.
-    item_bytes
-        Of one input element.
-    groups, transposed
-        As of `torch.nn.functional.conv3d`.
-    """
-
-    at_event: int
-    input_shape: tuple[int, ...]
-    weight_shape: tuple[int, ...]
-    output_shape: tuple[int, ...]
-    item_bytes: int
-    groups: int
-    transposed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +91,7 @@ def allocation_step_bytes(device_type: str) -> int:
 
 def weights_bytes(network: torch.nn.Module, *, step_bytes: int = 1) -> int:
     """Return what parameters, buffers and TorchScript constants take, each storage rounded up to *step_bytes*."""
-    return sum(_round_up(size, step_bytes) for size in _storages(network_weights(network)).values())
+    return sum(round_up(size, step_bytes) for size in storage_sizes(network_weights(network)).values())
 
 
 def trace_forward(
@@ -196,7 +141,7 @@ def measure_forward(
     """
     weights = network_weights(network)
     device = weights[0].device if weights else torch.device("cpu")
-    recorder = _Recorder(weights, device_type=device.type)
+    recorder = Recorder(weights, device_type=device.type)
     module = share_weights(network)
     autocast = autocast_flags(device.type, _AUTOCAST.get(precision))
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.no_grad(), autocast:
@@ -254,7 +199,7 @@ class ForwardTracer:
         return self._skeletons[device_type]
 
     def _trace_twin(self, skeleton: Skeleton, shape: tuple[int, ...], error_fraction: float) -> PassTrace:
-        recorder = _Recorder(skeleton.weights, device_type=skeleton.device_type)
+        recorder = Recorder(skeleton.weights, device_type=skeleton.device_type)
         with _quiet_fakes(), skeleton.running(self._lower):
             windows = torch.empty(shape, dtype=torch.float32, device=skeleton.device_type)
             out_shape = recorder.record(skeleton.module, windows)
@@ -296,109 +241,6 @@ class ForwardTracer:
         return self._real_passes[channels, window]
 
 
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows the storages that operations create; sees the operations of the calling thread only.
-
-    Parameters
-    ----------
-    weights
-        Tensors whose storages do not count.
-    device_type
-        Where the tensors of the pass are or claim to be. For ``"cuda"`` nothing on the host is followed.
-    """
-
-    def __init__(self, weights: Iterable[torch.Tensor], *, device_type: str) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.events = MemoryEvents(array("q"), array("q"))
-        self.convolutions: list[Convolution] = []
-        self.guessed = False
-        self._ignored = set(_storages(weights))
-        self._device_type = device_type
-        self._live: dict[int, tuple[int, int]] = {}
-        self._watches: dict[int, weakref.ref[torch.UntypedStorage]] = {}
-        self._born = 0
-        self._failed: Exception | None = None
-
-    def record(self, module: Callable[[torch.Tensor], Any], windows: torch.Tensor) -> tuple[int, ...]:
-        """Call *module* and return its output's shape; afterwards `events` ends with that output alive."""
-        self._follow(windows)
-        try:
-            with self:
-                output = module(windows)
-            first = next(_tensors(output), None)
-        except RuntimeError as error:
-            if self._failed is None or "TorchScript" not in str(error):
-                raise
-            raise self._failed from error  # its interpreter drops the message of what goes wrong in a dispatch mode
-        finally:
-            self._watches.clear()  # deaths from here on are not of this pass; it also breaks a reference cycle
-        if first is None:
-            raise ModelError(f"the network gave {type(output).__name__} without a tensor in it")
-        return tuple(first.shape)
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func in _VALUES:
-            return self._value(func, args)
-        if _on_host_numbers(func, args):
-            with _disable_current_modes():
-                return func(*args, **kwargs)
-        try:
-            output = func(*args, **kwargs)
-        except Exception as error:
-            self._failed = error
-            raise
-        for tensor in _tensors(output):
-            self._follow(tensor)
-        if func in _CONVOLUTIONS:
-            self._note(output, *args)
-        return output
-
-    def _value(self, func: Any, args: tuple[Any, ...]) -> Any:
-        """Return what a tensor holds, or something made up if it holds nothing; sizes seldom depend on it."""
-        if not all(isinstance(arg, torch.Tensor) for arg in args):  # TorchScript hands some 0-d ones over as numbers
-            return args[0] is args[1] if func is aten.equal.default else args[0]
-        try:
-            with _disable_current_modes():  # under the fakes' mode even a real number has no value
-                return func(*args)
-        except RuntimeError:
-            self.guessed = True
-            if func is aten.equal.default:
-                return False
-            return 1.0 if args[0].is_floating_point() else 1
-
-    def _note(self, output: torch.Tensor, windows: torch.Tensor, weight: torch.Tensor, *args: Any) -> None:
-        _bias, _stride, _padding, _dilation, transposed, _output_padding, groups = args[:7]
-        shapes = tuple(windows.shape), tuple(weight.shape), tuple(output.shape)
-        events = len(self.events.storage_ids)
-        self.convolutions.append(Convolution(events, *shapes, windows.element_size(), groups, transposed))
-
-    def _follow(self, tensor: torch.Tensor) -> None:
-        on_host = self._device_type == "cuda" and tensor.device.type == "cpu"
-        if on_host or tensor.layout is not torch.strided:
-            return
-        storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._ignored or self._live.get(key, (0, -1))[1] == size:
-            return
-        if key in self._live:  # resized in place
-            self._end(key)
-        self._live[key] = (self._born, size)
-        self._log(self._born, size)
-        self._born += 1
-        self._watches[key] = weakref.ref(storage, lambda _: self._end(key))
-
-    def _end(self, key: int) -> None:
-        storage_id, size = self._live.pop(key)
-        self._log(storage_id, -size)
-
-    def _log(self, storage_id: int, signed_bytes: int) -> None:
-        self.events.storage_ids.append(storage_id)
-        self.events.signed_bytes.append(signed_bytes)
-
-
 def _twin_devices(device_type: str, lower: torch.dtype | None) -> dict[str, float]:
     """Return what twins may be made of, best first, and the error of each.
 
@@ -429,39 +271,6 @@ def _scaled(shape: tuple[int, ...], small: tuple[int, ...], window: list[int]) -
     if len(shape) != 1 + len(window):
         return shape
     return (shape[0], *(n * full // part for n, part, full in zip(shape[1:], small, window, strict=True)))
-
-
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors(item)
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-
-
-def _round_up(size_bytes: int, step_bytes: int) -> int:
-    return -(-size_bytes // step_bytes) * step_bytes
-
-
-def _on_host_numbers(func: Any, args: tuple[Any, ...]) -> bool:
-    """Whether an operation computes with 0-d host tensors only, as TorchScript does with shapes: values that matter."""
-    numbers = list(_tensors(args))
-    if not numbers:
-        return func is aten.scalar_tensor.default
-    return all(n.dim() == 0 and type(n) is torch.Tensor and n.device.type == "cpu" for n in numbers)
-
-
-def _storages(tensors: Iterable[torch.Tensor]) -> dict[int, int]:
-    """Return the sizes of the tensors' storages by address, bytes; a shared one once."""
-    sizes = {}
-    for tensor in tensors:
-        if tensor.layout is torch.strided:
-            storage = tensor.untyped_storage()
-            sizes[storage._cdata] = storage.nbytes()
-    return sizes
 
 
 def _is_untraceable(failure: Exception) -> bool:

@@ -1,0 +1,209 @@
+"""Follows the storages that a forward pass creates, from birth to death, whether its tensors hold data or not."""
+
+from __future__ import annotations
+
+import weakref
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+from napari_tessera.errors import ModelError
+
+__all__ = ["Convolution", "MemoryEvents", "Recorder", "round_up", "storage_sizes"]
+
+aten = torch.ops.aten
+
+# These read numbers, which a data-less tensor does not have.
+_VALUES = {aten.equal.default, aten._local_scalar_dense.default}
+_CONVOLUTIONS = {aten.convolution.default, aten._convolution.default}
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEvents:
+    """Births and deaths of storages in the order in which they happened.
+
+    Parameters
+    ----------
+    storage_ids
+        Which storage; numbered by birth, the pass's input is 0.
+    signed_bytes
+        Its size: positive when it is born, negative when it dies.
+    """
+
+    storage_ids: array[int]
+    signed_bytes: array[int]
+
+    def peak_bytes(self, step_bytes: int = 1) -> int:
+        """Return the most that was alive at once if each storage takes a multiple of *step_bytes*."""
+        live = peak = 0
+        for change in self.signed_bytes:
+            rounded = round_up(abs(change), step_bytes)
+            live += rounded if change > 0 else -rounded
+            peak = max(peak, live)
+        return peak
+
+
+@dataclass(frozen=True, slots=True)
+class Convolution:
+    """One convolution of a pass: what the size of its workspace depends on.
+
+    Parameters
+    ----------
+    at_event
+        How many memory events had happened when it returned.
+    input_shape, weight_shape, output_shape
+        Batch and channels first.
+    item_bytes
+        Of one input element.
+    groups, transposed
+        As of `torch.nn.functional.conv3d`.
+    """
+
+    at_event: int
+    input_shape: tuple[int, ...]
+    weight_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    item_bytes: int
+    groups: int
+    transposed: bool
+
+
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows the storages that operations create; sees the operations of the calling thread only.
+
+    Parameters
+    ----------
+    weights
+        Tensors whose storages do not count.
+    device_type
+        Where the tensors of the pass are or claim to be. For ``"cuda"`` nothing on the host is followed.
+    """
+
+    def __init__(self, weights: Iterable[torch.Tensor], *, device_type: str) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.events = MemoryEvents(array("q"), array("q"))
+        self.convolutions: list[Convolution] = []
+        self.guessed = False
+        self._ignored = set(storage_sizes(weights))
+        self._device_type = device_type
+        self._live: dict[int, tuple[int, int]] = {}
+        self._watches: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+        self._born = 0
+        self._failed: Exception | None = None
+
+    def record(self, module: Callable[[torch.Tensor], Any], windows: torch.Tensor) -> tuple[int, ...]:
+        """Call *module* and return its output's shape; afterwards `events` ends with that output alive."""
+        self._follow(windows)
+        try:
+            with self:
+                output = module(windows)
+            first = next(_tensors(output), None)
+        except RuntimeError as error:
+            if self._failed is None or "TorchScript" not in str(error):
+                raise
+            raise self._failed from error  # its interpreter drops the message of what goes wrong in a dispatch mode
+        finally:
+            self._watches.clear()  # deaths from here on are not of this pass; it also breaks a reference cycle
+        if first is None:
+            raise ModelError(f"the network gave {type(output).__name__} without a tensor in it")
+        return tuple(first.shape)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _VALUES:
+            return self._value(func, args)
+        if _on_host_numbers(func, args):
+            with _disable_current_modes():
+                return func(*args, **kwargs)
+        try:
+            output = func(*args, **kwargs)
+        except Exception as error:
+            self._failed = error
+            raise
+        for tensor in _tensors(output):
+            self._follow(tensor)
+        if func in _CONVOLUTIONS:
+            self._note(output, *args)
+        return output
+
+    def _value(self, func: Any, args: tuple[Any, ...]) -> Any:
+        """Return what a tensor holds, or something made up if it holds nothing; sizes seldom depend on it."""
+        if not all(isinstance(arg, torch.Tensor) for arg in args):  # TorchScript hands some 0-d ones over as numbers
+            return args[0] is args[1] if func is aten.equal.default else args[0]
+        try:
+            with _disable_current_modes():  # under the fakes' mode even a real number has no value
+                return func(*args)
+        except RuntimeError:
+            self.guessed = True
+            if func is aten.equal.default:
+                return False
+            return 1.0 if args[0].is_floating_point() else 1
+
+    def _note(self, output: torch.Tensor, windows: torch.Tensor, weight: torch.Tensor, *args: Any) -> None:
+        _bias, _stride, _padding, _dilation, transposed, _output_padding, groups = args[:7]
+        shapes = tuple(windows.shape), tuple(weight.shape), tuple(output.shape)
+        events = len(self.events.storage_ids)
+        self.convolutions.append(Convolution(events, *shapes, windows.element_size(), groups, transposed))
+
+    def _follow(self, tensor: torch.Tensor) -> None:
+        on_host = self._device_type == "cuda" and tensor.device.type == "cpu"
+        if on_host or tensor.layout is not torch.strided:
+            return
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._ignored or self._live.get(key, (0, -1))[1] == size:
+            return
+        if key in self._live:  # resized in place
+            self._end(key)
+        self._live[key] = (self._born, size)
+        self._log(self._born, size)
+        self._born += 1
+        self._watches[key] = weakref.ref(storage, lambda _: self._end(key))
+
+    def _end(self, key: int) -> None:
+        storage_id, size = self._live.pop(key)
+        self._log(storage_id, -size)
+
+    def _log(self, storage_id: int, signed_bytes: int) -> None:
+        self.events.storage_ids.append(storage_id)
+        self.events.signed_bytes.append(signed_bytes)
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+
+
+def round_up(size_bytes: int, step_bytes: int) -> int:
+    """Return the smallest multiple of *step_bytes* that holds *size_bytes*."""
+    return -(-size_bytes // step_bytes) * step_bytes
+
+
+def _on_host_numbers(func: Any, args: tuple[Any, ...]) -> bool:
+    """Whether an operation computes with 0-d host tensors only, as TorchScript does with shapes: values that matter."""
+    numbers = list(_tensors(args))
+    if not numbers:
+        return func is aten.scalar_tensor.default
+    return all(n.dim() == 0 and type(n) is torch.Tensor and n.device.type == "cpu" for n in numbers)
+
+
+def storage_sizes(tensors: Iterable[torch.Tensor]) -> dict[int, int]:
+    """Return the sizes of the tensors' storages by address, bytes; a shared one once."""
+    sizes = {}
+    for tensor in tensors:
+        if tensor.layout is torch.strided:
+            storage = tensor.untyped_storage()
+            sizes[storage._cdata] = storage.nbytes()
+    return sizes
