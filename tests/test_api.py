@@ -167,11 +167,30 @@ def test_a_failing_network_is_the_cause_of_the_error(volume: np.ndarray, setting
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
-def test_a_window_that_the_network_refuses_is_found_before_the_run(volume: np.ndarray) -> None:
+@pytest.mark.parametrize(
+    ("window", "nearest"),
+    [((15, 15, 15), "(12, 12, 12) or (16, 16, 16)"), ((30, 64, 2), "(28, 64, 4) or (32, 64, 4)")],
+)
+def test_a_window_that_the_network_refuses_is_found_before_the_run(
+    volume: np.ndarray, window: tuple[int, ...], nearest: str
+) -> None:
     network = UNet(spatial_dims=3, in_channels=1, out_channels=3, channels=(4, 8, 16), strides=(2, 2))
     model = nt.Model.from_network(network, in_channels=1, out_channels=3)
-    with pytest.raises(nt.ModelError):
-        nt.plan(volume.shape, model, nt.Settings(window_size=(15, 15, 15)))
+    with pytest.raises(nt.SettingsError) as caught:
+        nt.plan(volume.shape, model, nt.Settings(window_size=window))
+    assert nearest in str(caught.value)
+
+
+def test_a_network_that_shrinks_its_input_is_refused_before_the_run(volume: np.ndarray) -> None:
+    model = nt.Model.from_network(torch.nn.Conv3d(1, 1, 3), in_channels=1, out_channels=1)
+    with pytest.raises(nt.ModelError, match=r"gives \(14, 14, 14\) voxels for a window of \(16, 16, 16\)"):
+        nt.plan(volume.shape, model, nt.Settings(window_size=(16, 16, 16)))
+
+
+def test_wrong_in_channels_are_found_before_the_run(volume: np.ndarray) -> None:
+    model = nt.Model.from_network(torch.nn.Conv3d(2, 1, 1), in_channels=1, out_channels=1)
+    with pytest.raises(nt.ModelError, match="channels"):
+        nt.plan(volume.shape, model, nt.Settings(window_size=(16, 16, 16)))
 
 
 def test_wrong_out_channels_are_found_before_the_run(model: nt.Model, volume: np.ndarray) -> None:

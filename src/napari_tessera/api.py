@@ -13,11 +13,12 @@ from napari_tessera.decode import Decoder, get_decoder
 from napari_tessera.engine.device import CpuDevice, open_device
 from napari_tessera.engine.settings import Settings
 from napari_tessera.engine.source import ArraySource, Source
-from napari_tessera.errors import InputError, ModelError
+from napari_tessera.errors import InputError, ModelError, SettingsError
 from napari_tessera.pipeline import iter_results
 from napari_tessera.planning.activations import ActivationCache
 from napari_tessera.planning.plan import DeviceState, Plan
 from napari_tessera.planning.resolve import Traced, complete_settings, resolve
+from napari_tessera.planning.windows import nearest_windows
 from napari_tessera.volumes.volume import Volume
 
 if TYPE_CHECKING:
@@ -147,25 +148,49 @@ def plan(
 
 def _trace(model: Model, settings: Settings, device_type: str) -> PassTrace:
     """Return the trace of one window, after checking that the network gives what its description promises."""
+
+    def trace(window: tuple[int, ...]) -> PassTrace:
+        return _TRACES.trace(
+            model.network,
+            in_channels=model.spec.in_channels,
+            window=window,
+            precision=settings.precision.value,
+            device_type=device_type,
+        )
+
+    def keeps_size(window: tuple[int, ...]) -> bool:
+        try:
+            return trace(window).out_shape[2:] == window
+        except ModelError:
+            return False
+
     window = settings.window_size or model.spec.window.default
-    trace = _TRACES.trace(
-        model.network,
-        in_channels=model.spec.in_channels,
-        window=window,
-        precision=settings.precision.value,
-        device_type=device_type,
-    )
-    if trace.out_channels != model.spec.out_channels:
+    refusal: ModelError | None = None
+    try:
+        traced = trace(window)
+    except ModelError as error:
+        refusal = error
+    if refusal is not None or traced.out_shape[2:] != window:
+        near = nearest_windows(window, keeps_size)
+        if near:
+            raise SettingsError(
+                f"window_size {window} does not suit the network of '{model.spec.name}': the nearest that does is "
+                f"{' or '.join(map(str, near))}"
+            ) from (refusal and refusal.__cause__)
+        raise refusal or _size_error(model, window, traced)
+    if traced.out_channels != model.spec.out_channels:
         raise ModelError(
-            f"the network of '{model.spec.name}' gives {trace.out_channels} channel(s), but its description says "
+            f"the network of '{model.spec.name}' gives {traced.out_channels} channel(s), but its description says "
             f"{model.spec.out_channels}: correct out_channels"
         )
-    if trace.out_shape[2:] != window:
-        raise ModelError(
-            f"the network of '{model.spec.name}' gives {trace.out_shape[2:]} voxels for a window of {window}: "
-            f"Tessera needs a network whose output is as large as its input"
-        )
-    return trace
+    return traced
+
+
+def _size_error(model: Model, window: tuple[int, ...], traced: PassTrace) -> ModelError:
+    return ModelError(
+        f"the network of '{model.spec.name}' gives {traced.out_shape[2:]} voxels for a window of {window}: "
+        f"Tessera needs a network whose output is as large as its input"
+    )
 
 
 def _several(shapes: Sequence[Any]) -> Sequence[Sequence[int]]:
