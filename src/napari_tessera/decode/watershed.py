@@ -65,7 +65,7 @@ class WatershedDecoder:
     threshold: float = 0.5
     seed_sigma_vox: float = 1.0
     seed_distance_vox: float = 1.5
-    merge_threshold: float = 0.4
+    merge_threshold: float = 0.5
     min_size_vox: int = 100
     anisotropy: float = 1.0
 
