@@ -1,0 +1,130 @@
+"""What the plan costs, while the sliders move."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QWidget
+
+from napari_tessera._qt.lines import LineLabel
+from napari_tessera._qt.memory_bar import MemoryBar
+from napari_tessera._qt.parts import small_button
+from napari_tessera.session.cost import Bar, device_bar, host_bar, passes_line, time_line
+from napari_tessera.session.wording import Line, Tone
+
+if TYPE_CHECKING:
+    from napari_tessera import Plan
+    from napari_tessera._qt.theme import Theme
+    from napari_tessera.session import Session
+
+__all__ = ["CostPanel"]
+
+WIDEST = "999 MiB of 99.9 GiB · tight"
+TONES = (Tone.PLAIN, Tone.WARNING, Tone.PROBLEM)
+
+
+class CostPanel(QWidget):
+    """Shows passes, memory and time of the plan, and the most useful piece of advice.
+
+    Parameters
+    ----------
+    session
+        Has the plan.
+    theme
+        Gives the colours.
+    """
+
+    def __init__(self, session: Session, theme: Theme) -> None:
+        super().__init__()
+        self._session = session
+        self._unused_card = ""
+        self._asked_doctor = False
+        self.passes, self.time = LineLabel(theme), LineLabel(theme)
+        self.advice = LineLabel(theme, rows=3)
+        self.apply = small_button("apply", "Change the setting as it says")
+        self.device, self.host = _Row(theme, "GPU"), _Row(theme, "RAM")
+        self._arrange()
+        self.apply.clicked.connect(session.apply_advice)
+        session.plan_changed.connect(self.refresh)
+        session.runner.changed.connect(self.refresh)
+        session.runner.progressed.connect(self._show_time)
+        session.shelf.changed.connect(self._ask_doctor)
+        self.refresh()
+
+    def _arrange(self) -> None:
+        layout = QGridLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setVerticalSpacing(3)
+        layout.addWidget(self.passes, 0, 0, 1, 3)
+        for index, row in enumerate((self.device, self.host), start=1):
+            layout.addWidget(row.label, index, 0)
+            layout.addWidget(row.bar, index, 1)
+            layout.addWidget(row.text, index, 2)
+        layout.addWidget(self.time, 3, 0, 1, 3)
+        advice = QHBoxLayout()
+        advice.addWidget(self.advice, 1)
+        advice.addWidget(self.apply)
+        layout.addLayout(advice, 4, 0, 1, 3)
+        layout.setColumnStretch(1, 1)
+
+    def refresh(self) -> None:
+        """Show the plan that runs, else the one of the present choice."""
+        plan = self._session.shown_plan
+        self.passes.show_line(Line("no plan yet") if plan is None else passes_line(plan))
+        self.device.show_bar(None if plan is None else device_bar(plan))
+        self.host.show_bar(None if plan is None else host_bar(plan))
+        self._show_time()
+        self._show_advice(plan)
+
+    def _show_time(self) -> None:
+        runner = self._session.runner
+        self.time.show_line(
+            time_line(self._session.expected_seconds, runner.progress.seconds_left, running=runner.active)
+        )
+
+    def _show_advice(self, plan: Plan | None) -> None:
+        advice = plan.advice if plan is not None else ()
+        first = advice[0] if advice else None
+        if self._unused_card and (first is None or first.level == 0):
+            self.advice.show_line(Line(self._unused_card, Tone.WARNING))
+            first = None
+        elif first is None:
+            self.advice.show_line(Line())
+        else:
+            tooltip = "\n".join(piece.text for piece in advice)
+            self.advice.show_line(Line(first.text, TONES[first.level], tooltip))
+        self.apply.setVisible(first is not None and first.change is not None)
+        self.apply.setEnabled(not self._session.runner.active)
+
+    def _ask_doctor(self) -> None:
+        """Find out, once and on a thread, whether there is a card that torch cannot use."""
+        if self._session.shelf.choices is not None and not self._asked_doctor:
+            self._asked_doctor = True
+            self._session.background.submit(_unused_card, self._take_finding, lambda error: None, name="doctor")
+
+    def _take_finding(self, unused_card: str) -> None:
+        self._unused_card = unused_card
+        self.refresh()
+
+
+def _unused_card() -> str:
+    """Return why a graphics card that is there goes unused, in a sentence, or nothing."""
+    from napari_tessera.doctor.finding import Status
+    from napari_tessera.doctor.gpu import check_gpu
+
+    failed = [finding for finding in check_gpu() if finding.status is Status.FAIL]
+    return f"{failed[0].detail} ({failed[0].remedy})" if failed else ""
+
+
+class _Row:
+    """Label, bar and words of one memory."""
+
+    def __init__(self, theme: Theme, name: str) -> None:
+        self.label, self.bar, self.text = QLabel(name), MemoryBar(theme), LineLabel(theme)
+        self.text.reserve(WIDEST)
+
+    def show_bar(self, bar: Bar | None) -> None:
+        self.bar.show_bar(bar)
+        self.text.show_line(Line("–") if bar is None else bar.line)
+        if bar is not None:
+            self.label.setText(bar.label)

@@ -1,0 +1,163 @@
+"""The row below: results to files, settings from and to files."""
+
+from __future__ import annotations
+
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtGui import QGuiApplication
+from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QWidget
+
+from napari_tessera._qt.lines import LineLabel
+from napari_tessera._qt.parts import menu_button, small_button
+from napari_tessera.errors import TesseraError
+from napari_tessera.session.report import sentence
+from napari_tessera.session.wording import Line, Tone
+from napari_tessera.volumes.napari import write_image, write_labels
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from napari_tessera._qt.theme import Theme
+    from napari_tessera.session import Session
+
+__all__ = ["FilePanel"]
+
+WRITERS = {"labels": write_labels, "image": write_image}
+SETTINGS_FILTER = "Settings (*.yaml *.yml)"
+
+
+class FilePanel(QWidget):
+    """Exports the layers of the last run, as they are in the viewer by then, and reads and writes settings files.
+
+    Parameters
+    ----------
+    session
+        Its threads write, and its settings are read and written.
+    theme
+        Gives the colours.
+    """
+
+    def __init__(self, session: Session, theme: Theme) -> None:
+        super().__init__()
+        self._session = session
+        # Weakly: a layer that the user deletes must not keep its voxels.
+        self._layers: list[weakref.ref[Any]] = []
+        self.export = small_button("Export …", "")
+        self.copy_report = small_button(
+            "Copy report", "Put the traceback on the clipboard, for whoever is to mend what went wrong"
+        )
+        self.more, self._menu = menu_button("⋯", "Settings files")
+        self.message = LineLabel(theme)
+        self._arrange()
+        self.export.clicked.connect(self._ask_where)
+        self.copy_report.clicked.connect(self._copy_report)
+        session.runner.changed.connect(self._on_run)
+        self.refresh()
+
+    def _arrange(self) -> None:
+        for text, slot in (("Load settings …", self._ask_settings), ("Save settings …", self._ask_settings_path)):
+            action = self._menu.addAction(text)
+            assert action is not None
+            action.triggered.connect(slot)
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.export)
+        layout.addWidget(self.copy_report)
+        layout.addWidget(self.message, 1)
+        layout.addWidget(self.more)
+
+    def add_layers(self, layers: Sequence[Any]) -> None:
+        """Offer *layers* for export, with those of the same run before."""
+        self._layers += [weakref.ref(layer) for layer in layers]
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Offer what there is."""
+        self.export.setEnabled(bool(self.layers()))
+        names = "\n".join(layer.name for layer in self.layers())
+        self.export.setToolTip(f"Write as TIFF, with the voxel size:\n{names}" if names else "Nothing to export yet")
+        self.copy_report.setVisible(bool(self._session.runner.report))
+        self.more.setEnabled(self._session.settings is not None and not self._session.runner.active)
+
+    def layers(self) -> list[Any]:
+        """Return the layers of the last run that are still there."""
+        return [layer for layer in (ref() for ref in self._layers) if layer is not None]
+
+    def write(self, paths: Sequence[Path]) -> None:
+        """Write the layers to *paths*, one each, on a thread; existing files are replaced."""
+        tuples = [layer.as_layer_data_tuple() for layer in self.layers()]
+
+        def work() -> str:
+            for path, (data, meta, kind) in zip(paths, tuples, strict=True):
+                WRITERS[kind](str(path), data, meta)
+            return ", ".join(path.name for path in paths)
+
+        self.message.show_line(Line("Writing …"))
+        self._session.background.submit(
+            work, lambda names: self._say(f"Wrote {names}"), lambda error: self._complain(error), name="export"
+        )
+
+    def _on_run(self) -> None:
+        if self._session.runner.active and self._session.runner.results == 0:
+            self._layers.clear()
+            self._say("")
+        self.refresh()
+
+    def _ask_where(self) -> None:
+        layers = self.layers()
+        if len(layers) == 1:
+            name, _ = QFileDialog.getSaveFileName(self, "Export", f"{_file_name(layers[0])}", "TIFF (*.tif *.tiff)")
+            if name:
+                path = Path(name)
+                self.write([path if path.suffix else path.with_suffix(".tif")])
+        elif layers:
+            folder = QFileDialog.getExistingDirectory(self, f"Export {len(layers)} layers into a folder")
+            if folder:
+                self.write([Path(folder) / _file_name(layer) for layer in layers])
+
+    def _ask_settings(self) -> None:
+        name, _ = QFileDialog.getOpenFileName(self, "Load settings", "", SETTINGS_FILTER)
+        if name:
+            self.load_settings(Path(name))
+
+    def load_settings(self, path: Path) -> None:
+        """Take all settings from the file at *path*."""
+        try:
+            self._session.use_settings_file(path)
+        except TesseraError as error:
+            self._complain(error)
+        else:
+            self._say(f"Loaded {path.name}")
+
+    def _ask_settings_path(self) -> None:
+        name, _ = QFileDialog.getSaveFileName(self, "Save settings", "tessera.yaml", SETTINGS_FILTER)
+        if name:
+            self.save_settings(Path(name))
+
+    def save_settings(self, path: Path) -> None:
+        """Write all settings to the file at *path*."""
+        assert self._session.settings is not None
+        try:
+            self._session.settings.to_yaml(path)
+        except (TesseraError, OSError) as error:
+            self._complain(error)
+        else:
+            self._say(f"Saved {path.name}")
+
+    def _copy_report(self) -> None:
+        clipboard = QGuiApplication.clipboard()
+        if clipboard is not None:
+            clipboard.setText(self._session.runner.report)
+            self._say("Copied")
+
+    def _say(self, text: str) -> None:
+        self.message.show_line(Line(text))
+
+    def _complain(self, error: Exception) -> None:
+        self.message.show_line(Line(sentence(error), Tone.PROBLEM))
+
+
+def _file_name(layer: Any) -> str:
+    return "".join(c if c.isalnum() or c in " -_()" else "_" for c in layer.name).strip() + ".tif"

@@ -1,0 +1,181 @@
+"""Which image, or images, to run on, and how their axes are read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from magicgui.widgets import ComboBox
+from qtpy.QtCore import QSignalBlocker
+from qtpy.QtGui import QAction  # type: ignore[attr-defined]
+from qtpy.QtWidgets import QComboBox, QGridLayout, QHBoxLayout, QLabel, QSizePolicy, QWidget
+
+from napari_tessera._qt.layers import LayerWatch, capture, image_layers, selected_images
+from napari_tessera._qt.lines import LineLabel
+from napari_tessera._qt.parts import menu_button
+from napari_tessera.session.images import AxisUse, axis_uses
+from napari_tessera.session.wording import Line, counted
+
+if TYPE_CHECKING:
+    from napari_tessera._qt.theme import Theme
+    from napari_tessera.session import ImageInput, Session
+
+__all__ = ["ImagePanel"]
+
+
+class ImagePanel(QWidget):
+    """Chooses image layers; the first has a chooser of its own, more are ticked in a menu.
+
+    Parameters
+    ----------
+    session
+        Takes the choice.
+    viewer
+        Has the layers.
+    theme
+        Gives the colours.
+    """
+
+    def __init__(self, session: Session, viewer: Any, theme: Theme) -> None:
+        super().__init__()
+        self._session, self._viewer = session, viewer
+        self._more: list[Any] = []
+        self.chooser = ComboBox(choices=lambda _: self._choices(), nullable=False)
+        self.more, self._menu = menu_button("+ volumes", "More image layers, each a volume of the same run")
+        self.axis_use = QComboBox()
+        self.axis_use.setPlaceholderText("choose …")
+        self.axis_use.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToContents)
+        self.info = LineLabel(theme)
+        self._arrange()
+        self.chooser.changed.connect(self._choose)
+        self._menu.aboutToShow.connect(self._fill_menu)
+        self.axis_use.activated.connect(self._use_axis)
+        session.images_changed.connect(self.refresh)
+        self._watch = LayerWatch(viewer, self._list_changed, self._submit)
+        self._list_changed()
+
+    def _arrange(self) -> None:
+        native: QComboBox = self.chooser.native
+        native.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        native.setAccessibleName("image")
+        layout = QGridLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setVerticalSpacing(2)
+        layout.addWidget(QLabel("Image"), 0, 0)
+        layout.addWidget(native, 0, 1)
+        layout.addWidget(self.more, 0, 2)
+        facts = QHBoxLayout()
+        facts.addWidget(self.info, 1)
+        facts.addWidget(self.axis_use)
+        layout.addLayout(facts, 1, 1, 1, 2)
+        layout.setColumnStretch(1, 1)
+
+    def close_panel(self) -> None:
+        """Let go of the viewer and its layers."""
+        self._watch.close()
+        self._more.clear()
+        with self.chooser.changed.blocked():
+            self.chooser.choices = ()
+
+    def layers(self) -> list[Any]:
+        """Return the chosen layers."""
+        first = self.chooser.value
+        return [] if first is None else [first, *(layer for layer in self._more if layer is not first)]
+
+    def choose(self, *layers: Any) -> None:
+        """Choose *layers*, the first in the chooser and the others beside it."""
+        self._more = list(layers[1:])
+        with self.chooser.changed.blocked():
+            self.chooser.value = layers[0]
+        self._choose()
+
+    def recapture_frame(self) -> None:
+        """Look again where the sliders stand, if only the current frame is to be run."""
+        if any(reading.use is AxisUse.CURRENT for reading in self._session.readings):
+            self._submit()
+
+    def refresh(self) -> None:
+        """Show what the session makes of the choice."""
+        images = self._session.images
+        self.info.show_line(_describe(images, [reading.note for reading in self._session.readings]))
+        self.more.setText(f"+ {len(images) - 1}" if len(images) > 1 else "+ volumes")
+        self._show_uses(images)
+
+    def _show_uses(self, images: tuple[ImageInput, ...]) -> None:
+        model = self._session.model
+        uses = axis_uses(images[0], model.spec) if images and model is not None else ()
+        readings = self._session.readings
+        with QSignalBlocker(self.axis_use):
+            self.axis_use.clear()
+            for use in uses:
+                self.axis_use.addItem(_name(use, images[0].shape[0]), use)
+            self.axis_use.setCurrentIndex(uses.index(readings[0].use) if readings and readings[0].use in uses else -1)
+        self.axis_use.setVisible(len(uses) > 1)
+
+    def _choices(self) -> list[tuple[str, Any]]:
+        return [(layer.name, layer) for layer in image_layers(self._viewer)]
+
+    def _list_changed(self) -> None:
+        before = self.layers()
+        names = [image.name for image in self._session.images]
+        with self.chooser.changed.blocked():
+            self.chooser.reset_choices()
+        there = image_layers(self._viewer)
+        self._more = [layer for layer in self._more if layer in there]
+        if self.layers() != before or [layer.name for layer in self.layers()] != names:
+            self._choose()
+
+    def _choose(self) -> None:
+        self._watch.follow(self.layers())
+        self._submit()
+
+    def _submit(self) -> None:
+        self._session.set_images(tuple(capture(layer, self._viewer) for layer in self.layers()))
+
+    def _use_axis(self, index: int) -> None:
+        self._session.set_axis_use(AxisUse(self.axis_use.itemData(index)))
+
+    def _fill_menu(self) -> None:
+        self._menu.clear()
+        take = QAction("Take the layers selected in the list", self._menu)
+        take.setEnabled(len(selected_images(self._viewer)) > 1)
+        take.triggered.connect(lambda: self.choose(*selected_images(self._viewer)))
+        self._menu.addAction(take)
+        self._menu.addSeparator()
+        for layer in image_layers(self._viewer):
+            if layer is self.chooser.value:
+                continue
+            action = QAction(layer.name, self._menu)
+            action.setCheckable(True)
+            action.setChecked(layer in self._more)
+            action.toggled.connect(lambda on, layer=layer: self._toggle(layer, on))
+            self._menu.addAction(action)
+
+    def _toggle(self, layer: Any, on: bool) -> None:
+        self._more = [*self._more, layer] if on else [other for other in self._more if other is not layer]
+        self._choose()
+
+
+def _describe(images: tuple[ImageInput, ...], notes: list[str]) -> Line:
+    """Return shape, type and voxel size of the first image, and how many there are."""
+    if not images:
+        return Line("no image layer")
+    first = images[0]
+    facts = ["×".join(map(str, first.shape)), str(np.dtype(first.data.dtype))]
+    sizes = [size for size in first.voxel_size_um if size is not None]
+    if sizes:
+        distinct = sizes if len(set(sizes)) > 1 else sizes[:1]
+        facts.append(" × ".join(f"{size:.3g}" for size in distinct) + " µm")
+    facts += [note for note in notes[:1] if note]
+    if len(images) > 1:
+        facts.insert(0, counted(len(images), "volume"))
+    text = " · ".join(facts)
+    return Line(text, tooltip="\n".join([text, *(image.name for image in images)]))
+
+
+def _name(use: AxisUse, length: int) -> str:
+    return {
+        AxisUse.FRAMES: f"{length} frames",
+        AxisUse.CURRENT: "this frame",
+        AxisUse.CHANNELS: f"{length} channels",
+    }[use]

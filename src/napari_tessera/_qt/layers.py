@@ -1,0 +1,146 @@
+"""Image layers in: what of napari's layers a run needs, captured. GUI thread only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pint
+from napari.layers import Image
+from napari.utils.transforms import Affine, CompositeAffine
+
+from napari_tessera.session.images import ImageInput
+
+__all__ = ["LayerWatch", "Placement", "capture", "image_layers", "selected_images"]
+
+# What of a layer matters to a plan or a result.
+WATCHED = ("data", "scale", "units", "axis_labels")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Placement:
+    """Where a layer lies in the world, copied: the layer may move or go while a run goes on."""
+
+    to_physical: CompositeAffine
+    to_world: Affine
+
+    @classmethod
+    def of(cls, layer: Any) -> Placement:
+        """Copy *layer*'s placement."""
+        to_physical = CompositeAffine(
+            scale=layer.scale,
+            translate=layer.translate,
+            rotate=layer.rotate,
+            shear=layer.shear,
+            ndim=layer.ndim,
+            units=layer.units,
+            axis_labels=layer.axis_labels,
+        )
+        return cls(to_physical, Affine(affine_matrix=layer.affine.affine_matrix.copy()))
+
+    def arguments(self, axes: Sequence[int]) -> dict[str, Any]:
+        """Return what a layer with only *axes* of the source must be made with to lie where the source lies."""
+        physical, world = self.to_physical.set_slice(list(axes)), self.to_world.set_slice(list(axes))
+        return {
+            "scale": physical.scale,
+            "translate": physical.translate,
+            "rotate": physical.rotate,
+            "shear": physical.shear,
+            "units": physical.units,
+            "axis_labels": physical.axis_labels,
+            "affine": world.affine_matrix,
+        }
+
+
+def image_layers(viewer: Any) -> list[Any]:
+    """Return the viewer's image layers, the uppermost last."""
+    # Iterating gives layers themselves, also where the viewer comes wrapped into napari's proxy for plugins.
+    return [layer for layer in viewer.layers if isinstance(layer, Image)]
+
+
+def selected_images(viewer: Any) -> list[Any]:
+    """Return the image layers that are selected in the layer list, in its order."""
+    return [layer for layer in image_layers(viewer) if layer in viewer.layers.selection]
+
+
+def capture(layer: Any, viewer: Any) -> ImageInput:
+    """Return *layer* as the session takes it; the array is the layer's own, everything else a copy."""
+    return ImageInput(
+        name=layer.name,
+        data=layer.data[0] if layer.multiscale else layer.data,
+        axis_labels=tuple(layer.axis_labels),
+        rgb=bool(layer.rgb),
+        voxel_size_um=_voxel_size_um(layer),
+        current=_current(layer, viewer),
+        view=Placement.of(layer),
+    )
+
+
+def _voxel_size_um(layer: Any) -> tuple[float | None, ...]:
+    """Return micrometres along each axis, None where the unit is no length, such as napari's pixel."""
+    return tuple(_micrometres(step, unit) for step, unit in zip(layer.scale, layer.units, strict=True))
+
+
+def _micrometres(step: float, unit: Any) -> float | None:
+    registry = pint.get_application_registry()  # type: ignore[no-untyped-call]
+    try:
+        return float(registry.Quantity(abs(float(step)), str(unit)).to("micrometer").magnitude) or None
+    except pint.PintError:
+        return None
+
+
+def _current(layer: Any, viewer: Any) -> tuple[int, ...]:
+    """Return where the sliders stand, in the layer's voxels."""
+    point = np.zeros(layer.ndim)
+    world = np.asarray(viewer.dims.point)[-layer.ndim :]
+    point[-len(world) :] = world
+    return tuple(round(float(value)) for value in layer.world_to_data(point))
+
+
+class LayerWatch:
+    """Says when the image layers of a viewer, or the chosen ones themselves, change.
+
+    Parameters
+    ----------
+    viewer
+        The viewer.
+    on_list
+        Called when layers come, go, move or are renamed.
+    on_layer
+        Called when the data or the placement of a chosen layer change.
+    """
+
+    def __init__(self, viewer: Any, on_list: Callable[[], object], on_layer: Callable[[], object]) -> None:
+        self._viewer = viewer
+        self._on_list, self._on_layer = on_list, on_layer
+        self._chosen: tuple[Any, ...] = ()
+        for emitter in self._list_emitters():
+            emitter.connect(self._list_changed)
+
+    def _list_emitters(self) -> list[Any]:
+        events = self._viewer.layers.events
+        return [events.inserted, events.removed, events.reordered, events.renamed]
+
+    def follow(self, layers: Sequence[Any]) -> None:
+        """Watch *layers* from now on, instead of those before."""
+        for layer in self._chosen:
+            for name in WATCHED:
+                layer.events[name].disconnect(self._layer_changed)
+        self._chosen = tuple(layers)
+        for layer in self._chosen:
+            for name in WATCHED:
+                layer.events[name].connect(self._layer_changed)
+
+    def close(self) -> None:
+        """Watch no more."""
+        self.follow(())
+        for emitter in self._list_emitters():
+            emitter.disconnect(self._list_changed)
+
+    def _list_changed(self, event: Any = None) -> None:
+        self._on_list()
+
+    def _layer_changed(self, event: Any = None) -> None:
+        self._on_layer()

@@ -1,0 +1,58 @@
+"""Small parts of the panels: a rule between groups, buttons, named controls."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qtpy.QtWidgets import QFrame, QLabel, QMenu, QPushButton, QSizePolicy, QWidget
+
+if TYPE_CHECKING:
+    from napari_tessera._qt.theme import Theme
+
+__all__ = ["Rule", "menu_button", "named", "small_button"]
+
+
+class Rule(QFrame):
+    """A thin line between two groups.
+
+    Parameters
+    ----------
+    theme
+        Gives its colour.
+    """
+
+    def __init__(self, theme: Theme) -> None:
+        super().__init__()
+        self._theme = theme
+        self.setFixedHeight(1)
+        self._paint()
+        theme.changed.connect(self._paint)
+
+    def _paint(self) -> None:
+        self.setStyleSheet(f"QFrame {{ background-color: {self._theme.colour('primary')}; }}")
+
+
+def small_button(text: str, tooltip: str) -> QPushButton:
+    """Return a button no wider than its text."""
+    button = QPushButton(text)
+    button.setToolTip(tooltip)
+    button.setSizePolicy(QSizePolicy.Policy.Maximum, QSizePolicy.Policy.Fixed)
+    button.setStyleSheet("QPushButton { padding: 3px 6px; } QPushButton::menu-indicator { image: none; width: 0px; }")
+    return button
+
+
+def menu_button(text: str, tooltip: str) -> tuple[QPushButton, QMenu]:
+    """Return a small button and the menu that it opens."""
+    button = small_button(text, tooltip)
+    menu = QMenu(button)
+    button.setMenu(menu)
+    return button, menu
+
+
+def named(text: str, control: QWidget, tooltip: str) -> QLabel:
+    """Return the label of *control*; both get the tooltip, and the control the label's text as its name."""
+    label = QLabel(text)
+    label.setToolTip(tooltip)
+    control.setToolTip(tooltip)
+    control.setAccessibleName(text)
+    return label

@@ -1,0 +1,171 @@
+"""The knobs of inference: window, overlap, windows per pass, views; folded: volumes, precision, device, blending."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QSignalBlocker, Qt
+from qtpy.QtWidgets import QComboBox, QGridLayout, QHBoxLayout, QSpinBox, QWidget
+from superqt import QLabeledDoubleSlider, QLabeledSlider
+
+from napari_tessera._qt.fold import Fold
+from napari_tessera._qt.lines import LineLabel
+from napari_tessera._qt.parts import named, small_button
+from napari_tessera._qt.window_spins import WindowSpins
+from napari_tessera.session.card import window_complaints
+from napari_tessera.session.wording import Line, Tone
+
+if TYPE_CHECKING:
+    from napari_tessera._qt.theme import Theme
+    from napari_tessera.session import Session
+
+__all__ = ["WindowsPanel"]
+
+MOST_OVERLAP = 0.9
+MOST_WINDOWS = 64
+MOST_VOLUMES = 64
+
+HELP = {
+    "window_size": "The network's input, voxels. A larger window sees more context and costs GPU memory.",
+    "overlap": "Fraction of a window that it shares with the next. More overlap: fewer seams, more windows.",
+    "sw_batch_size": "Windows in one forward pass. Costs GPU memory, buys speed; never changes the result.",
+    "tta_num": "Views of every window that are averaged: flips, then flips of the transpose. Each multiplies the time.",
+    "batch_size": "Volumes in host memory at once: one is computed while the next are loaded. Costs RAM only.",
+    "precision": "Arithmetic of the forward pass. Less than float32 saves GPU memory and time on recent cards.",
+    "device": "Where the network runs; auto takes a GPU if there is one.",
+    "blend": "How overlapping windows are averaged: gaussian counts their middles more.",
+}
+
+
+class WindowsPanel(QWidget):
+    """Shows the session's settings and changes them.
+
+    Parameters
+    ----------
+    session
+        Has the settings.
+    theme
+        Gives the colours.
+    """
+
+    def __init__(self, session: Session, theme: Theme) -> None:
+        super().__init__()
+        self._session = session
+        self.window_size = WindowSpins(theme)
+        self.model_default = small_button("⟲", "Model default: the window that the model suggests")
+        self.hint = LineLabel(theme)
+        self.overlap = QLabeledDoubleSlider(Qt.Orientation.Horizontal)
+        self.sw_batch_size = QLabeledSlider(Qt.Orientation.Horizontal)
+        self.tta_num = QLabeledSlider(Qt.Orientation.Horizontal)
+        self.batch_size = QSpinBox()
+        self.precision, self.device, self.blend = QComboBox(), QComboBox(), QComboBox()
+        self._set_ranges()
+        self._arrange()
+        self._connect()
+        session.settings_changed.connect(self.refresh)
+        self.refresh()
+
+    def _set_ranges(self) -> None:
+        self.overlap.setRange(0.0, MOST_OVERLAP)
+        self.overlap.setSingleStep(0.05)  # type: ignore[arg-type]
+        self.overlap.setDecimals(2)
+        self.sw_batch_size.setRange(1, MOST_WINDOWS)
+        self.tta_num.setRange(1, 16)
+        self.batch_size.setRange(1, MOST_VOLUMES)
+        for slider in (self.overlap, self.sw_batch_size, self.tta_num):
+            slider.setEdgeLabelMode(slider.EdgeLabelMode.LabelIsValue)
+
+    def _arrange(self) -> None:
+        layout = QGridLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setVerticalSpacing(3)
+        size, hint = QHBoxLayout(), QHBoxLayout()
+        size.addWidget(named("Size", self.window_size, HELP["window_size"]))
+        size.addWidget(self.window_size, 1)
+        hint.addWidget(self.hint, 1)
+        hint.addWidget(self.model_default)
+        layout.addLayout(size, 0, 0, 1, 2)
+        layout.addLayout(hint, 1, 0, 1, 2)
+        for row, (name, (text, slider)) in enumerate(self._sliders().items(), start=2):
+            layout.addWidget(named(text, slider, HELP[name]), row, 0)
+            layout.addWidget(slider, row, 1)
+        more = QWidget()
+        form = QGridLayout(more)
+        form.setContentsMargins(16, 0, 0, 0)
+        form.setVerticalSpacing(3)
+        for row, (name, control) in enumerate(self._folded().items()):
+            form.addWidget(named(name, control, HELP[name]), row, 0)
+            form.addWidget(control, row, 1)
+        form.setColumnStretch(1, 1)
+        self.fold = Fold("More: batch_size · precision · device · blend", more, is_open=False)
+        layout.addWidget(self.fold, 5, 0, 1, 2)
+        layout.setColumnStretch(1, 1)
+
+    def _sliders(self) -> dict[str, tuple[str, QWidget]]:
+        return {
+            "overlap": ("Overlap", self.overlap),
+            "sw_batch_size": ("sw_batch_size", self.sw_batch_size),
+            "tta_num": ("TTA views", self.tta_num),
+        }
+
+    def _folded(self) -> dict[str, QWidget]:
+        controls = {"precision": self.precision, "device": self.device, "blend": self.blend}
+        return {"batch_size": self.batch_size, **controls}
+
+    def _connect(self) -> None:
+        session = self._session
+        self.window_size.valueChanged.connect(lambda sides: session.change(window_size=sides))
+        self.model_default.clicked.connect(session.reset_window)
+        self.overlap.valueChanged.connect(lambda value: session.change(overlap=round(value, 2)))
+        self.sw_batch_size.valueChanged.connect(lambda value: session.change(sw_batch_size=value))
+        self.tta_num.valueChanged.connect(lambda value: session.change(tta_num=value))
+        self.batch_size.valueChanged.connect(lambda value: session.change(batch_size=value))
+        self.precision.textActivated.connect(lambda text: session.change(precision=text))
+        self.device.textActivated.connect(lambda text: session.change(device=text))
+        self.blend.textActivated.connect(lambda text: session.change(blend=text))
+
+    def refresh(self) -> None:
+        """Show the settings; without a model there are none to change."""
+        settings, model, choices = self._session.settings, self._session.model, self._session.shelf.choices
+        if settings is None or model is None:
+            self.setEnabled(False)
+            return
+        self.window_size.set_rule(model.spec.window)
+        assert settings.window_size is not None
+        self.window_size.setValue(settings.window_size)
+        self._show_hint(settings.window_size)
+        self.tta_num.setMaximum(self._session.max_tta_num)
+        for name in ("overlap", "sw_batch_size", "tta_num", "batch_size"):
+            _show(getattr(self, name), getattr(settings, name))
+        if choices is not None:
+            _offer(self.precision, choices.precisions, settings.precision)
+            _offer(self.device, choices.devices, settings.device)
+            _offer(self.blend, choices.blends, settings.blend)
+
+    def _show_hint(self, window: tuple[int, ...]) -> None:
+        assert self._session.model is not None
+        rule = self._session.model.spec.window
+        complaints = window_complaints(rule, window)
+        self.window_size.mark(complaints)
+        text = "; ".join(complaints.values())
+        steps = ", ".join(map(str, dict.fromkeys(rule.step)))
+        self.hint.show_line(Line(text, Tone.PROBLEM) if text else Line(f"voxels, in steps of {steps}"))
+
+
+def _show(control: Any, value: Any) -> None:
+    """Show *value* without telling the session what it has said itself; widen the range where a file goes beyond."""
+    if control.value() == value:
+        return
+    with QSignalBlocker(control):
+        control.setMaximum(max(control.maximum(), value))
+        control.setValue(value)
+
+
+def _offer(box: QComboBox, choices: Sequence[str], value: str) -> None:
+    choices = choices if value in choices else (*choices, value)
+    with QSignalBlocker(box):
+        if [box.itemText(i) for i in range(box.count())] != list(choices):
+            box.clear()
+            box.addItems(choices)
+        box.setCurrentText(value)

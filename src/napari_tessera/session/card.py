@@ -1,0 +1,57 @@
+"""What there is to know of a model, for the tooltip beside its name; and what is wrong with a window."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from napari_tessera.units import format_voxel_size
+
+if TYPE_CHECKING:
+    from napari_tessera.models.model import Model
+    from napari_tessera.models.spec import WindowRule
+
+__all__ = ["spec_card", "window_complaints"]
+
+
+def spec_card(model: Model) -> str:
+    """Return the model's description, a fact per line."""
+    spec = model.spec
+    voxels = format_voxel_size(spec.voxel_size_um) if spec.voxel_size_um else "unknown"
+    rule = spec.window
+    facts = {
+        "": spec.description,
+        "axes": f"{'zyx'[-spec.spatial_dims :]}, {spec.in_channels} channel(s) in, {spec.out_channels} out",
+        "output": spec.output.kind + (f" ({', '.join(spec.classes)})" if spec.classes else ""),
+        "voxel size": voxels,
+        "window": f"{_sides(rule.default)}, in steps of {_sides(rule.step)} from {_sides(rule.minimum)}",
+        "intensities": spec.normalisation.mode,
+        "decoder": spec.suggested_decoder.name,
+        "from": model.origin,
+        "licence": spec.licence,
+        "citation": spec.citation,
+    }
+    return "\n".join(f"{name}: {fact}" if name else fact for name, fact in facts.items() if fact)
+
+
+def window_complaints(rule: WindowRule, window: tuple[int, ...]) -> dict[int, str]:
+    """Return for each axis with a side that the model does not take what would do instead.
+
+    Examples
+    --------
+    >>> from napari_tessera.models.spec import WindowRule
+    >>> window_complaints(WindowRule((64, 64), (16, 16), (16, 16)), (64, 100))
+    {1: 'x must be a multiple of 16: 96 or 112'}
+    """
+    names = "zyx"[-len(rule.default) :]
+    complaints = {}
+    for axis, side in enumerate(window):
+        allowed = rule.nearest(axis, side)
+        if side not in allowed:
+            step, least = rule.step[axis], rule.minimum[axis]
+            what = f"a multiple of {step}" if least % step == 0 else f"{least} + n × {step}"
+            complaints[axis] = f"{names[axis]} must be {what}: {' or '.join(map(str, allowed))}"
+    return complaints
+
+
+def _sides(sides: tuple[int, ...]) -> str:
+    return str(sides[0]) if len(set(sides)) == 1 else " × ".join(map(str, sides))

@@ -1,0 +1,112 @@
+"""What a plan costs, as lines and bars: every number comes from the plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from napari_tessera.session.wording import Line, Tone, count, counted, part_of
+from napari_tessera.units import format_bytes, format_duration
+
+if TYPE_CHECKING:
+    from napari_tessera import Plan
+
+__all__ = ["Bar", "device_bar", "host_bar", "passes_line", "time_line"]
+
+# Volumes that the tooltip lists one by one.
+LISTED = 5
+WORDS = {Tone.GOOD: "fits", Tone.WARNING: "tight", Tone.PROBLEM: "over"}
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """Memory as a stacked bar with a line beside it.
+
+    Parameters
+    ----------
+    label
+        What has the memory.
+    others_bytes
+        Taken already by other programs.
+    parts
+        (name, bytes) of the run's needs, in the order they are drawn.
+    total_bytes
+        What there is.
+    safe_bytes
+        Up to where the run may fill it and leave headroom, others included.
+    line
+        The same in words.
+    """
+
+    label: str
+    others_bytes: int
+    parts: tuple[tuple[str, int], ...]
+    total_bytes: int
+    safe_bytes: int
+    line: Line
+
+
+def passes_line(plan: Plan) -> Line:
+    """Return the windows and forward passes of *plan*; the tooltip shows how they come about."""
+    many = len(plan.volumes) > 1  # then the row has no room for the longer word
+    volumes = f"{counted(len(plan.volumes), 'volume')}, " if many else ""
+    passes = counted(plan.forward_passes, "pass" if many else "forward pass")
+    text = f"{volumes}{counted(plan.windows, 'window')} → {passes}"
+    batch, views = plan.settings.sw_batch_size, len(plan.views)
+    rows = [
+        f"{' × '.join(map(str, volume.grid))} = {count(volume.windows)} windows; "
+        f"ceil({count(volume.windows)} / {batch} per pass) × {counted(views, 'view')} = {count(volume.forward_passes)}"
+        for volume in plan.volumes[:LISTED]
+    ]
+    if len(plan.volumes) > LISTED:
+        rows.append(f"and {counted(len(plan.volumes) - LISTED, 'volume')} more")
+    return Line(text, tooltip="\n".join(rows))
+
+
+def device_bar(plan: Plan) -> Bar:
+    """Return the memory of the device that *plan* runs on."""
+    memory, device = plan.memory, plan.device
+    parts = (
+        ("weights", memory.weights_bytes),
+        ("activations", memory.activations_bytes),
+        ("slab", memory.accumulator_bytes + memory.importance_bytes),
+        ("workspace", memory.workspace_bytes + memory.context_bytes),
+    )
+    label = "CPU" if device.kind == "cpu" else "GPU"
+    return _bar(label, device.name, parts, device.total_bytes, device.free_bytes)
+
+
+def host_bar(plan: Plan) -> Bar:
+    """Return the host's memory under *plan*; on a CPU that of the device is part of it."""
+    device = plan.device
+    on_host = plan.memory.total_bytes if device.kind == "cpu" else 0
+    parts = (
+        *((("forward passes", min(on_host, plan.host_bytes)),) if on_host else ()),
+        ("images and results", max(plan.host_bytes - on_host, 0)),
+    )
+    return _bar("RAM", "this computer", parts, device.host_total_bytes, device.host_free_bytes)
+
+
+def _bar(label: str, owner: str, parts: tuple[tuple[str, int], ...], total: int, free: int) -> Bar:
+    from napari_tessera.planning.advice import HEADROOM
+
+    needed, safe = sum(size for _, size in parts), (1 - HEADROOM) * free
+    tone = Tone.PROBLEM if needed > free else Tone.WARNING if needed > safe else Tone.GOOD
+    rows = [f"{owner}: {part_of(free, total)} free", *(f"{name}: {format_bytes(size)}" for name, size in parts)]
+    rows.append(f"mark: {HEADROOM:.0%} of what is free is better left alone")
+    line = Line(f"{part_of(needed, total)} · {WORDS[tone]}", tone, "\n".join(rows))
+    return Bar(label, max(total - free, 0), parts, total, round(total - free + safe), line)
+
+
+def time_line(expected_seconds: float | None, seconds_left: float | None, *, running: bool) -> Line:
+    """Return how long the forward passes take: measured now, remembered from an earlier run, or not known."""
+    if running:
+        known = seconds_left is not None
+        return Line(f"time: {format_duration(seconds_left or 0)} left" if known else "time: after the first passes")
+    if expected_seconds is not None:
+        return Line(
+            f"time: about {format_duration(expected_seconds)}",
+            tooltip="forward passes × their mean duration in the last run of passes like these; reading and making "
+            "labels are not counted",
+        )
+    return Line("time: after the first passes", tooltip="measured while the run goes on, and remembered after it")

@@ -1,0 +1,192 @@
+"""What the viewer shows, as the session takes it: an array, and how its axes are to be read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from napari_tessera.errors import InputError
+
+if TYPE_CHECKING:
+    from napari_tessera.models.spec import ModelSpec
+
+__all__ = ["AxisUse", "ImageInput", "Reading", "axis_uses", "read_axes"]
+
+_LABELS = {"t": "T", "time": "T", "frame": "T", "c": "C", "ch": "C", "channel": "C", "channels": "C", "z": "Z"}
+_RGB_CHANNELS = (3, 4)
+
+
+class AxisUse(StrEnum):
+    """What an axis in front of the spatial ones counts."""
+
+    AUTO = "auto"
+    FRAMES = "frames"
+    CURRENT = "current"
+    CHANNELS = "channels"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageInput:
+    """One image, captured from the viewer; later changes there do not reach it.
+
+    Parameters
+    ----------
+    name
+        The layer's name.
+    data
+        Full resolution: anything with ``shape``, ``dtype`` and slicing. Not copied; the viewer owns it.
+    axis_labels
+        The viewer's labels of the axes, without the one of colours.
+    rgb
+        Whether the last axis holds colours.
+    voxel_size_um
+        Micrometres along every axis but the colours; None along an axis that is no known length.
+    current
+        Where the viewer's sliders stand along every axis but the colours, in voxels.
+    view
+        What the viewer needs to place the result; the session does not look at it.
+    """
+
+    name: str
+    data: Any
+    axis_labels: tuple[str, ...] = ()
+    rgb: bool = False
+    voxel_size_um: tuple[float | None, ...] = ()
+    current: tuple[int, ...] = ()
+    view: Any = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of all axes, colours included."""
+        return tuple(int(side) for side in self.data.shape)
+
+    @property
+    def plain_shape(self) -> tuple[int, ...]:
+        """Lengths of the axes without the colours."""
+        return self.shape[:-1] if self.rgb else self.shape
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How an image's axes are read for a model.
+
+    Parameters
+    ----------
+    axes
+        One letter of TCZYX for each axis of the data, in its order.
+    use
+        What the one axis in front counts; None where there is no choice.
+    note
+        What is done to the colours, for the user; often empty.
+    """
+
+    axes: str
+    use: AxisUse | None = None
+    note: str = ""
+
+
+def axis_uses(image: ImageInput, spec: ModelSpec) -> tuple[AxisUse, ...]:
+    """Return what the axis in front may count; empty unless there is exactly one more than the model's."""
+    if len(image.plain_shape) != spec.spatial_dims + 1:
+        return ()
+    counts_channels = not image.rgb and image.shape[0] == spec.in_channels
+    if counts_channels and spec.in_channels > 1:
+        return (AxisUse.CHANNELS,)
+    return (AxisUse.FRAMES, AxisUse.CURRENT, *((AxisUse.CHANNELS,) if counts_channels else ()))
+
+
+def read_axes(image: ImageInput, spec: ModelSpec, use: AxisUse = AxisUse.AUTO) -> Reading:
+    """Return how *image* is read for a model.
+
+    The last axes are the spatial ones, as many as the model has. One more axis in front counts channels where its
+    label or its length says so, else frames. A stack of planes is not run through a 2D model unless *use* asks for it.
+
+    Raises
+    ------
+    InputError
+        If the axes or channels do not suit the model.
+    """
+    shape, dims = image.plain_shape, spec.spatial_dims
+    if 0 in image.shape or not shape:
+        raise InputError(f"'{image.name}' is empty: its shape is {image.shape}")
+    extra = len(shape) - dims
+    if extra < 0:
+        raise InputError(
+            f"'{image.name}' is {len(shape)}D ({_sides(shape)}), but the model '{spec.name}' is {dims}D: "
+            f"choose a stack, or a {len(shape)}D model"
+        )
+    if extra > (1 if image.rgb else 2):
+        raise InputError(
+            f"'{image.name}' has {len(image.shape)} axes ({_sides(image.shape)}), more than the model '{spec.name}' "
+            f"and a time axis need: slice it into layers of fewer axes"
+        )
+    note = _check_colours(image, spec) if image.rgb else ""
+    front, chosen = _read_front(image, spec, use, extra)
+    if "C" not in front and not image.rgb and spec.in_channels != 1:
+        raise InputError(
+            f"'{image.name}' has 1 channel, but the model '{spec.name}' needs {spec.in_channels}: "
+            f"choose an image with a channel axis of that length in front"
+        )
+    return Reading(front + "ZYX"[-dims:] + ("C" if image.rgb else ""), chosen, note)
+
+
+def _read_front(image: ImageInput, spec: ModelSpec, use: AxisUse, extra: int) -> tuple[str, AxisUse | None]:
+    if extra == 0:
+        return "", None
+    if extra == 2:
+        return _read_two(image, spec), None
+    possible, label = axis_uses(image, spec), _label(image, 0)
+    if use in possible:
+        return ("C" if use is AxisUse.CHANNELS else "T"), use
+    if AxisUse.CHANNELS in possible and (label == "C" or len(possible) == 1):
+        return "C", AxisUse.CHANNELS
+    if label == "C":
+        raise InputError(
+            f"'{image.name}' has {image.shape[0]} channels, but the model '{spec.name}' needs {spec.in_channels}: "
+            f"split its channels into layers (right click, Split Stack) and choose one"
+        )
+    if spec.spatial_dims == 2 and label != "T":
+        raise InputError(
+            f"'{image.name}' is 3D ({_sides(image.plain_shape)}), but the model '{spec.name}' is 2D: "
+            f"choose a 3D model, or beside the image that its planes run one by one"
+        )
+    return "T", AxisUse.FRAMES
+
+
+def _read_two(image: ImageInput, spec: ModelSpec) -> str:
+    """Read two axes in front as time and channels, in the order that labels and lengths say."""
+    first, second = image.shape[:2]
+    if spec.in_channels == second and _label(image, 0) != "C":
+        return "TC"
+    if spec.in_channels == first and _label(image, 1) != "C":
+        return "CT"
+    raise InputError(
+        f"'{image.name}' has {len(image.shape)} axes ({_sides(image.shape)}), but none of the first two has "
+        f"{spec.in_channels} channel(s) for the model '{spec.name}': split its channels into layers and choose one"
+    )
+
+
+def _check_colours(image: ImageInput, spec: ModelSpec) -> str:
+    """Return what is done to the colours, or raise `InputError` if the model has no use for them."""
+    colours = image.shape[-1]
+    if spec.in_channels == colours:
+        return ""
+    if spec.in_channels == 3 and colours in _RGB_CHANNELS:
+        return "the transparency is left out"
+    if spec.in_channels == 1 and colours in _RGB_CHANNELS:
+        return "colours become luminance"
+    raise InputError(
+        f"'{image.name}' has {colours} colour channels, but the model '{spec.name}' needs {spec.in_channels}: "
+        f"choose an image with the channels it was trained on"
+    )
+
+
+def _label(image: ImageInput, axis: int) -> str:
+    """Return T, C or Z where the viewer's label of *axis* says so, else nothing."""
+    labels = image.axis_labels
+    return _LABELS.get(labels[axis].strip().lower(), "") if axis < len(labels) else ""
+
+
+def _sides(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))

@@ -1,0 +1,93 @@
+"""What takes seconds and belongs on a thread: importing torch, opening a model, looking at the devices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from napari_tessera.engine.settings import Settings
+    from napari_tessera.models.model import Model
+
+__all__ = ["Choices", "open_libraries", "open_model", "suitable_decoders"]
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What there is to choose from on this machine.
+
+    Parameters
+    ----------
+    settings
+        The defaults.
+    models
+        Names of the bundled models.
+    model_suffixes
+        Endings of the model files that can be opened.
+    devices, precisions, blends
+        Values of those settings.
+    """
+
+    settings: Settings
+    models: tuple[str, ...]
+    model_suffixes: tuple[str, ...]
+    devices: tuple[str, ...]
+    precisions: tuple[str, ...]
+    blends: tuple[str, ...]
+
+
+def open_libraries() -> Choices:
+    """Import everything that a run needs, and return what there is to choose from."""
+    from napari_tessera import api  # noqa: F401 - the first plan must not wait for it
+    from napari_tessera.engine.settings import Blend, Precision, Settings
+    from napari_tessera.models.load import MODEL_SUFFIXES, bundled_models
+
+    return Choices(
+        settings=Settings(),
+        models=tuple(bundled_models()),
+        model_suffixes=MODEL_SUFFIXES,
+        devices=_devices(),
+        precisions=tuple(Precision),
+        blends=tuple(Blend),
+    )
+
+
+def _devices() -> tuple[str, ...]:
+    import torch
+
+    cards = tuple(f"cuda:{index}" for index in range(torch.cuda.device_count())) if torch.cuda.is_available() else ()
+    apple = ("mps",) if torch.backends.mps.is_available() else ()
+    return ("auto", *cards, *apple, "cpu")
+
+
+def open_model(name: str | Path, *, trust: bool = False) -> Model:
+    """Open a model; with *trust*, remember first that its file may run code.
+
+    Raises
+    ------
+    UntrustedModelError, ModelError
+        See `load_model`.
+    """
+    from napari_tessera.models.load import load_model
+    from napari_tessera.models.trust import TrustStore
+
+    if trust:
+        TrustStore().add(Path(name))
+    return load_model(name)
+
+
+def suitable_decoders(model: Model) -> tuple[str, ...]:
+    """Return the names of the decoders that can use the model's output, the suggested one first."""
+    from napari_tessera.decode import decoder_names, get_decoder
+    from napari_tessera.errors import SettingsError
+
+    suggested = model.spec.suggested_decoder.name
+    suitable = []
+    for name in decoder_names():
+        try:
+            get_decoder(name).check(model.spec.output, model.spec.out_channels)
+        except SettingsError:
+            continue
+        suitable.append(name)
+    return tuple(sorted(suitable, key=lambda name: name != suggested))

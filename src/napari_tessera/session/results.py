@@ -1,0 +1,188 @@
+"""What a run made of one image: labels, probabilities, and where they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from napari_tessera.engine.events import MemoryRecovered
+    from napari_tessera.models.spec import ModelSpec
+    from napari_tessera.pipeline import VolumeResult
+    from napari_tessera.session.images import ImageInput
+    from napari_tessera.session.sources import VolumeInput
+
+__all__ = ["ImageResult", "ResultStack"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageResult:
+    """The result of one image, ready to become layers.
+
+    Parameters
+    ----------
+    image
+        What it was made of, as it was when the run started.
+    axes
+        The image's axes (colours not counted) that the result has, ascending.
+    labels
+        Integers, one dimension for each of *axes*, or None.
+    probabilities
+        One array per channel, float32, each as the labels; empty if not wanted.
+    channel_names
+        Names of the channels.
+    frame
+        Which frame of a time axis it is, if it is only one.
+    objects
+        Different labels other than 0, over all frames.
+    final
+        False while more of it is to come, into the same arrays.
+    complete
+        False as long as anything is missing, for good when the run was cut short: what was not reached is 0.
+    provenance
+        Settings and origin, of anything that JSON can hold.
+    """
+
+    image: ImageInput
+    axes: tuple[int, ...]
+    labels: Array | None
+    probabilities: tuple[Array, ...]
+    channel_names: tuple[str, ...]
+    frame: int | None
+    objects: int
+    final: bool
+    complete: bool
+    provenance: Mapping[str, Any]
+
+
+@dataclass(slots=True, eq=False)
+class ResultStack:
+    """Collects the volumes of one image; a time axis is put together again.
+
+    Parameters
+    ----------
+    volume
+        The first of them.
+    frames
+        How many there are.
+    spec
+        The model.
+    """
+
+    volume: VolumeInput
+    frames: int
+    spec: ModelSpec
+    _labels: Array | None = field(default=None, init=False)
+    _probabilities: Array | None = field(default=None, init=False)
+    _objects: int = field(default=0, init=False)
+    _added: int = field(default=0, init=False)
+    _complete: bool = field(default=True, init=False)
+    _planes: int = field(default=0, init=False)
+
+    @property
+    def image(self) -> ImageInput:
+        """The image."""
+        return self.volume.image
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every volume is there, finished or cut short."""
+        return self._added == self.frames
+
+    @property
+    def has_content(self) -> bool:
+        """Whether any plane was finished."""
+        return self._planes > 0
+
+    def promise(self, *, labels: bool, probabilities: bool) -> ImageResult:
+        """Return a result of the shape to come, with nothing in it."""
+        frames = (self.frames,) if self._has_frames else ()
+        shape = self.volume.shape
+        if labels:
+            self._labels = np.zeros((*frames, *shape), np.uint8)
+        if probabilities:
+            self._probabilities = np.zeros((*frames, self.spec.out_channels, *shape), np.float32)
+        return self.result({}, (), final=False)
+
+    def add(self, result: VolumeResult, labels: Array | None, *, keep_probabilities: bool) -> None:
+        """Add the next volume's result."""
+        if labels is not None:
+            self._labels = self._put(self._labels, labels)
+            self._objects += _count_objects(labels)
+        if keep_probabilities:
+            self._probabilities = self._put(self._probabilities, result.array)
+        self._added += 1
+        self._planes += result.finished_planes
+        self._complete &= result.complete
+
+    def _put(self, stack: Array | None, values: Array) -> Array:
+        if not self._has_frames:
+            return values
+        if stack is None:
+            stack = np.zeros((self.frames, *values.shape), values.dtype)
+        elif not np.can_cast(values.dtype, stack.dtype):
+            stack = stack.astype(np.promote_types(values.dtype, stack.dtype))
+        stack[self._added] = values
+        return stack
+
+    @property
+    def _has_frames(self) -> bool:
+        """Whether the result has the image's time axis."""
+        return self.volume.frame is not None and self.frames == self._frames_in_image
+
+    @property
+    def _frames_in_image(self) -> int:
+        return self.image.shape[self.volume.reading.axes.index("T")]
+
+    def result(self, origin: Mapping[str, Any], recoveries: Sequence[MemoryRecovered], *, final: bool) -> ImageResult:
+        """Return the result of what has been added; *final*: nothing will be added to it any more."""
+        complete = self._complete and self.is_full
+        frame = None if self._has_frames else self.volume.frame
+        extra = {"source": self.image.name, "complete": complete} | ({} if frame is None else {"frame": frame})
+        if recoveries:
+            extra["memory_recoveries"] = [
+                {"volume": r.volume, "failed_pass": r.failed_pass, "sw_batch_size": r.sw_batch_size} for r in recoveries
+            ]
+        return ImageResult(
+            image=self.image,
+            axes=self._axes(),
+            labels=self._labels,
+            probabilities=self._channels(),
+            channel_names=_channel_names(self.spec),
+            frame=frame,
+            objects=self._objects,
+            final=final,
+            complete=complete,
+            provenance={**origin, **extra},
+        )
+
+    def _axes(self) -> tuple[int, ...]:
+        kept = "TZYX" if self._has_frames else "ZYX"
+        return tuple(i for i, axis in enumerate(self.volume.reading.axes) if axis in kept)
+
+    def _channels(self) -> tuple[Array, ...]:
+        if self._probabilities is None:
+            return ()
+        return tuple(np.moveaxis(self._probabilities, 1 if self._has_frames else 0, 0))
+
+
+def _channel_names(spec: ModelSpec) -> tuple[str, ...]:
+    if len(spec.classes) == spec.out_channels:
+        return spec.classes
+    if spec.output.offsets:
+        return tuple(f"affinity {' '.join(map(str, offset))}" for offset in spec.output.offsets)
+    return tuple(f"channel {number}" for number in range(spec.out_channels))
+
+
+def _count_objects(labels: Array) -> int:
+    """Return how many labels other than 0 there are, plane by plane: indexing holds the interpreter's lock."""
+    present = np.zeros(int(labels.max(initial=0)) + 1, bool)
+    for plane in labels:
+        present[plane] = True
+    return int(present[1:].sum())

@@ -1,0 +1,294 @@
+"""What all views share: images, model, settings, the plan of them, and the run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from psygnal import Signal
+
+from napari_tessera.errors import InputError
+from napari_tessera.session.background import Background
+from napari_tessera.session.images import AxisUse, ImageInput, Reading, read_axes
+from napari_tessera.session.planner import Planner
+from napari_tessera.session.report import sentence
+from napari_tessera.session.runner import Runner, RunState
+from napari_tessera.session.shelf import ModelShelf
+from napari_tessera.session.sources import VolumeInput, split_volumes
+from napari_tessera.session.task import Outputs, Task
+
+if TYPE_CHECKING:
+    from napari_tessera import Plan
+    from napari_tessera.engine.settings import Settings
+    from napari_tessera.models.model import Model
+
+__all__ = ["Session"]
+
+
+class Session:
+    """The state behind the dock widget. All methods and signals belong to the thread that drains `background`.
+
+    Attributes
+    ----------
+    shelf, runner
+        The model and the run.
+    images
+        What is chosen, as captured last.
+    axis_use
+        What the user says about the axis in front.
+    settings
+        None until a model is there.
+    outputs
+        What a run keeps.
+    readings, volumes
+        How the images are read, and the volumes that makes; empty where `problem` says why not.
+    plan
+        Of the present choice; None while it is not known.
+    problem
+        What is wrong with images or settings, a sentence, or nothing.
+    changed_since_run
+        Whether other images or another model were chosen since the last run ended.
+    """
+
+    images_changed = Signal()
+    settings_changed = Signal()
+    plan_changed = Signal()
+
+    def __init__(self) -> None:
+        self.background = Background()
+        self.shelf = ModelShelf(self.background)
+        self.runner = Runner(self.background)
+        self._planner = Planner(self.background, self._planned)
+        self.images: tuple[ImageInput, ...] = ()
+        self.axis_use = AxisUse.AUTO
+        self.settings: Settings | None = None
+        self.outputs = Outputs()
+        self.readings: tuple[Reading, ...] = ()
+        self.volumes: tuple[VolumeInput, ...] = ()
+        self.plan: Plan | None = None
+        self.problem = ""
+        self.changed_since_run = False
+        self._model: Model | None = None
+        self._paces: dict[tuple[object, ...], float] = {}
+        self.shelf.changed.connect(self._on_shelf)
+        self.runner.changed.connect(self._on_run)
+
+    @property
+    def model(self) -> Model | None:
+        """The model in use."""
+        return self.shelf.model
+
+    @property
+    def max_tta_num(self) -> int:
+        """Return how many views the model allows."""
+        from napari_tessera.engine.tta import max_views
+
+        return 1 if self.model is None else max_views(self.model.spec.spatial_dims)
+
+    @property
+    def planning(self) -> bool:
+        """Whether the plan is being worked out."""
+        return self._planner.pending
+
+    @property
+    def can_run(self) -> bool:
+        """Whether `start_run` would start one."""
+        ready = self.model is not None and bool(self.volumes) and not self.shelf.loading
+        return ready and not self.problem and not self.runner.active
+
+    @property
+    def shown_plan(self) -> Plan | None:
+        """The plan that runs, while one does, else the one of the present choice."""
+        return self.runner.plan if self.runner.active else self.plan
+
+    @property
+    def expected_seconds(self) -> float | None:
+        """How long the forward passes of the plan take, from an earlier run of passes like these; else None."""
+        pace = self._paces.get(self._pace_key()) if self.plan is not None else None
+        return None if pace is None or self.plan is None else pace * self.plan.forward_passes
+
+    def set_images(self, images: tuple[ImageInput, ...]) -> None:
+        """Take *images* as chosen."""
+        self.images = images
+        self.changed_since_run = True
+        self._read_images()
+        self.images_changed.emit()
+        self._replan()
+
+    def set_axis_use(self, use: AxisUse) -> None:
+        """Take the axis in front for what the user says."""
+        self.axis_use = use
+        self.set_images(self.images)
+
+    def change(self, **settings: Any) -> None:
+        """Change settings by name.
+
+        Raises
+        ------
+        SettingsError
+            If a value is out of range; nothing has changed then.
+        """
+        assert self.settings is not None
+        self.use_settings(replace(self.settings, **settings))
+
+    def use_settings(self, settings: Settings) -> None:
+        """Take all *settings*; the window is filled in from the model where they have none.
+
+        Raises
+        ------
+        SettingsError
+            If their window has another number of axes than the model.
+        """
+        assert self.model is not None
+        rule = self.model.spec.window
+        window = settings.window_size or rule.default
+        if len(window) != len(rule.default):
+            rule.check(window)
+        self.settings = replace(settings, window_size=window)
+        if settings.decoder is None:
+            self.settings = replace(self.settings, **_suggested_decoder(self.model))
+        self.settings_changed.emit()
+        self._replan()
+
+    def use_settings_file(self, path: str | Path) -> None:
+        """Read all settings from a file; see `Settings.from_yaml`."""
+        from napari_tessera.engine.settings import Settings
+
+        self.use_settings(Settings.from_yaml(path))
+
+    def reset_window(self) -> None:
+        """Take the model's own window."""
+        assert self.model is not None
+        self.change(window_size=self.model.spec.window.default)
+
+    def apply_advice(self) -> None:
+        """Do what the first piece of advice on the plan proposes."""
+        change = self.plan.advice[0].change if self.plan is not None and self.plan.advice else None
+        if change is not None:
+            self.change(**dict([change]))
+
+    def choose_decoder(self, name: str) -> None:
+        """Choose the decoder called *name*, with the model's parameters where it suggests that one."""
+        assert self.model is not None
+        suggested = _suggested_decoder(self.model)
+        self.change(**(suggested if name == suggested["decoder"] else {"decoder": name, "decoder_parameters": ()}))
+
+    def set_outputs(self, outputs: Outputs) -> None:
+        """Choose what a run keeps."""
+        self.outputs = outputs
+        self._read_images()
+        self.settings_changed.emit()
+        self._replan()
+
+    def start_run(self) -> bool:
+        """Run the present choice; False, and nothing happens, where that is not possible."""
+        task = self._task()
+        if not self.can_run or task is None:
+            return False
+        return self.runner.start(task, None if self.planning else self.plan)
+
+    def close(self, timeout_s: float = 30.0) -> None:
+        """Cancel what goes on and wait for it; nothing is emitted afterwards."""
+        runner = self.runner
+        for signal in (self.images_changed, self.settings_changed, self.plan_changed, self.shelf.changed):
+            signal.disconnect()
+        for signal in (runner.changed, runner.progressed, runner.happened, runner.promised, runner.result_ready):
+            signal.disconnect()
+        self.runner.cancel()
+        self._planner.withdraw()
+        self.background.close(timeout_s)
+
+    def _task(self) -> Task | None:
+        if self.model is None or self.settings is None or not self.volumes:
+            return None
+        return Task(self.volumes, self.model, self.settings, self.outputs)
+
+    def _read_images(self) -> None:
+        """Turn the images into volumes, or find out why that is not possible."""
+        self.readings, self.volumes, self.problem = (), (), ""
+        if self.model is None:
+            return
+        spec = self.model.spec
+        try:
+            readings = tuple(read_axes(image, spec, self.axis_use) for image in self.images)
+        except InputError as error:
+            self.problem = sentence(error)
+            return
+        self.readings = readings
+        self.volumes = tuple(
+            volume
+            for image, reading in zip(self.images, readings, strict=True)
+            for volume in split_volumes(image, reading, spec)
+        )
+
+    def _replan(self) -> None:
+        if self.runner.active:  # the plan on screen is the one that runs; the next one is made when it ends
+            return
+        task = self._task()
+        if task is None:
+            self._planner.withdraw()
+            self.plan = None
+        elif not (self.outputs.labels or self.outputs.probabilities):
+            self._planner.withdraw()
+            self.plan, self.problem = None, "choose labels, probabilities or both"
+        else:
+            self._planner.request(task)
+            if not self.planning:  # answered at once, and told
+                return
+        self.plan_changed.emit()
+
+    def _planned(self, answer: Plan | Exception) -> None:
+        if isinstance(answer, Exception):
+            self.plan, self.problem = None, sentence(answer)
+        else:
+            self.plan, self.problem = answer, ""
+        self.plan_changed.emit()
+
+    def _on_shelf(self) -> None:
+        model = self.shelf.model
+        if model is None or model is self._model:
+            return
+        self._model = model
+        self.changed_since_run = True
+        self._planner.forget()
+        self.settings = self._settings_for(model)
+        self._read_images()
+        self.settings_changed.emit()
+        self.images_changed.emit()
+        self._replan()
+
+    def _settings_for(self, model: Model) -> Settings:
+        """Return the settings with what depends on the model set as *model* suggests."""
+        from napari_tessera.engine.settings import Settings
+        from napari_tessera.engine.tta import max_views
+
+        spec, before = model.spec, self.settings or Settings()
+        return replace(
+            before,
+            window_size=spec.window.default,
+            tta_num=min(before.tta_num, max_views(spec.spatial_dims)),
+            resolution=None,
+            **_suggested_decoder(model),
+        )
+
+    def _on_run(self) -> None:
+        if self.runner.active:
+            return
+        self.changed_since_run = False
+        pace = self.runner.progress.seconds_per_pass
+        if pace is not None and self.runner.state is RunState.DONE:
+            self._paces[self._pace_key()] = pace
+        self._read_images()
+        self._replan()
+
+    def _pace_key(self) -> tuple[object, ...]:
+        """Return what the duration of a forward pass depends on."""
+        assert self.settings is not None
+        s = self.settings
+        return id(self.model), s.window_size, s.sw_batch_size, s.precision, s.device
+
+
+def _suggested_decoder(model: Model) -> dict[str, Any]:
+    suggested = model.spec.suggested_decoder
+    return {"decoder": suggested.name, "decoder_parameters": suggested.parameters}

@@ -1,0 +1,108 @@
+"""From an image and the reading of its axes to volumes that a run can load, one by one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_tessera.engine.source import ArraySource, Region, Source
+from napari_tessera.session.images import AxisUse, ImageInput, Reading
+
+if TYPE_CHECKING:
+    from napari_tessera.models.spec import ModelSpec
+
+__all__ = ["VolumeInput", "split_volumes"]
+
+# Rec. 709, the weights of sRGB's primaries.
+LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VolumeInput:
+    """One volume of a run: an image, or one frame of it.
+
+    Parameters
+    ----------
+    image, reading
+        The image and how its axes are read.
+    frame
+        Index along its time axis; None if it has none.
+    in_channels
+        Channels that the model needs.
+    """
+
+    image: ImageInput
+    reading: Reading
+    frame: int | None
+    in_channels: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Spatial shape, voxels."""
+        return tuple(side for side, axis in zip(self.image.shape, self.reading.axes, strict=True) if axis in "ZYX")
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the values that `load` gives."""
+        return np.dtype(np.float32) if self._is_luminance else np.dtype(self.image.data.dtype)
+
+    @property
+    def voxel_size_um(self) -> tuple[float, ...] | None:
+        """Micrometres along the spatial axes, or None where unknown."""
+        plain = self.reading.axes.removesuffix("C") if self.image.rgb else self.reading.axes
+        if len(self.image.voxel_size_um) != len(plain):
+            return None
+        sizes = [size for size, axis in zip(self.image.voxel_size_um, plain, strict=True) if axis in "ZYX"]
+        return None if None in sizes else tuple(size for size in sizes if size is not None)
+
+    @property
+    def _is_luminance(self) -> bool:
+        return self.image.rgb and self.in_channels == 1
+
+    def load(self) -> Source:
+        """Return the volume for the engine; lazy arrays stay lazy where slicing them is."""
+        data, axes = self.image.data, self.reading.axes
+        if self.frame is not None:
+            data = data[tuple(self.frame if axis == "T" else slice(None) for axis in axes)]
+            axes = axes.replace("T", "")
+        if self._is_luminance:
+            return _LuminanceSource(data)
+        if self.image.rgb:
+            data = data[..., : self.in_channels]
+        return ArraySource(data, channel_axis=axes.index("C") if "C" in axes else None)
+
+
+class _LuminanceSource:
+    """Colours, last, as one channel of brightness; computed for the region that is read."""
+
+    def __init__(self, colours: Any) -> None:
+        self._colours = colours
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(1, *spatial)."""
+        return (1, *(int(side) for side in self._colours.shape[:-1]))
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Float32."""
+        return np.dtype(np.float32)
+
+    def read(self, region: Region) -> npt.NDArray[Any]:
+        """Return the voxels of the spatial *region*, (1, *region)."""
+        colours = np.asarray(self._colours[(*region, slice(0, 3))])
+        return np.asarray(colours @ LUMINANCE, np.float32)[np.newaxis]
+
+
+def split_volumes(image: ImageInput, reading: Reading, spec: ModelSpec) -> tuple[VolumeInput, ...]:
+    """Return the volumes of *image*, frame by frame where it has a time axis."""
+    if "T" not in reading.axes:
+        return (VolumeInput(image, reading, None, spec.in_channels),)
+    axis = reading.axes.index("T")
+    if reading.use is AxisUse.CURRENT:
+        now = min(max(image.current[axis], 0), image.shape[axis] - 1) if axis < len(image.current) else 0
+        return (VolumeInput(image, reading, now, spec.in_channels),)
+    return tuple(VolumeInput(image, reading, frame, spec.in_channels) for frame in range(image.shape[axis]))

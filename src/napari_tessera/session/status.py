@@ -1,0 +1,102 @@
+"""One line on how things stand: what is missing, what goes on, how it ended."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from napari_tessera.session.runner import Runner, RunState
+from napari_tessera.session.wording import Line, Tone, count, counted
+from napari_tessera.units import format_bytes, format_duration
+
+if TYPE_CHECKING:
+    from napari_tessera.engine.events import MemoryRecovered
+    from napari_tessera.session.session import Session
+
+__all__ = ["progress_text", "status_line"]
+
+NO_IMAGE = "Open an image, or File > Open Sample > Tessera"
+
+
+def status_line(session: Session) -> Line:
+    """Return the most important thing to say now."""
+    shelf, runner = session.shelf, session.runner
+    if runner.active:
+        return _running_line(runner)
+    if shelf.loading:
+        return Line(f"Loading {shelf.loading} …")
+    if shelf.untrusted is not None:
+        text = f"{shelf.untrusted.label} runs code when it is opened: trust it only if you know where it comes from"
+        return Line(text, Tone.WARNING)
+    if shelf.problem:
+        return _problem(shelf.problem)
+    if session.problem:
+        return _problem(session.problem)
+    if runner.state is not RunState.IDLE and not session.changed_since_run:
+        return _ended_line(runner)
+    if session.model is None:
+        return Line("Open a model")
+    if not session.images:
+        return Line(NO_IMAGE)
+    if session.planning:
+        return Line("Measuring the network …")
+    return Line("Ready")
+
+
+def progress_text(runner: Runner) -> str:
+    """Return passes done of all and the time left, such as ``61 / 117 · 1 min 20 s left``."""
+    now = runner.progress
+    if not now.total:
+        return ""
+    text = f"{count(now.done)} / {count(now.total)}"
+    if not runner.active or now.seconds_left is None or now.done == now.total:
+        return text
+    return f"{text} · {format_duration(now.seconds_left)} left"
+
+
+def _problem(sentence: str) -> Line:
+    first = sentence.split(" ", 1)[0]
+    return Line(sentence[:1].upper() + sentence[1:] if first.isalpha() else sentence, Tone.PROBLEM)
+
+
+def _running_line(runner: Runner) -> Line:
+    now = runner.progress
+    if runner.state is RunState.CANCELLING:
+        return Line("Stopping after this pass …")
+    if now.recovered is not None:
+        return Line(_recovered(runner, now.recovered), Tone.WARNING)
+    if now.decoding is not None:
+        return Line(f"Making labels: {now.decoding} …")
+    if now.done == 0:
+        return Line("Reading the image …")
+    return Line("Running; the knobs wait for the end")
+
+
+def _recovered(runner: Runner, event: MemoryRecovered) -> str:
+    device = "CPU memory" if runner.plan is not None and runner.plan.device.kind == "cpu" else "GPU"
+    return f"{device} was full at pass {event.failed_pass}: going on with sw_batch_size {event.sw_batch_size}"
+
+
+def _ended_line(runner: Runner) -> Line:
+    now = runner.progress
+    if runner.state is RunState.FAILED:
+        return _problem(runner.problem)
+    if runner.state is RunState.CANCELLED:
+        kept = "Labels hold the finished part" if runner.results else "No plane was finished, so nothing was added"
+        return Line(f"Stopped at {count(now.done)} of {counted(now.total, 'pass')}. {kept}", Tone.WARNING)
+    parts = [_found(runner)]
+    if now.finished is not None:
+        parts.append(format_duration(now.finished.seconds))
+        if now.finished.peak_bytes is not None and runner.plan is not None:
+            estimated = format_bytes(runner.plan.memory.total_bytes)
+            parts.append(f"GPU peak {format_bytes(now.finished.peak_bytes)} (estimated {estimated})")
+    if now.recovered is not None:
+        parts.append(_recovered(runner, now.recovered))
+        return Line(" · ".join(parts), Tone.WARNING)
+    return Line(" · ".join(parts), Tone.GOOD)
+
+
+def _found(runner: Runner) -> str:
+    if not runner.outputs.labels:
+        return "Probabilities"
+    of_classes = runner.plan is not None and runner.plan.settings.decoder == "argmax"
+    return counted(runner.objects, "class" if of_classes else "object")

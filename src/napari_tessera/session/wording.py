@@ -1,0 +1,66 @@
+"""Lines of text as views show them: the words, how serious they are, and what a tooltip adds. Numbers for people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from napari_tessera.units import format_bytes
+
+__all__ = ["Line", "Tone", "count", "counted", "part_of"]
+
+NARROW_SPACE = "\N{NARROW NO-BREAK SPACE}"
+
+
+class Tone(StrEnum):
+    """How serious a line is; views give it a colour, its words say it too."""
+
+    PLAIN = "plain"
+    GOOD = "good"
+    WARNING = "warning"
+    PROBLEM = "problem"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line on screen."""
+
+    text: str = ""
+    tone: Tone = Tone.PLAIN
+    tooltip: str = ""
+
+
+def count(number: int) -> str:
+    """Return *number* with its thousands set apart.
+
+    Examples
+    --------
+    >>> count(999), count(1214).replace(NARROW_SPACE, "_")
+    ('999', '1_214')
+    """
+    return f"{number:,}".replace(",", NARROW_SPACE)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return *number* and its noun, which takes an s or es.
+
+    Examples
+    --------
+    >>> counted(1, "forward pass"), counted(2, "forward pass"), counted(3, "volume")
+    ('1 forward pass', '2 forward passes', '3 volumes')
+    """
+    plural = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{count(number)} {noun}{plural}"
+
+
+def part_of(part_bytes: float, whole_bytes: float) -> str:
+    """Return two sizes with one unit where they share it.
+
+    Examples
+    --------
+    >>> part_of(2**31, 2**33), part_of(2**20, 2**33)
+    ('2.00 of 8.00 GiB', '1.00 MiB of 8.00 GiB')
+    """
+    part, whole = format_bytes(part_bytes), format_bytes(whole_bytes)
+    number, unit = part.split(" ")
+    return f"{number if whole.endswith(' ' + unit) else part} of {whole}"

@@ -1,0 +1,230 @@
+"""What a person sees and turns: controls, marks, advice, files; nothing is computed on the GUI thread for long."""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from napari_tessera import api
+from napari_tessera._qt.fold import Fold
+from napari_tessera.planning.plan import DeviceState
+from napari_tessera.session.runner import RunState
+from napari_tessera.session.wording import Tone
+from napari_tessera.volumes import open_volume
+
+GIB = 2**30
+
+
+@pytest.fixture
+def small_gpu(monkeypatch: pytest.MonkeyPatch) -> DeviceState:
+    """Plan for a card of 2 GiB, of which 1.5 are free."""
+    state = DeviceState("cuda", "Small card", 2 * GIB, 3 * GIB // 2, 32 * GIB, 16 * GIB)
+    monkeypatch.setattr(api, "measure_device", lambda name="auto": state)
+    return state
+
+
+@pytest.mark.usefixtures("_plugin")
+def test_the_widget_opens_before_the_model_is_there(make_napari_viewer: Any, qtbot: Any) -> None:
+    viewer = make_napari_viewer()
+    began = time.perf_counter()
+    _, widget = viewer.window.add_plugin_dock_widget("napari-tessera", "Segment with Tessera")
+    assert widget.model.summary.line().text == "loading model …"
+    assert not widget.windows.isEnabled()
+    assert not widget.run.run.isEnabled()
+    assert time.perf_counter() - began < 2
+    qtbot.waitUntil(lambda: widget.session.model is not None, timeout=60_000)
+    assert widget.model.chooser.currentText() == "neurites-em"
+    assert "from: bundled" in widget.model.card.toolTip()
+    assert widget.result.decoder.currentText() == "watershed"
+    assert widget.windows.window_size.value() == (64, 64, 64)
+
+
+def test_a_window_that_is_not_allowed_is_marked(person: Any, describe: Any, gate: Any, blobs: Any) -> None:
+    me = person(describe(gate))
+    me.viewer.add_image(blobs(24, 24, 24), name="blobs")
+    me.wait_for_plan()
+    _, y, _ = me.widget.windows.window_size.boxes()
+    y.stepUp()
+    assert y.value() == 20
+    y.setValue(21)
+    me.wait_for_plan()
+    assert me.widget.windows.hint.line().text == "y must be a multiple of 4: 20 or 24"
+    assert "border" in y.styleSheet()
+    assert "20 or 24" in me.status
+    assert not me.widget.run.run.isEnabled()
+    me.click(me.widget.windows.model_default)
+    me.wait_for_plan()
+    assert me.session.settings.window_size == (16, 16, 16)
+    assert "border" not in y.styleSheet()
+    assert me.widget.run.run.isEnabled()
+
+
+def test_sliders_move_the_numbers_at_once(person: Any, describe: Any, gate: Any, blobs: Any) -> None:
+    me = person(describe(gate))
+    me.viewer.add_image(blobs(64, 64, 64), name="blobs")
+    me.wait_for_plan()
+    seconds = []
+    for batch in range(1, 30):
+        began = time.perf_counter()
+        me.widget.windows.sw_batch_size.setValue(batch)
+        seconds.append(time.perf_counter() - began)
+        plan = me.session.plan
+        assert not me.session.planning
+        assert plan.settings.sw_batch_size == batch
+        assert f"→ {plan.forward_passes} forward" in me.widget.cost.passes.line().text
+    assert sorted(seconds)[len(seconds) // 2] < 0.016  # a frame of the screen
+
+
+def test_memory_that_does_not_fit_is_said_and_mended(
+    person: Any, describe: Any, blobs: Any, gate: Any, small_gpu: DeviceState
+) -> None:
+    me = person(describe(gate))
+    me.viewer.add_image(blobs(256, 256, 256), name="blobs")
+    me.session.change(window_size=(128, 128, 128), sw_batch_size=27)
+    plan = me.wait_for_plan()
+    cost = me.widget.cost
+    assert plan.memory.total_bytes > small_gpu.free_bytes
+    assert cost.device.label.text() == "GPU"
+    assert cost.device.text.line().tone is Tone.PROBLEM
+    assert cost.device.text.line().text.endswith("over")
+    assert "lower sw_batch_size" in cost.advice.line().text
+    assert me.widget.run.run.isEnabled()  # it would fall back
+    cost.grab()  # the bar paints
+    me.click(cost.apply)
+    plan = me.wait_for_plan()
+    assert plan.memory.total_bytes < small_gpu.free_bytes
+    assert cost.device.text.line().text.endswith("fits")
+    assert me.widget.windows.sw_batch_size.value() == plan.settings.sw_batch_size < 27
+    me.session.change(sw_batch_size=3, batch_size=3)
+    me.wait_for_plan()
+    assert "batch_size counts volumes, sw_batch_size windows" in cost.advice.line().text
+    me.click(cost.apply)
+    assert me.session.settings.batch_size == 1
+
+
+def test_memory_that_runs_out_is_an_event(person: Any, describe: Any, gate: Any, blobs: Any) -> None:
+    me = person(describe(gate))
+    me.viewer.add_image(blobs(32, 16, 16), name="blobs")
+    me.session.change(sw_batch_size=2)
+    me.wait_for_plan()
+    go = threading.Event()
+
+    def run_out(call: int) -> None:
+        if call == 1:
+            raise torch.OutOfMemoryError("full")
+        go.wait(30)
+
+    gate.on_call = run_out
+    me.click(me.widget.run.run)
+    me.wait(lambda: gate.calls == 2)
+    me.wait(lambda: me.session.runner.progress.recovered is not None)
+    line = me.widget.run.status.line()
+    assert line.text == "CPU memory was full at pass 1: going on with sw_batch_size 1"
+    assert line.tone is Tone.WARNING
+    go.set()
+    me.wait(lambda: me.session.runner.state is RunState.DONE)
+    assert me.layer("blobs labels").metadata["tessera"]["memory_recoveries"][0]["sw_batch_size"] == 1
+
+
+def test_a_file_that_runs_code_is_asked_about(person: Any, gate: Any, tmp_path: Path) -> None:
+    path = tmp_path / "stranger.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is
+        torch.jit.script(torch.nn.Conv3d(1, 2, 1)).save(str(path))
+    me = person()
+    me.session.shelf.load_file(path)
+    me.wait(lambda: not me.session.shelf.loading)
+    panel = me.widget.model
+    assert me.status.startswith("stranger.pt runs code when it is opened")
+    assert panel.trust.isVisibleTo(panel)
+    me.click(panel.refuse)
+    assert not panel.trust.isVisibleTo(panel)
+    assert me.session.model.spec.name == "neurites-em"
+    me.session.shelf.load_file(path)
+    me.wait(lambda: me.session.shelf.untrusted is not None)
+    me.click(panel.trust)
+    me.wait(lambda: not me.session.shelf.loading)
+    assert me.session.model.spec.name == "stranger"
+    assert panel.chooser.currentText() == "stranger.pt"
+    assert panel.summary.isVisibleTo(panel)
+
+
+def test_results_are_exported_with_their_voxel_size(
+    person: Any, describe: Any, gate: Any, blobs: Any, tmp_path: Path
+) -> None:
+    me = person(describe(gate))
+    files = me.widget.files
+    me.viewer.add_image(blobs(20, 24, 24), name="blobs", scale=(0.03, 0.01, 0.01), units=("um",) * 3)
+    assert not files.export.isEnabled()
+    me.run()
+    assert files.export.isEnabled()
+    me.layer("blobs labels").data[0, 0, 0] = 7  # a person corrects a voxel: it is what they see that is written
+    files.write([tmp_path / "labels.tif"])
+    me.wait(lambda: files.message.line().text == "Wrote labels.tif")
+    written = open_volume(tmp_path / "labels.tif")
+    assert written.voxel_size_um == pytest.approx((0.03, 0.01, 0.01))
+    np.testing.assert_array_equal(np.asarray(written.data), me.layer("blobs labels").data)
+    assert written.metadata["source"] == "blobs"
+    me.viewer.layers.selection = [me.layer("blobs labels")]
+    (saved,) = me.viewer.layers.save(str(tmp_path / "saved.tif"), selected=True, plugin="napari-tessera")
+    assert open_volume(saved).voxel_size_um == pytest.approx((0.03, 0.01, 0.01))
+    files.write([tmp_path / "no such folder" / "labels.tif"])
+    me.wait(lambda: files.message.line().tone is Tone.PROBLEM)
+    assert "no such folder" in files.message.line().text
+
+
+def test_settings_files(person: Any, describe: Any, gate: Any, tmp_path: Path) -> None:
+    me = person(describe(gate))
+    me.session.change(overlap=0.25, tta_num=3, window_size=(24, 20, 20))
+    me.widget.files.save_settings(tmp_path / "s.yaml")
+    before = me.session.settings
+    me.session.change(overlap=0.5, tta_num=1, window_size=(16, 16, 16))
+    me.widget.files.load_settings(tmp_path / "s.yaml")
+    assert me.session.settings == before
+    assert me.widget.windows.overlap.value() == pytest.approx(0.25)
+    (tmp_path / "bad.yaml").write_text("inference:\n  overlpa: 0.5\n")
+    me.widget.files.load_settings(tmp_path / "bad.yaml")
+    assert "did you mean 'overlap'" in me.widget.files.message.line().text
+    assert me.session.settings == before
+
+
+def test_folds_remember_and_themes_change(person: Any, describe: Any, gate: Any, qtbot: Any) -> None:
+    me = person(describe(gate, spatial_dims=2))
+    assert me.widget.windows.tta_num.maximum() == 8
+    assert len(me.widget.windows.window_size.value()) == 2
+    fold = me.widget.windows.fold
+    assert not fold.is_open()
+    fold.set_open(True)
+    again = Fold(fold._title, me.widget.result, is_open=False)
+    qtbot.addWidget(again)
+    assert again.is_open()
+    me.viewer.theme = "light"
+    me.widget.grab()
+
+
+def test_the_sample_opens_from_the_menu(person: Any, describe: Any, gate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("napari_tessera.samples.napari.SHAPE", (16, 48, 48))
+    me = person(describe(gate))
+    me.viewer.open_sample("napari-tessera", "neurites")
+    assert me.session.images[0].voxel_size_um == pytest.approx((0.01, 0.01, 0.01))
+    assert not me.layer("neurites truth").visible
+    assert me.widget.image.info.line().text == "16×48×48 · uint8 · 0.01 µm"
+
+
+def test_floating_and_hiding_the_dock_do_not_close_it(person: Any, describe: Any, gate: Any, blobs: Any) -> None:
+    me = person(describe(gate))
+    dock = me.widget.parent()
+    dock.setFloating(True)
+    dock.setFloating(False)
+    dock.close()
+    dock.show()
+    me.viewer.add_image(blobs(16, 16, 16), name="blobs")
+    me.run()
+    assert me.session.runner.state is RunState.DONE

@@ -1,0 +1,231 @@
+"""What happens when a person runs, cancels, deletes and closes: in a real viewer, with real threads."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import weakref
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtGui import QGuiApplication
+
+from napari_tessera.engine.events import PassFinished
+from napari_tessera.session.runner import RunState
+from napari_tessera.session.wording import counted
+from napari_tessera.volumes import open_volume
+
+LONGEST_STALL_S = 0.1
+
+
+def passes_of(me: Any) -> list[PassFinished]:
+    """Collect the passes that are reported from now on."""
+    passes: list[PassFinished] = []
+    me.session.runner.happened.connect(lambda event: passes.append(event) if isinstance(event, PassFinished) else None)
+    return passes
+
+
+def run_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("tessera-")]
+
+
+class Heartbeat:
+    """Beats every 10 ms on the GUI thread and remembers when."""
+
+    def __init__(self, parent: Any) -> None:
+        self.beats: list[float] = []
+        self._timer = QTimer(parent)
+        self._timer.setTimerType(Qt.TimerType.PreciseTimer)
+        self._timer.timeout.connect(lambda: self.beats.append(time.perf_counter()))
+        self._timer.start(10)
+
+    def longest_gap(self) -> float:
+        self._timer.stop()
+        return max(later - earlier for earlier, later in pairwise(self.beats))
+
+
+class Brightness(torch.nn.Module):
+    """Dark and bright, in two channels; an image of 8 bits comes as it is."""
+
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        smooth = torch.nn.functional.avg_pool3d(windows, 3, stride=1, padding=1)
+        return torch.cat([130 - smooth, smooth - 130], 1) / 8
+
+
+def test_every_control_and_a_run_on_a_real_volume(person: Any, describe: Any, real_data: Path) -> None:
+    me = person(describe(Brightness()))
+    raw = open_volume(real_data / "fib25" / "raw.ome.tif")
+    me.viewer.add_image(np.asarray(raw.data), name="fib25 raw", scale=raw.voxel_size_um, units=("um",) * 3)
+    windows, result = me.widget.windows, me.widget.result
+    windows.fold.set_open(True)
+    for box, side in zip(windows.window_size.boxes(), (64, 128, 128), strict=True):
+        box.setValue(side)
+    windows.overlap.setValue(0.1)
+    windows.sw_batch_size.setValue(3)
+    windows.batch_size.setValue(2)
+    windows.tta_num.setValue(2)
+    for box, text in ((windows.blend, "constant"), (windows.precision, "tf32"), (windows.device, "cpu")):
+        box.setCurrentText(text)
+        box.textActivated.emit(text)
+    result.decoder.setCurrentText("threshold")
+    result.decoder.textActivated.emit("threshold")
+    me.click(result.probabilities)
+    settings = me.session.settings
+    assert (settings.window_size, settings.overlap, settings.sw_batch_size) == ((64, 128, 128), 0.1, 3)
+    assert (settings.batch_size, settings.tta_num, settings.blend) == (2, 2, "constant")
+    assert (settings.precision, settings.device, settings.decoder) == ("tf32", "cpu", "threshold")
+    plan, passes = me.wait_for_plan(), passes_of(me)
+    assert f"{plan.windows} windows → {plan.forward_passes} forward passes" in me.widget.cost.passes.line().text
+    me.run()
+    assert len(passes) == plan.forward_passes
+    labels = me.layer("fib25 raw labels")
+    assert labels.data.shape == raw.shape
+    assert labels.data.max() > 0
+    np.testing.assert_allclose(labels.scale, 0.01)
+    assert labels.metadata["tessera"]["complete"]
+    assert labels.metadata["tessera"]["forward_passes"] == plan.forward_passes
+    assert len([layer for layer in me.viewer.layers if "channel" in layer.name]) == 2
+    assert me.status.startswith(counted(len(np.unique(labels.data)) - 1, "object"))
+
+
+def test_gui_thread_is_never_held_up(person: Any, describe: Any, real_data: Path) -> None:
+    model = describe(Brightness(), out_channels=2, output="boundary", activation="sigmoid")
+    me = person(model)
+    raw = np.asarray(open_volume(real_data / "fib25" / "raw.ome.tif").data)[:64, :192, :192]
+    me.viewer.add_image(raw, name="raw")
+    me.session.change(window_size=(32, 64, 64), sw_batch_size=1)
+    me.wait_for_plan()
+    heart = Heartbeat(me.widget)
+    me.run()
+    me.wait(lambda: time.perf_counter() - heart.beats[-1] < 0.05)
+    gap = heart.longest_gap()
+    assert me.session.runner.state is RunState.DONE, me.status
+    assert gap < LONGEST_STALL_S, f"the GUI thread stood still for {1000 * gap:.0f} ms"
+
+
+def test_cancel_takes_effect_within_one_pass(person: Any, describe: Any, gate: Any, blobs: Any) -> None:
+    me = person(describe(gate))
+    me.viewer.add_image(blobs(64, 24, 24), name="blobs")
+    me.session.change(sw_batch_size=1)
+    plan, passes = me.wait_for_plan(), passes_of(me)
+    half, cancelled = plan.forward_passes // 2, threading.Event()
+    gate.on_call = lambda call: cancelled.wait(30) if call == half else None
+    me.click(me.widget.run.run)
+    me.wait(lambda: gate.calls == half)
+    assert me.widget.run.run.text() == "Cancel"
+    me.click(me.widget.run.run)
+    cancelled.set()
+    me.wait(lambda: me.session.runner.state is RunState.CANCELLED)
+    assert gate.calls == half == len(passes)
+    assert me.status == f"Stopped at {half} of {plan.forward_passes} passes. Labels hold the finished part"
+    labels = me.layer("blobs labels (incomplete)")
+    assert labels.metadata["tessera"]["complete"] is False
+    done = np.flatnonzero(labels.data.any(axis=(1, 2)))
+    assert 0 < len(done) < 64
+    gate.on_call = lambda call: None
+    me.run()
+    assert me.session.runner.state is RunState.DONE
+
+
+def test_network_that_raises_leaves_the_widget_usable(person: Any, describe: Any, gate: Any, blobs: Any) -> None:
+    me = person(describe(gate))
+    me.viewer.add_image(blobs(24, 24, 24), name="blobs")
+    me.wait_for_plan()
+
+    def fail(call: int) -> None:
+        raise RuntimeError("no such kernel")
+
+    gate.on_call = fail
+    me.run()
+    assert me.session.runner.state is RunState.FAILED
+    assert "no such kernel" in me.status
+    assert "\n" not in me.status
+    assert me.widget.run.run.isEnabled()
+    assert me.widget.run.run.text() == "Run"
+    assert me.widget.windows.isEnabled()
+    me.click(me.widget.files.copy_report)
+    clipboard = QGuiApplication.clipboard()
+    assert clipboard is not None
+    assert "Traceback" in clipboard.text()
+    assert "no such kernel" in clipboard.text()
+    gate.on_call = lambda call: None
+    me.run()
+    assert me.session.runner.state is RunState.DONE
+    assert me.layer("blobs labels")
+
+
+def test_deleting_and_adding_layers_during_the_run_changes_nothing(
+    person: Any, describe: Any, gate: Any, blobs: Any
+) -> None:
+    me = person(describe(gate))
+    source = me.viewer.add_image(blobs(32, 24, 24), name="blobs", scale=(3, 2, 1), translate=(5, 6, 7))
+    plan = me.wait_for_plan()
+    go = threading.Event()
+    gate.on_call = lambda call: go.wait(30)
+    me.click(me.widget.run.run)
+    me.wait(lambda: gate.calls == 1)
+    source.name = "renamed"
+    source.scale = (1, 1, 1)
+    me.viewer.layers.remove(source)
+    me.viewer.add_image(blobs(20, 20, 20), name="another")
+    me.click(me.widget.run.run)  # by now it cancels; to run twice is impossible
+    assert me.session.runner.state is RunState.CANCELLING
+    assert not me.session.start_run()
+    go.set()
+    me.wait(lambda: me.session.runner.state is RunState.CANCELLED)
+    gate.on_call, gate.calls = (lambda call: None), 0
+    assert me.session.images[0].name == "another"
+    assert plan.forward_passes > 0
+
+
+def test_result_of_a_deleted_layer_arrives(person: Any, describe: Any, gate: Any, blobs: Any) -> None:
+    me = person(describe(gate))
+    source = me.viewer.add_image(blobs(32, 24, 24), name="blobs", scale=(3, 2, 1), translate=(5, 6, 7))
+    me.wait_for_plan()
+    go = threading.Event()
+    gate.on_call = lambda call: go.wait(30)
+    me.click(me.widget.run.run)
+    me.wait(lambda: gate.calls == 1)
+    source.name, source.scale = "renamed", (1, 1, 1)
+    me.viewer.layers.remove(source)
+    del source
+    go.set()
+    me.wait(lambda: me.session.runner.state is RunState.DONE)
+    labels = me.layer("blobs labels")
+    assert labels.data[:, 4:12, 4:12].all()
+    np.testing.assert_array_equal(labels.scale, (3, 2, 1))
+    np.testing.assert_array_equal(labels.translate, (5, 6, 7))
+    assert me.status.startswith("1 class")
+    assert not me.widget.run.run.isEnabled()  # there is no image left
+
+
+@pytest.mark.parametrize("how", ["viewer", "dock"])
+def test_closing_during_the_run_cancels_and_joins(
+    person: Any, describe: Any, gate: Any, blobs: Any, how: str, qtbot: Any
+) -> None:
+    me = person(describe(gate))
+    me.viewer.add_image(blobs(64, 24, 24), name="blobs")
+    me.session.change(sw_batch_size=1)
+    me.wait_for_plan()
+    gate.on_call = lambda call: time.sleep(0.01)
+    me.click(me.widget.run.run)
+    me.wait(lambda: gate.calls >= 2)
+    assert run_threads()
+    if how == "viewer":
+        me.viewer.close()
+    else:
+        me.viewer.window.remove_dock_widget(me.widget)
+    qtbot.waitUntil(lambda: not run_threads(), timeout=10_000)
+    calls = gate.calls
+    assert calls < 50
+    session = weakref.ref(me.session)
+    del me
+    gc.collect()
+    qtbot.waitUntil(lambda: gc.collect() >= 0 and session() is None, timeout=10_000)
+    assert gate.calls == calls

@@ -1,0 +1,83 @@
+"""A session without a viewer, whose threads a test drains by hand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from napari_tessera.models.model import Model
+from napari_tessera.models.spec import WindowRule
+from napari_tessera.session import ImageInput, Session
+
+
+class Bright(torch.nn.Module):
+    """Background and bright, two channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_call: Callable[[], object] = lambda: None
+
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        if type(windows) is torch.Tensor and windows.device.type == "cpu":  # neither fake nor meta: not being traced
+            self.on_call()
+        brightness = windows.mean(1, keepdim=True)
+        return torch.cat([0.5 - brightness, brightness - 0.5], 1)
+
+
+@pytest.fixture
+def network() -> Bright:
+    return Bright()
+
+
+@pytest.fixture
+def describe() -> Callable[..., Model]:
+    """Describe a network: one channel in, two out, windows of 16 voxels in steps of 4, unless told otherwise."""
+
+    def model_of(network: torch.nn.Module, **description: Any) -> Model:
+        model = Model.from_network(
+            network, **({"in_channels": 1, "out_channels": 2, "activation": "softmax"} | description)
+        )
+        dims = model.spec.spatial_dims
+        return model.with_spec(window=WindowRule((16,) * dims, (4,) * dims, (8,) * dims))
+
+    return model_of
+
+
+@pytest.fixture
+def session(network: Bright, describe: Callable[..., Model]) -> Iterator[Session]:
+    """A session with a model in use."""
+    made = Session()
+    made.shelf.use(describe(network))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def drain_until() -> Callable[..., None]:
+    """Drain a session's threads until a condition holds."""
+
+    def wait(session: Session, condition: Callable[[], bool], timeout_s: float = 30) -> None:
+        until = time.perf_counter() + timeout_s
+        while not condition():
+            session.background.drain()
+            assert time.perf_counter() < until, "waited in vain"
+            time.sleep(0.001)
+
+    return wait
+
+
+@pytest.fixture
+def image() -> Callable[..., ImageInput]:
+    """Return an image with a bright cube; every keyword of `ImageInput` may be given."""
+
+    def make(*shape: int, name: str = "image", **arguments: Any) -> ImageInput:
+        values = np.zeros(shape, np.float32)
+        values[..., 4:12, 4:12] = 1
+        return ImageInput(name, values, **arguments)
+
+    return make
