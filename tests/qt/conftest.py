@@ -30,6 +30,13 @@ def _private_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     QSettings.setPath(QSettings.Format.IniFormat, QSettings.Scope.UserScope, str(tmp_path))
 
 
+@pytest.fixture(autouse=True)
+def _needs_opengl(qapp: Any) -> None:
+    """Skip, visibly, where napari cannot draw: its canvas needs OpenGL, which Qt's offscreen platform lacks."""
+    if qapp.platformName() == "offscreen":
+        pytest.skip("napari's canvas needs OpenGL: run the tests under Xvfb, not on Qt's offscreen platform")
+
+
 @pytest.fixture(scope="session")
 def _plugin() -> None:
     """Make napari know the plugin, whether or not it is installed."""
