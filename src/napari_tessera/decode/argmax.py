@@ -50,7 +50,7 @@ class ArgmaxDecoder:
         _, name = self.reduced(probabilities.shape[0])
         dtype: torch.dtype = getattr(torch, name)
         if probabilities.device.type == "cpu":
-            return _argmax_by_channel(probabilities, dtype)
+            return _argmax_by_channel(probabilities).to(dtype)
         return probabilities.argmax(0, keepdim=True).to(dtype)
 
     def decode(self, reduced: np.ndarray) -> Labels:
@@ -67,14 +67,16 @@ class ArgmaxDecoder:
         return 0
 
 
-def _argmax_by_channel(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def _argmax_by_channel(values: torch.Tensor) -> torch.Tensor:
     """Return the arg-max over channels, (1, *spatial), one channel after the other.
 
     On the CPU torch's own reduction over the slowest axis walks across memory; comparing whole channels is several
     times faster (benchmarks/README.md).
     """
+    import torch
+
     best = values[:1].clone()
-    winner = values.new_zeros(best.shape, dtype=dtype)
+    winner = values.new_zeros(best.shape, dtype=torch.uint8 if values.shape[0] <= 256 else torch.int32)
     for channel in range(1, values.shape[0]):
         challenger = values[channel : channel + 1]
         winner.masked_fill_(challenger > best, channel)
