@@ -45,7 +45,9 @@ def show_files(image: Path, labels: Path) -> None:
 def add_files(viewer: Any, image: Path, labels: Path) -> None:
     """Add both files as layers, at the middle plane."""
     raw, segmented = open_volume(image), open_volume(labels)
-    place = {"scale": raw.voxel_size_um, "units": "µm"} if raw.voxel_size_um else {}
+    place: dict[str, Any] = {"axis_labels": tuple(raw.axes.lower())}
+    if raw.voxel_size_um:
+        place |= {"scale": raw.voxel_size_um, "units": "µm"}
     viewer.add_image(np.asarray(raw.data), name=image.stem, **place)
     viewer.add_labels(np.asarray(segmented.data), name=f"{image.stem} {labels.stem}", opacity=0.5, **place)
     viewer.dims.set_point(0, (raw.voxel_size_um or (1.0,))[0] * (raw.shape[0] // 2))
