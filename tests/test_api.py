@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -167,17 +168,42 @@ def test_a_failing_network_is_the_cause_of_the_error(volume: np.ndarray, setting
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
+class Divisible(torch.nn.Module):
+    """A network that needs sides divisible by *steps*."""
+
+    def __init__(self, *steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+        self.layer = torch.nn.Conv3d(1, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if any(side % step for side, step in zip(x.shape[2:], self.steps, strict=True)):
+            raise RuntimeError("sizes of tensors must match")
+        return self.layer(x)
+
+
+def unet(*strides: Any) -> torch.nn.Module:
+    return UNet(spatial_dims=3, in_channels=1, out_channels=1, channels=(4, 8, 16), strides=strides)
+
+
 @pytest.mark.parametrize(
-    ("window", "nearest"),
-    [((15, 15, 15), "(12, 12, 12) or (16, 16, 16)"), ((30, 64, 2), "(28, 64, 4) or (32, 64, 4)")],
+    ("network", "window", "nearest"),
+    [
+        (unet(2, 2), (15, 15, 15), "(12, 12, 12) or (16, 16, 16)"),
+        (unet(2, 2), (30, 64, 2), "(28, 64, 4) or (32, 64, 4)"),
+        (unet((1, 2, 2), (1, 2, 2)), (5, 58, 58), "(5, 56, 56) or (5, 60, 60)"),
+        (Divisible(1, 8, 8), (18, 60, 60), "(18, 56, 56) or (18, 64, 64)"),
+        (Divisible(3, 3, 3), (31, 31, 31), "(30, 30, 30) or (33, 33, 33)"),
+        (Divisible(10, 10, 12), (64, 64, 64), "(60, 60, 60) or (70, 70, 72)"),
+        (Divisible(96, 96, 96), (100, 100, 100), "(96, 96, 96) or (192, 192, 192)"),
+    ],
 )
-def test_a_window_that_the_network_refuses_is_found_before_the_run(
-    volume: np.ndarray, window: tuple[int, ...], nearest: str
+def test_a_window_that_the_network_refuses_names_the_nearest_that_it_takes(
+    network: torch.nn.Module, window: tuple[int, ...], nearest: str
 ) -> None:
-    network = UNet(spatial_dims=3, in_channels=1, out_channels=3, channels=(4, 8, 16), strides=(2, 2))
-    model = nt.Model.from_network(network, in_channels=1, out_channels=3)
+    model = nt.Model.from_network(network, in_channels=1, out_channels=1)
     with pytest.raises(nt.SettingsError) as caught:
-        nt.plan(volume.shape, model, nt.Settings(window_size=window))
+        nt.plan((200, 200, 200), model, nt.Settings(window_size=window))
     assert nearest in str(caught.value)
 
 
@@ -379,3 +405,97 @@ def test_the_plan_records_the_decoder_with_all_its_parameters(model: nt.Model, s
     assert {"threshold", "channel", "min_size_vox"} <= dict(planned.settings.decoder_parameters).keys()
     assert nt.plan((20, 20, 20), model, planned.settings).settings == planned.settings
     assert nt.plan((20, 20, 20), model, planned.settings, decoder="probabilities").settings.decoder is None
+
+
+@pytest.mark.parametrize("shapes", [None, 5, ("a", 1, 2), (12.7, 14, 16), [(1, 2, 3), 4]])
+def test_shapes_that_are_none(model: nt.Model, settings: nt.Settings, shapes: Any) -> None:
+    with pytest.raises(nt.InputError, match="whole numbers"):
+        nt.plan(shapes, model, settings)
+
+
+def test_shapes_and_images_in_other_clothes(model: nt.Model, volume: np.ndarray, settings: nt.Settings) -> None:
+    shape = np.array(volume.shape)
+    assert nt.plan(shape, model, settings).volumes == nt.plan([shape], model, settings).volumes
+    expected = nt.predict(volume, model, settings)
+    np.testing.assert_array_equal(nt.predict(torch.from_numpy(volume), model, settings), expected)
+    np.testing.assert_array_equal(nt.predict(volume.tolist(), model, settings), expected)
+
+
+def test_images_that_are_no_arrays(model: nt.Model, settings: nt.Settings) -> None:
+    with pytest.raises(nt.InputError, match="no regular array"):
+        nt.predict([[1, 2], [3]], model, settings)
+    lazy = da.from_array(np.zeros((20, 20, 20)), chunks=10)
+    with pytest.raises(nt.InputError, match="compute its chunk sizes first"):
+        nt.predict(lazy[lazy[:, 0, 0] >= 0], model, settings)
+
+    def broken(block: np.ndarray) -> np.ndarray:
+        raise OSError("the disk is gone")
+
+    with pytest.raises(nt.InputError, match="the disk is gone"):
+        nt.predict(lazy.map_blocks(broken, dtype=float, meta=np.zeros((0, 0, 0))), model, settings)
+
+
+def test_calls_that_make_no_sense(model: nt.Model, volume: np.ndarray) -> None:
+    with pytest.raises(nt.ModelError, match=r"not a torch.nn.Module"):
+        nt.Model.from_network(lambda x: x, in_channels=1, out_channels=1)  # type: ignore[arg-type]
+    with pytest.raises(nt.SettingsError, match="call predict"):
+        nt.segment(volume, model, decoder="probabilities")
+    with pytest.raises(nt.ModelError, match="there is no model"):
+        nt.load_model("~nosuchuser/x.pt")
+
+
+def test_more_classes_than_eight_bits_hold() -> None:
+    wide = nt.Model.from_network(torch.nn.Conv3d(1, 300, 1), in_channels=1, out_channels=300)
+    volume = np.random.default_rng(0).normal(size=(8, 8, 8)).astype(np.float32)
+    settings = nt.Settings(window_size=(8, 8, 8))
+    labels = nt.segment(volume, wide, settings)
+    np.testing.assert_array_equal(labels, nt.predict(volume, wide, settings).argmax(0))
+
+
+def test_frozen_parts_of_a_network_stay_as_they_are(volume: np.ndarray, settings: nt.Settings) -> None:
+    network = torch.nn.Sequential(torch.nn.Conv3d(1, 1, 1), torch.nn.BatchNorm3d(1)).train()
+    network[1].eval()
+    model = nt.Model.from_network(network, in_channels=1, out_channels=1)
+    nt.predict(volume, model, settings)
+    assert [part.training for part in network.modules()] == [True, True, False]
+    network.eval()
+    network[1].train()
+    before = network[1].running_mean.clone()
+    nt.predict(volume, model, settings)
+    torch.testing.assert_close(network[1].running_mean, before)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_no_more_volumes_than_batch_size_are_alive(model: nt.Model, settings: nt.Settings, n: int) -> None:
+    from napari_tessera.engine.source import ArraySource
+    from napari_tessera.pipeline import iter_results
+
+    shape, total = (16, 16, 16), 5
+    born: list[weakref.ref[ArraySource]] = []
+    alive: list[int] = []
+
+    def load() -> ArraySource:
+        source = ArraySource(np.zeros(shape, np.float32))
+        born.append(weakref.ref(source))
+        alive.append(sum(reference() is not None for reference in born))
+        return source
+
+    several = nt.Settings.from_mapping(settings.to_dict() | {"batch_size": n})
+    for _ in iter_results([load] * total, model, nt.plan([shape] * total, model, several), None):
+        pass
+    assert max(alive) <= n
+
+
+def test_a_cancelled_call_decodes_nothing(model: nt.Model) -> None:
+    token, seen, volume = nt.CancelToken(), [], np.zeros((90, 16, 16), np.float32)
+    settings = nt.Settings(window_size=(16, 16, 16), sw_batch_size=1)
+
+    def on_event(event: Event) -> None:
+        seen.append(type(event).__name__)
+        if isinstance(event, PassFinished) and event.done == 5:
+            token.cancel()
+
+    with pytest.raises(nt.CancelledError):
+        nt.segment(volume, model, settings, on_event=on_event, cancel=token)
+    assert "PlanesFinished" in seen
+    assert "DecodingStarted" not in seen

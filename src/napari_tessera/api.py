@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -118,7 +119,7 @@ def plan(
     """
     settings = settings or Settings()
     state = device or measure_device(settings.device)
-    many = [tuple(int(n) for n in shape) for shape in _several(shapes)]
+    many = _several(shapes)
     chosen = None if decoder == PROBABILITIES else choose_decoder(model, settings, decoder)
 
     settings = complete_settings(settings, model.spec, chosen)
@@ -193,8 +194,16 @@ def _size_error(model: Model, window: tuple[int, ...], traced: PassTrace) -> Mod
     )
 
 
-def _several(shapes: Sequence[Any]) -> Sequence[Sequence[int]]:
-    return [shapes] if shapes and not isinstance(shapes[0], Sequence) else shapes
+def _several(shapes: Any) -> list[tuple[int, ...]]:
+    """Return *shapes*, one or several, as tuples of whole numbers."""
+    try:
+        items = list(shapes)
+        several = items if items and np.ndim(items[0]) else [items]
+        return [tuple(operator.index(side) for side in shape) for shape in several]
+    except TypeError:
+        raise InputError(
+            f"the shape is {shapes!r}, but it must be whole numbers, (z, y, x) or (y, x), or a list of such shapes"
+        ) from None
 
 
 def predict(
@@ -260,6 +269,8 @@ def segment(
     TesseraError
         As for `predict`.
     """
+    if decoder == PROBABILITIES:
+        raise SettingsError("segment gives labels: for probabilities call predict")
     return _run_one(volume, model, settings or Settings(), decoder, on_event, cancel)
 
 
@@ -275,7 +286,7 @@ def _run_one(
     planned = plan(source.shape[1:], model, settings, decoder=decoder, dtype=source.dtype)
     chosen = None if decoder == PROBABILITIES else choose_decoder(model, settings, decoder)
     load: Callable[[], Source] = lambda: source  # noqa: E731
-    (result,) = iter_results([load], model, planned, chosen, on_event=on_event, cancel=cancel)
+    (result,) = iter_results([load], model, planned, chosen, on_event=on_event, cancel=cancel, keep_partial=False)
     return result.array
 
 
@@ -294,7 +305,7 @@ def as_source(volume: Any, spec: ModelSpec) -> Source:
                 f"'{volume.name}' has a time axis ({volume.axes}): run its frames one by one, as 'tessera run' does"
             )
         return _checked(ArraySource(array, channel_axis=None if channel_axis < 0 else channel_axis), spec)
-    array = volume if hasattr(volume, "shape") and hasattr(volume, "dtype") else np.asarray(volume)
+    array = _as_array(volume)
     shape, dims = tuple(array.shape), spec.spatial_dims
     if len(shape) == dims:
         return _checked(ArraySource(array), spec)
@@ -305,6 +316,20 @@ def as_source(volume: Any, spec: ModelSpec) -> Source:
         f"the image has the shape {shape}, but the model '{spec.name}' is {spec.spatial_dims}D with "
         f"{spec.in_channels} channel(s): it needs {dims} axes, or {dims + 1} with the channels first"
     )
+
+
+def _as_array(volume: Any) -> Any:
+    """Return *volume* as something that has a shape, a numpy dtype and slices, lazy where it is lazy."""
+    if hasattr(volume, "detach"):  # a torch tensor
+        return volume.detach().cpu().numpy()
+    if hasattr(volume, "shape") and hasattr(volume, "dtype"):
+        if not all(isinstance(side, (int, np.integer)) for side in volume.shape):  # NaN: dask's unknown chunks
+            raise InputError(f"the image has the shape {tuple(volume.shape)}: compute its chunk sizes first")
+        return volume
+    try:
+        return np.asarray(volume)
+    except ValueError as error:
+        raise InputError(f"the image is no regular array: {error}") from error
 
 
 def _checked(source: ArraySource, spec: ModelSpec) -> Source:

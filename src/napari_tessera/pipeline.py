@@ -83,6 +83,7 @@ def iter_results(
     *,
     on_event: EventHandler | None = None,
     cancel: threading.Event | None = None,
+    keep_partial: bool = True,
 ) -> Iterator[VolumeResult]:
     """Run *plan* and yield each volume's result as soon as it is done.
 
@@ -97,11 +98,13 @@ def iter_results(
         What makes labels of probabilities; None keeps the probabilities.
     on_event, cancel
         Receives events, on the thread that iterates; stops the run within one forward pass.
+    keep_partial
+        Whether a cancelled run decodes and yields the finished part of the volume at hand before it ends.
 
     Raises
     ------
     CancelledError
-        After the partial result of the volume at hand has been yielded.
+        After the partial result of the volume at hand has been yielded, if that is kept.
     TesseraError
         Whatever else goes wrong with a volume, the model or memory.
     """
@@ -115,12 +118,16 @@ def iter_results(
             _lent(model, device) as network,
             closing(_iter_loaded(loads, model, plan.settings.batch_size)) as volumes,
         ):
-            for number, loaded in enumerate(volumes):
-                run = _VolumeRun(number, loaded, model, plan, decoder, notify, cancel)
+            for number in range(len(loads)):
+                # Nothing here may keep a volume while the next one is loaded: that would be one more than batch_size.
+                run = _VolumeRun(number, next(volumes), model, plan, decoder, notify, cancel, keep_partial)
                 result = run.run(network, device)
                 passes += run.passes
+                stopped = not result.complete
+                del run
                 yield result
-                if not (result.complete and number == len(loads) - 1):
+                del result
+                if stopped or number < len(loads) - 1:
                     raise_if_cancelled(cancel)
     finally:
         peak = device.peak_bytes()
@@ -200,7 +207,9 @@ class _VolumeRun:
         decoder: Decoder | None,
         notify: EventHandler,
         cancel: threading.Event | None,
+        keep_partial: bool,
     ) -> None:
+        self._keep_partial = keep_partial
         self._number = number
         self._loaded = loaded
         self._spec = model.spec
@@ -248,6 +257,8 @@ class _VolumeRun:
                 cancel=self._cancel,
             )
         except CancelledError:
+            if not self._keep_partial:
+                raise
             return False
         return True
 

@@ -327,6 +327,50 @@ def test_a_network_that_gives_its_input_back_is_averaged_over_views() -> None:
     np.testing.assert_allclose(run(lambda x: x, volume, (8, 8), tta_num=8, channels=1)[0], volume, atol=1e-5)
 
 
+class WritesIntoItsInput(torch.nn.Module):
+    """As a network does whose first layer is an in-place activation."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.sub_(0.5).mul_(2)
+
+
+@pytest.mark.parametrize("tta_num", [1, 2, 8, 16])
+def test_a_network_may_write_into_its_input(tta_num: int) -> None:
+    volume = random_volume(9, 18, 17)
+    result = run(WritesIntoItsInput(), volume, (8, 8, 8), tta_num=tta_num, channels=1)
+    np.testing.assert_allclose(result[0], (volume - 0.5) * 2, atol=1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "offset"), [("float64", 1e8), ("int32", 10**9), ("uint32", 3 * 10**9)])
+def test_wide_numbers_keep_their_contrast(dtype: str, offset: float) -> None:
+    """Values that float32 would round are shifted and scaled before they become float32."""
+    volume = np.random.default_rng(0).integers(0, 100, (3, 9, 9)) + np.asarray(offset, dtype)
+    intensity = IntensityMap((offset + 50,), (0.1,), (float("-inf"),), (float("inf"),))
+    result = run(lambda x: x, volume.astype(dtype), (4, 8, 8), channels=1, intensity=intensity)
+    np.testing.assert_allclose(result[0], (volume.astype(float) - offset - 50) * 0.1, atol=1e-5)
+
+
+def test_wide_numbers_are_padded_with_zeros_of_the_network() -> None:
+    intensity = IntensityMap((10.0,), (0.1,), (float("-inf"),), (float("inf"),))
+    seen: list[torch.Tensor] = []
+    run(lambda x: seen.append(x.clone()) or x, np.full((1, 3), 20.0), (3, 3), channels=1, intensity=intensity)
+    np.testing.assert_allclose(seen[0][0, 0], [[0, 0, 0], [1, 1, 1], [0, 0, 0]])
+
+
+@pytest.mark.parametrize("where", ["importance_map", "SlabStitcher"])
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), RuntimeError("DefaultCPUAllocator: can't allocate")])
+def test_memory_that_does_not_suffice_for_the_accumulator(
+    monkeypatch: pytest.MonkeyPatch, where: str, error: Exception
+) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(f"napari_tessera.engine.run.{where}", refuse)
+    with pytest.raises(OutOfMemoryError, match=r"the accumulator of 3 channels x .* CPU") as caught:
+        run(convolution(2), random_volume(20, 20), (8, 8))
+    assert caught.value.__cause__ is error
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("blend", ["gaussian", "constant"])
 def test_cuda_equals_cpu(blend: str) -> None:

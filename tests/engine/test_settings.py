@@ -58,6 +58,11 @@ def test_settings_can_be_hashed_pickled_and_rebuilt(settings: Settings) -> None:
         ({"blend": "gausian"}, "did you mean 'gaussian'"),
         ({"precision": "fp16"}, "precision is 'fp16'"),
         ({"device": "gpu"}, "device is 'gpu', but it must be auto, cpu, cuda"),
+        ({"window_size": np.array(64)}, "window_size is array(64)"),
+        ({"overlap": np.array([0.5, 0.5])}, "overlap is array"),
+        ({"decoder_parameters": 5}, "decoder_parameters is 5"),
+        ({"device": "cpu:7"}, "device is 'cpu:7'"),
+        ({"device": "auto:3"}, "device is 'auto:3'"),
         ({"resolution": (0, 1, 1)}, "resolution is (0, 1, 1)"),
     ],
 )
@@ -70,6 +75,11 @@ def test_a_bad_value_is_named_with_its_limit(values: dict[str, Any], sentence: s
 def test_numpy_numbers_are_numbers() -> None:
     settings = Settings(window_size=np.array([8, 16, 16]), overlap=np.float32(0.5), sw_batch_size=np.int64(3))
     assert settings == Settings(window_size=(8, 16, 16), overlap=0.5, sw_batch_size=3)
+
+
+def test_a_list_among_the_parameters_can_be_hashed() -> None:
+    hash(Settings(decoder="x", decoder_parameters={"offsets": [1, 2]}))
+    assert Settings(resolution=np.array([1.0, 2.0])).resolution == (1.0, 2.0)
 
 
 def test_the_file_of_the_design(tmp_path: Path) -> None:
@@ -93,6 +103,7 @@ def test_the_file_of_the_design(tmp_path: Path) -> None:
         ("inference: {overlp: 1, sw_batchsize: 2}", ["overlp", "did you mean 'sw_batch_size'?"]),
         ("inference: {test_time_augmentation: 'yes'}", ["test_time_augmentation", "'yes'"]),
         ("- 1\n- 2", ["holds no sections"]),
+        ("inference: {window_size: 2024-13-45}", ["cannot read the settings file", "month"]),
         ("inference: [", ["cannot read the settings file"]),
         ("inference: {window_size: !!python/object/apply:os.system ['true']}", ["cannot read the settings file"]),
     ],

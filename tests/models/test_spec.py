@@ -56,6 +56,7 @@ def test_a_window_that_is_not_allowed_names_axis_rule_and_nearest() -> None:
         ({"spatial_dims": 4}, "spatial_dims is 4"),
         ({"out_channels": 0}, "1 input and 0 output channels"),
         ({"activation": "relu"}, "activation is 'relu'"),
+        ({"voxel_size_um": (0.0, 1.0, 1.0)}, "needs lengths above 0"),
         ({"voxel_size_um": (1.0, 1.0)}, r"voxel_size_um is \(1.0, 1.0\)"),
         ({"output": OutputSpec("affinities", ((-1, 0, 0),))}, "3 affinity channels and 1 offsets"),
         ({"output": OutputSpec("affinities", ((-1, 0),) * 3)}, r"offsets\[0\]"),
@@ -81,8 +82,38 @@ def test_normalisation_needs_its_parameters() -> None:
 
 
 @pytest.mark.parametrize(
+    ("default", "step", "minimum", "sentence"),
+    [
+        ((64, 64), (0, 8), (8, 8), "must be 1 or more"),
+        ((64, 64), (-8, 8), (8, 8), "must be 1 or more"),
+        ((64, 64), (8, 8), (8,), "differ in length"),
+        ((60, 64), (8, 8), (8, 8), r"default \(60, 64\) is not minimum"),
+    ],
+)
+def test_a_window_rule_that_is_none(default: Any, step: Any, minimum: Any, sentence: str) -> None:
+    with pytest.raises(ModelError, match=sentence):
+        WindowRule(default, step, minimum)
+
+
+@pytest.mark.parametrize(
+    ("mode", "numbers"),
+    [
+        ("divide", {"by": 0}),
+        ("fixed", {"mean": 0, "std": 0}),
+        ("percentile", {"low": -5, "high": 300}),
+        ("percentile", {"low": 99, "high": 1}),
+        ("fixed", {"mean": float("nan"), "std": 1}),
+    ],
+)
+def test_numbers_that_normalise_nothing(mode: Any, numbers: dict[str, float]) -> None:
+    with pytest.raises(ModelError, match="needs finite numbers"):
+        Normalisation(mode, tuple(sorted(numbers.items())))
+
+
+@pytest.mark.parametrize(
     ("changes", "sentence"),
     [
+        ({"normalisation": {"mode": "divide", "by": "abc"}}, "'normalisation.by' is 'abc'"),
         ({"out_chanels": 2}, "unknown key 'out_chanels'; did you mean 'out_channels'?"),
         ({"format": "tessera-model/9"}, "'format' is 'tessera-model/9'"),
         ({"in_channels": "many"}, "'in_channels' is 'many'"),
@@ -101,6 +132,9 @@ def test_a_bad_description_is_explained(tmp_path: Path, changes: dict[str, Any],
 
 def test_a_description_that_is_no_description(tmp_path: Path) -> None:
     path = tmp_path / "m.yaml"
+    with pytest.raises(ModelError, match="cannot read"):
+        read_model_file(path)
+    path.write_text("a: 2024-13-45")
     with pytest.raises(ModelError, match="cannot read"):
         read_model_file(path)
     path.write_text("a: [")

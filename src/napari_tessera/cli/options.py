@@ -240,7 +240,7 @@ def _parse_parameter(text: str) -> tuple[str, Any]:
         raise typer.BadParameter(f"'{text}' is not of the form name=value", param_hint="--decoder-option")
     try:
         return name, yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # ValueError: what looks like a date and is none
         return name, value
 
 

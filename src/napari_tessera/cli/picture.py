@@ -138,8 +138,9 @@ def scale_bar_um(width_um: float) -> float:
     >>> scale_bar_um(1.92), scale_bar_um(100.0)
     (0.5, 20.0)
     """
-    power = 10.0 ** np.floor(np.log10(width_um / 3))
-    return float(max(step * power for step in (1, 2, 5) if step * power <= width_um / 3))
+    limit = width_um / 3 * (1 + 1e-9)  # a third of 0.3 is just below 0.1 in floating point
+    power = 10.0 ** np.floor(np.log10(limit))
+    return float(max(step * power for step in (1, 2, 5) if step * power <= limit))
 
 
 def _draw_scale_bar(

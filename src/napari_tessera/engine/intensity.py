@@ -7,9 +7,12 @@ once over the volume and only applied here.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import torch
 
 __all__ = ["IntensityMap"]
@@ -54,3 +57,12 @@ class IntensityMap:
                 values.clamp_(low, high)
             values.sub_(shift).mul_(scale)
         return windows
+
+    def on_host(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """Return *values*, (C, *spatial), mapped in float64: for number types that float32 would round first."""
+        shift, scale, low, high = (
+            np.reshape(numbers, (-1,) + (1,) * (values.ndim - 1))
+            for numbers in (self.shift, self.scale, self.low, self.high)
+        )
+        mapped: npt.NDArray[np.float64] = (np.clip(values.astype(np.float64), low, high) - shift) * scale
+        return mapped

@@ -123,8 +123,17 @@ def run_sweep(
     OutOfMemoryError
         If memory does not suffice for one window.
     """
-    with autocast(device.torch_device, sweep.precision):
-        return _SweepRun(network, source, sweep, device, reduce, sink, volume, on_event, cancel).run()
+    try:
+        with autocast(device.torch_device, sweep.precision):
+            return _SweepRun(network, source, sweep, device, reduce, sink, volume, on_event, cancel).run()
+    except (RuntimeError, MemoryError) as error:
+        if not device.is_out_of_memory(error):
+            raise
+        slab = " x ".join(map(str, sweep.grid.slab_shape(sweep.grid.sweep_axis)))
+        raise OutOfMemoryError(
+            f"the accumulator of {sweep.out_channels} channels x {slab} voxels, or a buffer beside it, does not fit "
+            f"into the memory of {_free_memory(device)}: choose a smaller window_size, or crop the image"
+        ) from error
 
 
 class _SweepRun:
@@ -153,6 +162,7 @@ class _SweepRun:
         self._cancel = cancel
         cached = isinstance(source, ArraySource) and source.in_memory
         self._source = source if cached else PlaneCache(source, self._grid.sweep_axis)
+        self._map_on_host = source.dtype.itemsize >= 4 and source.dtype != np.float32
         self._average = ViewAverage(sweep.views, self._grid.window, sweep.offsets)
         self._done = 0
         self._total = sweep.forward_passes
@@ -197,7 +207,7 @@ class _SweepRun:
         try:
             for view in self._sweep.views:
                 raise_if_cancelled(self._cancel)
-                prediction = self._forward(view.apply(windows))
+                prediction = self._forward(self._seen(windows, view))
                 if total is None:
                     # The network's output may be its own buffer (or its input): the sum needs memory of its own.
                     total = prediction if len(self._sweep.views) == 1 else prediction.clone()
@@ -209,6 +219,14 @@ class _SweepRun:
             raise
         assert total is not None
         return self._average.finish(total)
+
+    def _seen(self, windows: torch.Tensor, view: View) -> torch.Tensor:
+        """Return *windows* through *view*, in memory of its own while other views need them.
+
+        A network may write into its input (an in-place activation as the first layer does); a flip is a copy anyway.
+        """
+        seen = view.apply(windows)
+        return seen if view.flips or len(self._sweep.views) == 1 else seen.clone()
 
     def _report_pass(self, windows: int) -> None:
         self._done += 1
@@ -223,8 +241,7 @@ class _SweepRun:
         for i, start in enumerate(starts):
             self._read_window(start, values[i])
         windows = host.to(self._device.torch_device, copy=True)
-        self._sweep.intensity.apply_(windows)
-        return windows
+        return windows if self._map_on_host else self._sweep.intensity.apply_(windows)
 
     def _read_window(self, start: Sequence[int], into: Any) -> None:
         inside: list[slice] = []
@@ -235,9 +252,10 @@ class _SweepRun:
             outside.append(slice(low + pad - first, high + pad - first))
         if self._grid.is_padded:
             # Padding is zero in the network's intensities: the value that the map takes there is its shift.
-            fill = np.asarray(self._sweep.intensity.shift, np.float32)
-            into[...] = fill.reshape((-1,) + (1,) * len(self._grid.axes))
-        into[(slice(None), *outside)] = self._source.read(tuple(inside))
+            fill = 0.0 if self._map_on_host else np.asarray(self._sweep.intensity.shift, np.float32)
+            into[...] = np.reshape(fill, (-1,) + (1,) * len(self._grid.axes))
+        values = self._source.read(tuple(inside))
+        into[(slice(None), *outside)] = self._sweep.intensity.on_host(values) if self._map_on_host else values
 
     def _forward(self, windows: torch.Tensor) -> torch.Tensor:
         try:
@@ -263,11 +281,9 @@ class _SweepRun:
         """Return the smaller batch to go on with, after a batch of *failed* windows did not fit."""
         self._device.release_cached()
         if failed == 1:
-            memory = self._device.memory()
             raise OutOfMemoryError(
                 f"one window of {' x '.join(map(str, self._grid.window))} voxels does not fit into the memory of "
-                f"{self._device.name} ({format_bytes(memory.free_bytes)} of {format_bytes(memory.total_bytes)} free): "
-                f"choose a smaller window_size"
+                f"{_free_memory(self._device)}: choose a smaller window_size"
             ) from error
         batch = max(1, failed // 2)
         views = len(self._sweep.views)
@@ -279,6 +295,11 @@ class _SweepRun:
         self._sink.write(region, self._reduce(planes).cpu().numpy())
         axis = self._grid.sweep_axis
         self._on_event(PlanesFinished(self._volume, axis, region[axis].start, region[axis].stop))
+
+
+def _free_memory(device: Device) -> str:
+    memory = device.memory()
+    return f"{device.name} ({format_bytes(memory.free_bytes)} of {format_bytes(memory.total_bytes)} free)"
 
 
 def _last_line(error: Exception) -> str:

@@ -56,7 +56,8 @@ class Settings:
     device
         ``"auto"`` (CUDA, else MPS, else CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
     resolution
-        Voxel size the model is to be used at, micrometres, in the order of `window_size`; None takes the model's own.
+        Voxel size that the model expects, micrometres, in the order of `window_size`, instead of the model's own; a
+        plan warns when the image's differs.
     decoder
         Name of the step that turns probabilities into labels; None takes what the model suggests.
     decoder_parameters
@@ -92,7 +93,7 @@ class Settings:
             "precision": _choice("precision", self.precision, Precision),
             "device": _device_name(self.device),
             "resolution": None if self.resolution is None else _voxel_size(self.resolution),
-            "decoder_parameters": tuple(sorted(dict(self.decoder_parameters).items())),
+            "decoder_parameters": _pairs(self.decoder_parameters),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
@@ -145,17 +146,33 @@ def _integer(name: str, value: Any) -> int:
 
 
 def _sides(name: str, value: Any) -> tuple[int, ...]:
-    sides = list(value) if isinstance(value, (list, tuple)) or hasattr(value, "__array__") else []
+    sides = _items(value)
     if len(sides) not in (2, 3):
         raise SettingsError(f"{name} is {value!r}, but it needs one whole number per axis: (y, x) or (z, y, x)")
     return tuple(_integer(name, side) for side in sides)
 
 
+def _items(value: Any) -> list[Any]:
+    """Return the items of a list, a tuple or a one-dimensional array, nothing for anything else."""
+    if getattr(value, "ndim", 1) == 1 and (isinstance(value, (list, tuple)) or hasattr(value, "__array__")):
+        return list(value)
+    return []
+
+
 def _number(value: Any) -> float:
-    """Return *value* as a float, NaN where it is no number (text and truth values are none)."""
-    if isinstance(value, (bool, str)) or not hasattr(value, "__float__"):
+    """Return *value* as a float, NaN where it is no number (text, truth values and arrays are none)."""
+    if isinstance(value, (bool, str)) or not hasattr(value, "__float__") or getattr(value, "ndim", 0) != 0:
         return float("nan")
     return float(value)
+
+
+def _pairs(value: Any) -> tuple[tuple[str, Any], ...]:
+    """Return decoder parameters as sorted pairs; lists become tuples, so that settings can be hashed."""
+    try:
+        named = {str(name): tuple(item) if isinstance(item, list) else item for name, item in dict(value).items()}
+    except (TypeError, ValueError):
+        raise SettingsError(f"decoder_parameters is {value!r}, but it must map names to values") from None
+    return tuple(sorted(named.items()))
 
 
 def _fraction(name: str, value: Any) -> float:
@@ -166,7 +183,7 @@ def _fraction(name: str, value: Any) -> float:
 
 
 def _voxel_size(value: Any) -> tuple[float, ...]:
-    sizes = [_number(size) for size in value] if isinstance(value, (list, tuple)) else []
+    sizes = [_number(size) for size in _items(value)]
     if len(sizes) not in (2, 3) or not all(isfinite(size) and size > 0 for size in sizes):
         raise SettingsError(f"resolution is {value!r}, but it needs one length above 0 per axis, in micrometres")
     return tuple(sizes)
@@ -175,7 +192,7 @@ def _voxel_size(value: Any) -> tuple[float, ...]:
 def _device_name(value: Any) -> str:
     name = str(value)
     kind, _, index = name.partition(":")
-    if kind not in ("auto", "cpu", "cuda", "mps") or (index and not index.isdigit()):
+    if kind not in ("auto", "cpu", "cuda", "mps") or (index and not (kind == "cuda" and index.isdigit())):
         raise SettingsError(f"device is {value!r}, but it must be auto, cpu, cuda, cuda:<number> or mps")
     return name
 

@@ -79,7 +79,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or an impossible date
         reason = " ".join(str(error).split())
         raise SettingsError(f"cannot read the settings file {path}: {reason}") from error
     if content is not None and not isinstance(content, dict):

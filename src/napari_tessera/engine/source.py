@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from napari_tessera.errors import InputError
+
 __all__ = ["ArraySource", "PlaneCache", "Source"]
 
 Region = tuple[slice, ...]
@@ -66,10 +68,13 @@ class ArraySource:
 
     def read(self, region: Region) -> npt.NDArray[Any]:
         """Return the voxels of the spatial *region*, shape (C, *region); a view where the array allows."""
-        if self.channel_axis is None:
-            return np.asarray(self.array[region])[np.newaxis]
-        full = (*region[: self.channel_axis], slice(None), *region[self.channel_axis :])
-        return np.moveaxis(np.asarray(self.array[full]), self.channel_axis, 0)
+        try:
+            if self.channel_axis is None:
+                return np.asarray(self.array[region])[np.newaxis]
+            full = (*region[: self.channel_axis], slice(None), *region[self.channel_axis :])
+            return np.moveaxis(np.asarray(self.array[full]), self.channel_axis, 0)
+        except OSError as error:  # a lazy array reads its files only now
+            raise InputError(f"the image cannot be read: {error}") from error
 
 
 class PlaneCache:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from napari_tessera.errors import ModelError, nearest
+from napari_tessera.errors import ModelError, OutOfMemoryError, nearest
 
 if TYPE_CHECKING:
     import torch
@@ -39,4 +39,8 @@ def build(name: str, arguments: dict[str, Any]) -> torch.nn.Module:
         network: torch.nn.Module = getattr(nets, name.removeprefix(f"{_MONAI}."))(**arguments)
     except (TypeError, ValueError, KeyError, AssertionError, NotImplementedError) as error:
         raise ModelError(f"architecture '{name}' cannot be built from {arguments}: {error}") from error
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and "DefaultCPUAllocator: " not in str(error):
+            raise ModelError(f"architecture '{name}' cannot be built from {arguments}: {error}") from error
+        raise OutOfMemoryError(f"the host's memory did not suffice to build '{name}' from {arguments}") from error
     return network

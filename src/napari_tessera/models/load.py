@@ -50,7 +50,10 @@ def load_model(model: str | Path, *, trust: bool = False, store: TrustStore | No
     if str(model) == BUNDLED or str(model) in bundled:
         name = next(iter(bundled)) if str(model) == BUNDLED else str(model)
         return _load_safe(bundled[name], origin=BUNDLED)
-    path = Path(model).expanduser()
+    try:
+        path = Path(model).expanduser()
+    except RuntimeError as error:  # a home folder of nobody
+        raise ModelError(f"there is no model {model}: {error}") from error
     if path.is_dir():
         path = _only_description(path)
     if not path.exists():

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
+import torch
+
+from napari_tessera.errors import ModelError
 from napari_tessera.models.spec import Activation, ModelSpec, OutputKind, OutputSpec, WindowRule
-
-if TYPE_CHECKING:
-    import torch
 
 __all__ = ["Model", "activate"]
 
@@ -62,7 +61,17 @@ class Model:
             What every window side must be a multiple of.
         name
             For people; the class's name by default.
+
+        Raises
+        ------
+        ModelError
+            If *network* is no module.
         """
+        if not isinstance(network, torch.nn.Module):
+            raise ModelError(
+                f"the network is a {type(network).__name__}, not a torch.nn.Module: wrap it in one, so that "
+                f"Tessera knows its weights"
+            )
         spec = ModelSpec(
             name=name or type(network).__name__,
             spatial_dims=spatial_dims,
@@ -82,17 +91,18 @@ class Model:
     def ready_on(self, device: torch.device) -> Iterator[torch.nn.Module]:
         """Lend the network, in evaluation mode on *device*; afterwards it is as it was and where it was."""
         network = self.network
-        training = getattr(network, "training", False)  # a frozen TorchScript module has no such mode
+        # Module by module: a user may have frozen some of them. (A frozen TorchScript module has no such mode.)
+        training = [module for module in network.modules() if getattr(module, "training", False)]
         home = next((tensor.device for tensor in network.parameters()), device)
-        if training:
-            network.eval()
         try:
+            if training:
+                network.eval()
             yield network if home == device else network.to(device)
         finally:
             if home != device:
                 network.to(home)
-            if training:
-                network.train()
+            for module in training:
+                module.training = True
 
 
 def activate(values: torch.Tensor, activation: Activation) -> torch.Tensor:

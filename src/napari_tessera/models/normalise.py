@@ -113,7 +113,14 @@ def _iter_chunks(source: Source) -> Iterator[npt.NDArray[Any]]:
 
 
 def _refuse_non_finite(values: npt.NDArray[Any]) -> None:
-    if values.dtype.kind != "f" or np.isfinite(values).all():
+    if values.dtype.kind != "f":
+        return
+    if np.isfinite(values).all():
+        if values.dtype.itemsize > 4 and np.abs(values).max(initial=0) > np.finfo(np.float32).max:
+            raise InputError(
+                f"the image holds values up to {np.abs(values).max():.3g}, beyond the {np.finfo(np.float32).max:.3g} "
+                f"that a network can take: scale the image down"
+            )
         return
     nan, inf = int(np.isnan(values).sum()), int(np.isinf(values).sum())
     raise InputError(

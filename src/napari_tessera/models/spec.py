@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any, Literal, get_args
 
 from napari_tessera.errors import ModelError, SettingsError
@@ -46,6 +47,20 @@ class WindowRule:
     default: tuple[int, ...]
     step: tuple[int, ...]
     minimum: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Check that the rule is one."""
+        if not len(self.default) == len(self.step) == len(self.minimum):
+            raise ModelError(
+                f"window default {self.default}, step {self.step} and minimum {self.minimum} differ in length: "
+                f"give one number per axis"
+            )
+        if min((*self.default, *self.step, *self.minimum), default=0) < 1:
+            raise ModelError(
+                f"window default {self.default}, step {self.step} and minimum {self.minimum} must be 1 or more"
+            )
+        if any(self.nearest(axis, side) != (side,) for axis, side in enumerate(self.default)):
+            raise ModelError(f"window default {self.default} is not minimum {self.minimum} + n x step {self.step}")
 
     @classmethod
     def free(cls, spatial_dims: int, *, step: int = 1) -> WindowRule:
@@ -109,6 +124,14 @@ class Normalisation:
             raise ModelError(
                 f"normalisation {self.mode!r} has the parameters {list(dict(self.parameters))}, "
                 f"but it needs {list(wanted)}"
+            )
+        numbers = dict(self.parameters)
+        valid = 0 <= numbers.get("low", 0) < numbers.get("high", 100) <= 100
+        valid &= numbers.get("by", 1) != 0 and numbers.get("std", 1) > 0
+        if not valid or not all(map(isfinite, numbers.values())):
+            raise ModelError(
+                f"normalisation {self.mode!r} has {numbers}, but it needs finite numbers: percentiles 0 <= low < high "
+                f"<= 100, by other than 0, std above 0"
             )
 
 
@@ -206,6 +229,8 @@ class ModelSpec:
         for name, value in per_axis.items():
             if value is not None and len(value) != self.spatial_dims:
                 raise ModelError(f"{name} is {tuple(value)}, but a {self.spatial_dims}D model needs one value per axis")
+        if self.voxel_size_um is not None and not all(isfinite(size) and size > 0 for size in self.voxel_size_um):
+            raise ModelError(f"voxel_size_um is {self.voxel_size_um}, but it needs lengths above 0, in micrometres")
         if self.output.kind == "affinities" and len(self.output.offsets) != self.out_channels:
             raise ModelError(
                 f"the model has {self.out_channels} affinity channels and {len(self.output.offsets)} offsets; "

@@ -45,6 +45,7 @@ class _Window(_Part):
 
 class _Normalisation(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, float] = Field(init=False)
     mode: NormalisationMode = "none"
 
 
@@ -118,10 +119,11 @@ def read_model_file(path: Path) -> ModelFile:
             raise ModelError(f"{path} has {path.stat().st_size} bytes; a model description has at most {MAX_BYTES}")
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         return ModelFile.model_validate(content)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ModelError(f"cannot read the model description {path}: {' '.join(str(error).split())}") from error
     except ValidationError as error:
         raise ModelError(f"{path}: " + "; ".join(_explain(p) for p in error.errors())) from error
+    # YAML raises a plain ValueError for what looks like a date and is none.
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ModelError(f"cannot read the model description {path}: {' '.join(str(error).split())}") from error
 
 
 def _explain(problem: Any) -> str:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 import yaml
-from pydantic import ValidationError
 
 from napari_tessera.errors import ModelError
 from napari_tessera.models.model import Model
@@ -54,7 +53,7 @@ def load(path: Path) -> Model:
 def _parse(text: str | bytes, path: Path) -> ModelSpec:
     try:
         return ModelFile.model_validate(yaml.safe_load(text)).to_spec()
-    except (yaml.YAMLError, ValidationError) as error:
+    except (ValueError, yaml.YAMLError) as error:  # pydantic's errors are ValueErrors
         raise ModelError(
             f"{EXTRA_FILE} inside {path} is no valid description: {' '.join(str(error).split())}"
         ) from error
