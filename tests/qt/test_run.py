@@ -101,7 +101,7 @@ def test_gui_thread_is_never_held_up(person: Any, describe: Any, real_data: Path
     me.viewer.add_image(raw, name="raw")
     me.session.change(window_size=(32, 64, 64), sw_batch_size=1)
     me.wait_for_plan()
-    # Now and then a shared machine takes the processor away for as long; what the program itself does, it does each time.
+    # Now and then a shared machine takes the processor away for as long; what the program does, it does each time.
     gaps: list[float] = []
     while len(gaps) < 5 and not (gaps and gaps[-1] < LONGEST_STALL_S):
         heart = Heartbeat(me.widget)
