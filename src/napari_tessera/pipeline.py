@@ -229,6 +229,8 @@ class _VolumeRun:
         with _host_memory_for("the result"):
             sink = ArraySink.empty((channels or self._spec.out_channels, *self._volume.shape), dtype)
         complete = self._sweep(network, device, sink)
+        if not self._keep_partial:
+            raise_if_cancelled(self._cancel)  # nobody waits for the labels any more
         with _host_memory_for("turning probabilities into labels"):
             array = self._decode(sink.array) if self._decoder is not None else sink.array
         if complete:

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from napari_tessera.engine.events import DecodingStarted, Event, EventHandler, raise_if_cancelled
 from napari_tessera.errors import CancelledError
 from napari_tessera.pipeline import Load, VolumeResult, iter_results
 
 if TYPE_CHECKING:
     from napari_tessera import Model, Plan
     from napari_tessera.decode import Decoder
+    from napari_tessera.engine.events import Event, EventHandler
 
 __all__ = ["VolumeFailure", "iter_outcomes"]
 
@@ -51,11 +51,11 @@ def iter_outcomes(
     first = 0
     while first < len(loads):
         rest = replace(plan, volumes=plan.volumes[first:])
-        relay = _Relay(first, on_event, cancel)
+        relay = _Relay(first, on_event)
         try:
-            for result in iter_results(loads[first:], model, rest, decoder, on_event=relay, cancel=cancel):
-                if not result.complete:
-                    raise_if_cancelled(cancel)
+            for result in iter_results(
+                loads[first:], model, rest, decoder, on_event=relay, cancel=cancel, keep_partial=False
+            ):
                 yield replace(result, volume=first)
                 first += 1
         except CancelledError:
@@ -68,13 +68,10 @@ def iter_outcomes(
 class _Relay:
     """Hands events on, with the number that the volume has in the whole run."""
 
-    def __init__(self, first: int, on_event: EventHandler, cancel: threading.Event) -> None:
+    def __init__(self, first: int, on_event: EventHandler) -> None:
         self._first = first
         self._on_event = on_event
-        self._cancel = cancel
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, DecodingStarted):
-            raise_if_cancelled(self._cancel)
         volume = getattr(event, "volume", None)
         self._on_event(event if volume is None else replace(event, volume=self._first + volume))
