@@ -25,7 +25,7 @@ DEMO_SHOW := $(if $(DISPLAY_HERE),--show)
 WITH_DISPLAY = $(if $(DISPLAY_HERE),,$(shell command -v xvfb-run >/dev/null \
   && echo 'xvfb-run --auto-servernum --server-args="-screen 0 1400x1000x24"' || echo 'env QT_QPA_PLATFORM=offscreen'))
 
-.PHONY: help demo test test-slow lint types layers format docs clean qt-libraries
+.PHONY: help demo test test-slow lint types layers format docs bench clean qt-libraries
 .DEFAULT_GOAL := help
 
 help:
@@ -35,6 +35,7 @@ help:
 	@echo 'make lint       ruff and codespell        make types   mypy        make layers   import-linter'
 	@echo 'make format     let ruff mend what it can'
 	@echo 'make docs       build the documentation into site/'
+	@echo 'make bench      time the engine beside its peers, which it installs (ARGS="--save" keeps the report)'
 	@echo 'make clean      remove .venv and everything that was built'
 
 demo: $(VENV)/.installed $(if $(DISPLAY_HERE),qt-libraries)
@@ -64,6 +65,9 @@ format: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
+bench: $(VENV)/.installed-bench
+	$(PY) benchmarks/compare.py $(ARGS)
+
 clean:
 	rm -rf $(VENV) build dist demo site .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 
@@ -89,3 +93,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 $(VENV)/.installed-docs: $(VENV)/.installed
 	$(PIP_INSTALL) --editable '.[docs]'
 	@touch $@
+
+# Peers that cannot be installed, as without a network, are left out of the table; the next run tries again.
+PEERS := benchmarks/requirements.txt benchmarks/requirements-no-deps.txt
+$(VENV)/.installed-bench: $(VENV)/.installed $(PEERS)
+	@{ $(PIP_INSTALL) --requirement benchmarks/requirements.txt \
+	  && $(PIP_INSTALL) --no-deps --requirement benchmarks/requirements-no-deps.txt && touch $@; } \
+	  || echo 'Not all peers could be installed: the table leaves out those that cannot be imported.'

@@ -1,136 +1,151 @@
 """One engine on one case, in a process of its own; prints one line of JSON. `compare.py` runs many of these.
 
-    python benchmarks/engines.py ENGINE CASE [--device cpu]
+    python benchmarks/engines.py ENGINE CASE [--device auto] [--precision float32] [--runs 1]
 
-Engines: ``passes`` (the forward passes alone, the limit of any engine), ``tessera``, ``monai``, ``monai-buffered``. All
-of them end with a label volume (arg-max) on the host. Extra memory is the highest resident memory of the process during
-the run, less that before it, when image and network are there; on CUDA also the peak of torch's allocator.
+Engines: ``passes`` (the forward passes alone, the limit of any engine), ``tessera``, and its peers. All of them but the
+first end with a label volume (arg-max) on the host. Extra memory is the highest resident memory of the process during
+the runs, less that before them, when image and network are there; on CUDA also the peak of torch's allocator.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import resource
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+from typing import Any
 
-import numpy as np
+import peers
 import torch
-from cases import CASES, Case
+from cases import CASES, ENGINES, Case
 
-from napari_tessera.decode import get_decoder
-from napari_tessera.engine.device import Device, open_device
-from napari_tessera.engine.grid import WindowGrid, count_forward_passes
-from napari_tessera.engine.intensity import IntensityMap
-from napari_tessera.engine.run import Sweep, run_sweep
-from napari_tessera.engine.sink import ArraySink
-from napari_tessera.engine.source import ArraySource
-from napari_tessera.engine.tta import views
-from napari_tessera.models.spec import OutputSpec
+Run = Callable[[torch.Tensor, torch.nn.Module, Case, torch.device], None]
 
-Run = Callable[[torch.Tensor, torch.nn.Module, Case, Device], None]
-
-
-def run_passes(volume: torch.Tensor, network: torch.nn.Module, case: Case, device: Device) -> None:
-    """Call the network as often as a run does, on windows that are there already."""
-    n_windows = WindowGrid.regular(case.shape, case.window, case.overlap).n_windows
-    batch = min(case.sw_batch_size, n_windows)
-    windows = torch.randn(batch, 1, *case.window, device=device.torch_device)
-    full, rest = divmod(n_windows, batch)
-    with torch.inference_mode():
-        for _ in range(case.tta_num):
-            for n in [batch] * full + [rest] * (rest > 0):
-                network(windows[:n])
-    if device.torch_device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def run_tessera(volume: torch.Tensor, network: torch.nn.Module, case: Case, device: Device) -> None:
-    """Run Tessera's engine with arg-max on the device."""
-    sweep = Sweep(
-        WindowGrid.regular(case.shape, case.window, case.overlap),
-        case.classes,
-        IntensityMap.identity(1),
-        sw_batch_size=case.sw_batch_size,
-        views=views(case.tta_num, 3),
-    )
-    sink = ArraySink.empty((1, *case.shape), np.uint8)
-    decoder = get_decoder("argmax")
-    passes = run_sweep(
-        network,
-        ArraySource(volume.numpy()),
-        sweep,
-        device=device,
-        reduce=lambda planes: decoder.reduce(planes, OutputSpec()),
-        sink=sink,
-    )
-    n_windows = sweep.grid.n_windows
-    assert passes == count_forward_passes(n_windows, sw_batch_size=case.sw_batch_size, n_views=case.tta_num)
-
-
-def run_monai(
-    volume: torch.Tensor, network: torch.nn.Module, case: Case, device: Device, buffer_steps: int | None = None
-) -> None:
-    """Run MONAI's sliding window inference, views one after another, then arg-max."""
-    from monai.inferers import sliding_window_inference
-
-    total: torch.Tensor | None = None
-    with torch.inference_mode():
-        for view in views(case.tta_num, 3):
-            logits = sliding_window_inference(
-                view.apply(volume[None, None]),
-                case.window,
-                case.sw_batch_size,
-                network,
-                overlap=case.overlap,
-                mode="gaussian",
-                sw_device=device.torch_device,
-                device=torch.device("cpu") if buffer_steps else device.torch_device,
-                buffer_steps=buffer_steps,
-                buffer_dim=0 if buffer_steps else -1,
-            )
-            back = view.undo(logits)
-            total = back if total is None else total.add_(back)
-        assert total is not None
-        total.argmax(1).to(torch.uint8).cpu()
-
-
-ENGINES: dict[str, Run] = {
-    "passes": run_passes,
-    "tessera": run_tessera,
-    "monai": run_monai,
-    "monai-buffered": lambda volume, network, case, device: run_monai(volume, network, case, device, 1),
+PEERS: dict[str, Run] = {
+    "passes": peers.run_passes,
+    "monai": peers.run_monai,
+    "monai-buffered": peers.run_monai_buffered,
+    "nnunet": peers.run_nnunet,
+    "torchio": peers.run_torchio,
 }
 
 
-def resident_bytes() -> int:
-    """Return the highest resident memory of this process until now."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def load_engine(name: str) -> Run:
+    """Return the engine; Tessera is imported here and only when asked for, before torch allocates anything."""
+    if name != "tessera":
+        return PEERS[name]
+    import tessera_engine
+
+    return tessera_engine.run
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the torch device called *name*; ``auto`` is CUDA, else MPS, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    # An index, so that every library compares equal devices.
+    return torch.device("cuda", 0) if name == "cuda" else torch.device(name)
+
+
+def status_bytes(field: str) -> int | None:
+    """Return a field of /proc/self/status, None where there is no such file."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith(f"{field}:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def start_peak() -> int | None:
+    """Forget the highest resident memory until now and return the present one, None where Linux cannot do that.
+
+    Memory that the warm-up freed goes back to the system first, or the run would take it again unseen.
+    """
+    gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return None
+    return status_bytes("VmRSS")
+
+
+def highest_resident_bytes() -> int:
+    """Return the highest resident memory of this process since it began (kilobytes on Linux, bytes on a Mac)."""
+    unit = 1024 if Path("/proc").exists() else 1
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def take_seconds(run: Callable[[], None], device: torch.device) -> float:
+    """Return the seconds of one run."""
+    synchronize(device)
+    began = time.perf_counter()
+    run()
+    synchronize(device)
+    return time.perf_counter() - began
+
+
+def measure(engine: Run, network: torch.nn.Module, case: Case, device: torch.device, runs: int) -> dict[str, Any]:
+    """Warm up on a small volume, then time *runs* runs and take their peak memory."""
+    volume, small = case.build_volume(), case.for_warm_up()
+    engine(small.build_volume(), network, small, device)
+    synchronize(device)
+    on_cuda = device.type == "cuda"
+    if on_cuda:
+        torch.cuda.reset_peak_memory_stats(device)
+    highest, before = highest_resident_bytes(), start_peak()
+    seconds = [take_seconds(lambda: engine(volume, network, case, device), device) for _ in range(runs)]
+    # Where the peak cannot be reset, what the warm-up took and gave back is missing from the difference.
+    peak = status_bytes("VmHWM") if before is not None else None
+    return {
+        "seconds": seconds,
+        "extra_bytes": highest_resident_bytes() - highest if peak is None else peak - before,
+        "device_peak_bytes": torch.cuda.max_memory_allocated(device) if on_cuda else None,
+    }
 
 
 def main() -> None:
-    """Run once to warm up on a small volume, then once for the record."""
+    """Print the record, or what is missing for one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("engine", choices=ENGINES)
     parser.add_argument("case", choices=CASES)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", choices=("float32", "tf32", "bfloat16"), help="the case's own unless given")
+    parser.add_argument("--runs", type=int, default=1)
     options = parser.parse_args()
-    case, device = CASES[options.case], open_device(options.device)
-    network, volume = case.build_network().to(device.torch_device), case.build_volume()
-    small = Case(case.window, case.window, case.classes, case.network, 1)
-    ENGINES[options.engine](small.build_volume(), network, small, device)
-    device.start_peak()
-    before, began = resident_bytes(), time.perf_counter()
-    ENGINES[options.engine](volume, network, case, device)
-    seconds = time.perf_counter() - began
-    record = {
-        "engine": options.engine,
-        "case": options.case,
-        "seconds": seconds,
-        "extra_bytes": resident_bytes() - before,
-        "device_peak_bytes": device.peak_bytes(),
-        "device": device.name,
+    case, device = CASES[options.case], choose_device(options.device)
+    case = replace(case, precision=options.precision or case.precision)
+    engine = load_engine(options.engine)
+    try:
+        network = case.build_network().to(device)
+    except ImportError as error:
+        print(json.dumps({"no_network": str(error)}))
+        return
+    try:
+        record = measure(engine, network, case, device, options.runs)
+    except ImportError as error:
+        print(json.dumps({"missing": str(error)}))
+        return
+    record |= {
+        # The passes alone make no label volume.
+        "result_bytes": 0 if options.engine == "passes" else prod(case.shape),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }

@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_tessera.decode import Decoder, get_decoder
-from napari_tessera.engine.device import CpuDevice, open_device
+from napari_tessera.engine.device import host_memory, open_devices
+from napari_tessera.engine.grid import WindowGrid
+from napari_tessera.engine.occupancy import measure_occupied
 from napari_tessera.engine.settings import Settings
 from napari_tessera.engine.source import ArraySource, Source
 from napari_tessera.errors import InputError, ModelError, SettingsError
@@ -32,6 +34,7 @@ __all__ = [
     "PROBABILITIES",
     "as_source",
     "choose_decoder",
+    "find_occupied",
     "measure_device",
     "plan",
     "predict",
@@ -66,11 +69,14 @@ def choose_decoder(model: Model, settings: Settings, name: str | None = None) ->
 
 def measure_device(name: str = "auto") -> DeviceState:
     """Return what the device called *name* has and what is free of it now."""
-    device, host = open_device(name), CpuDevice().memory()
-    memory = device.memory()
+    devices, host = open_devices(name), host_memory()
+    device = devices[0]
+    # Devices that share the work are planned as the one with the least room.
+    memory = min((each.memory() for each in devices), key=lambda memory: memory.free_bytes)
     return DeviceState(
         kind=device.torch_device.type,
-        name=device.name,
+        name=device.name if len(devices) == 1 else f"{len(devices)} x {device.name}",
+        count=len(devices),
         total_bytes=memory.total_bytes,
         free_bytes=memory.free_bytes,
         host_total_bytes=host.total_bytes,
@@ -87,6 +93,7 @@ def plan(
     dtype: npt.DTypeLike = "float32",
     voxel_size_um: tuple[float, ...] | None = None,
     device: DeviceState | None = None,
+    occupied: Sequence[npt.NDArray[Any] | None] | None = None,
 ) -> Plan:
     """Return what a run would do: windows, forward passes, memory, sizes, advice.
 
@@ -106,6 +113,8 @@ def plan(
         Of the images, micrometres, if known.
     device
         The device's state if it has been measured already; measured now if None.
+    occupied
+        For every volume, which windows are computed, from `find_occupied`; None counts all of them.
 
     Raises
     ------
@@ -144,7 +153,47 @@ def plan(
         decoder=chosen,
         itemsize=np.dtype(dtype).itemsize,
         voxel_size_um=voxel_size_um,
+        occupied=occupied,
     )
+
+
+def find_occupied(
+    volume: Any, model: Model, settings: Settings | None = None, *, mask: Any = None
+) -> npt.NDArray[np.bool_] | None:
+    """Return which windows of *volume* a run computes, None for all of them; reads the image, or the mask, once.
+
+    Parameters
+    ----------
+    volume, model, settings
+        As for `predict`; windows without a voxel above ``settings.skip_below`` are left out.
+    mask
+        An array of the volume's spatial shape; windows in which it is 0 everywhere are left out, too.
+
+    Returns
+    -------
+    numpy.ndarray or None
+        Boolean, one per window, shape of the plan's grid.
+
+    Raises
+    ------
+    InputError
+        If the mask has another shape than the image.
+    """
+    settings = settings or Settings()
+    source = as_source(volume, model.spec)
+    grid = WindowGrid.regular(source.shape[1:], settings.window_size or model.spec.window.default, settings.overlap)
+    found: npt.NDArray[np.bool_] | None = None
+    if settings.skip_below is not None:
+        found = measure_occupied(source, grid, above=settings.skip_below)
+    if mask is not None:
+        shape = tuple(np.shape(mask))
+        if shape != grid.shape:
+            raise InputError(
+                f"the mask has the shape {shape}, but the image is {grid.shape}: give one of the same shape"
+            )
+        wanted = measure_occupied(ArraySource(_as_array(mask)), grid, above=0)
+        found = wanted if found is None else found & wanted
+    return found
 
 
 def _trace(model: Model, settings: Settings, device_type: str) -> PassTrace:
@@ -211,9 +260,10 @@ def predict(
     model: Model,
     settings: Settings | None = None,
     *,
+    mask: Any = None,
     on_event: EventHandler | None = None,
     cancel: threading.Event | None = None,
-) -> npt.NDArray[np.float32]:
+) -> npt.NDArray[Any]:
     """Return the network's output over the whole volume.
 
     Parameters
@@ -223,6 +273,9 @@ def predict(
         the model has several. Any real number type.
     model, settings
         What to run and how.
+    mask
+        An array of the volume's spatial shape: windows in which it is 0 everywhere are not computed, and what only they
+        cover is background.
     on_event
         Called with every `Event`, on this thread.
     cancel
@@ -231,14 +284,14 @@ def predict(
     Returns
     -------
     numpy.ndarray
-        (C, Z, Y, X) or (C, Y, X), float32, activated as the model says.
+        (C, Z, Y, X) or (C, Y, X), activated as the model says; float32, or what ``settings.probabilities`` names.
 
     Raises
     ------
     TesseraError
         InputError, SettingsError, ModelError, OutOfMemoryError or CancelledError.
     """
-    return _run_one(volume, model, settings or Settings(), PROBABILITIES, on_event, cancel)
+    return _run_one(volume, model, settings or Settings(), PROBABILITIES, mask, on_event, cancel)
 
 
 def segment(
@@ -247,6 +300,7 @@ def segment(
     settings: Settings | None = None,
     *,
     decoder: str | None = None,
+    mask: Any = None,
     on_event: EventHandler | None = None,
     cancel: threading.Event | None = None,
 ) -> npt.NDArray[Any]:
@@ -254,7 +308,7 @@ def segment(
 
     Parameters
     ----------
-    volume, model, settings, on_event, cancel
+    volume, model, settings, mask, on_event, cancel
         As for `predict`.
     decoder
         Name of the step from probabilities to labels; the settings' or the model's own if None.
@@ -271,7 +325,7 @@ def segment(
     """
     if decoder == PROBABILITIES:
         raise SettingsError("segment gives labels: for probabilities call predict")
-    return _run_one(volume, model, settings or Settings(), decoder, on_event, cancel)
+    return _run_one(volume, model, settings or Settings(), decoder, mask, on_event, cancel)
 
 
 def _run_one(
@@ -279,11 +333,13 @@ def _run_one(
     model: Model,
     settings: Settings,
     decoder: str | None,
+    mask: Any,
     on_event: EventHandler | None,
     cancel: threading.Event | None,
 ) -> npt.NDArray[Any]:
     source = as_source(volume, model.spec)
-    planned = plan(source.shape[1:], model, settings, decoder=decoder, dtype=source.dtype)
+    occupied = [find_occupied(volume, model, settings, mask=mask)]
+    planned = plan(source.shape[1:], model, settings, decoder=decoder, dtype=source.dtype, occupied=occupied)
     chosen = None if decoder == PROBABILITIES else choose_decoder(model, settings, decoder)
     load: Callable[[], Source] = lambda: source  # noqa: E731
     (result,) = iter_results([load], model, planned, chosen, on_event=on_event, cancel=cancel, keep_partial=False)

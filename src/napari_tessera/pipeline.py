@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from napari_tessera.engine.device import Device, open_device
+from napari_tessera.decode.reduce import choose_reduction
+from napari_tessera.engine.device import Device, host_memory, open_devices
 from napari_tessera.engine.events import (
     DecodingStarted,
     Event,
@@ -26,20 +28,21 @@ from napari_tessera.engine.events import (
     VolumeStarted,
     raise_if_cancelled,
 )
-from napari_tessera.engine.run import run_sweep
+from napari_tessera.engine.occupancy import covered_voxels, measure_occupied
+from napari_tessera.engine.parallel import Worker, run_on_devices
 from napari_tessera.engine.sink import ArraySink
 from napari_tessera.engine.source import ArraySource, Source
 from napari_tessera.errors import CancelledError, InputError, OutOfMemoryError
-from napari_tessera.models.model import Model, activate
+from napari_tessera.finished import FinishedPart
+from napari_tessera.models.model import Model
 from napari_tessera.models.normalise import measure_intensity
+from napari_tessera.units import format_bytes
 
 if TYPE_CHECKING:
-    import torch
-
     from napari_tessera.decode import Decoder
     from napari_tessera.engine.intensity import IntensityMap
+    from napari_tessera.engine.sweep import Sweep
     from napari_tessera.planning.plan import Plan
-from napari_tessera.units import format_bytes
 
 __all__ = ["Load", "VolumeResult", "iter_results"]
 
@@ -55,18 +58,27 @@ class VolumeResult:
     volume
         Its number, from 0.
     array
-        Labels, integers (*spatial), or probabilities, float32 (C, *spatial).
+        Labels, integers (*spatial), or probabilities (C, *spatial) in the type that the settings ask for.
     complete
-        False when the run was cancelled: planes from *finished_planes* on along *axis* are zero.
-    axis, finished_planes
-        The sweep axis and how many of its planes are final.
+        False when the run was cancelled: what is not *finished* is background.
+    finished
+        The part that is final.
     """
 
     volume: int
     array: npt.NDArray[Any]
     complete: bool
-    axis: int
-    finished_planes: int
+    finished: FinishedPart
+
+    @property
+    def axis(self) -> int:
+        """The sweep axis."""
+        return self.finished.axis
+
+    @property
+    def finished_planes(self) -> int:
+        """Its planes that are final."""
+        return self.finished.planes
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,19 +121,20 @@ def iter_results(
         Whatever else goes wrong with a volume, the model or memory.
     """
     notify = on_event or (lambda event: None)
-    device = open_device(plan.settings.device)
+    devices = open_devices(plan.settings.device)
     began, passes = time.perf_counter(), 0
-    device.start_peak()
+    for device in devices:
+        device.start_peak()
     notify(RunStarted(len(loads), plan.windows, plan.forward_passes))
     try:
         with (
-            _lent(model, device) as network,
+            _lent(model, devices) as workers,
             closing(_iter_loaded(loads, model, plan.settings.batch_size)) as volumes,
         ):
             for number in range(len(loads)):
                 # Nothing here may keep a volume while the next one is loaded: that would be one more than batch_size.
                 run = _VolumeRun(number, next(volumes), model, plan, decoder, notify, cancel, keep_partial)
-                result = run.run(network, device)
+                result = run.run(workers)
                 passes += run.passes
                 stopped = not result.complete
                 del run
@@ -130,26 +143,32 @@ def iter_results(
                 if stopped or number < len(loads) - 1:
                     raise_if_cancelled(cancel)
     finally:
-        peak = device.peak_bytes()
-        device.release_cached()
+        peaks = [device.peak_bytes() for device in devices]
+        for device in devices:
+            device.release_cached()
+    peak = max((peak for peak in peaks if peak is not None), default=None)
     notify(RunFinished(passes, time.perf_counter() - began, peak))
 
 
 @contextmanager
-def _lent(model: Model, device: Device) -> Iterator[torch.nn.Module]:
-    """Lend the network on *device*, or say that not even its weights fit."""
+def _lent(model: Model, devices: Sequence[Device]) -> Iterator[tuple[Worker, ...]]:
+    """Lend the network on every device, or say that not even its weights fit."""
+    workers = []
     with ExitStack() as stack:
-        try:
-            network = stack.enter_context(model.ready_on(device.torch_device))
-        except (RuntimeError, MemoryError) as error:
-            if not device.is_out_of_memory(error):
-                raise
-            free = format_bytes(device.memory().free_bytes)
-            raise OutOfMemoryError(
-                f"the weights of '{model.spec.name}' do not fit into the memory of {device.name} ({free} free): "
-                f"close other programs, or choose another device"
-            ) from error
-        yield network
+        for number, device in enumerate(devices):
+            # The first device takes the user's own network, the others a copy of it.
+            here = model if number == 0 else Model(copy.deepcopy(model.network), model.spec, model.origin)
+            try:
+                workers.append(Worker(device, stack.enter_context(here.ready_on(device.torch_device))))
+            except (RuntimeError, MemoryError) as error:
+                if not device.is_out_of_memory(error):
+                    raise
+                free = format_bytes(device.memory().free_bytes)
+                raise OutOfMemoryError(
+                    f"the weights of '{model.spec.name}' do not fit into the memory of {device.name} ({free} free): "
+                    f"close other programs, or choose another device"
+                ) from error
+        yield tuple(workers)
 
 
 @contextmanager
@@ -218,24 +237,28 @@ class _VolumeRun:
         self._decoder = decoder
         self._notify = notify
         self._cancel = cancel
-        self._finished_planes = 0
+        self._finished = FinishedPart(self._volume.shape, self._volume.layout.sweep_axis)
+        self._reduced = choose_reduction(self._spec, decoder, plan.settings.probabilities)
         self.passes = 0
 
-    def run(self, network: torch.nn.Module, device: Device) -> VolumeResult:
+    def run(self, workers: Sequence[Worker]) -> VolumeResult:
         began = time.perf_counter()
         self._check_shape()
-        self._notify(VolumeStarted(self._number, self._volume.forward_passes))
-        channels, dtype = self._decoder.reduced(self._spec.out_channels) if self._decoder else (None, "float32")
+        self._check_host_memory()
+        occupied = self._occupied()
+        sweep = replace(self._plan.sweep(self._number, self._loaded.intensity), occupied=occupied)
+        self._notify(VolumeStarted(self._number, sweep.forward_passes))
         with _host_memory_for("the result"):
-            sink = ArraySink.empty((channels or self._spec.out_channels, *self._volume.shape), dtype)
-        complete = self._sweep(network, device, sink)
+            shape = (self._reduced.channels, *self._volume.shape)
+            sink = ArraySink.filled(shape, self._reduced.dtype, self._reduced.reduction.background)
+        complete = self._sweep(workers, sweep, sink)
         if not self._keep_partial:
             raise_if_cancelled(self._cancel)  # nobody waits for the labels any more
         with _host_memory_for("turning probabilities into labels"):
-            array = self._decode(sink.array) if self._decoder is not None else sink.array
+            array = self._decode(sink.array, occupied) if self._decoder is not None else sink.array
         if complete:
             self._notify(VolumeFinished(self._number, time.perf_counter() - began))
-        return VolumeResult(self._number, array, complete, self._volume.layout.sweep_axis, self._finished_planes)
+        return VolumeResult(self._number, array, complete, self._finished)
 
     def _check_shape(self) -> None:
         expected = (self._spec.in_channels, *self._volume.shape)
@@ -244,15 +267,30 @@ class _VolumeRun:
                 f"volume {self._number} has the shape {self._loaded.source.shape}, but the plan was made for {expected}"
             )
 
-    def _sweep(self, network: torch.nn.Module, device: Device, sink: ArraySink) -> bool:
+    def _check_host_memory(self) -> None:
+        """End before the first pass where the host cannot hold what the run needs: Linux would kill the program."""
+        needed, free = self._plan.run_host_bytes, host_memory().free_bytes
+        if needed > free:
+            raise OutOfMemoryError(
+                f"the run needs {format_bytes(needed)} of the host's memory beside the image, and {format_bytes(free)} "
+                f"are free: crop the image, close other programs, or keep probabilities as uint8"
+            )
+
+    def _occupied(self) -> npt.NDArray[Any] | None:
+        """Return the windows that are computed: as planned, else found now where empty ones are to be skipped."""
+        above = self._plan.settings.skip_below
+        if self._volume.occupied is not None or above is None:
+            return self._volume.occupied
+        return measure_occupied(self._loaded.source, self._volume.layout, above=above)
+
+    def _sweep(self, workers: Sequence[Worker], sweep: Sweep, sink: ArraySink) -> bool:
         """Fill *sink* and return whether all of it was filled: False after a cancel."""
         try:
-            self.passes = run_sweep(
-                network,
+            self.passes = run_on_devices(
+                workers,
                 self._loaded.source,
-                self._plan.sweep(self._number, self._loaded.intensity),
-                device=device,
-                reduce=self._reduce,
+                sweep,
+                reduction=self._reduced.reduction,
                 sink=sink,
                 volume=self._number,
                 on_event=self._observe,
@@ -266,23 +304,14 @@ class _VolumeRun:
 
     def _observe(self, event: Event) -> None:
         if isinstance(event, PlanesFinished):
-            self._finished_planes = event.stop
+            self._finished.add(event.region)
         self._notify(event)
 
-    def _reduce(self, planes: torch.Tensor) -> torch.Tensor:
-        probabilities = activate(planes, self._spec.activation)
-        return probabilities if self._decoder is None else self._decoder.reduce(probabilities, self._spec.output)
-
-    def _decode(self, reduced: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return the labels; planes that a cancelled sweep did not reach stay background."""
+    def _decode(self, reduced: npt.NDArray[Any], occupied: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
+        """Return the labels; what a cancelled sweep did not reach, or no window covers, is background."""
         assert self._decoder is not None
         self._notify(DecodingStarted(self._number, self._decoder.name))
-        layout, done = self._volume.layout, self._finished_planes
-        if done == layout.shape[layout.sweep_axis]:
-            return self._decoder.decode(reduced)
-        finished = [slice(None)] * len(layout.shape)
-        finished[layout.sweep_axis] = slice(0, done)
-        labels = np.zeros(layout.shape, np.int32)
-        if done:
-            labels[tuple(finished)] = self._decoder.decode(reduced[(slice(None), *finished)])
+        labels = self._finished.decode(reduced, self._decoder.decode)
+        if occupied is not None and not occupied.all():
+            labels[~covered_voxels(self._volume.layout, occupied)] = 0
         return labels

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_tessera.engine.grid import AxisGrid, WindowGrid, count_forward_passes, stride_for
@@ -55,6 +55,7 @@ def test_the_worked_example(overlap: float, counts: tuple[int, ...], windows: in
     assert count_forward_passes(windows, sw_batch_size=8, n_views=8) == passes
 
 
+@settings(deadline=None)  # up to a million windows
 @given(
     shape=st.tuples(sides, sides, sides),
     window=st.tuples(windows, windows, windows),

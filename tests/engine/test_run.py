@@ -17,10 +17,12 @@ from napari_tessera.engine.device import open_device
 from napari_tessera.engine.events import CancelToken, Event, MemoryRecovered, PassFinished, PlanesFinished
 from napari_tessera.engine.grid import WindowGrid
 from napari_tessera.engine.intensity import IntensityMap
-from napari_tessera.engine.run import Sweep, run_sweep
+from napari_tessera.engine.reduction import Reduction
+from napari_tessera.engine.run import run_sweep
 from napari_tessera.engine.settings import Blend
 from napari_tessera.engine.sink import ArraySink
 from napari_tessera.engine.source import ArraySource
+from napari_tessera.engine.sweep import Sweep
 from napari_tessera.engine.tta import views
 from napari_tessera.errors import CancelledError, ModelError, OutOfMemoryError
 
@@ -70,7 +72,7 @@ def run(
         source,
         sweep,
         device=open_device("cpu"),
-        reduce=lambda planes: planes,
+        reduction=Reduction(lambda planes: planes),
         sink=sink,
         on_event=seen.append,
         cancel=cancel,
@@ -291,7 +293,7 @@ def test_cancel_takes_effect_within_one_pass_and_keeps_what_is_finished(tta_num:
             ArraySource(volume),
             sweep,
             device=open_device("cpu"),
-            reduce=lambda planes: planes,
+            reduction=Reduction(lambda planes: planes),
             sink=sink,
             on_event=on_event,
             cancel=cancel,
@@ -355,32 +357,3 @@ def test_wide_numbers_are_padded_with_zeros_of_the_network() -> None:
     seen: list[torch.Tensor] = []
     run(lambda x: seen.append(x.clone()) or x, np.full((1, 3), 20.0), (3, 3), channels=1, intensity=intensity)
     np.testing.assert_allclose(seen[0][0, 0], [[0, 0, 0], [1, 1, 1], [0, 0, 0]])
-
-
-@pytest.mark.parametrize("where", ["importance_map", "SlabStitcher"])
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), RuntimeError("DefaultCPUAllocator: can't allocate")])
-def test_memory_that_does_not_suffice_for_the_accumulator(
-    monkeypatch: pytest.MonkeyPatch, where: str, error: Exception
-) -> None:
-    def refuse(*args: Any, **kwargs: Any) -> None:
-        raise error
-
-    monkeypatch.setattr(f"napari_tessera.engine.run.{where}", refuse)
-    with pytest.raises(OutOfMemoryError, match=r"the accumulator of 3 channels x .* CPU") as caught:
-        run(convolution(2), random_volume(20, 20), (8, 8))
-    assert caught.value.__cause__ is error
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("blend", ["gaussian", "constant"])
-def test_cuda_equals_cpu(blend: str) -> None:
-    volume, network = random_volume(30, 41, 37), convolution(3)
-    expected = run(network, volume, (16, 16, 16), blend=blend)
-    device = open_device("cuda")
-    sweep = Sweep(WindowGrid.regular(volume.shape, (16, 16, 16), 0.5), 3, IntensityMap.identity(1), blend=Blend(blend))
-    sink = ArraySink.empty(expected.shape, np.float32)
-    before = torch.cuda.memory_allocated()
-    run_sweep(network.to("cuda"), ArraySource(volume), sweep, device=device, reduce=lambda p: p, sink=sink)
-    network.to("cpu")
-    assert torch.cuda.memory_allocated() <= before
-    np.testing.assert_allclose(sink.array, expected, atol=1e-4)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from napari_tessera.decode import get_decoder
 from napari_tessera.engine.settings import Settings
-from napari_tessera.engine.stitch import estimate_slab_bytes
+from napari_tessera.engine.stitch import Weighting, estimate_slab_bytes
 from napari_tessera.errors import InputError, SettingsError
 from napari_tessera.models.spec import ModelSpec, OutputSpec, WindowRule
 from napari_tessera.planning.advice import largest_fitting_batch
@@ -85,8 +85,8 @@ def test_the_terms_add_up_and_say_what_they_are() -> None:
     memory = planned((165, 1024, 768), window_size=(112, 112, 112)).memory
     assert memory.weights_bytes == 7 * MIB
     assert memory.activations_bytes == 400 * 112**3 * 4
-    # the sweep along y keeps 3 channels, the weights of a row and those of its finished planes
-    assert memory.accumulator_bytes == 4 * 5 * 165 * 112 * 768
+    # the sweep along y keeps 3 channels, and no weights as arg-max needs none
+    assert memory.accumulator_bytes == 4 * 3 * 165 * 112 * 768
     assert memory.importance_bytes == 4 * 112**3
     named = memory.to_dict()
     assert named.pop("total_bytes") == sum(named.values()) == memory.total_bytes
@@ -214,7 +214,8 @@ def test_windows_and_passes_follow_the_formula(
     windows = prod(1 if n <= 64 else -(-(n - 64) // stride) + 1 for n in shape)
     assert plan.windows == windows
     assert plan.forward_passes == tta_num * -(-windows // sw_batch_size)
-    assert estimate_slab_bytes(plan.volumes[0].layout, 3) == plan.memory.accumulator_bytes
+    slab = estimate_slab_bytes(plan.volumes[0].layout, 3, weighting=Weighting.NONE)
+    assert slab == plan.memory.accumulator_bytes
 
 
 def test_affinities_keep_their_offsets_for_the_views() -> None:

@@ -125,8 +125,7 @@ class RunProgress:
     def note_recovery(self, event: MemoryRecovered) -> None:
         """Say what was done when memory ran out; also when quiet, as the user will want to change the setting."""
         say(
-            f"{self._names[event.volume]}: memory was full at pass {event.failed_pass}: "
-            f"going on with sw_batch_size {event.sw_batch_size}",
+            f"{self._names[event.volume]}: memory was full at pass {event.failed_pass}: going on with {event.remedy}",
             kind="Warning",
         )
 

@@ -27,6 +27,7 @@ class ArgmaxDecoder:
     """
 
     name: ClassVar[str] = "argmax"
+    background: ClassVar[int] = 0
 
     threshold: float = 0.5
 
@@ -49,9 +50,14 @@ class ArgmaxDecoder:
             return (probabilities > self.threshold).to(torch.uint8)
         _, name = self.reduced(probabilities.shape[0])
         dtype: torch.dtype = getattr(torch, name)
-        if probabilities.device.type == "cpu":
+        # With the channels side by side in memory torch's own reduction is the fast one.
+        if probabilities.device.type == "cpu" and probabilities.stride(0) != 1:
             return _argmax_by_channel(probabilities).to(dtype)
         return probabilities.argmax(0, keepdim=True).to(dtype)
+
+    def needs_only_order(self, out_channels: int) -> bool:
+        """Return True but for a single channel, which is compared with the threshold."""
+        return out_channels > 1
 
     def decode(self, reduced: np.ndarray) -> Labels:
         """Return the class numbers as they are, a view of the input."""

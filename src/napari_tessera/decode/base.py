@@ -28,9 +28,12 @@ class Decoder(Protocol):
     ----------
     name
         What settings files and `get_decoder` call it.
+    background
+        What `reduce` would give where there is nothing: for voxels whose windows are not computed.
     """
 
     name: ClassVar[str]
+    background: ClassVar[int]
     __dataclass_fields__: ClassVar[dict[str, Any]]  # parameters are the fields of a dataclass
 
     def check(self, output: OutputSpec, out_channels: int) -> None:
@@ -41,6 +44,12 @@ class Decoder(Protocol):
 
     def reduce(self, probabilities: torch.Tensor, output: OutputSpec) -> torch.Tensor:
         """Return (C', *spatial) for activated values (C, *spatial), on the same device; the input is left as it is."""
+
+    def needs_only_order(self, out_channels: int) -> bool:
+        """Whether `reduce` looks only at the order of a voxel's channels.
+
+        It may then be given any positive multiple of them, not activated.
+        """
 
     def decode(self, reduced: np.ndarray) -> Labels:
         """Return integer labels (*spatial), 0 = background, for the reduced volume (C', *spatial), 2D or 3D.

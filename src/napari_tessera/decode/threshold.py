@@ -34,6 +34,7 @@ class ThresholdDecoder:
     """
 
     name: ClassVar[str] = "threshold"
+    background: ClassVar[int] = 0
 
     threshold: float = 0.5
     channel: int | None = None
@@ -71,6 +72,10 @@ class ThresholdDecoder:
 
         channel = self._channel_of(probabilities.shape[0])
         return (probabilities[channel : channel + 1] > self.threshold).to(torch.uint8)
+
+    def needs_only_order(self, out_channels: int) -> bool:
+        """Return False: values are compared with a threshold."""
+        return False
 
     def decode(self, reduced: np.ndarray) -> Labels:
         """Return the connected parts, numbered 1..n in scan order."""

@@ -61,6 +61,7 @@ class WatershedDecoder:
     """
 
     name: ClassVar[str] = "watershed"
+    background: ClassVar[int] = LEVELS
 
     threshold: float = 0.5
     seed_sigma_vox: float = 1.0
@@ -105,6 +106,10 @@ class WatershedDecoder:
         else:
             boundary = 1 - probabilities[_nearest_channels(output)].float().mean(0, keepdim=True)
         return (boundary.clamp(0, 1) * LEVELS).round().to(torch.uint8)
+
+    def needs_only_order(self, out_channels: int) -> bool:
+        """Return False: values are compared with a threshold."""
+        return False
 
     def decode(self, reduced: np.ndarray) -> Labels:
         """Return the objects, numbered 1..n."""

@@ -1,11 +1,23 @@
 """The sliding-window engine. Needs torch and numpy; knows neither Qt nor napari."""
 
-import os
-import sys
+from __future__ import annotations
 
-# A forward pass on the CPU allocates and frees buffers of tens of megabytes. The C library gives each of them back to
-# the system and takes fresh pages for the next, and on Linux the page faults cost several times the arithmetic of a
-# light network. Huge pages make them rare. torch reads this switch at its first allocation, so it is set before the
-# engine makes one; whoever has set it already keeps their choice. Measured in benchmarks/README.md.
-if sys.platform == "linux":
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+from typing import TYPE_CHECKING, Any
+
+from napari_tessera.engine.pages import ask_for_huge_pages
+
+if TYPE_CHECKING:
+    from napari_tessera.engine.inferer import SlabInferer
+
+__all__ = ["SlabInferer"]
+
+ask_for_huge_pages()
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when first used: settings and grids are wanted before torch is.
+    if name == "SlabInferer":
+        from napari_tessera.engine.inferer import SlabInferer
+
+        return SlabInferer
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -16,7 +16,11 @@ MINIMUM = 1e-3
 
 
 def importance_map(
-    window: Sequence[int], blend: Blend | str = Blend.GAUSSIAN, *, device: torch.device | str = "cpu"
+    window: Sequence[int],
+    blend: Blend | str = Blend.GAUSSIAN,
+    *,
+    sigma_scale: float | Sequence[float] = SIGMA_SCALE,
+    device: torch.device | str = "cpu",
 ) -> torch.Tensor:
     """Return the weights of one window.
 
@@ -26,7 +30,9 @@ def importance_map(
         Window shape, voxels.
     blend
         ``"constant"``: ones. ``"gaussian"``: the product of one-dimensional Gaussians centred on the window, sigma
-        0.125 of its side, clamped from below at 1e-3 (which makes the map non-separable).
+        *sigma_scale* times its side, clamped from below at 1e-3 (which makes the map non-separable).
+    sigma_scale
+        One number for all axes or one per axis.
     device
         Where the map is kept.
 
@@ -38,8 +44,9 @@ def importance_map(
     if Blend(blend) is Blend.CONSTANT:
         return torch.ones(tuple(window), device=device)
     weights = torch.ones((), device=device)
-    for side in window:
+    scales = [sigma_scale] * len(window) if isinstance(sigma_scale, (int, float)) else list(sigma_scale)
+    for side, scale in zip(window, scales, strict=True):
         distance = torch.arange(-(side - 1) / 2, (side - 1) / 2 + 1, device=device)
-        profile = torch.exp(-(distance**2) / (2 * (SIGMA_SCALE * side) ** 2))
+        profile = torch.exp(-(distance**2) / (2 * (scale * side) ** 2))
         weights = weights.unsqueeze(-1) * profile
     return weights.clamp_(min=max(float(weights.min()), MINIMUM))

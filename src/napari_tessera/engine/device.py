@@ -1,18 +1,25 @@
-"""Where the network runs: one small face for CUDA, Apple's MPS and the CPU, chosen at run time."""
+"""Where the network runs: one face for CUDA, Apple's MPS and the CPU, and the CPU's twin of it.
+
+What CUDA needs beyond the CPU (streams, events, pinned memory, memory queries, the out-of-memory error) is in `cuda`;
+everything else in the engine is the same code on all devices. A *lane* is a queue of work on a device: what is issued
+in one lane is done in order, lanes run beside each other, and a *mark* is a place in a lane that can be waited for. The
+CPU does everything at once, so its lanes and marks do nothing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
+from napari_tessera.engine.pages import kept_pages
 from napari_tessera.engine.settings import Precision
 from napari_tessera.errors import SettingsError
 
-__all__ = ["CpuDevice", "CudaDevice", "Device", "DeviceMemory", "MpsDevice", "autocast", "open_device"]
+__all__ = ["CpuDevice", "Device", "DeviceMemory", "Lane", "Mark", "MpsDevice", "open_device", "open_devices"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +30,58 @@ class DeviceMemory:
     free_bytes: int
 
 
+class Mark(Protocol):
+    """A place in a lane."""
+
+    def wait(self) -> None:
+        """Block this thread until all work before the mark is done."""
+        ...
+
+    def is_done(self) -> bool:
+        """Whether all work before the mark is done."""
+        ...
+
+
+class Lane(Protocol):
+    """A queue of work on a device."""
+
+    def active(self) -> AbstractContextManager[None]:
+        """Issue what the body does on the device into this lane."""
+        ...
+
+    def mark(self) -> Mark:
+        """Return a mark after all work issued until now."""
+        ...
+
+    def after(self, mark: Mark) -> None:
+        """Let all later work of this lane wait for *mark*, without blocking this thread."""
+        ...
+
+
+@runtime_checkable
 class Device(Protocol):
-    """What the engine and the plan need to know of a device."""
+    """What the engine and the plan need to know of a device.
+
+    Attributes
+    ----------
+    torch_device, name
+        For torch, and for people.
+    shares_host_memory
+        Whether its memory is the host's, so that moving something there frees nothing.
+    channels_last
+        Whether networks are given windows with the channels last in memory.
+    read_ahead
+        Batches of windows that are read while the network computes.
+    passes_ahead
+        Passes that may be issued before the first of them is done.
+    """
 
     torch_device: torch.device
     name: str
+    shares_host_memory: bool
+    channels_last: bool
+    read_ahead: int
+    passes_ahead: int
 
     def memory(self) -> DeviceMemory:
         """Return total and free memory now."""
@@ -42,34 +96,85 @@ class Device(Protocol):
         ...
 
     def is_out_of_memory(self, error: BaseException) -> bool:
-        """Whether *error* says that this device's memory did not suffice."""
+        """Whether *error* says that this device's memory, or the host's, did not suffice."""
         ...
 
     def release_cached(self) -> None:
         """Give freed memory back to the system."""
         ...
 
-    def host_buffer(self, shape: tuple[int, ...]) -> torch.Tensor:
-        """Return an uninitialised float32 tensor in host memory from which copies to the device are fast."""
+    def host_buffer(
+        self, shape: tuple[int, ...], dtype: torch.dtype, memory_format: torch.memory_format
+    ) -> torch.Tensor:
+        """Return an uninitialised tensor in host memory from and to which copies are fast."""
+        ...
+
+    def running(self, precision: Precision) -> AbstractContextManager[None]:
+        """Run the body without gradients and in *precision*, with whatever else a run needs of the device."""
+        ...
+
+    def open_lane(self, *, main: bool = False) -> Lane:
+        """Return a lane of its own, or the one that the network runs in."""
         ...
 
 
-def _host_memory() -> DeviceMemory:
-    import psutil
+def host_memory() -> DeviceMemory:
+    """Return the host's total and available memory."""
+    try:
+        import psutil
+    except ImportError:  # the engine alone needs torch and numpy only
+        import os
 
+        page = os.sysconf("SC_PAGE_SIZE")
+        return DeviceMemory(page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES"))
     memory = psutil.virtual_memory()
     return DeviceMemory(memory.total, memory.available)
 
 
+class _Now:
+    """Lane and mark of a device that has done its work when the call returns."""
+
+    def active(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def mark(self) -> Mark:
+        return self
+
+    def after(self, mark: Mark) -> None:
+        mark.wait()
+
+    def wait(self) -> None:
+        return
+
+    def is_done(self) -> bool:
+        return True
+
+
+@contextmanager
+def arithmetic(kind: str, precision: Precision) -> Iterator[None]:
+    """Run the body without gradients, and in a lower precision by autocast on devices of this *kind*."""
+    lower = {Precision.BFLOAT16: torch.bfloat16, Precision.FLOAT16: torch.float16}.get(precision)
+    with torch.inference_mode(), torch.autocast(kind, dtype=lower) if lower else nullcontext():
+        yield
+
+
 class CpuDevice:
-    """The CPU: device memory is host memory."""
+    """The CPU: device memory is host memory.
+
+    Windows are read between passes, not beside them: a thread that reads takes a core from the network, and passes on
+    few cores then take several times as long (benchmarks/README.md).
+    """
 
     torch_device = torch.device("cpu")
     name = "CPU"
+    shares_host_memory = True
+    channels_last = True
+    read_ahead = 0
+    passes_ahead = 0
 
     def memory(self) -> DeviceMemory:
         """Return the host's total and available memory."""
-        return _host_memory()
+        return host_memory()
 
     def start_peak(self) -> None:
         """Do nothing: the host's allocator keeps no peak."""
@@ -79,87 +184,67 @@ class CpuDevice:
         return None
 
     def is_out_of_memory(self, error: BaseException) -> bool:
-        """Whether *error* is a failed host allocation.
-
-        torch raises a plain RuntimeError for it, without a type of its own; the text is its allocator's.
-        """
-        if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-            return True
-        return isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error)
+        """Whether *error* is a failed host allocation."""
+        return is_host_out_of_memory(error)
 
     def release_cached(self) -> None:
-        """Do nothing: freed memory already went back."""
+        """Do nothing: freed memory goes back when the run ends."""
 
-    def host_buffer(self, shape: tuple[int, ...]) -> torch.Tensor:
+    def host_buffer(
+        self, shape: tuple[int, ...], dtype: torch.dtype, memory_format: torch.memory_format
+    ) -> torch.Tensor:
         """Return plain host memory."""
-        return torch.empty(shape)
+        return torch.empty(shape, dtype=dtype, memory_format=memory_format)
+
+    @contextmanager
+    def running(self, precision: Precision) -> Iterator[None]:
+        """Run the body without gradients, in *precision*, with pages kept from pass to pass."""
+        with ExitStack() as stack:
+            stack.enter_context(kept_pages())
+            stack.enter_context(arithmetic("cpu", precision))
+            yield
+
+    def open_lane(self, *, main: bool = False) -> Lane:
+        """Return a lane whose work is always done."""
+        return _Now()
 
 
-class CudaDevice:
-    """One CUDA device."""
+def is_host_out_of_memory(error: BaseException) -> bool:
+    """Whether *error* is a failed host allocation.
 
-    def __init__(self, index: int = 0) -> None:
-        self.torch_device = torch.device("cuda", index)
-        self.name = torch.cuda.get_device_name(index)
-
-    def memory(self) -> DeviceMemory:
-        """Return total and free memory; what this process holds in its cache counts as free."""
-        free, total = torch.cuda.mem_get_info(self.torch_device)
-        cached = torch.cuda.memory_reserved(self.torch_device) - torch.cuda.memory_allocated(self.torch_device)
-        return DeviceMemory(total, free + cached)
-
-    def start_peak(self) -> None:
-        """Reset torch's peak counter."""
-        torch.cuda.reset_peak_memory_stats(self.torch_device)
-
-    def peak_bytes(self) -> int | None:
-        """Return torch's peak of allocated bytes."""
-        return torch.cuda.max_memory_allocated(self.torch_device)
-
-    def is_out_of_memory(self, error: BaseException) -> bool:
-        """Whether *error* is torch's out-of-memory error."""
-        return isinstance(error, torch.OutOfMemoryError)
-
-    def release_cached(self) -> None:
-        """Empty torch's cache."""
-        torch.cuda.empty_cache()
-
-    def host_buffer(self, shape: tuple[int, ...]) -> torch.Tensor:
-        """Return pinned host memory."""
-        return torch.empty(shape, pin_memory=True)
+    torch raises a plain RuntimeError for it, without a type of its own; the text is its allocator's.
+    """
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error)
 
 
-class MpsDevice:
-    """Apple's GPU; its memory is the host's."""
+class MpsDevice(CpuDevice):
+    """Apple's GPU; its memory is the host's. Copies wait for the work before them, so its lanes are the CPU's."""
 
     torch_device = torch.device("mps")
     name = "Apple GPU (MPS)"
+    channels_last = False
 
     def memory(self) -> DeviceMemory:
         """Return what Metal recommends at most, and what is left of it."""
         total = torch.mps.recommended_max_memory()
-        return DeviceMemory(total, min(total - torch.mps.driver_allocated_memory(), _host_memory().free_bytes))
-
-    def start_peak(self) -> None:
-        """Do nothing: MPS keeps no peak."""
-
-    def peak_bytes(self) -> int | None:
-        """Return None: MPS keeps no peak."""
-        return None
+        return DeviceMemory(total, min(total - torch.mps.driver_allocated_memory(), host_memory().free_bytes))
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """Whether *error* is a failed allocation; MPS has a plain RuntimeError for it."""
-        if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-            return True
-        return isinstance(error, RuntimeError) and "MPS backend out of memory" in str(error)
+        metal = isinstance(error, RuntimeError) and "MPS backend out of memory" in str(error)
+        return metal or is_host_out_of_memory(error)
 
     def release_cached(self) -> None:
         """Empty Metal's cache."""
         torch.mps.empty_cache()
 
-    def host_buffer(self, shape: tuple[int, ...]) -> torch.Tensor:
-        """Return plain host memory."""
-        return torch.empty(shape)
+    @contextmanager
+    def running(self, precision: Precision) -> Iterator[None]:
+        """Run the body without gradients and in *precision*."""
+        with arithmetic("mps", precision):
+            yield
 
 
 def open_device(name: str = "auto") -> Device:
@@ -178,6 +263,8 @@ def open_device(name: str = "auto") -> Device:
     if kind == "mps" and torch.backends.mps.is_available():
         return MpsDevice()
     if kind == "cuda" and torch.cuda.is_available():
+        from napari_tessera.engine.cuda import CudaDevice
+
         count = torch.cuda.device_count()
         if int(index or 0) < count:
             return CudaDevice(int(index or 0))
@@ -187,28 +274,12 @@ def open_device(name: str = "auto") -> Device:
     )
 
 
-@contextmanager
-def _float32_kept_exact(*, tf32: bool) -> Iterator[None]:
-    """Let CUDA's float32 kernels round their inputs to TF32, or not; torch's default for convolutions is to do so."""
-    knobs: tuple[Any, ...] = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
-    before = [knob.fp32_precision for knob in knobs]
-    try:
-        for knob in knobs:
-            knob.fp32_precision = "tf32" if tf32 else "ieee"
-        yield
-    finally:
-        for knob, value in zip(knobs, before, strict=True):
-            knob.fp32_precision = value
+def open_devices(names: str) -> tuple[Device, ...]:
+    """Return the devices that a setting such as ``cuda:0,cuda:1`` names; the first one is where a plan is made for.
 
-
-@contextmanager
-def autocast(device: torch.device, precision: Precision) -> Iterator[None]:
-    """Run the body without gradients and in *precision* on *device*."""
-    lower = {Precision.BFLOAT16: torch.bfloat16, Precision.FLOAT16: torch.float16}.get(precision)
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode())
-        if device.type == "cuda":
-            stack.enter_context(_float32_kept_exact(tf32=precision is Precision.TF32))
-        if lower is not None:
-            stack.enter_context(torch.autocast(device.type, dtype=lower))
-        yield
+    Raises
+    ------
+    SettingsError
+        If torch cannot use one of them here.
+    """
+    return tuple(open_device(name) for name in names.split(","))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TypeAlias
 
 from napari_tessera.errors import CancelledError
@@ -17,6 +18,7 @@ __all__ = [
     "MemoryRecovered",
     "PassFinished",
     "PlanesFinished",
+    "Recovery",
     "RunFinished",
     "RunStarted",
     "VolumeFinished",
@@ -67,22 +69,79 @@ class PassFinished:
 
 @dataclass(frozen=True, slots=True)
 class PlanesFinished:
-    """Planes [*start*, *stop*) along *axis* of volume *volume* are final and in the sink."""
+    """Planes of volume *volume* are final and in the sink.
+
+    Parameters
+    ----------
+    volume
+        Number of the volume, from 0.
+    axis
+        The sweep axis, along which planes are counted.
+    region
+        (start, stop) per axis in the image; all of it but along *axis*, unless the volume is stitched in blocks.
+    """
 
     volume: int
     axis: int
-    start: int
-    stop: int
+    region: tuple[tuple[int, int], ...]
+
+    @property
+    def start(self) -> int:
+        """The first plane."""
+        return self.region[self.axis][0]
+
+    @property
+    def stop(self) -> int:
+        """The plane after the last."""
+        return self.region[self.axis][1]
+
+
+class Recovery(StrEnum):
+    """What a run does when memory does not suffice, the mildest first."""
+
+    SMALLER_PASSES = "smaller passes"
+    SMALLER_PIECES = "fewer finished planes at once"
+    HOST_ACCUMULATOR = "accumulator in host memory"
+    BLOCKS = "blocks"
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryRecovered:
-    """Memory ran out in pass *failed_pass* (from 1); the run goes on with smaller passes."""
+    """Memory ran out in pass *failed_pass* (from 1), and the run goes on all the same.
+
+    Parameters
+    ----------
+    volume
+        Number of the volume, from 0.
+    failed_pass, failed_batch
+        Where it happened, and how many windows that pass held.
+    sw_batch_size
+        Windows per pass from now on.
+    step
+        What is done about it.
+    """
 
     volume: int
     failed_pass: int
     failed_batch: int
     sw_batch_size: int
+    step: Recovery = Recovery.SMALLER_PASSES
+
+    @property
+    def remedy(self) -> str:
+        """What is done about it, in words that go on after "going on with".
+
+        Examples
+        --------
+        >>> MemoryRecovered(0, 31, 4, 2).remedy
+        'sw_batch_size 2'
+        """
+        return {
+            Recovery.SMALLER_PASSES: f"sw_batch_size {self.sw_batch_size}",
+            Recovery.SMALLER_PIECES: "fewer finished planes at once",
+            Recovery.HOST_ACCUMULATOR: "the accumulator in host memory",
+            Recovery.BLOCKS: "smaller blocks",
+        }[self.step]
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,13 +24,17 @@ plane, so when the next row begins, every plane before its start is finished::
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from math import prod
 
-__all__ = ["AxisGrid", "WindowGrid", "count_forward_passes", "stride_for"]
+__all__ = ["AxisGrid", "Block", "Index", "WindowGrid", "count_forward_passes", "stride_for"]
+
+Index = tuple[int, ...]
+"""A window by its number on each axis."""
 
 
 def stride_for(window_vox: int, overlap: float) -> int:
@@ -64,6 +68,31 @@ def count_forward_passes(n_windows: int, *, sw_batch_size: int, n_views: int = 1
     6
     """
     return n_views * -(-n_windows // sw_batch_size)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A box of the image that is stitched on its own, by all windows of the whole grid that touch it.
+
+    Parameters
+    ----------
+    start, stop
+        First voxel and the one after the last, per axis, in the image (padding not counted).
+    """
+
+    start: tuple[int, ...]
+    stop: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels per axis."""
+        return tuple(b - a for a, b in zip(self.start, self.stop, strict=True))
+
+    def with_axis(self, axis: int, start: int, stop: int) -> Block:
+        """Return the block with other limits on one axis."""
+        return Block(
+            (*self.start[:axis], start, *self.start[axis + 1 :]), (*self.stop[:axis], stop, *self.stop[axis + 1 :])
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,21 +194,61 @@ class WindowGrid:
         """Whether the volume is smaller than the window on any axis."""
         return self.shape != self.padded_shape
 
-    def slab_shape(self, sweep_axis: int) -> tuple[int, ...]:
-        """Return the shape of the accumulator that a sweep along *sweep_axis* needs."""
-        return tuple(
-            w if i == sweep_axis else n for i, (n, w) in enumerate(zip(self.padded_shape, self.window, strict=False))
-        )
+    @cached_property
+    def starts(self) -> tuple[tuple[int, ...], ...]:
+        """First voxel of each window on each axis, padded coordinates."""
+        return tuple(axis.starts for axis in self.axes)
+
+    @cached_property
+    def whole(self) -> Block:
+        """The image as one block."""
+        return Block((0,) * len(self.axes), self.shape)
+
+    def slab_shape(self, sweep_axis: int, block: Block | None = None) -> tuple[int, ...]:
+        """Return the shape of the accumulator that a sweep along *sweep_axis* over *block* needs."""
+        sides = list((block or self.whole).shape)
+        sides[sweep_axis] = min(sides[sweep_axis], self.window[sweep_axis])
+        return tuple(sides)
 
     @cached_property
     def sweep_axis(self) -> int:
         """The axis whose sweep needs the smallest slab; of equal ones the slowest."""
         return min(range(len(self.axes)), key=lambda axis: prod(self.slab_shape(axis)))
 
-    def iter_windows(self) -> Iterator[tuple[int, ...]]:
-        """Yield the start of every window, the sweep axis slowest and the others in image order."""
+    def touching(self, axis: int, start: int, stop: int) -> range:
+        """Return the numbers of the windows that hold a voxel of [*start*, *stop*) of the image on *axis*."""
+        grid, starts = self.axes[axis], self.starts[axis]
+        before = grid.pad_vox[0]
+        first = bisect_right(starts, start + before - grid.window_vox)
+        return range(first, bisect_left(starts, stop + before))
+
+    def ranges(self, block: Block | None = None) -> tuple[range, ...]:
+        """Return the numbers of the windows that touch *block*, per axis."""
+        if block is None:
+            return tuple(map(range, self.counts))
+        return tuple(self.touching(i, *limits) for i, limits in enumerate(zip(block.start, block.stop, strict=True)))
+
+    def count_windows(self, block: Block | None = None) -> int:
+        """Return how many windows touch *block*, or are in the volume."""
+        return prod(map(len, self.ranges(block)))
+
+    def start_of(self, index: Index) -> tuple[int, ...]:
+        """Return the first voxel of the window with the numbers *index*, padded coordinates."""
+        return tuple(starts[i] for starts, i in zip(self.starts, index, strict=True))
+
+    def iter_indices(self, block: Block | None = None) -> Iterator[Index]:
+        """Yield every window that touches *block*, the sweep axis slowest and the others in image order."""
+        return self._iter_rows(self.ranges(block))
+
+    def iter_windows(self, block: Block | None = None) -> Iterator[tuple[int, ...]]:
+        """Yield the start of every window of `iter_indices`."""
+        ranges = self.ranges(block)
+        starts = [[of[i] for i in numbers] for of, numbers in zip(self.starts, ranges, strict=True)]
+        return self._iter_rows(starts)
+
+    def _iter_rows(self, choices: Sequence[Sequence[int]]) -> Iterator[tuple[int, ...]]:
         sweep = self.sweep_axis
-        others = [axis.starts for i, axis in enumerate(self.axes) if i != sweep]
-        for row_start in self.axes[sweep].starts:
+        others = [numbers for axis, numbers in enumerate(choices) if axis != sweep]
+        for row in choices[sweep]:
             for rest in product(*others):
-                yield (*rest[:sweep], row_start, *rest[sweep:])
+                yield (*rest[:sweep], row, *rest[sweep:])

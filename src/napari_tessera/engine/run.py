@@ -1,83 +1,39 @@
-"""The loop: read windows, call the network on every view, stitch, hand finished planes to the sink.
+"""The loop: windows in, the network on every view, predictions stitched, finished planes out.
 
-Memory that runs out costs one pass: its windows are run again with half the batch, and nothing of a failed pass has
-been stitched, so the result does not change.
+Memory that runs out costs one pass: see `_BlockRun` for what is tried, step by step. What a failed pass has computed is
+not stitched, and what has been stitched is not computed again, so the result does not change.
 """
 
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import torch
+from collections import deque
+from math import prod
+from typing import TYPE_CHECKING
 
 from napari_tessera.engine.blend import importance_map
-from napari_tessera.engine.device import Device, autocast
-from napari_tessera.engine.events import (
-    EventHandler,
-    MemoryRecovered,
-    PassFinished,
-    PlanesFinished,
-    raise_if_cancelled,
-)
-from napari_tessera.engine.grid import WindowGrid, count_forward_passes
-from napari_tessera.engine.settings import Blend, Precision
-from napari_tessera.engine.source import ArraySource, PlaneCache, Region, Source
-from napari_tessera.engine.stitch import SlabStitcher
-from napari_tessera.engine.tta import View, ViewAverage
-from napari_tessera.errors import ModelError, OutOfMemoryError, TesseraError
+from napari_tessera.engine.block_run import BlockRun, NoRoomError
+from napari_tessera.engine.blocks import halve_block
+from napari_tessera.engine.drain import PlaneDrain
+from napari_tessera.engine.events import EventHandler, MemoryRecovered, PlanesFinished, Recovery
+from napari_tessera.engine.feed import WindowReader
+from napari_tessera.engine.grid import Block, count_forward_passes
+from napari_tessera.engine.network import Forward, Network
+from napari_tessera.engine.passes import Passes
+from napari_tessera.engine.stitch import FLOAT_BYTES, estimate_slab_bytes
+from napari_tessera.errors import OutOfMemoryError
 from napari_tessera.units import format_bytes
 
 if TYPE_CHECKING:
-    from napari_tessera.engine.intensity import IntensityMap
+    import torch
+
+    from napari_tessera.engine.device import Device
+    from napari_tessera.engine.reduction import Reduction
     from napari_tessera.engine.sink import Sink
+    from napari_tessera.engine.source import Region, Source
+    from napari_tessera.engine.sweep import Sweep
 
-__all__ = ["Sweep", "run_sweep"]
-
-Network = Callable[[torch.Tensor], Any]
-Reduce = Callable[[torch.Tensor], torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """Everything that one volume's run is determined by, apart from the network and the image.
-
-    Parameters
-    ----------
-    grid
-        Where the windows lie.
-    out_channels
-        Channels of the network's output.
-    sw_batch_size
-        Windows per forward pass.
-    views
-        TTA views, the identity first.
-    offsets
-        Offsets of affinity channels, in voxels; empty where channels have no direction.
-    blend, precision
-        See `Settings`.
-    intensity
-        From the image's values to the network's.
-    """
-
-    grid: WindowGrid
-    out_channels: int
-    intensity: IntensityMap
-    sw_batch_size: int = 1
-    views: tuple[View, ...] = (View(),)
-    offsets: tuple[tuple[int, ...], ...] = ()
-    blend: Blend = Blend.GAUSSIAN
-    precision: Precision = Precision.FLOAT32
-
-    @cached_property
-    def forward_passes(self) -> int:
-        """Calls of the network, if memory never runs out."""
-        return count_forward_passes(self.grid.n_windows, sw_batch_size=self.sw_batch_size, n_views=len(self.views))
+__all__ = ["run_sweep"]
 
 
 def run_sweep(
@@ -86,7 +42,7 @@ def run_sweep(
     sweep: Sweep,
     *,
     device: Device,
-    reduce: Reduce,
+    reduction: Reduction,
     sink: Sink,
     volume: int = 0,
     on_event: EventHandler | None = None,
@@ -105,8 +61,8 @@ def run_sweep(
         What to do.
     device
         Where the network is.
-    reduce
-        Called on the device with normalised planes, float32 (C', *region); what it gives goes to the sink.
+    reduction
+        What becomes of finished planes on the device; its result goes to the sink.
     sink
         Takes the finished planes.
     volume
@@ -121,23 +77,19 @@ def run_sweep(
     ModelError
         If the network raises (kept as ``__cause__``) or gives an output of another shape.
     OutOfMemoryError
-        If memory does not suffice for one window.
+        If memory does not suffice, whatever is tried.
     """
-    try:
-        with autocast(device.torch_device, sweep.precision):
-            return _SweepRun(network, source, sweep, device, reduce, sink, volume, on_event, cancel).run()
-    except (RuntimeError, MemoryError) as error:
-        if not device.is_out_of_memory(error):
-            raise
-        slab = " x ".join(map(str, sweep.grid.slab_shape(sweep.grid.sweep_axis)))
-        raise OutOfMemoryError(
-            f"the accumulator of {sweep.out_channels} channels x {slab} voxels, or a buffer beside it, does not fit "
-            f"into the memory of {_free_memory(device)}: choose a smaller window_size, or crop the image"
-        ) from error
+    notify = on_event or (lambda event: None)
+    with device.running(sweep.precision):
+        run = _SweepRun(network, source, sweep, device, reduction, sink, volume, notify, cancel)
+        try:
+            return run.run()
+        finally:
+            run.close()
 
 
 class _SweepRun:
-    """The state of one `run_sweep`."""
+    """The state of one `run_sweep`: the blocks that are left, and what they share."""
 
     def __init__(
         self,
@@ -145,176 +97,143 @@ class _SweepRun:
         source: Source,
         sweep: Sweep,
         device: Device,
-        reduce: Reduce,
+        reduction: Reduction,
         sink: Sink,
         volume: int,
-        on_event: EventHandler | None,
+        notify: EventHandler,
         cancel: threading.Event | None,
     ) -> None:
-        self._network = network
-        self._sweep = sweep
-        self._grid = sweep.grid
-        self._device = device
-        self._reduce = reduce
-        self._sink = sink
-        self._volume = volume
-        self._on_event = on_event or (lambda event: None)
-        self._cancel = cancel
-        cached = isinstance(source, ArraySource) and source.in_memory
-        self._source = source if cached else PlaneCache(source, self._grid.sweep_axis)
-        self._map_on_host = source.dtype.itemsize >= 4 and source.dtype != np.float32
-        self._average = ViewAverage(sweep.views, self._grid.window, sweep.offsets)
-        self._done = 0
-        self._total = sweep.forward_passes
-        self._last = time.perf_counter()
+        self._sweep, self._device, self._reduction = sweep, device, reduction
+        self._volume, self._notify = volume, notify
+        self._lane = device.open_lane(main=True)
+        self._reader = WindowReader(source, sweep.grid, sweep.intensity)
+        self._forward = Forward(network, sweep.out_channels, sweep.grid.window, device)
+        self._passes = Passes(device, self._lane, volume, sweep.forward_passes, notify, cancel)
+        axis = sweep.grid.sweep_axis
+
+        def written(region: Region) -> None:
+            # Not a method: the drain would hold this object, and the image with it, in a cycle.
+            limits = tuple((part.start, part.stop) for part in region)
+            notify(PlanesFinished(volume, axis, limits))
+
+        self._drain = PlaneDrain(device, self._lane, sink, written)
+        self._batch = sweep.sw_batch_size
+        self._on_host = False
 
     def run(self) -> int:
-        weights = importance_map(self._grid.window, self._sweep.blend, device=self._device.torch_device)
-        stitcher = SlabStitcher(self._grid, self._sweep.out_channels, weights, self._hand_on)
-        starts = list(self._grid.iter_windows())
-        batch = self._sweep.sw_batch_size
-        buffer = self._device.host_buffer((min(batch, len(starts)), self._channels, *self._grid.window))
-        index = 0
-        while index < len(starts):
-            taken = starts[index : index + batch]
-            # The except block must be left before the retry: the traceback keeps the failed pass's tensors alive.
-            failure: BaseException | None = None
+        pending = deque(self._sweep.all_blocks)
+        importance: torch.Tensor | None = None
+        while pending:
+            block = pending.popleft()
+            failure: NoRoomError | None = None
             try:
-                predictions = self._predict(taken, buffer)
-            except (RuntimeError, MemoryError) as error:
-                if not self._device.is_out_of_memory(error):
-                    raise
+                if importance is None:
+                    importance = self._importance()
+                self._run_block(block, pending, importance)
+            except NoRoomError as error:
                 failure = error.with_traceback(None)
             if failure is not None:
-                batch = self._shrink(len(taken), len(starts) - index, failure)
-                continue
-            for start, prediction in zip(taken, predictions, strict=True):
-                stitcher.add(start, prediction)
-            del predictions
-            index += len(taken)
-        stitcher.finish()
-        return self._done
+                pending.extendleft(reversed(self._smaller_blocks(failure, block)))
+                self._expect(0, pending)
+        self._passes.settle()
+        self._drain.flush()
+        return self._passes.done
 
-    @property
-    def _channels(self) -> int:
-        return self._source.shape[0]
-
-    def _predict(self, starts: Sequence[tuple[int, ...]], buffer: torch.Tensor) -> torch.Tensor:
-        """Return the mean prediction over all views of the windows at *starts*, float32 (B, C', *window)."""
-        windows = self._read(starts, buffer)
-        total: torch.Tensor | None = None
-        before = self._done
+    def close(self) -> None:
+        """Write what is finished, also after a cancel or an error, and end the threads."""
         try:
-            for view in self._sweep.views:
-                raise_if_cancelled(self._cancel)
-                prediction = self._forward(self._seen(windows, view))
-                if total is None:
-                    # The network's output may be its own buffer (or its input): the sum needs memory of its own.
-                    total = prediction if len(self._sweep.views) == 1 else prediction.clone()
-                else:
-                    self._average.add(total, prediction, view)
-                self._report_pass(len(starts))
-        except (RuntimeError, MemoryError):
-            self._done = before  # the views of an unfinished batch will run again
-            raise
-        assert total is not None
-        return self._average.finish(total)
+            self._drain.flush()
+        finally:
+            self._drain.close()
 
-    def _seen(self, windows: torch.Tensor, view: View) -> torch.Tensor:
-        """Return *windows* through *view*, in memory of its own while other views need them.
-
-        A network may write into its input (an in-place activation as the first layer does); a flip is a copy anyway.
-        """
-        seen = view.apply(windows)
-        return seen if view.flips or len(self._sweep.views) == 1 else seen.clone()
-
-    def _report_pass(self, windows: int) -> None:
-        self._done += 1
-        now = time.perf_counter()
-        self._on_event(PassFinished(self._volume, self._done, self._total, windows, now - self._last))
-        self._last = now
-
-    def _read(self, starts: Sequence[tuple[int, ...]], buffer: torch.Tensor) -> torch.Tensor:
-        """Return the windows at *starts* on the device, in the network's intensities, zero where padded."""
-        host = buffer[: len(starts)]
-        values = host.numpy()
-        for i, start in enumerate(starts):
-            self._read_window(start, values[i])
-        windows = host.to(self._device.torch_device, copy=True)
-        return windows if self._map_on_host else self._sweep.intensity.apply_(windows)
-
-    def _read_window(self, start: Sequence[int], into: Any) -> None:
-        inside: list[slice] = []
-        outside: list[slice] = []
-        for axis, (pad, _), first in zip(self._grid.axes, self._grid.pad_vox, start, strict=True):
-            low, high = max(first - pad, 0), min(first - pad + axis.window_vox, axis.image_vox)
-            inside.append(slice(low, high))
-            outside.append(slice(low + pad - first, high + pad - first))
-        if self._grid.is_padded:
-            # Padding is zero in the network's intensities: the value that the map takes there is its shift.
-            fill = 0.0 if self._map_on_host else np.asarray(self._sweep.intensity.shift, np.float32)
-            into[...] = np.reshape(fill, (-1,) + (1,) * len(self._grid.axes))
-        values = self._source.read(tuple(inside))
-        into[(slice(None), *outside)] = self._sweep.intensity.on_host(values) if self._map_on_host else values
-
-    def _forward(self, windows: torch.Tensor) -> torch.Tensor:
+    def _importance(self) -> torch.Tensor:
+        sweep = self._sweep
         try:
-            output = _first_tensor(self._network(windows))
-        except TesseraError:
-            raise
-        except Exception as error:
-            if self._device.is_out_of_memory(error):
-                raise
-            raise ModelError(
-                f"the network failed on an input of shape {tuple(windows.shape)}: "
-                f"{type(error).__name__}: {_last_line(error)}"
-            ) from error
-        expected = (windows.shape[0], self._sweep.out_channels, *self._grid.window)
-        if tuple(output.shape) != expected:
-            raise ModelError(
-                f"the network gave an output of shape {tuple(output.shape)} for an input of shape "
-                f"{tuple(windows.shape)}, but {expected} was expected: check out_channels of the model's description"
+            return importance_map(
+                sweep.grid.window, sweep.blend, sigma_scale=sweep.sigma_scale, device=self._device.torch_device
             )
-        return output.float()
+        except (RuntimeError, MemoryError) as error:
+            if not self._device.is_out_of_memory(error):
+                raise
+            raise self._window_error() from error
 
-    def _shrink(self, failed: int, windows_left: int, error: BaseException) -> int:
-        """Return the smaller batch to go on with, after a batch of *failed* windows did not fit."""
+    def _run_block(self, block: Block, pending: deque[Block], importance: torch.Tensor) -> None:
+        run = BlockRun(
+            block,
+            self._sweep,
+            device=self._device,
+            lane=self._lane,
+            reader=self._reader,
+            forward=self._forward,
+            passes=self._passes,
+            batch=self._batch,
+            on_host=self._on_host,
+            on_recovery=lambda step, failed, batch, left: self._recovered(step, failed, batch, left, pending),
+        )
+        run.open(importance, self._reduction, self._drain)
+        run.run()
+
+    def _recovered(self, step: Recovery, failed: int, batch: int, windows_left: int, pending: deque[Block]) -> None:
+        self._batch = batch
+        self._on_host |= step is Recovery.HOST_ACCUMULATOR
+        self._passes.settle()
+        self._expect(windows_left, pending)
+        self._notify(MemoryRecovered(self._volume, self._passes.done + 1, failed, batch, step))
+
+    def _expect(self, windows_left: int, pending: deque[Block]) -> None:
+        """Say how many passes there are in all, with the windows left in this block and the blocks after it."""
+        views = len(self._sweep.views_per_pass)
+        windows = [windows_left, *(len(self._sweep.windows_of(block)) for block in pending)]
+        self._passes.total = self._passes.done + sum(
+            count_forward_passes(n, sw_batch_size=self._batch, n_views=views) for n in windows
+        )
+
+    def _smaller_blocks(self, failure: NoRoomError, block: Block) -> tuple[Block, ...]:
+        """Return the unfinished part of *block* in two halves, or end the run."""
         self._device.release_cached()
-        if failed == 1:
-            raise OutOfMemoryError(
-                f"one window of {' x '.join(map(str, self._grid.window))} voxels does not fit into the memory of "
-                f"{_free_memory(self._device)}: choose a smaller window_size"
-            ) from error
-        batch = max(1, failed // 2)
-        views = len(self._sweep.views)
-        self._total = self._done + count_forward_passes(windows_left, sw_batch_size=batch, n_views=views)
-        self._on_event(MemoryRecovered(self._volume, self._done + 1, failed, batch))
-        return batch
+        axis = self._sweep.grid.sweep_axis
+        rest = block.with_axis(axis, failure.first_unfinished, block.stop[axis])
+        halves = halve_block(self._sweep.grid, rest)
+        if halves is None or not self._is_worth_halving(rest, failure):
+            raise (self._window_error() if failure.in_pass else self._slab_error(rest)) from failure.__cause__
+        self._notify(
+            MemoryRecovered(self._volume, self._passes.done + 1, failure.failed_batch, self._batch, Recovery.BLOCKS)
+        )
+        return halves
 
-    def _hand_on(self, region: Region, planes: torch.Tensor) -> None:
-        self._sink.write(region, self._reduce(planes).cpu().numpy())
-        axis = self._grid.sweep_axis
-        self._on_event(PlanesFinished(self._volume, axis, region[axis].start, region[axis].stop))
+    def _is_worth_halving(self, block: Block, failure: NoRoomError) -> bool:
+        """Whether a smaller slab makes room: not for a pass on another memory, nor once the slab is small beside it."""
+        if failure.in_pass and not self._device.shares_host_memory:
+            return False
+        grid, sweep = self._sweep.grid, self._sweep
+        one_pass = FLOAT_BYTES * (self._reader.shape[0] + sweep.out_channels) * prod(grid.window)
+        return self._slab_bytes(block) > one_pass
 
+    def _slab_bytes(self, block: Block) -> int:
+        sweep = self._sweep
+        return estimate_slab_bytes(
+            sweep.grid,
+            sweep.out_channels,
+            block=block,
+            weighting=sweep.weighting(normalised=self._reduction.normalised),
+            accumulator=sweep.accumulator,
+        )
 
-def _free_memory(device: Device) -> str:
-    memory = device.memory()
-    return f"{device.name} ({format_bytes(memory.free_bytes)} of {format_bytes(memory.total_bytes)} free)"
+    def _window_error(self) -> OutOfMemoryError:
+        window = " x ".join(map(str, self._sweep.grid.window))
+        return OutOfMemoryError(
+            f"one window of {window} voxels does not fit into the memory of {self._free_memory()}: "
+            f"choose a smaller window_size"
+        )
 
+    def _slab_error(self, block: Block) -> OutOfMemoryError:
+        slab = " x ".join(map(str, self._sweep.grid.slab_shape(self._sweep.grid.sweep_axis, block)))
+        return OutOfMemoryError(
+            f"the accumulator of {self._sweep.out_channels} channels x {slab} voxels "
+            f"({format_bytes(self._slab_bytes(block))}) does not fit into the memory of {self._free_memory()}: "
+            f"choose a smaller window_size, or close other programs"
+        )
 
-def _last_line(error: Exception) -> str:
-    """Return what *error* comes down to: TorchScript puts its traceback before it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else "no more is known"
-
-
-def _first_tensor(output: Any) -> torch.Tensor:
-    """Return the network's output, or the first tensor of a tuple, list or dictionary of them."""
-    while not isinstance(output, torch.Tensor):
-        if isinstance(output, Mapping):
-            output = next(iter(output.values()))
-        elif isinstance(output, (list, tuple)) and output:
-            output = output[0]
-        else:
-            raise TypeError(f"the network gave {type(output).__name__}, not a tensor")
-    return output
+    def _free_memory(self) -> str:
+        memory = self._device.memory()
+        return f"{self._device.name} ({format_bytes(memory.free_bytes)} of {format_bytes(memory.total_bytes)} free)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 
 from napari_tessera.errors import SettingsError, nearest
 
-__all__ = ["Blend", "Precision", "Settings"]
+__all__ = ["AccumulatorType", "Blend", "Precision", "ProbabilityType", "Settings", "TtaMode"]
 
 Choice = TypeVar("Choice", bound=StrEnum)
 
@@ -24,8 +25,30 @@ class Blend(StrEnum):
     CONSTANT = "constant"
 
 
+class TtaMode(StrEnum):
+    """Which windows see which views."""
+
+    FULL = "full"
+    INTERLEAVED = "interleaved"
+
+
+class AccumulatorType(StrEnum):
+    """What overlapping predictions are summed in."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+
+
+class ProbabilityType(StrEnum):
+    """What probabilities are kept as; uint8 is 255 times the probability, rounded."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    UINT8 = "uint8"
+
+
 class Precision(StrEnum):
-    """Arithmetic of the forward pass. Accumulation is float32 whatever the choice."""
+    """Arithmetic of the forward pass; what is summed up afterwards is `AccumulatorType`'s matter."""
 
     FLOAT32 = "float32"
     TF32 = "tf32"
@@ -49,12 +72,24 @@ class Settings:
         Volumes resident in host memory at once, >= 1: one is computed while the next are loaded.
     tta_num
         Test-time augmentation: number of views, identity included, >= 1 (at most 8 in 2D, 16 in 3D).
+    tta_mode
+        ``"full"``: every window sees every view. ``"interleaved"``: each window sees one view, windows that overlap see
+        different ones, and the passes are those of a single view.
     blend
         ``"gaussian"`` (window centres count more) or ``"constant"``.
     precision
         ``"float32"``, ``"tf32"``, ``"bfloat16"`` or ``"float16"``.
+    accumulator
+        ``"float32"``, or ``"float16"``, which halves the accumulator's memory and rounds every sum (see
+        `napari_tessera.engine.stitch.float16_error_bound`).
+    probabilities
+        What kept probabilities are stored as: ``"float32"``, ``"float16"`` or ``"uint8"`` (255 times the probability).
+    skip_below
+        Windows in which no voxel is above this value, in the image's own units, are not computed: what only they cover
+        becomes background. None computes every window.
     device
-        ``"auto"`` (CUDA, else MPS, else CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+        ``"auto"`` (CUDA, else MPS, else CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``, or several cards of one
+        machine, ``"cuda:0,cuda:1"``.
     resolution
         Voxel size that the model expects, micrometres, in the order of `window_size`, instead of the model's own; a
         plan warns when the image's differs.
@@ -74,8 +109,12 @@ class Settings:
     sw_batch_size: int = 4
     batch_size: int = 1
     tta_num: int = 1
+    tta_mode: TtaMode = TtaMode.FULL
     blend: Blend = Blend.GAUSSIAN
     precision: Precision = Precision.FLOAT32
+    accumulator: AccumulatorType = AccumulatorType.FLOAT32
+    probabilities: ProbabilityType = ProbabilityType.FLOAT32
+    skip_below: float | None = None
     device: str = "auto"
     resolution: tuple[float, ...] | None = None
     decoder: str | None = None
@@ -89,8 +128,12 @@ class Settings:
             "sw_batch_size": _integer("sw_batch_size", self.sw_batch_size),
             "batch_size": _integer("batch_size", self.batch_size),
             "tta_num": _integer("tta_num", self.tta_num),
+            "tta_mode": _choice("tta_mode", self.tta_mode, TtaMode),
             "blend": _choice("blend", self.blend, Blend),
             "precision": _choice("precision", self.precision, Precision),
+            "accumulator": _choice("accumulator", self.accumulator, AccumulatorType),
+            "probabilities": _choice("probabilities", self.probabilities, ProbabilityType),
+            "skip_below": None if self.skip_below is None else _finite("skip_below", self.skip_below),
             "device": _device_name(self.device),
             "resolution": None if self.resolution is None else _voxel_size(self.resolution),
             "decoder_parameters": _pairs(self.decoder_parameters),
@@ -129,7 +172,7 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain numbers, strings, lists and dictionaries."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        plain |= {"blend": self.blend.value, "precision": self.precision.value}
+        plain |= {name: value.value for name, value in plain.items() if isinstance(value, StrEnum)}
         plain |= {name: list(plain[name]) for name in ("window_size", "resolution") if plain[name] is not None}
         plain["decoder_parameters"] = dict(self.decoder_parameters)
         return plain
@@ -182,6 +225,13 @@ def _fraction(name: str, value: Any) -> float:
     return number
 
 
+def _finite(name: str, value: Any) -> float:
+    number = _number(value)
+    if not isfinite(number):
+        raise SettingsError(f"{name} is {value!r}, but it must be a finite number")
+    return number
+
+
 def _voxel_size(value: Any) -> tuple[float, ...]:
     sizes = [_number(size) for size in _items(value)]
     if len(sizes) not in (2, 3) or not all(isfinite(size) and size > 0 for size in sizes):
@@ -190,11 +240,15 @@ def _voxel_size(value: Any) -> tuple[float, ...]:
 
 
 def _device_name(value: Any) -> str:
-    name = str(value)
-    kind, _, index = name.partition(":")
-    if kind not in ("auto", "cpu", "cuda", "mps") or (index and not (kind == "cuda" and index.isdigit())):
-        raise SettingsError(f"device is {value!r}, but it must be auto, cpu, cuda, cuda:<number> or mps")
-    return name
+    names = [name.strip() for name in str(value).split(",")]
+    cards = [re.fullmatch(r"cuda:\d+", name) for name in names]
+    several = len(names) > 1 and all(cards) and len(set(names)) == len(names)
+    if not several and not (len(names) == 1 and (cards[0] or names[0] in ("auto", "cpu", "cuda", "mps"))):
+        raise SettingsError(
+            f"device is {value!r}, but it must be auto, cpu, cuda, cuda:<number> or mps, or several different cards "
+            f"such as cuda:0,cuda:1"
+        )
+    return ",".join(names)
 
 
 def _choice(name: str, value: Any, choices: type[Choice]) -> Choice:

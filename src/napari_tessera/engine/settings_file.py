@@ -35,8 +35,12 @@ class _Inference(_Section):
     batch_size: Any = None
     test_time_augmentation: bool | None = Field(default=None, strict=True)
     tta_num: Any = None
+    tta_mode: Any = None
     blend: Any = Field(default=None, alias="blending")
     precision: Any = None
+    accumulator: Any = None
+    probabilities: Any = None
+    skip_below: Any = None
     device: Any = None
 
 

@@ -38,6 +38,11 @@ class ArraySink:
         """Return a sink over new zeros, so that planes that never arrive (a cancelled run) read as background."""
         return cls(np.zeros(shape, dtype))
 
+    @classmethod
+    def filled(cls, shape: tuple[int, ...], dtype: npt.DTypeLike, value: float) -> ArraySink:
+        """Return a sink over a new array of *value*; zeros take no memory before they are written."""
+        return cls.empty(shape, dtype) if value == 0 else cls(np.full(shape, value, dtype))
+
     def write(self, region: Region, planes: npt.NDArray[Any]) -> None:
         """Copy *planes* into the array."""
         self.array[(slice(None), *region)] = planes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -127,8 +126,3 @@ class PlaneCache:
         whole: list[slice] = [slice(None)] * (len(self.shape) - 1)
         whole[self._axis] = slice(start, stop)
         return self._source.read(tuple(whole))
-
-
-def region_of(start: Sequence[int], size: Sequence[int]) -> Region:
-    """Return the slices from *start*, *size* voxels long."""
-    return tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))

@@ -1,140 +1,292 @@
 """Overlapping predictions become one: accumulate in a slab, normalise, hand on finished planes.
 
-Memory does not depend on the length of the sweep axis: only as many planes as a window is deep are kept. The sum of
-weights is not accumulated over the volume either. All rows of windows lie alike across the sweep, so the weights of
-one row are summed once, and the normaliser of a plane is the sum of the few rows that cover it.
+Memory does not depend on the length of the sweep axis: only as many planes as a window is deep are kept. Neither is a
+sum of weights kept for the volume. How the sums are normalised depends on what is asked for:
+
+- not at all, where only the order of the channels matters (arg-max);
+- by the weights of one row of windows, where all rows lie alike: they are summed once, and the normaliser of a plane is
+  the sum of the few rows that cover it;
+- by weights that are accumulated like the predictions, where windows are left out or do not speak for every voxel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
 from math import prod
 from typing import TYPE_CHECKING
 
 import torch
 
-from napari_tessera.engine.source import Region, region_of
+from napari_tessera.engine.settings import AccumulatorType
+from napari_tessera.engine.slab import RingSlab
 
 if TYPE_CHECKING:
-    from napari_tessera.engine.grid import WindowGrid
+    from napari_tessera.engine.grid import Block, WindowGrid
+    from napari_tessera.engine.source import Region
 
-__all__ = ["PIECE_VALUES", "SlabStitcher", "estimate_piece_bytes", "estimate_slab_bytes"]
+__all__ = [
+    "Finished",
+    "SlabStitcher",
+    "Weighting",
+    "estimate_piece_bytes",
+    "estimate_slab_bytes",
+    "float16_error_bound",
+]
 
 # Finished planes are activated and reduced piece by piece, so that their temporaries stay small beside the slab.
 PIECE_VALUES = 4_000_000
 FLOAT_BYTES = 4
-
-Emit = Callable[[Region, torch.Tensor], None]
-
-
-def estimate_slab_bytes(grid: WindowGrid, channels: int) -> int:
-    """Return the bytes that a `SlabStitcher` keeps: the slab, one row's weights and the finished planes' weights."""
-    return FLOAT_BYTES * (channels + 2) * prod(grid.slab_shape(grid.sweep_axis))
+ITEM_BYTES = {AccumulatorType.FLOAT32: 4, AccumulatorType.FLOAT16: 2}
 
 
-def estimate_piece_bytes(grid: WindowGrid, channels: int) -> int:
+class Weighting(Enum):
+    """How sums become averages."""
+
+    NONE = "none"
+    ROWS = "rows"
+    VOXELS = "voxels"
+    VALUES = "values"
+
+    def bytes_per_voxel(self, channels: int) -> int:
+        """Return what the weights take for each voxel of the slab."""
+        return FLOAT_BYTES * {"none": 0, "rows": 1, "voxels": 1, "values": channels}[self.value]
+
+
+def estimate_slab_bytes(
+    grid: WindowGrid,
+    channels: int,
+    *,
+    block: Block | None = None,
+    weighting: Weighting = Weighting.ROWS,
+    accumulator: AccumulatorType = AccumulatorType.FLOAT32,
+) -> int:
+    """Return the bytes that a `SlabStitcher` keeps throughout: the slab and its weights."""
+    each = ITEM_BYTES[accumulator] * channels + weighting.bytes_per_voxel(channels)
+    return each * prod(grid.slab_shape(grid.sweep_axis, block))
+
+
+def estimate_piece_bytes(grid: WindowGrid, channels: int, *, block: Block | None = None) -> int:
     """Return the bytes of one piece of finished planes, as float32."""
-    plane = channels * prod(grid.padded_shape) // grid.padded_shape[grid.sweep_axis]
-    planes = min(max(1, PIECE_VALUES // plane), grid.window[grid.sweep_axis])
+    sides = (block or grid.whole).shape
+    plane = channels * prod(sides) // sides[grid.sweep_axis]
+    planes = min(max(1, PIECE_VALUES // plane), grid.slab_shape(grid.sweep_axis, block)[grid.sweep_axis])
     return FLOAT_BYTES * plane * planes
 
 
-class SlabStitcher:
-    """Accumulates predictions of windows that arrive in the grid's order.
+def float16_error_bound(coverage: int, largest: float, smallest_weight: float = 1e-3) -> float:
+    """Return how far an average summed in float16 can be from the exact one.
+
+    Each of *coverage* additions rounds a sum that is at most the total weight times the *largest* magnitude among the
+    predictions: 2^-11 of it, or 2^-25 below the normal range of float16, which counts against a total weight of at
+    least *smallest_weight* (the floor of the importance map). Holds while total weight times magnitude stays below
+    65504, the largest float16.
+    """
+    return coverage * (2**-11 * largest + 2**-25 / smallest_weight)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Planes that are final.
 
     Parameters
     ----------
-    grid
-        Where the windows lie; `add` must be called in the order of ``grid.iter_windows()``.
+    region
+        Where in the image they lie.
+    values
+        (C, *region), float32 averages in memory of their own; weighted sums, of any float type and not to be written
+        into, where nothing is normalised.
+    missing
+        (*region), True where no window has been computed; None where there is no such voxel.
+    """
+
+    region: Region
+    values: torch.Tensor
+    missing: torch.Tensor | None
+
+
+class SlabStitcher:
+    """Accumulates the predictions of one block's windows, which arrive in the grid's order.
+
+    Parameters
+    ----------
+    grid, block
+        Where the windows lie, and which part of the image is stitched.
     channels
         Channels of a prediction.
     importance
         Weights of one window, float32, window shape, on the device that accumulates.
+    weighting
+        How sums are normalised.
     emit
-        Called with the region of the image (padding cropped) and the normalised planes, float32 (C, *region), each
-        plane once. The tensor is valid only during the call.
+        Called with the planes that became final, each plane once. May raise: the planes are then kept and handed on
+        again at the next call.
+    dtype, device
+        Of the sums.
     """
 
-    def __init__(self, grid: WindowGrid, channels: int, importance: torch.Tensor, emit: Emit) -> None:
-        self._grid = grid
-        self._axis = grid.sweep_axis
-        self._importance = importance
-        self._emit = emit
-        self._origin = 0
-        slab_shape = grid.slab_shape(self._axis)
-        self._slab = importance.new_zeros((channels, *slab_shape))
-        self._row_weights = self._sum_of_one_row(slab_shape)
+    def __init__(
+        self,
+        grid: WindowGrid,
+        block: Block,
+        channels: int,
+        importance: torch.Tensor,
+        weighting: Weighting,
+        emit: Callable[[Finished], None],
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device,
+    ) -> None:
+        self._grid, self._block, self._axis = grid, block, grid.sweep_axis
+        self._importance, self._emit = importance, emit
+        self._next = 0  # the first plane of the block that has not been handed on
+        self._piece_values = PIECE_VALUES
+        self._laid_out = False
+        shape = grid.slab_shape(self._axis, block)
+        self._slab = RingSlab(channels, shape, self._axis, dtype=dtype, device=device)
+        self._weights: RingSlab | None = None
+        self._row_weights: torch.Tensor | None = None
+        if weighting in (Weighting.VOXELS, Weighting.VALUES):
+            each = channels if weighting is Weighting.VALUES else 1
+            self._weights = RingSlab(each, shape, self._axis, dtype=torch.float32, device=device)
+        elif weighting is Weighting.ROWS:
+            self._row_weights = self._sum_of_one_row(shape)
 
-    def _sum_of_one_row(self, slab_shape: tuple[int, ...]) -> torch.Tensor:
-        weights = self._importance.new_zeros(slab_shape)
-        windows_in_row = self._grid.n_windows // self._grid.counts[self._axis]
-        for start, _ in zip(self._grid.iter_windows(), range(windows_in_row)):  # noqa: B905 - the first row only
-            weights[region_of(start, self._grid.window)] += self._importance
+    @property
+    def device(self) -> torch.device:
+        """Where the sums are."""
+        return self._slab.device
+
+    @property
+    def first_unfinished(self) -> int:
+        """The first plane of the image that has not been handed on."""
+        return self._block.start[self._axis] + self._next
+
+    def _sum_of_one_row(self, shape: tuple[int, ...]) -> torch.Tensor:
+        """Return the weights of a whole row: of its plane 0, 1, ... as deep as a window."""
+        sides = list(shape)
+        sides[self._axis] = self._grid.window[self._axis]
+        weights = torch.zeros(sides, device=self._slab.device)
+        ranges = list(self._grid.ranges(self._block))
+        ranges[self._axis] = ranges[self._axis][:1]
+        for index in self._grid.iter_indices(self._block):
+            if index[self._axis] not in ranges[self._axis]:
+                break
+            into, taken = self._overlap(self._grid.start_of(index))
+            into[self._axis] = taken[self._axis] = slice(None)
+            weights[tuple(into)] += self._importance[tuple(taken)]
         return weights
 
-    def add(self, start: tuple[int, ...], prediction: torch.Tensor) -> None:
-        """Add the *prediction*, (C, *window), of the window at *start*; may emit planes that became final."""
-        if start[self._axis] > self._origin:
-            self._advance(start[self._axis])
-        place = list(start)
-        place[self._axis] = 0
-        region = (slice(None), *region_of(place, self._grid.window))
-        self._slab[region].addcmul_(prediction, self._importance)
+    def _overlap(self, start: Sequence[int]) -> tuple[list[slice], list[slice]]:
+        """Return where the window at *start* (padded) lies in the block, and which part of it that is."""
+        into, taken = [], []
+        for axis, first in enumerate(start):
+            first = first - self._grid.pad_vox[axis][0]
+            low = max(first, self._block.start[axis])
+            high = min(first + self._grid.window[axis], self._block.stop[axis])
+            into.append(slice(low - self._block.start[axis], high - self._block.start[axis]))
+            taken.append(slice(low - first, high - first))
+        return into, taken
+
+    def add(self, start: Sequence[int], prediction: torch.Tensor, spoken: torch.Tensor | None = None) -> None:
+        """Add the *prediction*, (C, *window), of the window at *start* (padded); may hand on planes before it does.
+
+        *spoken*, boolean (C, *window), says which of its values count; None: all.
+        """
+        into, taken = self._overlap(start)
+        self._hand_on_until(into[self._axis].start)
+        if not self._laid_out:
+            self._slab.lay_out(channels_last=prediction.shape[0] > 1 and prediction.stride(0) == 1)
+            self._laid_out = True
+        weights = self._importance if spoken is None else self._importance * spoken.to(self._importance.device)
+        self._add_to(self._slab, into, taken, prediction.to(self._slab.device), weights)
+        if self._weights is not None:
+            self._add_to(
+                self._weights, into, taken, None, weights if weights.dim() == prediction.dim() else weights[None]
+            )
+
+    def _add_to(
+        self,
+        slab: RingSlab,
+        into: Sequence[slice],
+        taken: Sequence[slice],
+        values: torch.Tensor | None,
+        weights: torch.Tensor,
+    ) -> None:
+        axis = self._axis
+        first, count = into[axis].start, into[axis].stop - into[axis].start
+        across = [slice(None) if a == axis else part for a, part in enumerate(into)]
+        for plane, piece in slab.pieces(first, count):
+            part = list(taken)
+            at = taken[axis].start + plane - first
+            part[axis] = slice(at, at + piece.shape[1 + axis])
+            target, weight = (
+                piece[(slice(None), *across)],
+                weights[(slice(None),) * (weights.dim() - len(part)) + tuple(part)],
+            )
+            if values is None:
+                target.add_(weight)
+            else:
+                target.addcmul_(values[(slice(None), *part)], weight)
 
     def finish(self) -> None:
-        """Emit the planes that are left; nothing may be added afterwards."""
-        self._emit_planes(self._grid.window[self._axis])
+        """Hand on the planes that are left; nothing may be added afterwards."""
+        self._hand_on_until(self._block.shape[self._axis])
 
-    def _advance(self, row_start: int) -> None:
-        done = row_start - self._origin
-        self._emit_planes(done)
-        self._shift(done)
-        self._origin = row_start
+    def smaller_pieces(self) -> bool:
+        """Hand on fewer planes at once from now on; False if it was one plane already."""
+        plane_values = self._slab.values.numel() // self._slab.values.shape[1 + self._axis]
+        if self._piece_values <= plane_values:
+            return False
+        self._piece_values = max(plane_values, min(self._piece_values, self._slab.values.numel()) // 2)
+        return True
 
-    def _shift(self, planes: int) -> None:
-        """Move the unfinished planes to the front, in steps that never copy onto themselves, and clear the rest."""
-        along, depth = 1 + self._axis, self._grid.window[self._axis]
-        for to in range(0, depth - planes, planes):
-            n = min(planes, depth - planes - to)
-            self._slab.narrow(along, to, n).copy_(self._slab.narrow(along, to + planes, n))
-        kept = max(depth - planes, 0)
-        self._slab.narrow(along, kept, depth - kept).zero_()
+    def move_to(self, device: torch.device) -> None:
+        """Keep the sums on another device from now on."""
+        self._slab.move_to(device)
+        if self._weights is not None:
+            self._weights.move_to(device)
+        self._importance = self._importance.to(device)
+        self._row_weights = None if self._row_weights is None else self._row_weights.to(device)
 
-    def _normaliser(self, planes: int) -> torch.Tensor:
-        """Return the sum of weights of the first *planes* planes of the slab."""
-        depth = self._grid.window[self._axis]
+    def _hand_on_until(self, plane: int) -> None:
+        """Hand on the planes before *plane* of the block, piece by piece, and clear them."""
+        plane_values = self._slab.values.numel() // self._slab.values.shape[1 + self._axis]
+        while self._next < plane:
+            step = min(plane - self._next, max(1, self._piece_values // plane_values))
+            first, piece = next(self._slab.pieces(self._next, step))
+            count = piece.shape[1 + self._axis]
+            self._emit(self._average(first, piece))
+            piece.zero_()
+            if self._weights is not None:
+                next(self._weights.pieces(first, count))[1].zero_()
+            self._next += count
+
+    def _average(self, first: int, sums: torch.Tensor) -> Finished:
+        count = sums.shape[1 + self._axis]
+        start, stop = list(self._block.start), list(self._block.stop)
+        start[self._axis] += first
+        stop[self._axis] = start[self._axis] + count
+        region = tuple(map(slice, start, stop))
+        if self._row_weights is not None:
+            return Finished(region, sums / self._weights_of_rows(first, count), None)
+        if self._weights is None:
+            return Finished(region, sums, None)
+        weights = next(self._weights.pieces(first, count))[1]
+        missing = (weights == 0).all(0)
+        return Finished(region, sums / weights.clamp_min(torch.finfo(torch.float32).tiny), missing)
+
+    def _weights_of_rows(self, first: int, count: int) -> torch.Tensor:
+        """Return the sum of weights of *count* planes of the block from *first* on."""
+        assert self._row_weights is not None
+        axis, depth = self._axis, self._grid.window[self._axis]
         shape = list(self._row_weights.shape)
-        shape[self._axis] = planes
+        shape[axis] = count
         total = self._row_weights.new_zeros(shape)
-        for row_start in self._grid.axes[self._axis].starts:
-            into = self._origin - row_start  # this row's plane that lies at the slab's origin
-            if 0 <= into < depth:
-                n = min(planes, depth - into)
-                total.narrow(self._axis, 0, n).add_(self._row_weights.narrow(self._axis, into, n))
+        plane = self._block.start[axis] + first + self._grid.pad_vox[axis][0]
+        for row in self._grid.touching(axis, self._block.start[axis] + first, self._block.start[axis] + first + count):
+            begin = self._grid.starts[axis][row]
+            low, high = max(begin, plane), min(begin + depth, plane + count)
+            total.narrow(axis, low - plane, high - low).add_(self._row_weights.narrow(axis, low - begin, high - low))
         return total
-
-    def _emit_planes(self, planes: int) -> None:
-        """Emit the first *planes* planes of the slab, without those that are padding."""
-        axis, origin = self._axis, self._origin
-        before, image = self._grid.pad_vox[axis][0], self._grid.shape[axis]
-        first, stop = max(origin, before), min(origin + planes, before + image)
-        if first >= stop:
-            return
-        weights = self._normaliser(planes)
-        plane_values = self._slab.numel() // self._slab.shape[1 + axis]
-        step = max(1, PIECE_VALUES // plane_values)
-        for start in range(first, stop, step):
-            n = min(step, stop - start)
-            piece = self._slab.narrow(1 + axis, start - origin, n)
-            piece.div_(weights.narrow(axis, start - origin, n))
-            self._emit(*self._cropped(piece, start - before, n))
-
-    def _cropped(self, piece: torch.Tensor, first: int, n: int) -> tuple[Region, torch.Tensor]:
-        region: list[slice] = []
-        for axis, (image, (before, _)) in enumerate(zip(self._grid.shape, self._grid.pad_vox, strict=True)):
-            if axis == self._axis:
-                region.append(slice(first, first + n))
-            else:
-                region.append(slice(0, image))
-                piece = piece.narrow(1 + axis, before, image)
-        return tuple(region), piece

@@ -154,6 +154,24 @@ class ViewAverage:
             into, taken = route.regions(self.window)
             total[:, route.target][(slice(None), *into)] += back[:, route.origin][(slice(None), *taken)]
 
+    def restored(self, prediction: torch.Tensor, view: View) -> torch.Tensor:
+        """Return a view's *prediction*, ``(B, C, *window)``, as one of the original; 0 where `spoken` says False."""
+        if not self.offsets or view == View():
+            return view.undo(prediction)
+        total = torch.zeros_like(prediction, memory_format=torch.contiguous_format)
+        self.add(total, prediction, view)
+        return total
+
+    def spoken(self, view: View) -> torch.Tensor | None:
+        """Return which voxels a *view* says something about, boolean ``(C, *window)``; None where it is all of them."""
+        if not self.offsets or view == View():
+            return None
+        spoken = torch.zeros((len(self.offsets), *self.window), dtype=torch.bool)
+        for route in _routes(view, self.offsets):
+            into, _ = route.regions(self.window)
+            spoken[route.target][tuple(into)] = True
+        return spoken
+
     @cached_property
     def counts(self) -> torch.Tensor | None:
         """How many views speak for each voxel, float32 ``(C, *window)``; None where it is all of them."""

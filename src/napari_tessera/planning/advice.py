@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import prod
 from typing import TYPE_CHECKING
 
-from napari_tessera.engine.settings import Precision, Settings
+from napari_tessera.engine.blocks import count_block_windows
+from napari_tessera.engine.interleave import coverage
+from napari_tessera.engine.settings import Precision, Settings, TtaMode
 from napari_tessera.planning.plan import Advice, DeviceState, Level
 from napari_tessera.units import format_bytes, format_voxel_size
 
 if TYPE_CHECKING:
-    from napari_tessera.engine.grid import WindowGrid
+    from napari_tessera.engine.grid import Block, WindowGrid
 
 __all__ = ["HEADROOM", "advise", "largest_fitting_batch"]
 
@@ -41,6 +44,7 @@ def advise(
     *,
     total_bytes: TotalBytes,
     host_bytes: int,
+    blocks: tuple[tuple[Block, ...], ...],
     volume_sizes_um: tuple[float, ...] | None,
     model_sizes_um: tuple[float, ...] | None,
 ) -> tuple[Advice, ...]:
@@ -54,6 +58,8 @@ def advise(
         Device memory as a function of ``sw_batch_size``.
     host_bytes
         Host memory at the peak.
+    blocks
+        The blocks of every grid.
     volume_sizes_um, model_sizes_um
         Voxel sizes of image and model, None where unknown.
     """
@@ -61,6 +67,8 @@ def advise(
         *_on_device_memory(settings, grids, device, total_bytes),
         *_on_host_memory(host_bytes, settings, device),
         *_on_mixed_up_batches(settings, host_bytes),
+        *_on_blocks(grids, blocks, device),
+        *_on_views(settings, grids),
         *_on_voxel_size(volume_sizes_um, model_sizes_um),
         *_on_padding(grids),
         *_on_precision(settings, device),
@@ -116,6 +124,29 @@ def _on_mixed_up_batches(settings: Settings, host_bytes: int) -> Iterator[Advice
             f"batch_size counts volumes, sw_batch_size windows: {n} volumes in memory at once need "
             f"{format_bytes(host_bytes)} of RAM. Meant?",
             ("batch_size", 1),
+        )
+
+
+def _on_blocks(
+    grids: tuple[WindowGrid, ...], blocks: tuple[tuple[Block, ...], ...], device: DeviceState
+) -> Iterator[Advice]:
+    grid, cut = max(zip(grids, blocks, strict=True), key=lambda pair: len(pair[1]))
+    if len(cut) == 1:
+        return
+    share = count_block_windows(grid, cut) / grid.n_windows - 1
+    shared = device.count > 1
+    reason = f"{device.count} devices share the work" if shared else f"The accumulator does not fit on {device.name}"
+    yield Advice(Level.INFO, f"{reason}: {len(cut)} blocks, {share:.0%} of the windows are computed again")
+
+
+def _on_views(settings: Settings, grids: tuple[WindowGrid, ...]) -> Iterator[Advice]:
+    if settings.tta_mode is not TtaMode.INTERLEAVED or settings.tta_num == 1:
+        return
+    most = max(prod(coverage(grid)) for grid in grids)
+    if most < settings.tta_num:
+        yield Advice(
+            Level.INFO,
+            f"Interleaved views: a voxel lies in at most {most} windows, so it sees {most} of {settings.tta_num} views",
         )
 
 

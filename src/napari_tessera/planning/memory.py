@@ -6,31 +6,38 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
-from napari_tessera.engine.settings import Precision
-from napari_tessera.engine.stitch import FLOAT_BYTES, estimate_piece_bytes, estimate_slab_bytes
+from napari_tessera.engine.settings import AccumulatorType, Precision
+from napari_tessera.engine.stitch import FLOAT_BYTES, Weighting, estimate_piece_bytes, estimate_slab_bytes
 from napari_tessera.planning.plan import MemoryEstimate
 
 if TYPE_CHECKING:
-    from napari_tessera.engine.grid import WindowGrid
+    from napari_tessera.engine.grid import Block, WindowGrid
 
-__all__ = ["PassShape", "estimate_host_bytes", "estimate_memory"]
+__all__ = ["HostEstimate", "PassShape", "SlabShape", "estimate_memory"]
 
 MIB = 2**20
 # A CUDA context with torch's kernels loaded; outside torch's counters, hundreds of MiB on every recent card.
 CONTEXT_BYTES = {"cuda": 500 * MIB}
 # cuBLAS keeps a workspace per handle and stream: 8 MiB, and 32 MiB on Hopper; the larger is assumed.
 LIBRARY_BYTES = {"cuda": 32 * MIB}
+# Batches that wait on the device while one is computed (engine.cuda.CudaDevice.read_ahead).
+READ_AHEAD = {"cuda": 2}
 
 
 @dataclass(frozen=True, slots=True)
 class PassShape:
-    """One forward pass: windows, channels, views and what they are computed in."""
+    """One forward pass: windows, channels, views and what they are computed in.
+
+    *n_views* are those that one batch of windows sees one after the other; *interleaved*: each window sees one of
+    several instead.
+    """
 
     window: tuple[int, ...]
     sw_batch_size: int
     in_channels: int
     out_channels: int
     n_views: int
+    interleaved: bool
     directed: bool
     precision: Precision
 
@@ -45,15 +52,38 @@ class PassShape:
         return FLOAT_BYTES * self.sw_batch_size * self.out_channels * prod(self.window)
 
 
+@dataclass(frozen=True, slots=True)
+class SlabShape:
+    """The accumulator: the part of a volume that it is for, and what is kept for every voxel of it."""
+
+    grid: WindowGrid
+    block: Block
+    channels: int
+    weighting: Weighting
+    accumulator: AccumulatorType
+
+    @property
+    def slab_bytes(self) -> int:
+        """The sums and their weights."""
+        return estimate_slab_bytes(
+            self.grid, self.channels, block=self.block, weighting=self.weighting, accumulator=self.accumulator
+        )
+
+    @property
+    def piece_bytes(self) -> int:
+        """Finished planes that are reduced together, as float32."""
+        return estimate_piece_bytes(self.grid, self.channels, block=self.block)
+
+
 def estimate_memory(
-    grid: WindowGrid, shape: PassShape, *, weights_bytes: int, activations_bytes: int, device_kind: str
+    slab: SlabShape, shape: PassShape, *, weights_bytes: int, activations_bytes: int, device_kind: str
 ) -> MemoryEstimate:
-    """Return the device memory of a run over *grid* at its peak.
+    """Return the device memory of a run at its peak.
 
     Parameters
     ----------
-    grid
-        The volume with the largest slab.
+    slab
+        The largest accumulator.
     shape
         One forward pass.
     weights_bytes, activations_bytes
@@ -62,42 +92,63 @@ def estimate_memory(
         ``cpu``, ``cuda`` or ``mps``.
     """
     window_bytes = FLOAT_BYTES * prod(shape.window)
-    counts_bytes = window_bytes * shape.out_channels if shape.directed and shape.n_views > 1 else 0
+    several = shape.n_views > 1 or shape.interleaved
+    counts_bytes = window_bytes * shape.out_channels if shape.directed and several else 0
     return MemoryEstimate(
         weights_bytes=weights_bytes,
         activations_bytes=activations_bytes,
-        accumulator_bytes=estimate_slab_bytes(grid, shape.out_channels),
+        accumulator_bytes=slab.slab_bytes,
         importance_bytes=window_bytes + counts_bytes,
-        workspace_bytes=_workspace_bytes(grid, shape, activations_bytes) + LIBRARY_BYTES.get(device_kind, 0),
+        workspace_bytes=_workspace_bytes(slab, shape, activations_bytes)
+        + READ_AHEAD.get(device_kind, 0) * shape.input_bytes
+        + LIBRARY_BYTES.get(device_kind, 0),
         context_bytes=CONTEXT_BYTES.get(device_kind, 0),
     )
 
 
-def _workspace_bytes(grid: WindowGrid, shape: PassShape, activations_bytes: int) -> int:
+def _workspace_bytes(slab: SlabShape, shape: PassShape, activations_bytes: int) -> int:
     """Return what a step of the engine needs beyond the forward pass itself.
 
     During the pass: the sum over views and the flipped input, when there is more than one view. After it: the output
-    (again as float32, where the pass ran in less) and the finished planes under activation and reduction.
+    (again as float32, where the pass ran in less; again in the windows' own axes, where each has its own view) and the
+    finished planes under activation and reduction.
     """
     during = shape.input_bytes + shape.output_bytes if shape.n_views > 1 else 0
-    copies = 2 if shape.precision in (Precision.BFLOAT16, Precision.FLOAT16) else 1
-    pieces = 2 * estimate_piece_bytes(grid, shape.out_channels)
-    after = shape.input_bytes + copies * shape.output_bytes + pieces - activations_bytes
+    copies = 2 if shape.precision in (Precision.BFLOAT16, Precision.FLOAT16) or shape.interleaved else 1
+    after = shape.input_bytes + copies * shape.output_bytes + 2 * slab.piece_bytes - activations_bytes
     return max(during, after, 0)
 
 
-def estimate_host_bytes(
-    *,
-    volume_bytes: int,
-    batch_size: int,
-    reduced_bytes: int,
-    staging_bytes: int,
-    decoding_bytes: int,
-    device_bytes_on_host: int,
-) -> int:
-    """Return the host memory of a run at its peak.
+@dataclass(frozen=True, slots=True)
+class HostEstimate:
+    """Host memory of a run at its peak, term by term, bytes.
 
-    The resident volumes and the reduced result are there throughout; a volume is first swept (staging, and the device's
-    own memory when that is the host's), then decoded, never both at once.
+    The resident volumes and the reduced result are there throughout; a volume is first swept, then decoded, never both
+    at once.
+
+    Parameters
+    ----------
+    volumes_bytes
+        The images that are loaded at the same time.
+    result_bytes
+        The reduced volume.
+    sweep_bytes
+        Windows on their way to the device, and the device's own memory when that is the host's.
+    decoding_bytes
+        What turning the reduced volume into labels takes beside it.
     """
-    return batch_size * volume_bytes + reduced_bytes + max(staging_bytes + device_bytes_on_host, decoding_bytes)
+
+    volumes_bytes: int
+    result_bytes: int
+    sweep_bytes: int
+    decoding_bytes: int
+
+    @property
+    def run_bytes(self) -> int:
+        """What a volume that is loaded already still needs."""
+        return self.result_bytes + max(self.sweep_bytes, self.decoding_bytes)
+
+    @property
+    def total_bytes(self) -> int:
+        """All of it."""
+        return self.volumes_bytes + self.run_bytes

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
-from napari_tessera.engine.grid import WindowGrid, count_forward_passes
-from napari_tessera.engine.run import Sweep
+import numpy.typing as npt
+
+from napari_tessera.engine.grid import Block, WindowGrid, count_forward_passes
+from napari_tessera.engine.sweep import Sweep, count_occupied
 
 if TYPE_CHECKING:
     from napari_tessera.engine.intensity import IntensityMap
@@ -31,6 +33,8 @@ class DeviceState:
         Its memory (the host's for the CPU), and what this process may take of it now.
     host_total_bytes, host_free_bytes
         The host's memory.
+    count
+        Devices that share the work, all taken to be like this one.
     """
 
     kind: str
@@ -39,6 +43,7 @@ class DeviceState:
     free_bytes: int
     host_total_bytes: int
     host_free_bytes: int
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +93,32 @@ class VolumePlan:
         Where its windows lie.
     forward_passes
         Calls of the network, all views included.
+    blocks
+        Parts that are stitched one after the other; one for the whole volume where its slab fits.
+    occupied
+        Boolean, shape ``layout.counts``: the windows that are computed; None: all of them.
     """
 
     layout: WindowGrid
     forward_passes: int
+    blocks: tuple[Block, ...]
+    occupied: npt.NDArray[Any] | None = field(default=None, compare=False)
 
     @classmethod
-    def of(cls, layout: WindowGrid, *, sw_batch_size: int, n_views: int) -> VolumePlan:
-        """Count the passes of *layout*."""
-        return cls(layout, count_forward_passes(layout.n_windows, sw_batch_size=sw_batch_size, n_views=n_views))
+    def of(
+        cls,
+        layout: WindowGrid,
+        *,
+        sw_batch_size: int,
+        n_views: int,
+        blocks: tuple[Block, ...] = (),
+        occupied: npt.NDArray[Any] | None = None,
+    ) -> VolumePlan:
+        """Count the passes of *layout*, each batch of windows seen through *n_views* views."""
+        blocks = blocks or (layout.whole,)
+        windows = [count_occupied(layout, block, occupied) for block in blocks]
+        passes = sum(count_forward_passes(n, sw_batch_size=sw_batch_size, n_views=n_views) for n in windows)
+        return cls(layout, passes, blocks, occupied)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -110,8 +132,18 @@ class VolumePlan:
 
     @property
     def windows(self) -> int:
-        """Windows in the volume."""
-        return self.layout.n_windows
+        """Windows that are computed, each counted once."""
+        return count_occupied(self.layout, None, self.occupied)
+
+    @property
+    def skipped_windows(self) -> int:
+        """Windows that are empty and not computed."""
+        return self.layout.n_windows - self.windows
+
+    @property
+    def repeated_windows(self) -> int:
+        """Windows computed again because they touch more than one block."""
+        return sum(count_occupied(self.layout, block, self.occupied) for block in self.blocks) - self.windows
 
 
 class Level(IntEnum):
@@ -161,6 +193,8 @@ class Plan:
         Device memory at the peak.
     host_bytes
         Host memory at the peak, device memory included when the device is the CPU.
+    run_host_bytes
+        The part of it that a volume which is loaded already still needs.
     output_bytes
         Size of all results, uncompressed.
     advice
@@ -175,6 +209,7 @@ class Plan:
     out_channels: int
     memory: MemoryEstimate
     host_bytes: int
+    run_host_bytes: int
     output_bytes: int
     advice: tuple[Advice, ...] = ()
 
@@ -189,21 +224,36 @@ class Plan:
         return sum(volume.forward_passes for volume in self.volumes)
 
     @property
+    def skipped_windows(self) -> int:
+        """Windows of all volumes that are empty and not computed."""
+        return sum(volume.skipped_windows for volume in self.volumes)
+
+    @property
+    def repeated_windows(self) -> int:
+        """Windows of all volumes that are computed again, once for every further block that they touch."""
+        return sum(volume.repeated_windows for volume in self.volumes)
+
+    @property
     def hints(self) -> tuple[str, ...]:
         """The sentences of `advice`."""
         return tuple(advice.text for advice in self.advice)
 
     def sweep(self, volume: int, intensity: IntensityMap) -> Sweep:
         """Return what the engine does for volume number *volume*, once its intensities are known."""
+        planned = self.volumes[volume]
         return Sweep(
-            grid=self.volumes[volume].layout,
+            grid=planned.layout,
             out_channels=self.out_channels,
             intensity=intensity,
             sw_batch_size=self.settings.sw_batch_size,
             views=self.views,
             offsets=self.offsets,
+            tta_mode=self.settings.tta_mode,
             blend=self.settings.blend,
             precision=self.settings.precision,
+            accumulator=self.settings.accumulator,
+            blocks=planned.blocks,
+            occupied=planned.occupied,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -217,6 +267,9 @@ class Plan:
                     "grid": list(volume.grid),
                     "windows": volume.windows,
                     "forward_passes": volume.forward_passes,
+                    "blocks": len(volume.blocks),
+                    "repeated_windows": volume.repeated_windows,
+                    "skipped_windows": volume.skipped_windows,
                 }
                 for volume in self.volumes
             ],
@@ -227,6 +280,7 @@ class Plan:
                 "kind": self.device.kind,
                 "name": self.device.name,
                 "free_bytes": self.device.free_bytes,
+                "count": self.device.count,
             },
             "settings": self.settings.to_dict(),
             "hints": list(self.hints),

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from napari_tessera.engine.grid import WindowGrid
-from napari_tessera.engine.stitch import FLOAT_BYTES, estimate_slab_bytes
+from napari_tessera.decode.reduce import Reduced, check_probabilities, choose_reduction
+from napari_tessera.engine.blocks import cut_blocks, deal_blocks
+from napari_tessera.engine.grid import Block, WindowGrid
+from napari_tessera.engine.settings import TtaMode
+from napari_tessera.engine.stitch import FLOAT_BYTES
+from napari_tessera.engine.sweep import choose_weighting
 from napari_tessera.engine.tta import views
 from napari_tessera.errors import InputError, SettingsError
-from napari_tessera.planning.advice import advise
-from napari_tessera.planning.memory import PassShape, estimate_host_bytes, estimate_memory
+from napari_tessera.planning.advice import HEADROOM, advise
+from napari_tessera.planning.memory import HostEstimate, PassShape, SlabShape, estimate_memory
 from napari_tessera.planning.plan import DeviceState, MemoryEstimate, Plan, VolumePlan
 
 if TYPE_CHECKING:
@@ -53,6 +59,7 @@ def resolve(
     decoder: Decoder | None,
     itemsize: int = 4,
     voxel_size_um: tuple[float, ...] | None = None,
+    occupied: Sequence[npt.NDArray[Any] | None] | None = None,
 ) -> Plan:
     """Return what a run with these settings will do.
 
@@ -74,6 +81,8 @@ def resolve(
         Bytes per value of the images.
     voxel_size_um
         Of the images, if known.
+    occupied
+        For every volume which windows are computed (see `VolumePlan`), None: all of them.
 
     Raises
     ------
@@ -88,89 +97,146 @@ def resolve(
     _check_transposes(settings, any(view.transpose for view in seen))
     window = settings.window_size or spec.window.default
     grids = tuple(WindowGrid.regular(shape, window, settings.overlap) for shape in shapes)
-    memory_at = _memory_law(grids, spec, settings, traced, device.kind)
-    memory = memory_at(settings.sw_batch_size)
-    host_bytes = _host_bytes(grids, spec, settings, decoder, itemsize, memory.total_bytes * (device.kind == "cpu"))
+    skipped = tuple(occupied) if occupied is not None else (None,) * len(grids)
+    run = _Run(grids, spec, settings, traced, device, decoder, skips=any(windows is not None for windows in skipped))
+    host = run.host_estimate(itemsize)
     return Plan(
         settings=settings,
         device=device,
-        volumes=tuple(VolumePlan.of(grid, sw_batch_size=settings.sw_batch_size, n_views=len(seen)) for grid in grids),
+        volumes=tuple(
+            VolumePlan.of(
+                grid,
+                sw_batch_size=settings.sw_batch_size,
+                n_views=run.views_per_pass,
+                blocks=run.blocks_of(grid),
+                occupied=windows,
+            )
+            for grid, windows in zip(grids, skipped, strict=True)
+        ),
         views=seen,
         offsets=_directed_offsets(spec),
         out_channels=spec.out_channels,
-        memory=memory,
-        host_bytes=host_bytes,
-        output_bytes=sum(prod(shape) for shape in shapes) * _written_bytes_per_voxel(decoder, spec),
+        memory=run.memory_at(settings.sw_batch_size),
+        host_bytes=host.total_bytes,
+        run_host_bytes=host.run_bytes,
+        output_bytes=sum(prod(shape) for shape in shapes) * run.written_bytes_per_voxel,
         advice=advise(
             settings,
             grids,
             device,
-            total_bytes=lambda batch: memory_at(batch).total_bytes,
-            host_bytes=host_bytes,
+            total_bytes=lambda batch: run.memory_at(batch).total_bytes,
+            host_bytes=host.total_bytes,
+            blocks=tuple(run.blocks_of(grid) for grid in grids),
             volume_sizes_um=voxel_size_um,
             model_sizes_um=settings.resolution or spec.voxel_size_um,
         ),
     )
 
 
-def _memory_law(
-    grids: Sequence[WindowGrid], spec: ModelSpec, settings: Settings, traced: Traced, device_kind: str
-) -> Callable[[int], MemoryEstimate]:
-    """Return the device memory as a function of ``sw_batch_size``; the volume with the largest slab decides."""
-    largest = max(grids, key=lambda grid: estimate_slab_bytes(grid, spec.out_channels))
-    one = PassShape(
-        window=largest.window,
-        sw_batch_size=1,
-        in_channels=spec.in_channels,
-        out_channels=spec.out_channels,
-        n_views=settings.tta_num,
-        directed=bool(_directed_offsets(spec)),
-        precision=settings.precision,
-    )
+@dataclass(frozen=True)
+class _Run:
+    """Everything that the memory of a run follows from."""
 
-    def memory_at(sw_batch_size: int) -> MemoryEstimate:
-        held = _windows_held(sw_batch_size, grids)
+    grids: tuple[WindowGrid, ...]
+    spec: ModelSpec
+    settings: Settings
+    traced: Traced
+    device: DeviceState
+    decoder: Decoder | None
+    skips: bool
+
+    @property
+    def views_per_pass(self) -> int:
+        """Passes of every batch of windows."""
+        return 1 if self._interleaved else self.settings.tta_num
+
+    @property
+    def _interleaved(self) -> bool:
+        return self.settings.tta_mode is TtaMode.INTERLEAVED and self.settings.tta_num > 1
+
+    @cached_property
+    def reduced(self) -> Reduced:
+        """What leaves the device."""
+        return choose_reduction(self.spec, self.decoder, self.settings.probabilities)
+
+    @property
+    def written_bytes_per_voxel(self) -> int:
+        """Of labels, or of all channels of probabilities."""
+        if self.decoder is not None:
+            return self.decoder.label_bytes(self.spec.out_channels)
+        return self.reduced.channels * np.dtype(self.reduced.dtype).itemsize
+
+    @cached_property
+    def blocks(self) -> dict[WindowGrid, tuple[Block, ...]]:
+        """Every volume in as few blocks as the slab's room asks for, and at least one for every device."""
+        return {grid: deal_blocks(grid, self._cut(grid), self.device.count) for grid in self.grids}
+
+    def blocks_of(self, grid: WindowGrid) -> tuple[Block, ...]:
+        """Return the blocks of one volume."""
+        return self.blocks[grid]
+
+    def _cut(self, grid: WindowGrid) -> tuple[Block, ...]:
+        """Cut a volume only if its slab does not fit beside a pass over one window: smaller passes are cheaper."""
+        whole = self._slab(grid, grid.whole)
+        beside = self._memory(whole, 1).total_bytes - whole.slab_bytes
+        room = (1 - HEADROOM) * self.device.free_bytes - beside
+        each = whole.slab_bytes / prod(grid.slab_shape(grid.sweep_axis))
+        return cut_blocks(grid, int(room / each)) if room >= each else (grid.whole,)
+
+    @cached_property
+    def _largest_slab(self) -> SlabShape:
+        slabs = [self._slab(grid, block) for grid, blocks in self.blocks.items() for block in blocks]
+        return max(slabs, key=lambda slab: slab.slab_bytes)
+
+    def _slab(self, grid: WindowGrid, block: Block) -> SlabShape:
+        weighting = choose_weighting(
+            normalised=self.reduced.reduction.normalised,
+            skips=self.skips,
+            partly_silent=self._interleaved and bool(_directed_offsets(self.spec)),
+        )
+        return SlabShape(grid, block, self.spec.out_channels, weighting, self.settings.accumulator)
+
+    def memory_at(self, sw_batch_size: int) -> MemoryEstimate:
+        """Return the device memory; the largest slab of all volumes decides."""
+        return self._memory(self._largest_slab, sw_batch_size)
+
+    def _memory(self, slab: SlabShape, sw_batch_size: int) -> MemoryEstimate:
+        held = _windows_held(sw_batch_size, self.grids)
+        shape = PassShape(
+            window=slab.grid.window,
+            sw_batch_size=held,
+            in_channels=self.spec.in_channels,
+            out_channels=self.spec.out_channels,
+            n_views=self.views_per_pass,
+            interleaved=self._interleaved,
+            directed=bool(_directed_offsets(self.spec)),
+            precision=self.settings.precision,
+        )
         return estimate_memory(
-            largest,
-            replace(one, sw_batch_size=held),
-            weights_bytes=traced.weights_bytes,
-            activations_bytes=traced.activations_bytes(largest.window, held),
-            device_kind=device_kind,
+            slab,
+            shape,
+            weights_bytes=self.traced.weights_bytes,
+            activations_bytes=self.traced.activations_bytes(slab.grid.window, held),
+            device_kind=self.device.kind,
         )
 
-    return memory_at
-
-
-def _host_bytes(
-    grids: Sequence[WindowGrid],
-    spec: ModelSpec,
-    settings: Settings,
-    decoder: Decoder | None,
-    itemsize: int,
-    device_bytes_on_host: int,
-) -> int:
-    voxels = max(prod(grid.shape) for grid in grids)
-    channels, dtype = (spec.out_channels, "float32") if decoder is None else decoder.reduced(spec.out_channels)
-    return estimate_host_bytes(
-        volume_bytes=voxels * spec.in_channels * itemsize,
-        batch_size=min(settings.batch_size, len(grids)),
-        reduced_bytes=voxels * channels * np.dtype(dtype).itemsize,
-        staging_bytes=FLOAT_BYTES
-        * spec.in_channels
-        * prod(grids[0].window)
-        * _windows_held(settings.sw_batch_size, grids),
-        decoding_bytes=0 if decoder is None else decoder.working_bytes(voxels),
-        device_bytes_on_host=device_bytes_on_host,
-    )
+    def host_estimate(self, itemsize: int) -> HostEstimate:
+        """Return the host's memory; the largest volume decides."""
+        voxels = max(prod(grid.shape) for grid in self.grids)
+        batch = self.settings.sw_batch_size
+        window_bytes = FLOAT_BYTES * self.spec.in_channels * prod(self.grids[0].window)
+        on_host = self.memory_at(batch).total_bytes if self.device.kind == "cpu" else 0
+        return HostEstimate(
+            volumes_bytes=min(self.settings.batch_size, len(self.grids)) * voxels * self.spec.in_channels * itemsize,
+            result_bytes=voxels * self.reduced.channels * np.dtype(self.reduced.dtype).itemsize,
+            sweep_bytes=window_bytes * _windows_held(batch, self.grids) + on_host,
+            decoding_bytes=0 if self.decoder is None else self.decoder.working_bytes(voxels),
+        )
 
 
 def _windows_held(sw_batch_size: int, grids: Sequence[WindowGrid]) -> int:
     """Return the windows of the largest pass: never more than a volume has."""
     return min(sw_batch_size, max(grid.n_windows for grid in grids))
-
-
-def _written_bytes_per_voxel(decoder: Decoder | None, spec: ModelSpec) -> int:
-    return FLOAT_BYTES * spec.out_channels if decoder is None else decoder.label_bytes(spec.out_channels)
 
 
 def _directed_offsets(spec: ModelSpec) -> tuple[Shape, ...]:
@@ -189,6 +255,8 @@ def complete_settings(settings: Settings, spec: ModelSpec, decoder: Decoder | No
     spec.window.check(window)
     if decoder is not None:
         decoder.check(spec.output, spec.out_channels)
+    else:
+        check_probabilities(spec, settings.probabilities)
     if settings.resolution is not None and len(settings.resolution) != spec.spatial_dims:
         raise SettingsError(
             f"resolution is {settings.resolution}, but a {spec.spatial_dims}D model needs {spec.spatial_dims} lengths"

@@ -73,7 +73,7 @@ def _running_line(runner: Runner) -> Line:
 
 def _recovered(runner: Runner, event: MemoryRecovered) -> str:
     device = "CPU memory" if runner.plan is not None and runner.plan.device.kind == "cpu" else "GPU"
-    return f"{device} was full at pass {event.failed_pass}: going on with sw_batch_size {event.sw_batch_size}"
+    return f"{device} was full at pass {event.failed_pass}: going on with {event.remedy}"
 
 
 def _ended_line(runner: Runner) -> Line:

@@ -8,7 +8,6 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import numpy.typing as npt
 
 from napari_tessera.engine.events import DecodingStarted, Event, EventHandler, MemoryRecovered
@@ -174,20 +173,12 @@ class Task:
 
 def _decode(result: VolumeResult, decoder: Decoder, model: Model) -> npt.NDArray[Any]:
     """Return the labels of kept probabilities; planes that a cancelled sweep did not reach stay background."""
-    import torch
+    from napari_tessera.decode.reduce import restore_probabilities
 
-    probabilities = result.array
-    region: list[slice] = [slice(None)] * (probabilities.ndim - 1)
-    region[result.axis] = slice(0, result.finished_planes)
-    finished = probabilities[(slice(None), *region)]
-    if not finished.size:
-        return np.zeros(probabilities.shape[1:], np.uint8)
-    labels = decoder.decode(decoder.reduce(torch.from_numpy(finished), model.spec.output).numpy())
-    if result.complete:
-        return labels
-    whole = np.zeros(probabilities.shape[1:], labels.dtype)
-    whole[tuple(region)] = labels
-    return whole
+    def decode(probabilities: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return decoder.decode(decoder.reduce(restore_probabilities(probabilities), model.spec.output).numpy())
+
+    return result.finished.decode(result.array, decode)
 
 
 def _probabilities() -> str:

@@ -1,0 +1,93 @@
+"""What of a network's output leaves the device: class numbers, a boundary map, or probabilities in a narrow type."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from napari_tessera.engine.reduction import Reduction
+from napari_tessera.engine.settings import ProbabilityType
+from napari_tessera.errors import SettingsError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from napari_tessera.decode.base import Decoder
+    from napari_tessera.models.spec import ModelSpec
+
+__all__ = ["Reduced", "check_probabilities", "choose_reduction", "restore_probabilities"]
+
+UINT8_LEVELS = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Reduced:
+    """A reduction and the array that it fills.
+
+    Parameters
+    ----------
+    channels, dtype
+        Of the reduced volume, (channels, *spatial); a numpy dtype's name.
+    reduction
+        What the engine applies to finished planes.
+    """
+
+    channels: int
+    dtype: str
+    reduction: Reduction
+
+
+def choose_reduction(spec: ModelSpec, decoder: Decoder | None, kept: ProbabilityType) -> Reduced:
+    """Return what becomes of the network's averaged output.
+
+    Parameters
+    ----------
+    spec
+        The model.
+    decoder
+        What makes labels of it later; None keeps the probabilities.
+    kept
+        The type that probabilities are kept in.
+    """
+    if decoder is None:
+        return Reduced(spec.out_channels, kept.value, Reduction(lambda planes: _narrow(_active(planes, spec), kept)))
+    channels, dtype = decoder.reduced(spec.out_channels)
+    only_order = decoder.needs_only_order(spec.out_channels)
+
+    def reduce(planes: torch.Tensor) -> torch.Tensor:
+        # No activation changes the order of a voxel's channels.
+        return decoder.reduce(planes if only_order else _active(planes, spec), spec.output)
+
+    return Reduced(channels, dtype, Reduction(reduce, normalised=not only_order, background=decoder.background))
+
+
+def check_probabilities(spec: ModelSpec, kept: ProbabilityType) -> None:
+    """Raise `SettingsError` if the network's output cannot be kept in such a type."""
+    if kept is ProbabilityType.UINT8 and spec.activation == "none":
+        raise SettingsError(
+            f"probabilities is uint8, which holds values from 0 to 1, but '{spec.name}' has no activation that brings "
+            f"its output there: choose float16 or float32"
+        )
+
+
+def restore_probabilities(kept: np.ndarray) -> torch.Tensor:
+    """Return kept probabilities as float32; shares memory with those that are float32 already."""
+    import torch
+
+    values = torch.from_numpy(kept)
+    return values.float().div_(UINT8_LEVELS) if values.dtype is torch.uint8 else values.float()
+
+
+def _active(planes: torch.Tensor, spec: ModelSpec) -> torch.Tensor:
+    from napari_tessera.models.model import activate
+
+    return activate(planes, spec.activation)
+
+
+def _narrow(planes: torch.Tensor, kept: ProbabilityType) -> torch.Tensor:
+    import torch
+
+    if kept is ProbabilityType.UINT8:
+        return planes.mul(UINT8_LEVELS).round_().clamp_(0, UINT8_LEVELS).to(torch.uint8)
+    return planes.half() if kept is ProbabilityType.FLOAT16 else planes

@@ -1,0 +1,131 @@
+"""Everything that is particular to CUDA: streams, events, pinned memory, memory queries, the out-of-memory error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+
+from napari_tessera.engine.device import DeviceMemory, Lane, Mark, arithmetic, is_host_out_of_memory
+from napari_tessera.engine.settings import Precision
+
+__all__ = ["CudaDevice"]
+
+# cudaErrorMemoryAllocation: what pinning host memory fails with.
+CUDA_ERROR_MEMORY_ALLOCATION = 2
+
+
+class CudaMark:
+    """An event in a stream."""
+
+    def __init__(self, event: torch.cuda.Event) -> None:
+        self.event = event
+
+    def wait(self) -> None:
+        """Block this thread, without Python's lock, until the event has come."""
+        self.event.synchronize()
+
+    def is_done(self) -> bool:
+        """Whether the event has come."""
+        return bool(self.event.query())  # type: ignore[no-untyped-call]
+
+
+class CudaLane:
+    """A stream."""
+
+    def __init__(self, stream: torch.cuda.Stream) -> None:
+        self._stream = stream
+
+    def active(self) -> AbstractContextManager[None]:
+        """Make this the current stream."""
+        return torch.cuda.stream(self._stream)
+
+    def mark(self) -> Mark:
+        """Record an event."""
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record(self._stream)
+        return CudaMark(event)
+
+    def after(self, mark: Mark) -> None:
+        """Let the stream wait for the event."""
+        assert isinstance(mark, CudaMark)
+        self._stream.wait_event(mark.event)
+
+
+class CudaDevice:
+    """One CUDA device."""
+
+    shares_host_memory = False
+    # Contiguous, and no cuDNN autotuning, until a measurement on a card says otherwise: benchmarks/formats.py.
+    channels_last = False
+    read_ahead = 2
+    passes_ahead = 2
+
+    def __init__(self, index: int = 0) -> None:
+        self.torch_device = torch.device("cuda", index)
+        self.name = torch.cuda.get_device_name(index)
+
+    def memory(self) -> DeviceMemory:
+        """Return total and free memory; what this process holds in its cache counts as free."""
+        free, total = torch.cuda.mem_get_info(self.torch_device)
+        cached = torch.cuda.memory_reserved(self.torch_device) - torch.cuda.memory_allocated(self.torch_device)
+        return DeviceMemory(total, free + cached)
+
+    def start_peak(self) -> None:
+        """Reset torch's peak counter."""
+        torch.cuda.reset_peak_memory_stats(self.torch_device)
+
+    def peak_bytes(self) -> int | None:
+        """Return torch's peak of allocated bytes."""
+        return torch.cuda.max_memory_allocated(self.torch_device)
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        """Whether *error* is torch's out-of-memory error, that of pinning host memory, or of the host."""
+        pinning = (
+            isinstance(error, torch.AcceleratorError)
+            and getattr(error, "error_code", None) == CUDA_ERROR_MEMORY_ALLOCATION
+        )
+        return pinning or is_host_out_of_memory(error)
+
+    def release_cached(self) -> None:
+        """Empty torch's cache."""
+        torch.cuda.empty_cache()
+
+    def host_buffer(
+        self, shape: tuple[int, ...], dtype: torch.dtype, memory_format: torch.memory_format
+    ) -> torch.Tensor:
+        """Return pinned host memory; torch keeps what is freed of it for the next one."""
+        return torch.empty(shape, dtype=dtype, memory_format=memory_format, pin_memory=True)
+
+    @contextmanager
+    def running(self, precision: Precision) -> Iterator[None]:
+        """Run the body on this device, without gradients and in *precision*."""
+        with (
+            torch.cuda.device(self.torch_device),
+            _float32_products(tf32=precision is Precision.TF32),
+            arithmetic("cuda", precision),
+        ):
+            yield
+
+    def open_lane(self, *, main: bool = False) -> Lane:
+        """Return a stream of its own, or the current one."""
+        device = self.torch_device
+        if main:
+            return CudaLane(torch.cuda.current_stream(device))
+        return CudaLane(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _float32_products(*, tf32: bool) -> Iterator[None]:
+    """Let float32 kernels round their inputs to TF32, or not; torch's default for convolutions is to do so."""
+    knobs: tuple[Any, ...] = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
+    before = [knob.fp32_precision for knob in knobs]
+    try:
+        for knob in knobs:
+            knob.fp32_precision = "tf32" if tf32 else "ieee"
+        yield
+    finally:
+        for knob, value in zip(knobs, before, strict=True):
+            knob.fp32_precision = value

@@ -1,0 +1,178 @@
+"""From the image to the device: windows read ahead into host memory, copied while the network computes.
+
+Three things happen at once where the device allows: a thread reads batch n + 2, the copy lane brings batch n + 1 to the
+device, and the network computes batch n. The buffers go round, so a reader that is faster waits; nothing piles up.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from napari_tessera.engine.source import ArraySource, PlaneCache, Source
+
+if TYPE_CHECKING:
+    from napari_tessera.engine.device import Device, Lane, Mark
+    from napari_tessera.engine.grid import WindowGrid
+    from napari_tessera.engine.intensity import IntensityMap
+    from napari_tessera.engine.sweep import Window
+
+__all__ = ["WindowFeed", "WindowReader"]
+
+
+class WindowReader:
+    """Reads windows of an image, padded where it is smaller, into host memory.
+
+    Parameters
+    ----------
+    source, grid, intensity
+        The image, where its windows lie, and from its values to the network's.
+
+    Attributes
+    ----------
+    shape
+        (C, *window).
+    """
+
+    def __init__(self, source: Source, grid: WindowGrid, intensity: IntensityMap) -> None:
+        cached = isinstance(source, ArraySource) and source.in_memory
+        self._source = source if cached else PlaneCache(source, grid.sweep_axis)
+        self._grid, self._intensity = grid, intensity
+        # float32 holds whole numbers of 16 bits; wider ones are mapped before they are rounded.
+        self.maps_on_host = source.dtype.itemsize >= 4 and source.dtype != np.float32
+        self.shape = (source.shape[0], *grid.window)
+
+    def read(self, windows: Sequence[Window], into: torch.Tensor) -> None:
+        """Fill *into*, (B, C, *window) on the host."""
+        values = into.numpy()
+        for place, window in enumerate(windows):
+            self._read_window(window.start, values[place])
+
+    def _read_window(self, start: Sequence[int], into: Any) -> None:
+        inside: list[slice] = []
+        outside: list[slice] = []
+        for axis, (pad, _), first in zip(self._grid.axes, self._grid.pad_vox, start, strict=True):
+            low, high = max(first - pad, 0), min(first - pad + axis.window_vox, axis.image_vox)
+            inside.append(slice(low, high))
+            outside.append(slice(low + pad - first, high + pad - first))
+        if self._grid.is_padded:
+            # Padding is zero in the network's intensities: the value that the map takes there is its shift.
+            fill = 0.0 if self.maps_on_host else np.asarray(self._intensity.shift, np.float32)
+            into[...] = np.reshape(fill, (-1,) + (1,) * len(self._grid.axes))
+        values = self._source.read(tuple(inside))
+        into[(slice(None), *outside)] = self._intensity.on_host(values) if self.maps_on_host else values
+
+    def finish(self, windows: torch.Tensor) -> torch.Tensor:
+        """Bring *windows*, on the device, to the network's intensities, in place."""
+        return windows if self.maps_on_host else self._intensity.apply_(windows)
+
+
+class _Slot:
+    """One batch's memory, on the host and on the device; the same where the device is the host."""
+
+    def __init__(self, shape: tuple[int, ...], device: Device) -> None:
+        spatial = {4: torch.channels_last, 5: torch.channels_last_3d}.get(len(shape))
+        last = device.channels_last and spatial is not None
+        memory_format = spatial if last and spatial is not None else torch.contiguous_format
+        self.host = device.host_buffer(shape, torch.float32, memory_format)
+        same = device.torch_device == self.host.device
+        self.device = self.host if same else torch.empty_like(self.host, device=device.torch_device)
+        self.copied: Mark | None = None
+        self.used: Mark | None = None
+
+
+class WindowFeed:
+    """Yields batches of windows on the device.
+
+    Parameters
+    ----------
+    reader
+        Where the windows are read from.
+    windows
+        All windows, in order.
+    batch
+        Windows in one batch, the last may hold fewer.
+    device, lane
+        Where they are wanted, and in which lane they will be used.
+    read_ahead
+        Batches that a thread reads ahead; 0: read when asked for, on the thread that asks.
+    """
+
+    def __init__(
+        self,
+        reader: WindowReader,
+        windows: Sequence[Window],
+        batch: int,
+        *,
+        device: Device,
+        lane: Lane,
+        read_ahead: int,
+    ) -> None:
+        self._reader, self._device, self._lane = reader, device, lane
+        self._copying = device.open_lane()
+        # New memory may still be read by work of the lane that had it before.
+        self._copying.after(lane.mark())
+        self._batches = [windows[at : at + batch] for at in range(0, len(windows), batch)]
+        shape = (min(batch, len(windows)), *reader.shape)
+        self._slots = [_Slot(shape, device) for _ in range(min(read_ahead, len(self._batches) - 1) + 1)]
+
+    def __iter__(self) -> Iterator[tuple[Sequence[Window], torch.Tensor]]:
+        """Yield (windows, (B, C, *window) float32 on the device); a tensor is valid until the next one is asked for."""
+        if len(self._slots) == 1:
+            for windows in self._batches:
+                self._read(windows, self._slots[0])
+                yield windows, self._hand_over(windows, self._slots[0])
+            return
+        yield from self._iter_ahead()
+
+    def _iter_ahead(self) -> Iterator[tuple[Sequence[Window], torch.Tensor]]:
+        waiting = deque(enumerate(self._batches))
+        ahead: deque[tuple[Sequence[Window], _Slot, Future[None]]] = deque()
+        with ThreadPoolExecutor(1, thread_name_prefix="tessera-read") as pool:
+
+            def read_next() -> None:
+                if waiting:
+                    number, windows = waiting.popleft()
+                    slot = self._slots[number % len(self._slots)]
+                    ahead.append((windows, slot, pool.submit(self._read, windows, slot)))
+
+            try:
+                for _ in self._slots[1:]:
+                    read_next()
+                while ahead or waiting:
+                    read_next()  # into the slot whose batch the caller has just given back
+                    windows, slot, done = ahead.popleft()
+                    done.result()
+                    yield windows, self._hand_over(windows, slot)
+            finally:
+                for _, _, future in ahead:
+                    future.cancel()
+
+    def _read(self, windows: Sequence[Window], slot: _Slot) -> None:
+        if slot.copied is not None:
+            slot.copied.wait()
+        self._reader.read(windows, slot.host[: len(windows)])
+
+    def _hand_over(self, windows: Sequence[Window], slot: _Slot) -> torch.Tensor:
+        """Copy a batch to the device in the copy lane, once its place there is free, and let the user's lane wait."""
+        there = slot.device[: len(windows)]
+        if slot.device is not slot.host:
+            if slot.used is not None:
+                self._copying.after(slot.used)
+            with self._copying.active():
+                there.copy_(slot.host[: len(windows)], non_blocking=True)
+            slot.copied = self._copying.mark()
+            self._lane.after(slot.copied)
+        return self._reader.finish(there)
+
+    def used(self) -> Mark:
+        """Mark that all batches handed over until now have been used; call it before the next is asked for."""
+        mark = self._lane.mark()
+        for slot in self._slots:
+            slot.used = mark
+        return mark

@@ -1,0 +1,101 @@
+"""One forward pass: the network's answer to a batch of windows, checked and as float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from napari_tessera.errors import ModelError, TesseraError
+
+if TYPE_CHECKING:
+    from napari_tessera.engine.device import Device
+    from napari_tessera.engine.sweep import Window
+
+__all__ = ["Forward", "Network"]
+
+Network = Callable[..., Any]
+
+
+class Forward:
+    """Calls the network.
+
+    Parameters
+    ----------
+    network
+        Called with float32 (B, C, *window) on the device; gives (B, C', *window), or a tuple, list or dictionary whose
+        first tensor is that. One whose attribute ``needs_windows`` is true gets the windows as a second argument.
+    out_channels, window
+        What its output must have.
+    device
+        Where it runs.
+    """
+
+    def __init__(self, network: Network, out_channels: int, window: Sequence[int], device: Device) -> None:
+        self._network, self._device = network, device
+        self._expected = (out_channels, *window)
+        self._contiguous = not device.channels_last
+        self._needs_windows = getattr(network, "needs_windows", False)
+        self._has_run = False
+
+    def __call__(self, tensor: torch.Tensor, windows: Sequence[Window]) -> torch.Tensor:
+        """Return the network's output for *windows*, whose values are *tensor*, as float32 (B, C', *window).
+
+        Raises
+        ------
+        ModelError
+            If the network raises (kept as ``__cause__``) or gives an output of another shape. A lack of memory is
+            raised as it is.
+        """
+        output = self._call(tensor.contiguous() if self._contiguous else tensor, windows)
+        expected = (tensor.shape[0], *self._expected)
+        if tuple(output.shape) != expected:
+            raise ModelError(
+                f"the network gave an output of shape {tuple(output.shape)} for an input of shape "
+                f"{tuple(tensor.shape)}, but {expected} was expected: check out_channels of the model's description"
+            )
+        self._has_run = True
+        return output.float()
+
+    def _call(self, tensor: torch.Tensor, windows: Sequence[Window]) -> torch.Tensor:
+        if self._has_run or self._contiguous:
+            return self._checked_call(tensor, windows)
+        # A network that flattens with `view` refuses channels that lie last in memory: it gets them first from now on.
+        copy = tensor.clone(memory_format=torch.contiguous_format)
+        try:
+            return self._checked_call(tensor, windows)
+        except ModelError:
+            self._contiguous = True
+        return self._checked_call(copy, windows)
+
+    def _checked_call(self, tensor: torch.Tensor, windows: Sequence[Window]) -> torch.Tensor:
+        try:
+            return _first_tensor(self._network(tensor, windows) if self._needs_windows else self._network(tensor))
+        except TesseraError:
+            raise
+        except Exception as error:
+            if self._device.is_out_of_memory(error):
+                raise
+            raise ModelError(
+                f"the network failed on an input of shape {tuple(tensor.shape)}: "
+                f"{type(error).__name__}: {_last_line(error)}"
+            ) from error
+
+
+def _last_line(error: Exception) -> str:
+    """Return what *error* comes down to: TorchScript puts its traceback before it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else "no more is known"
+
+
+def _first_tensor(output: Any) -> torch.Tensor:
+    """Return the network's output, or the first tensor of a tuple, list or dictionary of them."""
+    while not isinstance(output, torch.Tensor):
+        if isinstance(output, Mapping):
+            output = next(iter(output.values()))
+        elif isinstance(output, (list, tuple)) and output:
+            output = output[0]
+        else:
+            raise TypeError(f"the network gave {type(output).__name__}, not a tensor")
+    return output

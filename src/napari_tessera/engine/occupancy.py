@@ -1,0 +1,65 @@
+"""Which windows hold anything: found by one pass over the image, or over a mask, before the run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_tessera.engine.source import PlaneCache, Source
+
+if TYPE_CHECKING:
+    from napari_tessera.engine.grid import WindowGrid
+
+__all__ = ["covered_voxels", "measure_occupied"]
+
+
+def measure_occupied(source: Source, grid: WindowGrid, *, above: float) -> npt.NDArray[np.bool_]:
+    """Return which windows hold a voxel above a value, in any channel.
+
+    Reads every plane once; memory is that of the planes that one row of windows spans.
+
+    Parameters
+    ----------
+    source
+        The image or a mask, of the grid's shape.
+    grid
+        The windows.
+    above
+        In the image's own units.
+
+    Returns
+    -------
+    numpy.ndarray
+        Boolean, one per window, shape ``grid.counts``.
+    """
+    axis = grid.sweep_axis
+    planes = PlaneCache(source, axis)
+    occupied = np.zeros(grid.counts, bool)
+    across: list[slice] = [slice(0, side) for side in grid.shape]
+    for row, (first, stop) in enumerate(_limits(grid, axis)):
+        region = tuple(slice(first, stop) if a == axis else part for a, part in enumerate(across))
+        hit: npt.NDArray[Any] = np.any(planes.read(region) > above, axis=0)
+        hit = np.any(hit, axis=axis, keepdims=True)
+        for other in range(len(grid.axes)):
+            if other != axis:
+                parts = [np.any(hit.take(range(a, b), other), axis=other) for a, b in _limits(grid, other)]
+                hit = np.stack(parts, axis=other)
+        occupied[(*(slice(None) for _ in range(axis)), slice(row, row + 1))] = hit
+    return occupied
+
+
+def _limits(grid: WindowGrid, axis: int) -> list[tuple[int, int]]:
+    """Return the first voxel of every window on one axis and the one after its last, inside the image."""
+    before, side, image = grid.pad_vox[axis][0], grid.window[axis], grid.shape[axis]
+    return [(max(start - before, 0), min(start - before + side, image)) for start in grid.starts[axis]]
+
+
+def covered_voxels(grid: WindowGrid, occupied: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Return which voxels of the image lie in a window that is computed, boolean (*spatial)."""
+    covered = np.zeros(grid.shape, bool)
+    limits = [_limits(grid, axis) for axis in range(len(grid.axes))]
+    for index in zip(*np.nonzero(occupied), strict=True):
+        covered[tuple(slice(*limits[axis][number]) for axis, number in enumerate(index))] = True
+    return covered

@@ -1,0 +1,127 @@
+"""Networks that give several tensors, or ask where their windows lie: packed into one tensor for the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from napari_tessera.engine.settings import Precision
+from napari_tessera.errors import ModelError
+
+if TYPE_CHECKING:
+    from napari_tessera.engine.device import Device
+    from napari_tessera.engine.feed import WindowReader
+    from napari_tessera.engine.grid import WindowGrid
+    from napari_tessera.engine.sweep import Sweep, Window
+
+__all__ = ["OutputPacker"]
+
+
+class OutputPacker:
+    """Calls a network as MONAI's inferers do and gives its tensors as the channels of one.
+
+    Parameters
+    ----------
+    network, args, kwargs
+        The network and what it is called with beside the windows.
+    dtype
+        What windows are cast to.
+    slices_of
+        Gives a window's slices, which the network wants as its second argument; None if it does not.
+    condition
+        (C, *spatial) on the CPU, padded, that is cut into the same windows; None if there is none.
+    grid
+        Where the windows lie.
+    """
+
+    needs_windows = True
+
+    def __init__(
+        self,
+        network: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        dtype: torch.dtype,
+        slices_of: Callable[[Window], list[slice]] | None,
+        condition: torch.Tensor | None,
+        grid: WindowGrid,
+    ) -> None:
+        self._network, self._args, self._kwargs = network, args, dict(kwargs)
+        self._dtype, self._slices_of, self._condition, self._grid = dtype, slices_of, condition, grid
+        self._names: tuple[Any, ...] | None = None
+        self._is_sequence = False
+        self._channels: tuple[int, ...] = ()
+        self._probed: tuple[tuple[int, ...], torch.Tensor] | None = None
+
+    def __call__(self, tensor: torch.Tensor, windows: Sequence[Window]) -> torch.Tensor:
+        """Return all outputs for *tensor*, (B, C, *window), side by side as channels."""
+        if self._probed is not None:
+            shape, output = self._probed
+            self._probed = None
+            if shape == tuple(tensor.shape):
+                return output
+        return self._pack(self._predict(tensor, windows))
+
+    def _predict(self, tensor: torch.Tensor, windows: Sequence[Window]) -> Any:
+        kwargs = dict(self._kwargs)
+        if self._condition is not None:
+            parts = [self._condition[(slice(None), *self._spatial(window))] for window in windows]
+            kwargs["condition"] = torch.stack(parts).to(tensor.device, self._dtype)
+        coordinates = () if self._slices_of is None else ([self._slices_of(window) for window in windows],)
+        return self._network(tensor.to(self._dtype), *coordinates, *self._args, **kwargs)
+
+    def _spatial(self, window: Window) -> tuple[slice, ...]:
+        return tuple(slice(a, a + side) for a, side in zip(window.start, self._grid.window, strict=True))
+
+    def _pack(self, output: Any) -> torch.Tensor:
+        if isinstance(output, torch.Tensor):
+            tensors = [output]
+        elif isinstance(output, Mapping):
+            self._names, tensors = tuple(output), list(output.values())
+        else:
+            self._is_sequence, tensors = True, list(output)
+        for tensor in tensors:
+            if tuple(tensor.shape[2:]) != self._grid.window:
+                raise ModelError(
+                    f"the network gave an output of {tuple(tensor.shape[2:])} voxels for a window of "
+                    f"{self._grid.window}: SlabInferer stitches outputs that are as large as their window"
+                )
+        self._channels = tuple(tensor.shape[1] for tensor in tensors)
+        return tensors[0] if len(tensors) == 1 else torch.cat([tensor.float() for tensor in tensors], 1)
+
+    def unpack(self, stitched: torch.Tensor) -> Any:
+        """Return *stitched*, (B, all channels, *spatial), in the structure that the network gave."""
+        tensors = torch.split(stitched, list(self._channels), 1)
+        if self._names is not None:
+            return dict(zip(self._names, tensors, strict=True))
+        return tuple(tensors) if self._is_sequence else tensors[0]
+
+    def probe(self, sweep: Sweep, reader: WindowReader, device: Device) -> Sweep:
+        """Return *sweep* with the channels that the network gives, found by its first pass.
+
+        The pass is kept and not made again. Where it does not fit, it is tried with fewer windows, and so is the run.
+        """
+        windows = sweep.windows_of(sweep.grid.whole)[: sweep.sw_batch_size]
+        while True:
+            try:
+                output = self._first_pass(sweep, windows, reader, device)
+            except (RuntimeError, MemoryError) as error:
+                if not device.is_out_of_memory(error) or len(windows) == 1:
+                    raise
+            else:
+                self._probed = ((len(windows), *reader.shape), output)
+                return replace(sweep, out_channels=output.shape[1], sw_batch_size=len(windows))
+            device.release_cached()
+            windows = windows[: len(windows) // 2]
+
+    def _first_pass(
+        self, sweep: Sweep, windows: Sequence[Window], reader: WindowReader, device: Device
+    ) -> torch.Tensor:
+        with device.running(Precision.FLOAT32):
+            host = device.host_buffer((len(windows), *reader.shape), torch.float32, torch.contiguous_format)
+            reader.read(windows, host)
+            return self._pack(self._predict(host.to(device.torch_device), windows))

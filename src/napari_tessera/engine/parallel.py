@@ -1,0 +1,202 @@
+"""Several devices of one machine: the blocks of a volume are dealt to them, and each runs its own loop.
+
+A block is stitched by one device from all windows that touch it, so it does not matter which one that is, and devices
+exchange nothing but the next number. Each has a thread of its own, as torch needs one to wait in.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+
+from napari_tessera.engine.events import Event, EventHandler, PassFinished
+from napari_tessera.engine.run import run_sweep
+
+if TYPE_CHECKING:
+    from napari_tessera.engine.device import Device
+    from napari_tessera.engine.grid import Block
+    from napari_tessera.engine.network import Network
+    from napari_tessera.engine.reduction import Reduction
+    from napari_tessera.engine.sink import Sink
+    from napari_tessera.engine.source import Region, Source
+    from napari_tessera.engine.sweep import Sweep
+
+__all__ = ["Worker", "run_on_devices"]
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A device and the network that lies on it."""
+
+    device: Device
+    network: Network
+
+
+def run_on_devices(
+    workers: Sequence[Worker],
+    source: Source,
+    sweep: Sweep,
+    *,
+    reduction: Reduction,
+    sink: Sink,
+    volume: int = 0,
+    on_event: EventHandler | None = None,
+    cancel: threading.Event | None = None,
+) -> int:
+    """Run one volume on all *workers* and return the number of forward passes that succeeded.
+
+    With one worker this is `run_sweep`; with several, each takes the next block of ``sweep.blocks`` when it is free.
+    Source and sink are used by one thread at a time. Parameters and errors are those of `run_sweep`; the first error of
+    any device ends the others within one pass.
+    """
+    notify = on_event or (lambda event: None)
+    if len(workers) == 1:
+        only = workers[0]
+        return run_sweep(
+            only.network,
+            source,
+            sweep,
+            device=only.device,
+            reduction=reduction,
+            sink=sink,
+            volume=volume,
+            on_event=notify,
+            cancel=cancel,
+        )
+    stop = _Stop(cancel)
+    blocks: queue.SimpleQueue[Block] = queue.SimpleQueue()
+    for block in sweep.all_blocks:
+        blocks.put(block)
+    events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+    shared_source, shared_sink = _LockedSource(source), _LockedSink(sink)
+    tally = _Tally(sweep.forward_passes)
+
+    def work(worker: Worker) -> int:
+        try:
+            done = 0
+            while True:
+                try:
+                    block = blocks.get_nowait()
+                except queue.Empty:
+                    return done
+                part = replace(sweep, blocks=(block,))
+                done += run_sweep(
+                    worker.network,
+                    shared_source,
+                    part,
+                    device=worker.device,
+                    reduction=reduction,
+                    sink=shared_sink,
+                    volume=volume,
+                    on_event=tally.for_part(part.forward_passes, events.put),
+                    cancel=stop,
+                )
+        except BaseException:
+            stop.set()
+            raise
+        finally:
+            events.put(None)
+
+    with (
+        # Arithmetic is switched for the whole process: no worker that ends may switch it back under the others.
+        workers[0].device.running(sweep.precision),
+        ThreadPoolExecutor(len(workers), thread_name_prefix="tessera-device") as pool,
+    ):
+        futures = [pool.submit(work, worker) for worker in workers]
+        try:
+            _pass_on(events, len(workers), notify)
+        except BaseException:
+            stop.set()
+            raise
+    errors = [error for future in futures if (error := future.exception()) is not None]
+    if errors:
+        # The one that stopped the others, not their cancellation.
+        raise next((error for error in errors if not stop.is_consequence(error)), errors[0])
+    return sum(future.result() for future in futures)
+
+
+def _pass_on(events: queue.SimpleQueue[Event | None], workers: int, notify: EventHandler) -> None:
+    """Give the workers' events to *notify*, on this thread, until all of them have ended."""
+    while workers:
+        event = events.get()
+        if event is None:
+            workers -= 1
+        else:
+            notify(event)
+
+
+class _Stop(threading.Event):
+    """Set by the first device that fails; also set when the user's own token is."""
+
+    def __init__(self, cancel: threading.Event | None) -> None:
+        super().__init__()
+        self._cancel = cancel
+
+    def is_set(self) -> bool:
+        return super().is_set() or (self._cancel is not None and self._cancel.is_set())
+
+    def is_consequence(self, error: BaseException) -> bool:
+        from napari_tessera.errors import CancelledError
+
+        return isinstance(error, CancelledError)
+
+
+class _Tally:
+    """Adds up the passes of parts that run at the same time."""
+
+    def __init__(self, total: int) -> None:
+        self._done, self._total = 0, total
+        self._lock = threading.Lock()
+
+    def for_part(self, expected: int, put: Callable[[Event], None]) -> EventHandler:
+        """Return a handler for one part's events, whose passes it counts into those of the whole."""
+        done = 0
+
+        def handle(event: Event) -> None:
+            nonlocal done, expected
+            if isinstance(event, PassFinished):
+                with self._lock:
+                    self._done += event.done - done
+                    self._total += event.total - expected
+                    done, expected = event.done, event.total
+                    put(replace(event, done=self._done, total=self._total))
+            else:
+                put(event)
+
+        return handle
+
+
+class _LockedSource:
+    """A source that one thread reads at a time: file formats and lazy arrays seldom promise more."""
+
+    def __init__(self, source: Source) -> None:
+        self._source, self._lock = source, threading.Lock()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._source.shape
+
+    @property
+    def dtype(self) -> Any:
+        return self._source.dtype
+
+    def read(self, region: Region) -> npt.NDArray[Any]:
+        with self._lock:
+            return self._source.read(region)
+
+
+class _LockedSink:
+    """A sink that one thread writes at a time."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink, self._lock = sink, threading.Lock()
+
+    def write(self, region: Region, planes: npt.NDArray[Any]) -> None:
+        with self._lock:
+            self._sink.write(region, planes)

@@ -1,0 +1,186 @@
+"""What must not change the result: the batch, the blocks, the devices, reading ahead, the layout, the type of sums."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from napari_tessera.engine.blocks import cut_blocks, deal_blocks
+from napari_tessera.engine.device import CpuDevice
+from napari_tessera.engine.events import PlanesFinished
+from napari_tessera.engine.grid import WindowGrid
+from napari_tessera.engine.reduction import Reduction
+from napari_tessera.engine.settings import AccumulatorType, Blend
+from napari_tessera.engine.stitch import float16_error_bound
+
+Make = Callable[..., Any]
+
+
+def pointwise(x: torch.Tensor) -> torch.Tensor:
+    """Three channels that depend on a voxel alone, to the bit the same in any batch."""
+    return torch.cat([x, x * 0.5 + 1, 1 - x], 1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    data=st.data(),
+    dims=st.sampled_from([2, 3]),
+    overlap=st.sampled_from([0.0, 0.25, 0.5, 0.7]),
+    blend=st.sampled_from(list(Blend)),
+    sw_batch_size=st.integers(1, 5),
+    tta_num=st.sampled_from([1, 4]),
+)
+def test_blocks_give_every_voxel_the_same_bits(
+    run_engine: Make,
+    data: st.DataObject,
+    dims: int,
+    overlap: float,
+    blend: Blend,
+    sw_batch_size: int,
+    tta_num: int,
+) -> None:
+    shape = tuple(data.draw(st.integers(3, 24)) for _ in range(dims))
+    window = tuple(data.draw(st.integers(3, 9)) for _ in range(dims))
+    grid = WindowGrid.regular(shape, window, overlap)
+    chunk = tuple(data.draw(st.integers(1, 10)) for _ in range(dims))
+    blocks = cut_blocks(grid, data.draw(st.integers(1, 400)), chunk=chunk)
+    volume = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    knobs = {"overlap": overlap, "blend": blend, "sw_batch_size": sw_batch_size, "tta_num": tta_num}
+    whole = run_engine(pointwise, volume, window, **knobs)
+    cut = run_engine(pointwise, volume, window, blocks=blocks, **knobs)
+    np.testing.assert_array_equal(cut.array, whole.array)
+    assert len(cut.passes) == cut.sweep.forward_passes
+    covered = np.zeros(shape, int)
+    for event in cut.events:
+        if isinstance(event, PlanesFinished):
+            covered[tuple(slice(*limits) for limits in event.region)] += 1
+    assert (covered == 1).all()
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    data=st.data(),
+    devices=st.integers(2, 3),
+    sw_batch_size=st.integers(1, 4),
+    overlap=st.sampled_from([0.0, 0.5, 0.6]),
+)
+def test_several_devices_give_every_voxel_the_same_bits(
+    run_engine: Make, beside: Make, data: st.DataObject, devices: int, sw_batch_size: int, overlap: float
+) -> None:
+    shape, window = (data.draw(st.integers(3, 40)), 13, 11), (6, 5, 7)
+    grid = WindowGrid.regular(shape, window, overlap)
+    blocks = deal_blocks(grid, cut_blocks(grid, data.draw(st.sampled_from([150, 10**6]))), devices)
+    volume = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    alone = run_engine(pointwise, volume, window, overlap=overlap, sw_batch_size=sw_batch_size)
+    kinds = [CpuDevice() if number % 2 else beside() for number in range(devices)]
+    shared = run_engine(
+        pointwise, volume, window, overlap=overlap, sw_batch_size=sw_batch_size, blocks=blocks, devices=tuple(kinds)
+    )
+    np.testing.assert_array_equal(shared.array, alone.array)
+    assert len(shared.passes) == shared.sweep.forward_passes
+    assert [event.done for event in shared.passes] == list(range(1, len(shared.passes) + 1))
+    assert {event.total for event in shared.passes} == {len(shared.passes)}
+
+
+@pytest.mark.parametrize("read_ahead", [0, 1, 2, 5])
+@pytest.mark.parametrize("tta_num", [1, 3])
+def test_reading_ahead_and_writing_behind_change_nothing(
+    run_engine: Make, beside: Make, convolution: Make, volume_of: Make, read_ahead: int, tta_num: int
+) -> None:
+    volume, network = volume_of(30, 21, 18), convolution()
+    expected = run_engine(network, volume, (8, 8, 8), tta_num=tta_num)
+    found = run_engine(network, volume, (8, 8, 8), tta_num=tta_num, devices=(beside(),), read_ahead=read_ahead)
+    np.testing.assert_array_equal(found.array, expected.array)
+    assert [event.done for event in found.passes] == [event.done for event in expected.passes]
+
+
+class ChannelsFirst(CpuDevice):
+    channels_last = False
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("in_channels", [1, 2])
+def test_the_layout_in_memory_changes_nothing(run_engine: Make, volume_of: Make, dims: int, in_channels: int) -> None:
+    torch.manual_seed(0)
+    kind = torch.nn.Conv2d if dims == 2 else torch.nn.Conv3d
+    network = torch.nn.Sequential(kind(in_channels, 16, 3, padding=1), torch.nn.ReLU(), kind(16, 3, 1))
+    volume = volume_of(in_channels, *((19, 33, 26)[-dims:]))
+    window = (16,) * dims
+    last = run_engine(network, volume, window, channel_axis=0)
+    first = run_engine(network, volume, window, channel_axis=0, devices=(ChannelsFirst(),))
+    np.testing.assert_allclose(last.array, first.array, atol=1e-5)
+
+
+class Flattens(torch.nn.Module):
+    """As some networks do, it needs its input's channels first in memory."""
+
+    calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return x.view(-1).view(x.shape) * 2
+
+
+def test_a_network_that_flattens_with_view_still_runs(run_engine: Make, volume_of: Make) -> None:
+    volume, network = volume_of(2, 20, 20, 20), Flattens()
+    found = run_engine(network, volume, (8, 8, 8), channels=2, channel_axis=0)
+    np.testing.assert_allclose(found.array, volume * 2, atol=1e-5)
+    assert network.calls == len(found.passes) + 1, "it was asked more than once whether it takes the other layout"
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    data=st.data(),
+    overlap=st.sampled_from([0.0, 0.3, 0.5, 0.75]),
+    blend=st.sampled_from(list(Blend)),
+    magnitude=st.sampled_from([1e-3, 1.0, 50.0]),
+)
+def test_sums_in_float16_stay_within_their_bound(
+    run_engine: Make, data: st.DataObject, overlap: float, blend: Blend, magnitude: float
+) -> None:
+    shape = tuple(data.draw(st.integers(4, 20)) for _ in range(3))
+    window = tuple(data.draw(st.integers(3, 8)) for _ in range(3))
+    volume = (np.random.default_rng(1).uniform(-1, 1, shape) * magnitude).astype(np.float32)
+
+    def network(x: torch.Tensor) -> torch.Tensor:
+        return x.flip(-1) * 1.0
+
+    knobs = {"overlap": overlap, "blend": blend, "channels": 1}
+    exact = run_engine(network, volume, window, **knobs)
+    narrow = run_engine(network, volume, window, accumulator=AccumulatorType.FLOAT16, **knobs)
+    grid = exact.sweep.grid
+    most = int(
+        np.prod(
+            [
+                max(np.bincount(np.concatenate([np.arange(s, s + w) for s in starts])))
+                for starts, w in zip(grid.starts, grid.window, strict=True)
+            ]
+        )
+    )
+    bound = float16_error_bound(most, float(np.abs(volume).max()))
+    assert np.abs(narrow.array - exact.array).max() <= bound
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data(), classes=st.integers(2, 5), overlap=st.sampled_from([0.0, 0.5, 0.7]), split=st.booleans())
+def test_argmax_needs_no_normalisation(
+    run_engine: Make, data: st.DataObject, classes: int, overlap: float, split: bool
+) -> None:
+    shape = tuple(data.draw(st.integers(4, 18)) for _ in range(3))
+    window = tuple(data.draw(st.integers(3, 8)) for _ in range(3))
+    torch.manual_seed(2)
+    network = torch.nn.Conv3d(1, classes, 3, padding=1)
+    volume = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    averages = run_engine(network, volume, window, overlap=overlap, channels=classes).array
+    labels = np.zeros((1, *shape), np.uint8)
+    argmax = Reduction(lambda sums: sums.argmax(0, keepdim=True).to(torch.uint8), normalised=False)
+    run_engine(network, volume, window, overlap=overlap, channels=classes, reduction=argmax, into=labels)
+    ordered = np.sort(averages, axis=0)
+    clear = ordered[-1] - ordered[-2] > 1e-5  # rounding may decide a tie either way
+    np.testing.assert_array_equal(labels[0][clear], averages.argmax(0)[clear])

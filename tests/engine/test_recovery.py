@@ -1,0 +1,272 @@
+"""A lack of memory anywhere, at any moment: what is tried, in which order, and that the result is the same."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from napari_tessera.engine import block_run
+from napari_tessera.engine.device import CpuDevice
+from napari_tessera.engine.events import CancelToken, Event, MemoryRecovered, PassFinished, Recovery
+from napari_tessera.engine.reduction import Reduction
+from napari_tessera.engine.slab import RingSlab
+from napari_tessera.errors import CancelledError, OutOfMemoryError
+
+Make = Callable[..., Any]
+FULL = torch.OutOfMemoryError("CUDA out of memory (simulated)")
+HOST_FULL = RuntimeError("DefaultCPUAllocator: can't allocate memory (simulated)")
+
+
+def pointwise(x: torch.Tensor) -> torch.Tensor:
+    """Three channels, to the bit the same in any batch."""
+    return torch.cat([x, x * 0.5 + 1, 1 - x], 1)
+
+
+class FailsAt:
+    """Calls *function*, but raises the lack of memory at some calls (from 0)."""
+
+    def __init__(self, function: Callable[..., Any], *calls: int, error: Exception = FULL) -> None:
+        self.function, self.at, self.error = function, set(calls), error
+        self.calls = 0
+        self.windows = 0
+
+    def __call__(self, x: torch.Tensor) -> Any:
+        call, self.calls = self.calls, self.calls + 1
+        if call in self.at:
+            raise self.error
+        self.windows += x.shape[0]
+        return self.function(x)
+
+
+def steps(events: list[Event]) -> list[Recovery]:
+    return [event.step for event in events if isinstance(event, MemoryRecovered)]
+
+
+@pytest.fixture
+def volume(volume_of: Make) -> np.ndarray:
+    return volume_of(9, 21, 18)
+
+
+@pytest.mark.parametrize("tta_num", [1, 3])
+@pytest.mark.parametrize("error", [FULL, HOST_FULL, MemoryError()])
+def test_out_of_memory_at_every_pass_in_turn(
+    run_engine: Make, beside: Make, volume: np.ndarray, tta_num: int, error: Exception
+) -> None:
+    expected = run_engine(pointwise, volume, (8, 8, 8), tta_num=tta_num)
+    windows = expected.sweep.grid.n_windows
+    for device in (CpuDevice(), beside()):
+        for call in range(len(expected.passes)):
+            network = FailsAt(pointwise, call, error=error)
+            found = run_engine(network, volume, (8, 8, 8), tta_num=tta_num, devices=(device,))
+            np.testing.assert_array_equal(found.array, expected.array)
+            assert steps(found.events) == [Recovery.SMALLER_PASSES]
+            last = found.passes[-1]
+            assert last.done == last.total == len(found.passes) - call % tta_num
+            repeated = call % tta_num * min(3, windows - call // tta_num * 3)  # the views before, of the failed batch
+            assert network.windows == windows * tta_num + repeated, "a finished window was computed twice"
+
+
+def test_out_of_memory_at_every_reduction_in_turn(run_engine: Make, beside: Make, volume: np.ndarray) -> None:
+    expected = run_engine(pointwise, volume, (8, 8, 8))
+    for device, last_step in ((CpuDevice(), Recovery.BLOCKS), (beside(), Recovery.HOST_ACCUMULATOR)):
+        for call in range(3):
+            network = FailsAt(pointwise)
+            reduce = FailsAt(lambda planes: planes * 1, call)
+            found = run_engine(network, volume, (8, 8, 8), devices=(device,), reduction=Reduction(reduce))
+            np.testing.assert_array_equal(found.array, expected.array)
+            assert steps(found.events) == [Recovery.SMALLER_PIECES]
+            assert network.windows == expected.sweep.grid.n_windows, "a finished window was computed twice"
+        always = {call for call in range(1, 12)}
+        found = run_engine(
+            pointwise, volume, (8, 8, 8), devices=(device,), reduction=Reduction(FailsAt(lambda p: p * 1, *always))
+        )
+        np.testing.assert_array_equal(found.array, expected.array)
+        assert steps(found.events)[0] is Recovery.SMALLER_PIECES
+        assert last_step in steps(found.events)
+
+
+class SlabLimit:
+    """Refuses slabs of more than *values*, on a device or anywhere."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, values: int, *, times: int = 10**6) -> None:
+        self.refused = 0
+        allocate = RingSlab.__init__
+
+        def limited(slab: RingSlab, channels: int, shape: tuple[int, ...], axis: int, **where: Any) -> None:
+            if channels * int(np.prod(shape)) > values and self.refused < times:
+                self.refused += 1
+                raise FULL
+            allocate(slab, channels, shape, axis, **where)
+
+        monkeypatch.setattr(RingSlab, "__init__", limited)
+
+
+def test_a_slab_that_does_not_fit_the_device_lies_on_the_host(
+    run_engine: Make, beside: Make, volume: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = run_engine(pointwise, volume, (8, 8, 8))
+    SlabLimit(monkeypatch, 10, times=1)
+    network = FailsAt(pointwise)
+    found = run_engine(network, volume, (8, 8, 8), devices=(beside(),))
+    np.testing.assert_array_equal(found.array, expected.array)
+    assert steps(found.events) == [Recovery.HOST_ACCUMULATOR]
+    assert network.windows == expected.sweep.grid.n_windows
+
+
+def test_a_slab_that_fits_nowhere_is_cut_into_blocks(
+    run_engine: Make, beside: Make, volume: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = run_engine(pointwise, volume, (8, 8, 8))
+    SlabLimit(monkeypatch, 3 * 9 * 8 * 7)
+    for device in (CpuDevice(), beside()):
+        found = run_engine(pointwise, volume, (8, 8, 8), devices=(device,))
+        np.testing.assert_array_equal(found.array, expected.array)
+        assert steps(found.events)[-1] is Recovery.BLOCKS
+        assert found.passes[-1].done == found.passes[-1].total == len(found.passes)
+
+
+@pytest.mark.parametrize("allocation", range(1, 4))
+def test_the_accumulator_moves_to_the_host_in_the_middle(
+    run_engine: Make, beside: Make, volume: np.ndarray, allocation: int
+) -> None:
+    """A single window does not fit beside the slab: the slab goes, and the windows after it are not run again."""
+    expected = run_engine(pointwise, volume, (8, 8, 8), sw_batch_size=1)
+    network = FailsAt(pointwise, 4 * allocation)
+    found = run_engine(network, volume, (8, 8, 8), sw_batch_size=1, devices=(beside(),))
+    np.testing.assert_array_equal(found.array, expected.array)
+    assert steps(found.events) == [Recovery.HOST_ACCUMULATOR]
+    assert network.windows == expected.sweep.grid.n_windows
+
+
+def test_blocks_in_the_middle_keep_the_planes_that_are_finished(run_engine: Make, volume_of: Make) -> None:
+    volume = volume_of(40, 30, 26)
+    expected = run_engine(pointwise, volume, (8, 8, 8), sw_batch_size=1)
+    network = FailsAt(pointwise, 400)
+    found = run_engine(network, volume, (8, 8, 8), sw_batch_size=1)
+    np.testing.assert_array_equal(found.array, expected.array)
+    assert steps(found.events) == [Recovery.BLOCKS]
+    assert found.passes[-1].done == found.passes[-1].total == len(found.passes)
+    windows = expected.sweep.grid.n_windows
+    assert windows < network.windows < 1.5 * windows, "only what was not finished is computed again"
+
+
+def test_one_window_that_does_not_fit_ends_with_numbers(run_engine: Make, beside: Make, volume: np.ndarray) -> None:
+    for device in (CpuDevice(), beside()):
+        never = FailsAt(pointwise, *range(1000))
+        with pytest.raises(OutOfMemoryError, match=r"one window of 8 x 8 x 8 voxels.*CPU.*free.*window_size") as caught:
+            run_engine(never, volume, (8, 8, 8), devices=(device,))
+        assert caught.value.__cause__ is FULL
+
+
+def test_a_slab_that_fits_nowhere_even_in_blocks_ends_with_numbers(
+    run_engine: Make, volume: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    SlabLimit(monkeypatch, 0)
+    with pytest.raises(OutOfMemoryError, match=r"the accumulator of 3 channels x .* CPU .*free.*smaller window_size"):
+        run_engine(pointwise, volume, (8, 8, 8))
+
+
+def test_an_importance_map_that_does_not_fit(
+    run_engine: Make, volume: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise FULL
+
+    monkeypatch.setattr("napari_tessera.engine.run.importance_map", refuse)
+    with pytest.raises(OutOfMemoryError, match="one window of 8 x 8 x 8 voxels"):
+        run_engine(pointwise, volume, (8, 8, 8))
+
+
+def test_feeding_that_does_not_fit_halves_the_batch(
+    run_engine: Make, beside: Make, volume: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = run_engine(pointwise, volume, (8, 8, 8), sw_batch_size=8)
+
+    class Feed(block_run.WindowFeed):
+        def __init__(self, reader: Any, windows: Any, batch: int, **where: Any) -> None:
+            if batch > 3:
+                raise FULL
+            super().__init__(reader, windows, batch, **where)
+
+    monkeypatch.setattr(block_run, "WindowFeed", Feed)
+    found = run_engine(pointwise, volume, (8, 8, 8), sw_batch_size=8, devices=(beside(),))
+    np.testing.assert_array_equal(found.array, expected.array)
+    assert steps(found.events) == [Recovery.SMALLER_PASSES] * 2
+
+
+def live_tensors() -> int:
+    gc.collect()
+    return sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
+
+
+@pytest.mark.parametrize("how", ["ends", "fails", "is cancelled", "recovers"])
+def test_no_tensor_survives_a_run(run_engine: Make, beside: Make, volume: np.ndarray, how: str) -> None:
+    cancel = CancelToken()
+
+    def network(x: torch.Tensor) -> torch.Tensor:
+        if how == "fails":
+            raise ValueError("broken")
+        if how == "is cancelled":
+            cancel.cancel()
+        return pointwise(x)
+
+    limited = FailsAt(network, *([2, 3, 4] if how == "recovers" else []))
+    before = live_tensors()
+    for device in (CpuDevice(), beside()):
+        try:
+            run_engine(limited, volume, (8, 8, 8), devices=(device,), cancel=cancel)
+        except Exception as error:
+            assert how in ("fails", "is cancelled"), error
+    assert live_tensors() == before
+
+
+@pytest.mark.parametrize("tta_num", [1, 2])
+def test_cancel_at_every_pass_leaves_finished_planes_exact(
+    run_engine: Make, beside: Make, convolution: Make, volume_of: Make, tta_num: int
+) -> None:
+    volume, network = volume_of(40, 9, 9), convolution()
+    full = run_engine(network, volume, (8, 8, 8), tta_num=tta_num)
+    for device in (CpuDevice(), beside()):
+        for stop_at in range(1, len(full.passes)):
+            cancel, calls = CancelToken(), 0
+
+            def on_event(event: Event, stop_at: int = stop_at, cancel: CancelToken = cancel) -> None:
+                if isinstance(event, PassFinished) and event.done == stop_at:
+                    cancel.cancel()
+
+            def counted(x: torch.Tensor) -> torch.Tensor:
+                nonlocal calls
+                calls += 1
+                return network(x)
+
+            partial = np.full((3, 40, 9, 9), np.nan, np.float32)
+            with pytest.raises(CancelledError):
+                run_engine(
+                    counted,
+                    volume,
+                    (8, 8, 8),
+                    tta_num=tta_num,
+                    devices=(device,),
+                    cancel=cancel,
+                    on_event=on_event,
+                    into=partial,
+                )
+            assert calls <= stop_at + device.passes_ahead, "it went on for more passes than may be on their way"
+            finished = ~np.isnan(partial).any(axis=(0, 2, 3))
+            assert np.isnan(partial[:, ~finished]).all(), "a plane is final as a whole or not at all"
+            np.testing.assert_array_equal(partial[:, finished], full.array[:, finished])
+
+
+def test_an_error_of_the_sink_or_the_source_comes_through(run_engine: Make, beside: Make, volume: np.ndarray) -> None:
+    class Disk:
+        def __setitem__(self, region: Any, planes: Any) -> None:
+            raise OSError("disk full")
+
+    for device in (CpuDevice(), beside()):
+        with pytest.raises(OSError, match="disk full"):
+            run_engine(pointwise, volume, (8, 8, 8), devices=(device,), into=Disk())
