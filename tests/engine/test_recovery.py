@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from napari_tessera.engine.device import CpuDevice
 from napari_tessera.engine.events import CancelToken, Event, MemoryRecovered, PassFinished, Recovery
 from napari_tessera.engine.reduction import Reduction
 from napari_tessera.engine.slab import RingSlab
-from napari_tessera.errors import CancelledError, OutOfMemoryError
+from napari_tessera.errors import CancelledError, OutOfMemoryError, TesseraError
 
 Make = Callable[..., Any]
 FULL = torch.OutOfMemoryError("CUDA out of memory (simulated)")
@@ -57,18 +58,18 @@ def volume(volume_of: Make) -> np.ndarray:
 def test_out_of_memory_at_every_pass_in_turn(
     run_engine: Make, beside: Make, volume: np.ndarray, tta_num: int, error: Exception
 ) -> None:
-    expected = run_engine(pointwise, volume, (8, 8, 8), tta_num=tta_num)
+    knobs = {"tta_num": tta_num, "sw_batch_size": 4}  # 40 windows: all passes hold four
+    expected = run_engine(pointwise, volume, (8, 8, 8), **knobs)
     windows = expected.sweep.grid.n_windows
     for device in (CpuDevice(), beside()):
         for call in range(len(expected.passes)):
             network = FailsAt(pointwise, call, error=error)
-            found = run_engine(network, volume, (8, 8, 8), tta_num=tta_num, devices=(device,))
+            found = run_engine(network, volume, (8, 8, 8), devices=(device,), **knobs)
             np.testing.assert_array_equal(found.array, expected.array)
             assert steps(found.events) == [Recovery.SMALLER_PASSES]
-            last = found.passes[-1]
-            assert last.done == last.total == len(found.passes) - call % tta_num
-            repeated = call % tta_num * min(3, windows - call // tta_num * 3)  # the views before, of the failed batch
-            assert network.windows == windows * tta_num + repeated, "a finished window was computed twice"
+            assert found.passes[-1].done == found.passes[-1].total
+            views_lost = call % tta_num  # of the failed batch, which is run again with all its views
+            assert network.windows == windows * tta_num + 4 * views_lost, "a finished window was computed twice"
 
 
 def test_out_of_memory_at_every_reduction_in_turn(run_engine: Make, beside: Make, volume: np.ndarray) -> None:
@@ -81,7 +82,7 @@ def test_out_of_memory_at_every_reduction_in_turn(run_engine: Make, beside: Make
             np.testing.assert_array_equal(found.array, expected.array)
             assert steps(found.events) == [Recovery.SMALLER_PIECES]
             assert network.windows == expected.sweep.grid.n_windows, "a finished window was computed twice"
-        always = {call for call in range(1, 12)}
+        always = set(range(1, 12))
         found = run_engine(
             pointwise, volume, (8, 8, 8), devices=(device,), reduction=Reduction(FailsAt(lambda p: p * 1, *always))
         )
@@ -146,7 +147,7 @@ def test_the_accumulator_moves_to_the_host_in_the_middle(
 def test_blocks_in_the_middle_keep_the_planes_that_are_finished(run_engine: Make, volume_of: Make) -> None:
     volume = volume_of(40, 30, 26)
     expected = run_engine(pointwise, volume, (8, 8, 8), sw_batch_size=1)
-    network = FailsAt(pointwise, 400)
+    network = FailsAt(pointwise, 300)
     found = run_engine(network, volume, (8, 8, 8), sw_batch_size=1)
     np.testing.assert_array_equal(found.array, expected.array)
     assert steps(found.events) == [Recovery.BLOCKS]
@@ -201,7 +202,8 @@ def test_feeding_that_does_not_fit_halves_the_batch(
 
 def live_tensors() -> int:
     gc.collect()
-    return sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
+    # By type: asking an object itself would load what lazy modules hold.
+    return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
 
 
 @pytest.mark.parametrize("how", ["ends", "fails", "is cancelled", "recovers"])
@@ -218,10 +220,10 @@ def test_no_tensor_survives_a_run(run_engine: Make, beside: Make, volume: np.nda
     limited = FailsAt(network, *([2, 3, 4] if how == "recovers" else []))
     before = live_tensors()
     for device in (CpuDevice(), beside()):
-        try:
+        ends_early = pytest.raises(TesseraError) if how in ("fails", "is cancelled") else nullcontext()
+        with ends_early:
             run_engine(limited, volume, (8, 8, 8), devices=(device,), cancel=cancel)
-        except Exception as error:
-            assert how in ("fails", "is cancelled"), error
+        del ends_early
     assert live_tensors() == before
 
 
@@ -245,7 +247,8 @@ def test_cancel_at_every_pass_leaves_finished_planes_exact(
                 return network(x)
 
             partial = np.full((3, 40, 9, 9), np.nan, np.float32)
-            with pytest.raises(CancelledError):
+            all_on_their_way = stop_at + device.passes_ahead >= len(full.passes)
+            with nullcontext() if all_on_their_way else pytest.raises(CancelledError):
                 run_engine(
                     counted,
                     volume,

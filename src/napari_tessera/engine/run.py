@@ -176,12 +176,12 @@ class _SweepRun:
     def _recovered(self, step: Recovery, failed: int, batch: int, windows_left: int, pending: deque[Block]) -> None:
         self._batch = batch
         self._on_host |= step is Recovery.HOST_ACCUMULATOR
-        self._passes.settle()
         self._expect(windows_left, pending)
         self._notify(MemoryRecovered(self._volume, self._passes.done + 1, failed, batch, step))
 
     def _expect(self, windows_left: int, pending: deque[Block]) -> None:
         """Say how many passes there are in all, with the windows left in this block and the blocks after it."""
+        self._passes.settle()
         views = len(self._sweep.views_per_pass)
         windows = [windows_left, *(len(self._sweep.windows_of(block)) for block in pending)]
         self._passes.total = self._passes.done + sum(
