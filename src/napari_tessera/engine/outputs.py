@@ -98,7 +98,8 @@ class OutputPacker:
         tensors = torch.split(stitched, list(self._channels), 1)
         if self._names is not None:
             return dict(zip(self._names, tensors, strict=True))
-        return tuple(tensors) if self._is_sequence else tensors[0]
+        # As MONAI: a sequence of one comes back as the tensor itself.
+        return tuple(tensors) if self._is_sequence and len(tensors) > 1 else tensors[0]
 
     def probe(self, sweep: Sweep, reader: WindowReader, device: Device) -> Sweep:
         """Return *sweep* with the channels that the network gives, found by its first pass.
