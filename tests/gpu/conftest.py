@@ -87,11 +87,10 @@ def run() -> Callable[..., tuple[np.ndarray, list[Any]]]:
 
 
 @pytest.fixture(autouse=True)
-def memory_returns_to_its_start(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail a test after which torch holds more of the device's memory than before."""
+def memory_returns_to_its_start() -> Iterator[None]:
+    """Fail a test after which torch holds more of the device's memory than before; skip where there is no device."""
     if not torch.cuda.is_available():
-        yield
-        return
+        pytest.skip("no CUDA device")
     # Libraries keep a workspace from their first use on: let them have it before.
     torch.nn.functional.conv3d(torch.ones(1, 1, 8, 8, 8, device="cuda"), torch.ones(1, 1, 3, 3, 3, device="cuda"))
     gc.collect()

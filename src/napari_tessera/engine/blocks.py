@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise, product
 from math import prod
+from typing import NamedTuple
 
 from napari_tessera.engine.grid import Block, WindowGrid
 
@@ -43,32 +44,38 @@ def cut_blocks(grid: WindowGrid, max_slab_vox: int, *, chunk: Sequence[int] | No
         return (grid.whole,)
     steps = tuple(chunk) if chunk is not None else tuple(axis.stride_vox for axis in grid.axes)
     choices = [_cuts(grid, axis, steps[axis]) for axis in range(len(grid.axes))]
-    best: tuple[bool, int, int, tuple[tuple[tuple[int, int], ...], ...]] | None = None
-    for sides in product(*choices):
-        slab = prod(
-            max(stop - start for start, stop in cut) for axis, cut in enumerate(sides) if axis != grid.sweep_axis
-        )
-        slab *= grid.slab_shape(grid.sweep_axis)[grid.sweep_axis]
-        fits = slab <= max_slab_vox
-        windows = prod(sum(len(grid.touching(axis, *part)) for part in cut) for axis, cut in enumerate(sides))
-        rank = (not fits, windows if fits else slab, slab, sides)
-        best = rank if best is None else min(best, rank)
-    assert best is not None
-    return tuple(_blocks_of(best[3]))
+
+    def rank(cut: tuple[_AxisCut, ...]) -> tuple[bool, int, int]:
+        slab = prod(axis.longest for axis in cut)
+        windows = prod(axis.windows for axis in cut)
+        return (False, windows, slab) if slab <= max_slab_vox else (True, slab, windows)
+
+    return tuple(_blocks_of(min(product(*choices), key=rank)))
 
 
-def _cuts(grid: WindowGrid, axis: int, step: int) -> list[tuple[tuple[int, int], ...]]:
+class _AxisCut(NamedTuple):
+    """One way to cut an axis: its parts, the voxels that the longest takes in a slab, and the windows of all parts."""
+
+    parts: tuple[tuple[int, int], ...]
+    longest: int
+    windows: int
+
+
+def _cuts(grid: WindowGrid, axis: int, step: int) -> list[_AxisCut]:
     """Return the ways to cut one axis into equal parts of whole steps, the uncut one first."""
     side = grid.shape[axis]
     if axis == grid.sweep_axis:
-        return [((0, side),)]
+        return [_AxisCut(((0, side),), grid.slab_shape(axis)[axis], grid.counts[axis])]
     steps = -(-side // step)
-    lengths = dict.fromkeys(-(-steps // parts) * step for parts in range(1, steps + 1))
-    return [tuple((at, min(at + length, side)) for at in range(0, side, length)) for length in lengths]
+    cuts = []
+    for length in dict.fromkeys(-(-steps // parts) * step for parts in range(1, steps + 1)):
+        parts = tuple((at, min(at + length, side)) for at in range(0, side, length))
+        cuts.append(_AxisCut(parts, min(length, side), sum(len(grid.touching(axis, *part)) for part in parts)))
+    return cuts
 
 
-def _blocks_of(sides: Sequence[Sequence[tuple[int, int]]]) -> Iterator[Block]:
-    for parts in product(*sides):
+def _blocks_of(cut: Sequence[_AxisCut]) -> Iterator[Block]:
+    for parts in product(*(axis.parts for axis in cut)):
         yield Block(tuple(start for start, _ in parts), tuple(stop for _, stop in parts))
 
 

@@ -21,6 +21,7 @@ from napari_tessera.engine.grid import Block, count_forward_passes
 from napari_tessera.engine.network import Forward, Network
 from napari_tessera.engine.passes import Passes
 from napari_tessera.engine.stitch import FLOAT_BYTES, estimate_slab_bytes
+from napari_tessera.engine.sweep import count_occupied
 from napari_tessera.errors import OutOfMemoryError
 from napari_tessera.units import format_bytes
 
@@ -183,7 +184,8 @@ class _SweepRun:
         """Say how many passes there are in all, with the windows left in this block and the blocks after it."""
         self._passes.settle()
         views = len(self._sweep.views_per_pass)
-        windows = [windows_left, *(len(self._sweep.windows_of(block)) for block in pending)]
+        sweep = self._sweep
+        windows = [windows_left, *(count_occupied(sweep.grid, block, sweep.occupied) for block in pending)]
         self._passes.total = self._passes.done + sum(
             count_forward_passes(n, sw_batch_size=self._batch, n_views=views) for n in windows
         )
