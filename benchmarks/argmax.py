@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 
 from napari_tessera.decode import get_decoder
+from napari_tessera.engine.stitch import PIECE_VALUES
 from napari_tessera.models.spec import OutputSpec
 
 
@@ -27,6 +28,11 @@ def milliseconds(function: Callable[[], object], repeats: int) -> float:
     return statistics.median(taken)
 
 
+def planes_of(classes: int) -> int:
+    """Return how many planes of 64 x 64 voxels the engine reduces together."""
+    return max(1, PIECE_VALUES // (classes * 64 * 64))
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -35,8 +41,8 @@ def main() -> None:
     decoder, output = get_decoder("argmax"), OutputSpec()
     print("| classes | channels | torch ms | engine ms | ratio |\n|---|---|---|---|---|")
     for classes in (3, 8, 32):
-        first = torch.randn(classes, 165, 112, 384)[:, :, :8]
-        last = torch.randn(165, 112, 384, classes).movedim(-1, 0)[:, :, :8]
+        first = torch.randn(classes, 64, 256, 64)[:, :, : planes_of(classes)]
+        last = torch.randn(64, 256, 64, classes).movedim(-1, 0)[:, :, : planes_of(classes)]
         for layout, planes in (("first", first), ("last", last)):
             theirs = milliseconds(lambda planes=planes: planes.argmax(0, keepdim=True).to(torch.uint8), repeats)
             ours = milliseconds(lambda planes=planes: decoder.reduce(planes, output), repeats)
