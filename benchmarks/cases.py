@@ -8,7 +8,7 @@ import torch
 
 __all__ = ["CASES", "CPU_CASES", "CUDA_CASES", "ENGINES", "Case"]
 
-ENGINES = ("passes", "tessera", "monai", "monai-buffered", "nnunet", "torchio")
+ENGINES = ("passes", "passes-tuned", "tessera", "monai", "monai-buffered", "nnunet", "torchio")
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _dynunet(classes: int) -> torch.nn.Module:
 
 
 LARGE = Case((165, 1024, 768), (112, 112, 112), 3, "unet")
-LOWER = replace(LARGE, precision="bfloat16", engines=("passes", "tessera", "monai", "nnunet"))
+LOWER = replace(LARGE, precision="bfloat16", engines=("passes", "passes-tuned", "tessera", "monai", "nnunet"))
 # Memory is what the two long ones are for, and it hardly varies: one round will do.
 LONG = Case((504, 400, 384), (112, 112, 112), 3, "pointwise", engines=("passes", "tessera", "monai"), max_rounds=1)
 

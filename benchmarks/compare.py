@@ -31,7 +31,7 @@ HERE = Path(__file__).parent
 # Memory in huge pages, which Tessera asks for by itself: nobody else's script would have it.
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 CHILD_LIMIT_S = 900
-COLUMNS = ("case", "engine", "median s", "range s", "x passes", "x MONAI", "extra MiB", "x MONAI's")
+COLUMNS = ("case", "engine", "median s", "range s", "x passes", "x tuned", "x MONAI", "extra MiB", "x MONAI's")
 INSTALL = (
     "'make bench' installs the peers; by hand: 'pip install monai -r benchmarks/requirements.txt', then "
     "'pip install --no-deps -r benchmarks/requirements-no-deps.txt'"
@@ -177,7 +177,7 @@ def as_text(value: float | None) -> str:
 
 
 def row(engine: str, case: str, results: Results) -> str:
-    """Return a table row: medians, range, and ratios to the passes and to MONAI."""
+    """Return a table row: medians, range, and ratios to the passes, plain and as Tessera runs them, and to MONAI."""
     here = (engine, case)
     seconds = [value for record in results.records[here] for value in record["seconds"]]
     cells = [
@@ -186,6 +186,7 @@ def row(engine: str, case: str, results: Results) -> str:
         f"{statistics.median(seconds):.2f}",
         f"{min(seconds):.2f}-{max(seconds):.2f}",
         as_text(results.ratio(here, ("passes", case), "seconds")),
+        as_text(results.ratio(here, ("passes-tuned", case), "seconds")),
         as_text(results.ratio(here, ("monai", case), "seconds")),
         f"{(results.median(*here, 'memory') or 0) / 2**20:.0f}",
         as_text(results.ratio(here, ("monai", case), "memory")),

@@ -2,9 +2,10 @@
 
     python benchmarks/engines.py ENGINE CASE [--device auto] [--precision float32] [--runs 1]
 
-Engines: ``passes`` (the forward passes alone, the limit of any engine), ``tessera``, and its peers. All of them but the
-first end with a label volume (arg-max) on the host. Extra memory is the highest resident memory of the process during
-the runs, less that before them, when image and network are there; on CUDA also the peak of torch's allocator.
+Engines: ``passes`` (the forward passes alone, the limit of any engine), ``passes-tuned`` (the same with the memory
+layout and pages that Tessera chooses), ``tessera``, and its peers. All of them but the passes end with a label volume
+(arg-max) on the host. Extra memory is the highest resident memory of the process during the runs, less that before
+them, when image and network are there; on CUDA also the peak of torch's allocator.
 """
 
 from __future__ import annotations
@@ -39,11 +40,11 @@ PEERS: dict[str, Run] = {
 
 def load_engine(name: str) -> Run:
     """Return the engine; Tessera is imported here and only when asked for, before torch allocates anything."""
-    if name != "tessera":
+    if name in PEERS:
         return PEERS[name]
     import tessera_engine
 
-    return tessera_engine.run
+    return tessera_engine.run if name == "tessera" else tessera_engine.run_passes
 
 
 def choose_device(name: str) -> torch.device:
@@ -144,7 +145,7 @@ def main() -> None:
         return
     record |= {
         # The passes alone make no label volume.
-        "result_bytes": 0 if options.engine == "passes" else prod(case.shape),
+        "result_bytes": 0 if options.engine.startswith("passes") else prod(case.shape),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

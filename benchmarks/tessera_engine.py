@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from cases import Case
 
-__all__ = ["argmax_reduction", "run", "sweep_of"]
+__all__ = ["argmax_reduction", "run", "run_passes", "sweep_of"]
 
 
 def sweep_of(case: Case, **changes: Any) -> Sweep:
@@ -41,6 +41,21 @@ def argmax_reduction() -> Reduction:
     """Return the arg-max that labels are made with."""
     decoder = get_decoder("argmax")
     return Reduction(lambda planes: decoder.reduce(planes, OutputSpec()), normalised=False)
+
+
+def run_passes(volume: torch.Tensor, network: torch.nn.Module, case: Case, device: torch.device) -> None:
+    """Call the network as often as a run does, the way Tessera calls it: what is left of a run is the engine's own."""
+    import torch
+
+    opened = open_device(str(device))
+    sweep = sweep_of(case)
+    layout = torch.channels_last_3d if opened.channels_last else torch.contiguous_format
+    full, rest = divmod(sweep.grid.n_windows, case.sw_batch_size)
+    windows = torch.empty((case.sw_batch_size, 1, *case.window), device=device, memory_format=layout).normal_()
+    with opened.running(sweep.precision):
+        for _ in range(case.tta_num):
+            for n in [case.sw_batch_size] * full + [rest] * (rest > 0):
+                network(windows[:n])
 
 
 def run(volume: torch.Tensor, network: torch.nn.Module, case: Case, device: torch.device) -> None:
