@@ -23,7 +23,7 @@ from napari_tessera.engine.stitch import Finished, SlabStitcher
 from napari_tessera.engine.tta import View, ViewAverage
 
 if TYPE_CHECKING:
-    from napari_tessera.engine.device import Device, Lane
+    from napari_tessera.engine.device_protocol import Device, Lane
     from napari_tessera.engine.drain import PlaneDrain
     from napari_tessera.engine.feed import WindowReader
     from napari_tessera.engine.grid import Block

@@ -45,7 +45,7 @@ def cut_blocks(grid: WindowGrid, max_slab_vox: int, *, chunk: Sequence[int] | No
     steps = tuple(chunk) if chunk is not None else tuple(axis.stride_vox for axis in grid.axes)
     choices = [_cuts(grid, axis, steps[axis]) for axis in range(len(grid.axes))]
 
-    def rank(cut: tuple[_AxisCut, ...]) -> tuple[bool, int, int]:
+    def rank(cut: Sequence[_AxisCut]) -> tuple[bool, int, int]:
         slab = prod(axis.longest for axis in cut)
         windows = prod(axis.windows for axis in cut)
         return (False, windows, slab) if slab <= max_slab_vox else (True, slab, windows)

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from napari_tessera.engine.device import DeviceMemory, Lane, Mark, arithmetic, is_host_out_of_memory
+from napari_tessera.engine.device_protocol import DeviceMemory, Lane, Mark
+from napari_tessera.engine.host import arithmetic, is_host_out_of_memory
 from napari_tessera.engine.settings import Precision
 
 __all__ = ["CudaDevice"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from napari_tessera.engine.device import Device, Lane, Mark
+    from napari_tessera.engine.device_protocol import Device, Lane, Mark
     from napari_tessera.engine.sink import Sink
     from napari_tessera.engine.source import Region
 

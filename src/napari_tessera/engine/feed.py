@@ -17,7 +17,7 @@ import torch
 from napari_tessera.engine.source import ArraySource, PlaneCache, Source
 
 if TYPE_CHECKING:
-    from napari_tessera.engine.device import Device, Lane, Mark
+    from napari_tessera.engine.device_protocol import Device, Lane, Mark
     from napari_tessera.engine.grid import WindowGrid
     from napari_tessera.engine.intensity import IntensityMap
     from napari_tessera.engine.sweep import Window

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
-from napari_tessera.engine.device import Device, open_device
+from napari_tessera.engine.device import open_device
 from napari_tessera.engine.events import EventHandler, PassFinished
 from napari_tessera.engine.feed import WindowReader
 from napari_tessera.engine.grid import WindowGrid
@@ -26,6 +26,7 @@ from napari_tessera.engine.source import ArraySource
 from napari_tessera.engine.sweep import Sweep
 
 if TYPE_CHECKING:
+    from napari_tessera.engine.device_protocol import Device
     from napari_tessera.engine.sweep import Window
 
 __all__ = ["SlabInferer"]

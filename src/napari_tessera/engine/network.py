@@ -10,7 +10,7 @@ import torch
 from napari_tessera.errors import ModelError, TesseraError
 
 if TYPE_CHECKING:
-    from napari_tessera.engine.device import Device
+    from napari_tessera.engine.device_protocol import Device
     from napari_tessera.engine.sweep import Window
 
 __all__ = ["Forward", "Network"]

@@ -12,7 +12,7 @@ from napari_tessera.engine.settings import Precision
 from napari_tessera.errors import ModelError
 
 if TYPE_CHECKING:
-    from napari_tessera.engine.device import Device
+    from napari_tessera.engine.device_protocol import Device
     from napari_tessera.engine.feed import WindowReader
     from napari_tessera.engine.grid import WindowGrid
     from napari_tessera.engine.sweep import Sweep, Window

@@ -19,7 +19,7 @@ from napari_tessera.engine.events import Event, EventHandler, PassFinished
 from napari_tessera.engine.run import run_sweep
 
 if TYPE_CHECKING:
-    from napari_tessera.engine.device import Device
+    from napari_tessera.engine.device_protocol import Device
     from napari_tessera.engine.grid import Block
     from napari_tessera.engine.network import Network
     from napari_tessera.engine.reduction import Reduction

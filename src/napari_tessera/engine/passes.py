@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from napari_tessera.engine.events import EventHandler, PassFinished, raise_if_cancelled
 
 if TYPE_CHECKING:
-    from napari_tessera.engine.device import Device, Lane, Mark
+    from napari_tessera.engine.device_protocol import Device, Lane, Mark
 
 __all__ = ["Passes"]
 

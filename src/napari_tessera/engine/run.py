@@ -28,7 +28,7 @@ from napari_tessera.units import format_bytes
 if TYPE_CHECKING:
     import torch
 
-    from napari_tessera.engine.device import Device
+    from napari_tessera.engine.device_protocol import Device
     from napari_tessera.engine.reduction import Reduction
     from napari_tessera.engine.sink import Sink
     from napari_tessera.engine.source import Region, Source
