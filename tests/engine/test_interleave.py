@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from napari_tessera.engine.events import MemoryRecovered
 from napari_tessera.engine.grid import WindowGrid
-from napari_tessera.engine.interleave import coverage, view_number
+from napari_tessera.engine.interleave import coverage, digits, view_number
 from napari_tessera.engine.settings import TtaMode
 
 Make = Callable[..., Any]
@@ -28,9 +28,10 @@ def test_windows_over_one_voxel_see_different_views(data: st.DataObject, dims: i
     grid = WindowGrid.regular(shape, window, overlap)
     cover = coverage(grid)
     n_views = data.draw(st.integers(prod(cover), 2 * prod(cover)))
+    places = digits(grid, n_views)
     over: dict[tuple[int, ...], list[int]] = {}
     for index in grid.iter_indices():
-        view = view_number(index, cover, n_views)
+        view = view_number(index, places, n_views)
         start = grid.start_of(index)
         for voxel in np.ndindex(*grid.window):
             over.setdefault(tuple(np.add(start, voxel)), []).append(view)
@@ -40,7 +41,7 @@ def test_windows_over_one_voxel_see_different_views(data: st.DataObject, dims: i
 
 def test_at_overlap_one_half_a_voxel_sees_eight_views() -> None:
     grid = WindowGrid.regular((32, 32, 32), (16, 16, 16), 0.5)
-    numbers = {view_number(index, coverage(grid), 8) for index in np.ndindex(2, 2, 2)}
+    numbers = {view_number(index, digits(grid, 8), 8) for index in np.ndindex(2, 2, 2)}
     assert numbers == set(range(8))
 
 
@@ -58,20 +59,60 @@ def test_a_pointwise_network_gives_what_one_view_gives(run_engine: Make, volume_
 
 
 def test_every_window_is_seen_through_its_own_view(run_engine: Make, volume_of: Make) -> None:
-    """With overlap 0 a voxel is what its one window says; a network with a direction tells the views apart."""
-    volume = volume_of(16, 16)
+    volume, seen = volume_of(12, 12), []
 
     def network(x: torch.Tensor) -> torch.Tensor:
-        return x.roll(1, -1)
+        seen.extend(x[:, 0].clone().numpy())
+        return x
 
-    found = run_engine(network, volume, (8, 8), channels=1, overlap=0.0, tta_num=4, tta_mode=TtaMode.INTERLEAVED).array[
-        0
-    ]
-    corners = volume[:8, :8], volume[:8, 8:], volume[8:, :8], volume[8:, 8:]
-    # views: identity, x, then (row y + 1, cover 1 per axis: radix 1) x and yx
-    np.testing.assert_allclose(found[:8, :8], np.roll(corners[0], 1, -1), atol=1e-6)
-    np.testing.assert_allclose(found[:8, 8:], np.roll(corners[1], -1, -1), atol=1e-6)
-    np.testing.assert_allclose(found[8:, :8], np.roll(corners[2], -1, -1), atol=1e-6)
+    knobs = {"channels": 1, "tta_num": 4, "tta_mode": TtaMode.INTERLEAVED, "sw_batch_size": 3}
+    found = run_engine(network, volume, (8, 8), **knobs).array[0]
+    top, bottom = volume[:8], volume[4:]
+    expected = top[:, :8], top[:, 4:][:, ::-1], bottom[::-1, :8], bottom[::-1, 4:][:, ::-1]  # identity, x, y, yx
+    np.testing.assert_array_equal(seen, expected)
+    np.testing.assert_allclose(found, volume, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "window", "n_views"), [((165, 300, 200), (112, 112, 112), 8), ((100, 100), (32, 32), 4)]
+)
+def test_a_window_that_is_moved_back_costs_no_other_voxel_a_view(
+    shape: tuple[int, ...], window: tuple[int, ...], n_views: int
+) -> None:
+    """The last window lies over voxels of two others: only there are there more windows than views."""
+    grid = WindowGrid.regular(shape, window, 0.5)
+    places = digits(grid, n_views)
+    moved = [[max(0, n - 2 * w // 2 - w // 2), n] for n, w in zip(shape, window, strict=True)]
+    rng = np.random.default_rng(0)
+    full = 0
+    for voxel in rng.integers(0, shape, (300, len(shape))):
+        views = [
+            view_number(index, places, n_views)
+            for index in grid.iter_indices()
+            if all(a <= v < a + w for a, v, w in zip(grid.start_of(index), voxel, window, strict=True))
+        ]
+        if len(views) <= n_views and not any(a <= v < b for v, (a, b) in zip(voxel, moved, strict=True)):
+            assert len(set(views)) == len(views)
+            full += len(views) == n_views
+    assert full or len(shape) == 3
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5])
+@pytest.mark.parametrize("tta_num", [2, 4, 8])
+def test_constant_affinities_stay_constant(run_engine: Make, overlap: float, tta_num: int) -> None:
+    """Also where no view of any window speaks for a pair: there the nearest one that does is taken."""
+    offsets = ((-1, 0), (0, -1), (0, -3), (-9, 0))
+    found = run_engine(
+        lambda x: torch.full((x.shape[0], 4, *x.shape[2:]), 0.9),
+        np.zeros((21, 32), np.float32),
+        (8, 8),
+        overlap=overlap,
+        channels=4,
+        offsets=offsets,
+        tta_num=tta_num,
+        tta_mode=TtaMode.INTERLEAVED,
+    )
+    np.testing.assert_allclose(found.array, 0.9, rtol=1e-5)
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.5])

@@ -21,9 +21,13 @@ some_settings = st.builds(
     sw_batch_size=st.integers(1, 64),
     batch_size=st.integers(1, 8),
     tta_num=st.integers(1, 16),
+    tta_mode=st.sampled_from(["full", "interleaved"]),
     blend=st.sampled_from(["gaussian", "constant"]),
     precision=st.sampled_from(["float32", "tf32", "bfloat16", "float16"]),
-    device=st.sampled_from(["auto", "cpu", "cuda", "cuda:1", "mps"]),
+    accumulator=st.sampled_from(["float32", "float16"]),
+    probabilities=st.sampled_from(["float32", "float16", "uint8"]),
+    skip_below=st.one_of(st.none(), st.floats(-1e6, 1e6)),
+    device=st.sampled_from(["auto", "cpu", "cuda", "cuda:1", "mps", "cuda:0,cuda:1"]),
     resolution=st.one_of(st.none(), st.tuples(*[st.floats(0.001, 10)] * 3)),
     decoder=st.sampled_from([None, "argmax", "watershed"]),
     decoder_parameters=st.dictionaries(st.sampled_from(["threshold", "min_size_vox"]), st.floats(0, 1)),
@@ -64,12 +68,40 @@ def test_settings_can_be_hashed_pickled_and_rebuilt(settings: Settings) -> None:
         ({"device": "cpu:7"}, "device is 'cpu:7'"),
         ({"device": "auto:3"}, "device is 'auto:3'"),
         ({"resolution": (0, 1, 1)}, "resolution is (0, 1, 1)"),
+        ({"tta_mode": "interleavd"}, "tta_mode is 'interleavd', but it must be one of full, interleaved; did you"),
+        ({"accumulator": "bfloat16"}, "accumulator is 'bfloat16', but it must be one of float32, float16"),
+        ({"probabilities": "uint16"}, "probabilities is 'uint16', but it must be one of float32, float16, uint8"),
+        ({"skip_below": float("inf")}, "skip_below is inf, but it must be a finite number"),
+        ({"skip_below": "10"}, "skip_below is '10'"),
+        ({"skip_below": True}, "skip_below is True"),
+        ({"device": "cuda:0,cuda:0"}, "or several different cards such as cuda:0,cuda:1"),
+        ({"device": "cuda:0,cpu"}, "device is 'cuda:0,cpu'"),
+        ({"device": "cuda,cuda:1"}, "device is 'cuda,cuda:1'"),
     ],
 )
 def test_a_bad_value_is_named_with_its_limit(values: dict[str, Any], sentence: str) -> None:
     with pytest.raises(SettingsError) as caught:
         Settings(**values)
     assert sentence in str(caught.value)
+
+
+def test_newer_keys_are_where_the_file_has_them(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        "inference:\n  tta_mode: interleaved\n  accumulator: float16\n  probabilities: uint8\n  skip_below: 12\n"
+        "  device: 'cuda:0, cuda:1'\n"
+    )
+    settings = Settings.from_yaml(path)
+    assert settings == Settings(
+        tta_mode="interleaved",
+        accumulator="float16",
+        probabilities="uint8",
+        skip_below=12.0,
+        device="cuda:0,cuda:1",
+    )
+    assert settings.to_dict()["skip_below"] == 12
+    Settings().to_yaml(path)
+    assert "skip_below" not in path.read_text()
 
 
 def test_numpy_numbers_are_numbers() -> None:
@@ -100,6 +132,8 @@ def test_the_file_of_the_design(tmp_path: Path) -> None:
         ("inference: {overlp: 0.5}", ["inference.overlp", "did you mean 'overlap'?"]),
         ("inferense: {overlap: 0.5}", ["inferense", "did you mean 'inference'?"]),
         ("inference: {overlap: 2}", ["overlap is 2"]),
+        ("inference: {tta_mod: full}", ["inference.tta_mod", "did you mean 'tta_mode'?"]),
+        ("inference: {skip_below: dark}", ["skip_below is 'dark'"]),
         ("inference: {overlp: 1, sw_batchsize: 2}", ["overlp", "did you mean 'sw_batch_size'?"]),
         ("inference: {test_time_augmentation: 'yes'}", ["test_time_augmentation", "'yes'"]),
         ("- 1\n- 2", ["holds no sections"]),

@@ -10,7 +10,9 @@ In this order, each step an event:
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,7 @@ import torch
 
 from napari_tessera.engine.events import Recovery
 from napari_tessera.engine.feed import WindowFeed
+from napari_tessera.engine.grid import count_forward_passes
 from napari_tessera.engine.settings import AccumulatorType
 from napari_tessera.engine.stitch import Finished, SlabStitcher
 from napari_tessera.engine.tta import View, ViewAverage
@@ -59,6 +62,28 @@ class NoRoomError(Exception):
         return self.failed_batch > 0
 
 
+@dataclass(frozen=True, slots=True)
+class _SeenPartly:
+    """Windows that some views have been computed for when memory ran out: those are not computed again.
+
+    *total* is the sum over the first *views* of them, (B, C', *window); *first* the number of the first window.
+    """
+
+    first: int
+    total: torch.Tensor
+    views: int
+
+    @property
+    def stop(self) -> int:
+        return self.first + self.total.shape[0]
+
+    def split(self, windows: int) -> tuple[_SeenPartly, _SeenPartly | None]:
+        """Return the first *windows* windows, and the others if there are any."""
+        head = _SeenPartly(self.first, self.total[:windows], self.views)
+        tail = _SeenPartly(self.first + windows, self.total[windows:], self.views)
+        return head, tail if tail.total.shape[0] else None
+
+
 class BlockRun:
     """Runs one block.
 
@@ -67,13 +92,13 @@ class BlockRun:
     block, sweep
         What to do.
     device, lane, reader, forward, passes
-        Shared by all blocks of a run.
+        What it is done with.
     batch
         Windows per pass, as many as fitted until now.
     on_host
         Whether the accumulator has had to move to the host.
     on_recovery
-        Called with the step, the windows of the failed pass, the batch to go on with and the windows left.
+        Called with the step, the windows of the failed pass, the batch to go on with and the passes left.
     """
 
     def __init__(
@@ -95,6 +120,8 @@ class BlockRun:
         self._batch, self._on_host, self._on_recovery = batch, on_host, on_recovery
         self._windows = sweep.windows_of(block)
         self._stitched = 0
+        self._predicted = 0
+        self._partly: deque[_SeenPartly] = deque()
         self._average = ViewAverage(sweep.views, sweep.grid.window, sweep.offsets)
         self._spoken: dict[View, torch.Tensor | None] = {}
         self._stitcher: SlabStitcher | None = None
@@ -111,8 +138,7 @@ class BlockRun:
         def hand_on(finished: Finished) -> None:
             drain.put(finished.region, reduction.apply(finished.values, finished.missing))
 
-        def allocate() -> None:
-            where = HOST if self._on_host else self._device.torch_device
+        def allocate(where: torch.device) -> None:
             self._stitcher = SlabStitcher(
                 self._sweep.grid,
                 self._block,
@@ -124,12 +150,13 @@ class BlockRun:
                 device=where,
             )
 
-        failure = self._failure_of(allocate)
+        failure = self._failure_of(partial(allocate, HOST if self._on_host else self._device.torch_device))
         if failure is not None and not self._on_host and not self._device.shares_host_memory:
             self._device.release_cached()
-            self._on_host = True
-            self._tell(Recovery.HOST_ACCUMULATOR, 0)
-            failure = self._failure_of(allocate)
+            failure = self._failure_of(partial(allocate, HOST))
+            if failure is None:
+                self._on_host = True
+                self._tell(Recovery.HOST_ACCUMULATOR, 0)
         if failure is not None:
             raise NoRoomError(self._block.start[self._sweep.grid.sweep_axis], 0) from failure
 
@@ -159,9 +186,11 @@ class BlockRun:
         return None
 
     def _run_windows(self) -> None:
+        """Run the windows that are left; of partly seen ones only these, as no batch may mix them with others."""
+        end = self._partly[0].stop if self._partly else len(self._windows)
         feed = WindowFeed(
             self._reader,
-            self._windows[self._stitched :],
+            self._windows[self._stitched : end],
             self._batch,
             device=self._device,
             lane=self._lane,
@@ -171,8 +200,9 @@ class BlockRun:
         try:
             for windows, tensor in batches:
                 predictions = self._predict(windows, tensor)
-                feed.used()
+                self._predicted = self._stitched + len(windows)
                 self._stitch(windows, predictions)
+                feed.used()
                 del predictions  # before the next pass needs the room
         finally:
             batches.close()  # type: ignore[attr-defined]  # a generator: ends its thread
@@ -186,8 +216,11 @@ class BlockRun:
             self._stitched += 1
 
     def _spoken_by(self, view: View) -> torch.Tensor | None:
+        """Return how much a view's values count, kept where the sums are: a copy per window would hold them up."""
         if view not in self._spoken:
-            self._spoken[view] = self._average.spoken(view)
+            spoken = self._average.spoken(view)
+            where = HOST if self._on_host else self._device.torch_device
+            self._spoken[view] = None if spoken is None else spoken.to(where)
         return self._spoken[view]
 
     def _predict(self, windows: Sequence[Window], tensor: torch.Tensor) -> torch.Tensor:
@@ -195,10 +228,10 @@ class BlockRun:
         if self._sweep.is_interleaved:
             return self._predict_interleaved(windows, tensor)
         views = self._sweep.views
-        total: torch.Tensor | None = None
-        before = self._passes.issued_count
+        seen = self._resume(len(windows))
+        total, done = (None, 0) if seen is None else (seen.total, seen.views)
         try:
-            for view in views:
+            for view in views[done:]:
                 self._passes.raise_if_cancelled()
                 prediction = self._forward(self._seen(tensor, view), windows)
                 if total is None:
@@ -207,12 +240,23 @@ class BlockRun:
                 else:
                     self._average.add(total, prediction, view)
                 del prediction
+                done += 1
                 self._passes.issued(len(windows))
+            assert total is not None
+            return self._average.finish(total)
         except (RuntimeError, MemoryError):
-            self._passes.take_back(before)
+            if total is not None:
+                self._partly.appendleft(_SeenPartly(self._stitched, total, done))
             raise
-        assert total is not None
-        return self._average.finish(total)
+
+    def _resume(self, windows: int) -> _SeenPartly | None:
+        """Return what views of the next *windows* windows have been computed already."""
+        if not self._partly:
+            return None
+        seen, others = self._partly.popleft().split(windows)
+        if others is not None:
+            self._partly.appendleft(others)
+        return seen
 
     def _predict_interleaved(self, windows: Sequence[Window], tensor: torch.Tensor) -> torch.Tensor:
         """Return the predictions of one pass in which every window is seen through its own view."""
@@ -252,7 +296,8 @@ class BlockRun:
     def _shrink(self, failure: BaseException) -> None:
         """Make room after a pass did not fit."""
         self._device.release_cached()
-        failed = min(self._batch, len(self._windows) - self._stitched)
+        end = self._partly[0].stop if self._partly else len(self._windows)
+        failed = min(self._batch, end - self._stitched)
         if failed > 1:
             self._batch = failed // 2
             self._tell(Recovery.SMALLER_PASSES, failed)
@@ -269,7 +314,18 @@ class BlockRun:
         if cause is not None:
             raise NoRoomError(stitcher.first_unfinished, failed_batch) from cause
         self._on_host = True
+        self._spoken.clear()
         self._tell(Recovery.HOST_ACCUMULATOR, failed_batch)
 
     def _tell(self, step: Recovery, failed_batch: int) -> None:
-        self._on_recovery(step, failed_batch, self._batch, len(self._windows) - self._stitched)
+        self._on_recovery(step, failed_batch, self._batch, self._passes_left())
+
+    def _passes_left(self) -> int:
+        """Return the passes that the windows without a prediction still need."""
+        views = len(self._sweep.views_per_pass)
+        first = max(self._predicted, self._stitched)
+        passes = 0
+        for seen in self._partly:
+            passes += count_forward_passes(seen.stop - first, sw_batch_size=self._batch, n_views=views - seen.views)
+            first = seen.stop
+        return passes + count_forward_passes(len(self._windows) - first, sw_batch_size=self._batch, n_views=views)

@@ -16,6 +16,7 @@ __all__ = ["CudaDevice"]
 
 # cudaErrorMemoryAllocation: what pinning host memory fails with.
 CUDA_ERROR_MEMORY_ALLOCATION = 2
+OUT_OF_MEMORY_TEXTS = ("CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
 class CudaMark:
@@ -27,10 +28,6 @@ class CudaMark:
     def wait(self) -> None:
         """Block this thread, without Python's lock, until the event has come."""
         self.event.synchronize()
-
-    def is_done(self) -> bool:
-        """Whether the event has come."""
-        return bool(self.event.query())  # type: ignore[no-untyped-call]
 
 
 class CudaLane:
@@ -84,6 +81,9 @@ class CudaDevice:
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """Whether *error* is torch's out-of-memory error, that of pinning host memory, or of the host."""
+        # TorchScript raises every error of the network as a plain RuntimeError; libraries have no type for theirs.
+        if isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY_TEXTS):
+            return True
         pinning = (
             isinstance(error, torch.AcceleratorError)
             and getattr(error, "error_code", None) == CUDA_ERROR_MEMORY_ALLOCATION

@@ -34,9 +34,6 @@ class _Now:
     def wait(self) -> None:
         return
 
-    def is_done(self) -> bool:
-        return True
-
 
 class CpuDevice:
     """The CPU: device memory is host memory.

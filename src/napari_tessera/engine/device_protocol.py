@@ -34,10 +34,6 @@ class Mark(Protocol):
         """Block this thread until all work before the mark is done."""
         ...
 
-    def is_done(self) -> bool:
-        """Whether all work before the mark is done."""
-        ...
-
 
 class Lane(Protocol):
     """A queue of work on a device."""

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from napari_tessera.errors import OutOfMemoryError
+
 if TYPE_CHECKING:
     from napari_tessera.engine.device_protocol import Device, Lane, Mark
     from napari_tessera.engine.sink import Sink
@@ -40,7 +42,7 @@ class PlaneDrain:
         self._device, self._lane, self._sink, self._on_written = device, lane, sink, on_written
         self._back = device.open_lane()
         self._pool: ThreadPoolExecutor | None = None
-        self._writing: deque[tuple[Region, Future[None]]] = deque()
+        self._writing: deque[tuple[Region, torch.Tensor, Future[None]]] = deque()
         if device.passes_ahead:
             self._pool = ThreadPoolExecutor(1, thread_name_prefix="tessera-write")
 
@@ -57,7 +59,8 @@ class PlaneDrain:
         self._back.after(self._lane.mark())
         with self._back.active():
             host.copy_(planes, non_blocking=True)
-        self._writing.append((region, self._pool.submit(self._write, region, planes, host, self._back.mark())))
+        written = self._pool.submit(self._write, region, planes, host, self._back.mark())
+        self._writing.append((region, host, written))
 
     def _write(self, region: Region, planes: torch.Tensor, host: torch.Tensor, copied: Mark) -> None:
         # planes is held until it has been copied: its memory belongs to another lane, which would use it again.
@@ -70,9 +73,22 @@ class PlaneDrain:
             self._await_first()
 
     def _await_first(self) -> None:
-        region, written = self._writing.popleft()
-        written.result()
+        region, host, written = self._writing.popleft()
+        try:
+            written.result()
+        except MemoryError:  # the planes are still here: others may have let go of some memory since
+            self._write_again(region, host)
         self._on_written(region)
+
+    def _write_again(self, region: Region, host: torch.Tensor) -> None:
+        try:
+            self._sink.write(region, host.numpy())
+        except MemoryError as error:
+            # Not the engine's own lack of memory, which would be answered with smaller pieces of other planes.
+            limits = " x ".join(f"{part.start}-{part.stop}" for part in region)
+            raise OutOfMemoryError(
+                f"the host's memory did not suffice for writing the result of voxels {limits}: close other programs"
+            ) from error
 
     def close(self) -> None:
         """End the thread, after what it has begun."""

@@ -18,7 +18,7 @@ from napari_tessera.engine.source import ArraySource, PlaneCache, Source
 
 if TYPE_CHECKING:
     from napari_tessera.engine.device_protocol import Device, Lane, Mark
-    from napari_tessera.engine.grid import WindowGrid
+    from napari_tessera.engine.grid import Block, WindowGrid
     from napari_tessera.engine.intensity import IntensityMap
     from napari_tessera.engine.sweep import Window
 
@@ -32,6 +32,8 @@ class WindowReader:
     ----------
     source, grid, intensity
         The image, where its windows lie, and from its values to the network's.
+    block
+        The part whose windows are read.
 
     Attributes
     ----------
@@ -39,9 +41,9 @@ class WindowReader:
         (C, *window).
     """
 
-    def __init__(self, source: Source, grid: WindowGrid, intensity: IntensityMap) -> None:
-        cached = isinstance(source, ArraySource) and source.in_memory
-        self._source = source if cached else PlaneCache(source, grid.sweep_axis)
+    def __init__(self, source: Source, grid: WindowGrid, intensity: IntensityMap, block: Block) -> None:
+        at_hand = isinstance(source, ArraySource) and source.in_memory
+        self._source = source if at_hand else PlaneCache(source, grid.sweep_axis, grid.reach(block))
         self._grid, self._intensity = grid, intensity
         # float32 holds whole numbers of 16 bits; wider ones are mapped before they are rounded.
         self.maps_on_host = source.dtype.itemsize >= 4 and source.dtype != np.float32

@@ -228,6 +228,15 @@ class WindowGrid:
             return tuple(map(range, self.counts))
         return tuple(self.touching(i, *limits) for i, limits in enumerate(zip(block.start, block.stop, strict=True)))
 
+    def reach(self, block: Block | None = None) -> tuple[slice, ...]:
+        """Return the part of the image that the windows of *block* lie in."""
+        parts = []
+        for axis, numbers, starts in zip(self.axes, self.ranges(block), self.starts, strict=True):
+            before = axis.pad_vox[0]
+            first, last = starts[numbers[0]] - before, starts[numbers[-1]] - before
+            parts.append(slice(max(first, 0), min(last + axis.window_vox, axis.image_vox)))
+        return tuple(parts)
+
     def count_windows(self, block: Block | None = None) -> int:
         """Return how many windows touch *block*, or are in the volume."""
         return prod(map(len, self.ranges(block)))

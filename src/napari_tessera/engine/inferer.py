@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,10 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
 from napari_tessera.engine.device import open_device
 from napari_tessera.engine.events import EventHandler, PassFinished
-from napari_tessera.engine.feed import WindowReader
+from napari_tessera.engine.feed import WindowFeed, WindowReader
 from napari_tessera.engine.grid import WindowGrid
 from napari_tessera.engine.intensity import IntensityMap
+from napari_tessera.engine.network import Forward
 from napari_tessera.engine.outputs import OutputPacker
 from napari_tessera.engine.reduction import Reduction
 from napari_tessera.engine.run import run_sweep
@@ -38,7 +40,8 @@ class SlabInferer:
     """Drop-in for ``monai.inferers.SlidingWindowInferer``: the same arguments, the same result, less memory and time.
 
     Sums are kept for the planes under way only, not for the volume; finished planes go to the host at once; a lack of
-    memory costs one pass. Runs without gradients. Needs torch and numpy alone.
+    memory costs one pass. Runs without gradients, and in float32: inputs of float64 are rounded on the way to the
+    network. Needs torch and numpy alone.
 
     Parameters
     ----------
@@ -128,7 +131,7 @@ class SlabInferer:
             shapes = f"{tuple(inputs.shape)}, but it is {tuple(condition.shape)}"
             raise ValueError(f"`condition` must match the shape of the inputs, {shapes}")
         window = self._window(shape)
-        overlaps = tuple(self.overlap) if isinstance(self.overlap, Sequence) else (self.overlap,) * dims
+        overlaps = _per_axis(self.overlap, dims)
         if not all(0 <= overlap < 1 for overlap in overlaps):
             raise ValueError(f"overlap must be >= 0 and < 1, but it is {self.overlap}")
         plain, crop = self._padded(inputs, window)
@@ -152,7 +155,7 @@ class SlabInferer:
         return _joined(results, inputs)
 
     def _window(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        sizes = self.roi_size if isinstance(self.roi_size, Sequence) else [self.roi_size] * len(shape)
+        sizes = _per_axis(self.roi_size, len(shape))
         if len(sizes) != len(shape):
             raise ValueError(f"inputs of {len(shape)} spatial axes {shape} need as many in roi_size: {self.roi_size}")
         return tuple(side if not size or size < 0 else int(size) for size, side in zip(sizes, shape, strict=True))
@@ -176,14 +179,14 @@ class SlabInferer:
             intensity=IntensityMap.identity(source.shape[0]),
             sw_batch_size=self.sw_batch_size,
             blend=self.mode,
-            sigma_scale=tuple(self.sigma_scale) if isinstance(self.sigma_scale, Sequence) else self.sigma_scale,
+            sigma_scale=_per_axis(self.sigma_scale, len(grid.axes)),
         )
-        reader = WindowReader(source, grid, sweep.intensity)
-        sweep = packer.probe(sweep, reader, device)
+        forward = Forward(packer, None, grid.window, device)
+        sweep = _probed(sweep, forward, source, device)
         sink = ArraySink.empty((sweep.out_channels, *grid.shape), np.float32)
         with self._shown(sweep.forward_passes) as on_event:
             run_sweep(
-                packer,
+                forward,
                 source,
                 sweep,
                 device=device,
@@ -207,6 +210,34 @@ class SlabInferer:
             return
         with tqdm(total=passes) as bar:
             yield lambda event: bar.update() if isinstance(event, PassFinished) else None
+
+
+def _per_axis(value: Any, dims: int) -> tuple[Any, ...]:
+    """Return one value per axis; a sequence or an array has them already."""
+    return tuple(value) if np.ndim(value) else (value,) * dims
+
+
+def _probed(sweep: Sweep, forward: Forward, source: ArraySource, device: Device) -> Sweep:
+    """Return *sweep* with the channels that the network gives, found by its first pass, which is not made again.
+
+    Where that pass does not fit, it is tried with fewer windows, and so is the run.
+    """
+    reader = WindowReader(source, sweep.grid, sweep.intensity, sweep.grid.whole)
+    windows = sweep.windows_of(sweep.grid.whole)[: sweep.sw_batch_size]
+    lane = device.open_lane(main=True)
+    while True:
+        try:
+            with device.running(sweep.precision):
+                feed = WindowFeed(reader, windows, len(windows), device=device, lane=lane, read_ahead=0)
+                for batch, tensor in feed:
+                    channels = forward.probe(tensor, batch)
+        except (RuntimeError, MemoryError) as error:
+            if not device.is_out_of_memory(error) or len(windows) == 1:
+                raise
+        else:
+            return replace(sweep, out_channels=channels, sw_batch_size=len(windows))
+        device.release_cached()
+        windows = windows[: len(windows) // 2]
 
 
 def _slices(grid: WindowGrid, number: int, window: Window) -> list[slice]:

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from math import prod
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from napari_tessera.engine.grid import Index, WindowGrid
 
-__all__ = ["coverage", "view_number"]
+__all__ = ["coverage", "digits", "view_number"]
 
 
 def coverage(grid: WindowGrid) -> tuple[int, ...]:
@@ -35,13 +36,26 @@ def coverage(grid: WindowGrid) -> tuple[int, ...]:
     )
 
 
-def view_number(index: Index, cover: Sequence[int], n_views: int) -> int:
+def digits(grid: WindowGrid, n_views: int) -> tuple[int, ...]:
+    """Return how many windows in a row see different views, per axis.
+
+    As many as lie over a voxel; but where the last window of an axis is moved back, voxels there lie in one window more
+    than all others. If there are not views enough for those, they are left out: two of their windows share a view, and
+    all other voxels see as many views as there can be.
+    """
+    deepest = coverage(grid)
+    if n_views >= prod(deepest):
+        return deepest
+    regular = (-(-axis.window_vox // axis.stride_vox) for axis in grid.axes)
+    return tuple(map(min, deepest, regular))
+
+
+def view_number(index: Index, digits: Sequence[int], n_views: int) -> int:
     """Return which of *n_views* views the window *index* sees.
 
-    Windows are numbered in a mixed radix whose digits are as long as windows overlap (*cover*, from `coverage`), the
-    fastest axis first. Two windows that share a voxel differ by less than a digit on every axis, so their numbers
-    differ, by less than the product of *cover*: with at least that many views, all windows over a voxel see different
-    ones.
+    Windows are numbered in a mixed radix, the fastest axis first, by their place among as many windows as *digits*
+    says. Windows that are nearer than that on every axis have different numbers, all below the product of *digits*:
+    with at least that many views, they see different ones.
 
     Examples
     --------
@@ -49,7 +63,7 @@ def view_number(index: Index, cover: Sequence[int], n_views: int) -> int:
     [0, 1, 2, 3, 4, 5, 6, 7]
     """
     number, radix = 0, 1
-    for position, windows in zip(reversed(index), reversed(cover), strict=True):
-        number += position * radix
+    for position, windows in zip(reversed(index), reversed(digits), strict=True):
+        number += position % windows * radix
         radix *= windows
     return number % n_views

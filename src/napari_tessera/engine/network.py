@@ -27,14 +27,15 @@ class Forward:
         Called with float32 (B, C, *window) on the device; gives (B, C', *window), or a tuple, list or dictionary whose
         first tensor is that. One whose attribute ``needs_windows`` is true gets the windows as a second argument.
     out_channels, window
-        What its output must have.
+        What its output must have; None: whatever `probe` finds.
     device
         Where it runs.
     """
 
-    def __init__(self, network: Network, out_channels: int, window: Sequence[int], device: Device) -> None:
+    def __init__(self, network: Network, out_channels: int | None, window: Sequence[int], device: Device) -> None:
         self._network, self._device = network, device
-        self._expected = (out_channels, *window)
+        self._out_channels, self._window = out_channels, tuple(window)
+        self._probed: torch.Tensor | None = None
         self._contiguous = not device.channels_last
         self._needs_windows = getattr(network, "needs_windows", False)
         self._has_run = False
@@ -48,8 +49,21 @@ class Forward:
             If the network raises (kept as ``__cause__``) or gives an output of another shape. A lack of memory is
             raised as it is.
         """
+        if self._probed is not None:
+            output, self._probed = self._probed, None
+            if output.shape[0] == tensor.shape[0]:
+                return output
+        return self._checked(tensor, self._call(tensor.contiguous() if self._contiguous else tensor, windows))
+
+    def probe(self, tensor: torch.Tensor, windows: Sequence[Window]) -> int:
+        """Call the network for its number of channels; the output is kept for the first call, if that is as large."""
         output = self._call(tensor.contiguous() if self._contiguous else tensor, windows)
-        expected = (tensor.shape[0], *self._expected)
+        self._out_channels = int(output.shape[1])
+        self._probed = self._checked(tensor, output)
+        return self._out_channels
+
+    def _checked(self, tensor: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        expected = (tensor.shape[0], self._out_channels, *self._window)
         if tuple(output.shape) != expected:
             raise ModelError(
                 f"the network gave an output of shape {tuple(output.shape)} for an input of shape "

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from napari_tessera.engine.settings import Precision
 from napari_tessera.errors import ModelError
 
 if TYPE_CHECKING:
-    from napari_tessera.engine.device_protocol import Device
-    from napari_tessera.engine.feed import WindowReader
     from napari_tessera.engine.grid import WindowGrid
-    from napari_tessera.engine.sweep import Sweep, Window
+    from napari_tessera.engine.sweep import Window
 
 __all__ = ["OutputPacker"]
 
@@ -55,15 +51,9 @@ class OutputPacker:
         self._names: tuple[Any, ...] | None = None
         self._is_sequence = False
         self._channels: tuple[int, ...] = ()
-        self._probed: tuple[tuple[int, ...], torch.Tensor] | None = None
 
     def __call__(self, tensor: torch.Tensor, windows: Sequence[Window]) -> torch.Tensor:
         """Return all outputs for *tensor*, (B, C, *window), side by side as channels."""
-        if self._probed is not None:
-            shape, output = self._probed
-            self._probed = None
-            if shape == tuple(tensor.shape):
-                return output
         return self._pack(self._predict(tensor, windows))
 
     def _predict(self, tensor: torch.Tensor, windows: Sequence[Window]) -> Any:
@@ -100,29 +90,3 @@ class OutputPacker:
             return dict(zip(self._names, tensors, strict=True))
         # As MONAI: a sequence of one comes back as the tensor itself.
         return tuple(tensors) if self._is_sequence and len(tensors) > 1 else tensors[0]
-
-    def probe(self, sweep: Sweep, reader: WindowReader, device: Device) -> Sweep:
-        """Return *sweep* with the channels that the network gives, found by its first pass.
-
-        The pass is kept and not made again. Where it does not fit, it is tried with fewer windows, and so is the run.
-        """
-        windows = sweep.windows_of(sweep.grid.whole)[: sweep.sw_batch_size]
-        while True:
-            try:
-                output = self._first_pass(sweep, windows, reader, device)
-            except (RuntimeError, MemoryError) as error:
-                if not device.is_out_of_memory(error) or len(windows) == 1:
-                    raise
-            else:
-                self._probed = ((len(windows), *reader.shape), output)
-                return replace(sweep, out_channels=output.shape[1], sw_batch_size=len(windows))
-            device.release_cached()
-            windows = windows[: len(windows) // 2]
-
-    def _first_pass(
-        self, sweep: Sweep, windows: Sequence[Window], reader: WindowReader, device: Device
-    ) -> torch.Tensor:
-        with device.running(Precision.FLOAT32):
-            host = device.host_buffer((len(windows), *reader.shape), torch.float32, torch.contiguous_format)
-            reader.read(windows, host)
-            return self._pack(self._predict(host.to(device.torch_device), windows))

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
 from napari_tessera.engine.events import Event, EventHandler, PassFinished
 from napari_tessera.engine.run import run_sweep
+from napari_tessera.errors import CancelledError
 
 if TYPE_CHECKING:
     from napari_tessera.engine.device_protocol import Device
@@ -69,55 +72,44 @@ def run_on_devices(
             on_event=notify,
             cancel=cancel,
         )
-    stop = _Stop(cancel)
-    blocks: queue.SimpleQueue[Block] = queue.SimpleQueue()
-    for block in sweep.all_blocks:
-        blocks.put(block)
-    events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
-    shared_source, shared_sink = _LockedSource(source), _LockedSink(sink)
-    tally = _Tally(sweep.forward_passes)
+    shared = _Shared(sweep, cancel)
 
-    def work(worker: Worker) -> int:
+    def work(worker: Worker, number: int) -> int:
         try:
-            done = 0
-            while True:
-                try:
-                    block = blocks.get_nowait()
-                except queue.Empty:
-                    return done
-                part = replace(sweep, blocks=(block,))
-                done += run_sweep(
-                    worker.network,
-                    shared_source,
-                    part,
-                    device=worker.device,
-                    reduction=reduction,
-                    sink=shared_sink,
-                    volume=volume,
-                    on_event=tally.for_part(part.forward_passes, events.put),
-                    cancel=stop,
-                )
+            return run_sweep(
+                worker.network,
+                locked_source,
+                sweep,
+                device=worker.device,
+                reduction=reduction,
+                sink=locked_sink,
+                volume=volume,
+                on_event=partial(shared.tell, number),
+                cancel=shared.stop,
+                dealt=shared.deal(number),
+            )
         except BaseException:
-            stop.set()
+            shared.stop.set()
             raise
         finally:
-            events.put(None)
+            shared.events.put(None)
 
+    locked_source, locked_sink = _LockedSource(source), _LockedSink(sink)
     with (
         # Arithmetic is switched for the whole process: no worker that ends may switch it back under the others.
         workers[0].device.running(sweep.precision),
         ThreadPoolExecutor(len(workers), thread_name_prefix="tessera-device") as pool,
     ):
-        futures = [pool.submit(work, worker) for worker in workers]
+        futures = [pool.submit(work, worker, number) for number, worker in enumerate(workers)]
         try:
-            _pass_on(events, len(workers), notify)
+            _pass_on(shared.events, len(workers), notify)
         except BaseException:
-            stop.set()
+            shared.stop.set()
             raise
     errors = [error for future in futures if (error := future.exception()) is not None]
     if errors:
         # The one that stopped the others, not their cancellation.
-        raise next((error for error in errors if not stop.is_consequence(error)), errors[0])
+        raise next((error for error in errors if not isinstance(error, CancelledError)), errors[0])
     return sum(future.result() for future in futures)
 
 
@@ -141,35 +133,41 @@ class _Stop(threading.Event):
     def is_set(self) -> bool:
         return super().is_set() or (self._cancel is not None and self._cancel.is_set())
 
-    def is_consequence(self, error: BaseException) -> bool:
-        from napari_tessera.errors import CancelledError
 
-        return isinstance(error, CancelledError)
+class _Shared:
+    """What the devices of one run share: the blocks that are left, the count of passes, and the way to the caller."""
 
-
-class _Tally:
-    """Adds up the passes of parts that run at the same time."""
-
-    def __init__(self, total: int) -> None:
-        self._done, self._total = 0, total
+    def __init__(self, sweep: Sweep, cancel: threading.Event | None) -> None:
+        self.stop = _Stop(cancel)
+        self.events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._sweep = sweep
+        self._blocks = deque(sweep.all_blocks)
+        self._passes: dict[int, tuple[int, int]] = {}  # done and total, of the blocks that a device has taken
+        self._not_taken = sweep.forward_passes
         self._lock = threading.Lock()
 
-    def for_part(self, expected: int, put: Callable[[Event], None]) -> EventHandler:
-        """Return a handler for one part's events, whose passes it counts into those of the whole."""
-        done = 0
+    def deal(self, device: int) -> Iterator[Block]:
+        """Yield the next block whenever a device asks for it."""
+        while True:
+            with self._lock:
+                if not self._blocks:
+                    return
+                block = self._blocks.popleft()
+                passes = self._sweep.passes_of(block)
+                done, total = self._passes.get(device, (0, 0))
+                self._not_taken, self._passes[device] = self._not_taken - passes, (done, total + passes)
+            yield block
 
-        def handle(event: Event) -> None:
-            nonlocal done, expected
-            if isinstance(event, PassFinished):
-                with self._lock:
-                    self._done += event.done - done
-                    self._total += event.total - expected
-                    done, expected = event.done, event.total
-                    put(replace(event, done=self._done, total=self._total))
-            else:
-                put(event)
-
-        return handle
+    def tell(self, device: int, event: Event) -> None:
+        """Hand an event of a device on; passes are counted over all of them."""
+        if not isinstance(event, PassFinished):
+            self.events.put(event)
+            return
+        with self._lock:
+            self._passes[device] = event.done, event.total
+            done = sum(done for done, _ in self._passes.values())
+            total = self._not_taken + sum(total for _, total in self._passes.values())
+            self.events.put(replace(event, done=done, total=total))
 
 
 class _LockedSource:

@@ -25,8 +25,8 @@ class Passes:
     ----------
     device, lane
         Where passes run.
-    volume, total
-        Number of the volume for the events, and passes expected.
+    volume
+        Its number, for the events.
     notify, cancel
         Takes the events; stops the run.
 
@@ -41,7 +41,6 @@ class Passes:
         device: Device,
         lane: Lane,
         volume: int,
-        total: int,
         notify: EventHandler,
         cancel: threading.Event | None,
     ) -> None:
@@ -49,7 +48,7 @@ class Passes:
         self._volume, self._notify, self._cancel = volume, notify, cancel
         self._on_the_way: deque[tuple[Mark, int]] = deque()
         self._last = time.perf_counter()
-        self.done, self.total = 0, total
+        self.done, self.total = 0, 0
 
     def raise_if_cancelled(self) -> None:
         """Raise `CancelledError` once the run is to stop; called before every pass."""
@@ -65,16 +64,6 @@ class Passes:
         """Wait for all passes that have been issued."""
         while self._on_the_way:
             self._await_first()
-
-    def take_back(self, done: int) -> None:
-        """Count only *done* passes: those of an unfinished batch will run again."""
-        self.settle()
-        self.done = done
-
-    @property
-    def issued_count(self) -> int:
-        """Passes done or on their way."""
-        return self.done + len(self._on_the_way)
 
     def _await_first(self) -> None:
         mark, windows = self._on_the_way.popleft()

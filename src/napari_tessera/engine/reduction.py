@@ -20,7 +20,8 @@ class Reduction:
     ----------
     function
         Called on the device with planes (C, *region); gives what goes to the sink, (C', *region). Strictly voxelwise,
-        so that it does not matter how the volume is cut. May write into its argument if *normalised*.
+        so that it does not matter how the volume is cut. May write into its argument if *normalised*; otherwise its
+        result must have memory of its own.
     normalised
         Whether the planes have to be averages, float32. Where only the order of the channels at a voxel matters,
         weighted sums do, and the division is saved.

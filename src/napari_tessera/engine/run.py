@@ -1,6 +1,6 @@
 """The loop: windows in, the network on every view, predictions stitched, finished planes out.
 
-Memory that runs out costs one pass: see `_BlockRun` for what is tried, step by step. What a failed pass has computed is
+Memory that runs out costs one pass: see `BlockRun` for what is tried, step by step. What a failed pass has computed is
 not stitched, and what has been stitched is not computed again, so the result does not change.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Iterator
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,7 @@ def run_sweep(
     volume: int = 0,
     on_event: EventHandler | None = None,
     cancel: threading.Event | None = None,
+    dealt: Iterator[Block] | None = None,
 ) -> int:
     """Run the network over one volume and return the number of forward passes that succeeded.
 
@@ -70,6 +72,8 @@ def run_sweep(
         Number that the events carry.
     on_event, cancel
         Receives events, on the calling thread; stops the run within one pass.
+    dealt
+        Gives the next block where several devices share those of *sweep*; None: all of them are run here.
 
     Raises
     ------
@@ -84,7 +88,7 @@ def run_sweep(
     with device.running(sweep.precision):
         run = _SweepRun(network, source, sweep, device, reduction, sink, volume, notify, cancel)
         try:
-            return run.run()
+            return run.run(deque(sweep.all_blocks), iter(())) if dealt is None else run.run(deque(), dealt)
         finally:
             run.close()
 
@@ -107,9 +111,12 @@ class _SweepRun:
         self._sweep, self._device, self._reduction = sweep, device, reduction
         self._volume, self._notify = volume, notify
         self._lane = device.open_lane(main=True)
-        self._reader = WindowReader(source, sweep.grid, sweep.intensity)
-        self._forward = Forward(network, sweep.out_channels, sweep.grid.window, device)
-        self._passes = Passes(device, self._lane, volume, sweep.forward_passes, notify, cancel)
+        self._source = source
+        window = sweep.grid.window
+        self._forward = (
+            network if isinstance(network, Forward) else Forward(network, sweep.out_channels, window, device)
+        )
+        self._passes = Passes(device, self._lane, volume, notify, cancel)
         axis = sweep.grid.sweep_axis
 
         def written(region: Region) -> None:
@@ -121,24 +128,28 @@ class _SweepRun:
         self._batch = sweep.sw_batch_size
         self._on_host = False
 
-    def run(self) -> int:
-        pending = deque(self._sweep.all_blocks)
-        importance: torch.Tensor | None = None
-        while pending:
-            block = pending.popleft()
-            failure: NoRoomError | None = None
-            try:
-                if importance is None:
-                    importance = self._importance()
-                self._run_block(block, pending, importance)
-            except NoRoomError as error:
-                failure = error.with_traceback(None)
+    def run(self, pending: deque[Block], dealt: Iterator[Block]) -> int:
+        """Run the *pending* blocks, then those that are *dealt*, and return the passes made."""
+        importance = self._importance()
+        self._expect(0, pending)
+        for block in self._iter_blocks(pending, dealt):
+            failure = self._failure_of(block, pending, importance)
             if failure is not None:
                 pending.extendleft(reversed(self._smaller_blocks(failure, block)))
                 self._expect(0, pending)
         self._passes.settle()
         self._drain.flush()
         return self._passes.done
+
+    def _iter_blocks(self, pending: deque[Block], dealt: Iterator[Block]) -> Iterator[Block]:
+        while True:
+            while pending:
+                yield pending.popleft()
+            block = next(dealt, None)
+            if block is None:
+                return
+            self._passes.total += self._passes_of(block)
+            yield block
 
     def close(self) -> None:
         """Write what is finished, also after a cancel or an error, and end the threads."""
@@ -158,37 +169,42 @@ class _SweepRun:
                 raise
             raise self._window_error() from error
 
-    def _run_block(self, block: Block, pending: deque[Block], importance: torch.Tensor) -> None:
+    def _failure_of(self, block: Block, pending: deque[Block], importance: torch.Tensor) -> NoRoomError | None:
+        """Run one block and return what it failed for, if it did, without the frames that keep tensors alive."""
         run = BlockRun(
             block,
             self._sweep,
             device=self._device,
             lane=self._lane,
-            reader=self._reader,
+            reader=WindowReader(self._source, self._sweep.grid, self._sweep.intensity, block),
             forward=self._forward,
             passes=self._passes,
             batch=self._batch,
             on_host=self._on_host,
             on_recovery=lambda step, failed, batch, left: self._recovered(step, failed, batch, left, pending),
         )
-        run.open(importance, self._reduction, self._drain)
-        run.run()
+        try:
+            run.open(importance, self._reduction, self._drain)
+            run.run()
+        except NoRoomError as error:
+            return error.with_traceback(None)
+        return None
 
-    def _recovered(self, step: Recovery, failed: int, batch: int, windows_left: int, pending: deque[Block]) -> None:
+    def _recovered(self, step: Recovery, failed: int, batch: int, passes_left: int, pending: deque[Block]) -> None:
         self._batch = batch
         self._on_host |= step is Recovery.HOST_ACCUMULATOR
-        self._expect(windows_left, pending)
+        self._expect(passes_left, pending)
         self._notify(MemoryRecovered(self._volume, self._passes.done + 1, failed, batch, step))
 
-    def _expect(self, windows_left: int, pending: deque[Block]) -> None:
-        """Say how many passes there are in all, with the windows left in this block and the blocks after it."""
+    def _expect(self, passes_left: int, pending: deque[Block]) -> None:
+        """Say how many passes there are in all, with those left in this block and the blocks after it."""
         self._passes.settle()
+        self._passes.total = self._passes.done + passes_left + sum(map(self._passes_of, pending))
+
+    def _passes_of(self, block: Block) -> int:
+        windows = count_occupied(self._sweep.grid, block, self._sweep.occupied)
         views = len(self._sweep.views_per_pass)
-        sweep = self._sweep
-        windows = [windows_left, *(count_occupied(sweep.grid, block, sweep.occupied) for block in pending)]
-        self._passes.total = self._passes.done + sum(
-            count_forward_passes(n, sw_batch_size=self._batch, n_views=views) for n in windows
-        )
+        return count_forward_passes(windows, sw_batch_size=self._batch, n_views=views)
 
     def _smaller_blocks(self, failure: NoRoomError, block: Block) -> tuple[Block, ...]:
         """Return the unfinished part of *block* in two halves, or end the run."""
@@ -208,7 +224,7 @@ class _SweepRun:
         if failure.in_pass and not self._device.shares_host_memory:
             return False
         grid, sweep = self._sweep.grid, self._sweep
-        one_pass = FLOAT_BYTES * (self._reader.shape[0] + sweep.out_channels) * prod(grid.window)
+        one_pass = FLOAT_BYTES * (self._source.shape[0] + sweep.out_channels) * prod(grid.window)
         return self._slab_bytes(block) > one_pass
 
     def _slab_bytes(self, block: Block) -> int:

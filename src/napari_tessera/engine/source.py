@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any, Protocol
 
 import numpy as np
@@ -80,14 +81,23 @@ class PlaneCache:
     """A `Source` that reads every plane of a lazy array once, while windows advance along *axis*.
 
     Windows overlap, and a lazy array (dask, zarr) would compute the shared part again for each of them. The cache
-    holds the planes that the present row of windows spans, and no more.
+    holds the planes that the present row of windows spans, at most twice as many, and no more.
+
+    Parameters
+    ----------
+    source
+        What is read.
+    axis
+        The sweep axis.
+    across
+        The part of the image that windows lie in, slices per axis; that of *axis* does not matter. None: all of it.
     """
 
-    def __init__(self, source: Source, axis: int) -> None:
+    def __init__(self, source: Source, axis: int, across: Region | None = None) -> None:
         self._source = source
         self._axis = axis
-        self._planes: npt.NDArray[Any] | None = None
-        self._start = 0
+        self._across = across if across is not None else tuple(slice(0, side) for side in source.shape[1:])
+        self._held: deque[tuple[int, npt.NDArray[Any]]] = deque()  # first plane, (C, *planes)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -102,27 +112,28 @@ class PlaneCache:
     def read(self, region: Region) -> npt.NDArray[Any]:
         """Return the voxels of *region*; planes before it are forgotten."""
         start, stop, _ = region[self._axis].indices(self.shape[1 + self._axis])
-        planes = self._hold(start, stop)
-        inside = list(region)
-        inside[self._axis] = slice(start - self._start, stop - self._start)
-        return planes[(slice(None), *inside)]
+        self._hold(start, stop)
+        inside = [
+            slice(part.start - whole.start, part.stop - whole.start)
+            for part, whole in zip(region, self._across, strict=True)
+        ]
+        pieces = []
+        for first, planes in self._held:
+            inside[self._axis] = slice(max(start - first, 0), max(stop - first, 0))
+            pieces.append(planes[(slice(None), *inside)])
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1 + self._axis)
 
-    def _hold(self, start: int, stop: int) -> npt.NDArray[Any]:
-        axis = 1 + self._axis
-        held = self._planes
-        if held is None or not self._start <= start <= self._start + held.shape[axis]:
-            # The first window, or an earlier row again after memory ran out: nothing held is of use.
-            held, self._start = self._read_planes(start, stop), start
-        if start > self._start:
-            held = np.delete(held, slice(0, start - self._start), axis=axis)
-            self._start = start
-        end = self._start + held.shape[axis]
+    def _hold(self, start: int, stop: int) -> None:
+        while self._held and self._end_of(0) <= start:
+            self._held.popleft()
+        if self._held and self._held[0][0] > start:
+            self._held.clear()  # an earlier row again, after memory ran out
+        end = self._end_of(-1) if self._held else start
         if stop > end:
-            held = np.concatenate([held, self._read_planes(end, stop)], axis=axis)
-        self._planes = held
-        return held
+            part = list(self._across)
+            part[self._axis] = slice(end, stop)
+            self._held.append((end, self._source.read(tuple(part))))
 
-    def _read_planes(self, start: int, stop: int) -> npt.NDArray[Any]:
-        whole: list[slice] = [slice(None)] * (len(self.shape) - 1)
-        whole[self._axis] = slice(start, stop)
-        return self._source.read(tuple(whole))
+    def _end_of(self, number: int) -> int:
+        first, planes = self._held[number]
+        return first + int(planes.shape[1 + self._axis])

@@ -11,7 +11,7 @@ sum of weights kept for the volume. How the sums are normalised depends on what 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from math import prod
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from napari_tessera.engine.interleave import coverage
 from napari_tessera.engine.settings import AccumulatorType
 from napari_tessera.engine.slab import RingSlab
 
@@ -33,11 +34,14 @@ __all__ = [
     "estimate_piece_bytes",
     "estimate_slab_bytes",
     "float16_error_bound",
+    "float16_scale",
 ]
 
 # Finished planes are activated and reduced piece by piece, so that their temporaries stay small beside the slab.
 PIECE_VALUES = 4_000_000
 FLOAT_BYTES = 4
+# What weights in float16 may add up to: far from its largest number, 65504, and from its smallest.
+FLOAT16_TOTAL = 8.0
 ITEM_BYTES = {AccumulatorType.FLOAT32: 4, AccumulatorType.FLOAT16: 2}
 
 
@@ -63,8 +67,11 @@ def estimate_slab_bytes(
     accumulator: AccumulatorType = AccumulatorType.FLOAT32,
 ) -> int:
     """Return the bytes that a `SlabStitcher` keeps throughout: the slab and its weights."""
-    each = ITEM_BYTES[accumulator] * channels + weighting.bytes_per_voxel(channels)
-    return each * prod(grid.slab_shape(grid.sweep_axis, block))
+    shape = list(grid.slab_shape(grid.sweep_axis, block))
+    sums = ITEM_BYTES[accumulator] * channels * prod(shape)
+    if weighting is Weighting.ROWS:  # as deep as a window, even where the block is not
+        shape[grid.sweep_axis] = grid.window[grid.sweep_axis]
+    return sums + weighting.bytes_per_voxel(channels) * prod(shape)
 
 
 def estimate_piece_bytes(grid: WindowGrid, channels: int, *, block: Block | None = None) -> int:
@@ -75,13 +82,30 @@ def estimate_piece_bytes(grid: WindowGrid, channels: int, *, block: Block | None
     return FLOAT_BYTES * plane * planes
 
 
+def float16_scale(grid: WindowGrid, importance: torch.Tensor) -> float:
+    """Return what weights are multiplied with before sums in float16, so that those stay below its largest number.
+
+    Afterwards no voxel's weights add up to more than `FLOAT16_TOTAL`: sums are finite for predictions up to 65504 / 8 =
+    8188 in magnitude.
+    """
+    total = float(importance.max())
+    for axis, cover in zip(range(importance.dim()), coverage(grid), strict=True):
+        others = [other for other in range(importance.dim()) if other != axis]
+        profile = importance.amax(others) if others else importance
+        shifted = profile.new_zeros(len(profile) + cover * grid.axes[axis].stride_vox)
+        for number in range(cover):
+            at = number * grid.axes[axis].stride_vox
+            shifted[at : at + len(profile)] += profile
+        total *= float(shifted.max()) / float(profile.max())
+    return min(1.0, FLOAT16_TOTAL / total)
+
+
 def float16_error_bound(coverage: int, largest: float, smallest_weight: float = 1e-3) -> float:
     """Return how far an average summed in float16 can be from the exact one.
 
     Each of *coverage* additions rounds a sum that is at most the total weight times the *largest* magnitude among the
     predictions: 2^-11 of it, or 2^-25 below the normal range of float16, which counts against a total weight of at
-    least *smallest_weight* (the floor of the importance map). Holds while total weight times magnitude stays below
-    65504, the largest float16.
+    least *smallest_weight*: the floor of the importance map times `float16_scale`. Holds for predictions up to 8188.
     """
     return coverage * (2**-11 * largest + 2**-25 / smallest_weight)
 
@@ -139,10 +163,13 @@ class SlabStitcher:
         device: torch.device,
     ) -> None:
         self._grid, self._block, self._axis = grid, block, grid.sweep_axis
+        if dtype is torch.float16:
+            importance = importance * float16_scale(grid, importance)
         self._importance, self._emit = importance, emit
         self._next = 0  # the first plane of the block that has not been handed on
         self._piece_values = PIECE_VALUES
         self._laid_out = False
+        self._added = 0  # parts of the present window that have been added
         shape = grid.slab_shape(self._axis, block)
         self._slab = RingSlab(channels, shape, self._axis, dtype=dtype, device=device)
         self._weights: RingSlab | None = None
@@ -152,11 +179,6 @@ class SlabStitcher:
             self._weights = RingSlab(each, shape, self._axis, dtype=torch.float32, device=device)
         elif weighting is Weighting.ROWS:
             self._row_weights = self._sum_of_one_row(shape)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the sums are."""
-        return self._slab.device
 
     @property
     def first_unfinished(self) -> int:
@@ -192,43 +214,46 @@ class SlabStitcher:
     def add(self, start: Sequence[int], prediction: torch.Tensor, spoken: torch.Tensor | None = None) -> None:
         """Add the *prediction*, (C, *window), of the window at *start* (padded); may hand on planes before it does.
 
-        *spoken*, boolean (C, *window), says which of its values count; None: all.
+        A call that raised, for lack of memory, is to be made again: it goes on where it stopped.
+
+        Parameters
+        ----------
+        start, prediction
+            The window.
+        spoken
+            (C, *window), how much each of its values counts beside the window's weights; None: all of them alike.
         """
         into, taken = self._overlap(start)
         self._hand_on_until(into[self._axis].start)
         if not self._laid_out:
             self._slab.lay_out(channels_last=prediction.shape[0] > 1 and prediction.stride(0) == 1)
             self._laid_out = True
-        weights = self._importance if spoken is None else self._importance * spoken.to(self._importance.device)
-        self._add_to(self._slab, into, taken, prediction.to(self._slab.device), weights)
-        if self._weights is not None:
-            self._add_to(
-                self._weights, into, taken, None, weights if weights.dim() == prediction.dim() else weights[None]
-            )
+        values = prediction.to(self._slab.device)
+        weights = self._importance if spoken is None else self._importance * spoken.to(self._slab.device)
+        for number, (target, part, is_sum) in enumerate(self._targets(into, taken)):
+            if number < self._added:
+                continue
+            weight = weights[(slice(None),) * (weights.dim() - len(part)) + tuple(part)]
+            if is_sum:
+                target.addcmul_(values[(slice(None), *part)], weight)
+            else:
+                target.add_(weight)
+            self._added = number + 1
+        self._added = 0
 
-    def _add_to(
-        self,
-        slab: RingSlab,
-        into: Sequence[slice],
-        taken: Sequence[slice],
-        values: torch.Tensor | None,
-        weights: torch.Tensor,
-    ) -> None:
+    def _targets(
+        self, into: Sequence[slice], taken: Sequence[slice]
+    ) -> Iterator[tuple[torch.Tensor, list[slice], bool]]:
+        """Yield where a window's values go, which part of the window that is, and whether it is sums or weights."""
         axis = self._axis
         first, count = into[axis].start, into[axis].stop - into[axis].start
         across = [slice(None) if a == axis else part for a, part in enumerate(into)]
-        for plane, piece in slab.pieces(first, count):
-            part = list(taken)
-            at = taken[axis].start + plane - first
-            part[axis] = slice(at, at + piece.shape[1 + axis])
-            target, weight = (
-                piece[(slice(None), *across)],
-                weights[(slice(None),) * (weights.dim() - len(part)) + tuple(part)],
-            )
-            if values is None:
-                target.add_(weight)
-            else:
-                target.addcmul_(values[(slice(None), *part)], weight)
+        for slab in (self._slab, self._weights):
+            for plane, piece in slab.pieces(first, count) if slab is not None else ():
+                part = list(taken)
+                at = taken[axis].start + plane - first
+                part[axis] = slice(at, at + piece.shape[1 + axis])
+                yield piece[(slice(None), *across)], part, slab is self._slab
 
     def finish(self) -> None:
         """Hand on the planes that are left; nothing may be added afterwards."""

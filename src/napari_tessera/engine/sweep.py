@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_tessera.engine.grid import Block, WindowGrid, count_forward_passes
-from napari_tessera.engine.interleave import coverage, view_number
+from napari_tessera.engine.interleave import digits, view_number
 from napari_tessera.engine.settings import AccumulatorType, Blend, Precision, TtaMode
 from napari_tessera.engine.stitch import Weighting
-from napari_tessera.engine.tta import View
+from napari_tessera.engine.tta import View, ViewAverage
 
 if TYPE_CHECKING:
     from napari_tessera.engine.intensity import IntensityMap
@@ -89,6 +89,14 @@ class Sweep:
         """Whether every window sees one view of several."""
         return self.tta_mode is TtaMode.INTERLEAVED and len(self.views) > 1
 
+    @cached_property
+    def _interleaved_views(self) -> tuple[View, ...]:
+        """The views that windows are dealt: those that say something about every channel; one where all see all."""
+        if not self.is_interleaved:
+            return (View(),)
+        average = ViewAverage(self.views, self.grid.window, self.offsets)
+        return tuple(view for view in self.views if average.speaks_for_all(view))
+
     def weighting(self, *, normalised: bool) -> Weighting:
         """Return how sums become averages, if *normalised* ones are asked for."""
         return choose_weighting(
@@ -109,12 +117,13 @@ class Sweep:
 
     def windows_of(self, block: Block) -> list[Window]:
         """Return the windows that are computed for *block*, in order."""
-        cover = coverage(self.grid) if self.is_interleaved else ()
+        views = self._interleaved_views
+        places = digits(self.grid, len(views))
         found = []
         for index in self.grid.iter_indices(block):
             if self.occupied is not None and not self.occupied[index]:
                 continue
-            view = self.views[view_number(index, cover, len(self.views))] if self.is_interleaved else View()
+            view = views[view_number(index, places, len(views))]
             found.append(Window(self.grid.start_of(index), view))
         return found
 

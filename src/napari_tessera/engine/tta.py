@@ -16,7 +16,7 @@ without a value are left out of the average (the identity view, always the first
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
 
@@ -25,6 +25,10 @@ import torch
 from napari_tessera.errors import SettingsError
 
 __all__ = ["View", "ViewAverage", "max_views", "views"]
+
+# A voxel that no view of any window speaks for takes what its neighbours say; beside a view that does, that is next to
+# nothing.
+UNSPOKEN = 1e-3
 
 Offset = tuple[int, ...]
 Region = list[slice]
@@ -143,6 +147,7 @@ class ViewAverage:
     views: tuple[View, ...]
     window: tuple[int, ...]
     offsets: tuple[Offset, ...] = ()
+    _copies: dict[torch.device, torch.Tensor] = field(default_factory=dict, compare=False)
 
     def add(self, total: torch.Tensor, prediction: torch.Tensor, view: View) -> None:
         """Add a view's *prediction* to *total* in place; both ``(B, C, *window)``."""
@@ -154,22 +159,37 @@ class ViewAverage:
             into, taken = route.regions(self.window)
             total[:, route.target][(slice(None), *into)] += back[:, route.origin][(slice(None), *taken)]
 
+    def speaks_for_all(self, view: View) -> bool:
+        """Whether a *view* says something about every channel."""
+        return not self.offsets or len(_routes(view, self.offsets)) == len(self.offsets)
+
     def restored(self, prediction: torch.Tensor, view: View) -> torch.Tensor:
-        """Return a view's *prediction*, ``(B, C, *window)``, as one of the original; 0 where `spoken` says False."""
+        """Return a view's *prediction*, ``(B, C, *window)``, as one of the original window.
+
+        Voxels that the view says nothing about get the value of the nearest one that it does (see `spoken`).
+        """
+        back = view.undo(prediction)
         if not self.offsets or view == View():
-            return view.undo(prediction)
-        total = torch.zeros_like(prediction, memory_format=torch.contiguous_format)
-        self.add(total, prediction, view)
+            return back
+        total = torch.empty_like(back, memory_format=torch.contiguous_format)
+        for route in _routes(view, self.offsets):
+            into, taken = route.regions(self.window)
+            target, origin = total[:, route.target], back[:, route.origin]
+            if any(part.stop <= part.start for part in into):  # the offset is longer than the window
+                target.copy_(origin)
+                continue
+            target[(slice(None), *into)] = origin[(slice(None), *taken)]
+            _spread(target, into)
         return total
 
     def spoken(self, view: View) -> torch.Tensor | None:
-        """Return which voxels a *view* says something about, boolean ``(C, *window)``; None where it is all of them."""
+        """Return how much a *view*'s values count, float32 ``(C, *window)``: 1, or `UNSPOKEN`; None: all of them 1."""
         if not self.offsets or view == View():
             return None
-        spoken = torch.zeros((len(self.offsets), *self.window), dtype=torch.bool)
+        spoken = torch.full((len(self.offsets), *self.window), UNSPOKEN)
         for route in _routes(view, self.offsets):
             into, _ = route.regions(self.window)
-            spoken[route.target][tuple(into)] = True
+            spoken[route.target][tuple(into)] = 1
         return spoken
 
     @cached_property
@@ -188,4 +208,25 @@ class ViewAverage:
         """Turn the sum *total* into the mean, in place, and return it."""
         if len(self.views) == 1:
             return total
-        return total.div_(len(self.views) if self.counts is None else self.counts.to(total.device))
+        counts = self._counts_on(total.device)
+        return total.div_(len(self.views) if counts is None else counts)
+
+    def _counts_on(self, device: torch.device) -> torch.Tensor | None:
+        """Return `counts` on a device; copied there once, as a copy would hold the device up at every batch."""
+        if self.counts is None:
+            return None
+        if device not in self._copies:
+            self._copies[device] = self.counts.to(device)
+        return self._copies[device]
+
+
+def _spread(values: torch.Tensor, inside: Region) -> None:
+    """Fill what of *values*, (B, *window), is not *inside* with the nearest that is."""
+    for axis, part in enumerate(inside, start=1):
+        before, after = part.start, values.shape[axis] - part.stop
+        if before:
+            first = values.narrow(axis, 0, before)
+            first.copy_(values.narrow(axis, part.start, 1).expand_as(first))
+        if after:
+            last = values.narrow(axis, part.stop, after)
+            last.copy_(values.narrow(axis, part.stop - 1, 1).expand_as(last))
