@@ -6,6 +6,7 @@ from collections.abc import Callable
 from inspect import signature
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -134,6 +135,19 @@ def test_what_does_not_fit_together_is_refused() -> None:
         SlabInferer(8, overlap=1.0)(inputs, lambda x: x)
     with pytest.raises(ModelError, match="as large as their window"):
         SlabInferer(8)(inputs, lambda x: x[..., ::2])
+
+
+def test_a_network_that_flattens_with_view_still_runs() -> None:
+    inputs = image(1, 2, 20, 20, 20)
+    theirs, ours = both(inputs, lambda x: x.view(-1).view(x.shape) * 2, roi_size=8, sw_batch_size=4, overlap=0.5)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_sizes_may_be_arrays(convolution: Make) -> None:
+    inputs, network = image(1, 1, 20, 17, 9), convolution()
+    expected = SlabInferer((8, 6, 8), 2, (0.5, 0.25, 0.0))(inputs, network)
+    found = SlabInferer(np.array((8, 6, 8)), 2, np.array((0.5, 0.25, 0.0)))(inputs, network)
+    torch.testing.assert_close(found, expected)
 
 
 def test_the_result_goes_where_it_is_wanted(convolution: Make) -> None:

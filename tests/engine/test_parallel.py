@@ -64,9 +64,18 @@ def test_a_cancel_reaches_all_devices(run_engine: Make, volume: np.ndarray) -> N
         if isinstance(event, PassFinished) and event.done == 3:
             cancel.cancel()
 
+    calls = 0
+
+    def network(x: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls > 6:  # the caller hears of the first passes a little later
+            cancel.wait(30)
+        return x
+
     with pytest.raises(CancelledError):
         run_engine(
-            lambda x: x,
+            network,
             volume,
             (8, 8, 8),
             channels=1,

@@ -10,11 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from napari_tessera.engine import block_run
+from napari_tessera.engine.blocks import deal_blocks
 from napari_tessera.engine.device import CpuDevice
-from napari_tessera.engine.events import CancelToken, Event, MemoryRecovered, PassFinished, Recovery
+from napari_tessera.engine.events import CancelToken, Event, MemoryRecovered, PassFinished, PlanesFinished, Recovery
+from napari_tessera.engine.grid import WindowGrid
 from napari_tessera.engine.reduction import Reduction
+from napari_tessera.engine.settings import AccumulatorType, TtaMode
 from napari_tessera.engine.slab import RingSlab
 from napari_tessera.errors import CancelledError, OutOfMemoryError, TesseraError
 
@@ -82,6 +86,7 @@ def test_out_of_memory_at_every_reduction_in_turn(run_engine: Make, beside: Make
             np.testing.assert_array_equal(found.array, expected.array)
             assert steps(found.events) == [Recovery.SMALLER_PIECES]
             assert network.windows == expected.sweep.grid.n_windows, "a finished window was computed twice"
+            assert found.passes[-1].done == found.passes[-1].total == len(found.passes)
         always = set(range(1, 12))
         found = run_engine(
             pointwise, volume, (8, 8, 8), devices=(device,), reduction=Reduction(FailsAt(lambda p: p * 1, *always))
@@ -207,23 +212,29 @@ def live_tensors() -> int:
 
 
 @pytest.mark.parametrize("how", ["ends", "fails", "is cancelled", "recovers"])
-def test_no_tensor_survives_a_run(run_engine: Make, beside: Make, volume: np.ndarray, how: str) -> None:
-    cancel = CancelToken()
+@pytest.mark.parametrize("is_beside", [False, True])
+def test_no_tensor_survives_a_run(
+    run_engine: Make, beside: Make, volume: np.ndarray, how: str, is_beside: bool
+) -> None:
+    cancel, calls = CancelToken(), 0
 
     def network(x: torch.Tensor) -> torch.Tensor:
-        if how == "fails":
+        nonlocal calls
+        calls += 1
+        if how == "fails" and calls > 3:
             raise ValueError("broken")
-        if how == "is cancelled":
+        if how == "is cancelled" and calls == 3:
             cancel.cancel()
+        if how == "recovers" and calls in (3, 4):
+            raise FULL
         return pointwise(x)
 
-    limited = FailsAt(network, *([2, 3, 4] if how == "recovers" else []))
     before = live_tensors()
-    for device in (CpuDevice(), beside()):
-        ends_early = pytest.raises(TesseraError) if how in ("fails", "is cancelled") else nullcontext()
-        with ends_early:
-            run_engine(limited, volume, (8, 8, 8), devices=(device,), cancel=cancel)
-        del ends_early
+    ends_early = pytest.raises(TesseraError) if how in ("fails", "is cancelled") else nullcontext()
+    with ends_early:
+        run_engine(network, volume, (8, 8, 8), devices=(beside() if is_beside else CpuDevice(),), cancel=cancel)
+    del ends_early
+    assert calls >= 3
     assert live_tensors() == before
 
 
@@ -273,3 +284,108 @@ def test_an_error_of_the_sink_or_the_source_comes_through(run_engine: Make, besi
     for device in (CpuDevice(), beside()):
         with pytest.raises(OSError, match="disk full"):
             run_engine(pointwise, volume, (8, 8, 8), devices=(device,), into=Disk())
+
+
+class FailsAtOperation(TorchDispatchMode):
+    """Raises the lack of memory at one of the operations that allocate: all that do not work in place."""
+
+    # Works in place, but allocates where its operands are of different types.
+    ALLOCATE_IN_PLACE = ("aten.addcmul_.default",)
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at, self.count = at, 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not function._schema.is_mutable or str(function) in self.ALLOCATE_IN_PLACE:
+            self.count += 1
+            if self.count == self.at:
+                raise FULL
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {},
+        {"tta_num": 3},
+        {"accumulator": AccumulatorType.FLOAT16},
+        {"tta_num": 4, "tta_mode": TtaMode.INTERLEAVED, "offsets": ((-1, 0, 0), (0, -1, 0), (0, 0, -1))},
+        {"occupied": np.arange(2 * 4 * 3).reshape(2, 4, 3) % 3 > 0},
+    ],
+    ids=["plain", "views", "float16", "interleaved", "skipping"],
+)
+def test_out_of_memory_at_every_operation_in_turn(
+    run_engine: Make, beside: Make, volume_of: Make, knobs: dict[str, Any]
+) -> None:
+    volume, window = volume_of(6, 9, 8), (4, 4, 4)
+    expected = run_engine(pointwise, volume, window, **knobs)
+    for device in (CpuDevice(), beside()):
+        with FailsAtOperation(0) as counting:
+            run_engine(pointwise, volume, window, devices=(device,), **knobs)
+        ended = 0
+        for at in range(1, counting.count + 1):
+            try:
+                with FailsAtOperation(at):
+                    found = run_engine(pointwise, volume, window, devices=(device,), **knobs)
+            except OutOfMemoryError:
+                ended += 1
+                continue
+            np.testing.assert_array_equal(found.array, expected.array, err_msg=f"operation {at}")
+            assert found.passes[-1].done == found.passes[-1].total == len(found.passes), f"operation {at}"
+        # Nothing is left to try only where the weights of one window do not fit: the few steps that make them.
+        assert ended < 30 < counting.count
+
+
+class ForgetfulSink:
+    """Raises the lack of memory once, in the write that is asked for."""
+
+    def __init__(self, array: np.ndarray, at: int, times: int = 1) -> None:
+        self.array, self.at, self.times, self.calls = array, at, times, 0
+
+    def __setitem__(self, region: Any, planes: np.ndarray) -> None:
+        self.calls += 1
+        if self.at <= self.calls < self.at + self.times:
+            raise MemoryError("sink")
+        self.array[region] = planes
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_sink_that_runs_out_of_memory_once_loses_no_plane(
+    run_engine: Make, beside: Make, volume_of: Make, at: int
+) -> None:
+    volume = volume_of(24, 9, 8)
+    expected = run_engine(pointwise, volume, (4, 4, 4))
+    for device in (CpuDevice(), beside()):
+        sink = ForgetfulSink(np.full_like(expected.array, np.nan), at)
+        found = run_engine(pointwise, volume, (4, 4, 4), devices=(device,), into=sink)
+        np.testing.assert_array_equal(sink.array, expected.array)
+        planes = sorted(
+            p for event in found.events if isinstance(event, PlanesFinished) for p in range(*event.region[0])
+        )
+        assert planes == list(range(24))
+
+
+def test_a_sink_that_stays_out_of_memory_ends_the_run(run_engine: Make, beside: Make, volume_of: Make) -> None:
+    sink = ForgetfulSink(np.zeros((3, 24, 9, 8), np.float32), 2, times=10**6)
+    with pytest.raises(OutOfMemoryError, match=r"writing the result of voxels .*close other programs"):
+        run_engine(pointwise, volume_of(24, 9, 8), (4, 4, 4), devices=(beside(),), into=sink)
+
+
+def test_devices_that_share_a_volume_remember_what_did_not_fit(run_engine: Make, volume_of: Make) -> None:
+    volume = volume_of(40, 12, 12)
+    grid = WindowGrid.regular(volume.shape, (4, 4, 4), 0.5)
+    blocks = deal_blocks(grid, (grid.whole,), 6)
+    failed: list[int] = []
+
+    def network(x: torch.Tensor) -> torch.Tensor:
+        if x.shape[0] > 2:
+            failed.append(x.shape[0])
+            raise FULL
+        return pointwise(x)
+
+    expected = run_engine(pointwise, volume, (4, 4, 4))
+    found = run_engine(network, volume, (4, 4, 4), sw_batch_size=8, blocks=blocks, devices=(CpuDevice(), CpuDevice()))
+    np.testing.assert_array_equal(found.array, expected.array)
+    assert sorted(failed) == [4, 4, 8, 8], "each device tries each size once"
+    assert found.passes[-1].done == found.passes[-1].total == len(found.passes)

@@ -296,6 +296,7 @@ class BlockRun:
     def _shrink(self, failure: BaseException) -> None:
         """Make room after a pass did not fit."""
         self._device.release_cached()
+        self._predicted = self._stitched
         end = self._partly[0].stop if self._partly else len(self._windows)
         failed = min(self._batch, end - self._stitched)
         if failed > 1:

@@ -282,13 +282,15 @@ class SlabStitcher:
             step = min(plane - self._next, max(1, self._piece_values // plane_values))
             first, piece = next(self._slab.pieces(self._next, step))
             count = piece.shape[1 + self._axis]
-            self._emit(self._average(first, piece))
+            weights = None if self._weights is None else next(self._weights.pieces(first, count))[1]
+            self._emit(self._average(first, piece, weights))
+            # From here on nothing allocates, so nothing fails half-way.
             piece.zero_()
-            if self._weights is not None:
-                next(self._weights.pieces(first, count))[1].zero_()
+            if weights is not None:
+                weights.zero_()
             self._next += count
 
-    def _average(self, first: int, sums: torch.Tensor) -> Finished:
+    def _average(self, first: int, sums: torch.Tensor, weights: torch.Tensor | None) -> Finished:
         count = sums.shape[1 + self._axis]
         start, stop = list(self._block.start), list(self._block.stop)
         start[self._axis] += first
@@ -296,9 +298,8 @@ class SlabStitcher:
         region = tuple(map(slice, start, stop))
         if self._row_weights is not None:
             return Finished(region, sums / self._weights_of_rows(first, count), None)
-        if self._weights is None:
+        if weights is None:
             return Finished(region, sums, None)
-        weights = next(self._weights.pieces(first, count))[1]
         missing = (weights == 0).all(0)
         return Finished(region, sums / weights.clamp_min(torch.finfo(torch.float32).tiny), missing)
 
