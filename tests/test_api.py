@@ -8,6 +8,7 @@ import sys
 import time
 import weakref
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import dask.array as da
@@ -19,6 +20,8 @@ from monai.networks.nets import UNet
 
 import napari_tessera as nt
 from napari_tessera.engine.events import Event, PassFinished, RunFinished, RunStarted
+from napari_tessera.engine.occupancy import covered_voxels
+from napari_tessera.models.spec import OutputSpec
 from napari_tessera.volumes.volume import Volume
 
 
@@ -499,3 +502,136 @@ def test_a_cancelled_call_decodes_nothing(model: nt.Model) -> None:
         nt.segment(volume, model, settings, on_event=on_event, cancel=token)
     assert "PlanesFinished" in seen
     assert "DecodingStarted" not in seen
+
+
+@pytest.fixture
+def half_empty() -> np.ndarray:
+    """Something in one half, darkness with a few glimmers in the other."""
+    volume = np.zeros((20, 48, 32), np.float32)
+    volume[:, :20] = np.random.default_rng(0).uniform(1, 2, (20, 20, 32))
+    volume[:, 40:] = 0.1
+    return volume
+
+
+def left_half(volume: np.ndarray) -> np.ndarray:
+    return np.broadcast_to(np.arange(volume.shape[1])[:, np.newaxis] < 20, volume.shape)
+
+
+WAYS = [
+    pytest.param({"skip_below": 0.5}, False, id="skip_below"),
+    pytest.param({}, True, id="mask"),
+    pytest.param({"skip_below": 0.05}, True, id="both"),
+]
+
+
+@pytest.mark.parametrize("how", ["predict", "argmax", "threshold", "watershed"])
+@pytest.mark.parametrize(("more", "masked"), WAYS)
+def test_windows_that_are_left_out(half_empty: np.ndarray, more: dict[str, Any], masked: bool, how: str) -> None:
+    """What no window covers is background; elsewhere, where all windows are computed, nothing changes."""
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 3, padding=1), torch.nn.InstanceNorm3d(2))
+    kind = {"output": "boundary"} if how == "watershed" else {}
+    model = nt.Model.from_network(network, in_channels=1, out_channels=2, activation="sigmoid", **kind)
+    plain = nt.Settings(window_size=(16, 16, 16), overlap=0.5, sw_batch_size=3)
+    settings = nt.Settings.from_mapping(plain.to_dict() | more)
+    mask = left_half(half_empty) if masked else None
+    occupied = nt.find_occupied(half_empty, model, settings, mask=mask)
+    assert occupied is not None
+    planned = nt.plan(half_empty.shape, model, settings, occupied=[occupied])
+    events: list[Event] = []
+    if how == "predict":
+        found = nt.predict(half_empty, model, settings, mask=mask, on_event=events.append)
+        full = nt.predict(half_empty, model, plain)
+    else:
+        found = nt.segment(half_empty, model, settings, decoder=how, mask=mask, on_event=events.append)
+        full = nt.segment(half_empty, model, plain, decoder=how)
+    counted = [event for event in events if isinstance(event, PassFinished)]
+    assert len(counted) == planned.forward_passes == -(-occupied.sum() // 3)
+    assert 0 < planned.skipped_windows == occupied.size - occupied.sum()
+    grid = planned.volumes[0].layout
+    reached, unsure = covered_voxels(grid, occupied), covered_voxels(grid, ~occupied)
+    assert (~reached).any()
+    assert not found[..., ~reached].any()
+    sure = reached & ~unsure
+    assert sure.any()
+    if how == "predict":
+        np.testing.assert_allclose(found[:, sure], full[:, sure], atol=1e-6)
+    elif how == "argmax":
+        np.testing.assert_array_equal(found[sure], full[sure])
+    else:  # the same objects, by other numbers
+        np.testing.assert_array_equal(found[sure] > 0, full[sure] > 0)
+
+
+def test_a_mask_of_affinities_is_background(half_empty: np.ndarray) -> None:
+    """Where nothing is computed the reduced map holds the decoder's background, not a boundary of 0."""
+    network = torch.nn.Conv3d(1, 3, 1)
+    model = nt.Model.from_network(network, in_channels=1, out_channels=3, activation="sigmoid")
+    model = model.with_spec(output=OutputSpec("affinities", ((-1, 0, 0), (0, -1, 0), (0, 0, -1))))
+    settings = nt.Settings(window_size=(16, 16, 16), tta_num=4, tta_mode="interleaved")
+    mask = left_half(half_empty)
+    labels = nt.segment(half_empty, model, settings, decoder="watershed", mask=mask)
+    occupied = nt.find_occupied(half_empty, model, settings, mask=mask)
+    assert occupied is not None
+    reached = covered_voxels(nt.plan(mask.shape, model, settings).volumes[0].layout, occupied)
+    assert not labels[~reached].any()
+
+
+def test_nothing_to_compute(model: nt.Model, volume: np.ndarray, settings: nt.Settings) -> None:
+    events: list[Event] = []
+    labels = nt.segment(volume, model, settings, mask=np.zeros(volume.shape, bool), on_event=events.append)
+    assert labels.shape == volume.shape
+    assert not labels.any()
+    assert not [event for event in events if isinstance(event, PassFinished)]
+
+
+def test_masks_that_do_not_suit(model: nt.Model, volume: np.ndarray, settings: nt.Settings) -> None:
+    with pytest.raises(
+        nt.InputError, match=r"shape \(3, 3, 3\), but the image is \(19, 30, 25\): give one of the same"
+    ):
+        nt.segment(volume, model, settings, mask=np.ones((3, 3, 3)))
+    for more in ({"skip_below": 0}, {}):
+        flat = nt.Settings(window_size=(16, 16), **more)
+        with pytest.raises(nt.SettingsError, match="has 2 axes"):
+            nt.predict(volume, model, flat, mask=np.ones(volume.shape))
+    everywhere = nt.predict(volume, model, settings, mask=np.ones(volume.shape).tolist())
+    np.testing.assert_allclose(everywhere, nt.predict(volume, model, settings), atol=1e-5)
+
+
+@pytest.mark.parametrize(("kept", "scale", "rounding"), [("uint8", 255, 0.5 / 255), ("float16", 1, 2**-11)])
+def test_probabilities_are_rounded_no_further_than_their_type(
+    model: nt.Model, volume: np.ndarray, settings: nt.Settings, kept: str, scale: int, rounding: float
+) -> None:
+    sure = model.with_spec(activation="softmax")
+    exact = nt.predict(volume, sure, settings)
+    narrow = nt.predict(volume, sure, nt.Settings.from_mapping(settings.to_dict() | {"probabilities": kept}))
+    assert narrow.dtype == kept
+    np.testing.assert_allclose(narrow.astype(np.float64) / scale, exact, atol=rounding * 1.001, rtol=0)
+
+
+def test_a_float16_accumulator_stays_within_its_bound(
+    model: nt.Model, volume: np.ndarray, settings: nt.Settings
+) -> None:
+    from napari_tessera.engine.stitch import float16_error_bound
+
+    exact = nt.predict(volume, model, settings)
+    rounded = nt.predict(volume, model, nt.Settings.from_mapping(settings.to_dict() | {"accumulator": "float16"}))
+    difference = np.abs(rounded - exact).max()
+    assert 0 < difference <= float16_error_bound(27, 2 * float(np.abs(exact).max()))
+
+
+def test_host_memory_that_is_too_little_ends_the_run_before_it_starts(
+    model: nt.Model, volume: np.ndarray, settings: nt.Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = nt.plan(volume.shape, model, settings, decoder="probabilities").run_host_bytes
+    events: list[Event] = []
+    for free, fits in ((needed, True), (needed - 1, False)):
+        memory = SimpleNamespace(total_bytes=2**40, free_bytes=free)
+        monkeypatch.setattr("napari_tessera.pipeline.host_memory", lambda memory=memory: memory)
+        if fits:
+            nt.predict(volume, model, settings)
+            continue
+        with pytest.raises(
+            nt.OutOfMemoryError, match=r"needs [\d.]+ .iB of the host's memory .* and [\d.]+ .iB are free"
+        ):
+            nt.predict(volume, model, settings, on_event=events.append)
+    assert not [event for event in events if isinstance(event, PassFinished)]

@@ -12,13 +12,12 @@ import numpy.typing as npt
 
 from napari_tessera.decode import Decoder, get_decoder
 from napari_tessera.engine.device import host_memory, open_devices
-from napari_tessera.engine.grid import WindowGrid
-from napari_tessera.engine.occupancy import measure_occupied
 from napari_tessera.engine.settings import Settings
 from napari_tessera.engine.source import ArraySource, Source
 from napari_tessera.errors import InputError, ModelError, SettingsError
 from napari_tessera.pipeline import iter_results
 from napari_tessera.planning.activations import ActivationCache
+from napari_tessera.planning.occupied import find_windows
 from napari_tessera.planning.plan import DeviceState, Plan
 from napari_tessera.planning.resolve import Traced, complete_settings, resolve
 from napari_tessera.planning.windows import nearest_windows
@@ -178,22 +177,12 @@ def find_occupied(
     ------
     InputError
         If the mask has another shape than the image.
+    SettingsError
+        If the window does not suit the model.
     """
-    settings = settings or Settings()
     source = as_source(volume, model.spec)
-    grid = WindowGrid.regular(source.shape[1:], settings.window_size or model.spec.window.default, settings.overlap)
-    found: npt.NDArray[np.bool_] | None = None
-    if settings.skip_below is not None:
-        found = measure_occupied(source, grid, above=settings.skip_below)
-    if mask is not None:
-        shape = tuple(np.shape(mask))
-        if shape != grid.shape:
-            raise InputError(
-                f"the mask has the shape {shape}, but the image is {grid.shape}: give one of the same shape"
-            )
-        wanted = measure_occupied(ArraySource(_as_array(mask)), grid, above=0)
-        found = wanted if found is None else found & wanted
-    return found
+    wanted = None if mask is None else _as_array(mask)
+    return find_windows(source, model.spec, settings or Settings(), wanted)
 
 
 def _trace(model: Model, settings: Settings, device_type: str) -> PassTrace:
@@ -415,6 +404,7 @@ def provenance(planned: Plan, model: Model) -> dict[str, Any]:
         "model_origin": model.origin,
         "settings": planned.settings.to_dict(),
         "windows": planned.windows,
+        "skipped_windows": planned.skipped_windows,
         "forward_passes": planned.forward_passes,
         "device": planned.device.name,
     }

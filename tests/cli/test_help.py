@@ -23,8 +23,11 @@ OPTIONS = {
     "sw_batch_size": "--sw-batch-size",
     "batch_size": "--batch-size",
     "tta_num": "--tta",
+    "tta_mode": "--tta-mode",
     "blend": "--blend",
     "precision": "--precision",
+    "accumulator": "--accumulator",
+    "probabilities": "--probability-type",
     "device": "--device",
 }
 
@@ -74,7 +77,16 @@ def test_defaults_are_those_of_settings(name: str) -> None:
     assert f"Default: {default or 'the model'}" in help_of("run", OPTIONS[name])
 
 
-@pytest.mark.parametrize("name", ["blend", "precision"])
+@pytest.mark.parametrize("command", ["plan", "run"])
+@pytest.mark.parametrize("name", ["tta_mode", "accumulator", "probabilities", "skip_below", "device"])
+def test_words_are_those_of_settings_but_for_the_quotes(command: str, name: str) -> None:
+    text = re.search(rf"\n{name}\n    (.*?)\n\w", inspect.getdoc(nt.Settings) or "", re.S)
+    assert text is not None
+    words = re.sub(r"[`\"]| \(see [^)]*\)", "", " ".join(text[1].split())).split(" None computes")[0]
+    assert words.rstrip(".") in help_of(command, OPTIONS.get(name, "--skip-below"))
+
+
+@pytest.mark.parametrize("name", ["blend", "precision", "tta_mode", "accumulator", "probabilities"])
 def test_choices_are_those_of_settings(name: str) -> None:
     choices = type(getattr(nt.Settings(), name))
     assert all(choice.value in help_of("run", OPTIONS[name]) for choice in choices)

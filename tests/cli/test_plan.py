@@ -9,9 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from rich.console import Console
 
 import napari_tessera as nt
 from napari_tessera.api import plan
+from napari_tessera.cli.render import render_plan
+from napari_tessera.planning.plan import DeviceState
 
 SHAPE, WINDOW = ("--shape", "165,1024,768"), ("--window", "112,112,112")
 CONTRACT = (*SHAPE, *WINDOW, "--overlap", "0.5", "--sw-batch-size", "8", "--tta", "8")
@@ -150,3 +154,91 @@ def test_shape_of_other_dimensions(tessera: Callable[..., Any], model: Path) -> 
     ended = tessera("plan", "--shape", "16,16", "-m", model)
     assert ended.code == 3
     assert "2 spatial axes" in ended.err
+
+
+def test_empty_windows_of_a_file_are_not_counted(
+    tessera: Callable[..., Any], model: Path, image: Path, tmp_path: Path
+) -> None:
+    every, some = (
+        json.loads(tessera("plan", image, "-m", model, "--json", *more).out)
+        for more in ((), ("--skip-below", "100", "--sw-batch-size", "2"))
+    )
+    (volume,) = some["volumes"]
+    assert 0 < volume["skipped_windows"] == some["skipped_windows"] < every["windows"]
+    assert some["windows"] == every["windows"] - volume["skipped_windows"]
+    assert some["forward_passes"] == -(-some["windows"] // 2)
+    assert some["settings"]["skip_below"] == 100
+    ended = tessera("plan", image, "-m", model, "--skip-below", "100")
+    assert f"{some['windows']} windows ({volume['skipped_windows']} left out)" in ended.out
+    assert "skip_below 100" in ended.out
+    assert "left out" in ended.out.split("grid")[1]
+
+
+def test_a_mask_leaves_windows_out(tessera: Callable[..., Any], model: Path, image: Path, tmp_path: Path) -> None:
+    mask = np.zeros((10, 24, 40), bool)
+    mask[0, 0, 0] = True
+    np.save(tmp_path / "mask.npy", mask)
+    found = json.loads(tessera("plan", image, "-m", model, "--mask", tmp_path / "mask.npy", "--json").out)
+    assert (found["windows"], found["forward_passes"]) == (1, 1)
+
+
+def test_shapes_have_no_empty_windows(tessera: Callable[..., Any], model: Path) -> None:
+    ended = tessera("plan", "--shape", "20,60,80", "-m", model, "--skip-below", "5", "--json")
+    assert json.loads(ended.out)["skipped_windows"] == 0
+    assert ended.err == "Note: without the image no window is known to be empty: all are counted\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["raw.tif", "raw.tif", "--mask", "mask.npy"], 2, "one image file, and 2 are named: run them one by one"),
+        (["--shape", "8,16,16", "--mask", "mask.npy"], 2, "one image file, and none is named"),
+        (["raw.tif", "--mask", "none.npy"], 3, "there is no file 'none.npy'"),
+        (["raw.tif", "--mask", "mask.npy"], 3, "'mask.npy' has the shape (4, 4, 4), but the image is (10, 24, 40)"),
+        (["raw.tif", "--skip-below", "nan"], 2, "skip_below is nan"),
+        (["raw.tif", "--skip-below", "0", "--window", "16,16"], 2, "has 2 axes"),
+        (["raw.tif", "--tta-mode", "interleavd"], 2, "did you mean 'interleaved'?"),
+        (["raw.tif", "--accumulator", "float61"], 2, "did you mean 'float16'?"),
+        (["raw.tif", "--probability-type", "uint16"], 2, "must be one of float32, float16, uint8"),
+        (["raw.tif", "--probability-type", "uint8", "--probabilities"], 2, "has no activation"),
+    ],
+)
+def test_errors_of_the_newer_options(
+    tessera: Callable[..., Any],
+    save_network: Callable[..., Path],
+    image: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    code: int,
+    words: str,
+) -> None:
+    np.save(tmp_path / "mask.npy", np.ones((4, 4, 4)))
+    monkeypatch.chdir(tmp_path)
+    path = save_network(torch.nn.Identity(), "plain", output={"kind": "semantic"}, activation="none")
+    ended = tessera("plan", *arguments, "-m", path, "--trust")
+    assert ended.code == code
+    assert words in ended.err
+    assert ended.out == ""
+
+
+def test_blocks_and_what_they_cost_are_shown(model: Path) -> None:
+    tight = DeviceState("cuda", "Small card", 2**30, 0, 2**33, 2**33)
+    settings = nt.Settings(tta_num=4, tta_mode="interleaved", accumulator="float16")
+    needed = plan((64, 400, 400), nt.load_model(model), settings, device=tight).memory
+    free = int((needed.total_bytes - needed.accumulator_bytes // 2) / 0.9)
+    small = DeviceState("cuda", "Small card", 2**30, free, 2**33, 2**33)
+    planned = plan((64, 400, 400), nt.load_model(model), settings, device=small)
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(render_plan(planned, ["raw.tif"]))
+    (row,) = [line for line in captured.get().splitlines() if "raw.tif" in line]
+    (volume,) = planned.volumes
+    assert len(volume.blocks) > 1
+    assert row.split()[-3:] == [
+        str(len(volume.blocks)),
+        f"{volume.repeated_windows / volume.windows:.0%}",
+        str(planned.forward_passes),
+    ]
+    assert "tta_num 4 interleaved" in captured.get()
+    assert "accumulator float16" in captured.get()

@@ -244,6 +244,111 @@ def test_bundled_network(tessera: Tessera, make_image: Make, tmp_path: Path) -> 
     assert "trained at" in ended.err  # the image's voxels are twice as long in z
 
 
+def passes_of(ended: Any) -> list[int]:
+    return [found["forward_passes"] for found in json.loads(ended.out)["images"]]
+
+
+def test_empty_windows_are_not_computed(tessera: Tessera, model: Path, make_image: Make, tmp_path: Path) -> None:
+    images = [make_image(n, f"{n}.tif") for n in (1, 3, 0)]
+    options = ("-m", model, "--skip-below", "100", "--sw-batch-size", "2", "--json")
+    planned = json.loads(tessera("plan", *images, *options).out)
+    ended = tessera("run", *images, "-o", tmp_path / "out", *options)
+    assert ended.code == 0
+    assert passes_of(ended) == [volume["forward_passes"] for volume in planned["volumes"]]
+    assert passes_of(ended)[2] == 0
+    assert planned["skipped_windows"] > 0
+    for image in images:
+        written = open_tiff(tmp_path / "out" / f"{image.stem}_labels.tif")
+        np.testing.assert_array_equal(written.data, expected(image))
+    assert written.metadata["skipped_windows"] == planned["volumes"][2]["skipped_windows"]
+    assert "left out" in ended.err
+
+
+def test_only_windows_in_the_mask_are_computed(tessera: Tessera, model: Path, image: Path, tmp_path: Path) -> None:
+    mask = np.zeros((10, 24, 40), np.uint8)
+    mask[3, 4, 3] = 7
+    tifffile.imwrite(tmp_path / "mask.tif", mask, metadata={"axes": "ZYX"})
+    options = ("-m", model, "--mask", tmp_path / "mask.tif", "--json")
+    planned = json.loads(tessera("plan", image, *options).out)
+    ended = tessera("run", image, "-o", tmp_path / "a.tif", *options)
+    written = open_tiff(tmp_path / "a.tif")
+    assert passes_of(ended) == [planned["forward_passes"]] == [1]
+    np.testing.assert_array_equal(np.asarray(written.data) > 0, (expected(image) > 0) & (np.arange(40) < 16))
+    assert written.metadata["mask"] == "mask.tif"
+
+
+def test_a_mask_counts_for_every_frame(tessera: Tessera, model: Path, make_image: Make, tmp_path: Path) -> None:
+    movie = make_image(np.full((2, 8, 16, 32), 200, np.uint8), "movie.tif", axes="TZYX")
+    mask = np.zeros((8, 16, 32), bool)
+    mask[0, 0, 0] = True
+    np.save(tmp_path / "mask.npy", mask)
+    for more in ((), ("--skip-below", "100")):
+        out = tmp_path / f"labels{len(more)}.tif"
+        ended = tessera("run", movie, "-o", out, "-m", model, "--mask", tmp_path / "mask.npy", "--overlap", "0", *more)
+        assert ended.code == 0
+        np.testing.assert_array_equal(values(out), np.broadcast_to(np.arange(32) < 16, (2, 8, 16, 32)))
+
+
+def test_a_mask_is_for_one_image(tessera: Tessera, model: Path, make_image: Make, tmp_path: Path) -> None:
+    images = [make_image(n, f"{n}.tif") for n in (1, 2)]
+    ended = tessera("run", *images, "-o", tmp_path / "out", "-m", model, "--mask", images[0])
+    assert ended.code == 2
+    assert "a mask belongs to one image file, and 2 are named: run them one by one" in ended.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_that_cannot_be_looked_through_do_not_stop_the_others(
+    tessera: Tessera, failing_model: Path, make_image: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = make_image(np.random.default_rng(0).integers(0, 99, (10, 24, 40), np.uint8), "bad.tif")
+    content = bytearray(bad.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 400] = bytes(400)
+    bad.write_bytes(content)
+    images = [make_image(1, "a.tif"), bad, make_image(2, "z.tif")]
+    ended = tessera("run", *images, "-o", tmp_path / "out", "-m", failing_model, "--skip-below", "100")
+    assert ended.code == 3
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a_labels.tif", "z_labels.tif"]
+    assert "1 of 3 images failed: bad.tif" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("kept", "stored", "scale", "tolerance"), [("uint8", "uint8", 255, 0.5), ("float16", "float32", 1, 5e-4)]
+)
+def test_types_of_probabilities(
+    tessera: Tessera,
+    save_network: Make,
+    image: Path,
+    tmp_path: Path,
+    kept: str,
+    stored: str,
+    scale: int,
+    tolerance: float,
+) -> None:
+    """Neither ImageJ nor OME-TIFF knows float16, so it is written as the next wider type."""
+    import torch
+
+    model = save_network(torch.nn.Identity(), "sure", activation="sigmoid")
+    TrustStore().add(model)
+    certain = scale / (1 + np.exp(values(image) / -255))
+    for out in (tmp_path / "p.tif", tmp_path / "p.ome.tif"):
+        ended = tessera("run", image, "-o", out, "-m", model, "--probabilities", "--probability-type", kept)
+        assert ended.code == 0
+        found = open_tiff(out)
+        assert found.dtype == stored
+        np.testing.assert_allclose(np.asarray(found.data, np.float64).squeeze(), certain, atol=tolerance)
+        assert found.metadata["settings"]["probabilities"] == kept
+
+
+def test_settings_of_the_newer_options(tessera: Tessera, model: Path, image: Path, tmp_path: Path) -> None:
+    options = ("--tta", "4", "--tta-mode", "interleaved", "--accumulator", "float16")
+    ended = tessera("run", image, "-o", tmp_path / "a.tif", "-m", model, *options, "--json", "-q")
+    settings = open_tiff(tmp_path / "a.tif").metadata["settings"]
+    assert (settings["tta_mode"], settings["accumulator"]) == ("interleaved", "float16")
+    assert passes_of(ended) == [plan((10, 24, 40), load_model(model)).forward_passes]
+    np.testing.assert_array_equal(values(tmp_path / "a.tif"), expected(image))
+
+
 INPUT_ERRORS = {
     "missing": (None, "no file"),
     "truncated": ("cut", "truncated"),

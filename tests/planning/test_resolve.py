@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import prod
+from math import ceil, prod
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -37,6 +38,7 @@ def planned(
     device: DeviceState = CUDA,
     decoder: str | None = "argmax",
     voxel_size_um: tuple[float, ...] | None = None,
+    occupied: Any = None,
     **settings: Any,
 ) -> Plan:
     return resolve(
@@ -47,6 +49,7 @@ def planned(
         device=device,
         decoder=None if decoder is None else get_decoder(decoder),
         voxel_size_um=voxel_size_um,
+        occupied=occupied,
     )
 
 
@@ -224,3 +227,99 @@ def test_affinities_keep_their_offsets_for_the_views() -> None:
     one, many = planned((99,) * 3, spec=spec, decoder="watershed"), planned((99,) * 3, spec=spec, tta_num=4)
     assert one.offsets == offsets
     assert many.memory.importance_bytes == one.memory.importance_bytes + 3 * 4 * 64**3
+
+
+def too_small_for(plan: Plan, share: float) -> DeviceState:
+    """A card on which only *share* of the accumulator fits beside a pass over one window."""
+    memory = plan.memory
+    beside = memory.total_bytes - memory.accumulator_bytes
+    return replace(CUDA, free_bytes=int((beside + share * memory.accumulator_bytes) / 0.9))
+
+
+@pytest.mark.parametrize("sw_batch_size", [1, 4, 7])
+@pytest.mark.parametrize("tta", [{}, {"tta_num": 4}, {"tta_num": 4, "tta_mode": "interleaved"}])
+@pytest.mark.parametrize("share", [0.6, 0.3, 0.1])
+def test_a_slab_that_does_not_fit_is_cut_into_blocks(share: float, tta: dict[str, Any], sw_batch_size: int) -> None:
+    shape, views = (300, 900, 800), 4 if tta == {"tta_num": 4} else 1
+    whole = planned(shape, sw_batch_size=1, **tta)
+    small = too_small_for(whole, share)
+    plan = planned(shape, device=small, sw_batch_size=sw_batch_size, **tta)
+    (volume,) = plan.volumes
+    assert len(whole.volumes[0].blocks) == 1
+    assert len(volume.blocks) > 1
+    assert sum(prod(block.shape) for block in volume.blocks) == prod(shape)
+    assert plan.memory.accumulator_bytes <= share * whole.memory.accumulator_bytes
+    per_block = [volume.layout.count_windows(block) for block in volume.blocks]
+    assert list(volume.block_windows) == per_block
+    assert plan.forward_passes == sum(views * ceil(windows / sw_batch_size) for windows in per_block)
+    assert plan.repeated_windows == sum(per_block) - plan.windows > 0
+    assert plan.windows == whole.windows
+    assert planned(shape, device=small, sw_batch_size=1, **tta).memory.total_bytes <= 0.9 * small.free_bytes
+    (said,) = [hint for hint in plan.hints if "blocks" in hint]
+    assert f"{len(volume.blocks)} blocks, {plan.repeated_windows / plan.windows:.0%} of the windows" in said
+    content = plan.to_dict()
+    assert content["repeated_windows"] == content["volumes"][0]["repeated_windows"] == plan.repeated_windows
+    assert content["volumes"][0]["blocks"] == len(volume.blocks)
+
+
+def test_every_device_gets_a_block() -> None:
+    plan = planned((300, 900, 800), device=replace(CUDA, count=3), sw_batch_size=4)
+    (volume,) = plan.volumes
+    assert len(volume.blocks) >= 3
+    assert plan.forward_passes == sum(ceil(windows / 4) for windows in volume.block_windows)
+    assert any(hint.startswith("3 devices share the work") for hint in plan.hints)
+
+
+@hypothesis_settings(deadline=None)
+@given(shape=st.tuples(*[st.integers(1, 200)] * 3), batch=st.integers(1, 9), views=st.integers(2, 16))
+def test_interleaved_views_cost_no_passes(shape: tuple[int, ...], batch: int, views: int) -> None:
+    one, full = planned(shape, sw_batch_size=batch), planned(shape, sw_batch_size=batch, tta_num=views)
+    plan = planned(shape, sw_batch_size=batch, tta_num=views, tta_mode="interleaved")
+    assert plan.forward_passes == one.forward_passes == full.forward_passes // views
+    assert len(plan.views) == views
+    assert (plan.views_per_pass, full.views_per_pass) == (1, views)
+
+
+@hypothesis_settings(deadline=None)
+@given(data=st.data(), batch=st.integers(1, 5), share=st.sampled_from([None, 0.4]))
+def test_windows_that_are_left_out_are_not_counted(data: st.DataObject, batch: int, share: float | None) -> None:
+    shapes = [(150, 300, 200), (64, 64, 64)]
+    every = planned(*shapes, sw_batch_size=1)
+    device = CUDA if share is None else too_small_for(every, share)
+    grid = every.volumes[0].grid
+    occupied = np.array(data.draw(st.lists(st.booleans(), min_size=prod(grid), max_size=prod(grid)))).reshape(grid)
+    plan = planned(*shapes, sw_batch_size=batch, device=device, occupied=[occupied, None])
+    first, second = plan.volumes
+    assert (first.windows, first.skipped_windows) == (occupied.sum(), (~occupied).sum())
+    assert (second.windows, second.skipped_windows) == (1, 0)
+    assert plan.skipped_windows == first.skipped_windows == plan.to_dict()["skipped_windows"]
+    per_block = [occupied[np.ix_(*first.layout.ranges(block))].sum() for block in first.blocks]
+    assert plan.forward_passes == sum(-(-windows // batch) for windows in per_block) + 1
+
+
+def test_counts_are_bounds_until_windows_have_been_looked_for() -> None:
+    shape = (64, 64, 64)
+    assert not planned(shape).counts_are_bounds
+    assert planned(shape, skip_below=3).counts_are_bounds
+    assert not planned(shape, skip_below=3, occupied=[np.ones((1, 1, 1), bool)]).counts_are_bounds
+
+
+def test_eight_bits_hold_activated_values_only() -> None:
+    with pytest.raises(SettingsError, match="has no activation that brings its output there: choose float16"):
+        planned((64,) * 3, decoder=None, probabilities="uint8")
+    for activation in ("sigmoid", "softmax"):
+        plan = planned((64,) * 3, spec=replace(SPEC, activation=activation), decoder=None, probabilities="uint8")
+        assert plan.output_bytes == 3 * 64**3
+    assert planned((64,) * 3, decoder=None, probabilities="float16").output_bytes == 2 * 3 * 64**3
+    planned((64,) * 3, probabilities="uint8")  # labels: nothing is kept
+
+
+@pytest.mark.parametrize("decoder", ["argmax", "threshold"])
+def test_a_float16_accumulator_is_half_as_large(decoder: str) -> None:
+    spec = replace(SPEC, activation="sigmoid")
+    full, half = (
+        planned((165, 1024, 768), spec=spec, decoder=decoder, accumulator=kind) for kind in ("float32", "float16")
+    )
+    weights = 0 if decoder == "argmax" else 4 * prod(full.volumes[0].layout.slab_shape(1))
+    assert 2 * (half.memory.accumulator_bytes - weights) == full.memory.accumulator_bytes - weights
+    assert replace(half.memory, accumulator_bytes=full.memory.accumulator_bytes) == full.memory

@@ -228,3 +228,104 @@ def test_floating_and_hiding_the_dock_do_not_close_it(person: Any, describe: Any
     me.viewer.add_image(blobs(16, 16, 16), name="blobs")
     me.run()
     assert me.session.runner.state is RunState.DONE
+
+
+def pick(box: Any, text: str) -> None:
+    """Choose *text* in a combo box as a click does."""
+    index = box.findText(text)
+    assert index >= 0, text
+    box.setCurrentIndex(index)
+    box.activated.emit(index)
+    box.textActivated.emit(text)
+
+
+def test_controls_of_the_newer_settings(person: Any, describe: Any, gate: Any, blobs: Any, tmp_path: Path) -> None:
+    me = person(describe(gate))
+    windows = me.widget.windows
+    me.viewer.add_image(blobs(40, 24, 24), name="blobs")
+    windows.fold.set_open(True)
+    height = windows.height()
+    assert not windows.tta_mode.isEnabled()
+    windows.tta_num.setValue(4)
+    assert windows.tta_mode.isEnabled()
+    every = me.wait_for_plan().forward_passes
+    pick(windows.tta_mode, "interleaved")
+    assert me.wait_for_plan().forward_passes == every // 4
+    pick(windows.accumulator, "float16")
+    pick(windows.probabilities, "uint8")
+    assert windows.skip_below.value() is None
+    assert not windows.skip_below.number.isEnabled()
+    windows.skip_below.box.setChecked(True)
+    windows.skip_below.number.setValue(0.5)
+    settings = me.session.settings
+    assert (settings.tta_mode, settings.accumulator, settings.probabilities) == ("interleaved", "float16", "uint8")
+    assert settings.skip_below == 0.5
+    me.wait_for_plan()
+    assert me.widget.cost.passes.line().text == "up to 16 windows, empty ones are skipped"
+    me.widget.files.save_settings(tmp_path / "s.yaml")
+    windows.skip_below.box.setChecked(False)
+    assert me.session.settings.skip_below is None
+    me.session.change(tta_num=1, tta_mode="full", accumulator="float32", probabilities="float32")
+    assert not windows.tta_mode.isEnabled()
+    assert windows.height() == height
+    me.widget.files.load_settings(tmp_path / "s.yaml")
+    assert me.session.settings == settings
+    assert windows.skip_below.value() == 0.5
+    shown = [box.currentText() for box in (windows.tta_mode, windows.accumulator, windows.probabilities)]
+    assert shown == ["interleaved", "float16", "uint8"]
+
+
+def test_nothing_is_cut_off_at_320_pixels(person: Any, describe: Any, gate: Any) -> None:
+    me = person(describe(gate))
+    me.widget.windows.fold.set_open(True)
+    assert me.widget.windows.minimumSizeHint().width() <= 300
+
+
+def test_probabilities_of_eight_bits_are_shown_over_their_range(
+    person: Any, describe: Any, gate: Any, blobs: Any
+) -> None:
+    me = person(describe(gate))
+    me.viewer.add_image(blobs(20, 24, 24), name="blobs")
+    me.click(me.widget.result.probabilities)
+    for kept, top in (("uint8", 255), ("float16", 1)):
+        me.session.change(probabilities=kept)
+        me.run()
+        bright = [layer for layer in me.viewer.layers if layer.name.startswith("blobs channel 1")][-1]
+        assert bright.data.dtype == kept
+        assert bright.contrast_limits == [0, top]
+        assert bright.data[6, 6, 6] > top / 2 > bright.data[0, 0, 0]
+        bright.visible = True
+        me.viewer.window.screenshot(canvas_only=True, flash=False)
+
+
+def test_a_labels_layer_says_where_to_compute(person: Any, describe: Any, gate: Any, blobs: Any) -> None:
+    me = person(describe(gate))
+    where = me.widget.windows.where
+    me.viewer.add_image(blobs(40, 24, 24), name="blobs")
+    assert [where.itemText(i) for i in range(where.count())] == ["(everywhere)"]
+    assert me.wait_for_plan().windows == 16
+    cells = me.viewer.add_labels(np.zeros((40, 24, 24), np.uint8), name="cells")
+    assert [where.itemText(i) for i in range(where.count())] == ["(everywhere)", "cells"]
+    pick(where, "cells")
+    assert me.wait_for_plan().windows == 0
+    cells.brush_size = 1
+    cells.paint((0, 0, 0), 1)
+    me.wait(lambda: me.session.plan.windows == 1)
+    assert me.widget.cost.passes.line().text == "1 window → 1 forward pass"
+    cells.name = "nuclei"
+    assert where.currentText() == "nuclei"
+    cells.data[39] = 1  # not every way to paint is an event; the click on Run looks again
+    me.run()
+    assert gate.calls == me.session.runner.plan.forward_passes == 2
+    labels = me.layer("blobs labels")
+    assert labels.metadata["tessera"]["mask"] == "nuclei"
+    assert labels.data[:16, 4:12, 4:12].all()
+    assert not labels.data[16:24].any()
+    cells.data = np.zeros((8, 8, 8), np.uint8)
+    me.wait(lambda: "'nuclei' has the shape (8, 8, 8), but the image is (40, 24, 24)" in me.status)
+    assert not me.widget.run.run.isEnabled()
+    me.viewer.layers.remove(cells)
+    assert where.currentText() == "(everywhere)"
+    assert me.session.mask is None
+    assert me.wait_for_plan().windows == 16
+    assert me.widget.run.run.isEnabled()

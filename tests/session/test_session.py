@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
+from itertools import pairwise
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from napari_tessera.engine.grid import Block
 from napari_tessera.errors import SettingsError
+from napari_tessera.planning.plan import VolumePlan
 from napari_tessera.session.cost import device_bar, host_bar, passes_line, time_line
+from napari_tessera.session.mask import MaskInput
 from napari_tessera.session.runner import RunState
 from napari_tessera.session.status import NO_IMAGE, status_line
 from napari_tessera.session.task import Outputs
@@ -159,3 +165,167 @@ def test_a_view_that_fails_does_not_leave_a_run_for_ever(session: Session, image
     assert not session.start_run()
     assert session.runner.state is RunState.FAILED
     assert "cannot show it" in session.runner.report
+
+
+def corner(*shape: int) -> MaskInput:
+    """Only the first voxel."""
+    mask = np.zeros(shape, np.uint8)
+    mask[(0,) * len(shape)] = 3
+    return MaskInput("cells", mask)
+
+
+def test_a_mask_is_counted_in_the_plan_and_run(session: Session, network: Any, image: Any, drain_until: Any) -> None:
+    passes: list[int] = []
+    network.on_call = lambda: passes.append(1)
+    session.set_images((image(40, 24, 24),))
+    session.choose_decoder("threshold")
+    session.set_mask(corner(40, 24, 24))
+    drain_until(session, lambda: not session.planning)
+    plan = session.plan
+    assert plan is not None
+    assert (plan.windows, plan.skipped_windows, plan.forward_passes) == (1, 15, 1)
+    assert passes_line(plan).text == "1 window → 1 forward pass"
+    assert "4 × 2 × 2 = 16 windows, 15 left out; ceil(1 / 4 per pass) × 1 view = 1" in passes_line(plan).tooltip
+    for outputs in (Outputs(), Outputs(labels=True, probabilities=True)):
+        passes.clear()
+        session.set_outputs(outputs)
+        (result,) = run(session, drain_until)
+        assert len(passes) == 1
+        assert result.labels[:16, 4:12, 4:12].all()
+        assert not result.labels[16:].any()
+        assert result.provenance["mask"] == "cells"
+    session.set_mask(None)
+    drain_until(session, lambda: not session.planning)
+    assert session.plan is not None
+    assert session.plan.windows == 16
+
+
+def test_a_mask_is_looked_through_once_for_every_grid(session: Session, image: Any, drain_until: Any) -> None:
+    class Counting:
+        def __init__(self, array: Any) -> None:
+            self.array, self.shape, self.dtype, self.voxels = array, array.shape, array.dtype, 0
+
+        def __getitem__(self, region: Any) -> Any:
+            part = self.array[region]
+            self.voxels += part.size
+            return part
+
+    lazy = Counting(corner(40, 24, 24).data)
+    session.set_images((image(40, 24, 24),))
+    session.set_mask(MaskInput("lazy", lazy))
+    for overlap in (0.5, 0.25, 0.5):
+        for batch in (1, 2, 3):
+            session.change(overlap=overlap, sw_batch_size=batch)
+            drain_until(session, lambda: not session.planning)
+    assert lazy.voxels == 2 * lazy.array.size
+
+
+def test_a_mask_of_another_shape(session: Session, image: Any, drain_until: Any) -> None:
+    session.set_images((image(32, 24, 24),))
+    for settings in ({"skip_below": None}, {"skip_below": 0.5}):
+        session.change(**settings)
+        session.set_mask(corner(8, 8, 8))
+        drain_until(session, lambda: not session.planning)
+        assert status_line(session).text == (
+            "'cells' has the shape (8, 8, 8), but the image is (32, 24, 24): give one of the same shape"
+        )
+        assert not session.can_run
+        session.set_mask(None)
+        drain_until(session, lambda: not session.planning)
+        assert session.can_run
+
+
+def test_a_mask_that_was_painted_since_the_plan(session: Session, image: Any, drain_until: Any) -> None:
+    session.set_images((image(40, 24, 24),))
+    mask = corner(40, 24, 24)
+    session.set_mask(mask)
+    drain_until(session, lambda: not session.planning)
+    mask.data[:] = 1
+    session.renew_mask(MaskInput(mask.name, mask.data))
+    (result,) = run(session, drain_until)
+    assert result.labels[:, 4:12, 4:12].all()
+    assert session.runner.plan is not None
+    assert session.runner.plan.windows == 16 == result.provenance["windows"]
+
+
+@pytest.mark.parametrize("decoder", ["argmax", "threshold", "watershed"])
+@pytest.mark.parametrize("outputs", [Outputs(), Outputs(labels=True, probabilities=True)])
+def test_empty_windows_are_counted_when_the_run_starts(
+    session: Session, network: Any, image: Any, drain_until: Any, describe: Any, decoder: str, outputs: Outputs
+) -> None:
+    if decoder == "watershed":
+        session.shelf.use(describe(network, output="boundary", activation="sigmoid"))
+    passes: list[int] = []
+    network.on_call = lambda: passes.append(1)
+    one = image(40, 24, 24)
+    one.data[24:] = 0
+    session.set_images((one, image(16, 24, 24, name="two")))
+    session.choose_decoder(decoder)
+    session.set_outputs(outputs)
+    session.change(skip_below=0.5, sw_batch_size=1)
+    drain_until(session, lambda: not session.planning)
+    plan = session.plan
+    assert plan is not None
+    line = passes_line(plan)
+    assert line.text == "2 volumes, up to 20 windows, empty ones are skipped"
+    assert "counted when the run starts" in line.tooltip
+    results = run(session, drain_until)
+    counted = session.runner.plan
+    assert counted is not None
+    assert len(passes) == counted.forward_passes == session.runner.progress.done == 16
+    assert [volume.skipped_windows for volume in counted.volumes] == [4, 0]
+    assert passes_line(counted).text == "2 volumes, 16 windows → 16 passes"
+    assert not results[0].labels[32:].any()
+    assert results[0].provenance["skipped_windows"] == 4
+    if decoder != "watershed":
+        assert results[0].labels[:24, 4:12, 4:12].all()
+
+
+def test_a_run_can_be_cancelled_while_windows_are_counted(session: Session, image: Any, drain_until: Any) -> None:
+    session.set_images((image(16, 16, 16), image(16, 16, 16)))
+    session.change(skip_below=0.5)
+    drain_until(session, lambda: not session.planning)
+    session.runner.changed.connect(lambda: session.runner.cancel())
+    assert run(session, drain_until) == []
+    assert session.runner.state is RunState.CANCELLED
+
+
+@pytest.mark.parametrize(("kept", "top"), [("uint8", 255), ("float16", 1)])
+def test_kept_probabilities_have_their_type(
+    session: Session, image: Any, drain_until: Any, kept: str, top: int
+) -> None:
+    session.set_images((image(32, 24, 24),))
+    session.set_outputs(Outputs(labels=True, probabilities=True))
+    promised: list[Any] = []
+    session.runner.promised.connect(lambda promises: promised.extend(promises))
+    (plain,) = run(session, drain_until)
+    session.change(probabilities=kept)
+    (result,) = run(session, drain_until)
+    np.testing.assert_array_equal(result.labels, plain.labels)
+    for channel, empty, exact in zip(result.probabilities, promised[1].probabilities, plain.probabilities, strict=True):
+        assert channel.dtype == empty.dtype == kept
+        np.testing.assert_allclose(channel.astype(np.float32) / top, exact, atol=0.5 / top if top > 1 else 5e-4)
+    assert session.plan is not None
+    assert session.plan.to_dict()["settings"]["probabilities"] == kept
+
+
+def test_the_formula_of_the_passes_holds(session: Session, image: Any, drain_until: Any) -> None:
+    """Interleaved views, blocks and windows that are left out: what the tooltip says is what the plan counts."""
+    session.set_images((image(40, 24, 24),))
+    session.change(tta_num=4, sw_batch_size=3)
+    drain_until(session, lambda: not session.planning)
+    assert session.plan is not None
+    assert passes_line(session.plan).tooltip.endswith("ceil(16 / 3 per pass) × 4 views = 24")
+    session.change(tta_mode="interleaved")
+    drain_until(session, lambda: not session.planning)
+    plan = session.plan
+    assert passes_line(plan).tooltip.endswith("ceil(16 / 3 per pass) × 1 view of 4 each = 6")
+    (volume,) = plan.volumes
+    grid = volume.layout
+    for cuts in ((8, 16, 24), (8, 24)):
+        blocks = tuple(Block((0, 0, a), (40, 24, b)) for a, b in pairwise((0, *cuts)))
+        cut = VolumePlan.of(grid, sw_batch_size=3, n_views=1, blocks=blocks)
+        tooltip = passes_line(replace(plan, volumes=(cut,))).tooltip
+        formula = tooltip.split("; ")[-1].split(" × 1 view")[0].replace(" per pass", "").replace("×", "*")
+        assert eval(formula, {"ceil": ceil}) == cut.forward_passes
+        assert f"{len(blocks)} blocks, {cut.repeated_windows} windows computed again" in tooltip

@@ -1,4 +1,4 @@
-"""Image layers in: what of napari's layers a run needs, captured. GUI thread only."""
+"""Layers in: what of napari's layers a run needs, captured. GUI thread only."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 import pint
-from napari.layers import Image
+from napari.layers import Image, Labels
 from napari.utils.transforms import Affine, CompositeAffine
 
 from napari_tessera.session.images import ImageInput
+from napari_tessera.session.mask import MaskInput
 
-__all__ = ["LayerWatch", "Placement", "capture", "image_layers", "selected_images"]
+__all__ = ["LayerWatch", "Placement", "capture", "capture_mask", "image_layers", "labels_layers", "selected_images"]
 
-# What of a layer matters to a plan or a result.
+# What of an image layer matters to a plan or a result.
 WATCHED = ("data", "scale", "units", "axis_labels")
 
 
@@ -60,6 +61,11 @@ def image_layers(viewer: Any) -> list[Any]:
     return [layer for layer in viewer.layers if isinstance(layer, Image)]
 
 
+def labels_layers(viewer: Any) -> list[Any]:
+    """Return the viewer's labels layers, the uppermost last."""
+    return [layer for layer in viewer.layers if isinstance(layer, Labels)]
+
+
 def selected_images(viewer: Any) -> list[Any]:
     """Return the image layers that are selected in the layer list, in its order."""
     return [layer for layer in image_layers(viewer) if layer in viewer.layers.selection]
@@ -76,6 +82,11 @@ def capture(layer: Any, viewer: Any) -> ImageInput:
         current=_current(layer, viewer),
         view=Placement.of(layer),
     )
+
+
+def capture_mask(layer: Any) -> MaskInput:
+    """Return a labels *layer* as the session takes it; the array is the layer's own."""
+    return MaskInput(layer.name, layer.data[0] if layer.multiscale else layer.data)
 
 
 def _voxel_size_um(layer: Any) -> tuple[float | None, ...]:
@@ -100,7 +111,7 @@ def _current(layer: Any, viewer: Any) -> tuple[int, ...]:
 
 
 class LayerWatch:
-    """Says when the image layers of a viewer, or the chosen ones themselves, change.
+    """Says when the layers of a viewer, or the chosen ones themselves, change.
 
     Parameters
     ----------
@@ -109,11 +120,19 @@ class LayerWatch:
     on_list
         Called when layers come, go, move or are renamed.
     on_layer
-        Called when the data or the placement of a chosen layer change.
+        Called when one of the *watched* events of a chosen layer happens.
+    watched
+        By default changes of data and placement.
     """
 
-    def __init__(self, viewer: Any, on_list: Callable[[], object], on_layer: Callable[[], object]) -> None:
-        self._viewer = viewer
+    def __init__(
+        self,
+        viewer: Any,
+        on_list: Callable[[], object],
+        on_layer: Callable[[], object],
+        watched: Sequence[str] = WATCHED,
+    ) -> None:
+        self._viewer, self._watched = viewer, watched
         self._on_list, self._on_layer = on_list, on_layer
         self._chosen: tuple[Any, ...] = ()
         for emitter in self._list_emitters():
@@ -126,11 +145,11 @@ class LayerWatch:
     def follow(self, layers: Sequence[Any]) -> None:
         """Watch *layers* from now on, instead of those before."""
         for layer in self._chosen:
-            for name in WATCHED:
+            for name in self._watched:
                 layer.events[name].disconnect(self._layer_changed)
         self._chosen = tuple(layers)
         for layer in self._chosen:
-            for name in WATCHED:
+            for name in self._watched:
                 layer.events[name].connect(self._layer_changed)
 
     def close(self) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from qtpy.QtWidgets import QFrame, QLabel, QMenu, QPushButton, QSizePolicy, QWidget
+from qtpy.QtCore import QSignalBlocker
+from qtpy.QtWidgets import QComboBox, QFrame, QLabel, QMenu, QPushButton, QSizePolicy, QWidget
 
 if TYPE_CHECKING:
     from napari_tessera._qt.theme import Theme
 
-__all__ = ["Rule", "menu_button", "named", "small_button"]
+__all__ = ["Rule", "menu_button", "named", "offer", "small_button"]
 
 
 class Rule(QFrame):
@@ -56,3 +58,13 @@ def named(text: str, control: QWidget, tooltip: str) -> QLabel:
     control.setToolTip(tooltip)
     control.setAccessibleName(text)
     return label
+
+
+def offer(box: QComboBox, choices: Sequence[str], value: str) -> None:
+    """Show *choices* in *box*, and *value* chosen, without telling the session what it has said itself."""
+    choices = choices if value in choices else (*choices, value)
+    with QSignalBlocker(box):
+        if [box.itemText(i) for i in range(box.count())] != list(choices):
+            box.clear()
+            box.addItems(choices)
+        box.setCurrentText(value)

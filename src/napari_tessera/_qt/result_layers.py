@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from napari.layers import Image, Labels
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ def _make(result: ImageResult) -> list[tuple[type[Any], Any, dict[str, Any]]]:
     layers: list[tuple[type[Any], Any, dict[str, Any]]] = []
     for name, values in zip(result.channel_names, result.probabilities, strict=False):
         # Probabilities: napari need not read the volume to find its limits.
-        own = {"name": f"{result.image.name} {name}{frame}", "contrast_limits": (0.0, 1.0), "visible": False}
+        top = 255 if values.dtype == np.uint8 else 1
+        own = {"name": f"{result.image.name} {name}{frame}", "contrast_limits": (0, top), "visible": False}
         layers.append((Image, values, arguments | own))
     if result.labels is not None:
         layers.append((Labels, result.labels, arguments | {"name": f"{result.image.name} labels{frame}"}))

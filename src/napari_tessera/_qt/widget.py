@@ -12,6 +12,7 @@ from napari_tessera._qt.cost_panel import CostPanel
 from napari_tessera._qt.file_panel import FilePanel
 from napari_tessera._qt.fold import Fold
 from napari_tessera._qt.image_panel import ImagePanel
+from napari_tessera._qt.mask_chooser import MaskChooser
 from napari_tessera._qt.model_panel import ModelPanel
 from napari_tessera._qt.parts import Rule
 from napari_tessera._qt.result_layers import ResultLayers
@@ -48,13 +49,15 @@ class TesseraWidget(QWidget):
         self._theme = Theme(napari_viewer)
         self.image = ImagePanel(self.session, napari_viewer, self._theme)
         self.model = ModelPanel(self.session, self._theme)
-        self.windows = WindowsPanel(self.session, self._theme)
+        self.where = MaskChooser(self.session, napari_viewer)
+        self.windows = WindowsPanel(self.session, self._theme, self.where)
         self.cost = CostPanel(self.session, self._theme)
         self.result = ResultPanel(self.session)
-        self.run = RunPanel(self.session, self._theme, self.image.recapture_frame)
+        self.run = RunPanel(self.session, self._theme, self._recapture)
         self.files = FilePanel(self.session, self._theme)
         self._arrange()
-        self._closing = _Closing(self.session, Drain(self.session.background, self), self._theme, self.image)
+        panels = (self.image, self.where)
+        self._closing = _Closing(self.session, Drain(self.session.background, self), self._theme, panels)
         # Whichever comes first; none of them comes always.
         self.destroyed.connect(self._closing.close)
         application = QApplication.instance()
@@ -104,6 +107,11 @@ class TesseraWidget(QWidget):
         for panel in (self.windows, self.result):
             panel.setEnabled(idle and self.session.model is not None)
 
+    def _recapture(self) -> None:
+        """Look again at what changes in the viewer without a word, before a run starts."""
+        self.image.recapture_frame()
+        self.where.recapture()
+
     def _show_result(self, result: ImageResult) -> None:
         layers = self._results.show(result)
         if result.final:
@@ -129,8 +137,10 @@ class TesseraWidget(QWidget):
 class _Closing:
     """Ends a widget's threads and connections, once. Holds no widget that may be gone by then."""
 
-    def __init__(self, session: Session, drain: Drain, theme: Theme, image: ImagePanel) -> None:
-        self._session, self._drain, self._theme, self._image = session, drain, theme, image
+    def __init__(
+        self, session: Session, drain: Drain, theme: Theme, panels: tuple[ImagePanel | MaskChooser, ...]
+    ) -> None:
+        self._session, self._drain, self._theme, self._panels = session, drain, theme, panels
         self._closed = False
 
     def close(self) -> None:
@@ -139,7 +149,8 @@ class _Closing:
         self._closed = True
         with suppress(RuntimeError):  # Qt has deleted its half of them already
             self._drain.stop()
-        with suppress(RuntimeError):
-            self._image.close_panel()
+        for panel in self._panels:
+            with suppress(RuntimeError):
+                panel.close_panel()
         self._theme.close()
         self._session.close()

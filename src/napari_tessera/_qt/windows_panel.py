@@ -1,8 +1,7 @@
-"""The knobs of inference: window, overlap, windows per pass, views; folded: volumes, precision, device, blending."""
+"""The knobs of inference: window, overlap, windows per pass, views; folded: volumes, arithmetic, what is left out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QSignalBlocker, Qt
@@ -11,7 +10,8 @@ from superqt import QLabeledDoubleSlider, QLabeledSlider
 
 from napari_tessera._qt.fold import Fold
 from napari_tessera._qt.lines import LineLabel
-from napari_tessera._qt.parts import named, small_button
+from napari_tessera._qt.optional_number import OptionalNumber
+from napari_tessera._qt.parts import named, offer, small_button
 from napari_tessera._qt.window_spins import WindowSpins
 from napari_tessera.session.card import window_complaints
 from napari_tessera.session.wording import Line, Tone
@@ -31,10 +31,18 @@ HELP = {
     "overlap": "Fraction of a window that it shares with the next. More overlap: fewer seams, more windows.",
     "sw_batch_size": "Windows in one forward pass. Costs GPU memory, buys speed; never changes the result.",
     "tta_num": "Views of every window that are averaged: flips, then flips of the transpose. Each multiplies the time.",
+    "tta_mode": "full: every window sees every view. interleaved: each window sees one view, windows that overlap see "
+    "different ones, and the passes are those of a single view.",
     "batch_size": "Volumes in host memory at once: one is computed while the next are loaded. Costs RAM only.",
     "precision": "Arithmetic of the forward pass. Less than float32 saves GPU memory and time on recent cards.",
     "device": "Where the network runs; auto takes a GPU if there is one.",
     "blend": "How overlapping windows are averaged: gaussian counts their middles more.",
+    "accumulator": "What overlapping predictions are summed in: float16 halves its memory and rounds every sum.",
+    "probabilities as": "What kept probabilities are stored as; uint8 is 255 times the probability.",
+    "skip windows below": "Windows in which no voxel is above this value, in the image's own units, are not computed: "
+    "what only they cover becomes background.",
+    "compute only where": "Windows in which this labels layer is 0 everywhere are not computed: what only they cover "
+    "becomes background.",
 }
 
 
@@ -47,11 +55,14 @@ class WindowsPanel(QWidget):
         Has the settings.
     theme
         Gives the colours.
+    where
+        Chooses where to compute.
     """
 
-    def __init__(self, session: Session, theme: Theme) -> None:
+    def __init__(self, session: Session, theme: Theme, where: QComboBox) -> None:
         super().__init__()
         self._session = session
+        self.where = where
         self.window_size = WindowSpins(theme)
         self.model_default = small_button("⟲", "Model default: the window that the model suggests")
         self.hint = LineLabel(theme)
@@ -59,7 +70,9 @@ class WindowsPanel(QWidget):
         self.sw_batch_size = QLabeledSlider(Qt.Orientation.Horizontal)
         self.tta_num = QLabeledSlider(Qt.Orientation.Horizontal)
         self.batch_size = QSpinBox()
+        self.tta_mode, self.accumulator, self.probabilities = QComboBox(), QComboBox(), QComboBox()
         self.precision, self.device, self.blend = QComboBox(), QComboBox(), QComboBox()
+        self.skip_below = OptionalNumber()
         self._set_ranges()
         self._arrange()
         self._connect()
@@ -85,11 +98,15 @@ class WindowsPanel(QWidget):
         size.addWidget(self.window_size, 1)
         hint.addWidget(self.hint, 1)
         hint.addWidget(self.model_default)
-        layout.addLayout(size, 0, 0, 1, 2)
-        layout.addLayout(hint, 1, 0, 1, 2)
+        layout.addLayout(size, 0, 0, 1, 3)
+        layout.addLayout(hint, 1, 0, 1, 3)
         for row, (name, (text, slider)) in enumerate(self._sliders().items(), start=2):
             layout.addWidget(named(text, slider, HELP[name]), row, 0)
-            layout.addWidget(slider, row, 1)
+            layout.addWidget(slider, row, 1, 1, 1 if slider is self.tta_num else 2)
+        self.tta_mode.setToolTip(HELP["tta_mode"])
+        self.tta_mode.setAccessibleName("tta_mode")
+        self.tta_mode.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToContents)
+        layout.addWidget(self.tta_mode, row, 2)
         more = QWidget()
         form = QGridLayout(more)
         form.setContentsMargins(16, 0, 0, 0)
@@ -99,7 +116,7 @@ class WindowsPanel(QWidget):
             form.addWidget(control, row, 1)
         form.setColumnStretch(1, 1)
         self.fold = Fold("More: batch_size · precision · device · blend", more, is_open=False)
-        layout.addWidget(self.fold, 5, 0, 1, 2)
+        layout.addWidget(self.fold, 5, 0, 1, 3)
         layout.setColumnStretch(1, 1)
 
     def _sliders(self) -> dict[str, tuple[str, QWidget]]:
@@ -110,8 +127,16 @@ class WindowsPanel(QWidget):
         }
 
     def _folded(self) -> dict[str, QWidget]:
-        controls = {"precision": self.precision, "device": self.device, "blend": self.blend}
-        return {"batch_size": self.batch_size, **controls}
+        return {
+            "batch_size": self.batch_size,
+            "precision": self.precision,
+            "accumulator": self.accumulator,
+            "device": self.device,
+            "blend": self.blend,
+            "probabilities as": self.probabilities,
+            "skip windows below": self.skip_below,
+            "compute only where": self.where,
+        }
 
     def _connect(self) -> None:
         session = self._session
@@ -121,9 +146,13 @@ class WindowsPanel(QWidget):
         self.sw_batch_size.valueChanged.connect(lambda value: session.change(sw_batch_size=value))
         self.tta_num.valueChanged.connect(lambda value: session.change(tta_num=value))
         self.batch_size.valueChanged.connect(lambda value: session.change(batch_size=value))
+        self.tta_mode.textActivated.connect(lambda text: session.change(tta_mode=text))
         self.precision.textActivated.connect(lambda text: session.change(precision=text))
+        self.accumulator.textActivated.connect(lambda text: session.change(accumulator=text))
         self.device.textActivated.connect(lambda text: session.change(device=text))
         self.blend.textActivated.connect(lambda text: session.change(blend=text))
+        self.probabilities.textActivated.connect(lambda text: session.change(probabilities=text))
+        self.skip_below.valueChanged.connect(lambda value: session.change(skip_below=value))
 
     def refresh(self) -> None:
         """Show the settings; without a model there are none to change."""
@@ -138,10 +167,15 @@ class WindowsPanel(QWidget):
         self.tta_num.setMaximum(self._session.max_tta_num)
         for name in ("overlap", "sw_batch_size", "tta_num", "batch_size"):
             _show(getattr(self, name), getattr(settings, name))
+        self.tta_mode.setEnabled(settings.tta_num > 1)
+        self.skip_below.setValue(settings.skip_below)
         if choices is not None:
-            _offer(self.precision, choices.precisions, settings.precision)
-            _offer(self.device, choices.devices, settings.device)
-            _offer(self.blend, choices.blends, settings.blend)
+            offer(self.tta_mode, choices.tta_modes, settings.tta_mode)
+            offer(self.accumulator, choices.accumulators, settings.accumulator)
+            offer(self.precision, choices.precisions, settings.precision)
+            offer(self.device, choices.devices, settings.device)
+            offer(self.blend, choices.blends, settings.blend)
+            offer(self.probabilities, choices.probability_types, settings.probabilities)
 
     def _show_hint(self, window: tuple[int, ...]) -> None:
         assert self._session.model is not None
@@ -160,12 +194,3 @@ def _show(control: Any, value: Any) -> None:
     with QSignalBlocker(control):
         control.setMaximum(max(control.maximum(), value))
         control.setValue(value)
-
-
-def _offer(box: QComboBox, choices: Sequence[str], value: str) -> None:
-    choices = choices if value in choices else (*choices, value)
-    with QSignalBlocker(box):
-        if [box.itemText(i) for i in range(box.count())] != list(choices):
-            box.clear()
-            box.addItems(choices)
-        box.setCurrentText(value)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-__all__ = ["ERR", "OUT", "count", "say", "stderr_is_terminal"]
+__all__ = ["ERR", "LOOKING", "OUT", "count", "say", "stderr_is_terminal"]
 
 OUT = Console(highlight=False)
 ERR = Console(stderr=True, highlight=False)
+
+# Said before the images are read for the first time: that may take as long as reading them.
+LOOKING = "reading the images to find empty windows ..."
 
 _STYLES = {"Error": "bold red", "Warning": "bold yellow", "Stopped": "bold yellow", "Note": "bold"}
 

@@ -121,8 +121,8 @@ def _segment(folder: Path, settings: "Settings | None") -> None:
     """Do what ``tessera run raw.tif -o labels.tif`` does, and keep the plan and the settings."""
     from napari_tessera import Settings
     from napari_tessera.cli.file_run import FileRun
-    from napari_tessera.cli.options import open_model
     from napari_tessera.cli.run import announce, write_json
+    from napari_tessera.cli.setup import open_model
 
     outcome = Outcome(folder / "raw.tif", folder / "labels.tif")
     job = FileRun.prepare([outcome], open_model(None), settings or Settings())

@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from napari_tessera import api
 from napari_tessera.cli.batch import VolumeFailure, iter_outcomes
-from napari_tessera.cli.images import plan_images
+from napari_tessera.cli.images import open_mask, plan_images
 from napari_tessera.cli.interrupt import cancel_on_interrupt
 from napari_tessera.cli.items import Item, open_items
 from napari_tessera.cli.progress import RunProgress, show_progress
-from napari_tessera.errors import CancelledError, TesseraError
+from napari_tessera.errors import CancelledError, InputError, TesseraError
 
 if TYPE_CHECKING:
     from napari_tessera import Model, Plan, Settings
+    from napari_tessera.cli.images import Windows
     from napari_tessera.cli.outcome import Outcome
     from napari_tessera.decode import Decoder
     from napari_tessera.pipeline import VolumeResult
+    from napari_tessera.volumes.volume import ArrayLike
 
 __all__ = ["FileRun"]
 
@@ -34,12 +36,15 @@ class FileRun:
         The images, in the order of the plan.
     model, planned, decoder
         What to run on them; no decoder keeps the probabilities.
+    mask
+        Name of the file that says where windows are computed; empty: everywhere.
     """
 
     items: Sequence[Item]
     model: Model
     planned: Plan
     decoder: Decoder | None
+    mask: str = ""
 
     @classmethod
     def prepare(
@@ -50,8 +55,9 @@ class FileRun:
         *,
         decoder: str | None = None,
         axes: str | None = None,
+        mask: Path | None = None,
     ) -> FileRun | None:
-        """Open the images and plan their run; None if not one of several could be opened.
+        """Open the images, find the windows to compute and plan the run; None if not one image could be opened.
 
         Parameters
         ----------
@@ -63,18 +69,22 @@ class FileRun:
             Name of a decoder, ``"probabilities"`` for none, or None for the model's own.
         axes
             What the images' axes mean, where the files do not say.
+        mask
+            Of the only image: windows in which it is 0 everywhere are not computed.
 
         Raises
         ------
         SettingsError, InputError, ModelError
-            If settings and model do not fit together, or the only image does not suit them.
+            If settings and model do not fit together, or the only image or its mask does not suit them.
         """
         chosen = None if decoder == api.PROBABILITIES else api.choose_decoder(model, settings, decoder)
         items = open_items(outcomes, model, chosen, axes)
         if not items:
             return None
-        planned = plan_images([item.image for item in items], model, settings, decoder)
-        return cls(items, model, planned, chosen)
+        where = None if mask is None else open_mask(mask, items[0].image)
+        occupied = [windows for item in items for windows in _find_windows(item, settings, where)]
+        planned = plan_images([item.image for item in items], model, settings, decoder, occupied=occupied)
+        return cls(items, model, planned, chosen, "" if mask is None else mask.name)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -134,11 +144,14 @@ class FileRun:
         own = slice(item.volumes.start, item.volumes.stop)
         facts = api.provenance(replace(self.planned, volumes=self.planned.volumes[own]), self.model)
         facts |= {"source": item.image.path.name, "result": "labels" if self.decoder else "probabilities"}
+        if self.mask:
+            facts["mask"] = self.mask
         if item.outcome.failed_frames:
             facts["failed_frames"] = item.outcome.failed_frames
         recovered = [event for event in progress.recovered if event.volume in item.volumes]
         if recovered:
             facts["sw_batch_size_when_memory_ran_out"] = recovered[-1].sw_batch_size
+            facts["went_on_when_memory_ran_out_with"] = [event.remedy for event in recovered]
         return facts
 
     def _stopped(self, progress: RunProgress) -> str:
@@ -160,3 +173,11 @@ class FileRun:
         except TesseraError as error:
             return f"not even the finished frames ({error})"
         return f"{partial} ({item.result.n_added} of {len(item.volumes)} frames)"
+
+
+def _find_windows(item: Item, settings: Settings, mask: ArrayLike | None) -> list[Windows]:
+    try:
+        return item.image.find_windows(settings, mask)
+    except InputError:
+        # The run meets the same error where it costs this image alone.
+        return [None] * len(item.volumes)

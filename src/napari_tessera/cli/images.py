@@ -11,13 +11,19 @@ import numpy as np
 
 from napari_tessera.api import as_source, plan
 from napari_tessera.errors import InputError
+from napari_tessera.planning.occupied import check_mask, find_masked, find_windows, window_grid
 from napari_tessera.volumes import Volume, open_volume
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from napari_tessera import Model, ModelSpec, Plan, Settings
     from napari_tessera.engine.source import Source
+    from napari_tessera.volumes.volume import ArrayLike
 
-__all__ = ["ImageFile", "plan_images"]
+    Windows = npt.NDArray[np.bool_] | None
+
+__all__ = ["ImageFile", "open_mask", "plan_images"]
 
 
 class ImageFile:
@@ -76,6 +82,27 @@ class ImageFile:
         """One function per frame that gives its values; to be called in order."""
         return tuple(partial(self._load, frame) for frame in range(self.n_frames or 1))
 
+    def find_windows(self, settings: Settings, mask: ArrayLike | None = None) -> list[Windows]:
+        """Return, frame by frame, which windows a run computes, None for all of them.
+
+        Reads every frame once where *settings* skip empty windows. A *mask*, of the frames' spatial shape, counts for
+        all frames.
+
+        Raises
+        ------
+        InputError
+            If the file cannot be read.
+        SettingsError
+            If the window does not suit the model.
+        """
+        if settings.skip_below is None:
+            grid = window_grid(self.spatial_shape, self._spec, settings)
+            return [None if mask is None else find_masked(mask, grid)] * len(self.names)
+        try:
+            return [find_windows(load(), self._spec, settings, mask) for load in self.loads]
+        except InputError as error:
+            raise InputError(f"{self.path.name}: {error}") from error
+
     def _load(self, frame: int) -> Source:
         # Opened again, and let go with the last frame: many files must not stay in memory until the end of the run.
         volume = self._open or open_volume(self.path, axes=self._axes)
@@ -94,8 +121,35 @@ def _frame_facts(volume: Volume) -> Volume:
     return Volume(blank, "".join(axis for axis, _ in lengths), volume.voxel_size_um, volume.name)
 
 
-def plan_images(images: Sequence[ImageFile], model: Model, settings: Settings, decoder: str | None) -> Plan:
+def open_mask(path: Path, image: ImageFile) -> ArrayLike:
+    """Open the mask of *image*; its values are read when they are needed.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be opened, or has another shape than the image.
+    """
+    mask = open_volume(path).data
+    check_mask(mask, image.spatial_shape, f"the mask '{path.name}'")
+    return mask
+
+
+def plan_images(
+    images: Sequence[ImageFile],
+    model: Model,
+    settings: Settings,
+    decoder: str | None,
+    *,
+    occupied: Sequence[Windows] | None = None,
+) -> Plan:
     """Return the plan of a run over all frames of all *images*, in order.
+
+    Parameters
+    ----------
+    images, model, settings, decoder
+        What is run.
+    occupied
+        For every frame which windows are computed, from `ImageFile.find_windows`; None: all of all frames.
 
     Raises
     ------
@@ -109,6 +163,7 @@ def plan_images(images: Sequence[ImageFile], model: Model, settings: Settings, d
         decoder=decoder,
         dtype=max((image.dtype for image in images), key=lambda dtype: dtype.itemsize),
         voxel_size_um=_oddest_voxel_size(images, settings.resolution or model.spec.voxel_size_um),
+        occupied=occupied,
     )
 
 

@@ -5,16 +5,13 @@ default of `Settings` holds. The help names it.
 """
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from napari_tessera import Model, Settings
-
 __all__ = [
+    "Accumulator",
     "Axes",
     "BatchSize",
     "Blend",
@@ -22,18 +19,20 @@ __all__ = [
     "DecoderOptions",
     "Device",
     "Json",
+    "Mask",
     "ModelName",
     "Overlap",
     "Precision",
     "Probabilities",
+    "ProbabilityType",
     "SettingsFile",
     "Sides",
+    "SkipBelow",
     "SwBatchSize",
     "Trust",
     "Tta",
+    "TtaMode",
     "Window",
-    "merge_settings",
-    "open_model",
     "parse_sides",
 ]
 
@@ -155,6 +154,37 @@ Tta = Annotated[
         "Default: 1.",
     ),
 ]
+TtaMode = Annotated[
+    str | None,
+    typer.Option(
+        "--tta-mode",
+        metavar="NAME",
+        rich_help_panel=WINDOWS,
+        help="full: every window sees every view. interleaved: each window sees one view, windows that overlap see "
+        "different ones, and the passes are those of a single view. Default: full.",
+    ),
+]
+SkipBelow = Annotated[
+    float | None,
+    typer.Option(
+        "--skip-below",
+        metavar="VALUE",
+        parser=parse_number,
+        rich_help_panel=WINDOWS,
+        help="Windows in which no voxel is above this value, in the image's own units, are not computed: what only "
+        "they cover becomes background. Default: every window is computed.",
+    ),
+]
+Mask = Annotated[
+    Path | None,
+    typer.Option(
+        "--mask",
+        metavar="FILE",
+        rich_help_panel=WINDOWS,
+        help="TIFF or .npy of the image's spatial shape: windows in which it is 0 everywhere are not computed, and "
+        "what only they cover becomes background. For a single image.",
+    ),
+]
 Blend = Annotated[
     str | None,
     typer.Option(
@@ -173,13 +203,23 @@ Precision = Annotated[
         help="Arithmetic of the forward pass: float32, tf32, bfloat16 or float16. Default: float32.",
     ),
 ]
+Accumulator = Annotated[
+    str | None,
+    typer.Option(
+        "--accumulator",
+        metavar="NAME",
+        rich_help_panel=HARDWARE,
+        help="float32, or float16, which halves the accumulator's memory and rounds every sum. Default: float32.",
+    ),
+]
 Device = Annotated[
     str | None,
     typer.Option(
         "--device",
         metavar="NAME",
         rich_help_panel=HARDWARE,
-        help="auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:1, mps. Default: auto.",
+        help="auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:1, mps, or several cards of one machine, "
+        "cuda:0,cuda:1. Default: auto.",
     ),
 ]
 Decoder = Annotated[
@@ -206,61 +246,16 @@ Probabilities = Annotated[
     typer.Option(
         "--probabilities",
         rich_help_panel=RESULT,
-        help="Keep the network's output, float32, one channel per class, instead of making labels.",
+        help="Keep the network's output, one channel per class, instead of making labels.",
     ),
 ]
-
-
-def merge_settings(file: Path | None, decoder_options: Sequence[str] | None, **overrides: Any) -> "Settings":
-    """Return the settings of *file*, or the defaults, with every override that is not None.
-
-    Raises
-    ------
-    SettingsError
-        If the file or a value is not valid.
-    """
-    from dataclasses import replace
-
-    from napari_tessera import Settings
-
-    settings = Settings.from_yaml(file) if file else Settings()
-    given = {name: value for name, value in overrides.items() if value is not None}
-    parameters = dict(settings.decoder_parameters)
-    if given.get("decoder", settings.decoder) != settings.decoder and settings.decoder is not None:
-        parameters = {}  # the file's are those of another decoder
-    parameters |= dict(_parse_parameter(text) for text in decoder_options or ())
-    return replace(settings, decoder_parameters=tuple(parameters.items()), **given)
-
-
-def _parse_parameter(text: str) -> tuple[str, Any]:
-    import yaml
-
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise typer.BadParameter(f"'{text}' is not of the form name=value", param_hint="--decoder-option")
-    try:
-        return name, yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError):  # ValueError: what looks like a date and is none
-        return name, value
-
-
-def open_model(name: str | None, *, trust: bool = False) -> "Model":
-    """Return the model called *name*, the bundled one if None; a file that is trusted is remembered.
-
-    Raises
-    ------
-    ModelError
-        If there is no such model, it cannot be opened, or it may not run code.
-    """
-    from napari_tessera.cli.console import say
-    from napari_tessera.models.load import BUNDLED, TORCHSCRIPT_SUFFIXES, load_model
-    from napari_tessera.models.trust import TrustStore
-
-    model = load_model(name or BUNDLED, trust=trust)
-    path = Path(model.origin)
-    if trust and path.suffix.lower() in TORCHSCRIPT_SUFFIXES:
-        try:
-            TrustStore().add(path)
-        except OSError as error:
-            say(f"{path.name} is trusted for this run only: {error}", kind="Warning")
-    return model
+ProbabilityType = Annotated[
+    str | None,
+    typer.Option(
+        "--probability-type",
+        metavar="NAME",
+        rich_help_panel=RESULT,
+        help="What kept probabilities are stored as: float32, float16 or uint8 (255 times the probability). "
+        "Default: float32.",
+    ),
+]

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from napari_tessera.cli import options
-from napari_tessera.cli.console import count, say
+from napari_tessera.cli import options, setup
+from napari_tessera.cli.console import LOOKING, count, say
 from napari_tessera.cli.exit import exit_code_of
 from napari_tessera.cli.outcome import Outcome
+from napari_tessera.cli.render import count_windows, written_bytes
 from napari_tessera.errors import OutputError
 from napari_tessera.units import format_bytes
 
@@ -50,19 +51,25 @@ def run(
     sw_batch_size: options.SwBatchSize = None,
     batch_size: options.BatchSize = None,
     tta: options.Tta = None,
+    tta_mode: options.TtaMode = None,
+    skip_below: options.SkipBelow = None,
+    mask: options.Mask = None,
     blend: options.Blend = None,
     precision: options.Precision = None,
+    accumulator: options.Accumulator = None,
     device: options.Device = None,
     decoder: options.Decoder = None,
     decoder_option: options.DecoderOptions = None,
     probabilities: options.Probabilities = False,
+    probability_type: options.ProbabilityType = None,
 ) -> None:
     """Run a network over images and write labels, or its probabilities.
 
     A file with a time axis is run frame by frame and written as one file. Ctrl-C stops within one forward pass. Nothing
     half done appears under a result's name.
     """
-    wanted = options.merge_settings(
+    setup.check_mask_option(mask, images)
+    wanted = setup.merge_settings(
         settings,
         decoder_option,
         window_size=window,
@@ -70,17 +77,24 @@ def run(
         sw_batch_size=sw_batch_size,
         batch_size=batch_size,
         tta_num=tta,
+        tta_mode=tta_mode,
+        skip_below=skip_below,
         blend=blend,
         precision=precision,
+        accumulator=accumulator,
+        probabilities=probability_type,
         device=device,
         decoder=decoder,
     )
     outcomes = _choose_outcomes(images, output, save_plan, probabilities=probabilities, overwrite=overwrite)
-    network = options.open_model(model, trust=trust)
+    network = setup.open_model(model, trust=trust)
     from napari_tessera.api import PROBABILITIES
     from napari_tessera.cli.file_run import FileRun
 
-    job = FileRun.prepare(outcomes, network, wanted, decoder=PROBABILITIES if probabilities else decoder, axes=axes)
+    if wanted.skip_below is not None and not quiet:
+        say(LOOKING)
+    chosen = PROBABILITIES if probabilities else decoder
+    job = FileRun.prepare(outcomes, network, wanted, decoder=chosen, axes=axes, mask=mask)
     if job is not None:
         if save_plan is not None:
             write_json(save_plan, job.planned.to_dict())
@@ -136,16 +150,16 @@ def announce(planned: "Plan", folder: Path, notes: Sequence[str] = ()) -> None:
         say(note, kind="Note")
     needed, device = planned.memory.total_bytes, planned.device
     say(
-        f"{count(planned.windows, 'windows')}, {count(planned.forward_passes, 'forward passes')}; "
+        f"{count_windows(planned)}, {count(planned.forward_passes, 'forward passes')}; "
         f"needs {format_bytes(needed)} of the {format_bytes(device.free_bytes)} free on {device.name}"
     )
     for advice in planned.advice:
         if advice.level.name in URGENT:
             say(advice.text, kind="Warning")
-    free = shutil.disk_usage(folder).free
-    if planned.output_bytes > free:
+    free, written = shutil.disk_usage(folder).free, written_bytes(planned)
+    if written > free:
         say(
-            f"The results take {format_bytes(planned.output_bytes)} before compression, and {format_bytes(free)} are "
+            f"The results take {format_bytes(written)} before compression, and {format_bytes(free)} are "
             f"free on the disk of '{folder}'",
             kind="Warning",
         )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
 from napari_tessera.engine.grid import Block, WindowGrid, count_forward_passes
+from napari_tessera.engine.settings import TtaMode
 from napari_tessera.engine.sweep import Sweep, count_occupied
 
 if TYPE_CHECKING:
@@ -115,10 +116,10 @@ class VolumePlan:
         occupied: npt.NDArray[Any] | None = None,
     ) -> VolumePlan:
         """Count the passes of *layout*, each batch of windows seen through *n_views* views."""
-        blocks = blocks or (layout.whole,)
-        windows = [count_occupied(layout, block, occupied) for block in blocks]
-        passes = sum(count_forward_passes(n, sw_batch_size=sw_batch_size, n_views=n_views) for n in windows)
-        return cls(layout, passes, blocks, occupied)
+        planned = cls(layout, 0, blocks or (layout.whole,), occupied)
+        counts = planned.block_windows
+        passes = sum(count_forward_passes(n, sw_batch_size=sw_batch_size, n_views=n_views) for n in counts)
+        return replace(planned, forward_passes=passes)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -141,9 +142,14 @@ class VolumePlan:
         return self.layout.n_windows - self.windows
 
     @property
+    def block_windows(self) -> tuple[int, ...]:
+        """Windows that are computed for every block; a batch never mixes blocks."""
+        return tuple(count_occupied(self.layout, block, self.occupied) for block in self.blocks)
+
+    @property
     def repeated_windows(self) -> int:
         """Windows computed again because they touch more than one block."""
-        return sum(count_occupied(self.layout, block, self.occupied) for block in self.blocks) - self.windows
+        return sum(self.block_windows) - self.windows
 
 
 class Level(IntEnum):
@@ -224,6 +230,16 @@ class Plan:
         return sum(volume.forward_passes for volume in self.volumes)
 
     @property
+    def views_per_pass(self) -> int:
+        """Passes of every batch of windows: one per view, or one where each window sees a view of its own."""
+        return 1 if self.settings.tta_mode is TtaMode.INTERLEAVED else len(self.views)
+
+    @property
+    def counts_are_bounds(self) -> bool:
+        """Whether the run will compute fewer windows: empty ones are to be skipped and have not been looked for yet."""
+        return self.settings.skip_below is not None and any(volume.occupied is None for volume in self.volumes)
+
+    @property
     def skipped_windows(self) -> int:
         """Windows of all volumes that are empty and not computed."""
         return sum(volume.skipped_windows for volume in self.volumes)
@@ -261,6 +277,8 @@ class Plan:
         return {
             "windows": self.windows,
             "forward_passes": self.forward_passes,
+            "skipped_windows": self.skipped_windows,
+            "repeated_windows": self.repeated_windows,
             "volumes": [
                 {
                     "shape": list(volume.shape),

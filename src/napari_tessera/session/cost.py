@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,10 +11,11 @@ from napari_tessera.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
     from napari_tessera import Plan
+    from napari_tessera.planning.plan import VolumePlan
 
 __all__ = ["Bar", "device_bar", "host_bar", "passes_line", "time_line"]
 
-# Volumes that the tooltip lists one by one.
+# Volumes that the tooltip lists one by one, and terms of a sum that it writes out.
 LISTED = 5
 WORDS = {Tone.GOOD: "fits", Tone.WARNING: "tight", Tone.PROBLEM: "over"}
 
@@ -52,15 +54,45 @@ def passes_line(plan: Plan) -> Line:
     volumes = f"{counted(len(plan.volumes), 'volume')}, " if many else ""
     passes = counted(plan.forward_passes, "pass" if many else "forward pass")
     text = f"{volumes}{counted(plan.windows, 'window')} → {passes}"
-    batch, views = plan.settings.sw_batch_size, len(plan.views)
-    rows = [
-        f"{' × '.join(map(str, volume.grid))} = {count(volume.windows)} windows; "
-        f"ceil({count(volume.windows)} / {batch} per pass) × {counted(views, 'view')} = {count(volume.forward_passes)}"
-        for volume in plan.volumes[:LISTED]
-    ]
+    rows = [_formula(plan, volume) for volume in plan.volumes[:LISTED]]
     if len(plan.volumes) > LISTED:
         rows.append(f"and {counted(len(plan.volumes) - LISTED, 'volume')} more")
+    if plan.counts_are_bounds:
+        text = f"{volumes}up to {counted(plan.windows, 'window')}, empty ones are skipped"
+        rows.append("less the windows that are empty: they are counted when the run starts")
     return Line(text, tooltip="\n".join(rows))
+
+
+def _formula(plan: Plan, volume: VolumePlan) -> str:
+    """Return how the passes of *volume* come about, such as ``2 × 3 = 6 windows; ceil(6 / 4 per pass) × 1 view = 2``.
+
+    A batch mixes neither volumes nor blocks. Where views are interleaved, every window sees one of them.
+    """
+    grid = f"{' × '.join(map(str, volume.grid))} = {count(volume.layout.n_windows)} windows"
+    if volume.skipped_windows:
+        grid += f", {count(volume.skipped_windows)} left out"
+    views = counted(plan.views_per_pass, "view")
+    if plan.views_per_pass < len(plan.views):
+        views += f" of {len(plan.views)} each"
+    rows = [f"{_batches(volume.block_windows, plan.settings.sw_batch_size)} × {views} = {count(volume.forward_passes)}"]
+    if len(volume.blocks) > 1:
+        again = f", {counted(volume.repeated_windows, 'window')} computed again" if volume.repeated_windows else ""
+        rows.insert(0, f"{len(volume.blocks)} blocks{again}")
+    return "; ".join([grid, *rows])
+
+
+def _batches(block_windows: tuple[int, ...], batch: int) -> str:
+    """Return the sum over blocks of the batches that their windows make."""
+    if len(block_windows) == 1:
+        return f"ceil({count(block_windows[0])} / {batch} per pass)"
+    alike = Counter(block_windows)
+    if len(alike) > LISTED:
+        return f"(sum over blocks of ceil(windows / {batch} per pass))"
+    terms = (
+        (f"{blocks} × " if blocks > 1 else "") + f"ceil({count(windows)} / {batch} per pass)"
+        for windows, blocks in alike.items()
+    )
+    return f"({' + '.join(terms)})"
 
 
 def device_bar(plan: Plan) -> Bar:

@@ -25,7 +25,7 @@ class Choices:
         Names of the bundled models.
     model_suffixes
         Endings of the model files that can be opened.
-    devices, precisions, blends
+    devices, precisions, blends, tta_modes, accumulators, probability_types
         Values of those settings.
     """
 
@@ -35,12 +35,15 @@ class Choices:
     devices: tuple[str, ...]
     precisions: tuple[str, ...]
     blends: tuple[str, ...]
+    tta_modes: tuple[str, ...]
+    accumulators: tuple[str, ...]
+    probability_types: tuple[str, ...]
 
 
 def open_libraries() -> Choices:
     """Import everything that a run needs, and return what there is to choose from."""
     from napari_tessera import api  # noqa: F401 - the first plan must not wait for it
-    from napari_tessera.engine.settings import Blend, Precision, Settings
+    from napari_tessera.engine.settings import AccumulatorType, Blend, Precision, ProbabilityType, Settings, TtaMode
     from napari_tessera.models.load import MODEL_SUFFIXES, bundled_models
 
     return Choices(
@@ -50,6 +53,9 @@ def open_libraries() -> Choices:
         devices=_devices(),
         precisions=tuple(Precision),
         blends=tuple(Blend),
+        tta_modes=tuple(TtaMode),
+        accumulators=tuple(AccumulatorType),
+        probability_types=tuple(ProbabilityType),
     )
 
 
@@ -57,8 +63,9 @@ def _devices() -> tuple[str, ...]:
     import torch
 
     cards = tuple(f"cuda:{index}" for index in range(torch.cuda.device_count())) if torch.cuda.is_available() else ()
+    together = (",".join(cards),) if len(cards) > 1 else ()
     apple = ("mps",) if torch.backends.mps.is_available() else ()
-    return ("auto", *cards, *apple, "cpu")
+    return ("auto", *cards, *together, *apple, "cpu")
 
 
 def open_model(name: str | Path, *, trust: bool = False) -> Model:

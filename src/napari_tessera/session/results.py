@@ -34,7 +34,7 @@ class ImageResult:
     labels
         Integers, one dimension for each of *axes*, or None.
     probabilities
-        One array per channel, float32, each as the labels; empty if not wanted.
+        One array per channel, each as the labels, in the type that the settings keep them in; empty if not wanted.
     channel_names
         Names of the channels.
     frame
@@ -100,14 +100,14 @@ class ResultStack:
         """Whether any plane was finished."""
         return self._planes > 0
 
-    def promise(self, *, labels: bool, probabilities: bool) -> ImageResult:
-        """Return a result of the shape to come, with nothing in it."""
+    def promise(self, *, labels: bool, probabilities: str | None) -> ImageResult:
+        """Return a result of the shape to come, with nothing in it; *probabilities*: their type, None for none."""
         frames = (self.frames,) if self._has_frames else ()
         shape = self.volume.shape
         if labels:
             self._labels = np.zeros((*frames, *shape), np.uint8)
-        if probabilities:
-            self._probabilities = np.zeros((*frames, self.spec.out_channels, *shape), np.float32)
+        if probabilities is not None:
+            self._probabilities = np.zeros((*frames, self.spec.out_channels, *shape), probabilities)
         return self.result({}, (), final=False)
 
     def add(self, result: VolumeResult, labels: Array | None, *, keep_probabilities: bool) -> None:
@@ -147,7 +147,9 @@ class ResultStack:
         extra = {"source": self.image.name, "complete": complete} | ({} if frame is None else {"frame": frame})
         if recoveries:
             extra["memory_recoveries"] = [
-                {"volume": r.volume, "failed_pass": r.failed_pass, "sw_batch_size": r.sw_batch_size} for r in recoveries
+                {"volume": r.volume, "failed_pass": r.failed_pass, "went_on_with": r.remedy}
+                | {"sw_batch_size": r.sw_batch_size}
+                for r in recoveries
             ]
         return ImageResult(
             image=self.image,

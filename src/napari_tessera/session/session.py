@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from napari_tessera import Plan
     from napari_tessera.engine.settings import Settings
     from napari_tessera.models.model import Model
+    from napari_tessera.session.mask import MaskInput
 
 __all__ = ["Session"]
 
@@ -37,6 +38,8 @@ class Session:
         What is chosen, as captured last.
     axis_use
         What the user says about the axis in front.
+    mask
+        Where to compute, as captured last; None: everywhere.
     settings
         None until a model is there.
     outputs
@@ -62,6 +65,7 @@ class Session:
         self._planner = Planner(self.background, self._planned)
         self.images: tuple[ImageInput, ...] = ()
         self.axis_use = AxisUse.AUTO
+        self.mask: MaskInput | None = None
         self.settings: Settings | None = None
         self.outputs = Outputs()
         self.readings: tuple[Reading, ...] = ()
@@ -120,6 +124,16 @@ class Session:
         """Take the axis in front for what the user says."""
         self.axis_use = use
         self.set_images(self.images)
+
+    def set_mask(self, mask: MaskInput | None) -> None:
+        """Compute only where *mask* is not 0, everywhere if None."""
+        self.mask = mask
+        self.settings_changed.emit()
+        self._replan()
+
+    def renew_mask(self, mask: MaskInput) -> None:
+        """Take the chosen mask as it is now, for the run that starts next; it counts the windows once more."""
+        self.mask = mask
 
     def change(self, **settings: Any) -> None:
         """Change settings by name.
@@ -202,7 +216,7 @@ class Session:
     def _task(self) -> Task | None:
         if self.model is None or self.settings is None or not self.volumes:
             return None
-        return Task(self.volumes, self.model, self.settings, self.outputs)
+        return Task(self.volumes, self.model, self.settings, self.outputs, self.mask)
 
     def _read_images(self) -> None:
         """Turn the images into volumes, or find out why that is not possible."""

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy.typing as npt
 
-from napari_tessera.engine.events import DecodingStarted, Event, EventHandler, MemoryRecovered
+from napari_tessera.engine.events import (
+    DecodingStarted,
+    Event,
+    EventHandler,
+    MemoryRecovered,
+    raise_if_cancelled,
+)
 from napari_tessera.session.results import ImageResult, ResultStack
 
 if TYPE_CHECKING:
     from napari_tessera import Plan
     from napari_tessera.decode import Decoder
+    from napari_tessera.engine.grid import WindowGrid
     from napari_tessera.engine.settings import Settings
     from napari_tessera.models.model import Model
     from napari_tessera.pipeline import VolumeResult
+    from napari_tessera.planning.plan import VolumePlan
+    from napari_tessera.session.mask import MaskInput
     from napari_tessera.session.sources import VolumeInput
+
+    Windows = npt.NDArray[Any] | None
 
 __all__ = ["Outputs", "Task"]
 
@@ -42,39 +53,80 @@ class Task:
         What to run on; volumes of one image follow one another.
     model, settings, outputs
         What to run and how, and what to keep.
+    mask
+        Where to compute; None: everywhere.
     """
 
     volumes: tuple[VolumeInput, ...]
     model: Model
     settings: Settings
     outputs: Outputs
+    mask: MaskInput | None = None
 
     @property
     def trace_key(self) -> tuple[object, ...]:
-        """What the network's traced memory depends on, besides the network."""
-        return self.settings.window_size, self.settings.precision, self.settings.device
+        """What takes time to find out before a plan: the network's memory, and the windows that a mask leaves."""
+        settings = self.settings
+        traced = settings.window_size, settings.precision, settings.device
+        if self.mask is None or settings.skip_below is not None:
+            return traced
+        return (*traced, self.mask.number, settings.overlap, *(volume.shape for volume in self.volumes))
 
     def resolve(self) -> Plan:
-        """Return the plan of this task.
+        """Return the plan of this task; where empty windows are to be skipped, it still counts all of them.
 
         Raises
         ------
         SettingsError, InputError, ModelError
-            If volumes, settings and model do not fit together.
+            If volumes, settings, model and mask do not fit together.
         """
+        return self._resolve(self._find_masked())
+
+    def _resolve(self, occupied: Sequence[Windows] | None) -> Plan:
         if not self.outputs.probabilities:
-            return self._plan(None)
-        kept = self._plan(_probabilities())
+            return self._plan(None, occupied)
+        kept = self._plan(_probabilities(), occupied)
         if not self.outputs.labels:
             return kept
-        plan = self._plan(None)
+        labels = self._plan(None, occupied)
+        # Probabilities are swept and kept, labels are made of them afterwards.
         return replace(
-            plan,
-            host_bytes=plan.host_bytes + kept.output_bytes,
-            output_bytes=plan.output_bytes + kept.output_bytes,
+            kept,
+            settings=labels.settings,
+            host_bytes=labels.host_bytes + kept.output_bytes,
+            run_host_bytes=max(labels.run_host_bytes, kept.run_host_bytes),
+            output_bytes=labels.output_bytes + kept.output_bytes,
         )
 
-    def _plan(self, decoder: str | None) -> Plan:
+    def _find_masked(self) -> list[Windows] | None:
+        """Return which windows the mask leaves, None for all: also where those that are empty have to be found."""
+        if self.mask is None:
+            return None
+        for volume in self.volumes:
+            self.mask.check(volume.shape)
+        if self.settings.skip_below is not None:
+            return None
+        return [self.mask.find_windows(self._grid_of(volume)) for volume in self.volumes]
+
+    def _grid_of(self, volume: VolumeInput) -> WindowGrid:
+        from napari_tessera.planning.occupied import window_grid
+
+        return window_grid(volume.shape, self.model.spec, self.settings)
+
+    def _count(self, plan: Plan | None, cancel: threading.Event) -> Plan:
+        """Return *plan*, resolved anew if None, or if a mask or the images themselves decide on the windows."""
+        from napari_tessera.planning.occupied import find_windows
+
+        if self.settings.skip_below is None:
+            return self.resolve() if plan is None or self.mask is not None else plan
+        mask = None if self.mask is None else self.mask.data
+        occupied: list[Windows] = []
+        for volume in self.volumes:
+            raise_if_cancelled(cancel)
+            occupied.append(find_windows(volume.load(), self.model.spec, self.settings, mask))
+        return self._resolve(occupied)
+
+    def _plan(self, decoder: str | None, occupied: Sequence[Windows] | None) -> Plan:
         from napari_tessera import api
 
         return api.plan(
@@ -84,6 +136,7 @@ class Task:
             decoder=decoder,
             dtype=max((volume.dtype for volume in self.volumes), key=lambda dtype: dtype.itemsize),
             voxel_size_um=self.volumes[0].voxel_size_um,
+            occupied=occupied,
         )
 
     def promises(self) -> tuple[ImageResult, ...]:
@@ -91,7 +144,8 @@ class Task:
         firsts = {id(volume.image): volume for volume in reversed(self.volumes)}
         return tuple(
             ResultStack(volume, self._frames_of(volume), self.model.spec).promise(
-                labels=self.outputs.labels, probabilities=self.outputs.probabilities
+                labels=self.outputs.labels,
+                probabilities=self.settings.probabilities.value if self.outputs.probabilities else None,
             )
             for volume in reversed(firsts.values())
         )
@@ -110,7 +164,8 @@ class Task:
         Parameters
         ----------
         plan
-            From `resolve`; resolved now if None.
+            From `resolve`; resolved now if None. Counted anew where a mask says, or empty windows decide, what is
+            computed: painting goes on until the run starts, and empty windows are only looked for then.
         on_plan, on_event, on_result
             Called on this thread: once, often, and once per frame.
         cancel
@@ -123,7 +178,7 @@ class Task:
         """
         from napari_tessera.api import provenance
 
-        plan = plan or self.resolve()
+        plan = self._count(plan, cancel)
         on_plan(plan)
         recoveries: list[MemoryRecovered] = []
 
@@ -132,7 +187,7 @@ class Task:
                 recoveries.append(event)
             on_event(event)
 
-        origin = provenance(plan, self.model)
+        origin = provenance(plan, self.model) | ({} if self.mask is None else {"mask": self.mask.name})
         stack: ResultStack | None = None
         try:
             for volume, result, labels in self._iter_results(plan, observe, cancel):
@@ -168,17 +223,22 @@ class Task:
                     yield volume, result, None if decoder is None else result.array
                     continue
                 on_event(DecodingStarted(result.volume, decoder.name))
-                yield volume, result, _decode(result, decoder, self.model)
+                yield volume, result, _decode(result, decoder, self.model, plan.volumes[result.volume])
 
 
-def _decode(result: VolumeResult, decoder: Decoder, model: Model) -> npt.NDArray[Any]:
-    """Return the labels of kept probabilities; planes that a cancelled sweep did not reach stay background."""
+def _decode(result: VolumeResult, decoder: Decoder, model: Model, planned: VolumePlan) -> npt.NDArray[Any]:
+    """Return the labels of kept probabilities; what a cancelled sweep did not reach or no window covers is 0."""
     from napari_tessera.decode.reduce import restore_probabilities
+    from napari_tessera.engine.occupancy import covered_voxels
 
     def decode(probabilities: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return decoder.decode(decoder.reduce(restore_probabilities(probabilities), model.spec.output).numpy())
 
-    return result.finished.decode(result.array, decode)
+    labels = result.finished.decode(result.array, decode)
+    if planned.skipped_windows:
+        assert planned.occupied is not None
+        labels[~covered_voxels(planned.layout, planned.occupied)] = 0
+    return labels
 
 
 def _probabilities() -> str:

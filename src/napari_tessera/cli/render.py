@@ -1,0 +1,145 @@
+"""A plan for a person: tables with units, then the advice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from napari_tessera.cli.console import count
+from napari_tessera.units import format_bytes
+
+if TYPE_CHECKING:
+    from napari_tessera import Plan
+    from napari_tessera.planning.plan import VolumePlan
+
+__all__ = ["count_windows", "render_plan", "written_bytes"]
+
+# The words of the memory terms, in the order in which they add up.
+TERMS = {
+    "weights_bytes": "weights",
+    "activations_bytes": "activations of one pass",
+    "accumulator_bytes": "accumulator",
+    "importance_bytes": "importance map",
+    "workspace_bytes": "workspace",
+    "context_bytes": "driver",
+    "total_bytes": "together",
+}
+# A plan of a long time series stays readable.
+MAX_ROWS = 20
+MARKS = {"INFO": ("i", "cyan"), "WARNING": ("!", "yellow"), "PROBLEM": ("x", "red")}
+
+
+def render_plan(planned: Plan, names: Sequence[str]) -> Group:
+    """Return the plan for a person: tables with units, then the advice."""
+    sizes = Table.grid(padding=(0, 2))
+    sizes.add_row("RAM", _of_free(planned.host_bytes, planned.device.host_free_bytes))
+    sizes.add_row("result", f"{format_bytes(written_bytes(planned))} before compression")
+    return Group(
+        Text(f"{count_windows(planned)}, {count(planned.forward_passes, 'forward passes')}", style="bold"),
+        Text(_knobs(planned)),
+        _volumes_table(planned, names),
+        _memory_table(planned),
+        sizes,
+        *(render_advice(advice.text, advice.level.name) for advice in planned.advice),
+    )
+
+
+def count_windows(planned: Plan) -> str:
+    """Return how many windows are computed, and how many are left out."""
+    skipped = planned.skipped_windows
+    return count(planned.windows, "windows") + (f" ({skipped} left out)" if skipped else "")
+
+
+def written_bytes(planned: Plan) -> int:
+    """Return the size of the result files before compression: float16 is written as float32 (see `write_tiff`)."""
+    widened = planned.settings.decoder is None and planned.settings.probabilities == "float16"
+    return planned.output_bytes * (2 if widened else 1)
+
+
+def _knobs(planned: Plan) -> str:
+    """Return the settings that the numbers follow from; those that few use, only where they are used."""
+    settings = planned.settings
+    knobs = [
+        f"window {by(settings.window_size or ())}",
+        f"overlap {settings.overlap:g}",
+        f"sw_batch_size {settings.sw_batch_size}",
+        f"batch_size {settings.batch_size}",
+        f"tta_num {settings.tta_num}" + (f" {settings.tta_mode}" if settings.tta_num > 1 else ""),
+        settings.blend.value,
+        settings.precision.value,
+    ]
+    if settings.accumulator != "float32":
+        knobs.append(f"accumulator {settings.accumulator}")
+    if settings.decoder is None and settings.probabilities != "float32":
+        knobs.append(f"probabilities {settings.probabilities}")
+    if settings.skip_below is not None:
+        knobs.append(f"skip_below {settings.skip_below:g}")
+    return ", ".join(knobs)
+
+
+def _volumes_table(planned: Plan, names: Sequence[str]) -> Table:
+    columns = _columns(planned)
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column()
+    for title in columns:
+        table.add_column(title, justify="right")
+    for name, volume in zip(names[:MAX_ROWS], planned.volumes, strict=False):
+        cells = _cells(volume)
+        table.add_row(Text(name), *(cells[title] for title in columns))
+    if len(names) > MAX_ROWS:
+        table.add_row(f"and {len(names) - MAX_ROWS} more")
+    return table
+
+
+def _columns(planned: Plan) -> list[str]:
+    columns = ["voxels", "grid", "windows"]
+    if planned.skipped_windows:
+        columns.append("left out")
+    if any(len(volume.blocks) > 1 for volume in planned.volumes):
+        columns += ["blocks", "again"]
+    return [*columns, "passes"]
+
+
+def _cells(volume: VolumePlan) -> dict[str, str]:
+    return {
+        "voxels": by(volume.shape),
+        "grid": by(volume.grid),
+        "windows": str(volume.windows),
+        "left out": str(volume.skipped_windows),
+        "blocks": str(len(volume.blocks)),
+        # The share of the windows that is computed once more, for a further block.
+        "again": f"{volume.repeated_windows / max(volume.windows, 1):.0%}",
+        "passes": str(volume.forward_passes),
+    }
+
+
+def _memory_table(planned: Plan) -> Table:
+    device, terms = planned.device, planned.memory.to_dict()
+    table = Table(title=f"Memory on {device.name}", title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, words in TERMS.items():
+        last = name == "total_bytes"
+        amount = _of_free(terms[name], device.free_bytes) if last else format_bytes(terms[name])
+        table.add_row(words, amount, style="bold" if last else "")
+    return table
+
+
+def render_advice(sentence: str, level: str) -> Text:
+    """Return one sentence of advice behind the mark of its level."""
+    mark, colour = MARKS[level]
+    return Text.assemble((f"{mark} ", f"bold {colour}"), sentence)
+
+
+def by(sides: Sequence[int]) -> str:
+    """Return ``"2 x 18 x 13"``."""
+    return " x ".join(map(str, sides))
+
+
+def _of_free(needed: int, free: int) -> str:
+    return f"{format_bytes(needed)} of {format_bytes(free)} free"

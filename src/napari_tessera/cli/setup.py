@@ -1,0 +1,76 @@
+"""From options and a settings file to `Settings`, and from a name to a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from napari_tessera import Model, Settings
+
+__all__ = ["check_mask_option", "merge_settings", "open_model"]
+
+
+def merge_settings(file: Path | None, decoder_options: Sequence[str] | None, **overrides: Any) -> Settings:
+    """Return the settings of *file*, or the defaults, with every override that is not None.
+
+    Raises
+    ------
+    SettingsError
+        If the file or a value is not valid.
+    """
+    from dataclasses import replace
+
+    from napari_tessera import Settings
+
+    settings = Settings.from_yaml(file) if file else Settings()
+    given = {name: value for name, value in overrides.items() if value is not None}
+    parameters = dict(settings.decoder_parameters)
+    if given.get("decoder", settings.decoder) != settings.decoder and settings.decoder is not None:
+        parameters = {}  # the file's are those of another decoder
+    parameters |= dict(_parse_parameter(text) for text in decoder_options or ())
+    return replace(settings, decoder_parameters=tuple(parameters.items()), **given)
+
+
+def check_mask_option(mask: Path | None, images: Sequence[Path]) -> None:
+    """Raise unless a mask, where one is given, has the one image that it belongs to."""
+    if mask is not None and len(images) != 1:
+        named = f"{len(images)} are named: run them one by one" if images else "none is named"
+        raise typer.BadParameter(f"a mask belongs to one image file, and {named}", param_hint="--mask")
+
+
+def _parse_parameter(text: str) -> tuple[str, Any]:
+    import yaml
+
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise typer.BadParameter(f"'{text}' is not of the form name=value", param_hint="--decoder-option")
+    try:
+        return name, yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError):  # ValueError: what looks like a date and is none
+        return name, value
+
+
+def open_model(name: str | None, *, trust: bool = False) -> Model:
+    """Return the model called *name*, the bundled one if None; a file that is trusted is remembered.
+
+    Raises
+    ------
+    ModelError
+        If there is no such model, it cannot be opened, or it may not run code.
+    """
+    from napari_tessera.cli.console import say
+    from napari_tessera.models.load import BUNDLED, TORCHSCRIPT_SUFFIXES, load_model
+    from napari_tessera.models.trust import TrustStore
+
+    model = load_model(name or BUNDLED, trust=trust)
+    path = Path(model.origin)
+    if trust and path.suffix.lower() in TORCHSCRIPT_SUFFIXES:
+        try:
+            TrustStore().add(path)
+        except OSError as error:
+            say(f"{path.name} is trusted for this run only: {error}", kind="Warning")
+    return model
