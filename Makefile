@@ -67,6 +67,8 @@ docs: $(VENV)/.installed-docs
 
 bench: $(VENV)/.installed-bench
 	$(PY) benchmarks/compare.py $(ARGS)
+	$(PY) benchmarks/interleaved.py
+	$(PY) benchmarks/gpu_busy.py
 
 clean:
 	rm -rf $(VENV) build dist demo site .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

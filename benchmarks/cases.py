@@ -24,7 +24,7 @@ class Case:
     network
         ``pointwise``: a 1x1x1 convolution, so that stitching is all there is; ``unet``, ``dynunet``: MONAI's.
     sw_batch_size, tta_num, overlap, precision
-        See `napari_tessera.Settings`.
+        See `napari_tessera.Settings`; precision ``default`` is what torch does unasked, TF32 in convolutions on CUDA.
     engines
         Those worth their time on this case.
     max_rounds
@@ -99,6 +99,8 @@ CASES = {
     "longer": replace(LONG, shape=(1008, 400, 384), engines=("passes", "tessera")),
     "cuda-unet": LARGE,
     "cuda-dynunet": replace(LARGE, network="dynunet", engines=LOWER.engines),
+    "cuda-unet-default": replace(LARGE, precision="default", engines=("monai",)),
+    "cuda-dynunet-default": replace(LARGE, network="dynunet", precision="default", engines=("monai",)),
     "cuda-unet-bfloat16": LOWER,
     "cuda-dynunet-bfloat16": replace(LOWER, network="dynunet"),
 }

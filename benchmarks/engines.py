@@ -127,7 +127,9 @@ def main() -> None:
     parser.add_argument("engine", choices=ENGINES)
     parser.add_argument("case", choices=CASES)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", choices=("float32", "tf32", "bfloat16"), help="the case's own unless given")
+    parser.add_argument(
+        "--precision", choices=("float32", "default", "tf32", "bfloat16"), help="the case's own unless given"
+    )
     parser.add_argument("--runs", type=int, default=1)
     options = parser.parse_args()
     case, device = CASES[options.case], choose_device(options.device)

@@ -26,10 +26,11 @@ MIRRORED_AXES = {1: None, 2: (2,), 4: (1, 2), 8: (0, 1, 2)}
 def arithmetic(device: torch.device, precision: str) -> Iterator[None]:
     """Run the body without gradients and in *precision*, which means the same to every engine.
 
-    torch rounds a float32 convolution's inputs to TF32 on CUDA unless told otherwise; float32 here is float32.
+    torch rounds a float32 convolution's inputs to TF32 on CUDA unless told otherwise; float32 here is float32, and
+    ``default`` is what torch does.
     """
-    exact = "tf32" if precision == "tf32" else "ieee"
-    torch.backends.cudnn.conv.fp32_precision = torch.backends.cuda.matmul.fp32_precision = exact
+    if precision != "default":
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     lower = precision == "bfloat16"
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=lower):
         yield

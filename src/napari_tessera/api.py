@@ -93,6 +93,7 @@ def plan(
     voxel_size_um: tuple[float, ...] | None = None,
     device: DeviceState | None = None,
     occupied: Sequence[npt.NDArray[Any] | None] | None = None,
+    output_chunk: tuple[int, ...] | None = None,
 ) -> Plan:
     """Return what a run would do: windows, forward passes, memory, sizes, advice.
 
@@ -114,6 +115,8 @@ def plan(
         The device's state if it has been measured already; measured now if None.
     occupied
         For every volume, which windows are computed, from `find_occupied`; None counts all of them.
+    output_chunk
+        Voxels per axis that the output is written in: where a volume is cut into blocks, they are whole chunks.
 
     Raises
     ------
@@ -153,6 +156,7 @@ def plan(
         itemsize=np.dtype(dtype).itemsize,
         voxel_size_um=voxel_size_um,
         occupied=occupied,
+        output_chunk=output_chunk,
     )
 
 

@@ -31,7 +31,7 @@ from napari_tessera.engine.events import (
 from napari_tessera.engine.occupancy import covered_voxels, measure_occupied
 from napari_tessera.engine.parallel import Worker, run_on_devices
 from napari_tessera.engine.sink import ArraySink
-from napari_tessera.engine.source import ArraySource, Source
+from napari_tessera.engine.source import ArraySource, Source, estimate_cache_bytes
 from napari_tessera.errors import CancelledError, InputError, OutOfMemoryError
 from napari_tessera.finished import FinishedPart
 from napari_tessera.models.model import Model
@@ -269,11 +269,17 @@ class _VolumeRun:
 
     def _check_host_memory(self) -> None:
         """End before the first pass where the host cannot hold what the run needs: Linux would kill the program."""
+        source, layout = self._loaded.source, self._volume.layout
         needed, free = self._plan.run_host_bytes, host_memory().free_bytes
+        if not (isinstance(source, ArraySource) and source.in_memory):
+            blocks = self._volume.blocks[: self._plan.device.count]
+            needed += sum(estimate_cache_bytes(source, layout.reach(block), layout) for block in blocks)
         if needed > free:
+            kept_wide = self._decoder is None and self._reduced.dtype != "uint8" and self._spec.activation != "none"
+            narrower = ", or keep probabilities as uint8" if kept_wide else ""
             raise OutOfMemoryError(
                 f"the run needs {format_bytes(needed)} of the host's memory beside the image, and {format_bytes(free)} "
-                f"are free: crop the image, close other programs, or keep probabilities as uint8"
+                f"are free: crop the image, or close other programs{narrower}"
             )
 
     def _occupied(self) -> npt.NDArray[Any] | None:

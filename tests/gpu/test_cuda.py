@@ -17,6 +17,7 @@ from napari_tessera.engine.events import MemoryRecovered, PassFinished, Recovery
 from napari_tessera.engine.grid import WindowGrid
 from napari_tessera.engine.reduction import Reduction
 from napari_tessera.engine.settings import AccumulatorType, Blend, Precision, TtaMode
+from napari_tessera.engine.stitch import Weighting, estimate_slab_bytes
 from napari_tessera.errors import CancelledError, OutOfMemoryError
 
 pytestmark = pytest.mark.gpu
@@ -131,11 +132,17 @@ def test_a_real_lack_of_memory_halves_the_batch(
 def test_a_slab_larger_than_the_card_goes_to_the_host(
     run: Run, device: Any, little_memory: Callable[[int], None]
 ) -> None:
-    volume = np.random.default_rng(0).normal(size=(64, 400, 400)).astype(np.float32)
-    window = (32, 64, 64)
-    expected, _ = run(Hungry(), volume, window, CpuDevice())
-    little_memory(100 * MIB)  # the slab needs 80, the pass more than is left beside it
-    found, events = run(Hungry(), volume, window, device, sw_batch_size=1)
+    volume = np.random.default_rng(0).normal(size=(256, 512, 512)).astype(np.float32)
+    window = (64, 64, 64)
+    slab_bytes = estimate_slab_bytes(WindowGrid.regular(volume.shape, window, 0.5), 3, weighting=Weighting.ROWS)
+    assert slab_bytes > 100 * MIB
+
+    def network(x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x, x * 0.5 + 1, 1 - x], 1)
+
+    expected, _ = run(network, volume, window, CpuDevice())
+    little_memory(slab_bytes // 2)  # the slab alone is twice that, a pass over one window a few MiB
+    found, events = run(network, volume, window, device, sw_batch_size=1)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert Recovery.HOST_ACCUMULATOR in [event.step for event in events if isinstance(event, MemoryRecovered)]
 

@@ -12,7 +12,7 @@ from napari_tessera.engine.device_protocol import DeviceMemory, Lane, Mark
 from napari_tessera.engine.host import arithmetic, is_host_out_of_memory
 from napari_tessera.engine.settings import Precision
 
-__all__ = ["CudaDevice"]
+__all__ = ["CudaDevice", "float32_products"]
 
 # cudaErrorMemoryAllocation: what pinning host memory fails with.
 CUDA_ERROR_MEMORY_ALLOCATION = 2
@@ -105,7 +105,7 @@ class CudaDevice:
         """Run the body on this device, without gradients and in *precision*."""
         with (
             torch.cuda.device(self.torch_device),
-            _float32_products(tf32=precision is Precision.TF32),
+            float32_products(tf32=precision is Precision.TF32),
             arithmetic("cuda", precision),
         ):
             yield
@@ -119,14 +119,26 @@ class CudaDevice:
 
 
 @contextmanager
-def _float32_products(*, tf32: bool) -> Iterator[None]:
-    """Let float32 kernels round their inputs to TF32, or not; torch's default for convolutions is to do so."""
-    knobs: tuple[Any, ...] = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
-    before = [knob.fp32_precision for knob in knobs]
+def float32_products(*, tf32: bool) -> Iterator[None]:
+    """Let float32 kernels round their inputs to TF32, or not; torch's default for convolutions is to do so.
+
+    The older switches are set, as torch then answers both for them and for the newer ones, one per kind of operation; a
+    network may ask for either. What the user has set, with whichever, is restored.
+    """
+    cudnn: Any = torch.backends.cudnn
+    matmul: Any = torch.backends.cuda.matmul
+    kinds = (cudnn.conv, cudnn.rnn, matmul)
+    newer = [kind.fp32_precision for kind in kinds]
     try:
-        for knob in knobs:
-            knob.fp32_precision = "tf32" if tf32 else "ieee"
+        older = cudnn.allow_tf32, matmul.allow_tf32
+    except RuntimeError:  # the user has told kinds of operations apart, which the older ones cannot say
+        older = None
+    cudnn.allow_tf32 = matmul.allow_tf32 = tf32
+    try:
         yield
     finally:
-        for knob, value in zip(knobs, before, strict=True):
-            knob.fp32_precision = value
+        if older is not None:
+            cudnn.allow_tf32, matmul.allow_tf32 = older
+        else:
+            for kind, precision in zip(kinds, newer, strict=True):
+                kind.fp32_precision = precision

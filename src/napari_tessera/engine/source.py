@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Protocol
+from math import prod
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_tessera.errors import InputError
 
-__all__ = ["ArraySource", "PlaneCache", "Source"]
+__all__ = ["ArraySource", "PlaneCache", "Source", "estimate_cache_bytes"]
+
+if TYPE_CHECKING:
+    from napari_tessera.engine.grid import WindowGrid
 
 Region = tuple[slice, ...]
 
@@ -137,3 +141,10 @@ class PlaneCache:
     def _end_of(self, number: int) -> int:
         first, planes = self._held[number]
         return first + int(planes.shape[1 + self._axis])
+
+
+def estimate_cache_bytes(source: Source, across: Region, grid: WindowGrid) -> int:
+    """Return the most that a `PlaneCache` holds: twice the planes of a row of windows, in the image's own type."""
+    sides = [part.stop - part.start for part in across]
+    sides[grid.sweep_axis] = min(2 * grid.window[grid.sweep_axis], grid.shape[grid.sweep_axis])
+    return int(source.dtype.itemsize) * source.shape[0] * prod(sides)

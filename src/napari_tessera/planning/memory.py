@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
+from napari_tessera.engine.cuda import CudaDevice
 from napari_tessera.engine.settings import AccumulatorType, Precision
 from napari_tessera.engine.stitch import FLOAT_BYTES, Weighting, estimate_piece_bytes, estimate_slab_bytes
 from napari_tessera.planning.plan import MemoryEstimate
@@ -20,8 +21,8 @@ MIB = 2**20
 CONTEXT_BYTES = {"cuda": 500 * MIB}
 # cuBLAS keeps a workspace per handle and stream: 8 MiB, and 32 MiB on Hopper; the larger is assumed.
 LIBRARY_BYTES = {"cuda": 32 * MIB}
-# Batches that wait on the device while one is computed (engine.cuda.CudaDevice.read_ahead).
-READ_AHEAD = {"cuda": 2}
+# Batches that wait on the device while one is computed.
+READ_AHEAD = {"cuda": CudaDevice.read_ahead}
 
 
 @dataclass(frozen=True, slots=True)

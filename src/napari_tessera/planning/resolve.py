@@ -60,6 +60,7 @@ def resolve(
     itemsize: int = 4,
     voxel_size_um: tuple[float, ...] | None = None,
     occupied: Sequence[npt.NDArray[Any] | None] | None = None,
+    output_chunk: Shape | None = None,
 ) -> Plan:
     """Return what a run with these settings will do.
 
@@ -83,6 +84,8 @@ def resolve(
         Of the images, if known.
     occupied
         For every volume which windows are computed (see `VolumePlan`), None: all of them.
+    output_chunk
+        Voxels per axis that the output is written in: blocks are whole chunks. None: whole steps of the windows.
 
     Raises
     ------
@@ -98,7 +101,8 @@ def resolve(
     window = settings.window_size or spec.window.default
     grids = tuple(WindowGrid.regular(shape, window, settings.overlap) for shape in shapes)
     skipped = tuple(occupied) if occupied is not None else (None,) * len(grids)
-    run = _Run(grids, spec, settings, traced, device, decoder, skips=any(windows is not None for windows in skipped))
+    skips = any(windows is not None for windows in skipped)
+    run = _Run(grids, spec, settings, traced, device, decoder, skips=skips, output_chunk=output_chunk)
     host = run.host_estimate(itemsize)
     return Plan(
         settings=settings,
@@ -144,6 +148,7 @@ class _Run:
     device: DeviceState
     decoder: Decoder | None
     skips: bool
+    output_chunk: Shape | None
 
     @property
     def views_per_pass(self) -> int:
@@ -181,7 +186,7 @@ class _Run:
         beside = self._memory(whole, 1).total_bytes - whole.slab_bytes
         room = (1 - HEADROOM) * self.device.free_bytes - beside
         each = whole.slab_bytes / prod(grid.slab_shape(grid.sweep_axis))
-        return cut_blocks(grid, int(room / each)) if room >= each else (grid.whole,)
+        return cut_blocks(grid, int(room / each), chunk=self.output_chunk) if room >= each else (grid.whole,)
 
     @cached_property
     def _largest_slab(self) -> SlabShape:
