@@ -27,8 +27,6 @@ class Case:
         See `napari_tessera.Settings`; precision ``default`` is what torch does unasked, TF32 in convolutions on CUDA.
     engines
         Those worth their time on this case.
-    max_rounds
-        The most rounds that the case takes part in; None: all of them.
     """
 
     shape: tuple[int, int, int]
@@ -40,7 +38,6 @@ class Case:
     overlap: float = 0.5
     precision: str = "float32"
     engines: tuple[str, ...] = ENGINES
-    max_rounds: int | None = None
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -87,8 +84,8 @@ def _dynunet(classes: int) -> torch.nn.Module:
 
 LARGE = Case((165, 1024, 768), (112, 112, 112), 3, "unet")
 LOWER = replace(LARGE, precision="bfloat16", engines=("passes", "passes-tuned", "tessera", "monai", "nnunet"))
-# Memory is what the two long ones are for, and it hardly varies: one round will do.
-LONG = Case((504, 400, 384), (112, 112, 112), 3, "pointwise", engines=("passes", "tessera", "monai"), max_rounds=1)
+# Memory is what the two long ones are for.
+LONG = Case((504, 400, 384), (112, 112, 112), 3, "pointwise", engines=("tessera", "monai"))
 
 CASES = {
     "stitching": Case((165, 512, 384), (112, 112, 112), 3, "pointwise"),
@@ -96,7 +93,7 @@ CASES = {
     "unet": Case((64, 192, 192), (32, 64, 64), 3, "unet"),
     "unet-tta": Case((64, 192, 192), (32, 64, 64), 3, "unet", tta_num=8),
     "long": LONG,
-    "longer": replace(LONG, shape=(1008, 400, 384), engines=("passes", "tessera")),
+    "longer": replace(LONG, shape=(1008, 400, 384), engines=("tessera",)),
     "cuda-unet": LARGE,
     "cuda-dynunet": replace(LARGE, network="dynunet", engines=LOWER.engines),
     "cuda-unet-default": replace(LARGE, precision="default", engines=("monai",)),

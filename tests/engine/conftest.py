@@ -61,12 +61,13 @@ def run_engine(
     on_event: Callable[[Event], None] | None = None,
     cancel: threading.Event | None = None,
     channel_axis: int | None = None,
+    grid: WindowGrid | None = None,
     **knobs: Any,
 ) -> EngineRun:
     source = ArraySource(volume, channel_axis=channel_axis)
     in_channels, *shape = source.shape
     sweep = Sweep(
-        WindowGrid.regular(shape, window, overlap),
+        grid or WindowGrid.regular(shape, window, overlap),
         channels,
         IntensityMap.identity(in_channels),
         views=views(tta_num, len(shape)),

@@ -145,6 +145,6 @@ class PlaneCache:
 
 def estimate_cache_bytes(source: Source, across: Region, grid: WindowGrid) -> int:
     """Return the most that a `PlaneCache` holds: twice the planes of a row of windows, in the image's own type."""
-    sides = [part.stop - part.start for part in across]
+    sides: list[int] = [part.stop - part.start for part in across]
     sides[grid.sweep_axis] = min(2 * grid.window[grid.sweep_axis], grid.shape[grid.sweep_axis])
-    return int(source.dtype.itemsize) * source.shape[0] * prod(sides)
+    return source.dtype.itemsize * source.shape[0] * prod(sides)

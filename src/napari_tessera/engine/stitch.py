@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 # Finished planes are activated and reduced piece by piece, so that their temporaries stay small beside the slab.
-PIECE_VALUES = 4_000_000
+PIECE_VALUES = 2_000_000
 FLOAT_BYTES = 4
 # What weights in float16 may add up to: far from its largest number, 65504, and from its smallest.
 FLOAT16_TOTAL = 8.0
