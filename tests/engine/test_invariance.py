@@ -19,6 +19,7 @@ from napari_tessera.engine.grid import WindowGrid
 from napari_tessera.engine.reduction import Reduction
 from napari_tessera.engine.settings import AccumulatorType, Blend
 from napari_tessera.engine.stitch import float16_error_bound, float16_scale
+from napari_tessera.errors import ModelError
 
 Make = Callable[..., Any]
 
@@ -151,6 +152,19 @@ def test_a_network_that_flattens_with_view_still_runs(run_engine: Make, volume_o
     found = run_engine(network, volume, (8, 8, 8), channels=2, channel_axis=0)
     np.testing.assert_allclose(found.array, volume * 2, atol=1e-5)
     assert network.calls == len(found.passes) + 1, "it was asked more than once whether it takes the other layout"
+
+
+def test_other_errors_of_the_first_pass_are_not_taken_for_the_layout(run_engine: Make, volume_of: Make) -> None:
+    calls = 0
+
+    def network(x: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        raise RuntimeError("weights are on fire")
+
+    with pytest.raises(ModelError, match="on fire"):
+        run_engine(network, volume_of(2, 20, 20, 20), (8, 8, 8), channels=2, channel_axis=0)
+    assert calls == 1
 
 
 @settings(max_examples=30, deadline=None)

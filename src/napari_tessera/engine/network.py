@@ -79,7 +79,9 @@ class Forward:
         copy = tensor.clone(memory_format=torch.contiguous_format)
         try:
             return self._checked_call(tensor, windows)
-        except ModelError:
+        except ModelError as error:
+            if not _is_about_layout(error.__cause__):
+                raise
             self._contiguous = True
         return self._checked_call(copy, windows)
 
@@ -95,6 +97,13 @@ class Forward:
                 f"the network failed on an input of shape {tuple(tensor.shape)}: "
                 f"{type(error).__name__}: {_last_line(error)}"
             ) from error
+
+
+def _is_about_layout(error: BaseException | None) -> bool:
+    """Whether a network's error may come from where the channels lie; torch has no type of its own for it."""
+    return isinstance(error, AssertionError) or (
+        isinstance(error, RuntimeError) and ("view size is not compatible" in str(error) or "contiguous" in str(error))
+    )
 
 
 def _last_line(error: Exception) -> str:
