@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -59,53 +59,18 @@ def run_on_devices(
     any device ends the others within one pass.
     """
     notify = on_event or (lambda event: None)
+    run = partial(_run_on, sweep=sweep, reduction=reduction, volume=volume)
     if len(workers) == 1:
-        only = workers[0]
-        return run_sweep(
-            only.network,
-            source,
-            sweep,
-            device=only.device,
-            reduction=reduction,
-            sink=sink,
-            volume=volume,
-            on_event=notify,
-            cancel=cancel,
-        )
+        return run(workers[0], source=source, sink=sink, on_event=notify, cancel=cancel)
     shared = _Shared(sweep, cancel)
-
-    def work(worker: Worker, number: int) -> int:
-        try:
-            return run_sweep(
-                worker.network,
-                locked_source,
-                sweep,
-                device=worker.device,
-                reduction=reduction,
-                sink=locked_sink,
-                volume=volume,
-                on_event=partial(shared.tell, number),
-                cancel=shared.stop,
-                dealt=shared.deal(number),
-            )
-        except BaseException:
-            shared.stop.set()
-            raise
-        finally:
-            shared.events.put(None)
-
-    locked_source, locked_sink = _LockedSource(source), _LockedSink(sink)
+    run = partial(run, source=_LockedSource(source), sink=_LockedSink(sink), cancel=shared.stop)
     with (
         # Arithmetic is switched for the whole process: no worker that ends may switch it back under the others.
         workers[0].device.running(sweep.precision),
         ThreadPoolExecutor(len(workers), thread_name_prefix="tessera-device") as pool,
     ):
-        futures = [pool.submit(work, worker, number) for number, worker in enumerate(workers)]
-        try:
-            _pass_on(shared.events, len(workers), notify)
-        except BaseException:
-            shared.stop.set()
-            raise
+        futures = [pool.submit(shared.work, number, partial(run, worker)) for number, worker in enumerate(workers)]
+        shared.pass_on(len(workers), notify)
     errors = [error for future in futures if (error := future.exception()) is not None]
     if errors:
         # The one that stopped the others, not their cancellation.
@@ -113,14 +78,8 @@ def run_on_devices(
     return sum(future.result() for future in futures)
 
 
-def _pass_on(events: queue.SimpleQueue[Event | None], workers: int, notify: EventHandler) -> None:
-    """Give the workers' events to *notify*, on this thread, until all of them have ended."""
-    while workers:
-        event = events.get()
-        if event is None:
-            workers -= 1
-        else:
-            notify(event)
+def _run_on(worker: Worker, *, source: Source, sweep: Sweep, **rest: Any) -> int:
+    return run_sweep(worker.network, source, sweep, device=worker.device, **rest)
 
 
 class _Stop(threading.Event):
@@ -145,6 +104,29 @@ class _Shared:
         self._passes: dict[int, tuple[int, int]] = {}  # done and total, of the blocks that a device has taken
         self._not_taken = sweep.forward_passes
         self._lock = threading.Lock()
+
+    def work(self, device: int, run: Callable[..., int]) -> int:
+        """Run the blocks that device number *device* is dealt, on its own thread."""
+        try:
+            return run(on_event=partial(self.tell, device), dealt=self.deal(device))
+        except BaseException:
+            self.stop.set()
+            raise
+        finally:
+            self.events.put(None)
+
+    def pass_on(self, devices: int, notify: EventHandler) -> None:
+        """Give the events of all devices to *notify*, on this thread, until all of them have ended."""
+        try:
+            while devices:
+                event = self.events.get()
+                if event is None:
+                    devices -= 1
+                else:
+                    notify(event)
+        except BaseException:
+            self.stop.set()
+            raise
 
     def deal(self, device: int) -> Iterator[Block]:
         """Yield the next block whenever a device asks for it."""

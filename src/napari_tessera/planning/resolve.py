@@ -107,16 +107,7 @@ def resolve(
     return Plan(
         settings=settings,
         device=device,
-        volumes=tuple(
-            VolumePlan.of(
-                grid,
-                sw_batch_size=settings.sw_batch_size,
-                n_views=run.views_per_pass,
-                blocks=run.blocks_of(grid),
-                occupied=windows,
-            )
-            for grid, windows in zip(grids, skipped, strict=True)
-        ),
+        volumes=run.volumes(skipped),
         views=seen,
         offsets=_directed_offsets(spec),
         out_channels=spec.out_channels,
@@ -175,6 +166,19 @@ class _Run:
     def blocks(self) -> dict[WindowGrid, tuple[Block, ...]]:
         """Every volume in as few blocks as the slab's room asks for, and at least one for every device."""
         return {grid: deal_blocks(grid, self._cut(grid), self.device.count) for grid in self.grids}
+
+    def volumes(self, occupied: Sequence[npt.NDArray[Any] | None]) -> tuple[VolumePlan, ...]:
+        """Return the plan of every volume."""
+        return tuple(
+            VolumePlan.of(
+                grid,
+                sw_batch_size=self.settings.sw_batch_size,
+                n_views=self.views_per_pass,
+                blocks=self.blocks_of(grid),
+                occupied=windows,
+            )
+            for grid, windows in zip(self.grids, occupied, strict=True)
+        )
 
     def blocks_of(self, grid: WindowGrid) -> tuple[Block, ...]:
         """Return the blocks of one volume."""
