@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,6 +44,38 @@ def test_newer_switches_are_restored() -> None:
     with float32_products(tf32=True):
         assert CUDNN.conv.fp32_precision == "tf32"
     assert (CUDNN.conv.fp32_precision, CUDNN.rnn.fp32_precision) == ("ieee", "tf32")
+
+
+@pytest.mark.parametrize("user", ["nothing", "all tf32", "products tf32", "products medium"])
+def test_whatever_the_user_has_set_is_kept(user: str) -> None:
+    """In a process of its own: some of these cannot be taken back."""
+    program = f"""
+import torch
+from napari_tessera.engine.cuda import float32_products
+backends = torch.backends
+match {user!r}:
+    case "all tf32": backends.fp32_precision = "tf32"
+    case "products tf32": backends.cuda.matmul.fp32_precision = "tf32"
+    case "products medium": torch.set_float32_matmul_precision("medium")
+def state():
+    levels = backends, backends.cudnn, backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul
+    answers = [level.fp32_precision for level in levels]
+    for ask in (lambda: backends.cudnn.allow_tf32, lambda: backends.cuda.matmul.allow_tf32,
+                torch.get_float32_matmul_precision):
+        try:
+            answers.append(ask())
+        except RuntimeError:
+            answers.append("cannot say")
+    return answers
+before = state()
+with float32_products(tf32=False):
+    assert "tf32" not in state(), state()
+    with backends.cudnn.flags(enabled=False):
+        pass
+assert state() == before, (before, state())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from napari_tessera.engine.events import PlanesFinished
 from napari_tessera.engine.grid import WindowGrid
 from napari_tessera.engine.reduction import Reduction
 from napari_tessera.engine.settings import AccumulatorType, Blend
-from napari_tessera.engine.stitch import float16_error_bound, float16_scale
+from napari_tessera.engine.stitch import FLOAT16_TOTAL, float16_error_bound, float16_scale
 from napari_tessera.errors import ModelError
 
 Make = Callable[..., Any]
@@ -152,6 +152,31 @@ def test_a_network_that_flattens_with_view_still_runs(run_engine: Make, volume_o
     found = run_engine(network, volume, (8, 8, 8), channels=2, channel_axis=0)
     np.testing.assert_allclose(found.array, volume * 2, atol=1e-5)
     assert network.calls == len(found.passes) + 1, "it was asked more than once whether it takes the other layout"
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("tta_num", [8, 9, 16])
+def test_views_come_in_the_layout_that_the_network_takes(
+    run_engine: Make, volume_of: Make, channels: int, tta_num: int
+) -> None:
+    volume = volume_of(channels, 12, 20, 20)
+    found = run_engine(Flattens(), volume, (8, 8, 8), channels=channels, channel_axis=0, tta_num=tta_num)
+    np.testing.assert_allclose(found.array, volume * 2, atol=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), dims=st.sampled_from([2, 3]), blend=st.sampled_from(list(Blend)), overlap=st.floats(0, 0.9))
+def test_weights_in_float16_never_add_up_to_more_than_they_may(
+    data: st.DataObject, dims: int, blend: Blend, overlap: float
+) -> None:
+    shape = tuple(data.draw(st.integers(2, 40)) for _ in range(dims))
+    window = tuple(data.draw(st.integers(2, 16)) for _ in range(dims))
+    grid = WindowGrid.regular(shape, window, overlap)
+    importance = importance_map(window, blend)
+    total = np.zeros(grid.padded_shape)
+    for start in grid.iter_windows():
+        total[tuple(slice(a, a + w) for a, w in zip(start, window, strict=True))] += importance.numpy()
+    assert total.max() * float16_scale(grid, importance) <= FLOAT16_TOTAL * (1 + 1e-5)
 
 
 def test_other_errors_of_the_first_pass_are_not_taken_for_the_layout(run_engine: Make, volume_of: Make) -> None:

@@ -208,12 +208,17 @@ class BlockRun:
             batches.close()  # type: ignore[attr-defined]  # a generator: ends its thread
 
     def _stitch(self, windows: Sequence[Window], predictions: torch.Tensor) -> None:
-        assert self._stitcher is not None
-        stitcher = self._stitcher
         for window, prediction in zip(windows, predictions, strict=True):
-            spoken = self._spoken_by(window.view) if self._sweep.is_interleaved else None
-            self._with_relief(partial(stitcher.add, window.start, prediction, spoken))
+            self._with_relief(partial(self._add, window, prediction))
             self._stitched += 1
+
+    def _add(self, window: Window, prediction: torch.Tensor) -> None:
+        assert self._stitcher is not None
+        spoken = None
+        if self._sweep.is_interleaved:
+            prediction = self._average.restored(prediction[None], window.view)[0]
+            spoken = self._spoken_by(window.view)
+        self._stitcher.add(window.start, prediction, spoken)
 
     def _spoken_by(self, view: View) -> torch.Tensor | None:
         """Return how much a view's values count, kept where the sums are: a copy per window would hold them up."""
@@ -259,16 +264,12 @@ class BlockRun:
         return seen
 
     def _predict_interleaved(self, windows: Sequence[Window], tensor: torch.Tensor) -> torch.Tensor:
-        """Return the predictions of one pass in which every window is seen through its own view."""
+        """Return the predictions of one pass in which every window is seen through its own view, in the view's axes."""
         self._passes.raise_if_cancelled()
         for place, window in enumerate(windows):
             if window.view != View():
                 tensor[place : place + 1] = window.view.apply(tensor[place : place + 1]).clone()
         predictions = self._forward(tensor, windows)
-        if any(window.view != View() for window in windows):
-            predictions = torch.cat(
-                [self._average.restored(predictions[i : i + 1], window.view) for i, window in enumerate(windows)]
-            )
         self._passes.issued(len(windows))
         return predictions
 
@@ -278,6 +279,8 @@ class BlockRun:
         A network may write into its input (an in-place activation as the first layer does); a flip is a copy anyway.
         """
         seen = view.apply(windows)
+        if view.transpose:  # in the windows' own layout, which the network has shown that it takes
+            return torch.empty_like(windows).copy_(seen)
         return seen if view.flips or len(self._sweep.views) == 1 else seen.clone()
 
     def _with_relief(self, work: Callable[[], None]) -> None:

@@ -95,7 +95,7 @@ def halve_block(grid: WindowGrid, block: Block) -> tuple[Block, Block] | None:
 
 
 def deal_blocks(grid: WindowGrid, blocks: Sequence[Block], devices: int) -> tuple[Block, ...]:
-    """Return at least *devices* blocks, cut further along the sweep at the starts of rows where there are too few.
+    """Return *devices* blocks or more, as far as there are rows: cut at their starts where there are too few blocks.
 
     Rows are dealt evenly; those that reach into the next part are computed for both.
     """

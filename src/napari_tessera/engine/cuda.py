@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -127,18 +127,28 @@ def float32_products(*, tf32: bool) -> Iterator[None]:
     """
     cudnn: Any = torch.backends.cudnn
     matmul: Any = torch.backends.cuda.matmul
-    kinds = (cudnn.conv, cudnn.rnn, matmul)
-    newer = [kind.fp32_precision for kind in kinds]
-    try:
-        older = cudnn.allow_tf32, matmul.allow_tf32
-    except RuntimeError:  # the user has told kinds of operations apart, which the older ones cannot say
-        older = None
+    # From the general to the particular: a kind that is not set takes what is above it.
+    newer: tuple[Any, ...] = (torch.backends, cudnn, cudnn.conv, cudnn.rnn, matmul)
+    before = [level.fp32_precision for level in newer]
+    convolutions = _answer(lambda: cudnn.allow_tf32)
+    products = _answer(torch.get_float32_matmul_precision)
+    torch.backends.fp32_precision = "none"  # type: ignore[attr-defined]
     cudnn.allow_tf32 = matmul.allow_tf32 = tf32
     try:
         yield
     finally:
-        if older is not None:
-            cudnn.allow_tf32, matmul.allow_tf32 = older
-        else:
-            for kind, precision in zip(kinds, newer, strict=True):
-                kind.fp32_precision = precision
+        if convolutions is not None:
+            cudnn.allow_tf32 = convolutions
+        if products is not None:
+            torch.set_float32_matmul_precision(products)
+        for level, precision in zip(newer, before, strict=True):
+            if level.fp32_precision != precision:
+                level.fp32_precision = precision
+
+
+def _answer(ask: Callable[[], Any]) -> Any:
+    """Return what an older switch says, None where the newer ones say what it cannot."""
+    try:
+        return ask()
+    except RuntimeError:
+        return None

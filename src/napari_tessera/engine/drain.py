@@ -42,7 +42,7 @@ class PlaneDrain:
         self._device, self._lane, self._sink, self._on_written = device, lane, sink, on_written
         self._back = device.open_lane()
         self._pool: ThreadPoolExecutor | None = None
-        self._writing: deque[tuple[Region, torch.Tensor, Future[None]]] = deque()
+        self._writing: deque[tuple[Region, Future[None]]] = deque()
         if device.passes_ahead:
             self._pool = ThreadPoolExecutor(1, thread_name_prefix="tessera-write")
 
@@ -50,7 +50,7 @@ class PlaneDrain:
         """Hand on *planes*, (C, *region); the tensor must not change afterwards."""
         if self._pool is None or planes.device != self._device.torch_device:
             self.flush()
-            self._sink.write(region, planes.cpu().numpy())
+            self._write_twice(region, planes.cpu())
             self._on_written(region)
             return
         while len(self._writing) >= MOST_ON_THE_WAY:
@@ -60,35 +60,38 @@ class PlaneDrain:
         with self._back.active():
             host.copy_(planes, non_blocking=True)
         written = self._pool.submit(self._write, region, planes, host, self._back.mark())
-        self._writing.append((region, host, written))
+        self._writing.append((region, written))
 
     def _write(self, region: Region, planes: torch.Tensor, host: torch.Tensor, copied: Mark) -> None:
         # planes is held until it has been copied: its memory belongs to another lane, which would use it again.
         copied.wait()
-        self._sink.write(region, host.numpy())
+        self._write_twice(region, host)
 
     def flush(self) -> None:
         """Wait for all pieces."""
         while self._writing:
             self._await_first()
 
-    def _await_first(self) -> None:
-        region, host, written = self._writing.popleft()
-        try:
-            written.result()
-        except MemoryError:  # the planes are still here: others may have let go of some memory since
-            self._write_again(region, host)
-        self._on_written(region)
+    def _write_twice(self, region: Region, host: torch.Tensor) -> None:
+        """Write, and once more if the sink finds no memory: others may have let go of some since.
 
-    def _write_again(self, region: Region, host: torch.Tensor) -> None:
+        It is not the engine's own lack of memory, which would be answered with smaller pieces of other planes.
+        """
         try:
             self._sink.write(region, host.numpy())
-        except MemoryError as error:
-            # Not the engine's own lack of memory, which would be answered with smaller pieces of other planes.
-            limits = " x ".join(f"{part.start}-{part.stop}" for part in region)
-            raise OutOfMemoryError(
-                f"the host's memory did not suffice for writing the result of voxels {limits}: close other programs"
-            ) from error
+        except MemoryError:
+            try:
+                self._sink.write(region, host.numpy())
+            except MemoryError as error:
+                limits = " x ".join(f"{part.start}-{part.stop}" for part in region)
+                raise OutOfMemoryError(
+                    f"the host's memory did not suffice for writing the result of voxels {limits}: close other programs"
+                ) from error
+
+    def _await_first(self) -> None:
+        region, written = self._writing.popleft()
+        written.result()
+        self._on_written(region)
 
     def close(self) -> None:
         """End the thread, after what it has begun."""

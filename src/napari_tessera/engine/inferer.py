@@ -26,6 +26,7 @@ from napari_tessera.engine.settings import Blend
 from napari_tessera.engine.sink import ArraySink
 from napari_tessera.engine.source import ArraySource
 from napari_tessera.engine.sweep import Sweep
+from napari_tessera.errors import OutOfMemoryError
 
 if TYPE_CHECKING:
     from napari_tessera.engine.device_protocol import Device
@@ -232,8 +233,13 @@ def _probed(sweep: Sweep, forward: Forward, source: ArraySource, device: Device)
                 for batch, tensor in feed:
                     channels = forward.probe(tensor, batch)
         except (RuntimeError, MemoryError) as error:
-            if not device.is_out_of_memory(error) or len(windows) == 1:
+            if not device.is_out_of_memory(error):
                 raise
+            if len(windows) == 1:
+                raise OutOfMemoryError(
+                    f"one window of {' x '.join(map(str, sweep.grid.window))} voxels does not fit into the memory of "
+                    f"{device.name}: choose a smaller roi_size"
+                ) from error
         else:
             return replace(sweep, out_channels=channels, sw_batch_size=len(windows))
         device.release_cached()

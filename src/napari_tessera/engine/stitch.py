@@ -88,15 +88,16 @@ def float16_scale(grid: WindowGrid, importance: torch.Tensor) -> float:
     Afterwards no voxel's weights add up to more than `FLOAT16_TOTAL`: sums are finite for predictions up to 65504 / 8 =
     8188 in magnitude.
     """
-    total = float(importance.max())
-    for axis, cover in zip(range(importance.dim()), coverage(grid), strict=True):
+    # No weight is more than the product of its axes' profiles, or than the floor of the map.
+    product = float(importance.max())
+    for axis, starts in enumerate(grid.starts):
         others = [other for other in range(importance.dim()) if other != axis]
         profile = importance.amax(others) if others else importance
-        shifted = profile.new_zeros(len(profile) + cover * grid.axes[axis].stride_vox)
-        for number in range(cover):
-            at = number * grid.axes[axis].stride_vox
-            shifted[at : at + len(profile)] += profile
-        total *= float(shifted.max()) / float(profile.max())
+        line = profile.new_zeros(grid.padded_shape[axis])
+        for start in starts:
+            line[start : start + len(profile)] += profile
+        product *= float(line.max()) / float(profile.max())
+    total = product + float(importance.min()) * prod(coverage(grid))
     return min(1.0, FLOAT16_TOTAL / total)
 
 

@@ -30,7 +30,8 @@ class PassShape:
     """One forward pass: windows, channels, views and what they are computed in.
 
     *n_views* are those that one batch of windows sees one after the other; *interleaved*: each window sees one of
-    several instead.
+    several instead. *directed_tables* say how much a voxel of a directed channel counts: one for all views together, or
+    one for each where they are interleaved.
     """
 
     window: tuple[int, ...]
@@ -39,7 +40,7 @@ class PassShape:
     out_channels: int
     n_views: int
     interleaved: bool
-    directed: bool
+    directed_tables: int
     precision: Precision
 
     @property
@@ -93,13 +94,12 @@ def estimate_memory(
         ``cpu``, ``cuda`` or ``mps``.
     """
     window_bytes = FLOAT_BYTES * prod(shape.window)
-    several = shape.n_views > 1 or shape.interleaved
-    counts_bytes = window_bytes * shape.out_channels if shape.directed and several else 0
+    tables_bytes = window_bytes * shape.out_channels * shape.directed_tables
     return MemoryEstimate(
         weights_bytes=weights_bytes,
         activations_bytes=activations_bytes,
         accumulator_bytes=slab.slab_bytes,
-        importance_bytes=window_bytes + counts_bytes,
+        importance_bytes=window_bytes + tables_bytes,
         workspace_bytes=_workspace_bytes(slab, shape, activations_bytes)
         + READ_AHEAD.get(device_kind, 0) * shape.input_bytes
         + LIBRARY_BYTES.get(device_kind, 0),

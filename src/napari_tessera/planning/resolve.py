@@ -218,7 +218,7 @@ class _Run:
             out_channels=self.spec.out_channels,
             n_views=self.views_per_pass,
             interleaved=self._interleaved,
-            directed=bool(_directed_offsets(self.spec)),
+            directed_tables=self._directed_tables,
             precision=self.settings.precision,
         )
         return estimate_memory(
@@ -228,6 +228,12 @@ class _Run:
             activations_bytes=self.traced.activations_bytes(slab.grid.window, held),
             device_kind=self.device.kind,
         )
+
+    @property
+    def _directed_tables(self) -> int:
+        if self.settings.tta_num == 1 or not _directed_offsets(self.spec):
+            return 0
+        return self.settings.tta_num if self._interleaved else 1
 
     def host_estimate(self, itemsize: int) -> HostEstimate:
         """Return the host's memory; the largest volume decides."""
