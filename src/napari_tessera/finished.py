@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from napari_tessera.engine.occupancy import covered_voxels
+
+if TYPE_CHECKING:
+    from napari_tessera.engine.grid import WindowGrid
 
 __all__ = ["FinishedPart"]
 
@@ -21,15 +26,25 @@ class FinishedPart:
 
     Parameters
     ----------
-    shape
-        The volume's, (*spatial).
-    axis
-        The sweep axis.
+    layout
+        Where its windows lie.
+    occupied
+        Boolean, shape ``layout.counts``: the windows that are computed; None: all of them.
     """
 
-    shape: tuple[int, ...]
-    axis: int
+    layout: WindowGrid
+    occupied: npt.NDArray[Any] | None = None
     _regions: list[Limits] = field(default_factory=list)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The volume's, (*spatial)."""
+        return self.layout.shape
+
+    @property
+    def axis(self) -> int:
+        """The sweep axis."""
+        return self.layout.sweep_axis
 
     def add(self, region: Limits) -> None:
         """Take note of a region, (start, stop) per axis; no two overlap."""
@@ -63,7 +78,7 @@ class FinishedPart:
         return final
 
     def decode(self, reduced: Array, decode: Callable[[Array], Array]) -> Array:
-        """Return the labels of the finished part, 0 elsewhere.
+        """Return the labels of the finished part; 0 elsewhere, and where no window is computed.
 
         Parameters
         ----------
@@ -72,6 +87,12 @@ class FinishedPart:
         decode
             Makes labels of such an array.
         """
+        labels = self._decode(reduced, decode)
+        if self.occupied is not None and not self.occupied.all():
+            labels[~covered_voxels(self.layout, self.occupied)] = 0
+        return labels
+
+    def _decode(self, reduced: Array, decode: Callable[[Array], Array]) -> Array:
         if self.is_all:
             return decode(reduced)
         if self.is_empty:

@@ -28,7 +28,7 @@ from napari_tessera.engine.events import (
     VolumeStarted,
     raise_if_cancelled,
 )
-from napari_tessera.engine.occupancy import covered_voxels, measure_occupied
+from napari_tessera.engine.occupancy import measure_occupied
 from napari_tessera.engine.parallel import Worker, run_on_devices
 from napari_tessera.engine.sink import ArraySink
 from napari_tessera.engine.source import ArraySource, Source, estimate_cache_bytes
@@ -237,7 +237,7 @@ class _VolumeRun:
         self._decoder = decoder
         self._notify = notify
         self._cancel = cancel
-        self._finished = FinishedPart(self._volume.shape, self._volume.layout.sweep_axis)
+        self._finished = FinishedPart(self._volume.layout)
         self._reduced = choose_reduction(self._spec, decoder, plan.settings.probabilities)
         self.passes = 0
 
@@ -245,7 +245,7 @@ class _VolumeRun:
         began = time.perf_counter()
         self._check_shape()
         self._check_host_memory()
-        occupied = self._occupied()
+        occupied = self._finished.occupied = self._occupied()
         sweep = replace(self._plan.sweep(self._number, self._loaded.intensity), occupied=occupied)
         self._notify(VolumeStarted(self._number, sweep.forward_passes))
         with _host_memory_for("the result"):
@@ -255,7 +255,7 @@ class _VolumeRun:
         if not self._keep_partial:
             raise_if_cancelled(self._cancel)  # nobody waits for the labels any more
         with _host_memory_for("turning probabilities into labels"):
-            array = self._decode(sink.array, occupied) if self._decoder is not None else sink.array
+            array = self._decode(sink.array) if self._decoder is not None else sink.array
         if complete:
             self._notify(VolumeFinished(self._number, time.perf_counter() - began))
         return VolumeResult(self._number, array, complete, self._finished)
@@ -313,11 +313,8 @@ class _VolumeRun:
             self._finished.add(event.region)
         self._notify(event)
 
-    def _decode(self, reduced: npt.NDArray[Any], occupied: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
+    def _decode(self, reduced: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return the labels; what a cancelled sweep did not reach, or no window covers, is background."""
         assert self._decoder is not None
         self._notify(DecodingStarted(self._number, self._decoder.name))
-        labels = self._finished.decode(reduced, self._decoder.decode)
-        if occupied is not None and not occupied.all():
-            labels[~covered_voxels(self._volume.layout, occupied)] = 0
-        return labels
+        return self._finished.decode(reduced, self._decoder.decode)

@@ -326,7 +326,7 @@ class BlockRun:
 
     def _passes_left(self) -> int:
         """Return the passes that the windows without a prediction still need."""
-        views = len(self._sweep.views_per_pass)
+        views = self._sweep.views_per_pass
         first = max(self._predicted, self._stitched)
         passes = 0
         for seen in self._partly:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["WindowFeed", "WindowReader"]
 
+# By the number of axes, batch and channels included.
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
 
 class WindowReader:
     """Reads windows of an image, padded where it is smaller, into host memory.
@@ -78,9 +81,8 @@ class _Slot:
     """One batch's memory, on the host and on the device; the same where the device is the host."""
 
     def __init__(self, shape: tuple[int, ...], device: Device) -> None:
-        spatial = {4: torch.channels_last, 5: torch.channels_last_3d}.get(len(shape))
-        last = device.channels_last and spatial is not None
-        memory_format = spatial if last and spatial is not None else torch.contiguous_format
+        last = CHANNELS_LAST.get(len(shape), torch.contiguous_format)
+        memory_format = last if device.channels_last else torch.contiguous_format
         self.host = device.host_buffer(shape, torch.float32, memory_format)
         same = device.torch_device == self.host.device
         self.device = self.host if same else torch.empty_like(self.host, device=device.torch_device)

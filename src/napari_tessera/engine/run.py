@@ -18,11 +18,9 @@ from napari_tessera.engine.blocks import halve_block
 from napari_tessera.engine.drain import PlaneDrain
 from napari_tessera.engine.events import EventHandler, MemoryRecovered, PlanesFinished, Recovery
 from napari_tessera.engine.feed import WindowReader
-from napari_tessera.engine.grid import Block, count_forward_passes
 from napari_tessera.engine.network import Forward, Network
 from napari_tessera.engine.passes import Passes
 from napari_tessera.engine.stitch import FLOAT_BYTES, estimate_slab_bytes
-from napari_tessera.engine.sweep import count_occupied
 from napari_tessera.errors import OutOfMemoryError
 from napari_tessera.units import format_bytes
 
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
     import torch
 
     from napari_tessera.engine.device_protocol import Device
+    from napari_tessera.engine.grid import Block
     from napari_tessera.engine.reduction import Reduction
     from napari_tessera.engine.sink import Sink
     from napari_tessera.engine.source import Region, Source
@@ -148,7 +147,7 @@ class _SweepRun:
             block = next(dealt, None)
             if block is None:
                 return
-            self._passes.total += self._passes_of(block)
+            self._passes.total += self._sweep.passes_of(block, self._batch)
             yield block
 
     def close(self) -> None:
@@ -199,12 +198,8 @@ class _SweepRun:
     def _expect(self, passes_left: int, pending: deque[Block]) -> None:
         """Say how many passes there are in all, with those left in this block and the blocks after it."""
         self._passes.settle()
-        self._passes.total = self._passes.done + passes_left + sum(map(self._passes_of, pending))
-
-    def _passes_of(self, block: Block) -> int:
-        windows = count_occupied(self._sweep.grid, block, self._sweep.occupied)
-        views = len(self._sweep.views_per_pass)
-        return count_forward_passes(windows, sw_batch_size=self._batch, n_views=views)
+        later = sum(self._sweep.passes_of(block, self._batch) for block in pending)
+        self._passes.total = self._passes.done + passes_left + later
 
     def _smaller_blocks(self, failure: NoRoomError, block: Block) -> tuple[Block, ...]:
         """Return the unfinished part of *block* in two halves, or end the run."""

@@ -18,7 +18,7 @@ from napari_tessera.engine.tta import View, ViewAverage
 if TYPE_CHECKING:
     from napari_tessera.engine.intensity import IntensityMap
 
-__all__ = ["Sweep", "Window", "choose_weighting", "count_occupied"]
+__all__ = ["Sweep", "Window", "choose_weighting", "count_occupied", "is_interleaved"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +80,14 @@ class Sweep:
         return self.blocks or (self.grid.whole,)
 
     @property
-    def views_per_pass(self) -> tuple[View, ...]:
-        """The views that every batch of windows is passed through, one after the other; one pass where interleaved."""
-        return (View(),) if self.is_interleaved else self.views
+    def views_per_pass(self) -> int:
+        """How often every batch of windows is passed: once for each view, or once where views are interleaved."""
+        return 1 if self.is_interleaved else len(self.views)
 
     @property
     def is_interleaved(self) -> bool:
         """Whether every window sees one view of several."""
-        return self.tta_mode is TtaMode.INTERLEAVED and len(self.views) > 1
+        return is_interleaved(self.tta_mode, len(self.views))
 
     @cached_property
     def _interleaved_views(self) -> tuple[View, ...]:
@@ -105,10 +105,11 @@ class Sweep:
             partly_silent=self.is_interleaved and bool(self.offsets),
         )
 
-    def passes_of(self, block: Block) -> int:
-        """Return the forward passes of one block, if memory never runs out."""
+    def passes_of(self, block: Block, sw_batch_size: int | None = None) -> int:
+        """Return the forward passes of one block, with batches of another size if one is given."""
         windows = count_occupied(self.grid, block, self.occupied)
-        return count_forward_passes(windows, sw_batch_size=self.sw_batch_size, n_views=len(self.views_per_pass))
+        batch = self.sw_batch_size if sw_batch_size is None else sw_batch_size
+        return count_forward_passes(windows, sw_batch_size=batch, n_views=self.views_per_pass)
 
     @cached_property
     def forward_passes(self) -> int:
@@ -126,6 +127,11 @@ class Sweep:
             view = views[view_number(index, places, len(views))]
             found.append(Window(self.grid.start_of(index), view))
         return found
+
+
+def is_interleaved(tta_mode: TtaMode, n_views: int) -> bool:
+    """Return whether every window sees one view of several."""
+    return tta_mode is TtaMode.INTERLEAVED and n_views > 1
 
 
 def choose_weighting(*, normalised: bool, skips: bool, partly_silent: bool) -> Weighting:

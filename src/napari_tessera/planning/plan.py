@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from napari_tessera.engine.grid import Block, WindowGrid, count_forward_passes
-from napari_tessera.engine.settings import TtaMode
-from napari_tessera.engine.sweep import Sweep, count_occupied
+from napari_tessera.engine.sweep import Sweep, count_occupied, is_interleaved
 
 if TYPE_CHECKING:
     from napari_tessera.engine.intensity import IntensityMap
@@ -232,7 +231,7 @@ class Plan:
     @property
     def views_per_pass(self) -> int:
         """Passes of every batch of windows: one per view, or one where each window sees a view of its own."""
-        return 1 if self.settings.tta_mode is TtaMode.INTERLEAVED else len(self.views)
+        return 1 if is_interleaved(self.settings.tta_mode, len(self.views)) else len(self.views)
 
     @property
     def counts_are_bounds(self) -> bool:

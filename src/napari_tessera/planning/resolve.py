@@ -14,9 +14,8 @@ import numpy.typing as npt
 from napari_tessera.decode.reduce import Reduced, check_probabilities, choose_reduction
 from napari_tessera.engine.blocks import cut_blocks, deal_blocks
 from napari_tessera.engine.grid import Block, WindowGrid
-from napari_tessera.engine.settings import TtaMode
 from napari_tessera.engine.stitch import FLOAT_BYTES
-from napari_tessera.engine.sweep import choose_weighting
+from napari_tessera.engine.sweep import choose_weighting, is_interleaved
 from napari_tessera.engine.tta import views
 from napari_tessera.errors import InputError, SettingsError
 from napari_tessera.planning.advice import HEADROOM, advise
@@ -121,7 +120,7 @@ def resolve(
             device,
             total_bytes=lambda batch: run.memory_at(batch).total_bytes,
             host_bytes=host.total_bytes,
-            blocks=tuple(run.blocks_of(grid) for grid in grids),
+            blocks=tuple(run.blocks[grid] for grid in grids),
             volume_sizes_um=voxel_size_um,
             model_sizes_um=settings.resolution or spec.voxel_size_um,
         ),
@@ -148,7 +147,7 @@ class _Run:
 
     @property
     def _interleaved(self) -> bool:
-        return self.settings.tta_mode is TtaMode.INTERLEAVED and self.settings.tta_num > 1
+        return is_interleaved(self.settings.tta_mode, self.settings.tta_num)
 
     @cached_property
     def reduced(self) -> Reduced:
@@ -174,15 +173,11 @@ class _Run:
                 grid,
                 sw_batch_size=self.settings.sw_batch_size,
                 n_views=self.views_per_pass,
-                blocks=self.blocks_of(grid),
+                blocks=self.blocks[grid],
                 occupied=windows,
             )
             for grid, windows in zip(self.grids, occupied, strict=True)
         )
-
-    def blocks_of(self, grid: WindowGrid) -> tuple[Block, ...]:
-        """Return the blocks of one volume."""
-        return self.blocks[grid]
 
     def _cut(self, grid: WindowGrid) -> tuple[Block, ...]:
         """Cut a volume only if its slab does not fit beside a pass over one window: smaller passes are cheaper."""

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from napari_tessera.engine.settings import Settings
     from napari_tessera.models.model import Model
     from napari_tessera.pipeline import VolumeResult
-    from napari_tessera.planning.plan import VolumePlan
     from napari_tessera.session.mask import MaskInput
     from napari_tessera.session.sources import VolumeInput
 
@@ -223,22 +222,17 @@ class Task:
                     yield volume, result, None if decoder is None else result.array
                     continue
                 on_event(DecodingStarted(result.volume, decoder.name))
-                yield volume, result, _decode(result, decoder, self.model, plan.volumes[result.volume])
+                yield volume, result, _decode(result, decoder, self.model)
 
 
-def _decode(result: VolumeResult, decoder: Decoder, model: Model, planned: VolumePlan) -> npt.NDArray[Any]:
+def _decode(result: VolumeResult, decoder: Decoder, model: Model) -> npt.NDArray[Any]:
     """Return the labels of kept probabilities; what a cancelled sweep did not reach or no window covers is 0."""
     from napari_tessera.decode.reduce import restore_probabilities
-    from napari_tessera.engine.occupancy import covered_voxels
 
     def decode(probabilities: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return decoder.decode(decoder.reduce(restore_probabilities(probabilities), model.spec.output).numpy())
 
-    labels = result.finished.decode(result.array, decode)
-    if planned.skipped_windows:
-        assert planned.occupied is not None
-        labels[~covered_voxels(planned.layout, planned.occupied)] = 0
-    return labels
+    return result.finished.decode(result.array, decode)
 
 
 def _probabilities() -> str:
