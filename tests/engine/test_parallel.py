@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,8 @@ def test_the_first_error_ends_all_devices(run_engine: Make, volume: np.ndarray) 
         calls += 1
         if calls == 5:
             raise ValueError("broken")
+        if calls > 5:
+            time.sleep(0.2)  # a pass that takes longer than an error on its way through another thread
         return x
 
     with pytest.raises(ModelError, match="broken"):
