@@ -253,6 +253,7 @@ def test_plan_of_several_shapes_and_its_dictionary(model: nt.Model, settings: nt
         "activations_bytes",
         "accumulator_bytes",
         "importance_bytes",
+        "staging_bytes",
         "workspace_bytes",
         "context_bytes",
         "total_bytes",
@@ -622,7 +623,7 @@ def test_a_float16_accumulator_stays_within_its_bound(
 def test_host_memory_that_is_too_little_ends_the_run_before_it_starts(
     model: nt.Model, volume: np.ndarray, settings: nt.Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needed = nt.plan(volume.shape, model, settings, decoder="probabilities").run_host_bytes
+    needed = nt.plan(volume.shape, model, settings, decoder="probabilities").host.run_bytes
     events: list[Event] = []
     for free, fits in ((needed, True), (needed - 1, False)):
         memory = SimpleNamespace(total_bytes=2**40, free_bytes=free)

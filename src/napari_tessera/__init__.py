@@ -21,7 +21,7 @@ from napari_tessera.errors import (
 )
 
 if TYPE_CHECKING:
-    from napari_tessera.api import find_occupied, plan, predict, segment
+    from napari_tessera.api import autotune, find_occupied, plan, predict, segment
     from napari_tessera.engine.events import CancelToken
     from napari_tessera.engine.grid import WindowGrid
     from napari_tessera.engine.settings import Settings
@@ -51,6 +51,7 @@ __all__ = [
     "UntrustedModelError",
     "WindowGrid",
     "__version__",
+    "autotune",
     "find_occupied",
     "load_model",
     "plan",
@@ -65,6 +66,7 @@ _HOME = {
     "Plan": "planning.plan",
     "Settings": "engine.settings",
     "WindowGrid": "engine.grid",
+    "autotune": "api",
     "find_occupied": "api",
     "load_model": "models.load",
     "plan": "api",

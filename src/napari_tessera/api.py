@@ -5,6 +5,8 @@ from __future__ import annotations
 import operator
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,21 +19,26 @@ from napari_tessera.engine.source import ArraySource, Source
 from napari_tessera.errors import InputError, ModelError, SettingsError
 from napari_tessera.pipeline import iter_results
 from napari_tessera.planning.activations import ActivationCache
+from napari_tessera.planning.autotune import fit_batch
 from napari_tessera.planning.occupied import find_windows
 from napari_tessera.planning.plan import DeviceState, Plan
+from napari_tessera.planning.profile import Correction, PassProfile
 from napari_tessera.planning.resolve import Traced, complete_settings, resolve
 from napari_tessera.planning.windows import nearest_windows
+from napari_tessera.planning.workspace import PRIOR_ERRORS, PRIOR_SCALES
 from napari_tessera.volumes.volume import Volume
 
 if TYPE_CHECKING:
     from napari_tessera.engine.events import EventHandler
     from napari_tessera.models.model import Model
     from napari_tessera.models.spec import ModelSpec
+    from napari_tessera.planning.pace import Pace
     from napari_tessera.planning.trace import PassTrace
 
 __all__ = [
     "PROBABILITIES",
     "as_source",
+    "autotune",
     "choose_decoder",
     "find_occupied",
     "measure_device",
@@ -136,8 +143,8 @@ def plan(
     settings = complete_settings(settings, model.spec, chosen)
     alone = _trace(model, settings, state.kind)
 
-    def activations_bytes(window: tuple[int, ...], sw_batch_size: int) -> int:
-        return _TRACES.activations_bytes(
+    def profile(window: tuple[int, ...], sw_batch_size: int) -> PassProfile:
+        return _TRACES.profile(
             model.network,
             in_channels=model.spec.in_channels,
             window=window,
@@ -150,7 +157,12 @@ def plan(
         many,
         model.spec,
         settings,
-        traced=Traced(alone.weights_bytes, activations_bytes),
+        traced=Traced(
+            alone.weights_bytes,
+            profile,
+            error_fraction=max(alone.error_fraction, PRIOR_ERRORS.get(state.kind, 0.0)),
+            correction=Correction(PRIOR_SCALES.get(state.kind, 0.0)),
+        ),
         device=state,
         decoder=chosen,
         itemsize=np.dtype(dtype).itemsize,
@@ -158,6 +170,63 @@ def plan(
         occupied=occupied,
         output_chunk=output_chunk,
     )
+
+
+def autotune(
+    shapes: Sequence[int] | Sequence[Sequence[int]],
+    model: Model,
+    settings: Settings | None = None,
+    budget_bytes: int | None = None,
+    *,
+    decoder: str | None = None,
+    dtype: npt.DTypeLike = "float32",
+    voxel_size_um: tuple[float, ...] | None = None,
+    pace: Pace | None = None,
+    device: DeviceState | None = None,
+    occupied: Sequence[npt.NDArray[Any] | None] | None = None,
+) -> Plan:
+    """Return the plan of the ``sw_batch_size`` that is fastest within a budget; nothing runs, and no memory is tried.
+
+    Parameters
+    ----------
+    shapes, model, decoder, dtype, voxel_size_um, device, occupied
+        As for `plan`.
+    settings
+        What the user wants; all but ``sw_batch_size`` stays.
+    budget_bytes
+        What the run may take of the device, the estimate's error included; None: what is free, less 10 % headroom.
+    pace
+        How long passes take, from `napari_tessera.probe.measure_pace`; None: the fewest passes are taken to be fastest,
+        and at least 80 % of the largest batch that fits is chosen.
+
+    Returns
+    -------
+    Plan
+        Its ``settings`` are those to run.
+
+    Raises
+    ------
+    SettingsError
+        If not even one window at a time fits, with what would; or as for `plan`.
+    InputError, ModelError
+        As for `plan`.
+    """
+    settings = settings or Settings()
+    state = device or measure_device(settings.device)
+    if budget_bytes is not None:
+        state = replace(state, budget_bytes=budget_bytes)
+
+    plan_of = partial(
+        plan,
+        shapes,
+        model,
+        decoder=decoder,
+        dtype=dtype,
+        voxel_size_um=voxel_size_um,
+        device=state,
+        occupied=occupied,
+    )
+    return fit_batch(plan_of, settings, pace=pace)
 
 
 def find_occupied(

@@ -270,7 +270,7 @@ class _VolumeRun:
     def _check_host_memory(self) -> None:
         """End before the first pass where the host cannot hold what the run needs: Linux would kill the program."""
         source, layout = self._loaded.source, self._volume.layout
-        needed, free = self._plan.run_host_bytes, host_memory().free_bytes
+        needed, free = self._plan.host.run_bytes, host_memory().free_bytes
         if not (isinstance(source, ArraySource) and source.in_memory):
             blocks = self._volume.blocks[: self._plan.device.count]
             needed += sum(estimate_cache_bytes(source, layout.reach(block), layout) for block in blocks)

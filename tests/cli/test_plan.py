@@ -19,7 +19,7 @@ from napari_tessera.planning.plan import DeviceState
 
 SHAPE, WINDOW = ("--shape", "165,1024,768"), ("--window", "112,112,112")
 CONTRACT = (*SHAPE, *WINDOW, "--overlap", "0.5", "--sw-batch-size", "8", "--tta", "8")
-TERMS = ["weights", "activations", "accumulator", "importance", "workspace", "context", "total"]
+TERMS = ["weights", "activations", "accumulator", "importance", "staging", "workspace", "context", "total"]
 
 
 def test_contract(tessera: Callable[..., Any]) -> None:
@@ -242,3 +242,20 @@ def test_blocks_and_what_they_cost_are_shown(model: Path) -> None:
     ]
     assert "tta_num 4 interleaved" in captured.get()
     assert "accumulator float16" in captured.get()
+
+
+def test_a_budget_chooses_the_batch(tessera: Callable[..., Any]) -> None:
+    ended = tessera("plan", *SHAPE, "--window", "64,64,64", "--device", "cpu", "--budget", "2GiB", "--json")
+    found = json.loads(ended.out)
+    assert ended.code == 0
+    assert found["device"]["budget_bytes"] == 2 * 2**30
+    assert found["settings"]["sw_batch_size"] > 1
+    assert found["memory"]["total_bytes"] * (1 + found["memory_error"]) <= 2 * 2**30
+    assert "of 2.00 GiB allowed" in tessera("plan", *SHAPE, "--device", "cpu", "--budget", "2GiB").out
+
+
+def test_a_budget_that_holds_nothing_is_one_sentence(tessera: Callable[..., Any]) -> None:
+    ended = tessera("plan", *SHAPE, "--device", "cpu", "--budget", "1KiB")
+    assert ended.code != 0
+    assert "the weights of the network alone take" in " ".join(ended.err.split())
+    assert "not a size in bytes" in " ".join(tessera("plan", *SHAPE, "--budget", "much").err.split())

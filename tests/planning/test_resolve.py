@@ -19,6 +19,7 @@ from napari_tessera.errors import InputError, SettingsError
 from napari_tessera.models.spec import ModelSpec, OutputSpec, WindowRule
 from napari_tessera.planning.advice import largest_fitting_batch
 from napari_tessera.planning.plan import DeviceState, Level, Plan
+from napari_tessera.planning.profile import PassProfile
 from napari_tessera.planning.resolve import Traced, resolve
 
 MIB, GIB = 2**20, 2**30
@@ -45,7 +46,7 @@ def planned(
         shapes,
         spec,
         Settings(**settings),
-        traced=Traced(7 * MIB, activations_bytes),
+        traced=Traced(7 * MIB, lambda window, batch: PassProfile(activations_bytes(window, batch))),
         device=device,
         decoder=None if decoder is None else get_decoder(decoder),
         voxel_size_um=voxel_size_um,

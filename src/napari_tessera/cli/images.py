@@ -141,6 +141,7 @@ def plan_images(
     decoder: str | None,
     *,
     occupied: Sequence[Windows] | None = None,
+    plan_of: Callable[..., Plan] = plan,
 ) -> Plan:
     """Return the plan of a run over all frames of all *images*, in order.
 
@@ -150,13 +151,15 @@ def plan_images(
         What is run.
     occupied
         For every frame which windows are computed, from `ImageFile.find_windows`; None: all of all frames.
+    plan_of
+        `napari_tessera.plan`, or something that takes the same and chooses some of the settings.
 
     Raises
     ------
     SettingsError, InputError, ModelError
         If settings, images and model do not fit together.
     """
-    return plan(
+    return plan_of(
         [image.spatial_shape for image in images for _ in image.loads],
         model,
         settings,

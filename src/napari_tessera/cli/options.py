@@ -10,11 +10,14 @@ from typing import Annotated
 
 import typer
 
+from napari_tessera.units import parse_bytes
+
 __all__ = [
     "Accumulator",
     "Axes",
     "BatchSize",
     "Blend",
+    "Budget",
     "Decoder",
     "DecoderOptions",
     "Device",
@@ -49,6 +52,14 @@ def parse_sides(text: str) -> Sides:
         return Sides(int(side) for side in re.split("[,x]", text))
     except ValueError:
         raise typer.BadParameter(f"'{text}' is no list of whole numbers such as 64,128,128") from None
+
+
+def parse_budget(text: str) -> int:
+    """Return ``"8GiB"`` as bytes."""
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def parse_whole(text: str) -> int:
@@ -103,6 +114,16 @@ Axes = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout, and nothing else there.")]
 
+Budget = Annotated[
+    int | None,
+    typer.Option(
+        "--budget",
+        metavar="SIZE",
+        parser=parse_budget,
+        rich_help_panel=WINDOWS,
+        help="Memory of the device that the run may take, such as 8GiB: chooses sw_batch_size for the shortest time.",
+    ),
+]
 Window = Annotated[
     Sides | None,
     typer.Option(

@@ -1,6 +1,8 @@
 """``tessera plan``: what a run would cost, before it starts."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,6 +35,7 @@ def plan(
     trust: options.Trust = False,
     settings: options.SettingsFile = None,
     axes: options.Axes = None,
+    budget: options.Budget = None,
     as_json: options.Json = False,
     window: options.Window = None,
     overlap: options.Overlap = None,
@@ -51,7 +54,10 @@ def plan(
     probabilities: options.Probabilities = False,
     probability_type: options.ProbabilityType = None,
 ) -> None:
-    """Show what a run would need: windows, forward passes, memory, sizes and what to change."""
+    """Show what a run would need: windows, forward passes, memory, sizes and what to change.
+
+    With --budget, sw_batch_size is chosen for the shortest time within that much memory of the device.
+    """
     if bool(images) == bool(shape):
         raise typer.BadParameter("name image files or give --shape, one of the two", param_hint="IMAGE")
     setup.check_mask_option(mask, images or [])
@@ -76,13 +82,14 @@ def plan(
     from napari_tessera import api
 
     decoder = api.PROBABILITIES if probabilities else decoder
+    plan_of = api.plan if budget is None else partial(api.autotune, budget_bytes=budget)
     if shape:
         if wanted.skip_below is not None:
             say(ALL_COUNTED, kind="Note")
         names = [f"volume {number}" for number in range(1, len(shape) + 1)]
-        planned = api.plan([tuple(sides) for sides in shape], network, wanted, decoder=decoder)
+        planned = plan_of([tuple(sides) for sides in shape], network, wanted, decoder=decoder)
     else:
-        names, planned = _plan_files(images or [], axes, mask, network, wanted, decoder)
+        names, planned = _plan_files(images or [], axes, mask, network, wanted, decoder, plan_of)
     if as_json:
         typer.echo(json.dumps(planned.to_dict(), indent=1))
     else:
@@ -90,7 +97,13 @@ def plan(
 
 
 def _plan_files(
-    paths: list[Path], axes: str | None, mask: Path | None, model: "Model", settings: "Settings", decoder: str | None
+    paths: list[Path],
+    axes: str | None,
+    mask: Path | None,
+    model: "Model",
+    settings: "Settings",
+    decoder: str | None,
+    plan_of: Callable[..., "Plan"],
 ) -> tuple[list[str], "Plan"]:
     from napari_tessera.cli.images import ImageFile, open_mask, plan_images
 
@@ -102,4 +115,4 @@ def _plan_files(
         say(LOOKING)
     occupied = [windows for image in images for windows in image.find_windows(settings, where)]
     names = [name for image in images for name in image.names]
-    return names, plan_images(images, model, settings, decoder, occupied=occupied)
+    return names, plan_images(images, model, settings, decoder, occupied=occupied, plan_of=plan_of)

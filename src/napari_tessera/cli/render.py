@@ -15,7 +15,7 @@ from napari_tessera.units import format_bytes
 
 if TYPE_CHECKING:
     from napari_tessera import Plan
-    from napari_tessera.planning.plan import VolumePlan
+    from napari_tessera.planning.plan import DeviceState, VolumePlan
 
 __all__ = ["count_windows", "render_plan", "written_bytes"]
 
@@ -25,9 +25,16 @@ TERMS = {
     "activations_bytes": "activations of one pass",
     "accumulator_bytes": "accumulator",
     "importance_bytes": "importance map",
+    "staging_bytes": "windows that wait",
     "workspace_bytes": "workspace",
     "context_bytes": "driver",
     "total_bytes": "together",
+}
+HOST_TERMS = {
+    "volumes_bytes": "images, batch_size at once",
+    "result_bytes": "reduced volume",
+    "sweep_bytes": "windows and passes",
+    "decoding_bytes": "making labels, after the passes",
 }
 # A plan of a long time series stays readable.
 MAX_ROWS = 20
@@ -38,6 +45,9 @@ def render_plan(planned: Plan, names: Sequence[str]) -> Group:
     """Return the plan for a person: tables with units, then the advice."""
     sizes = Table.grid(padding=(0, 2))
     sizes.add_row("RAM", _of_free(planned.host_bytes, planned.device.host_free_bytes))
+    for name, words in HOST_TERMS.items():
+        if size := getattr(planned.host, name):
+            sizes.add_row(f"  {words}", format_bytes(size))
     sizes.add_row("result", f"{format_bytes(written_bytes(planned))} before compression")
     return Group(
         Text(f"{count_windows(planned)}, {count(planned.forward_passes, 'forward passes')}", style="bold"),
@@ -125,7 +135,9 @@ def _memory_table(planned: Plan) -> Table:
     table.add_column(justify="right")
     for name, words in TERMS.items():
         last = name == "total_bytes"
-        amount = _of_free(terms[name], device.free_bytes) if last else format_bytes(terms[name])
+        amount = format_bytes(terms[name])
+        if last:
+            amount = f"{_of_limit(terms[name], device)}, ± {planned.memory_error:.0%}"
         table.add_row(words, amount, style="bold" if last else "")
     return table
 
@@ -139,6 +151,12 @@ def render_advice(sentence: str, level: str) -> Text:
 def by(sides: Sequence[int]) -> str:
     """Return ``"2 x 18 x 13"``."""
     return " x ".join(map(str, sides))
+
+
+def _of_limit(needed: int, device: DeviceState) -> str:
+    if device.budget_bytes is None:
+        return _of_free(needed, device.free_bytes)
+    return f"{format_bytes(needed)} of {format_bytes(device.budget_bytes)} allowed"
 
 
 def _of_free(needed: int, free: int) -> str:

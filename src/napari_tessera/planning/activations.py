@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
 from napari_tessera.errors import ModelError
+from napari_tessera.planning.profile import PassProfile
 from napari_tessera.planning.trace import ForwardTracer, PassTrace, allocation_step_bytes, weights_bytes
+from napari_tessera.planning.workspace import workspace_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -36,10 +38,13 @@ class ActivationLaw:
     ----------
     once_bytes, per_window_bytes
         In the order of the events; the two of an event have the same sign, or one is 0.
+    workspaces
+        Of every convolution: how many events had happened, and its workspace, once and per window.
     """
 
     once_bytes: array[int]
     per_window_bytes: array[int]
+    workspaces: tuple[tuple[int, int, int], ...] = ()
 
     @classmethod
     def from_traces(cls, two: PassTrace, three: PassTrace) -> ActivationLaw | None:
@@ -51,14 +56,21 @@ class ActivationLaw:
         once = array("q", (3 * less - 2 * more for less, more in sizes))
         if any(a * b < 0 for a, b in zip(once, per_window, strict=True)):
             return None  # some batch would free what it allocates
-        return cls(once, per_window)
+        return cls(once, per_window, _affine_workspaces(two, three))
 
-    def activations_bytes(self, batch: int, *, step_bytes: int = 1) -> int:
-        """Return the peak of a pass over *batch* windows, >= 2, each allocation rounded up to *step_bytes*."""
+    def profile(self, batch: int, *, step_bytes: int = 1) -> PassProfile:
+        """Return the memory of a pass over *batch* windows, >= 2, each allocation rounded up to *step_bytes*."""
         changes = (a + batch * b for a, b in zip(self.once_bytes, self.per_window_bytes, strict=True))
         # Floor division rounds away from zero below it and, negated, above it.
         rounded = (c // step_bytes * step_bytes if c < 0 else -(-c // step_bytes) * step_bytes for c in changes)
-        return max(accumulate(rounded), default=0)
+        workspaces = ((at, once + batch * each) for at, once, each in self.workspaces)
+        return PassProfile.of(list(accumulate(rounded)), workspaces)
+
+
+def _affine_workspaces(two: PassTrace, three: PassTrace) -> tuple[tuple[int, int, int], ...]:
+    pairs = zip(two.convolutions, three.convolutions, strict=True)
+    sizes = [(less.at_event, workspace_bytes(less), workspace_bytes(more)) for less, more in pairs]
+    return tuple((at, 3 * less - 2 * more, more - less) for at, less, more in sizes)
 
 
 class _Input(NamedTuple):
@@ -80,7 +92,7 @@ class _Known:
     one_window: PassTrace | None = None
     law: ActivationLaw | None = None
     is_traced: bool = False
-    peaks: dict[int, int] = field(default_factory=dict)
+    profiles: dict[int, PassProfile] = field(default_factory=dict)
     refusals: dict[int, tuple[str, BaseException | None]] = field(default_factory=dict)
 
 
@@ -135,7 +147,24 @@ class ActivationCache:
             If the network refuses such an input; remembered, too.
         """
         key = _Input(in_channels, tuple(window), _same_memory(precision), device_type)
-        return self._traced(network, key, batch).peaks[batch]
+        return self._traced(network, key, batch).profiles[batch].activations_bytes
+
+    def profile(
+        self,
+        network: torch.nn.Module,
+        *,
+        in_channels: int,
+        window: tuple[int, ...],
+        batch: int,
+        precision: str = "float32",
+        device_type: str = "cpu",
+    ) -> PassProfile:
+        """Return what a pass over *batch* windows has alive, and the workspaces beside it.
+
+        Parameters and errors are those of `activations_bytes`.
+        """
+        key = _Input(in_channels, tuple(window), _same_memory(precision), device_type)
+        return self._traced(network, key, batch).profiles[batch]
 
     def trace(
         self,
@@ -168,16 +197,16 @@ class ActivationCache:
         return allocation_step_bytes(device_type) if self._step_bytes is None else self._step_bytes
 
     def _traced(self, network: torch.nn.Module, key: _Input, batch: int) -> _Known:
-        """Return what is known of an input, the peak at *batch* included."""
+        """Return what is known of an input, the profile at *batch* included."""
         with self._lock:
             inputs = self._inputs.setdefault(network, OrderedDict())
             known = inputs.setdefault(key, _Known())
             inputs.move_to_end(key)
             if len(inputs) > MAX_INPUTS:
                 inputs.popitem(last=False)
-        if batch not in known.peaks:
+        if batch not in known.profiles:
             with self._tracing:
-                if batch not in known.peaks:  # or another thread has just found it
+                if batch not in known.profiles:  # or another thread has just found it
                     self._find(network, key, known, batch)
         return known
 
@@ -191,24 +220,24 @@ class ActivationCache:
         try:
             if not known.is_traced:
                 known.is_traced = True
-                _trace_few(tracer, key, known)
-            if batch not in known.peaks:
-                known.peaks[batch] = self._peak_bytes(tracer, key, known.law, batch)
+                _trace_few(tracer, key, known, self._step(key.device_type))
+            if batch not in known.profiles:
+                known.profiles[batch] = self._profile(tracer, key, known.law, batch)
         except ModelError as error:
             known.refusals[batch] = (str(error), _without_tracebacks(error.__cause__))
             raise
 
-    def _peak_bytes(self, tracer: ForwardTracer, key: _Input, law: ActivationLaw | None, batch: int) -> int:
+    def _profile(self, tracer: ForwardTracer, key: _Input, law: ActivationLaw | None, batch: int) -> PassProfile:
         if law is None or batch < LAW_BATCHES[0]:
-            return tracer.trace(key.shape(batch)).activations_bytes
-        return law.activations_bytes(batch, step_bytes=self._step(key.device_type))
+            return tracer.trace(key.shape(batch)).profile(self._step(key.device_type))
+        return law.profile(batch, step_bytes=self._step(key.device_type))
 
 
-def _trace_few(tracer: ForwardTracer, key: _Input, known: _Known) -> None:
+def _trace_few(tracer: ForwardTracer, key: _Input, known: _Known, step_bytes: int) -> None:
     """Trace one window, and seek the law of more."""
     try:
         known.one_window = tracer.trace(key.shape(1))
-        known.peaks[1] = known.one_window.activations_bytes
+        known.profiles[1] = known.one_window.profile(step_bytes)
         known.law = ActivationLaw.from_traces(*(tracer.trace(key.shape(batch)) for batch in LAW_BATCHES))
     except ModelError:
         # A network may have been exported for one batch only, and that may be the one asked for.

@@ -15,10 +15,8 @@ from napari_tessera.units import format_bytes, format_voxel_size
 if TYPE_CHECKING:
     from napari_tessera.engine.grid import Block, WindowGrid
 
-__all__ = ["HEADROOM", "advise", "largest_fitting_batch"]
+__all__ = ["advise", "largest_fitting_batch"]
 
-# Share of free memory that a run should leave alone: allocators fragment, other programs breathe.
-HEADROOM = 0.1
 # Voxel sizes that differ by less than this factor are the same for a network trained with scaling augmentation.
 VOXEL_SIZE_TOLERANCE = 1.25
 
@@ -81,26 +79,27 @@ def _on_device_memory(
 ) -> Iterator[Advice]:
     most = max(grid.n_windows for grid in grids)
     asked = settings.sw_batch_size
-    needed, free = total_bytes(asked), device.free_bytes
+    needed, free = total_bytes(asked), device.limit_bytes
+    left = "free" if device.budget_bytes is None else "allowed"
     if asked > most:
         windows = "one window" if most == 1 else f"{most} windows"
         yield Advice(Level.INFO, f"Only {windows}: sw_batch_size {most} does the same", ("sw_batch_size", most))
     if needed > free:
-        fits = largest_fitting_batch(total_bytes, (1 - HEADROOM) * free, asked)
-        needs = f"Needs {format_bytes(needed)}, {format_bytes(free)} free on {device.name}"
+        fits = largest_fitting_batch(total_bytes, device.usable_bytes, asked)
+        needs = f"Needs {format_bytes(needed)}, {format_bytes(free)} {left} on {device.name}"
         if fits:
             yield Advice(Level.PROBLEM, f"{needs}: lower sw_batch_size, {fits} fits", ("sw_batch_size", fits))
         else:
             yield Advice(Level.PROBLEM, f"{needs}, even with sw_batch_size 1: choose a smaller window_size")
-    elif needed > (1 - HEADROOM) * free:
-        safe = largest_fitting_batch(total_bytes, (1 - HEADROOM) * free, asked)
-        left = f"{1 - needed / free:.0%} headroom left on {device.name}"
+    elif needed > device.usable_bytes:
+        safe = largest_fitting_batch(total_bytes, device.usable_bytes, asked)
+        tight = f"{1 - needed / free:.0%} headroom left on {device.name}"
         if safe:
-            yield Advice(Level.WARNING, f"{left}: lower sw_batch_size, {safe} is safe", ("sw_batch_size", safe))
+            yield Advice(Level.WARNING, f"{tight}: lower sw_batch_size, {safe} is safe", ("sw_batch_size", safe))
         else:
-            yield Advice(Level.WARNING, f"{left}: a smaller window_size is safe")
+            yield Advice(Level.WARNING, f"{tight}: a smaller window_size is safe")
     elif device.kind != "cpu":  # on the CPU larger passes cost memory and buy nothing
-        room = largest_fitting_batch(total_bytes, (1 - HEADROOM) * free, min(most, 8 * asked))
+        room = largest_fitting_batch(total_bytes, device.usable_bytes, min(most, 8 * asked))
         if room > asked:
             text = f"Room for more: raise sw_batch_size to {room} for fewer, larger passes"
             yield Advice(Level.INFO, text, ("sw_batch_size", room))

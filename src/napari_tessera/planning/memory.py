@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 from napari_tessera.engine.cuda import CudaDevice
 from napari_tessera.engine.settings import AccumulatorType, Precision
 from napari_tessera.engine.stitch import FLOAT_BYTES, Weighting, estimate_piece_bytes, estimate_slab_bytes
-from napari_tessera.planning.plan import MemoryEstimate
+from napari_tessera.planning.plan import DeviceNeed
 
 if TYPE_CHECKING:
     from napari_tessera.engine.grid import Block, WindowGrid
+    from napari_tessera.planning.profile import PassProfile
 
-__all__ = ["HostEstimate", "PassShape", "SlabShape", "estimate_memory"]
+__all__ = ["PassShape", "SlabShape", "estimate_memory"]
 
 MIB = 2**20
 # A CUDA context with torch's kernels loaded; outside torch's counters, hundreds of MiB on every recent card.
@@ -78,9 +79,13 @@ class SlabShape:
 
 
 def estimate_memory(
-    slab: SlabShape, shape: PassShape, *, weights_bytes: int, activations_bytes: int, device_kind: str
-) -> MemoryEstimate:
-    """Return the device memory of a run at its peak.
+    slab: SlabShape, shape: PassShape, *, weights_bytes: int, profile: PassProfile, device_kind: str
+) -> DeviceNeed:
+    """Return what a run needs of the device at its peak.
+
+    Beside the network's own memory, an engine step needs during the pass: the sum over views and the flipped input,
+    when there is more than one view. After it: input and output (again as float32, where the pass ran in less; again in
+    the windows' own axes, where each has its own view) and the finished planes under activation and reduction.
 
     Parameters
     ----------
@@ -88,68 +93,21 @@ def estimate_memory(
         The largest accumulator.
     shape
         One forward pass.
-    weights_bytes, activations_bytes
-        Of the network; see `MemoryEstimate`.
+    weights_bytes, profile
+        Of the network.
     device_kind
         ``cpu``, ``cuda`` or ``mps``.
     """
     window_bytes = FLOAT_BYTES * prod(shape.window)
-    tables_bytes = window_bytes * shape.out_channels * shape.directed_tables
-    return MemoryEstimate(
+    copies = 2 if shape.precision in (Precision.BFLOAT16, Precision.FLOAT16) or shape.interleaved else 1
+    return DeviceNeed(
         weights_bytes=weights_bytes,
-        activations_bytes=activations_bytes,
+        profile=profile,
         accumulator_bytes=slab.slab_bytes,
-        importance_bytes=window_bytes + tables_bytes,
-        workspace_bytes=_workspace_bytes(slab, shape, activations_bytes)
-        + READ_AHEAD.get(device_kind, 0) * shape.input_bytes
-        + LIBRARY_BYTES.get(device_kind, 0),
+        importance_bytes=window_bytes + window_bytes * shape.out_channels * shape.directed_tables,
+        staging_bytes=READ_AHEAD.get(device_kind, 0) * shape.input_bytes,
+        during_bytes=shape.input_bytes + shape.output_bytes if shape.n_views > 1 else 0,
+        after_bytes=shape.input_bytes + copies * shape.output_bytes + 2 * slab.piece_bytes,
+        library_bytes=LIBRARY_BYTES.get(device_kind, 0),
         context_bytes=CONTEXT_BYTES.get(device_kind, 0),
     )
-
-
-def _workspace_bytes(slab: SlabShape, shape: PassShape, activations_bytes: int) -> int:
-    """Return what a step of the engine needs beyond the forward pass itself.
-
-    During the pass: the sum over views and the flipped input, when there is more than one view. After it: the output
-    (again as float32, where the pass ran in less; again in the windows' own axes, where each has its own view) and the
-    finished planes under activation and reduction.
-    """
-    during = shape.input_bytes + shape.output_bytes if shape.n_views > 1 else 0
-    copies = 2 if shape.precision in (Precision.BFLOAT16, Precision.FLOAT16) or shape.interleaved else 1
-    after = shape.input_bytes + copies * shape.output_bytes + 2 * slab.piece_bytes - activations_bytes
-    return max(during, after, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class HostEstimate:
-    """Host memory of a run at its peak, term by term, bytes.
-
-    The resident volumes and the reduced result are there throughout; a volume is first swept, then decoded, never both
-    at once.
-
-    Parameters
-    ----------
-    volumes_bytes
-        The images that are loaded at the same time.
-    result_bytes
-        The reduced volume.
-    sweep_bytes
-        Windows on their way to the device, and the device's own memory when that is the host's.
-    decoding_bytes
-        What turning the reduced volume into labels takes beside it.
-    """
-
-    volumes_bytes: int
-    result_bytes: int
-    sweep_bytes: int
-    decoding_bytes: int
-
-    @property
-    def run_bytes(self) -> int:
-        """What a volume that is loaded already still needs."""
-        return self.result_bytes + max(self.sweep_bytes, self.decoding_bytes)
-
-    @property
-    def total_bytes(self) -> int:
-        """All of it."""
-        return self.volumes_bytes + self.run_bytes

@@ -15,8 +15,22 @@ if TYPE_CHECKING:
     from napari_tessera.engine.intensity import IntensityMap
     from napari_tessera.engine.settings import Settings
     from napari_tessera.engine.tta import View
+    from napari_tessera.planning.profile import Correction, PassProfile
 
-__all__ = ["Advice", "DeviceState", "Level", "MemoryEstimate", "Plan", "VolumePlan"]
+__all__ = [
+    "HEADROOM",
+    "Advice",
+    "DeviceNeed",
+    "DeviceState",
+    "HostEstimate",
+    "Level",
+    "MemoryEstimate",
+    "Plan",
+    "VolumePlan",
+]
+
+# Share of free memory that a run should leave alone: allocators fragment, other programs breathe.
+HEADROOM = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +49,8 @@ class DeviceState:
         The host's memory.
     count
         Devices that share the work, all taken to be like this one.
+    budget_bytes
+        What a run may take at most, if the user has said so.
     """
 
     kind: str
@@ -44,6 +60,17 @@ class DeviceState:
     host_total_bytes: int
     host_free_bytes: int
     count: int = 1
+    budget_bytes: int | None = None
+
+    @property
+    def usable_bytes(self) -> int:
+        """What a run should take at most: the budget, else what is free less the headroom."""
+        return round((1 - HEADROOM) * self.free_bytes) if self.budget_bytes is None else self.budget_bytes
+
+    @property
+    def limit_bytes(self) -> int:
+        """What a run cannot go beyond: the budget, else what is free."""
+        return self.free_bytes if self.budget_bytes is None else self.budget_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +87,11 @@ class MemoryEstimate:
         The slab that predictions are stitched in, with its row weights.
     importance_bytes
         Weights of one window.
+    staging_bytes
+        Windows that wait on the device while others are computed.
     workspace_bytes
-        What the engine needs beside the pass: other views, finished planes under reduction, library handles.
+        What is needed beside the pass: kernels of convolutions, other views, finished planes under reduction, library
+        handles.
     context_bytes
         What the driver takes for the process, outside torch's counters.
     """
@@ -70,13 +100,102 @@ class MemoryEstimate:
     activations_bytes: int
     accumulator_bytes: int
     importance_bytes: int
+    staging_bytes: int
     workspace_bytes: int
     context_bytes: int
+
+    @property
+    def counted_bytes(self) -> int:
+        """What torch's counters see of it: all but the context."""
+        return self.total_bytes - self.context_bytes
 
     @property
     def total_bytes(self) -> int:
         """The sum of all terms."""
         return sum(getattr(self, term.name) for term in fields(self))
+
+    def to_dict(self) -> dict[str, int]:
+        """Return every term and the total by name."""
+        return {term.name: getattr(self, term.name) for term in fields(self)} | {"total_bytes": self.total_bytes}
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceNeed:
+    """What the terms of a `MemoryEstimate` follow from, bytes; some depend on what has been measured.
+
+    Parameters
+    ----------
+    weights_bytes, accumulator_bytes, importance_bytes, staging_bytes, context_bytes
+        As in the estimate.
+    profile
+        The forward pass.
+    during_bytes, after_bytes
+        What the engine needs beside a pass, and in its place once it is over.
+    library_bytes
+        Handles of libraries.
+    """
+
+    weights_bytes: int
+    profile: PassProfile
+    accumulator_bytes: int
+    importance_bytes: int
+    staging_bytes: int
+    during_bytes: int
+    after_bytes: int
+    library_bytes: int
+    context_bytes: int
+
+    def estimate(self, correction: Correction) -> MemoryEstimate:
+        """Return the terms, corrected by what has been measured."""
+        activations = round(self.profile.activations_bytes * correction.activations_factor)
+        during = self.during_bytes + self.profile.workspace_bytes(correction.workspace_scale)
+        return MemoryEstimate(
+            weights_bytes=self.weights_bytes,
+            activations_bytes=activations,
+            accumulator_bytes=self.accumulator_bytes,
+            importance_bytes=self.importance_bytes,
+            staging_bytes=self.staging_bytes,
+            workspace_bytes=max(during, self.after_bytes - activations, 0) + self.library_bytes,
+            context_bytes=self.context_bytes,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class HostEstimate:
+    """Host memory of a run at its peak, term by term, bytes.
+
+    The resident volumes and the reduced result are there throughout; a volume is first swept, then decoded, never both
+    at once.
+
+    Parameters
+    ----------
+    volumes_bytes
+        The images that are loaded at the same time.
+    result_bytes
+        The reduced volume.
+    sweep_bytes
+        Windows on their way to the device, and the device's own memory when that is the host's.
+    decoding_bytes
+        What turning the reduced volume into labels takes beside it.
+    kept_bytes
+        Probabilities that are kept beside the labels.
+    """
+
+    volumes_bytes: int
+    result_bytes: int
+    sweep_bytes: int
+    decoding_bytes: int
+    kept_bytes: int = 0
+
+    @property
+    def run_bytes(self) -> int:
+        """What a volume that is loaded already still needs."""
+        return self.result_bytes + self.kept_bytes + max(self.sweep_bytes, self.decoding_bytes)
+
+    @property
+    def total_bytes(self) -> int:
+        """All of it."""
+        return self.volumes_bytes + self.run_bytes
 
     def to_dict(self) -> dict[str, int]:
         """Return every term and the total by name."""
@@ -196,10 +315,12 @@ class Plan:
         Of the network.
     memory
         Device memory at the peak.
-    host_bytes
+    memory_error
+        How far it may be off, as a fraction of it.
+    need, correction
+        What *memory* follows from.
+    host
         Host memory at the peak, device memory included when the device is the CPU.
-    run_host_bytes
-        The part of it that a volume which is loaded already still needs.
     output_bytes
         Size of all results, uncompressed.
     advice
@@ -213,10 +334,22 @@ class Plan:
     offsets: tuple[tuple[int, ...], ...]
     out_channels: int
     memory: MemoryEstimate
-    host_bytes: int
-    run_host_bytes: int
+    memory_error: float
+    need: DeviceNeed
+    correction: Correction
+    host: HostEstimate
     output_bytes: int
     advice: tuple[Advice, ...] = ()
+
+    @property
+    def most_bytes(self) -> int:
+        """Device memory at the peak if the estimate is too low by all that it may be off."""
+        return round(self.memory.total_bytes * (1 + self.memory_error))
+
+    @property
+    def host_bytes(self) -> int:
+        """Host memory at the peak."""
+        return self.host.total_bytes
 
     @property
     def windows(self) -> int:
@@ -291,12 +424,15 @@ class Plan:
                 for volume in self.volumes
             ],
             "memory": self.memory.to_dict(),
+            "memory_error": self.memory_error,
+            "host": self.host.to_dict(),
             "host_bytes": self.host_bytes,
             "output_bytes": self.output_bytes,
             "device": {
                 "kind": self.device.kind,
                 "name": self.device.name,
                 "free_bytes": self.device.free_bytes,
+                "budget_bytes": self.device.budget_bytes,
                 "count": self.device.count,
             },
             "settings": self.settings.to_dict(),

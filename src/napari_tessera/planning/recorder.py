@@ -6,6 +6,7 @@ import weakref
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -39,12 +40,12 @@ class MemoryEvents:
 
     def peak_bytes(self, step_bytes: int = 1) -> int:
         """Return the most that was alive at once if each storage takes a multiple of *step_bytes*."""
-        live = peak = 0
-        for change in self.signed_bytes:
-            rounded = round_up(abs(change), step_bytes)
-            live += rounded if change > 0 else -rounded
-            peak = max(peak, live)
-        return peak
+        return max(self.live_bytes(step_bytes), default=0)
+
+    def live_bytes(self, step_bytes: int = 1) -> list[int]:
+        """Return what was alive after each event if each storage takes a multiple of *step_bytes*."""
+        rounded = ((change, round_up(abs(change), step_bytes)) for change in self.signed_bytes)
+        return list(accumulate(size if change > 0 else -size for change, size in rounded))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -18,9 +18,10 @@ from napari_tessera.engine.stitch import FLOAT_BYTES
 from napari_tessera.engine.sweep import choose_weighting, is_interleaved
 from napari_tessera.engine.tta import views
 from napari_tessera.errors import InputError, SettingsError
-from napari_tessera.planning.advice import HEADROOM, advise
-from napari_tessera.planning.memory import HostEstimate, PassShape, SlabShape, estimate_memory
-from napari_tessera.planning.plan import DeviceState, MemoryEstimate, Plan, VolumePlan
+from napari_tessera.planning.advice import advise
+from napari_tessera.planning.memory import PassShape, SlabShape, estimate_memory
+from napari_tessera.planning.plan import DeviceNeed, DeviceState, HostEstimate, MemoryEstimate, Plan, VolumePlan
+from napari_tessera.planning.profile import Correction, PassProfile
 
 if TYPE_CHECKING:
     from napari_tessera.decode import Decoder
@@ -40,12 +41,18 @@ class Traced:
     ----------
     weights_bytes
         Parameters and buffers.
-    activations_bytes
-        Peak of one forward pass as a function of window and ``sw_batch_size``.
+    profile
+        One forward pass as a function of window and ``sw_batch_size``.
+    error_fraction
+        How far the profile may be off.
+    correction
+        What has been measured.
     """
 
     weights_bytes: int
-    activations_bytes: Callable[[Shape, int], int]
+    profile: Callable[[Shape, int], PassProfile]
+    error_fraction: float = 0.0
+    correction: Correction = field(default_factory=Correction)
 
 
 def resolve(
@@ -111,8 +118,10 @@ def resolve(
         offsets=_directed_offsets(spec),
         out_channels=spec.out_channels,
         memory=run.memory_at(settings.sw_batch_size),
-        host_bytes=host.total_bytes,
-        run_host_bytes=host.run_bytes,
+        memory_error=traced.error_fraction,
+        need=run.need_at(settings.sw_batch_size),
+        correction=traced.correction,
+        host=host,
         output_bytes=sum(prod(shape) for shape in shapes) * run.written_bytes_per_voxel,
         advice=advise(
             settings,
@@ -182,8 +191,8 @@ class _Run:
     def _cut(self, grid: WindowGrid) -> tuple[Block, ...]:
         """Cut a volume only if its slab does not fit beside a pass over one window: smaller passes are cheaper."""
         whole = self._slab(grid, grid.whole)
-        beside = self._memory(whole, 1).total_bytes - whole.slab_bytes
-        room = (1 - HEADROOM) * self.device.free_bytes - beside
+        beside = self._need(whole, 1).estimate(self.traced.correction).total_bytes - whole.slab_bytes
+        room = self.device.usable_bytes / (1 + self._spare) - beside
         each = whole.slab_bytes / prod(grid.slab_shape(grid.sweep_axis))
         return cut_blocks(grid, int(room / each), chunk=self.output_chunk) if room >= each else (grid.whole,)
 
@@ -200,11 +209,20 @@ class _Run:
         )
         return SlabShape(grid, block, self.spec.out_channels, weighting, self.settings.accumulator)
 
+    @property
+    def _spare(self) -> float:
+        """The share of a budget that is left to the estimate's error; the headroom of free memory is for that, too."""
+        return 0.0 if self.device.budget_bytes is None else self.traced.error_fraction
+
     def memory_at(self, sw_batch_size: int) -> MemoryEstimate:
         """Return the device memory; the largest slab of all volumes decides."""
-        return self._memory(self._largest_slab, sw_batch_size)
+        return self.need_at(sw_batch_size).estimate(self.traced.correction)
 
-    def _memory(self, slab: SlabShape, sw_batch_size: int) -> MemoryEstimate:
+    def need_at(self, sw_batch_size: int) -> DeviceNeed:
+        """Return what the device memory follows from."""
+        return self._need(self._largest_slab, sw_batch_size)
+
+    def _need(self, slab: SlabShape, sw_batch_size: int) -> DeviceNeed:
         held = _windows_held(sw_batch_size, self.grids)
         shape = PassShape(
             window=slab.grid.window,
@@ -220,7 +238,7 @@ class _Run:
             slab,
             shape,
             weights_bytes=self.traced.weights_bytes,
-            activations_bytes=self.traced.activations_bytes(slab.grid.window, held),
+            profile=self.traced.profile(slab.grid.window, held),
             device_kind=self.device.kind,
         )
 

@@ -4,7 +4,7 @@ A recorder follows every storage that a pass over a data-less twin of the networ
 Where a network cannot be traced, two small real passes are recorded instead and scaled up.
 
 What a kernel takes for itself while it runs, as the workspace of a convolution, is not seen; `PassTrace.convolutions`
-holds what an estimate of it needs.
+holds what the rule in `workspace` needs.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from typing import Literal
 import torch
 
 from napari_tessera.errors import ModelError
+from napari_tessera.planning.profile import PassProfile
 from napari_tessera.planning.recorder import Convolution, MemoryEvents, Recorder, round_up, storage_sizes
 from napari_tessera.planning.skeleton import Skeleton, autocast_flags, build_skeleton, network_weights, share_weights
+from napari_tessera.planning.workspace import workspace_bytes
 
 __all__ = [
     "ForwardTracer",
@@ -77,6 +79,11 @@ class PassTrace:
     convolutions: tuple[Convolution, ...]
     method: Literal["traced", "measured"]
     error_fraction: float
+
+    def profile(self, step_bytes: int = 1) -> PassProfile:
+        """Return tensors and workspaces, each allocation rounded up to *step_bytes*."""
+        workspaces = ((convolution.at_event, workspace_bytes(convolution)) for convolution in self.convolutions)
+        return PassProfile.of(self.events.live_bytes(step_bytes), workspaces)
 
     @property
     def out_channels(self) -> int:

@@ -102,7 +102,7 @@ def device_bar(plan: Plan) -> Bar:
         ("weights", memory.weights_bytes),
         ("activations", memory.activations_bytes),
         ("slab", memory.accumulator_bytes + memory.importance_bytes),
-        ("workspace", memory.workspace_bytes + memory.context_bytes),
+        ("workspace", memory.staging_bytes + memory.workspace_bytes + memory.context_bytes),
     )
     label = "CPU" if device.kind == "cpu" else "GPU"
     return _bar(label, device.name, parts, device.total_bytes, device.free_bytes)
@@ -120,7 +120,7 @@ def host_bar(plan: Plan) -> Bar:
 
 
 def _bar(label: str, owner: str, parts: tuple[tuple[str, int], ...], total: int, free: int) -> Bar:
-    from napari_tessera.planning.advice import HEADROOM
+    from napari_tessera.planning.plan import HEADROOM
 
     needed, safe = sum(size for _, size in parts), (1 - HEADROOM) * free
     tone = Tone.PROBLEM if needed > free else Tone.WARNING if needed > safe else Tone.GOOD

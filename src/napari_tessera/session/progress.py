@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass, replace
+from math import gcd
 
 from napari_tessera.engine.events import (
     DecodingStarted,
     Event,
     MemoryRecovered,
     PassFinished,
+    Recovery,
     RunFinished,
     RunStarted,
     VolumeFinished,
@@ -18,8 +21,12 @@ from napari_tessera.engine.events import (
 
 __all__ = ["Progress", "ProgressMeter"]
 
-# Passes whose mean duration tells the time left; enough to be steady, few enough to follow a change of pace.
-RECENT_PASSES = 32
+# Passes that tell the time left: enough to hold those that come once a row of windows and read or write more than the
+# others, few enough to follow a change of pace.
+RECENT_PASSES = 128
+# Passes at the start that may be slower than all others, as they fill caches and wake cores: 2 s of a bundled network's
+# run on two cores (benchmarks/eta.py). While there are fewer than twice as many, the earlier half is left out.
+WARM_UP_PASSES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,22 +66,24 @@ class ProgressMeter:
         self._earlier = 0
         self._done_here = 0
         self._planned_here = 0
-        self._durations: deque[float] = deque(maxlen=RECENT_PASSES)
-        self._warm = False
+        self._windows = _WindowCount(RunStarted(0, 0, 0))
+        self._recent: deque[PassFinished] = deque(maxlen=RECENT_PASSES)
+        self._since = 0  # passes since the start, or since memory ran out
 
     def observe(self, event: Event) -> None:
         """Take one event into account."""
         now = self.progress
         if isinstance(event, RunStarted):
+            self._windows = _WindowCount(event)
             self.progress = replace(now, total=event.forward_passes)
         elif isinstance(event, VolumeStarted):
-            self._earlier += self._done_here
-            self._done_here, self._planned_here = 0, event.forward_passes
-            self.progress = replace(now, decoding=None)
+            self._start(event)
         elif isinstance(event, PassFinished):
             self._count(event)
         elif isinstance(event, MemoryRecovered):
-            self._durations.clear()  # smaller passes have another pace
+            self._recent.clear()  # smaller passes have another pace
+            self._since = 0
+            self._windows.note_recovery(event)
             self.progress = replace(now, recovered=event)
         elif isinstance(event, DecodingStarted):
             self.progress = replace(now, decoding=event.decoder)
@@ -83,15 +92,90 @@ class ProgressMeter:
         elif isinstance(event, RunFinished):
             self.progress = replace(now, decoding=None, seconds_left=0.0, finished=event)
 
+    def _start(self, event: VolumeStarted) -> None:
+        self._earlier += self._done_here
+        self._done_here, self._planned_here = 0, event.forward_passes
+        is_last = self._windows.start(event)
+        total = self._earlier + event.forward_passes if is_last else self.progress.total
+        self.progress = replace(self.progress, total=total, decoding=None)
+
     def _count(self, event: PassFinished) -> None:
-        if self._warm:  # the very first pass fills caches and is slower than all others
-            self._durations.append(event.seconds)
-        self._warm = True
+        self._recent.append(event)
+        self._since += 1
+        if self._since % 2 == 0 and self._since <= 2 * WARM_UP_PASSES:
+            self._recent.popleft()
         now = self.progress
         self._done_here = event.done
         total = now.total + event.total - self._planned_here
         self._planned_here = event.total
         done = self._earlier + event.done
-        durations = self._durations or [event.seconds]
-        pace = sum(durations) / len(durations)
-        self.progress = replace(now, done=done, total=total, seconds_per_pass=pace, seconds_left=pace * (total - done))
+        self._windows.add(event.windows)
+        per_window_s = _pace(self._recent)
+        per_pass = sum(each.windows for each in self._recent) / len(self._recent)
+        self.progress = replace(
+            now,
+            done=done,
+            total=total,
+            seconds_per_pass=per_window_s * per_pass,
+            seconds_left=per_window_s * self._windows.left(total - done, per_pass),
+        )
+
+
+def _pace(passes: Collection[PassFinished]) -> float:
+    """Return the seconds per window of *passes*; the slowest counts as the second slowest, as it may be an accident."""
+    limit = sorted(each.seconds / each.windows for each in passes)[-2:][0]
+    return sum(min(each.seconds, limit * each.windows) for each in passes) / sum(each.windows for each in passes)
+
+
+class _WindowCount:
+    """Counts windows, each once for every pass that it goes through: passes of unequal size are no measure of work.
+
+    Events give the windows of the whole run once, and the passes. How often a window is passed follows from both where
+    every volume is one block: then the last batch of each volume, and no other, holds fewer windows than the rest.
+    """
+
+    def __init__(self, run: RunStarted) -> None:
+        self._run = run
+        self._promised = 0
+        self._divisor = run.forward_passes  # whatever number of views there is, it divides the passes of any volume
+        self._share = 1.0  # of the plan's windows, which may all be counted before empty ones are looked for
+        self._batch = -(-run.windows // max(run.forward_passes, 1))  # at least
+        self._done = 0
+
+    def start(self, event: VolumeStarted) -> bool:
+        """Take note of a volume, and return whether it is the last one, so that all passes are known."""
+        self._promised += event.forward_passes
+        self._divisor = gcd(self._divisor, event.forward_passes)
+        is_last = event.volume == self._run.volumes - 1
+        if is_last and self._run.forward_passes:
+            self._share = self._promised / self._run.forward_passes
+        return is_last
+
+    def add(self, windows: int) -> None:
+        """Count the windows of one pass."""
+        self._done += windows
+        self._batch = max(self._batch, windows)
+
+    def note_recovery(self, event: MemoryRecovered) -> None:
+        """Learn the planned batch from the pass that failed; smaller blocks repeat windows that the plan did not."""
+        self._batch = max(self._batch, event.failed_batch)
+        if event.step is Recovery.BLOCKS:
+            self._run = replace(self._run, windows=0)
+
+    def left(self, passes_left: int, per_pass: float) -> float:
+        """Return the windows of *passes_left* passes, where the last ones held *per_pass* windows."""
+        by_passes = passes_left * per_pass
+        totals = [n * self._run.windows * self._share for n in self._possible_views()]
+        if not totals:
+            return by_passes
+        left = min((total - self._done for total in totals), key=lambda windows: abs(windows - by_passes))
+        return min(max(left, passes_left), passes_left * self._batch)
+
+    def _possible_views(self) -> list[int]:
+        """Return how often each window may be passed, by the plan's numbers; nothing where blocks repeat some."""
+        windows, passes, volumes = self._run.windows, self._run.forward_passes, self._run.volumes
+        if not windows:
+            return []
+        fewest = -(-windows // self._batch)  # were the batches of one volume filled up from the next
+        most = (windows + volumes * (self._batch - 1)) // self._batch  # held the last pass of each volume one window
+        return [n for n in range(1, passes // fewest + 1) if self._divisor % n == 0 and fewest <= passes // n <= most]

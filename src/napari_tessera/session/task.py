@@ -92,8 +92,7 @@ class Task:
         return replace(
             kept,
             settings=labels.settings,
-            host_bytes=labels.host_bytes + kept.output_bytes,
-            run_host_bytes=max(labels.run_host_bytes, kept.run_host_bytes),
+            host=replace(labels.host, kept_bytes=kept.output_bytes),
             output_bytes=labels.output_bytes + kept.output_bytes,
         )
 

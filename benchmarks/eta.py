@@ -1,0 +1,88 @@
+"""How right the time left is: what a run says at 5, 10, 25 and 50 % of its passes, over what it then took.
+
+    python benchmarks/eta.py [--sw-batch-size 2] [--shape 128 256 352] [--device auto] [--probe]
+
+The bundled network over noise, at least 100 passes. The limit that the project sets itself is 20 % at 5 %. With
+--probe, also the time that a measured pace predicts before the run, over that of the run's passes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import numpy as np
+
+import napari_tessera as nt
+from napari_tessera.engine.events import Event, PassFinished, VolumeStarted
+from napari_tessera.probe import measure_pace
+from napari_tessera.session.progress import ProgressMeter
+
+SHAPE, SHARES, FEWEST_PASSES = (128, 256, 352), (0.05, 0.1, 0.25, 0.5), 100
+
+
+class Watch:
+    """Notes when each pass was done, and the time left that was shown then."""
+
+    def __init__(self) -> None:
+        self._meter = ProgressMeter()
+        self._shown_s: list[float] = []
+        self._at_s: list[float] = []
+        self._began_s = 0.0
+
+    def __call__(self, event: Event) -> None:
+        """Take in one event."""
+        now_s = time.perf_counter()
+        self._meter.observe(event)
+        if isinstance(event, VolumeStarted):
+            self._began_s = now_s
+        elif isinstance(event, PassFinished):
+            left_s = self._meter.progress.seconds_left
+            assert left_s is not None
+            self._shown_s.append(left_s)
+            self._at_s.append(now_s)
+
+    @property
+    def seconds(self) -> float:
+        """From the start of the volume to its last pass."""
+        return self._at_s[-1] - self._began_s
+
+    def ratio(self, share: float) -> float:
+        """Return the time left that was shown after *share* of the passes, over the true one."""
+        number = max(1, round(share * len(self._at_s))) - 1
+        return self._shown_s[number] / (self._at_s[-1] - self._at_s[number])
+
+
+def main() -> None:
+    """Predict, run, compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sw-batch-size", type=int, default=2)
+    parser.add_argument("--shape", type=int, nargs=3, default=SHAPE)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--probe", action="store_true")
+    options = parser.parse_args()
+    model = nt.load_model("bundled")
+    settings = nt.Settings(sw_batch_size=options.sw_batch_size, device=options.device)
+    plan = nt.plan(options.shape, model, settings)
+    if plan.forward_passes < FEWEST_PASSES:
+        parser.error(f"{plan.forward_passes} passes are too few to tell: choose a shape that needs {FEWEST_PASSES}")
+    volume = np.random.default_rng(0).integers(0, 256, options.shape, np.uint8)
+    print(f"{plan.device.name}: {plan.windows} windows in {plan.forward_passes} passes")
+    if options.probe:
+        began = time.perf_counter()
+        pace = measure_pace(model, settings)
+        took, predicted = time.perf_counter() - began, pace.of_plan(plan)
+        print(
+            f"probe, {took:.1f} s: {1e3 * pace.per_pass_s:.1f} ms a pass and {1e3 * pace.per_window_s:.1f} ms a window"
+        )
+    watch = Watch()
+    nt.predict(volume, model, settings, on_event=watch)
+    print("shown / true at " + ", ".join(f"{share:.0%}: {watch.ratio(share):.2f}" for share in SHARES))
+    if options.probe:
+        print(
+            f"predicted {predicted:.1f} s, took {watch.seconds:.1f} s: predicted / true {predicted / watch.seconds:.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

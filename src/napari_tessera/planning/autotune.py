@@ -1,0 +1,84 @@
+"""The settings that make a run fastest within a budget of memory, found from plans alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from napari_tessera.errors import SettingsError
+from napari_tessera.planning.advice import largest_fitting_batch
+from napari_tessera.units import format_bytes
+
+if TYPE_CHECKING:
+    from napari_tessera.engine.settings import Settings
+    from napari_tessera.planning.pace import Pace
+    from napari_tessera.planning.plan import Plan
+
+__all__ = ["fit_batch"]
+
+# Of the largest batch that fits, how much is taken at least while nothing is known of the time: fewer windows may need
+# as few passes.
+SHARE_OF_LARGEST = 0.8
+# Plans whose times differ by less are taken to be as fast: the one that leaves more memory to others is chosen.
+SAME_TIME = 0.01
+
+PlanOf = Callable[["Settings"], "Plan"]
+
+
+def fit_batch(plan_of: PlanOf, settings: Settings, *, pace: Pace | None = None) -> Plan:
+    """Return the plan of the ``sw_batch_size`` that is fastest within the budget of the device.
+
+    Parameters
+    ----------
+    plan_of
+        Gives the plan of settings; its device says what may be used.
+    settings
+        All but ``sw_batch_size`` stay as they are.
+    pace
+        How long passes take; None: the fewest passes are taken to be fastest.
+
+    Raises
+    ------
+    SettingsError
+        If not even a pass over one window fits.
+    """
+
+    def plan_at(batch: int) -> Plan:
+        return plan_of(replace(settings, sw_batch_size=batch))
+
+    one = plan_at(1)
+    usable = one.device.usable_bytes
+    if one.most_bytes > usable:
+        raise _no_room(one)
+    most = max(max(volume.block_windows) for volume in one.volumes)
+    largest = largest_fitting_batch(lambda batch: plan_at(batch).most_bytes, usable, max(most, 1))
+    if pace is None:
+        least = max(-(-round(100 * SHARE_OF_LARGEST) * largest // 100), 1)
+        plans = [plan_at(batch) for batch in _candidates(least, largest)]
+        return min(plans, key=lambda plan: (plan.forward_passes, plan.settings.sw_batch_size))
+    plans = [plan_at(batch) for batch in _candidates(1, largest)]
+    fastest = min(map(pace.of_plan, plans))
+    return next(plan for plan in plans if pace.of_plan(plan) <= (1 + SAME_TIME) * fastest)
+
+
+def _candidates(least: int, largest: int) -> list[int]:
+    """Return batches from *least* to *largest*, ascending; of many, some that are evenly spread in proportion."""
+    steps = 32
+    ratio = largest / least
+    return sorted({round(least * ratio ** (step / steps)) for step in range(steps + 1)})
+
+
+def _no_room(one: Plan) -> SettingsError:
+    """Return what is wrong with a budget in which not even a pass over one window fits."""
+    budget, weights = one.device.usable_bytes, one.memory.weights_bytes
+    allowed = f"{format_bytes(budget)} may be used on {one.device.name}"
+    if budget < weights:
+        return SettingsError(
+            f"{allowed}, but the weights of the network alone take {format_bytes(weights)}: allow at least "
+            f"{format_bytes(one.most_bytes)}, or choose a smaller network"
+        )
+    return SettingsError(
+        f"{allowed}, but a run with sw_batch_size 1 needs {format_bytes(one.most_bytes)}: allow as much, or choose a "
+        f"smaller window_size"
+    )

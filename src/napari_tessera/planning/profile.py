@@ -1,0 +1,64 @@
+"""The memory of a forward pass in two parts, one that is traced and one that a rule gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+__all__ = ["Correction", "PassProfile"]
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """What the traced and the ruled part of an estimate are multiplied with.
+
+    Parameters
+    ----------
+    workspace_scale
+        What the workspace of convolutions (see `workspace.workspace_bytes`) is multiplied with.
+    activations_factor
+        What the activations are multiplied with, for what no workspace explains.
+    """
+
+    workspace_scale: float = 0.0
+    activations_factor: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class PassProfile:
+    """The memory of one forward pass besides the weights, bytes.
+
+    Parameters
+    ----------
+    activations_bytes
+        The most that tensors take at once, input and output included.
+    at_convolutions
+        For convolutions that may decide on the peak: what tensors take at that moment, and the kernel's own workspace.
+    """
+
+    activations_bytes: int
+    at_convolutions: tuple[tuple[int, int], ...] = ()
+
+    @classmethod
+    def of(cls, live_bytes: Sequence[int], workspaces: Iterable[tuple[int, int]]) -> PassProfile:
+        """Return the profile of a pass whose tensors take *live_bytes* after every event.
+
+        *workspaces*: (how many events had happened, bytes) of every convolution.
+        """
+        moments = sorted((((live_bytes[at - 1] if at else 0), size) for at, size in workspaces), reverse=True)
+        deciding: list[tuple[int, int]] = []
+        for moment in moments:  # less alive matters only with a larger workspace
+            if moment[1] > 0 and (not deciding or moment[1] > deciding[-1][1]):
+                deciding.append(moment)
+        return cls(max(live_bytes, default=0), tuple(deciding))
+
+    def workspace_bytes(self, scale: float) -> int:
+        """Return what the workspaces, times *scale*, add to the peak of the tensors.
+
+        Examples
+        --------
+        >>> PassProfile(100, ((90, 5), (60, 80))).workspace_bytes(1.0)
+        40
+        """
+        peak = max((alive + scale * size for alive, size in self.at_convolutions), default=0)
+        return max(round(peak) - self.activations_bytes, 0)

@@ -1,0 +1,109 @@
+"""A network's pace, measured before the first run: a few forward passes over made-up windows, and no image."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from math import prod
+from typing import TYPE_CHECKING
+
+import torch
+
+from napari_tessera.engine.device import open_devices
+from napari_tessera.engine.events import raise_if_cancelled
+from napari_tessera.engine.feed import CHANNELS_LAST
+from napari_tessera.engine.network import Forward
+from napari_tessera.engine.sweep import Window
+from napari_tessera.engine.tta import View
+from napari_tessera.errors import OutOfMemoryError
+from napari_tessera.planning.pace import Pace
+from napari_tessera.units import format_bytes
+
+if TYPE_CHECKING:
+    from napari_tessera.engine.device_protocol import Device
+    from napari_tessera.engine.settings import Settings
+    from napari_tessera.models.model import Model
+
+__all__ = ["measure_pace"]
+
+# A process's first passes are slower than all others, on two cores for 2 s of the bundled network (benchmarks/eta.py).
+WARM_UP_ROUNDS = 2
+
+
+def measure_pace(
+    model: Model,
+    settings: Settings,
+    *,
+    batches: Sequence[int] = (1, 2),
+    repeats: int = 3,
+    cancel: threading.Event | None = None,
+) -> Pace:
+    """Return what forward passes of *model* take on the first device of *settings*.
+
+    Batches take turns; two passes of each warm up, and *repeats* more are timed. What a run does beside its passes
+    (reading, stitching, decoding) is not in it. No run may use the model at the same time.
+
+    Parameters
+    ----------
+    model, settings
+        What is measured: the network, in the window, the precision and on the device that the settings name.
+    batches
+        Windows per pass, each of which the caller has found to fit into memory: larger ones are not tried. With a
+        single one, what a pass costs by itself is not found.
+    repeats
+        Timed passes of each batch, >= 1.
+    cancel
+        Ends the measurement within one pass.
+
+    Raises
+    ------
+    CancelledError
+        If *cancel* was set.
+    ModelError
+        If the network raises, or gives an output of another shape than its description says.
+    OutOfMemoryError
+        If memory does not suffice all the same.
+    """
+    device = open_devices(settings.device)[0]
+    window = settings.window_size or model.spec.window.default
+    samples: list[tuple[int, float]] = []
+    try:
+        with model.ready_on(device.torch_device) as network, device.running(settings.precision):
+            forward = Forward(network, model.spec.out_channels, window, device)
+            for number in range(WARM_UP_ROUNDS + repeats):
+                for batch in batches:  # in turn, so that a machine that becomes slower does so for all of them
+                    raise_if_cancelled(cancel)
+                    seconds = _seconds_of_pass(forward, (batch, model.spec.in_channels, *window), device)
+                    if number >= WARM_UP_ROUNDS:
+                        samples.append((batch, seconds))
+    except (RuntimeError, MemoryError) as error:
+        if not device.is_out_of_memory(error):
+            raise
+        free = format_bytes(device.memory().free_bytes)
+        raise OutOfMemoryError(
+            f"passes over {' x '.join(map(str, window))} voxels, {max(batches)} windows at once, do not fit into the "
+            f"memory of {device.name} ({free} free): close other programs, or choose a smaller window_size"
+        ) from error.with_traceback(None)  # whose frames keep tensors alive
+    finally:
+        device.release_cached()
+    return Pace.fit(samples)
+
+
+def _seconds_of_pass(forward: Forward, shape: tuple[int, ...], device: Device) -> float:
+    """Return the seconds of one pass over new windows of *shape*, (B, C, *window): a network may write into them."""
+    lane = device.open_lane(main=True)
+    tensor = _ramp(shape, device)
+    lane.mark().wait()
+    began = time.perf_counter()
+    output = forward(tensor, [Window((0,) * len(shape[2:]), View())] * shape[0])
+    lane.mark().wait()
+    output[(0,) * output.dim()].item()  # Apple's marks do not wait, but a value that is read has been computed
+    return time.perf_counter() - began
+
+
+def _ramp(shape: tuple[int, ...], device: Device) -> torch.Tensor:
+    """Return float32 from 0 to 1 on *device*, laid out as a run lays out its windows."""
+    last = CHANNELS_LAST.get(len(shape), torch.contiguous_format)
+    ramp = torch.linspace(0, 1, prod(shape), device=device.torch_device).reshape(shape)
+    return ramp.contiguous(memory_format=last if device.channels_last else torch.contiguous_format)

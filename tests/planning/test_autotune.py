@@ -1,0 +1,80 @@
+"""The batch that is chosen for a budget: it fits, it is large enough or fast enough, and what does not fit is told."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+import napari_tessera as nt
+from napari_tessera.api import measure_device
+from napari_tessera.planning.pace import Pace
+
+MIB = 2**20
+SHAPE = (40, 70, 90)
+SETTINGS = nt.Settings(window_size=(16, 16, 16), overlap=0.25, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def model() -> nt.Model:
+    layers = torch.nn.Conv3d(1, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv3d(8, 2, 3, padding=1)
+    return nt.Model.from_network(torch.nn.Sequential(*layers).eval(), in_channels=1, out_channels=2)
+
+
+def needed(model: nt.Model, batch: int, budget_bytes: int) -> int:
+    from dataclasses import replace
+
+    device = replace(measure_device("cpu"), budget_bytes=budget_bytes)
+    return nt.plan(SHAPE, model, replace(SETTINGS, sw_batch_size=batch), device=device).most_bytes
+
+
+@given(share=st.floats(0.0, 1.0))
+@hypothesis_settings(max_examples=25, deadline=None)
+def test_the_choice_fits_and_is_near_the_largest_that_does(model: nt.Model, share: float) -> None:
+    least, most = (needed(model, batch, 100 * MIB) for batch in (1, 40))
+    budget = round(least + share * (most - least))
+    chosen = nt.autotune(SHAPE, model, SETTINGS, budget)
+    batch = chosen.settings.sw_batch_size
+    assert chosen.most_bytes <= budget
+    largest = max(b for b in range(1, 200) if needed(model, b, budget) <= budget)
+    assert 0.8 * largest <= batch <= largest
+    assert chosen.settings.window_size == SETTINGS.window_size
+
+
+def test_the_plan_is_that_of_the_chosen_settings(model: nt.Model) -> None:
+    chosen = nt.autotune(SHAPE, model, SETTINGS, 20 * MIB)
+    again = nt.plan(SHAPE, model, chosen.settings)
+    assert (again.forward_passes, again.memory) == (chosen.forward_passes, chosen.memory)
+
+
+def test_without_a_budget_what_is_free_decides(model: nt.Model) -> None:
+    chosen = nt.autotune((32, 32, 32), model, SETTINGS)
+    assert chosen.device.budget_bytes is None
+    assert chosen.forward_passes == 1
+
+
+def test_a_known_pace_prefers_the_least_memory_of_those_as_fast(model: nt.Model) -> None:
+    by_window = nt.autotune(SHAPE, model, SETTINGS, 20 * MIB, pace=Pace(0.0, 1.0))
+    by_pass = nt.autotune(SHAPE, model, SETTINGS, 20 * MIB, pace=Pace(1.0, 0.0))
+    assert by_window.settings.sw_batch_size == 1
+    assert by_pass.forward_passes == min(
+        nt.autotune(SHAPE, model, SETTINGS, 20 * MIB).forward_passes, by_pass.forward_passes
+    )
+    assert by_pass.settings.sw_batch_size > 1
+
+
+def test_a_budget_below_the_weights_is_told(model: nt.Model) -> None:
+    with pytest.raises(nt.SettingsError, match=r"64 B may be used on CPU, but the weights .* allow at least"):
+        nt.autotune(SHAPE, model, SETTINGS, 64)
+
+
+def test_a_budget_below_one_window_is_told(model: nt.Model) -> None:
+    weights = nt.plan(SHAPE, model, SETTINGS).memory.weights_bytes
+    with pytest.raises(nt.SettingsError, match=r"sw_batch_size 1 needs .* smaller window_size"):
+        nt.autotune(SHAPE, model, SETTINGS, weights + 1000)
+
+
+def test_the_least_that_is_told_suffices(model: nt.Model) -> None:
+    nt.autotune(SHAPE, model, SETTINGS, needed(model, 1, 64))

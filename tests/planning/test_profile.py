@@ -1,0 +1,69 @@
+"""Workspaces of convolutions: the rule against published figures, and where they decide on the peak."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from monai.networks import nets
+
+from napari_tessera.planning.activations import ActivationCache
+from napari_tessera.planning.profile import PassProfile
+from napari_tessera.planning.recorder import Convolution
+from napari_tessera.planning.trace import trace_forward
+from napari_tessera.planning.workspace import workspace_bytes
+
+MIB = 2**20
+
+
+def convolution(**changes: Any) -> Convolution:
+    shapes = {"input_shape": (1, 8, 4, 4, 4), "weight_shape": (16, 8, 3, 3, 3), "output_shape": (1, 16, 4, 4, 4)}
+    return Convolution(**{"at_event": 1, **shapes, "item_bytes": 4, "groups": 1, "transposed": False} | changes)
+
+
+def test_single_precision_lays_out_input_and_weights_anew() -> None:
+    assert workspace_bytes(convolution()) == 4 * (8 * 64 + 16 * 8 * 27)
+
+
+def test_half_precision_lays_out_the_output_too() -> None:
+    assert workspace_bytes(convolution(item_bytes=2)) == 2 * (8 * 64 + 16 * 8 * 27 + 16 * 64)
+
+
+def test_a_depthwise_convolution_has_no_workspace_but_one_of_a_single_channel_has() -> None:
+    assert workspace_bytes(convolution(groups=8)) == 0
+    assert workspace_bytes(convolution(input_shape=(1, 1, 4, 4, 4))) > 0
+
+
+def test_a_workspace_counts_at_its_moment_only() -> None:
+    live = [100, 300, 200]
+    assert PassProfile.of(live, [(3, 80)]).workspace_bytes(1.0) == 0  # 280 is below the peak of 300
+    assert PassProfile.of(live, [(3, 80)]).workspace_bytes(2.0) == 60
+    assert PassProfile.of(live, [(2, 50), (3, 80)]).workspace_bytes(1.0) == 50
+    assert PassProfile.of([], []).workspace_bytes(1.0) == 0
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.3, 1.0, 5.0])
+def test_what_is_left_out_never_decides(scale: float) -> None:
+    live, workspaces = [10, 90, 50, 70, 20], [(1, 100), (2, 5), (3, 60), (4, 30), (5, 60)]
+    peak = round(max(max(live), *(live[at - 1] + scale * size for at, size in workspaces)))
+    profile = PassProfile.of(live, workspaces)
+    assert profile.activations_bytes + profile.workspace_bytes(scale) == peak
+    assert len(profile.at_convolutions) < len(workspaces)
+
+
+@pytest.mark.parametrize("device_type", ["cpu", "cuda"])
+def test_workspaces_follow_the_law_of_the_batch(device_type: str) -> None:
+    network = nets.UNet(3, 1, 2, channels=(4, 8, 16), strides=(2, 2), num_res_units=1).eval()
+    cache = ActivationCache()
+    for batch in (1, 2, 4, 7):
+        traced = trace_forward(network, (batch, 1, 32, 32, 32), device_type=device_type)
+        step_bytes = 512 if device_type == "cuda" else 1
+        profile = cache.profile(network, in_channels=1, window=(32,) * 3, batch=batch, device_type=device_type)
+        assert profile == traced.profile(step_bytes)
+        assert profile.workspace_bytes(1.0) > 0
+
+
+def test_a_network_without_convolutions_has_none() -> None:
+    profile = trace_forward(torch.nn.ReLU(), (1, 1, 8, 8)).profile()
+    assert profile == PassProfile(2 * 4 * 64)
