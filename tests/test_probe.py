@@ -37,6 +37,7 @@ class Watched(torch.nn.Module):
             "grad": torch.is_grad_enabled(),
             "autocast": torch.is_autocast_enabled("cpu"),
             "range": (windows.min().item(), windows.max().item()),
+            "strides": windows.stride(),
         }
         output: torch.Tensor = self.layer(windows)
         windows.zero_()  # a network may do that
@@ -51,7 +52,13 @@ def test_passes_that_are_made() -> None:
     network = Watched()
     pace = measure_pace(model_of(network), Settings(device="cpu", window_size=(8, 16, 8)), batches=(1, 3), repeats=2)
     assert network.shapes == [(1, 1, 8, 16, 8), (3, 1, 8, 16, 8)] * 4, "two to warm up, two timed"
-    assert network.seen == {"training": False, "grad": False, "autocast": False, "range": (0.0, 1.0)}
+    assert network.seen == {
+        "training": False,
+        "grad": False,
+        "autocast": False,
+        "range": (0.0, 1.0),
+        "strides": torch.empty(3, 1, 8, 16, 8, memory_format=torch.channels_last_3d).stride(),
+    }
     assert network.training
     assert isinstance(pace, Pace)
     assert pace.per_pass_s + pace.per_window_s > 0

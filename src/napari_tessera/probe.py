@@ -105,5 +105,7 @@ def _seconds_of_pass(forward: Forward, shape: tuple[int, ...], device: Device) -
 def _ramp(shape: tuple[int, ...], device: Device) -> torch.Tensor:
     """Return float32 from 0 to 1 on *device*, laid out as a run lays out its windows."""
     last = CHANNELS_LAST.get(len(shape), torch.contiguous_format)
-    ramp = torch.linspace(0, 1, prod(shape), device=device.torch_device).reshape(shape)
-    return ramp.contiguous(memory_format=last if device.channels_last else torch.contiguous_format)
+    memory_format = last if device.channels_last else torch.contiguous_format
+    # Not `contiguous`: it takes one channel for laid out either way, and the network's layers then choose the other.
+    windows = torch.empty(shape, memory_format=memory_format, device=device.torch_device)
+    return windows.copy_(torch.linspace(0, 1, prod(shape), device=device.torch_device).view(shape))

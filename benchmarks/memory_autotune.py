@@ -1,0 +1,211 @@
+"""Budgets drawn at random, and whether what `napari_tessera.autotune` chooses stays below them and near them.
+
+On the CPU, which has no such limit, a network that raises torch's out-of-memory error above the budget takes the
+device's place; it goes by live bytes measured in real passes, not by the trace. On CUDA torch's own limit does.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from memory_networks import CLASSES, NETWORKS, Window
+
+import napari_tessera as nt
+from napari_tessera.api import PROBABILITIES, as_source
+from napari_tessera.engine.events import Event, MemoryRecovered
+from napari_tessera.pipeline import iter_results
+from napari_tessera.planning.trace import measure_forward
+
+__all__ = ["COLUMNS", "Case", "Outcome", "draw_cases", "try_case", "verdict"]
+
+COLUMNS = ("network", "volume", "window", "windows", "budget MiB", "chosen", "largest", "share", "")
+CASES = 30
+SEED = 3
+MIB = 2**20
+# A budget lies between what one window at a time needs, and a little, and what this many at a time do.
+MOST_WINDOWS, LITTLE = 16, 1.05
+MOST_WINDOWS_PER_AXIS = 3
+CUDA_WINDOWS: tuple[Window, ...] = ((48, 64, 64), (64, 64, 64), (64, 96, 96))
+# What the choice must reach of the largest batch that fits.
+SHARE = 0.8
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, a volume and the memory that a run over it may take."""
+
+    name: str
+    model: nt.Model
+    shape: tuple[int, ...]
+    settings: nt.Settings
+    budget_bytes: int
+
+    @property
+    def on_cuda(self) -> bool:
+        """Whether it runs on CUDA."""
+        return self.settings.device == "cuda"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a case: the batch that was chosen, 0 if none, and the largest that fits, as measured."""
+
+    case: Case
+    windows: int
+    chosen: int
+    largest: int
+    ran_out: bool
+
+    @property
+    def failure(self) -> str:
+        """What is wrong with it, nothing if all is well."""
+        if self.chosen == 0:
+            return "refused"
+        if self.ran_out:
+            return "memory ran out"
+        return "" if self.chosen >= SHARE * self.largest else "too small"
+
+    def as_row(self) -> str:
+        """Return a row of a table of `COLUMNS`."""
+        sizes = ["x".join(map(str, sides)) for sides in (self.case.shape, self.case.settings.window_size or ())]
+        numbers = [f"{self.case.budget_bytes / MIB:.1f}", str(self.chosen), str(self.largest)]
+        share = f"{self.chosen / max(self.largest, 1):.2f}"
+        cells = [self.case.name, *sizes, str(self.windows), *numbers, share, self.failure or "ok"]
+        return f"| {' | '.join(cells)} |"
+
+
+def verdict(outcomes: list[Outcome]) -> tuple[bool, str]:
+    """Return whether all is well, and a line that says so with the figures."""
+    failures = [outcome.failure for outcome in outcomes if outcome.failure]
+    least = min((outcome.chosen / max(outcome.largest, 1) for outcome in outcomes), default=0.0)
+    said = ", ".join(f"{failures.count(kind)} {kind}" for kind in sorted(set(failures))) or "none failed"
+    passed = bool(outcomes) and not failures
+    line = f"{len(outcomes)} budgets, {said}, the smallest share {least:.2f} (limit: {SHARE})"
+    return passed, f"{'PASS' if passed else 'FAIL'}: {line}"
+
+
+def draw_cases(names: list[str], *, device: str, count: int = CASES, seed: int = SEED) -> Iterator[Case]:
+    """Yield *count* cases over the networks called *names*, in turn: volume, overlap, views and budget at random."""
+    dice = random.Random(seed)
+    on_cuda = device == "cuda"
+    for number in range(count):
+        name = names[number % len(names)]
+        window = dice.choice(CUDA_WINDOWS if on_cuda else NETWORKS[name].small[:2])
+        ((network, _),) = NETWORKS[name].built((window,), thin=not on_cuda)
+        settings = nt.Settings(
+            window_size=window, overlap=dice.choice((0.25, 0.5)), tta_num=dice.choice((1, 1, 2)), device=device
+        )
+        shape = tuple(side + dice.randint(side // 2, (MOST_WINDOWS_PER_AXIS - 1) * side // 2) for side in window)
+        model = nt.Model.from_network(network, in_channels=1, out_channels=CLASSES, name=name)
+        yield Case(name, model, shape, settings, _draw_budget(dice, model, shape, settings))
+
+
+def _draw_budget(dice: random.Random, model: nt.Model, shape: tuple[int, ...], settings: nt.Settings) -> int:
+    one, most = (_plan(shape, model, settings, batch) for batch in (1, MOST_WINDOWS))
+    # Below the first a plan may refuse, as it counts its own error in.
+    low = max(LITTLE * one.memory.total_bytes, one.most_bytes)
+    return round(dice.uniform(low, max(low, most.memory.total_bytes)))
+
+
+def _plan(shape: tuple[int, ...], model: nt.Model, settings: nt.Settings, batch: int, **more: Any) -> nt.Plan:
+    return nt.plan(shape, model, replace(settings, sw_batch_size=batch), decoder=PROBABILITIES, **more)
+
+
+def try_case(case: Case) -> Outcome:
+    """Choose a batch for the budget, run it, and look for the largest that fits."""
+    try:
+        chosen = nt.autotune(case.shape, case.model, case.settings, case.budget_bytes, decoder=PROBABILITIES)
+    except nt.SettingsError:
+        windows = _plan(case.shape, case.model, case.settings, 1).windows
+        return Outcome(case, windows, 0, 1, ran_out=False)
+    fits = _on_cuda(case) if case.on_cuda else _on_cpu(case)
+    ran_out = not fits(chosen, True)
+    largest = chosen.settings.sw_batch_size
+    while largest < chosen.windows:
+        if not fits(_plan(case.shape, case.model, case.settings, largest + 1, device=chosen.device), False):
+            break
+        largest += 1
+    return Outcome(case, chosen.windows, chosen.settings.sw_batch_size, largest, ran_out)
+
+
+Fits = Callable[[nt.Plan, bool], bool]
+
+
+def _on_cpu(case: Case) -> Fits:
+    """Return what tells whether a plan keeps the budget: by running it, or by the bytes that one pass had alive."""
+    window = case.settings.window_size or ()
+
+    @cache
+    def live_bytes(batch: int) -> int:
+        return measure_forward(case.model.network, (batch, 1, *window))[0].peak_bytes()
+
+    def fits(planned: nt.Plan, run: bool) -> bool:
+        beside = planned.memory.total_bytes - planned.memory.activations_bytes
+
+        def allows(batch: int) -> bool:
+            return beside + live_bytes(batch) <= case.budget_bytes
+
+        if not run:
+            return allows(min(planned.settings.sw_batch_size, planned.windows))
+        limited = replace(case.model, network=_Limited(case.model.network, allows).eval())
+        return not _runs_out(case, limited, planned)
+
+    return fits
+
+
+def _on_cuda(case: Case) -> Fits:
+    """Return what tells whether a plan keeps the budget, by running it within that much of the device's memory."""
+
+    def fits(planned: nt.Plan, run: bool) -> bool:
+        with _cuda_limit(case.budget_bytes - planned.memory.context_bytes):
+            return not _runs_out(case, case.model, planned)
+
+    return fits
+
+
+@contextmanager
+def _cuda_limit(limit_bytes: int) -> Iterator[None]:
+    """Let torch's allocator hold no more than *limit_bytes* of the device, what it caches included."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(limit_bytes / torch.cuda.get_device_properties(0).total_memory)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+class _Limited(torch.nn.Module):
+    """A network that raises torch's out-of-memory error for batches that *allows* does not let through."""
+
+    def __init__(self, network: torch.nn.Module, allows: Callable[[int], bool]) -> None:
+        super().__init__()
+        self.network = network
+        self._allows = allows
+
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        """Run the network, or raise."""
+        if not self._allows(len(windows)):
+            raise torch.OutOfMemoryError(f"a pass over {len(windows)} windows is above the budget")
+        output: torch.Tensor = self.network(windows)
+        return output
+
+
+def _runs_out(case: Case, model: nt.Model, planned: nt.Plan) -> bool:
+    """Run a plan and return whether memory ran out on the way."""
+    volume = np.random.default_rng(0).random(case.shape, np.float32)
+    events: list[Event] = []
+    try:
+        for _ in iter_results([lambda: as_source(volume, model.spec)], model, planned, None, on_event=events.append):
+            pass
+    except nt.OutOfMemoryError:
+        return True
+    return any(isinstance(event, MemoryRecovered) for event in events)

@@ -1,0 +1,152 @@
+"""What a forward pass and a run are predicted to take, beside what they took. `memory_accuracy.py` prints it."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from memory_networks import CLASSES, NETWORKS, Window
+
+import napari_tessera as nt
+from napari_tessera import api
+from napari_tessera.engine.events import Event, MemoryRecovered, RunFinished
+from napari_tessera.engine.settings import Precision
+from napari_tessera.planning.activations import ActivationCache
+from napari_tessera.planning.trace import measure_forward
+
+__all__ = ["CPU", "CUDA", "Limits", "Row", "cpu_rows", "cuda_rows"]
+
+BATCHES = (1, 2, 4)
+CUDA_WINDOWS: tuple[Window, ...] = ((64, 64, 64), (96, 96, 96), (128, 128, 128))
+CUDA_PRECISIONS = (Precision.FLOAT32, Precision.BFLOAT16)
+# The volume of a run has that many windows per axis: more than one pass of the largest batch.
+WINDOWS_PER_AXIS = 2
+# What a run must leave of the device to be tried.
+ROOM = 0.9
+
+
+@dataclass(frozen=True)
+class Row:
+    """One prediction and what came of it.
+
+    Attributes
+    ----------
+    predicted_bytes, actual_bytes
+        On the CPU live bytes of a pass, weights not counted; on CUDA the peak of torch's counter over a run.
+    reserved_bytes
+        What CUDA's allocator held for it at most, None on the CPU.
+    """
+
+    network: str
+    window: Window
+    batch: int
+    predicted_bytes: int
+    actual_bytes: int
+    precision: str = "float32"
+    reserved_bytes: int | None = None
+
+    @property
+    def error(self) -> float:
+        """How far the prediction is above what came, as a fraction of that; negative where it is below."""
+        return self.predicted_bytes / self.actual_bytes - 1
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far predictions may be off, as fractions; `under` is for those that are too low."""
+
+    median: float
+    worst: float
+    under: float
+
+    def verdict(self, rows: Iterable[Row]) -> tuple[bool, str]:
+        """Return whether all *rows* keep them, and a line that says so with the figures."""
+        errors = [row.error for row in rows]
+        if not errors:
+            return False, "FAIL: nothing was measured"
+        sizes = [abs(error) for error in errors]
+        median, worst, under = statistics.median(sizes), max(sizes), max(0.0, -min(errors))
+        passed = median <= self.median and worst <= self.worst and under <= self.under
+        figures = f"median {median:.3%}, worst {worst:.3%}, too low by at most {under:.3%} over {len(errors)} cases"
+        return passed, (
+            f"{'PASS' if passed else 'FAIL'}: {figures} (limits: {self.median:.1%}, {self.worst:.1%}, {self.under:.1%})"
+        )
+
+
+CPU = Limits(0.005, 0.02, 0.02)
+CUDA = Limits(0.05, 0.1, 0.05)
+
+
+def cpu_rows(name: str, *, thin: bool) -> Iterator[Row]:
+    """Yield traced beside measured live bytes of one network's passes; batch 4 follows from traces of 2 and 3."""
+    cache = ActivationCache()
+    for network, windows in NETWORKS[name].built(thin=thin):
+        for window in windows:
+            for batch in BATCHES:
+                predicted = cache.activations_bytes(network, in_channels=1, window=window, batch=batch)
+                events, _ = measure_forward(network, (batch, 1, *window))
+                yield Row(name, window, batch, predicted, events.peak_bytes())
+
+
+def cuda_rows(name: str) -> tuple[list[Row], list[str]]:
+    """Return one network's runs on CUDA against their plans, and what is missing."""
+    rows: list[Row] = []
+    missing: list[str] = []
+    for network, windows in NETWORKS[name].built(CUDA_WINDOWS):
+        for precision in CUDA_PRECISIONS:
+            group = _Group(name, network, windows, precision)
+            rows += group.run()
+            missing += group.missing
+        del group
+    return rows, missing
+
+
+class _Group:
+    """The runs of one network at one precision."""
+
+    def __init__(self, name: str, network: torch.nn.Module, windows: tuple[Window, ...], precision: Precision) -> None:
+        self.missing: list[str] = []
+        self._name, self._windows, self._precision = name, windows, precision
+        self._model = nt.Model.from_network(network, in_channels=1, out_channels=CLASSES, name=name)
+        self._rows: list[Row] = []
+
+    def run(self) -> list[Row]:
+        """Run every window and batch that the device has room for."""
+        for window in self._windows:
+            for batch in BATCHES:
+                self._run_one(window, batch)
+        return self._rows
+
+    def _plan(self, window: Window, batch: int) -> nt.Plan:
+        settings = nt.Settings(window_size=window, sw_batch_size=batch, precision=self._precision, device="cuda")
+        return nt.plan(_shape(window), self._model, settings, decoder=api.PROBABILITIES)
+
+    def _run_one(self, window: Window, batch: int) -> None:
+        gc.collect()
+        torch.cuda.empty_cache()
+        planned = self._plan(window, batch)
+        case = f"{self._name}, {self._precision}, window {window}, batch {batch}"
+        if planned.memory.total_bytes > ROOM * planned.device.free_bytes:
+            self.missing.append(f"{case}: needs more than {ROOM:.0%} of what is free")
+            return
+        events: list[Event] = []
+        volume = np.random.default_rng(0).random(_shape(window), np.float32)
+        with suppress(nt.OutOfMemoryError):
+            nt.predict(volume, self._model, planned.settings, on_event=events.append)
+        peaks = [event.peak_bytes for event in events if isinstance(event, RunFinished)]
+        if not peaks or peaks[0] is None or any(isinstance(event, MemoryRecovered) for event in events):
+            self.missing.append(f"{case}: memory ran out")
+            return
+        reserved = torch.cuda.max_memory_reserved()
+        predicted = planned.memory.counted_bytes
+        self._rows.append(Row(self._name, window, batch, predicted, peaks[0], self._precision, reserved))
+
+
+def _shape(window: Window) -> tuple[int, ...]:
+    """Return the volume of `WINDOWS_PER_AXIS` windows per axis that overlap by half."""
+    return tuple(side + (WINDOWS_PER_AXIS - 1) * (side // 2) for side in window)
