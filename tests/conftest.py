@@ -20,6 +20,13 @@ def real_data() -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def own_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what the user has measured and trusted out of the tests, and the tests out of it."""
+    for variable in ("XDG_CONFIG_HOME", "APPDATA", "LOCALAPPDATA"):
+        monkeypatch.setenv(variable, str(tmp_path / "configuration"))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip tests of the GPU, visibly, where there is none."""
     if item.get_closest_marker("gpu") is None:

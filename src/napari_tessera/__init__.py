@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from napari_tessera.errors import (
+    CalibrationError,
     CancelledError,
     InputError,
     ModelError,
@@ -21,7 +22,7 @@ from napari_tessera.errors import (
 )
 
 if TYPE_CHECKING:
-    from napari_tessera.api import autotune, find_occupied, plan, predict, segment
+    from napari_tessera.api import find_occupied, plan, predict, segment
     from napari_tessera.engine.events import CancelToken
     from napari_tessera.engine.grid import WindowGrid
     from napari_tessera.engine.settings import Settings
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from napari_tessera.models.model import Model
     from napari_tessera.models.spec import ModelSpec
     from napari_tessera.planning.plan import Plan
+    from napari_tessera.tuning import autotune, calibrate
 
 try:
     __version__ = version("napari-tessera")
@@ -36,6 +38,7 @@ except PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0+unknown"
 
 __all__ = [
+    "CalibrationError",
     "CancelToken",
     "CancelledError",
     "InputError",
@@ -52,6 +55,7 @@ __all__ = [
     "WindowGrid",
     "__version__",
     "autotune",
+    "calibrate",
     "find_occupied",
     "load_model",
     "plan",
@@ -66,7 +70,8 @@ _HOME = {
     "Plan": "planning.plan",
     "Settings": "engine.settings",
     "WindowGrid": "engine.grid",
-    "autotune": "api",
+    "autotune": "tuning",
+    "calibrate": "tuning",
     "find_occupied": "api",
     "load_model": "models.load",
     "plan": "api",

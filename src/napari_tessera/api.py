@@ -6,45 +6,45 @@ import operator
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from napari_tessera.calibration.key import CalibrationKey
+from napari_tessera.calibration.remember import RunMemory
+from napari_tessera.calibration.store import CalibrationStore
 from napari_tessera.decode import Decoder, get_decoder
 from napari_tessera.engine.device import host_memory, open_devices
 from napari_tessera.engine.settings import Settings
-from napari_tessera.engine.source import ArraySource, Source
 from napari_tessera.errors import InputError, ModelError, SettingsError
 from napari_tessera.pipeline import iter_results
 from napari_tessera.planning.activations import ActivationCache
-from napari_tessera.planning.autotune import fit_batch
 from napari_tessera.planning.occupied import find_windows
 from napari_tessera.planning.plan import DeviceState, Plan
 from napari_tessera.planning.profile import Correction, PassProfile
 from napari_tessera.planning.resolve import Traced, complete_settings, resolve
 from napari_tessera.planning.windows import nearest_windows
 from napari_tessera.planning.workspace import PRIOR_ERRORS, PRIOR_SCALES
-from napari_tessera.volumes.volume import Volume
+from napari_tessera.volumes.as_source import as_array, as_source
 
 if TYPE_CHECKING:
+    from napari_tessera.calibration.store import Calibrated
     from napari_tessera.engine.events import EventHandler
+    from napari_tessera.engine.source import Source
     from napari_tessera.models.model import Model
-    from napari_tessera.models.spec import ModelSpec
-    from napari_tessera.planning.pace import Pace
     from napari_tessera.planning.trace import PassTrace
 
 __all__ = [
     "PROBABILITIES",
     "as_source",
-    "autotune",
     "choose_decoder",
     "find_occupied",
     "measure_device",
     "plan",
     "predict",
     "provenance",
+    "remembering",
     "segment",
 ]
 
@@ -101,6 +101,7 @@ def plan(
     device: DeviceState | None = None,
     occupied: Sequence[npt.NDArray[Any] | None] | None = None,
     output_chunk: tuple[int, ...] | None = None,
+    calibrations: CalibrationStore | None = None,
 ) -> Plan:
     """Return what a run would do: windows, forward passes, memory, sizes, advice.
 
@@ -124,11 +125,15 @@ def plan(
         For every volume, which windows are computed, from `find_occupied`; None counts all of them.
     output_chunk
         Voxels per axis that the output is written in: where a volume is cut into blocks, they are whole chunks.
+    calibrations
+        What earlier runs took, which corrects the memory; the user's own if None.
 
     Raises
     ------
     SettingsError, InputError, ModelError
         If settings, shapes and model do not fit together. Nothing has run by then.
+    CalibrationError
+        If the measurements cannot be read.
 
     Notes
     -----
@@ -142,6 +147,7 @@ def plan(
 
     settings = complete_settings(settings, model.spec, chosen)
     alone = _trace(model, settings, state.kind)
+    known = (calibrations or CalibrationStore()).calibrated(CalibrationKey.of(model.network, settings, state))
 
     def profile(window: tuple[int, ...], sw_batch_size: int) -> PassProfile:
         return _TRACES.profile(
@@ -153,16 +159,11 @@ def plan(
             device_type=state.kind,
         )
 
-    return resolve(
+    planned = resolve(
         many,
         model.spec,
         settings,
-        traced=Traced(
-            alone.weights_bytes,
-            profile,
-            error_fraction=max(alone.error_fraction, PRIOR_ERRORS.get(state.kind, 0.0)),
-            correction=Correction(PRIOR_SCALES.get(state.kind, 0.0)),
-        ),
+        traced=_traced(alone, profile, state.kind, known),
         device=state,
         decoder=chosen,
         itemsize=np.dtype(dtype).itemsize,
@@ -170,63 +171,7 @@ def plan(
         occupied=occupied,
         output_chunk=output_chunk,
     )
-
-
-def autotune(
-    shapes: Sequence[int] | Sequence[Sequence[int]],
-    model: Model,
-    settings: Settings | None = None,
-    budget_bytes: int | None = None,
-    *,
-    decoder: str | None = None,
-    dtype: npt.DTypeLike = "float32",
-    voxel_size_um: tuple[float, ...] | None = None,
-    pace: Pace | None = None,
-    device: DeviceState | None = None,
-    occupied: Sequence[npt.NDArray[Any] | None] | None = None,
-) -> Plan:
-    """Return the plan of the ``sw_batch_size`` that is fastest within a budget; nothing runs, and no memory is tried.
-
-    Parameters
-    ----------
-    shapes, model, decoder, dtype, voxel_size_um, device, occupied
-        As for `plan`.
-    settings
-        What the user wants; all but ``sw_batch_size`` stays.
-    budget_bytes
-        What the run may take of the device, the estimate's error included; None: what is free, less 10 % headroom.
-    pace
-        How long passes take, from `napari_tessera.probe.measure_pace`; None: the fewest passes are taken to be fastest,
-        and at least 80 % of the largest batch that fits is chosen.
-
-    Returns
-    -------
-    Plan
-        Its ``settings`` are those to run.
-
-    Raises
-    ------
-    SettingsError
-        If not even one window at a time fits, with what would; or as for `plan`.
-    InputError, ModelError
-        As for `plan`.
-    """
-    settings = settings or Settings()
-    state = device or measure_device(settings.device)
-    if budget_bytes is not None:
-        state = replace(state, budget_bytes=budget_bytes)
-
-    plan_of = partial(
-        plan,
-        shapes,
-        model,
-        decoder=decoder,
-        dtype=dtype,
-        voxel_size_um=voxel_size_um,
-        device=state,
-        occupied=occupied,
-    )
-    return fit_batch(plan_of, settings, pace=pace)
+    return planned if known is None else replace(planned, measured=known.latest)
 
 
 def find_occupied(
@@ -254,7 +199,7 @@ def find_occupied(
         If the window does not suit the model.
     """
     source = as_source(volume, model.spec)
-    wanted = None if mask is None else _as_array(mask)
+    wanted = None if mask is None else as_array(mask)
     return find_windows(source, model.spec, settings or Settings(), wanted)
 
 
@@ -296,6 +241,19 @@ def _trace(model: Model, settings: Settings, device_type: str) -> PassTrace:
             f"{model.spec.out_channels}: correct out_channels"
         )
     return traced
+
+
+def _traced(
+    alone: PassTrace, profile: Callable[[tuple[int, ...], int], PassProfile], device_type: str, known: Calibrated | None
+) -> Traced:
+    """Return what is known of a network's memory: as measured, else as is assumed before any measurement."""
+    if known is None:
+        error = max(alone.error_fraction, PRIOR_ERRORS.get(device_type, 0.0))
+        correction = Correction(PRIOR_SCALES.get(device_type, 0.0))
+    else:
+        guessed = 0.0 if alone.method == "traced" else alone.error_fraction
+        error, correction = max(known.error_fraction, guessed), known.correction
+    return Traced(alone.weights_bytes, profile, error_fraction=error, correction=correction)
 
 
 def _size_error(model: Model, window: tuple[int, ...], traced: PassTrace) -> ModelError:
@@ -404,67 +362,14 @@ def _run_one(
     planned = plan(source.shape[1:], model, settings, decoder=decoder, dtype=source.dtype, occupied=occupied)
     chosen = None if decoder == PROBABILITIES else choose_decoder(model, settings, decoder)
     load: Callable[[], Source] = lambda: source  # noqa: E731
-    (result,) = iter_results([load], model, planned, chosen, on_event=on_event, cancel=cancel, keep_partial=False)
+    remember = remembering(planned, model, on_event)
+    (result,) = iter_results([load], model, planned, chosen, on_event=remember, cancel=cancel, keep_partial=False)
     return result.array
 
 
-def as_source(volume: Any, spec: ModelSpec) -> Source:
-    """Return *volume* as a `Source` of the channels and axes that the model needs; nothing is copied or read.
-
-    Raises
-    ------
-    InputError
-        If it has the wrong number of axes or channels, or no voxels.
-    """
-    if isinstance(volume, Volume):
-        array, channel_axis = volume.data, volume.axes.find("C")
-        if "T" in volume.axes:
-            raise InputError(
-                f"'{volume.name}' has a time axis ({volume.axes}): run its frames one by one, as 'tessera run' does"
-            )
-        return _checked(ArraySource(array, channel_axis=None if channel_axis < 0 else channel_axis), spec)
-    array = _as_array(volume)
-    shape, dims = tuple(array.shape), spec.spatial_dims
-    if len(shape) == dims:
-        return _checked(ArraySource(array), spec)
-    if len(shape) == dims + 1:
-        last = shape[-1] == spec.in_channels and shape[0] != spec.in_channels
-        return _checked(ArraySource(array, channel_axis=-1 if last else 0), spec)
-    raise InputError(
-        f"the image has the shape {shape}, but the model '{spec.name}' is {spec.spatial_dims}D with "
-        f"{spec.in_channels} channel(s): it needs {dims} axes, or {dims + 1} with the channels first"
-    )
-
-
-def _as_array(volume: Any) -> Any:
-    """Return *volume* as something that has a shape, a numpy dtype and slices, lazy where it is lazy."""
-    if hasattr(volume, "detach"):  # a torch tensor
-        return volume.detach().cpu().numpy()
-    if hasattr(volume, "shape") and hasattr(volume, "dtype"):
-        if not all(isinstance(side, (int, np.integer)) for side in volume.shape):  # NaN: dask's unknown chunks
-            raise InputError(f"the image has the shape {tuple(volume.shape)}: compute its chunk sizes first")
-        return volume
-    try:
-        return np.asarray(volume)
-    except ValueError as error:
-        raise InputError(f"the image is no regular array: {error}") from error
-
-
-def _checked(source: ArraySource, spec: ModelSpec) -> Source:
-    channels, *spatial = source.shape
-    if min(source.shape) < 1:
-        raise InputError(f"the image is empty: its shape is {tuple(source.array.shape)}")
-    if len(spatial) != spec.spatial_dims:
-        raise InputError(
-            f"the image has the axes of a {len(spatial)}D volume {tuple(spatial)}, "
-            f"but the model '{spec.name}' is {spec.spatial_dims}D"
-        )
-    if channels != spec.in_channels:
-        raise InputError(
-            f"the image has {channels} channel(s), but the model '{spec.name}' needs {spec.in_channels}: "
-            f"choose the channels it was trained on"
-        )
-    return source
+def remembering(planned: Plan, model: Model, on_event: EventHandler | None = None) -> EventHandler:
+    """Return a handler for the events of a run of *planned* that also keeps what it takes, for later estimates."""
+    return RunMemory(model.network, planned, CalibrationStore(), on_event)
 
 
 def provenance(planned: Plan, model: Model) -> dict[str, Any]:

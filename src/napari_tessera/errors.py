@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from typing import ClassVar
 
 __all__ = [
+    "CalibrationError",
     "CancelledError",
     "InputError",
     "ModelError",
@@ -61,6 +62,12 @@ class ModelError(TesseraError):
 
 class UntrustedModelError(ModelError):
     """The model file can run code and nobody has said yet that it may."""
+
+
+class CalibrationError(TesseraError):
+    """The file of what earlier runs took cannot be read or written."""
+
+    exit_code = 3
 
 
 class OutOfMemoryError(TesseraError):

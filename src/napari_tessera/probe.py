@@ -1,23 +1,27 @@
-"""A network's pace, measured before the first run: a few forward passes over made-up windows, and no image."""
+"""What a network takes, measured before the first run: forward passes over made-up windows, and no image."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import prod
+from statistics import median
 from typing import TYPE_CHECKING
 
 import torch
 
+from napari_tessera.engine.allocations import peak_of_allocations
 from napari_tessera.engine.device import open_devices
 from napari_tessera.engine.events import raise_if_cancelled
 from napari_tessera.engine.feed import CHANNELS_LAST
 from napari_tessera.engine.network import Forward
 from napari_tessera.engine.sweep import Window
 from napari_tessera.engine.tta import View
-from napari_tessera.errors import OutOfMemoryError
+from napari_tessera.errors import OutOfMemoryError, SettingsError
 from napari_tessera.planning.pace import Pace
+from napari_tessera.planning.trace import weights_bytes
 from napari_tessera.units import format_bytes
 
 if TYPE_CHECKING:
@@ -25,7 +29,7 @@ if TYPE_CHECKING:
     from napari_tessera.engine.settings import Settings
     from napari_tessera.models.model import Model
 
-__all__ = ["measure_pace"]
+__all__ = ["measure_pace", "measure_peak", "measure_times"]
 
 # A process's first passes are slower than all others, on two cores for 2 s of the bundled network (benchmarks/eta.py).
 WARM_UP_ROUNDS = 2
@@ -39,7 +43,23 @@ def measure_pace(
     repeats: int = 3,
     cancel: threading.Event | None = None,
 ) -> Pace:
-    """Return what forward passes of *model* take on the first device of *settings*.
+    """Return how long forward passes of *model* take; parameters and errors are those of `measure_times`.
+
+    With a single batch, what a pass costs by itself is not found.
+    """
+    times = measure_times(model, settings, batches=batches, repeats=repeats, cancel=cancel)
+    return Pace.fit(list(times.items()))
+
+
+def measure_times(
+    model: Model,
+    settings: Settings,
+    *,
+    batches: Sequence[int] = (1, 2),
+    repeats: int = 3,
+    cancel: threading.Event | None = None,
+) -> dict[int, float]:
+    """Return the seconds of a forward pass on the first device of *settings*, for each of *batches*.
 
     Batches take turns; two passes of each warm up, and *repeats* more are timed. What a run does beside its passes
     (reading, stitching, decoding) is not in it. No run may use the model at the same time.
@@ -49,8 +69,7 @@ def measure_pace(
     model, settings
         What is measured: the network, in the window, the precision and on the device that the settings name.
     batches
-        Windows per pass, each of which the caller has found to fit into memory: larger ones are not tried. With a
-        single one, what a pass costs by itself is not found.
+        Windows per pass, each of which the caller has found to fit into memory: larger ones are not tried.
     repeats
         Timed passes of each batch, >= 1.
     cancel
@@ -65,29 +84,63 @@ def measure_pace(
     OutOfMemoryError
         If memory does not suffice all the same.
     """
+    window = settings.window_size or model.spec.window.default
+    samples: dict[int, list[float]] = {batch: [] for batch in batches}
+    with _ready(model, settings, max(batches)) as (forward, device):
+        for number in range(WARM_UP_ROUNDS + repeats):
+            for batch in batches:  # in turn, so that a machine that becomes slower does so for all of them
+                raise_if_cancelled(cancel)
+                seconds = _seconds_of_pass(forward, (batch, model.spec.in_channels, *window), device)
+                if number >= WARM_UP_ROUNDS:
+                    samples[batch].append(seconds)
+    return {batch: median(seconds) for batch, seconds in samples.items()}
+
+
+def measure_peak(model: Model, settings: Settings) -> int:
+    """Return the most that weights and a pass over ``sw_batch_size`` windows take of the first device, bytes.
+
+    On CUDA as torch's allocator counts it, on the CPU as its allocator reports it to torch's profiler. No run may use
+    the model at the same time.
+
+    Raises
+    ------
+    SettingsError
+        On devices that count nothing.
+    ModelError, OutOfMemoryError
+        As `measure_times`.
+    """
+    window, batch = settings.window_size or model.spec.window.default, settings.sw_batch_size
+    shape = (batch, model.spec.in_channels, *window)
+    with _ready(model, settings, batch) as (forward, device):
+        device.start_peak()
+        if device.torch_device.type != "cpu":
+            _seconds_of_pass(forward, shape, device)
+            peak = device.peak_bytes()
+            if peak is None:
+                raise SettingsError(f"{device.name} does not count its memory: nothing can be measured there")
+            return peak
+        held = weights_bytes(model.network)
+        return held + peak_of_allocations(lambda: _seconds_of_pass(forward, shape, device))
+
+
+@contextmanager
+def _ready(model: Model, settings: Settings, batch: int) -> Iterator[tuple[Forward, Device]]:
+    """Lend the network on the first device; *batch* is the largest that will be passed."""
     device = open_devices(settings.device)[0]
     window = settings.window_size or model.spec.window.default
-    samples: list[tuple[int, float]] = []
     try:
         with model.ready_on(device.torch_device) as network, device.running(settings.precision):
-            forward = Forward(network, model.spec.out_channels, window, device)
-            for number in range(WARM_UP_ROUNDS + repeats):
-                for batch in batches:  # in turn, so that a machine that becomes slower does so for all of them
-                    raise_if_cancelled(cancel)
-                    seconds = _seconds_of_pass(forward, (batch, model.spec.in_channels, *window), device)
-                    if number >= WARM_UP_ROUNDS:
-                        samples.append((batch, seconds))
+            yield Forward(network, model.spec.out_channels, window, device), device
     except (RuntimeError, MemoryError) as error:
         if not device.is_out_of_memory(error):
             raise
         free = format_bytes(device.memory().free_bytes)
         raise OutOfMemoryError(
-            f"passes over {' x '.join(map(str, window))} voxels, {max(batches)} windows at once, do not fit into the "
+            f"passes over {' x '.join(map(str, window))} voxels, {batch} windows at once, do not fit into the "
             f"memory of {device.name} ({free} free): close other programs, or choose a smaller window_size"
         ) from error.with_traceback(None)  # whose frames keep tensors alive
     finally:
         device.release_cached()
-    return Pace.fit(samples)
 
 
 def _seconds_of_pass(forward: Forward, shape: tuple[int, ...], device: Device) -> float:

@@ -21,6 +21,7 @@ CODES = {
     errors.InputError: 3,
     errors.ModelError: 3,
     errors.UntrustedModelError: 3,
+    errors.CalibrationError: 3,
     errors.OutOfMemoryError: 4,
     errors.CancelledError: 130,
     errors.TesseraError: 1,

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from napari_tessera.cli.calibrate import calibrate
 from napari_tessera.cli.demo import demo
 from napari_tessera.cli.doctor import doctor
 from napari_tessera.cli.models import models
@@ -38,5 +39,5 @@ def root(
         typer.echo(context.get_help())
 
 
-for _command in (plan, run, demo, doctor, models):
+for _command in (plan, run, calibrate, demo, doctor, models):
     app.command()(_command)

@@ -110,9 +110,10 @@ class FileRun:
         loads = [load for item in self.items for load in item.image.loads]
         names = [name for item in self.items for name in item.image.names]
         with cancel_on_interrupt() as cancel, show_progress(self.planned, names, quiet=quiet) as progress:
+            observe = api.remembering(self.planned, self.model, progress)
             try:
                 for outcome in iter_outcomes(
-                    loads, self.model, self.planned, self.decoder, on_event=progress, cancel=cancel
+                    loads, self.model, self.planned, self.decoder, on_event=observe, cancel=cancel
                 ):
                     item, frame = frames[outcome.volume]
                     self._take(outcome, item, frame, progress)

@@ -79,10 +79,10 @@ def plan(
         decoder=decoder,
     )
     network = setup.open_model(model, trust=trust)
-    from napari_tessera import api
+    from napari_tessera import api, tuning
 
     decoder = api.PROBABILITIES if probabilities else decoder
-    plan_of = api.plan if budget is None else partial(api.autotune, budget_bytes=budget)
+    plan_of = api.plan if budget is None else partial(tuning.autotune, budget_bytes=budget)
     if shape:
         if wanted.skip_below is not None:
             say(ALL_COUNTED, kind="Note")

@@ -131,6 +131,9 @@ def _cells(volume: VolumePlan) -> dict[str, str]:
 def _memory_table(planned: Plan) -> Table:
     device, terms = planned.device, planned.memory.to_dict()
     table = Table(title=f"Memory on {device.name}", title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
+    table.caption_justify = "left"
+    if note := memory_note(planned):
+        table.caption = note
     table.add_column()
     table.add_column(justify="right")
     for name, words in TERMS.items():
@@ -140,6 +143,13 @@ def _memory_table(planned: Plan) -> Table:
             amount = f"{_of_limit(terms[name], device)}, ± {planned.memory_error:.0%}"
         table.add_row(words, amount, style="bold" if last else "")
     return table
+
+
+def memory_note(planned: Plan) -> str:
+    """Return what an estimate for the CPU leaves out before it has been measured, or nothing."""
+    if planned.device.kind != "cpu" or planned.measured is not None:
+        return ""
+    return "Tensors only: what CPU kernels take beside them is known after 'tessera calibrate'."
 
 
 def render_advice(sentence: str, level: str) -> Text:

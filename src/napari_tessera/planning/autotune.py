@@ -50,15 +50,18 @@ def fit_batch(plan_of: PlanOf, settings: Settings, *, pace: Pace | None = None) 
 
     one = plan_at(1)
     usable = one.device.usable_bytes
-    if one.most_bytes > usable:
-        raise _no_room(one)
     most = max(max(volume.block_windows) for volume in one.volumes)
     largest = largest_fitting_batch(lambda batch: plan_at(batch).most_bytes, usable, max(most, 1))
+    if largest == 0 and most > 1 and plan_at(2).most_bytes <= usable:
+        largest = 2  # kernels for single windows may take more than those for two
+    if largest == 0:
+        raise _no_room(one)
+    least = 1 if one.most_bytes <= usable else 2
     if pace is None:
-        least = ceil(SHARE_OF_LARGEST * largest)
+        least = max(ceil(SHARE_OF_LARGEST * largest), least)
         plans = [plan_at(batch) for batch in _candidates(least, largest)]
         return min(plans, key=lambda plan: (plan.forward_passes, plan.settings.sw_batch_size))
-    plans = [plan_at(batch) for batch in _candidates(1, largest)]
+    plans = [plan_at(batch) for batch in _candidates(least, largest)]
     fastest = min(map(pace.of_plan, plans))
     return next(plan for plan in plans if pace.of_plan(plan) <= (1 + SAME_TIME) * fastest)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from napari_tessera.engine.intensity import IntensityMap
     from napari_tessera.engine.settings import Settings
     from napari_tessera.engine.tta import View
-    from napari_tessera.planning.profile import Correction, PassProfile
+    from napari_tessera.planning.profile import Correction, Measurement, PassProfile
 
 __all__ = [
     "HEADROOM",
@@ -325,6 +325,8 @@ class Plan:
         Size of all results, uncompressed.
     advice
         What the user should know, the most important first.
+    measured
+        The last run of this network on this device, if there was one.
     """
 
     settings: Settings
@@ -340,6 +342,7 @@ class Plan:
     host: HostEstimate
     output_bytes: int
     advice: tuple[Advice, ...] = ()
+    measured: Measurement | None = None
 
     @property
     def most_bytes(self) -> int:
@@ -385,6 +388,13 @@ class Plan:
     def hints(self) -> tuple[str, ...]:
         """The sentences of `advice`."""
         return tuple(advice.text for advice in self.advice)
+
+    def of_pass(self) -> Plan:
+        """Return the plan with the memory of a forward pass alone: no accumulator, nothing before it or after."""
+        need = replace(
+            self.need, accumulator_bytes=0, importance_bytes=0, staging_bytes=0, during_bytes=0, after_bytes=0
+        )
+        return replace(self, need=need, memory=need.estimate(self.correction))
 
     def sweep(self, volume: int, intensity: IntensityMap) -> Sweep:
         """Return what the engine does for volume number *volume*, once its intensities are known."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Correction", "PassProfile"]
+__all__ = ["Correction", "Measurement", "PassProfile"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,23 @@ class Correction:
 
     workspace_scale: float = 0.0
     activations_factor: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One run, or one calibrating pass.
+
+    Parameters
+    ----------
+    estimated_bytes, measured_bytes
+        What was predicted, by what was known then, and what torch counted: bytes, without the driver's context.
+    correction
+        What makes the estimate the measurement.
+    """
+
+    estimated_bytes: int
+    measured_bytes: int
+    correction: Correction
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,7 +174,7 @@ class Task:
         TesseraError
             CancelledError, or whatever went wrong; results finished before it have been handed on.
         """
-        from napari_tessera.api import provenance
+        from napari_tessera.api import provenance, remembering
 
         plan = self._count(plan, cancel)
         on_plan(plan)
@@ -188,7 +188,7 @@ class Task:
         origin = provenance(plan, self.model) | ({} if self.mask is None else {"mask": self.mask.name})
         stack: ResultStack | None = None
         try:
-            for volume, result, labels in self._iter_results(plan, observe, cancel):
+            for volume, result, labels in self._iter_results(plan, remembering(plan, self.model, observe), cancel):
                 if stack is None or stack.image is not volume.image:
                     stack = ResultStack(volume, self._frames_of(volume), self.model.spec)
                 stack.add(result, labels, keep_probabilities=self.outputs.probabilities)

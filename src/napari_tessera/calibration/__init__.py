@@ -1,0 +1,1 @@
+"""What runs really took of memory and time, and what follows from it for the next."""

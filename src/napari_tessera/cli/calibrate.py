@@ -1,0 +1,57 @@
+"""``tessera calibrate``: measure a network here, so that later estimates start from what it really takes."""
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import typer
+from rich.table import Table
+
+from napari_tessera.cli import options, setup
+from napari_tessera.cli.console import OUT
+from napari_tessera.units import format_bytes
+
+if TYPE_CHECKING:
+    from napari_tessera.planning.pace import Pace
+    from napari_tessera.planning.profile import Measurement
+
+__all__ = ["calibrate"]
+
+
+def calibrate(
+    model: options.ModelName = None,
+    trust: options.Trust = False,
+    settings: options.SettingsFile = None,
+    window: options.Window = None,
+    sw_batch_size: options.SwBatchSize = None,
+    precision: options.Precision = None,
+    device: options.Device = None,
+    as_json: options.Json = False,
+) -> None:
+    """Measure the memory and the time of a network's forward passes here, and keep both for later plans.
+
+    A few passes over made-up windows; no image is needed. Runs on a GPU are measured, too, each time.
+    """
+    wanted = setup.merge_settings(
+        settings, None, window_size=window, sw_batch_size=sw_batch_size, precision=precision, device=device
+    )
+    network = setup.open_model(model, trust=trust)
+    from napari_tessera.tuning import calibrate, known_pace
+
+    measured = calibrate(network, wanted)
+    pace = known_pace(network, wanted)
+    assert pace is not None, "it has just been measured"
+    if as_json:
+        typer.echo(json.dumps(asdict(measured) | pace.to_dict(), indent=1))
+    else:
+        OUT.print(_render(measured, pace, wanted.sw_batch_size))
+
+
+def _render(measured: "Measurement", pace: "Pace", sw_batch_size: int) -> Table:
+    table = Table.grid(padding=(0, 2))
+    off = measured.estimated_bytes / measured.measured_bytes - 1
+    table.add_row("estimated until now", f"{format_bytes(measured.estimated_bytes)} ({off:+.1%})")
+    table.add_row("measured", f"{format_bytes(measured.measured_bytes)}, weights and one pass")
+    seconds = pace.per_pass_s + sw_batch_size * pace.per_window_s
+    table.add_row("one pass", f"{seconds:.3g} s for sw_batch_size {sw_batch_size}")
+    return table

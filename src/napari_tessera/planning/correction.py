@@ -1,0 +1,57 @@
+"""What one measured peak says about an estimate: how large workspaces really are, and what they do not explain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from napari_tessera.planning.profile import Correction
+
+if TYPE_CHECKING:
+    from napari_tessera.planning.plan import DeviceNeed
+
+__all__ = ["fit_correction"]
+
+# The rule's workspaces times more than this would be the memory of another kernel altogether.
+LARGEST_SCALE = 8.0
+# Halvings of the interval of scales: to 1e-5 of it.
+HALVINGS = 20
+
+
+def fit_correction(need: DeviceNeed, measured_bytes: int, *, prior_scale: float) -> Correction:
+    """Return the correction that makes the estimate of *need* the *measured_bytes*.
+
+    Parameters
+    ----------
+    need
+        Of the run that was measured.
+    measured_bytes
+        The most that torch had allocated for it, the weights included.
+    prior_scale
+        What is assumed of workspaces: kept where they do not decide on the peak, lowered where that already says less.
+    """
+
+    def counted(scale: float, factor: float = 1.0) -> int:
+        return need.estimate(Correction(scale, factor)).counted_bytes
+
+    scale = _largest(lambda scale: counted(scale) <= measured_bytes, LARGEST_SCALE)
+    if counted(scale) == counted(0.0):  # no workspace decides, so this is only an upper bound of the scale
+        scale = min(scale, prior_scale)
+    factor = 1.0
+    unexplained = measured_bytes - counted(scale)
+    if abs(unexplained) > 0.001 * measured_bytes:
+        activations = need.profile.activations_bytes
+        most = max(measured_bytes / max(activations, 1), 1.0)
+        factor = _largest(lambda factor: counted(scale, factor) <= measured_bytes, most)
+    return Correction(scale, factor)
+
+
+def _largest(fits: Callable[[float], bool], most: float) -> float:
+    """Return the largest number of [0, *most*] that *fits*, 0 if none does; all below one that fits do."""
+    if fits(most):
+        return most
+    low, high = 0.0, most
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

@@ -1,0 +1,147 @@
+"""Measurements are kept, correct the next estimate of what they are about, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import napari_tessera as nt
+from napari_tessera.calibration.key import CalibrationKey, fingerprint
+from napari_tessera.calibration.remember import RunMemory
+from napari_tessera.calibration.store import KEPT, CalibrationStore
+from napari_tessera.engine.events import Event, MemoryRecovered, PassFinished, RunFinished, RunStarted
+from napari_tessera.planning.plan import DeviceState
+from napari_tessera.planning.profile import Correction, Measurement
+
+GIB = 2**30
+CARD = DeviceState("cuda", "NVIDIA Test", 24 * GIB, 20 * GIB, 64 * GIB, 60 * GIB)
+SETTINGS = nt.Settings(window_size=(16, 16, 16), sw_batch_size=2)
+SHAPE = (40, 40, 40)
+KEY = CalibrationKey("cuda NVIDIA Test", "torch 2", "abc", "float32")
+
+
+def network(channels: int = 8) -> torch.nn.Module:
+    layers = torch.nn.Conv3d(1, channels, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv3d(channels, 2, 3, padding=1)
+    return torch.nn.Sequential(*layers).eval()
+
+
+@pytest.fixture
+def model() -> nt.Model:
+    return nt.Model.from_network(network(), in_channels=1, out_channels=2)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> CalibrationStore:
+    return CalibrationStore(tmp_path / "config" / "calibrations.json")
+
+
+def measured(scale: float) -> Measurement:
+    return Measurement(100, 120, Correction(scale))
+
+
+def test_nothing_is_known_before_anything_was_measured(store: CalibrationStore) -> None:
+    assert store.calibrated(KEY) is None
+    assert store.pace(KEY, (16, 16, 16)) is None
+
+
+def test_the_median_of_the_last_five_counts(store: CalibrationStore) -> None:
+    for scale in (7.0, 7.0, 7.0, 0.5, 0.6, 0.7, 0.8, 0.9):
+        store.add(KEY, measured(scale))
+    known = store.calibrated(KEY)
+    assert known is not None
+    assert known.correction.workspace_scale == pytest.approx(0.7)
+    assert known.latest == measured(0.9)
+    assert store.path.read_text().count("workspace_scale") == KEPT
+
+
+def test_another_network_on_the_same_card_stands_in_with_a_wider_error(store: CalibrationStore) -> None:
+    store.add(KEY, Measurement(100, 120, Correction(1.5, 1.2)))
+    own, other = store.calibrated(KEY), store.calibrated(replace(KEY, network="xyz"))
+    assert own is not None
+    assert other is not None
+    assert other.correction == Correction(1.5, 1.0)
+    assert other.latest is None
+    assert other.error_fraction > own.error_fraction
+    for stranger in (replace(KEY, device="cuda Other"), replace(KEY, software="torch 3"), replace(KEY, precision="x")):
+        assert store.calibrated(stranger) is None
+
+
+def test_times_of_several_batches_make_one_pace(store: CalibrationStore) -> None:
+    store.add_times(KEY, (16, 16, 16), {1: 0.3, 4: 9.0})
+    store.add_times(KEY, (16, 16, 16), {4: 0.9})
+    pace = store.pace(KEY, (16, 16, 16))
+    assert pace is not None
+    assert (pace.per_pass_s, pace.per_window_s) == (pytest.approx(0.1), pytest.approx(0.2))
+    assert store.pace(KEY, (32, 32, 32)) is None
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"memory": []}'])
+def test_a_broken_file_is_one_sentence_with_its_name(store: CalibrationStore, content: str) -> None:
+    store.path.parent.mkdir()
+    store.path.write_text(content)
+    with pytest.raises(nt.CalibrationError, match=r"calibrations\.json.*delete it"):
+        store.calibrated(KEY)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_networks_are_told_apart_by_modules_and_shapes_not_by_values() -> None:
+    assert fingerprint(network()) == fingerprint(network())
+    assert fingerprint(network()) != fingerprint(network(16))
+    frozen = torch.jit.freeze(torch.jit.script(network()))
+    assert fingerprint(frozen) != fingerprint(torch.jit.freeze(torch.jit.script(torch.nn.Sequential().eval())))
+
+
+def plan_of(model: nt.Model, store: CalibrationStore, batch: int = 2) -> nt.Plan:
+    settings = replace(SETTINGS, sw_batch_size=batch)
+    return nt.plan(SHAPE, model, settings, device=CARD, decoder="probabilities", calibrations=store)
+
+
+def events_of(plan: nt.Plan, peak: int) -> list[Event]:
+    passes = [PassFinished(0, n, plan.forward_passes, 2, 0.5) for n in range(1, 4)]
+    return [RunStarted(1, plan.windows, plan.forward_passes), *passes, RunFinished(3, 2.0, peak)]
+
+
+def test_what_a_run_took_corrects_the_next_estimate(model: nt.Model, store: CalibrationStore) -> None:
+    first = plan_of(model, store)
+    assert (first.measured, first.memory_error) == (None, 0.1)
+    peak = first.need.estimate(Correction(2.0)).counted_bytes
+    told: list[Event] = []
+    remember = RunMemory(model.network, first, store, told.append)
+    for event in events_of(first, peak):
+        remember(event)
+    assert told == events_of(first, peak)
+
+    again = plan_of(model, store)
+    assert again.memory.counted_bytes == pytest.approx(peak, rel=1e-4)
+    assert again.memory_error == pytest.approx(0.03)
+    assert again.measured is not None
+    assert again.measured.measured_bytes == peak
+    assert again.measured.estimated_bytes == first.memory.counted_bytes
+    wider = plan_of(model, store, batch=4)
+    assert wider.memory.counted_bytes == pytest.approx(wider.need.estimate(Correction(2.0)).counted_bytes, rel=1e-3)
+    pace = store.pace(CalibrationKey.of(model.network, SETTINGS, CARD), (16, 16, 16))
+    assert pace is not None
+    assert pace.of_plan(first) == pytest.approx(0.25 * first.windows)
+
+
+@pytest.mark.parametrize("deviation", [MemoryRecovered(0, 1, 2, 1), RunStarted(3, 0, 0)])
+def test_a_run_that_left_its_plan_is_no_measurement(model: nt.Model, store: CalibrationStore, deviation: Event) -> None:
+    plan = plan_of(model, store)
+    remember = RunMemory(model.network, plan, store)
+    for event in [deviation, *events_of(plan, 10**9)]:
+        remember(event)
+    assert plan_of(model, store).measured is None
+
+
+def test_a_measurement_that_cannot_be_kept_costs_no_result(model: nt.Model, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    plan = plan_of(model, CalibrationStore(tmp_path / "none.json"))
+    remember = RunMemory(model.network, plan, CalibrationStore(tmp_path / "file" / "calibrations.json"))
+    *before, end = events_of(plan, 10**9)
+    for event in before:
+        remember(event)
+    with pytest.warns(UserWarning, match="calibrations"):
+        remember(end)
