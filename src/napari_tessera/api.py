@@ -147,7 +147,8 @@ def plan(
 
     settings = complete_settings(settings, model.spec, chosen)
     alone = _trace(model, settings, state.kind)
-    known = (calibrations or CalibrationStore()).calibrated(CalibrationKey.of(model.network, settings, state))
+    store, key = calibrations or CalibrationStore(), CalibrationKey.of(model.network, settings, state)
+    known = store.calibrated(key)
 
     def profile(window: tuple[int, ...], sw_batch_size: int) -> PassProfile:
         return _TRACES.profile(
@@ -171,7 +172,8 @@ def plan(
         occupied=occupied,
         output_chunk=output_chunk,
     )
-    return planned if known is None else replace(planned, measured=known.latest)
+    pace = store.pace(key, settings.window_size or model.spec.window.default)
+    return replace(planned, measured=None if known is None else known.latest, pace=pace)
 
 
 def find_occupied(

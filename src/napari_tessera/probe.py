@@ -119,6 +119,8 @@ def measure_peak(model: Model, settings: Settings) -> int:
             if peak is None:
                 raise SettingsError(f"{device.name} does not count its memory: nothing can be measured there")
             return peak
+        # What the first pass alone makes, such as tables that are kept, is no trait of the passes.
+        _seconds_of_pass(forward, shape, device)
         held = weights_bytes(model.network)
         return held + peak_of_allocations(lambda: _seconds_of_pass(forward, shape, device))
 

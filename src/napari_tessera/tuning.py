@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from napari_tessera.planning.plan import DeviceState, Plan
     from napari_tessera.planning.profile import Measurement
 
-__all__ = ["autotune", "calibrate", "known_pace"]
+__all__ = ["autotune", "calibrate"]
 
 
 def autotune(
@@ -69,7 +69,6 @@ def autotune(
     """
     settings = settings or Settings()
     state = device or measure_device(settings.device)
-    pace = pace or known_pace(model, settings, device=state)
     if budget_bytes is not None:
         state = replace(state, budget_bytes=budget_bytes)
 
@@ -131,30 +130,3 @@ def calibrate(
         raise_if_cancelled(cancel)
     store.add_times(key, window, measure_times(model, settings, batches=batches, cancel=cancel))
     return measured
-
-
-def known_pace(
-    model: Model,
-    settings: Settings | None = None,
-    *,
-    device: DeviceState | None = None,
-    calibrations: CalibrationStore | None = None,
-) -> Pace | None:
-    """Return how long passes of *model* take here, from earlier runs and measurements; None: none has been timed.
-
-    Parameters
-    ----------
-    model, settings, calibrations
-        As for `calibrate`.
-    device
-        The device's state if it has been measured already; measured now if None.
-
-    Raises
-    ------
-    CalibrationError
-        If the measurements cannot be read.
-    """
-    settings = settings or Settings()
-    key = CalibrationKey.of(model.network, settings, device or measure_device(settings.device))
-    store = calibrations or CalibrationStore()
-    return store.pace(key, settings.window_size or model.spec.window.default)

@@ -21,6 +21,7 @@ from napari_tessera.session.runner import RunState
 from napari_tessera.session.status import NO_IMAGE, status_line
 from napari_tessera.session.task import Outputs
 from napari_tessera.session.wording import Tone
+from napari_tessera.units import format_bytes
 
 if TYPE_CHECKING:
     from napari_tessera.session import Session
@@ -329,3 +330,71 @@ def test_the_formula_of_the_passes_holds(session: Session, image: Any, drain_unt
         formula = tooltip.split("; ")[-1].split(" × 1 view")[0].replace(" per pass", "").replace("×", "*")
         assert eval(formula, {"ceil": ceil}) == cut.forward_passes
         assert f"{len(blocks)} blocks, {cut.repeated_windows} windows computed again" in tooltip
+
+
+def test_fit_chooses_a_batch_within_what_is_free_and_says_so(session: Session, image: Any, drain_until: Any) -> None:
+    session.set_images((image(32, 48, 48),))
+    drain_until(session, lambda: not session.planning)
+    session.change(sw_batch_size=5)
+    drain_until(session, lambda: not session.planning)
+    told: list[bool] = []
+    session.fitting.changed.connect(lambda: told.append(session.fitting.active))
+    assert session.fit()
+    assert not session.fit(), "one at a time"
+    assert not session.can_run, "the network is in use"
+    assert "fastest" in status_line(session).text
+    drain_until(session, lambda: not session.fitting.active and not session.planning)
+    assert told[0]
+    assert not told[-1]
+    plan = session.plan
+    assert plan is not None
+    assert session.settings is not None
+    assert plan.settings.sw_batch_size == session.settings.sw_batch_size
+    assert plan.most_bytes <= plan.device.usable_bytes
+    assert status_line(session).text.startswith(f"sw_batch_size {plan.settings.sw_batch_size} is fastest within")
+    assert plan.measured is not None, "the network has been measured on the way"
+    assert f"last measured: {format_bytes(plan.measured.measured_bytes)}" in device_bar(plan).line.tooltip
+    session.change(overlap=0.1)
+    assert not session.fitting.said.text, "which is about other settings now"
+
+
+def test_a_fit_that_is_stopped_changes_nothing(session: Session, network: Any, image: Any, drain_until: Any) -> None:
+    session.set_images((image(32, 24, 24),))
+    drain_until(session, lambda: not session.planning)
+    before = session.settings
+    network.on_call = session.fitting.cancel
+    assert session.fit()
+    drain_until(session, lambda: not session.fitting.active)
+    assert session.settings is before
+    assert "stopped" in status_line(session).text
+    assert session.can_run
+
+
+def test_a_fit_that_fails_says_why(session: Session, network: Any, image: Any, drain_until: Any) -> None:
+    session.set_images((image(32, 24, 24),))
+    drain_until(session, lambda: not session.planning)
+
+    def fail() -> None:
+        raise ValueError("not today")
+
+    network.on_call = fail
+    assert session.fit()
+    drain_until(session, lambda: not session.fitting.active)
+    line = status_line(session)
+    assert line.tone is Tone.PROBLEM
+    assert "not today" in line.text
+
+
+def test_what_is_free_is_asked_anew(session: Session, image: Any, drain_until: Any, monkeypatch: Any) -> None:
+    session.set_images((image(32, 24, 24),))
+    drain_until(session, lambda: not session.planning)
+    plan = session.plan
+    assert plan is not None
+    session.renew_device()
+    drain_until(session, lambda: not session.background.busy)
+    fuller = replace(plan.device, free_bytes=plan.device.free_bytes // 2, host_free_bytes=plan.device.free_bytes // 2)
+    monkeypatch.setattr("napari_tessera.api.measure_device", lambda name: fuller)
+    session.renew_device()
+    drain_until(session, lambda: not session.background.busy)
+    assert session.plan is not None
+    assert session.plan.device.free_bytes == fuller.free_bytes

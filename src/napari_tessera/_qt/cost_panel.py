@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QWidget
 
 from napari_tessera._qt.lines import LineLabel
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["CostPanel"]
 
 WIDEST = "999 MiB of 99.9 GiB · tight"
+# What other programs take may change while nothing does here.
+RENEW_MS = 2000
 TONES = (Tone.PLAIN, Tone.WARNING, Tone.PROBLEM)
 
 
@@ -43,6 +46,10 @@ class CostPanel(QWidget):
         self.advice = LineLabel(theme, rows=3)
         self.apply = small_button("apply", "Change the setting as it says")
         self.device, self.host = _Row(theme, "GPU"), _Row(theme, "RAM")
+        self._timer = QTimer(self)
+        self._timer.setInterval(RENEW_MS)
+        self._timer.timeout.connect(self._renew)
+        self._timer.start()
         self._arrange()
         self.apply.clicked.connect(session.apply_advice)
         session.plan_changed.connect(self.refresh)
@@ -75,6 +82,10 @@ class CostPanel(QWidget):
         self.host.show_bar(None if plan is None else host_bar(plan))
         self._show_time()
         self._show_advice(plan)
+
+    def _renew(self) -> None:
+        if self.isVisible():
+            self._session.renew_device()
 
     def _show_time(self) -> None:
         runner = self._session.runner

@@ -1,4 +1,4 @@
-"""Memory as a stacked bar: what others have, what the run needs, and where the headroom begins."""
+"""Memory as a stacked bar: what others have, what the run needs and may need, and where the headroom begins."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["MemoryBar"]
 
 HEIGHT = 14
 # Lightness of the parts, relative to the tone's colour, so that neighbours differ without a second hue.
-SHADES = (100, 115, 80, 60)
+SHADES = (100, 115, 80, 70, 60, 50)
 
 
 class MemoryBar(QWidget):
@@ -75,6 +75,8 @@ class MemoryBar(QWidget):
         for (_, size), shade in zip(bar.parts, SHADES, strict=False):
             painter.fillRect(self._span(bar, left, left + size), colour.lighter(shade))
             left += size
+        band = QBrush(colour, Qt.BrushStyle.Dense6Pattern)
+        painter.fillRect(self._span(bar, left, left + bar.uncertain_bytes), band)
         painter.setPen(QPen(QColor(self._theme.colour("text")), 1, Qt.PenStyle.DashLine))
         mark = round(self._x(bar, bar.safe_bytes))
         painter.drawLine(mark, 0, mark, self.height())

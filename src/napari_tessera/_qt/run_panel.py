@@ -43,6 +43,7 @@ class RunPanel(QWidget):
         self.run.clicked.connect(self._run_or_cancel)
         for signal in (session.plan_changed, session.images_changed, session.shelf.changed, session.runner.changed):
             signal.connect(self.refresh)
+        session.fitting.changed.connect(self.refresh)
         session.runner.progressed.connect(self.refresh)
         theme.changed.connect(self._colour)
         self._colour()

@@ -67,7 +67,7 @@ class TesseraWidget(QWidget):
         self.session.runner.promised.connect(self._results.expect)
         self.session.runner.result_ready.connect(self._show_result)
         self.session.runner.changed.connect(self._settle_results)
-        for signal in (self.session.runner.changed, self.session.shelf.changed):
+        for signal in (self.session.runner.changed, self.session.shelf.changed, self.session.fitting.changed):
             signal.connect(self._enable)
         self._enable()
         self.session.shelf.open()
@@ -101,11 +101,12 @@ class TesseraWidget(QWidget):
 
     def _enable(self) -> None:
         """Let the knobs rest while a run goes on: it is fixed when it starts."""
-        idle = not self.session.runner.active
+        fitting = self.session.fitting.active
+        idle = not (self.session.runner.active or fitting)
         self.image.setEnabled(idle)
         self.model.setEnabled(idle)
-        for panel in (self.windows, self.result):
-            panel.setEnabled(idle and self.session.model is not None)
+        self.result.setEnabled(idle and self.session.model is not None)
+        self.windows.setEnabled((idle or fitting) and self.session.model is not None)
 
     def _recapture(self) -> None:
         """Look again at what changes in the viewer without a word, before a run starts."""

@@ -46,6 +46,12 @@ HELP = {
 }
 
 
+FIT = (
+    "Choose the sw_batch_size that is fastest within the memory that is free, headroom left alone; "
+    "measures a few passes where this network has not run yet."
+)
+
+
 class WindowsPanel(QWidget):
     """Shows the session's settings and changes them.
 
@@ -68,6 +74,7 @@ class WindowsPanel(QWidget):
         self.hint = LineLabel(theme)
         self.overlap = QLabeledDoubleSlider(Qt.Orientation.Horizontal)
         self.sw_batch_size = QLabeledSlider(Qt.Orientation.Horizontal)
+        self.fit = small_button("Fit", FIT)
         self.tta_num = QLabeledSlider(Qt.Orientation.Horizontal)
         self.batch_size = QSpinBox()
         self.tta_mode, self.accumulator, self.probabilities = QComboBox(), QComboBox(), QComboBox()
@@ -102,7 +109,8 @@ class WindowsPanel(QWidget):
         layout.addLayout(hint, 1, 0, 1, 3)
         for row, (name, (text, slider)) in enumerate(self._sliders().items(), start=2):
             layout.addWidget(named(text, slider, HELP[name]), row, 0)
-            layout.addWidget(slider, row, 1, 1, 1 if slider is self.tta_num else 2)
+            layout.addWidget(slider, row, 1, 1, 2 if slider is self.overlap else 1)
+        layout.addWidget(self.fit, 3, 2)
         self.tta_mode.setToolTip(HELP["tta_mode"])
         self.tta_mode.setAccessibleName("tta_mode")
         self.tta_mode.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToContents)
@@ -142,6 +150,8 @@ class WindowsPanel(QWidget):
         session = self._session
         self.window_size.valueChanged.connect(lambda sides: session.change(window_size=sides))
         self.model_default.clicked.connect(session.reset_window)
+        self.fit.clicked.connect(self._fit_or_stop)
+        session.fitting.changed.connect(self.refresh)
         self.overlap.valueChanged.connect(lambda value: session.change(overlap=round(value, 2)))
         self.sw_batch_size.valueChanged.connect(lambda value: session.change(sw_batch_size=value))
         self.tta_num.valueChanged.connect(lambda value: session.change(tta_num=value))
@@ -160,6 +170,7 @@ class WindowsPanel(QWidget):
         if settings is None or model is None:
             self.setEnabled(False)
             return
+        self._show_fitting()
         self.window_size.set_rule(model.spec.window)
         assert settings.window_size is not None
         self.window_size.setValue(settings.window_size)
@@ -167,7 +178,7 @@ class WindowsPanel(QWidget):
         self.tta_num.setMaximum(self._session.max_tta_num)
         for name in ("overlap", "sw_batch_size", "tta_num", "batch_size"):
             _show(getattr(self, name), getattr(settings, name))
-        self.tta_mode.setEnabled(settings.tta_num > 1)
+        self.tta_mode.setEnabled(settings.tta_num > 1 and not self._session.fitting.active)
         self.skip_below.setValue(settings.skip_below)
         if choices is not None:
             offer(self.tta_mode, choices.tta_modes, settings.tta_mode)
@@ -176,6 +187,19 @@ class WindowsPanel(QWidget):
             offer(self.device, choices.devices, settings.device)
             offer(self.blend, choices.blends, settings.blend)
             offer(self.probabilities, choices.probability_types, settings.probabilities)
+
+    def _fit_or_stop(self) -> None:
+        if self._session.fitting.active:
+            self._session.fitting.cancel()
+        else:
+            self._session.fit()
+
+    def _show_fitting(self) -> None:
+        """While the search goes on, the button that stops it is the only knob."""
+        fitting = self._session.fitting.active
+        self.fit.setText("Stop" if fitting else "Fit")
+        for knob in (self.window_size, self.model_default, self.overlap, self.sw_batch_size, self.tta_num, self.fold):
+            knob.setEnabled(not fitting)
 
     def _show_hint(self, window: tuple[int, ...]) -> None:
         assert self._session.model is not None

@@ -36,10 +36,12 @@ def calibrate(
         settings, None, window_size=window, sw_batch_size=sw_batch_size, precision=precision, device=device
     )
     network = setup.open_model(model, trust=trust)
-    from napari_tessera.tuning import calibrate, known_pace
+    from napari_tessera.api import PROBABILITIES, plan
+    from napari_tessera.tuning import calibrate
 
     measured = calibrate(network, wanted)
-    pace = known_pace(network, wanted)
+    window = wanted.window_size or network.spec.window.default
+    pace = plan(window, network, wanted, decoder=PROBABILITIES).pace
     assert pace is not None, "it has just been measured"
     if as_json:
         typer.echo(json.dumps(asdict(measured) | pace.to_dict(), indent=1))

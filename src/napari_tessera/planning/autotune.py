@@ -37,7 +37,7 @@ def fit_batch(plan_of: PlanOf, settings: Settings, *, pace: Pace | None = None) 
     settings
         All but ``sw_batch_size`` stay as they are.
     pace
-        How long passes take; None: the fewest passes are taken to be fastest.
+        How long passes take; None: as the plan knows it, and if it does not, the fewest passes are taken to be fastest.
 
     Raises
     ------
@@ -56,6 +56,7 @@ def fit_batch(plan_of: PlanOf, settings: Settings, *, pace: Pace | None = None) 
         largest = 2  # kernels for single windows may take more than those for two
     if largest == 0:
         raise _no_room(one)
+    pace = pace or one.pace
     least = 1 if one.most_bytes <= usable else 2
     if pace is None:
         least = max(ceil(SHARE_OF_LARGEST * largest), least)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from napari_tessera.engine.intensity import IntensityMap
     from napari_tessera.engine.settings import Settings
     from napari_tessera.engine.tta import View
+    from napari_tessera.planning.pace import Pace
     from napari_tessera.planning.profile import Correction, Measurement, PassProfile
 
 __all__ = [
@@ -327,6 +328,8 @@ class Plan:
         What the user should know, the most important first.
     measured
         The last run of this network on this device, if there was one.
+    pace
+        How long its passes take there, if that is known.
     """
 
     settings: Settings
@@ -343,11 +346,17 @@ class Plan:
     output_bytes: int
     advice: tuple[Advice, ...] = ()
     measured: Measurement | None = None
+    pace: Pace | None = None
 
     @property
     def most_bytes(self) -> int:
         """Device memory at the peak if the estimate is too low by all that it may be off."""
         return round(self.memory.total_bytes * (1 + self.memory_error))
+
+    @property
+    def expected_seconds(self) -> float | None:
+        """How long the forward passes will take; None where no pass over such windows has been timed here."""
+        return None if self.pace is None else self.pace.of_plan(self)
 
     @property
     def host_bytes(self) -> int:
@@ -438,6 +447,7 @@ class Plan:
             "host": self.host.to_dict(),
             "host_bytes": self.host_bytes,
             "output_bytes": self.output_bytes,
+            "expected_seconds": self.expected_seconds,
             "device": {
                 "kind": self.device.kind,
                 "name": self.device.name,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from napari_tessera.session.wording import Line, Tone, count, counted, part_of
@@ -32,6 +33,8 @@ class Bar:
         Taken already by other programs.
     parts
         (name, bytes) of the run's needs, in the order they are drawn.
+    uncertain_bytes
+        By how much the run may need more.
     total_bytes
         What there is.
     safe_bytes
@@ -43,6 +46,7 @@ class Bar:
     label: str
     others_bytes: int
     parts: tuple[tuple[str, int], ...]
+    uncertain_bytes: int
     total_bytes: int
     safe_bytes: int
     line: Line
@@ -102,10 +106,25 @@ def device_bar(plan: Plan) -> Bar:
         ("weights", memory.weights_bytes),
         ("activations", memory.activations_bytes),
         ("slab", memory.accumulator_bytes + memory.importance_bytes),
-        ("workspace", memory.staging_bytes + memory.workspace_bytes + memory.context_bytes),
+        ("waiting windows", memory.staging_bytes),
+        ("workspace", memory.workspace_bytes),
+        ("driver", memory.context_bytes),
     )
     label = "CPU" if device.kind == "cpu" else "GPU"
-    return _bar(label, device.name, parts, device.total_bytes, device.free_bytes)
+    bar = _bar(label, device.name, parts, device.total_bytes, device.free_bytes)
+    tooltip = "\n".join([bar.line.tooltip, *_certainty(plan)])
+    uncertain = plan.most_bytes - memory.total_bytes
+    return replace(bar, uncertain_bytes=uncertain, line=replace(bar.line, tooltip=tooltip))
+
+
+def _certainty(plan: Plan) -> Iterator[str]:
+    """Yield how far the estimate may be off, and what was measured beside it."""
+    yield f"may be off by {plan.memory_error:.0%}"
+    if plan.measured is not None:
+        measured, estimated = plan.measured.measured_bytes, plan.measured.estimated_bytes
+        yield f"last measured: {format_bytes(measured)}, estimated {format_bytes(estimated)} then"
+    elif plan.device.kind == "cpu":
+        yield "tensors only: what CPU kernels take beside them is known after Fit, or 'tessera calibrate'"
 
 
 def host_bar(plan: Plan) -> Bar:
@@ -127,7 +146,7 @@ def _bar(label: str, owner: str, parts: tuple[tuple[str, int], ...], total: int,
     rows = [f"{owner}: {part_of(free, total)} free", *(f"{name}: {format_bytes(size)}" for name, size in parts)]
     rows.append(f"mark: {HEADROOM:.0%} of what is free is better left alone")
     line = Line(f"{part_of(needed, total)} · {WORDS[tone]}", tone, "\n".join(rows))
-    return Bar(label, max(total - free, 0), parts, total, round(total - free + safe), line)
+    return Bar(label, max(total - free, 0), parts, 0, total, round(total - free + safe), line)
 
 
 def time_line(expected_seconds: float | None, seconds_left: float | None, *, running: bool) -> Line:
@@ -138,7 +157,6 @@ def time_line(expected_seconds: float | None, seconds_left: float | None, *, run
     if expected_seconds is not None:
         return Line(
             f"time: about {format_duration(expected_seconds)}",
-            tooltip="forward passes × their mean duration in the last run of passes like these; reading and making "
-            "labels are not counted",
+            tooltip="forward passes × what passes like these took when last timed; making labels is not counted",
         )
     return Line("time: after the first passes", tooltip="measured while the run goes on, and remembered after it")

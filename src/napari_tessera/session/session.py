@@ -10,10 +10,11 @@ from psygnal import Signal
 
 from napari_tessera.errors import InputError
 from napari_tessera.session.background import Background
+from napari_tessera.session.fitting import Fitting
 from napari_tessera.session.images import AxisUse, ImageInput, Reading, read_axes
 from napari_tessera.session.planner import Planner
 from napari_tessera.session.report import sentence
-from napari_tessera.session.runner import Runner, RunState
+from napari_tessera.session.runner import Runner
 from napari_tessera.session.shelf import ModelShelf
 from napari_tessera.session.sources import VolumeInput, split_volumes
 from napari_tessera.session.task import Outputs, Task
@@ -26,14 +27,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Session"]
 
+# A change of what is free that moves a bar by less is not seen.
+SEEN = 0.01
+
 
 class Session:
     """The state behind the dock widget. All methods and signals belong to the thread that drains `background`.
 
     Attributes
     ----------
-    shelf, runner
-        The model and the run.
+    shelf, runner, fitting
+        The model, the run, and the search for the settings that are fastest within what is free.
     images
         What is chosen, as captured last.
     axis_use
@@ -62,6 +66,7 @@ class Session:
         self.background = Background()
         self.shelf = ModelShelf(self.background)
         self.runner = Runner(self.background)
+        self.fitting = Fitting(self.background)
         self._planner = Planner(self.background, self._planned)
         self.images: tuple[ImageInput, ...] = ()
         self.axis_use = AxisUse.AUTO
@@ -74,7 +79,6 @@ class Session:
         self.problem = ""
         self.changed_since_run = False
         self._model: Model | None = None
-        self._paces: dict[tuple[object, ...], float] = {}
         self.shelf.changed.connect(self._on_shelf)
         self.runner.changed.connect(self._on_run)
 
@@ -99,7 +103,7 @@ class Session:
     def can_run(self) -> bool:
         """Whether `start_run` would start one."""
         ready = self.model is not None and bool(self.volumes) and not self.shelf.loading
-        return ready and not self.problem and not self.runner.active
+        return ready and not self.problem and not self.runner.active and not self.fitting.active
 
     @property
     def shown_plan(self) -> Plan | None:
@@ -109,13 +113,13 @@ class Session:
     @property
     def expected_seconds(self) -> float | None:
         """How long the forward passes of the plan take, from an earlier run of passes like these; else None."""
-        pace = self._paces.get(self._pace_key()) if self.plan is not None else None
-        return None if pace is None or self.plan is None else pace * self.plan.forward_passes
+        return None if self.plan is None else self.plan.expected_seconds
 
     def set_images(self, images: tuple[ImageInput, ...]) -> None:
         """Take *images* as chosen."""
         self.images = images
         self.changed_since_run = True
+        self.fitting.forget()
         self._read_images()
         self.images_changed.emit()
         self._replan()
@@ -162,6 +166,7 @@ class Session:
         self.settings = replace(settings, window_size=window)
         if settings.decoder is None:
             self.settings = replace(self.settings, **_suggested_decoder(self.model))
+        self.fitting.forget()
         self.settings_changed.emit()
         self._replan()
 
@@ -202,6 +207,30 @@ class Session:
             return False
         return self.runner.start(task, None if self.planning else self.plan)
 
+    def fit(self) -> bool:
+        """Choose the ``sw_batch_size`` that is fastest within what is free; False where that is not possible."""
+        task = self._task()
+        if not self.can_run or task is None:
+            return False
+
+        def take(plan: Plan) -> None:
+            if self.settings is task.settings:  # else something else has been chosen meanwhile
+                self.change(sw_batch_size=plan.settings.sw_batch_size)
+
+        return self.fitting.start(task, take)
+
+    def renew_device(self) -> None:
+        """Find out what is free now, and plan anew where that has changed by what can be seen."""
+        plan = self.plan
+        if plan is None or self.planning or self.runner.active or self.fitting.active:
+            return
+        self.background.submit(
+            lambda: _free_bytes(plan.settings.device),
+            lambda free: self._renewed(plan, free),
+            self._planned,
+            name="device",
+        )
+
     def close(self, timeout_s: float = 30.0) -> None:
         """Cancel what goes on and wait for it; nothing is emitted afterwards."""
         runner = self.runner
@@ -209,6 +238,8 @@ class Session:
             signal.disconnect()
         for signal in (runner.changed, runner.progressed, runner.happened, runner.promised, runner.result_ready):
             signal.disconnect()
+        self.fitting.changed.disconnect()
+        self.fitting.cancel()
         self.runner.cancel()
         self._planner.withdraw()
         self.background.close(timeout_s)
@@ -259,6 +290,13 @@ class Session:
             self.plan, self.problem = answer, ""
         self.plan_changed.emit()
 
+    def _renewed(self, plan: Plan, free: tuple[int, int]) -> None:
+        device = plan.device
+        seen = (device.free_bytes, device.total_bytes), (device.host_free_bytes, device.host_total_bytes)
+        moved = any(abs(now - then) > SEEN * total for now, (then, total) in zip(free, seen, strict=True))
+        if moved and plan is self.plan and not self.runner.active:
+            self._replan()
+
     def _on_shelf(self) -> None:
         model = self.shelf.model
         if model is None or model is self._model:
@@ -290,17 +328,16 @@ class Session:
         if self.runner.active:
             return
         self.changed_since_run = False
-        pace = self.runner.progress.seconds_per_pass
-        if pace is not None and self.runner.state is RunState.DONE:
-            self._paces[self._pace_key()] = pace
         self._read_images()
         self._replan()
 
-    def _pace_key(self) -> tuple[object, ...]:
-        """Return what the duration of a forward pass depends on."""
-        assert self.settings is not None
-        s = self.settings
-        return id(self.model), s.window_size, s.sw_batch_size, s.precision, s.device
+
+def _free_bytes(device: str) -> tuple[int, int]:
+    """Return what is free of the device and of the host."""
+    from napari_tessera.api import measure_device
+
+    now = measure_device(device)
+    return now.free_bytes, now.host_free_bytes
 
 
 def _suggested_decoder(model: Model) -> dict[str, Any]:

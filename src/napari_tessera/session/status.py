@@ -22,6 +22,8 @@ def status_line(session: Session) -> Line:
     shelf, runner = session.shelf, session.runner
     if runner.active:
         return _running_line(runner)
+    if session.fitting.active:
+        return Line("Measuring a few passes, to find what is fastest within the memory that is free …")
     if shelf.loading:
         return Line(f"Loading {shelf.loading} …")
     if shelf.untrusted is not None:
@@ -31,6 +33,8 @@ def status_line(session: Session) -> Line:
         return _problem(shelf.problem)
     if session.problem:
         return _problem(session.problem)
+    if session.fitting.said.text:
+        return session.fitting.said
     if runner.state is not RunState.IDLE and not session.changed_since_run:
         return _ended_line(runner)
     if session.model is None:
@@ -87,7 +91,7 @@ def _ended_line(runner: Runner) -> Line:
     if now.finished is not None:
         parts.append(format_duration(now.finished.seconds))
         if now.finished.peak_bytes is not None and runner.plan is not None:
-            estimated = format_bytes(runner.plan.memory.total_bytes)
+            estimated = format_bytes(runner.plan.memory.counted_bytes)
             parts.append(f"GPU peak {format_bytes(now.finished.peak_bytes)} (estimated {estimated})")
     if now.recovered is not None:
         parts.append(_recovered(runner, now.recovered))

@@ -81,6 +81,31 @@ class Task:
         """
         return self._resolve(self._find_masked())
 
+    def fit(self, cancel: threading.Event) -> Plan:
+        """Return the plan with the ``sw_batch_size`` that is fastest within what is free.
+
+        A network of which nothing is known here is measured first, over one window at a time and over two.
+
+        Raises
+        ------
+        TesseraError
+            CancelledError, or what `fit_batch` and the measurement raise.
+        """
+        from napari_tessera.planning.autotune import fit_batch
+        from napari_tessera.tuning import calibrate
+
+        occupied = self._find_masked()
+
+        def plan_of(settings: Settings) -> Plan:
+            raise_if_cancelled(cancel)
+            return replace(self, settings=settings)._resolve(occupied)
+
+        pair = plan_of(replace(self.settings, sw_batch_size=2))
+        if pair.pace is None or pair.measured is None:
+            fits = pair.most_bytes <= pair.device.usable_bytes
+            calibrate(self.model, replace(self.settings, sw_batch_size=2 if fits else 1), cancel=cancel)
+        return fit_batch(plan_of, self.settings)
+
     def _resolve(self, occupied: Sequence[Windows] | None) -> Plan:
         if not self.outputs.probabilities:
             return self._plan(None, occupied)
