@@ -25,10 +25,10 @@ __all__ = ["Calibrated", "CalibrationStore"]
 # Measurements of one key that count: the last ones, so that a new driver's behaviour soon decides.
 KEPT = 5
 # How far an estimate may be off once this network has been measured here. On CUDA a goal that
-# benchmarks/memory_accuracy.py checks on a card; on the CPU what benchmarks/calibration.py finds, where torch takes
-# other kernels for other layouts of a tensor.
-NETWORK_ERROR = 0.1
-CUDA_NETWORK_ERROR = 0.03
+# benchmarks/memory_accuracy.py checks on a card; on the CPU what benchmarks/calibration.py finds, where the kernels,
+# and so the memory, change with the size of a single window.
+NETWORK_ERRORS = {"cuda": 0.03, "cpu": 0.1}
+SINGLE_ERROR = 0.5
 # And once only others have.
 DEVICE_ERROR = 0.1
 
@@ -81,7 +81,7 @@ class CalibrationStore:
         entries = self._read()["memory"]
         own = [entry for entry in entries if entry["key"] == asdict(key)][-KEPT:]
         if own:
-            error = CUDA_NETWORK_ERROR if key.device.startswith("cuda") else NETWORK_ERROR
+            error = SINGLE_ERROR if key.single else NETWORK_ERRORS.get(key.device.split(" ")[0], DEVICE_ERROR)
             return Calibrated(_median_of(own), error, _measurement(own[-1]))
         anyone = asdict(replace(key, network=""))
         others = [entry for entry in entries if entry["key"] | {"network": ""} == anyone][-KEPT:]

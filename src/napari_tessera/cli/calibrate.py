@@ -40,8 +40,8 @@ def calibrate(
     from napari_tessera.tuning import calibrate
 
     measured = calibrate(network, wanted)
-    window = wanted.window_size or network.spec.window.default
-    pace = plan(window, network, wanted, decoder=PROBABILITIES).pace
+    shape = wanted.window_size or network.spec.window.default
+    pace = plan(shape, network, wanted, decoder=PROBABILITIES).pace
     assert pace is not None, "it has just been measured"
     if as_json:
         typer.echo(json.dumps(asdict(measured) | pace.to_dict(), indent=1))
