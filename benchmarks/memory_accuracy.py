@@ -119,6 +119,7 @@ def report_cuda(report: Report, names: list[str], options: argparse.Namespace) -
     report.add("", *(each_case(rows) if options.rows else ()))
     report.add(*(f"- left out: {case}" for case in missing))
     report.judge("runs", *memory_cases.CUDA.verdict(rows))
+    report.judge("after one calibrating run", *memory_cases.CALIBRATED.verdict([row.calibrated for row in rows]))
 
 
 def report_autotune(report: Report, names: list[str]) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import statistics
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,12 +16,14 @@ from memory_networks import CLASSES, NETWORKS, Window
 
 import napari_tessera as nt
 from napari_tessera import api
-from napari_tessera.engine.events import Event, MemoryRecovered, RunFinished
+from napari_tessera.calibration.remember import RunMemory
+from napari_tessera.calibration.store import CalibrationStore
+from napari_tessera.engine.events import Event, EventHandler, MemoryRecovered, RunFinished
 from napari_tessera.engine.settings import Precision
 from napari_tessera.planning.activations import ActivationCache
 from napari_tessera.planning.trace import measure_forward
 
-__all__ = ["CPU", "CUDA", "Limits", "Row", "cpu_rows", "cuda_rows"]
+__all__ = ["CALIBRATED", "CPU", "CUDA", "Limits", "Row", "cpu_rows", "cuda_rows"]
 
 BATCHES = (1, 2, 4)
 CUDA_WINDOWS: tuple[Window, ...] = ((64, 64, 64), (96, 96, 96), (128, 128, 128))
@@ -40,6 +44,8 @@ class Row:
         On the CPU live bytes of a pass, weights not counted; on CUDA the peak of torch's counter over a run.
     reserved_bytes
         What CUDA's allocator held for it at most, None on the CPU.
+    calibrated_bytes
+        As *predicted_bytes*, once one run of the network, over other windows, had been measured; None on the CPU.
     """
 
     network: str
@@ -49,11 +55,18 @@ class Row:
     actual_bytes: int
     precision: str = "float32"
     reserved_bytes: int | None = None
+    calibrated_bytes: int | None = None
 
     @property
     def error(self) -> float:
         """How far the prediction is above what came, as a fraction of that; negative where it is below."""
         return self.predicted_bytes / self.actual_bytes - 1
+
+    @property
+    def calibrated(self) -> Row:
+        """The row as it is after one calibrating run."""
+        assert self.calibrated_bytes is not None
+        return replace(self, predicted_bytes=self.calibrated_bytes)
 
 
 @dataclass(frozen=True)
@@ -80,6 +93,7 @@ class Limits:
 
 CPU = Limits(0.005, 0.02, 0.02)
 CUDA = Limits(0.05, 0.1, 0.05)
+CALIBRATED = Limits(0.03, 0.03, 0.03)
 
 
 def cpu_rows(name: str, *, thin: bool) -> Iterator[Row]:
@@ -114,37 +128,45 @@ class _Group:
         self._name, self._windows, self._precision = name, windows, precision
         self._model = nt.Model.from_network(network, in_channels=1, out_channels=CLASSES, name=name)
         self._rows: list[Row] = []
+        folder = Path(tempfile.mkdtemp())
+        self._nothing, self._kept = CalibrationStore(folder / "none.json"), CalibrationStore(folder / "kept.json")
 
     def run(self) -> list[Row]:
-        """Run every window and batch that the device has room for."""
+        """Run every window and batch that the device has room for; the first run is the one that calibrates."""
+        first = self._plan(self._windows[0], BATCHES[1], self._nothing)
+        self._predict(first, RunMemory(self._model.network, first, self._kept))
         for window in self._windows:
             for batch in BATCHES:
                 self._run_one(window, batch)
         return self._rows
 
-    def _plan(self, window: Window, batch: int) -> nt.Plan:
+    def _plan(self, window: Window, batch: int, known: CalibrationStore) -> nt.Plan:
         settings = nt.Settings(window_size=window, sw_batch_size=batch, precision=self._precision, device="cuda")
-        return nt.plan(_shape(window), self._model, settings, decoder=api.PROBABILITIES)
+        return nt.plan(_shape(window), self._model, settings, decoder=api.PROBABILITIES, calibrations=known)
+
+    def _predict(self, planned: nt.Plan, on_event: EventHandler) -> None:
+        volume = np.random.default_rng(0).random(planned.volumes[0].shape, np.float32)
+        with suppress(nt.OutOfMemoryError):
+            nt.predict(volume, self._model, planned.settings, on_event=on_event)
 
     def _run_one(self, window: Window, batch: int) -> None:
         gc.collect()
         torch.cuda.empty_cache()
-        planned = self._plan(window, batch)
+        planned = self._plan(window, batch, self._nothing)
         case = f"{self._name}, {self._precision}, window {window}, batch {batch}"
         if planned.memory.total_bytes > ROOM * planned.device.free_bytes:
             self.missing.append(f"{case}: needs more than {ROOM:.0%} of what is free")
             return
         events: list[Event] = []
-        volume = np.random.default_rng(0).random(_shape(window), np.float32)
-        with suppress(nt.OutOfMemoryError):
-            nt.predict(volume, self._model, planned.settings, on_event=events.append)
+        self._predict(planned, events.append)
         peaks = [event.peak_bytes for event in events if isinstance(event, RunFinished)]
         if not peaks or peaks[0] is None or any(isinstance(event, MemoryRecovered) for event in events):
             self.missing.append(f"{case}: memory ran out")
             return
         reserved = torch.cuda.max_memory_reserved()
         predicted = planned.memory.counted_bytes
-        self._rows.append(Row(self._name, window, batch, predicted, peaks[0], self._precision, reserved))
+        calibrated = self._plan(window, batch, self._kept).memory.counted_bytes
+        self._rows.append(Row(self._name, window, batch, predicted, peaks[0], self._precision, reserved, calibrated))
 
 
 def _shape(window: Window) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from napari_tessera.calibration.remember import measurement_of
 from napari_tessera.calibration.store import CalibrationStore
 from napari_tessera.engine.events import raise_if_cancelled
 from napari_tessera.engine.settings import Settings
-from napari_tessera.planning.autotune import fit_batch
+from napari_tessera.planning.autotune import fit_batch, fit_window
 from napari_tessera.probe import measure_peak, measure_times
 
 if TYPE_CHECKING:
@@ -34,23 +34,27 @@ def autotune(
     settings: Settings | None = None,
     budget_bytes: int | None = None,
     *,
+    choose_window: bool = False,
     decoder: str | None = None,
     dtype: npt.DTypeLike = "float32",
     voxel_size_um: tuple[float, ...] | None = None,
     pace: Pace | None = None,
     device: DeviceState | None = None,
     occupied: Sequence[npt.NDArray[Any] | None] | None = None,
+    calibrations: CalibrationStore | None = None,
 ) -> Plan:
     """Return the plan of the ``sw_batch_size`` that is fastest within a budget; nothing runs, and no memory is tried.
 
     Parameters
     ----------
-    shapes, model, decoder, dtype, voxel_size_um, device, occupied
+    shapes, model, decoder, dtype, voxel_size_um, device, occupied, calibrations
         As for `plan`.
     settings
-        What the user wants; all but ``sw_batch_size`` stays.
+        What the user wants; all but ``sw_batch_size`` stays, and the window if that is to be chosen, too.
     budget_bytes
         What the run may take of the device, the estimate's error included; None: what is free, less 10 % headroom.
+    choose_window
+        Whether ``window_size`` is chosen, too: the model's default or larger; smaller only where that does not fit.
     pace
         How long passes take; None: as earlier runs or `calibrate` found, and where nothing is known, the fewest passes
         are taken to be fastest and at least 80 % of the largest batch that fits is chosen.
@@ -81,7 +85,10 @@ def autotune(
         voxel_size_um=voxel_size_um,
         device=state,
         occupied=occupied,
+        calibrations=calibrations,
     )
+    if choose_window:
+        return fit_window(plan_of, settings, model.spec.window)
     return fit_batch(plan_of, settings, pace=pace)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import pytest
 import torch
 from hypothesis import given
@@ -78,3 +80,47 @@ def test_a_budget_below_one_window_is_told(model: nt.Model) -> None:
 
 def test_the_least_that_is_told_suffices(model: nt.Model) -> None:
     nt.autotune(SHAPE, model, SETTINGS, needed(model, 1, 64))
+
+
+def chosen_window(model: nt.Model, budget: int, **settings: object) -> nt.Plan:
+    from dataclasses import replace
+
+    return nt.autotune(SHAPE, model, replace(SETTINGS, window_size=None, **settings), budget, choose_window=True)  # type: ignore[arg-type]
+
+
+def test_a_larger_window_is_chosen_where_it_saves_work(model: nt.Model) -> None:
+    default = nt.autotune(SHAPE, model, nt.Settings(overlap=0.5, device="cpu"), 10**9)
+    chosen = chosen_window(model, 10**9, overlap=0.5)
+    work = [plan.windows * prod(plan.settings.window_size or ()) for plan in (chosen, default)]
+    assert work[0] <= work[1]
+    assert chosen.most_bytes <= 10**9
+    default_window, window = model.spec.window.default, chosen.settings.window_size or ()
+    assert all(side <= max(extent, base) for side, extent, base in zip(window, SHAPE, default_window, strict=True)), (
+        "no larger than the volume needs"
+    )
+
+
+def test_a_smaller_window_is_chosen_only_where_the_default_does_not_fit(model: nt.Model) -> None:
+    default = model.spec.window.default
+    at_default = nt.plan(SHAPE, model, nt.Settings(window_size=default, sw_batch_size=1, overlap=0.25, device="cpu"))
+    enough, too_little = at_default.most_bytes * 11 // 10, at_default.most_bytes * 9 // 10
+    assert prod(chosen_window(model, enough).settings.window_size or ()) >= prod(default)
+    smaller = chosen_window(model, too_little)
+    assert prod(smaller.settings.window_size or ()) < prod(default)
+    assert smaller.most_bytes <= too_little
+
+
+def test_no_window_at_all_is_told_as_without_the_choice(model: nt.Model) -> None:
+    with pytest.raises(nt.SettingsError, match=r"but the weights .* allow at least"):
+        chosen_window(model, 64)
+
+
+def test_a_network_for_one_window_keeps_it() -> None:
+    class OneWindow(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x.shape[2:] != (64, 64, 64):
+                raise ValueError("64 only")
+            return torch.cat([x, x], 1)
+
+    only = nt.Model.from_network(OneWindow(), in_channels=1, out_channels=2)
+    assert chosen_window(only, 10**9).settings.window_size == (64, 64, 64)

@@ -26,7 +26,7 @@ NEED = DeviceNeed(
 )
 
 
-@given(scale=st.floats(0.3, 7.9))
+@given(scale=st.floats(0.3, 7.9).filter(lambda scale: abs(scale - 1) > 0.05))
 def test_a_scale_that_decides_on_the_peak_is_found_again(scale: float) -> None:
     measured = NEED.estimate(Correction(scale)).counted_bytes
     found = fit_correction(NEED, measured, prior_scale=1.0)
@@ -34,9 +34,17 @@ def test_a_scale_that_decides_on_the_peak_is_found_again(scale: float) -> None:
     assert found.activations_factor == 1.0
 
 
+def test_a_small_surprise_is_not_taken_for_a_workspace() -> None:
+    tiny = replace(NEED, profile=PassProfile(100 * MB, ((99 * MB, MB // 10),)))
+    measured = round(1.005 * tiny.estimate(Correction(1.0)).counted_bytes)
+    found = fit_correction(tiny, measured, prior_scale=1.0)
+    assert found.workspace_scale == 1.0
+    assert tiny.estimate(found).counted_bytes == pytest.approx(measured, rel=2e-3)
+
+
 def test_where_no_workspace_decides_what_was_assumed_stays() -> None:
     measured = NEED.estimate(Correction(0.0)).counted_bytes
-    found = fit_correction(NEED, measured, prior_scale=1.0)
+    found = fit_correction(NEED, measured, prior_scale=0.5)
     # Workspaces up to 0.2 of the rule would not have shown.
     assert 0.0 <= found.workspace_scale <= 0.2 + 1e-4
     assert NEED.estimate(found).counted_bytes == pytest.approx(measured, rel=1e-3)

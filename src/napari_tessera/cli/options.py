@@ -18,6 +18,7 @@ __all__ = [
     "BatchSize",
     "Blend",
     "Budget",
+    "ChooseWindow",
     "Decoder",
     "DecoderOptions",
     "Device",
@@ -122,6 +123,14 @@ Budget = Annotated[
         parser=parse_budget,
         rich_help_panel=WINDOWS,
         help="Memory of the device that the run may take, such as 8GiB: chooses sw_batch_size for the shortest time.",
+    ),
+]
+ChooseWindow = Annotated[
+    bool,
+    typer.Option(
+        "--choose-window",
+        rich_help_panel=WINDOWS,
+        help="Choose the window, too: the model's default or larger, smaller only where that does not fit.",
     ),
 ]
 Window = Annotated[

@@ -36,6 +36,7 @@ def plan(
     settings: options.SettingsFile = None,
     axes: options.Axes = None,
     budget: options.Budget = None,
+    choose_window: options.ChooseWindow = False,
     as_json: options.Json = False,
     window: options.Window = None,
     overlap: options.Overlap = None,
@@ -56,7 +57,8 @@ def plan(
 ) -> None:
     """Show what a run would need: windows, forward passes, memory, sizes and what to change.
 
-    With --budget, sw_batch_size is chosen for the shortest time within that much memory of the device.
+    With --budget, sw_batch_size is chosen for the shortest time within that much memory of the device. With
+    --choose-window, the window, too; without a budget, within what is free.
     """
     if bool(images) == bool(shape):
         raise typer.BadParameter("name image files or give --shape, one of the two", param_hint="IMAGE")
@@ -82,7 +84,8 @@ def plan(
     from napari_tessera import api, tuning
 
     decoder = api.PROBABILITIES if probabilities else decoder
-    plan_of = api.plan if budget is None else partial(tuning.autotune, budget_bytes=budget)
+    tuned = budget is not None or choose_window
+    plan_of = partial(tuning.autotune, budget_bytes=budget, choose_window=choose_window) if tuned else api.plan
     if shape:
         if wanted.skip_below is not None:
             say(ALL_COUNTED, kind="Note")

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from math import ceil
+from math import ceil, prod
 from typing import TYPE_CHECKING
 
-from napari_tessera.errors import SettingsError
+from napari_tessera.errors import ModelError, SettingsError
 from napari_tessera.planning.advice import largest_fitting_batch
+from napari_tessera.planning.pace import Pace
 from napari_tessera.units import format_bytes
 
 if TYPE_CHECKING:
     from napari_tessera.engine.settings import Settings
-    from napari_tessera.planning.pace import Pace
+    from napari_tessera.models.spec import WindowRule
     from napari_tessera.planning.plan import Plan
 
-__all__ = ["fit_batch"]
+__all__ = ["fit_batch", "fit_window"]
 
 # Of the largest batch that is planned to fit, how much is taken at least while nothing is known of the time: fewer
 # windows may need as few passes. More than the 80 % that are promised of what really fits: plans count their error in.
 SHARE_OF_LARGEST = 0.9
 # Plans whose times differ by less are taken to be as fast: the one that leaves more memory to others is chosen.
 SAME_TIME = 0.01
+
+# Sides of windows that are compared, as multiples of the default's.
+LARGER = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
+SMALLER = (0.75, 0.5, 0.25)
+# What a window costs while nothing has been timed: its voxels count, not its seconds.
+BY_VOXELS = Pace(0.0, 1.0)
 
 PlanOf = Callable[["Settings"], "Plan"]
 
@@ -65,6 +73,60 @@ def fit_batch(plan_of: PlanOf, settings: Settings, *, pace: Pace | None = None) 
     plans = [plan_at(batch) for batch in _candidates(least, largest)]
     fastest = min(map(pace.of_plan, plans))
     return next(plan for plan in plans if pace.of_plan(plan) <= (1 + SAME_TIME) * fastest)
+
+
+def fit_window(plan_of: PlanOf, settings: Settings, rule: WindowRule) -> Plan:
+    """Return the plan of the window and the ``sw_batch_size`` that are fastest within the budget of the device.
+
+    Windows from the model's default up to three times its sides are compared, none larger than the volumes need;
+    smaller ones, which show the network less than it was made for, only where the default does not fit. Passes over
+    other windows are taken to cost by voxels.
+
+    Parameters
+    ----------
+    plan_of
+        As for `fit_batch`.
+    settings
+        All but ``window_size`` and ``sw_batch_size`` stay as they are.
+    rule
+        The windows that the network accepts.
+
+    Raises
+    ------
+    SettingsError
+        If no window fits.
+    ModelError
+        If the network refuses its default window.
+    """
+    base = replace(settings, window_size=rule.default)
+    first = plan_of(replace(base, sw_batch_size=1))
+    needed = tuple(max(sides) for sides in zip(*(volume.shape for volume in first.volumes), strict=True))
+
+    def seconds(plan: Plan) -> float:
+        voxels = prod(plan.settings.window_size or ()) / prod(rule.default)
+        return (first.pace or BY_VOXELS).scaled(voxels).of_plan(plan)
+
+    def fitted(factors: Sequence[float]) -> Iterator[Plan]:
+        for window in _windows(rule, factors, needed):
+            # A network may have been made for one window, and a larger one may not fit.
+            with suppress(SettingsError, ModelError):
+                voxels = prod(window) / prod(rule.default)
+                pace = None if first.pace is None else first.pace.scaled(voxels)
+                yield fit_batch(plan_of, replace(settings, window_size=window), pace=pace)
+
+    found = min(fitted(LARGER), key=seconds, default=None) or next(fitted(SMALLER), None)
+    return found or fit_batch(plan_of, base)  # which says what is missing
+
+
+def _windows(rule: WindowRule, factors: Sequence[float], needed: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Return allowed windows near *factors* times the default, along no axis larger than volumes of that size need."""
+
+    def side(axis: int, factor: float) -> int:
+        default = rule.default[axis]
+        most = max(rule.nearest(axis, needed[axis])[-1], default)
+        return min(rule.nearest(axis, round(default * factor))[0], most)
+
+    return list(dict.fromkeys(tuple(side(axis, factor) for axis in range(len(needed))) for factor in factors))
 
 
 def _candidates(least: int, largest: int) -> list[int]:
