@@ -329,3 +329,32 @@ def test_a_labels_layer_says_where_to_compute(person: Any, describe: Any, gate: 
     assert me.session.mask is None
     assert me.wait_for_plan().windows == 16
     assert me.widget.run.run.isEnabled()
+
+
+def test_fit_turns_the_slider_to_what_is_fastest_and_can_be_stopped(
+    person: Any, describe: Any, gate: Any, blobs: Any
+) -> None:
+    me = person(describe(gate))
+    me.viewer.add_image(blobs(24, 24, 24), name="blobs")
+    me.wait_for_plan()
+    windows, held = me.widget.windows, threading.Event()
+    windows.sw_batch_size.setValue(9)
+    me.wait_for_plan()
+
+    gate.on_call = lambda call: held.wait(10)
+    me.click(windows.fit)
+    assert windows.fit.text() == "Stop"
+    assert not windows.sw_batch_size.isEnabled()
+    assert not me.widget.run.run.isEnabled()
+    me.click(windows.fit)
+    held.set()
+    me.wait(lambda: not me.session.fitting.active)
+    assert "stopped" in me.status
+    assert windows.sw_batch_size.value() == 9
+
+    me.click(windows.fit)
+    me.wait(lambda: not me.session.fitting.active and not me.session.planning)
+    assert "is fastest within" in me.status
+    assert windows.sw_batch_size.value() == me.session.settings.sw_batch_size != 9
+    assert windows.sw_batch_size.isEnabled()
+    assert me.widget.cost.time.line().text.startswith("time: about")
