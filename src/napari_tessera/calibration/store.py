@@ -27,7 +27,7 @@ KEPT = 5
 # How far an estimate may be off once this network has been measured here. On CUDA a goal that
 # benchmarks/memory_accuracy.py checks on a card; on the CPU what benchmarks/calibration.py finds, where the kernels,
 # and so the memory, change with the size of a single window.
-NETWORK_ERRORS = {"cuda": 0.03, "cpu": 0.1}
+NETWORK_ERRORS = {"cuda": 0.03, "cpu": 0.15}
 SINGLE_ERROR = 0.5
 # And once only others have.
 DEVICE_ERROR = 0.1
