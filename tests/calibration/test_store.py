@@ -78,11 +78,28 @@ def test_times_of_several_batches_make_one_pace(store: CalibrationStore) -> None
     assert store.pace(KEY, (32, 32, 32)) is None
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"memory": []}'])
+WRONG = (
+    "{",
+    "[]",
+    '{"memory": []}',
+    '{"memory": [1], "times": []}',
+    '{"memory": [{"key": {}}], "times": []}',
+    '{"memory": [], "times": [{"key": {"device": "cpu"}, "window": [8], "windows": 1, "seconds": 1}]}',
+)
+
+
+@pytest.mark.parametrize("content", WRONG)
 def test_a_broken_file_is_one_sentence_with_its_name(store: CalibrationStore, content: str) -> None:
     store.path.parent.mkdir()
     store.path.write_text(content)
     with pytest.raises(nt.CalibrationError, match=r"calibrations\.json.*delete it"):
+        store.calibrated(KEY)
+
+
+def test_a_number_that_is_none_is_found(store: CalibrationStore) -> None:
+    store.add(KEY, measured(1.5))
+    store.path.write_text(store.path.read_text().replace("1.5", '"much"'))
+    with pytest.raises(nt.CalibrationError, match="is no measurement"):
         store.calibrated(KEY)
 
 

@@ -7,6 +7,7 @@ measurement, never the file.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -31,6 +32,9 @@ NETWORK_ERRORS = {"cuda": 0.03, "cpu": 0.15}
 SINGLE_ERROR = 0.5
 # And once only others have.
 DEVICE_ERROR = 0.1
+KEY_FIELDS = {"device", "software", "network", "precision", "single"}
+# No number in the file is as large, bytes included.
+LARGEST = 2**60
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +147,10 @@ class CalibrationStore:
     def _read(self) -> dict[str, list[dict[str, Any]]]:
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))
-            return {"memory": list(content["memory"]), "times": list(content["times"])}
+            return {"memory": list(map(_checked, content["memory"])), "times": list(map(_checked, content["times"]))}
         except FileNotFoundError:
             return {"memory": [], "times": []}
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise CalibrationError(
                 f"cannot read the measurements in '{self.path}' ({error}): delete it, and the next run measures anew"
             ) from error
@@ -154,13 +158,27 @@ class CalibrationStore:
     def _write(self, content: Mapping[str, Any]) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            partial = self.path.with_suffix(".part")
+            partial = self.path.with_suffix(f".{os.getpid()}.part")
             partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
             partial.replace(self.path)
         except OSError as error:
             raise CalibrationError(
                 f"cannot keep a measurement in '{self.path}' ({error.strerror or error}): make the folder writable"
             ) from error
+
+
+def _checked(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return *entry* if it is one; raises ValueError, TypeError, KeyError or AttributeError otherwise."""
+    numbers: list[Any]
+    if "correction" in entry:
+        correction = entry["correction"]
+        numbers = [correction["workspace_scale"], correction["activations_factor"]]
+        numbers += [entry["estimated_bytes"], entry["measured_bytes"]]
+    else:
+        numbers = [*entry["window"], entry["windows"], entry["seconds"]]
+    if entry["key"].keys() != KEY_FIELDS or not all(isinstance(n, (int, float)) and 0 <= n < LARGEST for n in numbers):
+        raise ValueError(f"{entry} is no measurement")
+    return entry
 
 
 def _is_of(entry: Mapping[str, Any], key: CalibrationKey, window: tuple[int, ...]) -> bool:
