@@ -53,6 +53,8 @@ def test_from_nothing_to_a_result(session: Session, image: Any, drain_until: Any
     assert passes_line(plan).text == f"{plan.windows} windows → {plan.forward_passes} forward passes"
     assert device_bar(plan).parts[1] == ("activations", plan.memory.activations_bytes)
     assert sum(size for _, size in host_bar(plan).parts) == plan.host_bytes
+    for size in (plan.host.volumes_bytes, plan.host.sweep_bytes, plan.output_bytes):
+        assert f": {format_bytes(size)}" in host_bar(plan).line.tooltip
     assert time_line(session.expected_seconds, None, running=False).text == "time: after the first passes"
     (result,) = run(session, drain_until)
     assert result.complete

@@ -6,7 +6,7 @@ import hashlib
 import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -78,5 +78,8 @@ def _graph(network: torch.nn.Module) -> Iterable[str]:
 def _software(device_kind: str) -> str:
     versions = [f"torch {torch.__version__}"]
     if device_kind == "cuda":
+        if torch.cuda.is_available():  # also planned for where it is not
+            bindings: Any = torch._C
+            versions.append(f"driver {bindings._cuda_getDriverVersion()}")
         versions += [f"CUDA {torch.version.cuda}", f"cuDNN {torch.backends.cudnn.version()}"]  # type: ignore[no-untyped-call]
     return ", ".join(versions)

@@ -135,7 +135,21 @@ def host_bar(plan: Plan) -> Bar:
         *((("forward passes", min(on_host, plan.host_bytes)),) if on_host else ()),
         ("images and results", max(plan.host_bytes - on_host, 0)),
     )
-    return _bar("RAM", "this computer", parts, device.host_total_bytes, device.host_free_bytes)
+    bar = _bar("RAM", "this computer", parts, device.host_total_bytes, device.host_free_bytes)
+    terms = (f"{words}: {format_bytes(size)}" for words, size in _host_terms(plan) if size)
+    return replace(bar, line=replace(bar.line, tooltip="\n".join([bar.line.tooltip, *terms])))
+
+
+def _host_terms(plan: Plan) -> tuple[tuple[str, int], ...]:
+    host = plan.host
+    return (
+        ("images, batch_size at once", host.volumes_bytes),
+        ("reduced volume", host.result_bytes),
+        ("windows and passes", host.sweep_bytes),
+        ("making labels, after the passes", host.decoding_bytes),
+        ("probabilities that are kept", host.kept_bytes),
+        ("result on disk, before compression", plan.output_bytes),
+    )
 
 
 def _bar(label: str, owner: str, parts: tuple[tuple[str, int], ...], total: int, free: int) -> Bar:
