@@ -147,8 +147,8 @@ def plan(
 
     settings = complete_settings(settings, model.spec, chosen)
     alone = _trace(model, settings, state.kind)
-    store, key = calibrations or CalibrationStore(), CalibrationKey.of(model.network, settings, state)
-    known = store.calibrated(key)
+    taken, key = (calibrations or CalibrationStore()).read(), CalibrationKey.of(model.network, settings, state)
+    known = taken.calibrated(key)
 
     def profile(window: tuple[int, ...], sw_batch_size: int) -> PassProfile:
         return _TRACES.profile(
@@ -172,7 +172,7 @@ def plan(
         occupied=occupied,
         output_chunk=output_chunk,
     )
-    pace = store.pace(key, settings.window_size or model.spec.window.default)
+    pace = taken.pace(key, settings.window_size or model.spec.window.default)
     return replace(planned, measured=None if known is None else known.latest, pace=pace)
 
 

@@ -84,13 +84,12 @@ def measure_times(
     OutOfMemoryError
         If memory does not suffice all the same.
     """
-    window = settings.window_size or model.spec.window.default
     samples: dict[int, list[float]] = {batch: [] for batch in batches}
     with _ready(model, settings, max(batches)) as (forward, device):
         for number in range(WARM_UP_ROUNDS + repeats):
             for batch in batches:  # in turn, so that a machine that becomes slower does so for all of them
                 raise_if_cancelled(cancel)
-                seconds = _seconds_of_pass(forward, (batch, model.spec.in_channels, *window), device)
+                seconds = _seconds_of_pass(forward, _shape(model, settings, batch), device)
                 if number >= WARM_UP_ROUNDS:
                     samples[batch].append(seconds)
     return {batch: median(seconds) for batch, seconds in samples.items()}
@@ -109,9 +108,8 @@ def measure_peak(model: Model, settings: Settings) -> int:
     ModelError, OutOfMemoryError
         As `measure_times`.
     """
-    window, batch = settings.window_size or model.spec.window.default, settings.sw_batch_size
-    shape = (batch, model.spec.in_channels, *window)
-    with _ready(model, settings, batch) as (forward, device):
+    shape = _shape(model, settings, settings.sw_batch_size)
+    with _ready(model, settings, settings.sw_batch_size) as (forward, device):
         device.start_peak()
         if device.torch_device.type != "cpu":
             _seconds_of_pass(forward, shape, device)
@@ -129,7 +127,7 @@ def measure_peak(model: Model, settings: Settings) -> int:
 def _ready(model: Model, settings: Settings, batch: int) -> Iterator[tuple[Forward, Device]]:
     """Lend the network on the first device; *batch* is the largest that will be passed."""
     device = open_devices(settings.device)[0]
-    window = settings.window_size or model.spec.window.default
+    window = _shape(model, settings, batch)[2:]
     try:
         with model.ready_on(device.torch_device) as network, device.running(settings.precision):
             yield Forward(network, model.spec.out_channels, window, device), device
@@ -143,6 +141,11 @@ def _ready(model: Model, settings: Settings, batch: int) -> Iterator[tuple[Forwa
         ) from error.with_traceback(None)  # whose frames keep tensors alive
     finally:
         device.release_cached()
+
+
+def _shape(model: Model, settings: Settings, batch: int) -> tuple[int, ...]:
+    """Return the shape of a pass's input, (B, C, *window)."""
+    return (batch, model.spec.in_channels, *(settings.window_size or model.spec.window.default))
 
 
 def _seconds_of_pass(forward: Forward, shape: tuple[int, ...], device: Device) -> float:

@@ -129,8 +129,8 @@ def calibrate(
     batches = sorted({1, most})
     for batch in batches:
         shape = (*window[:-1], batch * window[-1])  # which holds as many windows, or more
-        single = replace(settings, sw_batch_size=batch)
-        planned = plan(shape, model, single, decoder=PROBABILITIES, calibrations=store)
+        at_batch = replace(settings, sw_batch_size=batch)
+        planned = plan(shape, model, at_batch, decoder=PROBABILITIES, calibrations=store)
         key = CalibrationKey.of(model.network, planned.settings, planned.device)
         measured = measurement_of(planned.of_pass(), measure_peak(model, planned.settings))
         store.add(key, measured)

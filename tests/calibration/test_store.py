@@ -43,14 +43,14 @@ def measured(scale: float) -> Measurement:
 
 
 def test_nothing_is_known_before_anything_was_measured(store: CalibrationStore) -> None:
-    assert store.calibrated(KEY) is None
-    assert store.pace(KEY, (16, 16, 16)) is None
+    assert store.read().calibrated(KEY) is None
+    assert store.read().pace(KEY, (16, 16, 16)) is None
 
 
 def test_the_median_of_the_last_five_counts(store: CalibrationStore) -> None:
     for scale in (7.0, 7.0, 7.0, 0.5, 0.6, 0.7, 0.8, 0.9):
         store.add(KEY, measured(scale))
-    known = store.calibrated(KEY)
+    known = store.read().calibrated(KEY)
     assert known is not None
     assert known.correction.workspace_scale == pytest.approx(0.7)
     assert known.latest == measured(0.9)
@@ -59,23 +59,23 @@ def test_the_median_of_the_last_five_counts(store: CalibrationStore) -> None:
 
 def test_another_network_on_the_same_card_stands_in_with_a_wider_error(store: CalibrationStore) -> None:
     store.add(KEY, Measurement(100, 120, Correction(1.5, 1.2)))
-    own, other = store.calibrated(KEY), store.calibrated(replace(KEY, network="xyz"))
+    own, other = store.read().calibrated(KEY), store.read().calibrated(replace(KEY, network="xyz"))
     assert own is not None
     assert other is not None
     assert other.correction == Correction(1.5, 1.0)
     assert other.latest is None
     assert other.error_fraction > own.error_fraction
     for stranger in (replace(KEY, device="cuda Other"), replace(KEY, software="torch 3"), replace(KEY, precision="x")):
-        assert store.calibrated(stranger) is None
+        assert store.read().calibrated(stranger) is None
 
 
 def test_times_of_several_batches_make_one_pace(store: CalibrationStore) -> None:
     store.add_times(KEY, (16, 16, 16), {1: 0.3, 4: 9.0})
     store.add_times(KEY, (16, 16, 16), {4: 0.9})
-    pace = store.pace(KEY, (16, 16, 16))
+    pace = store.read().pace(KEY, (16, 16, 16))
     assert pace is not None
     assert (pace.per_pass_s, pace.per_window_s) == (pytest.approx(0.1), pytest.approx(0.2))
-    assert store.pace(KEY, (32, 32, 32)) is None
+    assert store.read().pace(KEY, (32, 32, 32)) is None
 
 
 WRONG = (
@@ -93,14 +93,14 @@ def test_a_broken_file_is_one_sentence_with_its_name(store: CalibrationStore, co
     store.path.parent.mkdir()
     store.path.write_text(content)
     with pytest.raises(nt.CalibrationError, match=r"calibrations\.json.*delete it"):
-        store.calibrated(KEY)
+        store.read().calibrated(KEY)
 
 
 def test_a_number_that_is_none_is_found(store: CalibrationStore) -> None:
     store.add(KEY, measured(1.5))
     store.path.write_text(store.path.read_text().replace("1.5", '"much"'))
     with pytest.raises(nt.CalibrationError, match="is no measurement"):
-        store.calibrated(KEY)
+        store.read().calibrated(KEY)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
@@ -139,7 +139,7 @@ def test_what_a_run_took_corrects_the_next_estimate(model: nt.Model, store: Cali
     assert again.measured.estimated_bytes == first.memory.counted_bytes
     wider = plan_of(model, store, batch=4)
     assert wider.memory.counted_bytes == pytest.approx(wider.need.estimate(Correction(2.0)).counted_bytes, rel=1e-3)
-    pace = store.pace(CalibrationKey.of(model.network, SETTINGS, CARD), (16, 16, 16))
+    pace = store.read().pace(CalibrationKey.of(model.network, SETTINGS, CARD), (16, 16, 16))
     assert pace is not None
     assert pace.of_plan(first) == pytest.approx(0.25 * first.windows)
 

@@ -20,6 +20,8 @@ from napari_tessera.planning import activations, trace
 from napari_tessera.planning.activations import ActivationCache, ActivationLaw
 from napari_tessera.planning.trace import PassTrace, allocation_step_bytes, trace_forward
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 WINDOW = (32, 32)
 
 
@@ -30,15 +32,6 @@ def unet() -> nn.Module:
 def swin_unetr() -> nn.Module:
     pytest.importorskip("einops")
     return nets.SwinUNETR(1, 2, feature_size=12, spatial_dims=2).eval()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Spare the threads that would only wait for each other on tensors this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ import torch
 
 import napari_tessera as nt
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 NAMES = [
     "MONAI UNet",
@@ -59,15 +61,6 @@ def scripts() -> Iterator[Scripts]:
         for name in set(sys.modules) - before:
             if name.startswith("memory_"):
                 del sys.modules[name]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Spare the threads that would only wait for each other on tensors this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_the_table_has_the_architectures_that_people_use(scripts: Scripts) -> None:

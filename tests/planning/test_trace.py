@@ -29,6 +29,8 @@ from napari_tessera.planning.trace import (
     weights_bytes,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def unet(dims: int = 3, side: int = 32) -> nn.Module:
     return nets.UNet(dims, 1, 2, channels=(4, 8, 16), strides=(2, 2), num_res_units=1)
@@ -97,15 +99,6 @@ class Odd(Head):
 
     def forward(self, x: torch.Tensor) -> Any:
         return self.call(self, x)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Spare the threads that would only wait for each other on tensors this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

@@ -7,13 +7,13 @@ measurement, never the file.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from napari_tessera.configuration import configuration_folder, replace_json
 from napari_tessera.errors import CalibrationError
 from napari_tessera.planning.pace import Pace
 from napari_tessera.planning.profile import Correction, Measurement
@@ -21,7 +21,7 @@ from napari_tessera.planning.profile import Correction, Measurement
 if TYPE_CHECKING:
     from napari_tessera.calibration.key import CalibrationKey
 
-__all__ = ["Calibrated", "CalibrationStore"]
+__all__ = ["Calibrated", "CalibrationStore", "Calibrations"]
 
 # Measurements of one key that count: the last ones, so that a new driver's behaviour soon decides.
 KEPT = 5
@@ -56,10 +56,35 @@ class Calibrated:
     latest: Measurement | None
 
 
-def _default_path() -> Path:
-    from platformdirs import user_config_path
+@dataclass(frozen=True, slots=True)
+class Calibrations:
+    """What the file held when it was read: plain entries, checked."""
 
-    return user_config_path("napari-tessera", appauthor=False) / "calibrations.json"
+    memory: list[dict[str, Any]]
+    times: list[dict[str, Any]]
+
+    def calibrated(self, key: CalibrationKey) -> Calibrated | None:
+        """Return what is known for *key*: of this network, else of others on the same device; None: nothing."""
+        entries = self.memory
+        own = [entry for entry in entries if entry["key"] == asdict(key)][-KEPT:]
+        if own:
+            error = SINGLE_ERROR if key.single else NETWORK_ERRORS.get(key.device.split(" ")[0], DEVICE_ERROR)
+            return Calibrated(_median_of(own), error, _measurement(own[-1]))
+        anyone = asdict(replace(key, network=""))
+        others = [entry for entry in entries if entry["key"] | {"network": ""} == anyone][-KEPT:]
+        if not others or key.device.startswith("cpu"):  # whose kernels differ too much from network to network
+            return None
+        # What no workspace explains is a trait of the network it was found in.
+        return Calibrated(replace(_median_of(others), activations_factor=1.0), DEVICE_ERROR, None)
+
+    def pace(self, key: CalibrationKey, window: tuple[int, ...]) -> Pace | None:
+        """Return how long passes over windows of that size take; None where none was timed."""
+        times = [entry for entry in self.times if _is_of(entry, key, window)]
+        return Pace.fit([(entry["windows"], entry["seconds"]) for entry in times]) if times else None
+
+
+def _default_path() -> Path:
+    return configuration_folder() / "calibrations.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,25 +99,23 @@ class CalibrationStore:
 
     path: Path = field(default_factory=_default_path)
 
-    def calibrated(self, key: CalibrationKey) -> Calibrated | None:
-        """Return what is known for *key*: of this network, else of others on the same device; None: nothing.
+    def read(self) -> Calibrations:
+        """Return all that was measured.
 
         Raises
         ------
         CalibrationError
             If the file cannot be read.
         """
-        entries = self._read()["memory"]
-        own = [entry for entry in entries if entry["key"] == asdict(key)][-KEPT:]
-        if own:
-            error = SINGLE_ERROR if key.single else NETWORK_ERRORS.get(key.device.split(" ")[0], DEVICE_ERROR)
-            return Calibrated(_median_of(own), error, _measurement(own[-1]))
-        anyone = asdict(replace(key, network=""))
-        others = [entry for entry in entries if entry["key"] | {"network": ""} == anyone][-KEPT:]
-        if not others or key.device.startswith("cpu"):  # whose kernels differ too much from network to network
-            return None
-        # What no workspace explains is a trait of the network it was found in.
-        return Calibrated(replace(_median_of(others), activations_factor=1.0), DEVICE_ERROR, None)
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+            return Calibrations(list(map(_checked, content["memory"])), list(map(_checked, content["times"])))
+        except FileNotFoundError:
+            return Calibrations([], [])
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise CalibrationError(
+                f"cannot read the measurements in '{self.path}' ({error}): delete it, and the next run measures anew"
+            ) from error
 
     def add(self, key: CalibrationKey, measurement: Measurement) -> None:
         """Keep *measurement*; of one key the last few are kept.
@@ -102,24 +125,13 @@ class CalibrationStore:
         CalibrationError
             If the file cannot be read or written.
         """
-        content = self._read()
-        entries = content["memory"]
+        content = self.read()
+        entries = content.memory
         same = [entry for entry in entries if entry["key"] == asdict(key)]
         for outdated in same[: max(len(same) + 1 - KEPT, 0)]:
             entries.remove(outdated)
         entries.append({"key": asdict(key), **asdict(measurement)})
         self._write(content)
-
-    def pace(self, key: CalibrationKey, window: tuple[int, ...]) -> Pace | None:
-        """Return how long passes over windows of that size take; None where none was timed.
-
-        Raises
-        ------
-        CalibrationError
-            If the file cannot be read.
-        """
-        times = [entry for entry in self._read()["times"] if _is_of(entry, key, window)]
-        return Pace.fit([(entry["windows"], entry["seconds"]) for entry in times]) if times else None
 
     def add_times(self, key: CalibrationKey, window: tuple[int, ...], times: Mapping[int, float]) -> None:
         """Keep the seconds of a pass over each number of windows, in place of what was known for that number.
@@ -129,12 +141,12 @@ class CalibrationStore:
         CalibrationError
             If the file cannot be read or written.
         """
-        content = self._read()
-        content["times"] = [
-            entry for entry in content["times"] if not (_is_of(entry, key, window) and entry["windows"] in times)
+        content = self.read()
+        content.times[:] = [
+            entry for entry in content.times if not (_is_of(entry, key, window) and entry["windows"] in times)
         ]
         for windows, seconds in times.items():
-            content["times"].append(
+            content.times.append(
                 {
                     "key": asdict(replace(key, single=False)),
                     "window": list(window),
@@ -144,23 +156,9 @@ class CalibrationStore:
             )
         self._write(content)
 
-    def _read(self) -> dict[str, list[dict[str, Any]]]:
+    def _write(self, content: Calibrations) -> None:
         try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
-            return {"memory": list(map(_checked, content["memory"])), "times": list(map(_checked, content["times"]))}
-        except FileNotFoundError:
-            return {"memory": [], "times": []}
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise CalibrationError(
-                f"cannot read the measurements in '{self.path}' ({error}): delete it, and the next run measures anew"
-            ) from error
-
-    def _write(self, content: Mapping[str, Any]) -> None:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            partial = self.path.with_suffix(f".{os.getpid()}.part")
-            partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
-            partial.replace(self.path)
+            replace_json(self.path, asdict(content))
         except OSError as error:
             raise CalibrationError(
                 f"cannot keep a measurement in '{self.path}' ({error.strerror or error}): make the folder writable"

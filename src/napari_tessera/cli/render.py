@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from napari_tessera.cli.console import count
+from napari_tessera.session.cost import HOST_TERMS
 from napari_tessera.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
@@ -29,12 +30,6 @@ TERMS = {
     "workspace_bytes": "workspace",
     "context_bytes": "driver",
     "total_bytes": "together",
-}
-HOST_TERMS = {
-    "volumes_bytes": "images, batch_size at once",
-    "result_bytes": "reduced volume",
-    "sweep_bytes": "windows and passes",
-    "decoding_bytes": "making labels, after the passes",
 }
 # A plan of a long time series stays readable.
 MAX_ROWS = 20
@@ -149,9 +144,8 @@ def _memory_table(planned: Plan) -> Table:
 
 def memory_note(planned: Plan) -> str:
     """Return what an estimate for the CPU leaves out before it has been measured, or nothing."""
-    if planned.device.kind != "cpu" or planned.measured is not None:
-        return ""
-    return "Tensors only: what CPU kernels take beside them is known after 'tessera calibrate'."
+    note = "Tensors only: what CPU kernels take beside them is known after 'tessera calibrate'."
+    return note if planned.counts_tensors_only else ""
 
 
 def render_advice(sentence: str, level: str) -> Text:

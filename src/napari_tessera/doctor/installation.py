@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from importlib import resources
 from tempfile import TemporaryFile
 
+from napari_tessera.configuration import configuration_folder
 from napari_tessera.doctor.finding import Finding, Status
 from napari_tessera.doctor.system import installed_version, pip_command
 from napari_tessera.units import format_bytes
@@ -88,9 +89,7 @@ def check_bundled_model() -> Iterator[Finding]:
 
 def check_settings_folder() -> Iterator[Finding]:
     """Tell whether Tessera can remember which models are trusted."""
-    from platformdirs import user_config_path
-
-    folder = user_config_path("napari-tessera", appauthor=False)
+    folder = configuration_folder()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     try:
         with TemporaryFile(dir=existing):

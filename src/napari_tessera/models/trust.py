@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from napari_tessera.configuration import configuration_folder, replace_json
 from napari_tessera.errors import ModelError
 
 __all__ = ["TrustStore", "fingerprint"]
@@ -22,9 +23,7 @@ def fingerprint(path: Path) -> str:
 
 
 def _default_path() -> Path:
-    from platformdirs import user_config_path
-
-    return user_config_path("napari-tessera", appauthor=False) / "trusted-models.json"
+    return configuration_folder() / "trusted-models.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,4 @@ class TrustStore:
         self._write({sha: name for sha, name in self.names().items() if sha != sha256})
 
     def _write(self, names: dict[str, str]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".part")
-        partial.write_text(json.dumps(names, indent=1), encoding="utf-8")
-        partial.replace(self.path)
+        replace_json(self.path, names)

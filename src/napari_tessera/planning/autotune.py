@@ -102,16 +102,17 @@ def fit_window(plan_of: PlanOf, settings: Settings, rule: WindowRule) -> Plan:
     first = plan_of(replace(base, sw_batch_size=1))
     needed = tuple(max(sides) for sides in zip(*(volume.shape for volume in first.volumes), strict=True))
 
+    def scaled(pace: Pace, window: tuple[int, ...]) -> Pace:
+        return pace.scaled(prod(window) / prod(rule.default))
+
     def seconds(plan: Plan) -> float:
-        voxels = prod(plan.settings.window_size or ()) / prod(rule.default)
-        return (first.pace or BY_VOXELS).scaled(voxels).of_plan(plan)
+        return scaled(first.pace or BY_VOXELS, plan.settings.window_size or ()).of_plan(plan)
 
     def fitted(factors: Sequence[float]) -> Iterator[Plan]:
         for window in _windows(rule, factors, needed):
+            pace = first.pace and scaled(first.pace, window)
             # A network may have been made for one window, and a larger one may not fit.
             with suppress(SettingsError, ModelError):
-                voxels = prod(window) / prod(rule.default)
-                pace = None if first.pace is None else first.pace.scaled(voxels)
                 yield fit_batch(plan_of, replace(settings, window_size=window), pace=pace)
 
     found = min(fitted(LARGER), key=seconds, default=None) or next(fitted(SMALLER), None)

@@ -359,6 +359,11 @@ class Plan:
         return None if self.pace is None else self.pace.of_plan(self)
 
     @property
+    def counts_tensors_only(self) -> bool:
+        """Whether what kernels take beside tensors is unknown: on a CPU where this network was not measured yet."""
+        return self.device.kind == "cpu" and self.measured is None
+
+    @property
     def host_bytes(self) -> int:
         """Host memory at the peak."""
         return self.host.total_bytes

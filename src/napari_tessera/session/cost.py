@@ -14,10 +14,18 @@ if TYPE_CHECKING:
     from napari_tessera import Plan
     from napari_tessera.planning.plan import VolumePlan
 
-__all__ = ["Bar", "device_bar", "host_bar", "passes_line", "time_line"]
+__all__ = ["HOST_TERMS", "Bar", "device_bar", "host_bar", "passes_line", "time_line"]
 
 # Volumes that the tooltip lists one by one, and terms of a sum that it writes out.
 LISTED = 5
+# The words of the host's memory terms, in the order in which they are listed.
+HOST_TERMS = {
+    "volumes_bytes": "images, batch_size at once",
+    "result_bytes": "reduced volume",
+    "sweep_bytes": "windows and passes",
+    "decoding_bytes": "making labels, after the passes",
+    "kept_bytes": "probabilities that are kept",
+}
 WORDS = {Tone.GOOD: "fits", Tone.WARNING: "tight", Tone.PROBLEM: "over"}
 
 
@@ -123,7 +131,7 @@ def _certainty(plan: Plan) -> Iterator[str]:
     if plan.measured is not None:
         measured, estimated = plan.measured.measured_bytes, plan.measured.estimated_bytes
         yield f"last measured: {format_bytes(measured)}, estimated {format_bytes(estimated)} then"
-    elif plan.device.kind == "cpu":
+    elif plan.counts_tensors_only:
         yield "tensors only: what CPU kernels take beside them is known after Fit, or 'tessera calibrate'"
 
 
@@ -136,20 +144,10 @@ def host_bar(plan: Plan) -> Bar:
         ("images and results", max(plan.host_bytes - on_host, 0)),
     )
     bar = _bar("RAM", "this computer", parts, device.host_total_bytes, device.host_free_bytes)
-    terms = (f"{words}: {format_bytes(size)}" for words, size in _host_terms(plan) if size)
+    sizes = [(words, getattr(plan.host, name)) for name, words in HOST_TERMS.items()]
+    sizes.append(("result on disk, before compression", plan.output_bytes))
+    terms = (f"{words}: {format_bytes(size)}" for words, size in sizes if size)
     return replace(bar, line=replace(bar.line, tooltip="\n".join([bar.line.tooltip, *terms])))
-
-
-def _host_terms(plan: Plan) -> tuple[tuple[str, int], ...]:
-    host = plan.host
-    return (
-        ("images, batch_size at once", host.volumes_bytes),
-        ("reduced volume", host.result_bytes),
-        ("windows and passes", host.sweep_bytes),
-        ("making labels, after the passes", host.decoding_bytes),
-        ("probabilities that are kept", host.kept_bytes),
-        ("result on disk, before compression", plan.output_bytes),
-    )
 
 
 def _bar(label: str, owner: str, parts: tuple[tuple[str, int], ...], total: int, free: int) -> Bar:

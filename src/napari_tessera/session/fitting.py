@@ -69,8 +69,7 @@ class Fitting:
         self.said = Line()
 
     def _found(self, take: Callable[[Plan], object], plan: Plan) -> None:
-        self._end(Line())
-        take(plan)
+        take(plan)  # before the last words, which new settings take back
         self._end(Line(_words(plan), Tone.GOOD))
 
     def _end(self, said: Line) -> None:

@@ -1,0 +1,31 @@
+"""Small JSON files in the user's configuration folder: where they are, and how they are replaced."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+__all__ = ["configuration_folder", "replace_json"]
+
+
+def configuration_folder() -> Path:
+    """Return the folder of what Tessera remembers of its user; it need not be there yet."""
+    from platformdirs import user_config_path
+
+    return user_config_path("napari-tessera", appauthor=False)
+
+
+def replace_json(path: Path, content: Any) -> None:
+    """Write *content* to *path*, folders included, so that whoever reads meanwhile finds the old file or the new one.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.part")
+    partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    partial.replace(path)
