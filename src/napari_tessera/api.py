@@ -22,14 +22,13 @@ from napari_tessera.pipeline import iter_results
 from napari_tessera.planning.activations import ActivationCache
 from napari_tessera.planning.occupied import find_windows
 from napari_tessera.planning.plan import DeviceState, Plan
-from napari_tessera.planning.profile import Correction, PassProfile
+from napari_tessera.planning.profile import Correction, Known, PassProfile
 from napari_tessera.planning.resolve import Traced, complete_settings, resolve
 from napari_tessera.planning.windows import nearest_windows
 from napari_tessera.planning.workspace import PRIOR_ERRORS, PRIOR_SCALES
 from napari_tessera.volumes.as_source import as_array, as_source
 
 if TYPE_CHECKING:
-    from napari_tessera.calibration.store import Calibrated
     from napari_tessera.engine.events import EventHandler
     from napari_tessera.engine.source import Source
     from napari_tessera.models.model import Model
@@ -132,8 +131,6 @@ def plan(
     ------
     SettingsError, InputError, ModelError
         If settings, shapes and model do not fit together. Nothing has run by then.
-    CalibrationError
-        If the measurements cannot be read.
 
     Notes
     -----
@@ -147,8 +144,11 @@ def plan(
 
     settings = complete_settings(settings, model.spec, chosen)
     alone = _trace(model, settings, state.kind)
-    taken, key = (calibrations or CalibrationStore()).read(), CalibrationKey.of(model.network, settings, state)
-    known = taken.calibrated(key)
+    taken = (calibrations or CalibrationStore()).read()
+
+    def known(windows: int) -> Known:
+        key = CalibrationKey.of(model.network, settings, state, windows=windows)
+        return taken.known(key) or _assumed(state.kind)
 
     def profile(window: tuple[int, ...], sw_batch_size: int) -> PassProfile:
         return _TRACES.profile(
@@ -164,7 +164,7 @@ def plan(
         many,
         model.spec,
         settings,
-        traced=_traced(alone, profile, state.kind, known),
+        traced=Traced(alone.weights_bytes, profile, _no_surer_than(alone, known)),
         device=state,
         decoder=chosen,
         itemsize=np.dtype(dtype).itemsize,
@@ -172,8 +172,8 @@ def plan(
         occupied=occupied,
         output_chunk=output_chunk,
     )
-    pace = taken.pace(key, settings.window_size or model.spec.window.default)
-    return replace(planned, measured=None if known is None else known.latest, pace=pace)
+    timed = CalibrationKey.of(model.network, settings, state)
+    return replace(planned, pace=taken.pace(timed, settings.window_size or model.spec.window.default))
 
 
 def find_occupied(
@@ -245,17 +245,20 @@ def _trace(model: Model, settings: Settings, device_type: str) -> PassTrace:
     return traced
 
 
-def _traced(
-    alone: PassTrace, profile: Callable[[tuple[int, ...], int], PassProfile], device_type: str, known: Calibrated | None
-) -> Traced:
-    """Return what is known of a network's memory: as measured, else as is assumed before any measurement."""
-    if known is None:
-        error = max(alone.error_fraction, PRIOR_ERRORS.get(device_type, 0.0))
-        correction = Correction(PRIOR_SCALES.get(device_type, 0.0))
-    else:
-        guessed = 0.0 if alone.method == "traced" else alone.error_fraction
-        error, correction = max(known.error_fraction, guessed), known.correction
-    return Traced(alone.weights_bytes, profile, error_fraction=error, correction=correction)
+def _assumed(device_type: str) -> Known:
+    """Return what holds before anything has been measured."""
+    return Known(Correction(PRIOR_SCALES.get(device_type, 0.0)), PRIOR_ERRORS.get(device_type, 0.0))
+
+
+def _no_surer_than(alone: PassTrace, known: Callable[[int], Known]) -> Callable[[int], Known]:
+    """Return *known* with an error no smaller than that of the trace, where no measurement makes up for it."""
+
+    def widened(windows: int) -> Known:
+        found = known(windows)
+        made_up_for = alone.method == "traced" and found.latest is not None
+        return found if made_up_for else replace(found, error_fraction=max(found.error_fraction, alone.error_fraction))
+
+    return widened
 
 
 def _size_error(model: Model, window: tuple[int, ...], traced: PassTrace) -> ModelError:

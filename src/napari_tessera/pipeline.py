@@ -124,7 +124,7 @@ def iter_results(
     devices = open_devices(plan.settings.device)
     began, passes = time.perf_counter(), 0
     for device in devices:
-        device.start_peak()
+        device.start_peak(model.bytes_on(device.torch_device))
     notify(RunStarted(len(loads), plan.windows, plan.forward_passes))
     try:
         with (

@@ -17,9 +17,10 @@ from napari_tessera.engine.device import open_devices
 from napari_tessera.engine.events import raise_if_cancelled
 from napari_tessera.engine.feed import CHANNELS_LAST
 from napari_tessera.engine.network import Forward
+from napari_tessera.engine.stitch import FLOAT_BYTES
 from napari_tessera.engine.sweep import Window
 from napari_tessera.engine.tta import View
-from napari_tessera.errors import OutOfMemoryError, SettingsError
+from napari_tessera.errors import CalibrationError, OutOfMemoryError
 from napari_tessera.planning.pace import Pace
 from napari_tessera.planning.trace import weights_bytes
 from napari_tessera.units import format_bytes
@@ -95,32 +96,41 @@ def measure_times(
     return {batch: median(seconds) for batch, seconds in samples.items()}
 
 
-def measure_peak(model: Model, settings: Settings) -> int:
+def measure_peak(model: Model, settings: Settings, *, cancel: threading.Event | None = None) -> int | None:
     """Return the most that weights and a pass over ``sw_batch_size`` windows take of the first device, bytes.
 
-    On CUDA as torch's allocator counts it, on the CPU as its allocator reports it to torch's profiler. No run may use
-    the model at the same time.
+    On CUDA as torch's allocator counts it, on the CPU as its allocator reports it to torch's profiler; None on MPS,
+    which counts nothing. Neither a run nor anything else in this program may use the device at the same time.
 
     Raises
     ------
-    SettingsError
-        On devices that count nothing.
-    ModelError, OutOfMemoryError
+    CalibrationError
+        If the allocator reported less than the windows themselves take.
+    ModelError, OutOfMemoryError, CancelledError
         As `measure_times`.
     """
     shape = _shape(model, settings, settings.sw_batch_size)
     with _ready(model, settings, settings.sw_batch_size) as (forward, device):
-        device.start_peak()
-        if device.torch_device.type != "cpu":
-            _seconds_of_pass(forward, shape, device)
-            peak = device.peak_bytes()
-            if peak is None:
-                raise SettingsError(f"{device.name} does not count its memory: nothing can be measured there")
-            return peak
+        raise_if_cancelled(cancel)
         # What the first pass alone makes, such as tables that are kept, is no trait of the passes.
         _seconds_of_pass(forward, shape, device)
-        held = weights_bytes(model.network)
-        return held + peak_of_allocations(lambda: _seconds_of_pass(forward, shape, device))
+        raise_if_cancelled(cancel)
+        if device.torch_device.type == "cpu":
+            peak = weights_bytes(model.network) + peak_of_allocations(lambda: _seconds_of_pass(forward, shape, device))
+        else:
+            device.start_peak(model.bytes_on(device.torch_device))
+            _seconds_of_pass(forward, shape, device)
+            counted = device.peak_bytes()
+            if counted is None:
+                return None
+            peak = counted
+        least = FLOAT_BYTES * prod(shape)
+        if peak < least:
+            raise CalibrationError(
+                f"{format_bytes(peak)} were counted of a pass whose windows alone take {format_bytes(least)}: memory "
+                f"cannot be measured with torch {torch.__version__} here"
+            )
+        return peak
 
 
 @contextmanager
@@ -166,4 +176,5 @@ def _ramp(shape: tuple[int, ...], device: Device) -> torch.Tensor:
     memory_format = last if device.channels_last else torch.contiguous_format
     # Not `contiguous`: it takes one channel for laid out either way, and the network's layers then choose the other.
     windows = torch.empty(shape, memory_format=memory_format, device=device.torch_device)
-    return windows.copy_(torch.linspace(0, 1, prod(shape), device=device.torch_device).view(shape))
+    # Along x alone: nothing as large as the windows may be there beside them while their memory is measured.
+    return windows.copy_(torch.linspace(0, 1, shape[-1], device=device.torch_device))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
@@ -14,9 +14,9 @@ from napari_tessera.api import PROBABILITIES, measure_device, plan
 from napari_tessera.calibration.key import CalibrationKey
 from napari_tessera.calibration.remember import measurement_of
 from napari_tessera.calibration.store import CalibrationStore
-from napari_tessera.engine.events import raise_if_cancelled
 from napari_tessera.engine.settings import Settings
-from napari_tessera.planning.autotune import fit_batch, fit_window
+from napari_tessera.errors import SettingsError
+from napari_tessera.planning.autotune import check_room, fit_batch, fit_window
 from napari_tessera.probe import measure_peak, measure_times
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from napari_tessera.planning.pace import Pace
     from napari_tessera.planning.plan import DeviceState, Plan
     from napari_tessera.planning.profile import Measurement
+
+    Occupied = Sequence[npt.NDArray[Any] | None]
 
 __all__ = ["autotune", "calibrate"]
 
@@ -40,14 +42,14 @@ def autotune(
     voxel_size_um: tuple[float, ...] | None = None,
     pace: Pace | None = None,
     device: DeviceState | None = None,
-    occupied: Sequence[npt.NDArray[Any] | None] | None = None,
+    occupied: Occupied | Callable[[Settings], Occupied] | None = None,
     calibrations: CalibrationStore | None = None,
 ) -> Plan:
     """Return the plan of the ``sw_batch_size`` that is fastest within a budget; nothing runs, and no memory is tried.
 
     Parameters
     ----------
-    shapes, model, decoder, dtype, voxel_size_um, device, occupied, calibrations
+    shapes, model, decoder, dtype, voxel_size_um, device, calibrations
         As for `plan`.
     settings
         What the user wants; all but ``sw_batch_size`` stays, and the window if that is to be chosen, too.
@@ -57,7 +59,11 @@ def autotune(
         Whether ``window_size`` is chosen, too: the model's default or larger; smaller only where that does not fit.
     pace
         How long passes take; None: as earlier runs or `calibrate` found, and where nothing is known, the fewest passes
-        are taken to be fastest and at least 80 % of the largest batch that fits is chosen.
+        are taken to be fastest and at least 80 % of the largest batch that fits is chosen. With *choose_window* that of
+        the model's default window.
+    occupied
+        As for `plan`, or a function that finds it for settings: with *choose_window* it depends on the window, and is
+        asked for once for each that is tried.
 
     Returns
     -------
@@ -67,7 +73,8 @@ def autotune(
     Raises
     ------
     SettingsError
-        If not even one window at a time fits, with what would; or as for `plan`.
+        If not even one window at a time fits, with what would; if *occupied* holds for one window and the window is to
+        be chosen; or as for `plan`.
     InputError, ModelError
         As for `plan`.
     """
@@ -76,20 +83,39 @@ def autotune(
     if budget_bytes is not None:
         state = replace(state, budget_bytes=budget_bytes)
 
-    plan_of = partial(
-        plan,
-        shapes,
-        model,
-        decoder=decoder,
-        dtype=dtype,
-        voxel_size_um=voxel_size_um,
-        device=state,
-        occupied=occupied,
-        calibrations=calibrations,
-    )
+    if choose_window and not callable(occupied) and any(windows is not None for windows in occupied or ()):
+        raise SettingsError(
+            "occupied names the windows of one window_size, but choose_window compares several: give a function that "
+            "finds them for the settings it is called with"
+        )
+    find_occupied = _once_per_window(occupied) if callable(occupied) else lambda settings: occupied
+
+    def plan_of(settings: Settings) -> Plan:
+        return plan(
+            shapes,
+            model,
+            settings,
+            decoder=decoder,
+            dtype=dtype,
+            voxel_size_um=voxel_size_um,
+            device=state,
+            occupied=find_occupied(settings),
+            calibrations=calibrations,
+        )
+
     if choose_window:
-        return fit_window(plan_of, settings, model.spec.window)
+        return fit_window(plan_of, settings, model.spec.window, pace=pace)
     return fit_batch(plan_of, settings, pace=pace)
+
+
+def _once_per_window(find: Callable[[Settings], Occupied]) -> Callable[[Settings], Occupied]:
+    """Return *find* with its last answer remembered: batches change from plan to plan, windows seldom."""
+
+    @lru_cache(maxsize=1)
+    def find_at(settings: Settings) -> Occupied:
+        return find(settings)
+
+    return lambda settings: find_at(replace(settings, sw_batch_size=1))
 
 
 def calibrate(
@@ -98,13 +124,16 @@ def calibrate(
     *,
     calibrations: CalibrationStore | None = None,
     cancel: threading.Event | None = None,
-) -> Measurement:
+) -> Measurement | None:
     """Measure what passes of *model* take of memory and time here, and keep it for the plans to come.
+
+    One window at a time and ``sw_batch_size`` of them, two where that is 1 and they fit: what a pass costs by itself
+    shows only between two sizes. No memory is tried: both are planned first.
 
     Parameters
     ----------
     model
-        The network; no run may use it meanwhile.
+        The network; no run may use it, and nothing else in this program the device, meanwhile.
     settings
         Window, ``sw_batch_size``, precision and device to measure at; the defaults if None.
     calibrations
@@ -114,26 +143,45 @@ def calibrate(
 
     Returns
     -------
-    Measurement
-        What was estimated and what was measured, the weights and a pass over ``sw_batch_size`` windows.
+    Measurement or None
+        What was estimated until now and what was measured, the weights and a pass over ``sw_batch_size`` windows; None
+        where the device counts no memory (MPS), so that only times were measured.
 
     Raises
     ------
     SettingsError
-        If the device counts no memory, or as for `plan`.
+        If such a pass is not expected to fit, or as for `plan`.
     ModelError, OutOfMemoryError, CancelledError, CalibrationError
         If the pass fails or is not waited for, or nothing can be kept.
     """
     settings, store = settings or Settings(), calibrations or CalibrationStore()
-    window, most = settings.window_size or model.spec.window.default, settings.sw_batch_size
-    batches = sorted({1, most})
-    for batch in batches:
-        shape = (*window[:-1], batch * window[-1])  # which holds as many windows, or more
-        at_batch = replace(settings, sw_batch_size=batch)
-        planned = plan(shape, model, at_batch, decoder=PROBABILITIES, calibrations=store)
-        key = CalibrationKey.of(model.network, planned.settings, planned.device)
-        measured = measurement_of(planned.of_pass(), measure_peak(model, planned.settings))
-        store.add(key, measured)
-        raise_if_cancelled(cancel)
-    store.add_times(key, window, measure_times(model, settings, batches=batches, cancel=cancel))
+
+    def plan_of(batch: int) -> Plan:
+        window = settings.window_size or model.spec.window.default
+        shape = (*window[:-1], batch * window[-1])
+        at_batch = replace(settings, sw_batch_size=batch, overlap=0.0, tta_num=1)
+        return plan(shape, model, at_batch, decoder=PROBABILITIES, calibrations=store).of_pass()
+
+    asked, other = plan_of(settings.sw_batch_size), plan_of(1 if settings.sw_batch_size > 1 else 2)
+    check_room(asked)
+    plans = [planned for planned in (other, asked) if planned.fits]
+    measured: Measurement | None = None
+    for planned in plans:
+        measured = _measure(planned, model, store, cancel)
+    batches = sorted(planned.settings.sw_batch_size for planned in plans)
+    times = measure_times(model, settings, batches=batches, cancel=cancel)
+    store.add_times(CalibrationKey.of(model.network, settings, asked.device), asked.volumes[0].layout.window, times)
+    return measured
+
+
+def _measure(
+    planned: Plan, model: Model, store: CalibrationStore, cancel: threading.Event | None
+) -> Measurement | None:
+    """Measure one pass and keep what it took; None where that is not counted."""
+    peak = measure_peak(model, planned.settings, cancel=cancel)
+    if peak is None:
+        return None
+    measured = measurement_of(planned, peak)
+    batch = planned.settings.sw_batch_size
+    store.add(CalibrationKey.of(model.network, planned.settings, planned.device, windows=batch), measured)
     return measured

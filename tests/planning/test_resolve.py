@@ -200,7 +200,7 @@ def test_advice_on_host_memory_voxels_padding_and_precision() -> None:
 
 @given(limit=st.integers(0, 100), most=st.integers(0, 80))
 def test_the_largest_batch_that_fits(limit: int, most: int) -> None:
-    assert largest_fitting_batch(lambda batch: batch, limit, most) == min(limit, most)
+    assert largest_fitting_batch(lambda batch: batch <= limit, most) == min(limit, most)
 
 
 @hypothesis_settings(deadline=None)

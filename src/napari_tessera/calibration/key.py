@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["CalibrationKey", "fingerprint"]
 
+MANGLED = re.compile(r"___torch_mangle_\d+\.?")
+VALUES = re.compile(r"value=[^\[\]=]*(?=\[ \w+Type\{)")
+
 _FINGERPRINTS: WeakKeyDictionary[torch.nn.Module, str] = WeakKeyDictionary()
 
 
@@ -27,7 +33,8 @@ class CalibrationKey:
     Parameters
     ----------
     device, software
-        The card, and the versions of torch and of the libraries that choose kernels.
+        The card, or the CPU and the threads that torch uses of it; the versions of torch and of the libraries that
+        choose kernels.
     network
         Its `fingerprint`.
     precision
@@ -44,21 +51,23 @@ class CalibrationKey:
     single: bool = False
 
     @classmethod
-    def of(cls, network: torch.nn.Module, settings: Settings, device: DeviceState) -> CalibrationKey:
-        """Return the key of runs of *network* by these settings."""
-        name = platform.machine() if device.kind == "cpu" else device.name
-        single = device.kind == "cpu" and settings.sw_batch_size == 1
+    def of(
+        cls, network: torch.nn.Module, settings: Settings, device: DeviceState, *, windows: int = 2
+    ) -> CalibrationKey:
+        """Return the key of passes of *network* by these settings over so many *windows*."""
+        name = f"{_cpu_name()}, {torch.get_num_threads()} threads" if device.kind == "cpu" else device.name
+        single = device.kind == "cpu" and windows == 1
         software, precision = _software(device.kind), settings.precision.value
         return cls(f"{device.kind} {name}", software, fingerprint(network), precision, single)
 
 
 def fingerprint(network: torch.nn.Module) -> str:
-    """Return a hash of the kinds of a network's modules and the shapes and types of its weights, hexadecimal.
+    """Return a hash of a network's modules, with their plain parameters such as strides, and the shapes of its weights.
 
     Two trainings of one architecture have the same: what their passes take does not depend on the values.
     """
     if network not in _FINGERPRINTS:
-        modules = (f"{name}:{_kind(module)}" for name, module in network.named_modules())
+        modules = (f"{name}:{_kind(module)} {_parameters(module)}" for name, module in network.named_modules())
         weights = (f"{tuple(each.shape)}:{each.dtype}" for each in [*network.parameters(), *network.buffers()])
         text = "\n".join([*modules, *weights, *_graph(network)])
         _FINGERPRINTS[network] = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -69,10 +78,35 @@ def _kind(module: torch.nn.Module) -> str:
     return str(getattr(module, "original_name", type(module).__qualname__))
 
 
+def _parameters(module: torch.nn.Module) -> list[tuple[str, Any]]:
+    """Return what a module was made with, as far as it is numbers and names: strides, dilation, heads."""
+    public = ((name, value) for name, value in vars(module).items() if not name.startswith("_") and name != "training")
+    return sorted((name, value) for name, value in public if _is_plain(value))
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
 def _graph(network: torch.nn.Module) -> Iterable[str]:
-    """Yield the code of a TorchScript: once frozen it has neither modules nor weights that could be named."""
+    """Yield what a TorchScript computes: once frozen it has neither modules nor weights that could be named."""
     if isinstance(network, torch.jit.ScriptModule):
-        yield str(network.code)
+        graph: Any = network.inlined_graph
+        # Without the numbers that torch gives to classes in the order in which they are loaded, and without weights.
+        yield VALUES.sub("", MANGLED.sub("", graph.str(False)))
+
+
+@cache
+def _cpu_name() -> str:
+    capability = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not on Linux
+        return f"{platform.processor()} {capability}"
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return f"{next(named, platform.processor())} {capability}"
 
 
 def _software(device_kind: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections import defaultdict, deque
 from statistics import median
 from typing import TYPE_CHECKING
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from napari_tessera.calibration.key import CalibrationKey
 from napari_tessera.engine.events import Event, EventHandler, MemoryRecovered, PassFinished, RunFinished, RunStarted
 from napari_tessera.errors import CalibrationError
-from napari_tessera.planning.correction import fit_correction
+from napari_tessera.planning.correction import LARGEST_SCALE, fit_correction
 from napari_tessera.planning.profile import Measurement
 from napari_tessera.planning.workspace import PRIOR_SCALES
+from napari_tessera.units import format_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -22,15 +23,19 @@ if TYPE_CHECKING:
 
 __all__ = ["RunMemory", "measurement_of"]
 
+logger = logging.getLogger(__name__)
+
 # Passes whose times count: the last ones, as the first fill caches and wake cores.
 TIMED = 128
+# Tensors that take more than so many times what a trace of the very same network sees are not its own.
+LARGEST_FACTOR = 2.0
 
 
 class RunMemory:
     """An event handler that hands every event on, and keeps peak and times once the run has ended well.
 
     A run in which memory ran out, or of which a volume failed, did not follow its plan, so nothing of it is kept. That
-    a measurement cannot be kept costs no result: it is a warning.
+    a measurement cannot be kept costs no result: it is a warning in the log.
 
     Parameters
     ----------
@@ -64,14 +69,16 @@ class RunMemory:
             try:
                 self._keep(event)
             except CalibrationError as error:
-                warnings.warn(str(error), stacklevel=2)
+                logger.warning(str(error))
+            except Exception:
+                logger.warning("what the run took could not be kept", exc_info=True)
         if self._hand_on is not None:
             self._hand_on(event)
 
     def _keep(self, run: RunFinished) -> None:
         plan = self._plan
         key = CalibrationKey.of(self._network, plan.settings, plan.device)
-        if run.peak_bytes is not None and _is_full(plan):
+        if run.peak_bytes is not None and not plan.counts_are_bounds:
             self._store.add(key, measurement_of(plan, run.peak_bytes))
         batch = plan.settings.sw_batch_size
         if times := self._times.get(batch):  # smaller ones are leftovers, timed once or twice
@@ -79,15 +86,20 @@ class RunMemory:
 
 
 def measurement_of(plan: Plan, measured_bytes: int) -> Measurement:
-    """Return what a peak of *measured_bytes*, as torch counts them, says about the estimates of *plan*'s network."""
+    """Return what a peak of *measured_bytes*, as torch counts them, says about the estimates of *plan*'s network.
+
+    Raises
+    ------
+    CalibrationError
+        If something else in this program must have taken part of it: torch's counters tell no users apart.
+    """
     prior = PRIOR_SCALES.get(plan.device.kind, 0.0)
     correction = fit_correction(plan.need, measured_bytes, prior_scale=prior)
-    return Measurement(plan.memory.counted_bytes, measured_bytes, correction)
-
-
-def _is_full(plan: Plan) -> bool:
-    """Whether a pass of the run holds as many windows as its memory was planned for."""
-    if plan.counts_are_bounds:
-        return False
-    planned = min(plan.settings.sw_batch_size, max(volume.layout.n_windows for volume in plan.volumes))
-    return max(max(volume.block_windows) for volume in plan.volumes) >= planned
+    estimated = plan.memory.counted_bytes
+    shared = plan.device.kind != "cpu"  # whose allocations are counted call by call
+    if shared and (correction.workspace_scale >= LARGEST_SCALE or correction.activations_factor >= LARGEST_FACTOR):
+        raise CalibrationError(
+            f"{format_bytes(measured_bytes)} were measured where {format_bytes(estimated)} were estimated, which is "
+            f"not kept: let nothing else in this program use {plan.device.name} meanwhile, and run again"
+        )
+    return Measurement(estimated, measured_bytes, correction)

@@ -1,14 +1,16 @@
 """What runs really took, kept from one session to the next: it corrects the next estimate, and says how long it takes.
 
-One small JSON file in the user's configuration folder. Programs that run side by side may each lose the other's latest
-measurement, never the file.
+One small JSON file in the user's configuration folder. Programs, or threads, that write side by side may lose each
+other's latest measurement, never the file.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -16,15 +18,19 @@ from typing import TYPE_CHECKING, Any
 from napari_tessera.configuration import configuration_folder, replace_json
 from napari_tessera.errors import CalibrationError
 from napari_tessera.planning.pace import Pace
-from napari_tessera.planning.profile import Correction, Measurement
+from napari_tessera.planning.profile import Correction, Known, Measurement
 
 if TYPE_CHECKING:
     from napari_tessera.calibration.key import CalibrationKey
 
-__all__ = ["Calibrated", "CalibrationStore", "Calibrations"]
+__all__ = ["CalibrationStore", "Calibrations"]
+
+logger = logging.getLogger(__name__)
 
 # Measurements of one key that count: the last ones, so that a new driver's behaviour soon decides.
 KEPT = 5
+# Entries of each kind in the file, the latest ones: a lab's networks in all the windows that anybody tries.
+MOST_ENTRIES = 1000
 # How far an estimate may be off once this network has been measured here. On CUDA a goal that
 # benchmarks/memory_accuracy.py checks on a card; on the CPU what benchmarks/calibration.py finds, where the kernels,
 # and so the memory, change with the size of a single window.
@@ -38,44 +44,33 @@ LARGEST = 2**60
 
 
 @dataclass(frozen=True, slots=True)
-class Calibrated:
-    """What is known of an estimate.
+class Calibrations:
+    """What the file held when it was read.
 
     Parameters
     ----------
-    correction
-        The median of what was measured.
-    error_fraction
-        How far the corrected estimate may be off.
-    latest
-        The last measurement of this very network; None where others stand in for it.
+    memory, times
+        Plain entries, checked, the oldest first.
+    problem
+        Why nothing could be read, a sentence; empty if all is well.
     """
 
-    correction: Correction
-    error_fraction: float
-    latest: Measurement | None
+    memory: tuple[dict[str, Any], ...] = ()
+    times: tuple[dict[str, Any], ...] = ()
+    problem: str = ""
 
-
-@dataclass(frozen=True, slots=True)
-class Calibrations:
-    """What the file held when it was read: plain entries, checked."""
-
-    memory: list[dict[str, Any]]
-    times: list[dict[str, Any]]
-
-    def calibrated(self, key: CalibrationKey) -> Calibrated | None:
+    def known(self, key: CalibrationKey) -> Known | None:
         """Return what is known for *key*: of this network, else of others on the same device; None: nothing."""
-        entries = self.memory
-        own = [entry for entry in entries if entry["key"] == asdict(key)][-KEPT:]
+        own = [entry for entry in self.memory if entry["key"] == asdict(key)][-KEPT:]
         if own:
             error = SINGLE_ERROR if key.single else NETWORK_ERRORS.get(key.device.split(" ")[0], DEVICE_ERROR)
-            return Calibrated(_median_of(own), error, _measurement(own[-1]))
+            return Known(_median_of(own), error, _measurement(own[-1]))
         anyone = asdict(replace(key, network=""))
-        others = [entry for entry in entries if entry["key"] | {"network": ""} == anyone][-KEPT:]
+        others = [entry for entry in self.memory if entry["key"] | {"network": ""} == anyone][-KEPT:]
         if not others or key.device.startswith("cpu"):  # whose kernels differ too much from network to network
             return None
         # What no workspace explains is a trait of the network it was found in.
-        return Calibrated(replace(_median_of(others), activations_factor=1.0), DEVICE_ERROR, None)
+        return Known(Correction(_median_of(others).workspace_scale), DEVICE_ERROR)
 
     def pace(self, key: CalibrationKey, window: tuple[int, ...]) -> Pace | None:
         """Return how long passes over windows of that size take; None where none was timed."""
@@ -100,22 +95,14 @@ class CalibrationStore:
     path: Path = field(default_factory=_default_path)
 
     def read(self) -> Calibrations:
-        """Return all that was measured.
-
-        Raises
-        ------
-        CalibrationError
-            If the file cannot be read.
-        """
+        """Return all that was measured; where the file cannot be read nothing is known, and a warning is logged."""
         try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
-            return Calibrations(list(map(_checked, content["memory"])), list(map(_checked, content["times"])))
+            status = self.path.stat()
         except FileNotFoundError:
-            return Calibrations([], [])
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise CalibrationError(
-                f"cannot read the measurements in '{self.path}' ({error}): delete it, and the next run measures anew"
-            ) from error
+            return Calibrations()
+        except OSError:
+            return _read(self.path, 0, 0)  # which will find out why
+        return _read(self.path, status.st_mtime_ns, status.st_size)
 
     def add(self, key: CalibrationKey, measurement: Measurement) -> None:
         """Keep *measurement*; of one key the last few are kept.
@@ -125,13 +112,11 @@ class CalibrationStore:
         CalibrationError
             If the file cannot be read or written.
         """
-        content = self.read()
-        entries = content.memory
-        same = [entry for entry in entries if entry["key"] == asdict(key)]
-        for outdated in same[: max(len(same) + 1 - KEPT, 0)]:
-            entries.remove(outdated)
-        entries.append({"key": asdict(key), **asdict(measurement)})
-        self._write(content)
+        content = self._read_to_change()
+        same = [entry for entry in content.memory if entry["key"] == asdict(key)]
+        outdated = same[: max(len(same) + 1 - KEPT, 0)]
+        kept = [entry for entry in content.memory if entry not in outdated]
+        self._write(replace(content, memory=(*kept, {"key": asdict(key), **asdict(measurement)})))
 
     def add_times(self, key: CalibrationKey, window: tuple[int, ...], times: Mapping[int, float]) -> None:
         """Keep the seconds of a pass over each number of windows, in place of what was known for that number.
@@ -141,36 +126,44 @@ class CalibrationStore:
         CalibrationError
             If the file cannot be read or written.
         """
+        content = self._read_to_change()
+        kept = [entry for entry in content.times if not (_is_of(entry, key, window) and entry["windows"] in times)]
+        about = {"key": asdict(replace(key, single=False)), "window": list(window)}
+        new = [about | {"windows": windows, "seconds": seconds} for windows, seconds in times.items()]
+        self._write(replace(content, times=(*kept, *new)))
+
+    def _read_to_change(self) -> Calibrations:
         content = self.read()
-        content.times[:] = [
-            entry for entry in content.times if not (_is_of(entry, key, window) and entry["windows"] in times)
-        ]
-        for windows, seconds in times.items():
-            content.times.append(
-                {
-                    "key": asdict(replace(key, single=False)),
-                    "window": list(window),
-                    "windows": windows,
-                    "seconds": seconds,
-                }
-            )
-        self._write(content)
+        if content.problem:  # never over what a user may still want to look at
+            raise CalibrationError(content.problem)
+        return content
 
     def _write(self, content: Calibrations) -> None:
         try:
-            replace_json(self.path, asdict(content))
+            replace_json(self.path, {"memory": content.memory[-MOST_ENTRIES:], "times": content.times[-MOST_ENTRIES:]})
         except OSError as error:
             raise CalibrationError(
                 f"cannot keep a measurement in '{self.path}' ({error.strerror or error}): make the folder writable"
             ) from error
 
 
+@lru_cache(maxsize=8)
+def _read(path: Path, changed_ns: int, size: int) -> Calibrations:
+    """Return what *path* holds; plans ask for it whenever a slider moves, so it is parsed once per change."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return Calibrations(tuple(map(_checked, content["memory"])), tuple(map(_checked, content["times"])))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        problem = f"cannot read the measurements in '{path}' ({error}): delete it, and the next run measures anew"
+        logger.warning(problem)
+        return Calibrations(problem=problem)
+
+
 def _checked(entry: dict[str, Any]) -> dict[str, Any]:
     """Return *entry* if it is one; raises ValueError, TypeError, KeyError or AttributeError otherwise."""
     numbers: list[Any]
     if "correction" in entry:
-        correction = entry["correction"]
-        numbers = [correction["workspace_scale"], correction["activations_factor"]]
+        numbers = [*asdict(Correction(**entry["correction"])).values()]
         numbers += [entry["estimated_bytes"], entry["measured_bytes"]]
     else:
         numbers = [*entry["window"], entry["windows"], entry["seconds"]]
@@ -191,5 +184,7 @@ def _measurement(entry: Mapping[str, Any]) -> Measurement:
 def _median_of(entries: Iterable[Mapping[str, Any]]) -> Correction:
     corrections = [_measurement(entry).correction for entry in entries]
     return Correction(
-        median(each.workspace_scale for each in corrections), median(each.activations_factor for each in corrections)
+        median(each.workspace_scale for each in corrections),
+        median(each.activations_factor for each in corrections),
+        round(median(each.unused_library_bytes for each in corrections)),
     )

@@ -64,6 +64,7 @@ class CudaDevice:
     def __init__(self, index: int = 0) -> None:
         self.torch_device = torch.device("cuda", index)
         self.name = torch.cuda.get_device_name(index)
+        self._before_bytes = 0
 
     def memory(self) -> DeviceMemory:
         """Return total and free memory; what this process holds in its cache counts as free."""
@@ -71,13 +72,17 @@ class CudaDevice:
         cached = torch.cuda.memory_reserved(self.torch_device) - torch.cuda.memory_allocated(self.torch_device)
         return DeviceMemory(total, free + cached)
 
-    def start_peak(self) -> None:
-        """Reset torch's peak counter."""
+    def start_peak(self, held_bytes: int = 0) -> None:
+        """Reset torch's peak counter, which all users of torch in this process share."""
+        bindings: Any = torch._C
+        # cuBLAS's workspaces stay from run to run and would count for the first one only: this one makes them again.
+        bindings._cuda_clearCublasWorkspaces()
         torch.cuda.reset_peak_memory_stats(self.torch_device)
+        self._before_bytes = torch.cuda.memory_allocated(self.torch_device) - held_bytes
 
     def peak_bytes(self) -> int | None:
-        """Return torch's peak of allocated bytes."""
-        return torch.cuda.max_memory_allocated(self.torch_device)
+        """Return torch's peak of allocated bytes, less what others had allocated at the start."""
+        return torch.cuda.max_memory_allocated(self.torch_device) - self._before_bytes
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """Whether *error* is torch's out-of-memory error, that of pinning host memory, or of the host."""

@@ -53,7 +53,7 @@ class CpuDevice:
         """Return the host's total and available memory."""
         return host_memory()
 
-    def start_peak(self) -> None:
+    def start_peak(self, held_bytes: int = 0) -> None:
         """Do nothing: the host's allocator keeps no peak."""
 
     def peak_bytes(self) -> int | None:

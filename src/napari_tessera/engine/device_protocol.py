@@ -80,8 +80,8 @@ class Device(Protocol):
         """Return total and free memory now."""
         ...
 
-    def start_peak(self) -> None:
-        """Begin to measure the highest memory in use."""
+    def start_peak(self, held_bytes: int = 0) -> None:
+        """Begin to measure the most that a run allocates, *held_bytes* of which it has on the device already."""
         ...
 
     def peak_bytes(self) -> int | None:

@@ -171,7 +171,7 @@ class RunFinished:
     seconds
         Wall time.
     peak_bytes
-        Highest memory that the device had allocated for this process, or None where it cannot tell (CPU, MPS).
+        The most that the run had allocated of the device, the weights included; None where it cannot tell (CPU, MPS).
     """
 
     forward_passes: int

@@ -87,6 +87,11 @@ class Model:
         """Return the same network with fields of its description changed."""
         return Model(self.network, replace(self.spec, **changes), self.origin)  # type: ignore[arg-type]
 
+    def bytes_on(self, device: torch.device) -> int:
+        """Return the bytes of weights and buffers that are on *device* now."""
+        tensors = (*self.network.parameters(), *self.network.buffers())
+        return sum(tensor.nbytes for tensor in tensors if tensor.device == device)
+
     @contextmanager
     def ready_on(self, device: torch.device) -> Iterator[torch.nn.Module]:
         """Lend the network, in evaluation mode on *device*; afterwards it is as it was and where it was."""

@@ -23,12 +23,12 @@ VOXEL_SIZE_TOLERANCE = 1.25
 TotalBytes = Callable[[int], int]
 
 
-def largest_fitting_batch(total_bytes: TotalBytes, budget_bytes: float, most: int) -> int:
-    """Return the largest ``sw_batch_size`` up to *most* whose run needs at most *budget_bytes*; 0 if none does."""
+def largest_fitting_batch(fits: Callable[[int], bool], most: int) -> int:
+    """Return the largest ``sw_batch_size`` up to *most* that *fits*; 0 if none does."""
     low, high = 0, most
     while low < high:
         middle = (low + high + 1) // 2
-        if total_bytes(middle) <= budget_bytes:
+        if fits(middle):
             low = middle
         else:
             high = middle - 1
@@ -80,26 +80,30 @@ def _on_device_memory(
     most = max(grid.n_windows for grid in grids)
     asked = settings.sw_batch_size
     needed, free = total_bytes(asked), device.limit_bytes
+
+    def is_safe(batch: int) -> bool:
+        return total_bytes(batch) <= device.usable_bytes
+
     left = "free" if device.budget_bytes is None else "allowed"
     if asked > most:
         windows = "one window" if most == 1 else f"{most} windows"
         yield Advice(Level.INFO, f"Only {windows}: sw_batch_size {most} does the same", ("sw_batch_size", most))
     if needed > free:
-        fits = largest_fitting_batch(total_bytes, device.usable_bytes, asked)
+        fits = largest_fitting_batch(is_safe, asked)
         needs = f"Needs {format_bytes(needed)}, {format_bytes(free)} {left} on {device.name}"
         if fits:
             yield Advice(Level.PROBLEM, f"{needs}: lower sw_batch_size, {fits} fits", ("sw_batch_size", fits))
         else:
             yield Advice(Level.PROBLEM, f"{needs}, even with sw_batch_size 1: choose a smaller window_size")
     elif needed > device.usable_bytes:
-        safe = largest_fitting_batch(total_bytes, device.usable_bytes, asked)
+        safe = largest_fitting_batch(is_safe, asked)
         tight = f"{1 - needed / free:.0%} headroom left on {device.name}"
         if safe:
             yield Advice(Level.WARNING, f"{tight}: lower sw_batch_size, {safe} is safe", ("sw_batch_size", safe))
         else:
             yield Advice(Level.WARNING, f"{tight}: a smaller window_size is safe")
     elif device.kind != "cpu":  # on the CPU larger passes cost memory and buy nothing
-        room = largest_fitting_batch(total_bytes, device.usable_bytes, min(most, 8 * asked))
+        room = largest_fitting_batch(is_safe, min(most, 8 * asked))
         if room > asked:
             text = f"Room for more: raise sw_batch_size to {room} for fewer, larger passes"
             yield Advice(Level.INFO, text, ("sw_batch_size", room))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from napari_tessera.errors import ModelError, SettingsError
 from napari_tessera.planning.advice import largest_fitting_batch
 from napari_tessera.planning.pace import Pace
+from napari_tessera.planning.plan import HEADROOM
 from napari_tessera.units import format_bytes
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from napari_tessera.models.spec import WindowRule
     from napari_tessera.planning.plan import Plan
 
-__all__ = ["fit_batch", "fit_window"]
+__all__ = ["check_room", "fit_batch", "fit_window"]
 
 # Of the largest batch that is planned to fit, how much is taken at least while nothing is known of the time: fewer
 # windows may need as few passes. More than the 80 % that are promised of what really fits: plans count their error in.
@@ -45,7 +46,8 @@ def fit_batch(plan_of: PlanOf, settings: Settings, *, pace: Pace | None = None) 
     settings
         All but ``sw_batch_size`` stay as they are.
     pace
-        How long passes take; None: as the plan knows it, and if it does not, the fewest passes are taken to be fastest.
+        How long passes take; None: as the plan knows it. Where passes of several sizes were not timed, the fewest are
+        taken to be fastest.
 
     Raises
     ------
@@ -56,26 +58,29 @@ def fit_batch(plan_of: PlanOf, settings: Settings, *, pace: Pace | None = None) 
     def plan_at(batch: int) -> Plan:
         return plan_of(replace(settings, sw_batch_size=batch))
 
+    def fitting(batches: Sequence[int]) -> list[Plan]:
+        # One by one: a batch that leaves a single window for the last pass may need more than a larger one.
+        return [plan for plan in map(plan_at, batches) if plan.fits]
+
     one = plan_at(1)
-    usable = one.device.usable_bytes
     most = max(max(volume.block_windows) for volume in one.volumes)
-    largest = largest_fitting_batch(lambda batch: plan_at(batch).most_bytes, usable, max(most, 1))
-    if largest == 0 and most > 1 and plan_at(2).most_bytes <= usable:
+    largest = largest_fitting_batch(lambda batch: plan_at(batch).fits, max(most, 1))
+    if largest == 0 and most > 1 and plan_at(2).fits:
         largest = 2  # kernels for single windows may take more than those for two
     if largest == 0:
-        raise _no_room(one)
+        check_room(one)
     pace = pace or one.pace
-    least = 1 if one.most_bytes <= usable else 2
-    if pace is None:
+    least = 1 if one.fits else 2
+    if pace is None or not pace.compares_batches:
         least = max(ceil(SHARE_OF_LARGEST * largest), least)
-        plans = [plan_at(batch) for batch in _candidates(least, largest)]
+        plans = fitting(_candidates(least, largest))
         return min(plans, key=lambda plan: (plan.forward_passes, plan.settings.sw_batch_size))
-    plans = [plan_at(batch) for batch in _candidates(least, largest)]
+    plans = fitting(_candidates(least, largest))
     fastest = min(map(pace.of_plan, plans))
     return next(plan for plan in plans if pace.of_plan(plan) <= (1 + SAME_TIME) * fastest)
 
 
-def fit_window(plan_of: PlanOf, settings: Settings, rule: WindowRule) -> Plan:
+def fit_window(plan_of: PlanOf, settings: Settings, rule: WindowRule, *, pace: Pace | None = None) -> Plan:
     """Return the plan of the window and the ``sw_batch_size`` that are fastest within the budget of the device.
 
     Windows from the model's default up to three times its sides are compared, none larger than the volumes need;
@@ -90,6 +95,8 @@ def fit_window(plan_of: PlanOf, settings: Settings, rule: WindowRule) -> Plan:
         All but ``window_size`` and ``sw_batch_size`` stay as they are.
     rule
         The windows that the network accepts.
+    pace
+        How long passes over the default window take; None: as the plan knows it.
 
     Raises
     ------
@@ -100,20 +107,21 @@ def fit_window(plan_of: PlanOf, settings: Settings, rule: WindowRule) -> Plan:
     """
     base = replace(settings, window_size=rule.default)
     first = plan_of(replace(base, sw_batch_size=1))
+    known = pace or first.pace
     needed = tuple(max(sides) for sides in zip(*(volume.shape for volume in first.volumes), strict=True))
 
     def scaled(pace: Pace, window: tuple[int, ...]) -> Pace:
         return pace.scaled(prod(window) / prod(rule.default))
 
     def seconds(plan: Plan) -> float:
-        return scaled(first.pace or BY_VOXELS, plan.settings.window_size or ()).of_plan(plan)
+        return scaled(known or BY_VOXELS, plan.settings.window_size or ()).of_plan(plan)
 
     def fitted(factors: Sequence[float]) -> Iterator[Plan]:
         for window in _windows(rule, factors, needed):
-            pace = first.pace and scaled(first.pace, window)
+            here = known and scaled(known, window)
             # A network may have been made for one window, and a larger one may not fit.
             with suppress(SettingsError, ModelError):
-                yield fit_batch(plan_of, replace(settings, window_size=window), pace=pace)
+                yield fit_batch(plan_of, replace(settings, window_size=window), pace=here)
 
     found = min(fitted(LARGER), key=seconds, default=None) or next(fitted(SMALLER), None)
     return found or fit_batch(plan_of, base)  # which says what is missing
@@ -137,16 +145,23 @@ def _candidates(least: int, largest: int) -> list[int]:
     return sorted({round(least * ratio ** (step / steps)) for step in range(steps + 1)})
 
 
-def _no_room(one: Plan) -> SettingsError:
-    """Return what is wrong with a budget in which not even a pass over one window fits."""
-    budget, weights = one.device.usable_bytes, one.memory.weights_bytes
-    allowed = f"{format_bytes(budget)} may be used on {one.device.name}"
-    if budget < weights:
-        return SettingsError(
-            f"{allowed}, but the weights of the network alone take {format_bytes(weights)}: allow at least "
-            f"{format_bytes(one.most_bytes)}, or choose a smaller network"
+def check_room(plan: Plan) -> None:
+    """Raise `SettingsError`, with what would do, unless *plan* fits into what may be used."""
+    if plan.fits:
+        return
+    device, weights, batch = plan.device, plan.memory.weights_bytes, plan.settings.sw_batch_size
+    smaller = "choose a smaller window_size" if batch == 1 else "lower it, or choose a smaller window_size"
+    run = f"a run with sw_batch_size {batch} needs"
+    if not plan.host_fits:
+        free = format_bytes(device.host_free_bytes)
+        raise SettingsError(
+            f"{run} {format_bytes(plan.host.run_bytes)} of the host's memory beside the image, and {free} are free, "
+            f"{HEADROOM:.0%} of which are left alone: crop the image, {smaller}, or close other programs"
         )
-    return SettingsError(
-        f"{allowed}, but a run with sw_batch_size 1 needs {format_bytes(one.most_bytes)}: allow as much, or choose a "
-        f"smaller window_size"
-    )
+    allowed = f"{format_bytes(device.usable_bytes)} may be used on {device.name}"
+    if device.usable_bytes < weights:
+        raise SettingsError(
+            f"{allowed}, but the weights of the network alone take {format_bytes(weights)}: allow at least "
+            f"{format_bytes(plan.most_bytes)}, or choose a smaller network"
+        )
+    raise SettingsError(f"{allowed}, but {run} {format_bytes(plan.most_bytes)}: allow as much, or {smaller}")

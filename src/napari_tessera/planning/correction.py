@@ -10,7 +10,7 @@ from napari_tessera.planning.profile import Correction
 if TYPE_CHECKING:
     from napari_tessera.planning.plan import DeviceNeed
 
-__all__ = ["fit_correction"]
+__all__ = ["LARGEST_SCALE", "fit_correction"]
 
 # The rule's workspaces times more than this would be the memory of another kernel altogether.
 LARGEST_SCALE = 8.0
@@ -34,10 +34,16 @@ def fit_correction(need: DeviceNeed, measured_bytes: int, *, prior_scale: float)
         The most that torch had allocated for it, the weights included.
     prior_scale
         What is assumed of workspaces: kept where they do not decide on the peak, lowered where that already says less.
+
+    Notes
+    -----
+    What is missing of the assumed sum is first taken from what does not grow with the pass, the libraries' handles:
+    were a constant taken for a share of the activations, larger passes would be expected to need too little.
     """
+    unused = min(max(need.estimate(Correction(prior_scale)).counted_bytes - measured_bytes, 0), need.library_bytes)
 
     def counted(scale: float, factor: float = 1.0) -> int:
-        return need.estimate(Correction(scale, factor)).counted_bytes
+        return need.estimate(Correction(scale, factor, unused)).counted_bytes
 
     assumed = counted(prior_scale)
     if abs(measured_bytes - assumed) <= NEAR * assumed:
@@ -50,7 +56,7 @@ def fit_correction(need: DeviceNeed, measured_bytes: int, *, prior_scale: float)
     if abs(measured_bytes - counted(scale)) > REST * measured_bytes:
         most = max(measured_bytes / max(need.profile.activations_bytes, 1), 1.0)
         factor = _largest(lambda factor: counted(scale, factor) <= measured_bytes, most)
-    return Correction(scale, factor)
+    return Correction(scale, factor, unused)
 
 
 def _largest(fits: Callable[[float], bool], most: float) -> float:

@@ -30,13 +30,14 @@ READ_AHEAD = {"cuda": CudaDevice.read_ahead}
 class PassShape:
     """One forward pass: windows, channels, views and what they are computed in.
 
-    *n_views* are those that one batch of windows sees one after the other; *interleaved*: each window sees one of
-    several instead. *directed_tables* say how much a voxel of a directed channel counts: one for all views together, or
-    one for each where they are interleaved.
+    *waiting*: passes that come after it. *n_views* are those that one batch of windows sees one after the other;
+    *interleaved*: each window sees one of several instead. *directed_tables* say how much a voxel of a directed channel
+    counts: one for all views together, or one for each where they are interleaved.
     """
 
     window: tuple[int, ...]
     sw_batch_size: int
+    waiting: int
     in_channels: int
     out_channels: int
     n_views: int
@@ -105,7 +106,7 @@ def estimate_memory(
         profile=profile,
         accumulator_bytes=slab.slab_bytes,
         importance_bytes=window_bytes + window_bytes * shape.out_channels * shape.directed_tables,
-        staging_bytes=READ_AHEAD.get(device_kind, 0) * shape.input_bytes,
+        staging_bytes=min(READ_AHEAD.get(device_kind, 0), shape.waiting) * shape.input_bytes,
         during_bytes=shape.input_bytes + shape.output_bytes if shape.n_views > 1 else 0,
         after_bytes=shape.input_bytes + copies * shape.output_bytes + 2 * slab.piece_bytes,
         library_bytes=LIBRARY_BYTES.get(device_kind, 0),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean, median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from napari_tessera.engine.grid import count_forward_passes
 
@@ -26,6 +26,8 @@ class Pace:
         Seconds that any pass takes however few windows it holds, >= 0.
     per_window_s
         Seconds for each window on top, >= 0.
+    compares_batches
+        Whether passes over different numbers of windows were timed: only then does it say which number is fastest.
 
     Examples
     --------
@@ -38,6 +40,7 @@ class Pace:
 
     per_pass_s: float
     per_window_s: float
+    compares_batches: bool = True
 
     @classmethod
     def fit(cls, samples: Sequence[tuple[int, float]]) -> Pace:
@@ -47,7 +50,7 @@ class Pace:
         ----------
         samples
             (windows, seconds) of passes, windows >= 1, at least one. Where all held as many windows, what a pass costs
-            by itself cannot be told apart and is taken to be nothing.
+            by itself cannot be told apart and is taken to be nothing; see `compares_batches`.
 
         Raises
         ------
@@ -64,7 +67,7 @@ class Pace:
         spread = sum((n - mean_windows) ** 2 for n, _ in points)
         through_zero = sum(n * s for n, s in points) / sum(n * n for n, _ in points)
         if spread == 0:
-            return cls(0.0, through_zero)
+            return cls(0.0, through_zero, compares_batches=False)
         slope = sum((n - mean_windows) * (s - mean_s) for n, s in points) / spread
         if slope < 0:
             return cls(mean_s, 0.0)
@@ -96,13 +99,8 @@ class Pace:
 
     def scaled(self, voxels_ratio: float) -> Pace:
         """Return the pace for windows of *voxels_ratio* times the voxels, each voxel taken to cost as much."""
-        return Pace(self.per_pass_s, self.per_window_s * voxels_ratio)
+        return replace(self, per_window_s=self.per_window_s * voxels_ratio)
 
     def to_dict(self) -> dict[str, float]:
         """Return the pace as plain numbers, for JSON."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Pace:
-        """Return the pace that `to_dict` has written."""
-        return cls(float(values["per_pass_s"]), float(values["per_window_s"]))

@@ -156,7 +156,8 @@ class DeviceNeed:
             accumulator_bytes=self.accumulator_bytes,
             importance_bytes=self.importance_bytes,
             staging_bytes=self.staging_bytes,
-            workspace_bytes=max(during, self.after_bytes - activations, 0) + self.library_bytes,
+            workspace_bytes=max(during, self.after_bytes - activations, 0)
+            + max(self.library_bytes - correction.unused_library_bytes, 0),
             context_bytes=self.context_bytes,
         )
 
@@ -352,6 +353,16 @@ class Plan:
     def most_bytes(self) -> int:
         """Device memory at the peak if the estimate is too low by all that it may be off."""
         return round(self.memory.total_bytes * (1 + self.memory_error))
+
+    @property
+    def host_fits(self) -> bool:
+        """Whether the host has what the run still needs once its first volume is loaded, headroom left alone."""
+        return self.host.run_bytes <= (1 - HEADROOM) * self.device.host_free_bytes
+
+    @property
+    def fits(self) -> bool:
+        """Whether device and host have room for the run, the estimate's error counted in."""
+        return self.most_bytes <= self.device.usable_bytes and self.host_fits
 
     @property
     def expected_seconds(self) -> float | None:

@@ -5,23 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Correction", "Measurement", "PassProfile"]
+__all__ = ["Correction", "Known", "Measurement", "PassProfile"]
 
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """What the traced and the ruled part of an estimate are multiplied with.
+    """How the parts of an estimate differ from what was measured.
 
     Parameters
     ----------
     workspace_scale
         What the workspace of convolutions (see `workspace.workspace_bytes`) is multiplied with.
     activations_factor
-        What the activations are multiplied with, for what no workspace explains.
+        What the activations are multiplied with, for what nothing else explains.
+    unused_library_bytes
+        How much less than was assumed the handles of libraries take.
     """
 
     workspace_scale: float = 0.0
     activations_factor: float = 1.0
+    unused_library_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,25 @@ class Measurement:
     estimated_bytes: int
     measured_bytes: int
     correction: Correction
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of an estimate.
+
+    Parameters
+    ----------
+    correction
+        What to correct it by.
+    error_fraction
+        How far the corrected estimate may be off.
+    latest
+        The last measurement of this very network; None where there is none, or others stand in for it.
+    """
+
+    correction: Correction
+    error_fraction: float = 0.0
+    latest: Measurement | None = None
 
 
 @dataclass(frozen=True, slots=True)

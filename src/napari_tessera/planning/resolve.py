@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from napari_tessera.errors import InputError, SettingsError
 from napari_tessera.planning.advice import advise
 from napari_tessera.planning.memory import PassShape, SlabShape, estimate_memory
 from napari_tessera.planning.plan import DeviceNeed, DeviceState, HostEstimate, MemoryEstimate, Plan, VolumePlan
-from napari_tessera.planning.profile import Correction, PassProfile
+from napari_tessera.planning.profile import Correction, Known, PassProfile
 
 if TYPE_CHECKING:
     from napari_tessera.decode import Decoder
@@ -43,16 +43,13 @@ class Traced:
         Parameters and buffers.
     profile
         One forward pass as a function of window and ``sw_batch_size``.
-    error_fraction
-        How far the profile may be off.
-    correction
-        What has been measured.
+    known
+        How far off the estimate of a pass over so many windows is.
     """
 
     weights_bytes: int
     profile: Callable[[Shape, int], PassProfile]
-    error_fraction: float = 0.0
-    correction: Correction = field(default_factory=Correction)
+    known: Callable[[int], Known] = lambda windows: Known(Correction())
 
 
 def resolve(
@@ -107,33 +104,45 @@ def resolve(
     window = settings.window_size or spec.window.default
     grids = tuple(WindowGrid.regular(shape, window, settings.overlap) for shape in shapes)
     skipped = tuple(occupied) if occupied is not None else (None,) * len(grids)
-    skips = any(windows is not None for windows in skipped)
-    run = _Run(grids, spec, settings, traced, device, decoder, skips=skips, output_chunk=output_chunk)
-    host = run.host_estimate(itemsize)
+    run = _Run(grids, spec, settings, traced, device, decoder, skipped, output_chunk)
+    host, peak = run.host_estimate(itemsize), run.peak_at(settings.sw_batch_size)
     return Plan(
         settings=settings,
         device=device,
-        volumes=run.volumes(skipped),
+        volumes=run.volumes,
         views=seen,
         offsets=_directed_offsets(spec),
         out_channels=spec.out_channels,
-        memory=run.memory_at(settings.sw_batch_size),
-        memory_error=traced.error_fraction,
-        need=run.need_at(settings.sw_batch_size),
-        correction=traced.correction,
+        memory=peak.memory,
+        memory_error=peak.known.error_fraction,
+        need=peak.need,
+        correction=peak.known.correction,
+        measured=peak.known.latest,
         host=host,
         output_bytes=sum(prod(shape) for shape in shapes) * run.written_bytes_per_voxel,
         advice=advise(
             settings,
             grids,
             device,
-            total_bytes=lambda batch: run.memory_at(batch).total_bytes,
+            total_bytes=lambda batch: run.peak_at(batch).memory.total_bytes,
             host_bytes=host.total_bytes,
             blocks=tuple(run.blocks[grid] for grid in grids),
             volume_sizes_um=voxel_size_um,
             model_sizes_um=settings.resolution or spec.voxel_size_um,
         ),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Peak:
+    """The most that a run needs of the device, and what is known of passes like the one that decides."""
+
+    need: DeviceNeed
+    known: Known
+
+    @property
+    def memory(self) -> MemoryEstimate:
+        return self.need.estimate(self.known.correction)
 
 
 @dataclass(frozen=True)
@@ -146,7 +155,7 @@ class _Run:
     traced: Traced
     device: DeviceState
     decoder: Decoder | None
-    skips: bool
+    occupied: Sequence[npt.NDArray[Any] | None]
     output_chunk: Shape | None
 
     @property
@@ -175,8 +184,9 @@ class _Run:
         """Every volume in as few blocks as the slab's room asks for, and at least one for every device."""
         return {grid: deal_blocks(grid, self._cut(grid), self.device.count) for grid in self.grids}
 
-    def volumes(self, occupied: Sequence[npt.NDArray[Any] | None]) -> tuple[VolumePlan, ...]:
-        """Return the plan of every volume."""
+    @cached_property
+    def volumes(self) -> tuple[VolumePlan, ...]:
+        """The plan of every volume."""
         return tuple(
             VolumePlan.of(
                 grid,
@@ -185,14 +195,16 @@ class _Run:
                 blocks=self.blocks[grid],
                 occupied=windows,
             )
-            for grid, windows in zip(self.grids, occupied, strict=True)
+            for grid, windows in zip(self.grids, self.occupied, strict=True)
         )
 
     def _cut(self, grid: WindowGrid) -> tuple[Block, ...]:
         """Cut a volume only if its slab does not fit beside a pass over one window: smaller passes are cheaper."""
         whole = self._slab(grid, grid.whole)
-        beside = self._need(whole, 1).estimate(self.traced.correction).total_bytes - whole.slab_bytes
-        room = self.device.usable_bytes / (1 + self._spare) - beside
+        one = self._peak(whole, held=1, passes=grid.n_windows)
+        # The share of a budget that is left to the estimate's error; the headroom of free memory is for that, too.
+        spare = 0.0 if self.device.budget_bytes is None else one.known.error_fraction
+        room = self.device.usable_bytes / (1 + spare) - (one.memory.total_bytes - whole.slab_bytes)
         each = whole.slab_bytes / prod(grid.slab_shape(grid.sweep_axis))
         return cut_blocks(grid, int(room / each), chunk=self.output_chunk) if room >= each else (grid.whole,)
 
@@ -204,29 +216,36 @@ class _Run:
     def _slab(self, grid: WindowGrid, block: Block) -> SlabShape:
         weighting = choose_weighting(
             normalised=self.reduced.reduction.normalised,
-            skips=self.skips,
+            skips=any(windows is not None for windows in self.occupied),
             partly_silent=self._interleaved and bool(_directed_offsets(self.spec)),
         )
         return SlabShape(grid, block, self.spec.out_channels, weighting, self.settings.accumulator)
 
-    @property
-    def _spare(self) -> float:
-        """The share of a budget that is left to the estimate's error; the headroom of free memory is for that, too."""
-        return 0.0 if self.device.budget_bytes is None else self.traced.error_fraction
+    def peak_at(self, sw_batch_size: int) -> _Peak:
+        """Return the device memory; the largest slab of all volumes decides.
 
-    def memory_at(self, sw_batch_size: int) -> MemoryEstimate:
-        """Return the device memory; the largest slab of all volumes decides."""
-        return self.need_at(sw_batch_size).estimate(self.traced.correction)
+        A last pass over a single window may need more than those over several: on the CPU it takes other kernels.
+        """
+        passes = max(-(-windows // sw_batch_size) for windows in self._block_windows)
+        peaks = [self._peak(self._largest_slab, held=self._held(sw_batch_size), passes=passes)]
+        if any(windows % sw_batch_size == 1 for windows in self._block_windows):
+            peaks.append(self._peak(self._largest_slab, held=1, passes=passes))
+        return max(peaks, key=lambda peak: peak.memory.total_bytes)
 
-    def need_at(self, sw_batch_size: int) -> DeviceNeed:
-        """Return what the device memory follows from."""
-        return self._need(self._largest_slab, sw_batch_size)
+    @cached_property
+    def _block_windows(self) -> tuple[int, ...]:
+        return tuple(windows for volume in self.volumes for windows in volume.block_windows)
 
-    def _need(self, slab: SlabShape, sw_batch_size: int) -> DeviceNeed:
-        held = _windows_held(sw_batch_size, self.grids)
+    def _held(self, sw_batch_size: int) -> int:
+        """Return the windows of the largest pass: never more than are computed of a block."""
+        return max(min(sw_batch_size, max(self._block_windows)), 1)
+
+    def _peak(self, slab: SlabShape, *, held: int, passes: int) -> _Peak:
+        """Return what is needed while one of *passes* over as many as *held* windows is made."""
         shape = PassShape(
             window=slab.grid.window,
             sw_batch_size=held,
+            waiting=max(passes - 1, 0),
             in_channels=self.spec.in_channels,
             out_channels=self.spec.out_channels,
             n_views=self.views_per_pass,
@@ -234,13 +253,14 @@ class _Run:
             directed_tables=self._directed_tables,
             precision=self.settings.precision,
         )
-        return estimate_memory(
+        need = estimate_memory(
             slab,
             shape,
             weights_bytes=self.traced.weights_bytes,
             profile=self.traced.profile(slab.grid.window, held),
             device_kind=self.device.kind,
         )
+        return _Peak(need, self.traced.known(held))
 
     @property
     def _directed_tables(self) -> int:
@@ -253,18 +273,13 @@ class _Run:
         voxels = max(prod(grid.shape) for grid in self.grids)
         batch = self.settings.sw_batch_size
         window_bytes = FLOAT_BYTES * self.spec.in_channels * prod(self.grids[0].window)
-        on_host = self.memory_at(batch).total_bytes if self.device.kind == "cpu" else 0
+        on_host = self.peak_at(batch).memory.total_bytes if self.device.kind == "cpu" else 0
         return HostEstimate(
             volumes_bytes=min(self.settings.batch_size, len(self.grids)) * voxels * self.spec.in_channels * itemsize,
             result_bytes=voxels * self.reduced.channels * np.dtype(self.reduced.dtype).itemsize,
-            sweep_bytes=window_bytes * _windows_held(batch, self.grids) + on_host,
+            sweep_bytes=window_bytes * self._held(batch) + on_host,
             decoding_bytes=0 if self.decoder is None else self.decoder.working_bytes(voxels),
         )
-
-
-def _windows_held(sw_batch_size: int, grids: Sequence[WindowGrid]) -> int:
-    """Return the windows of the largest pass: never more than a volume has."""
-    return min(sw_batch_size, max(grid.n_windows for grid in grids))
 
 
 def _directed_offsets(spec: ModelSpec) -> tuple[Shape, ...]:
