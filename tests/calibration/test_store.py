@@ -155,6 +155,14 @@ def test_two_trainings_that_were_frozen_are_one_network() -> None:
     assert fingerprint(frozen[0]) == fingerprint(frozen[1])
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_a_script_is_the_same_network_whenever_it_is_loaded(tmp_path: Path) -> None:
+    warns = torch.nn.Sequential(network(), torch.nn.InstanceNorm3d(2)).eval()  # torch numbers the places that warn
+    torch.jit.save(torch.jit.script(warns), str(tmp_path / "script.pt"))  # type: ignore[no-untyped-call]
+    loaded = [torch.jit.load(str(tmp_path / "script.pt")) for _ in range(3)]  # type: ignore[no-untyped-call]
+    assert len({fingerprint(each) for each in loaded}) == 1
+
+
 def plan_of(model: nt.Model, store: CalibrationStore, batch: int = 2) -> nt.Plan:
     settings = replace(SETTINGS, sw_batch_size=batch)
     return nt.plan(SHAPE, model, settings, device=CARD, decoder="probabilities", calibrations=store)

@@ -43,7 +43,7 @@ def test_the_next_plan_starts_from_what_was_measured(
     save_network: Callable[..., Path], plan_json: Callable[[list[str]], dict[str, Any]]
 ) -> None:
     model = ["--model", str(save_network(Wasteful())), "--trust"]
-    knobs = ["--window", "16,16,16", "--sw-batch-size", "3", "--device", "cpu", "--json"]
+    knobs = ["--window", "16,16,16", "--sw-batch-size", "4", "--device", "cpu", "--json"]
     before = plan_json(["plan", "--shape", "40,40,40", *model, *knobs])
     measured = plan_json(["calibrate", *model, *knobs])
     after = plan_json(["plan", "--shape", "40,40,40", *model, *knobs])

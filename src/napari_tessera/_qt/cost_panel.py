@@ -54,6 +54,7 @@ class CostPanel(QWidget):
         self.apply.clicked.connect(session.apply_advice)
         session.plan_changed.connect(self.refresh)
         session.runner.changed.connect(self.refresh)
+        session.fitting.changed.connect(self.refresh)
         session.runner.progressed.connect(self._show_time)
         session.shelf.changed.connect(self._ask_doctor)
         self.refresh()
@@ -105,7 +106,7 @@ class CostPanel(QWidget):
             tooltip = "\n".join(piece.text for piece in advice)
             self.advice.show_line(Line(first.text, TONES[first.level], tooltip))
         self.apply.setVisible(first is not None and first.change is not None)
-        self.apply.setEnabled(not self._session.runner.active)
+        self.apply.setEnabled(not self._session.runner.active and not self._session.fitting.active)
 
     def _ask_doctor(self) -> None:
         """Find out, once and on a thread, whether there is a card that torch cannot use."""

@@ -54,6 +54,7 @@ class FilePanel(QWidget):
         self.export.clicked.connect(self._ask_where)
         self.copy_report.clicked.connect(self._copy_report)
         session.runner.changed.connect(self._on_run)
+        session.fitting.changed.connect(self.refresh)
         self.refresh()
 
     def _arrange(self) -> None:
@@ -79,7 +80,8 @@ class FilePanel(QWidget):
         names = "\n".join(layer.name for layer in self.layers())
         self.export.setToolTip(f"Write as TIFF, with the voxel size:\n{names}" if names else "Nothing to export yet")
         self.copy_report.setVisible(bool(self._session.runner.report))
-        self.more.setEnabled(self._session.settings is not None and not self._session.runner.active)
+        idle = not (self._session.runner.active or self._session.fitting.active)
+        self.more.setEnabled(self._session.settings is not None and idle)
 
     def layers(self) -> list[Any]:
         """Return the layers of the last run that are still there."""

@@ -45,10 +45,13 @@ HELP = {
     "becomes background.",
 }
 
-
 FIT = (
     "Choose the sw_batch_size that is fastest within the memory that is free, headroom left alone; "
     "measures a few passes where this network has not run yet."
+)
+FIT_WINDOW = (
+    "Choose the window, too: the model's default or a larger one, whichever is fastest with the sw_batch_size that "
+    "fits; a smaller one only where the default does not fit."
 )
 
 
@@ -71,6 +74,7 @@ class WindowsPanel(QWidget):
         self.where = where
         self.window_size = WindowSpins(theme)
         self.model_default = small_button("⟲", "Model default: the window that the model suggests")
+        self.fit_window = small_button("Fit", FIT_WINDOW)
         self.hint = LineLabel(theme)
         self.overlap = QLabeledDoubleSlider(Qt.Orientation.Horizontal)
         self.sw_batch_size = QLabeledSlider(Qt.Orientation.Horizontal)
@@ -105,6 +109,7 @@ class WindowsPanel(QWidget):
         size.addWidget(self.window_size, 1)
         hint.addWidget(self.hint, 1)
         hint.addWidget(self.model_default)
+        hint.addWidget(self.fit_window)
         layout.addLayout(size, 0, 0, 1, 3)
         layout.addLayout(hint, 1, 0, 1, 3)
         for row, (name, (text, slider)) in enumerate(self._sliders().items(), start=2):
@@ -151,7 +156,9 @@ class WindowsPanel(QWidget):
         self.window_size.valueChanged.connect(lambda sides: session.change(window_size=sides))
         self.model_default.clicked.connect(session.reset_window)
         self.fit.clicked.connect(self._fit_or_stop)
+        self.fit_window.clicked.connect(lambda: session.fit(choose_window=True))
         session.fitting.changed.connect(self.refresh)
+        session.plan_changed.connect(self._show_fitting)
         self.overlap.valueChanged.connect(lambda value: session.change(overlap=round(value, 2)))
         self.sw_batch_size.valueChanged.connect(lambda value: session.change(sw_batch_size=value))
         self.tta_num.valueChanged.connect(lambda value: session.change(tta_num=value))
@@ -198,6 +205,8 @@ class WindowsPanel(QWidget):
         """While the search goes on, the button that stops it is the only knob."""
         fitting = self._session.fitting.active
         self.fit.setText("Stop" if fitting else "Fit")
+        self.fit.setEnabled(fitting or self._session.can_run)
+        self.fit_window.setEnabled(self._session.can_run)
         for knob in (self.window_size, self.model_default, self.overlap, self.sw_batch_size, self.tta_num, self.fold):
             knob.setEnabled(not fitting)
 

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["CalibrationKey", "fingerprint"]
 
-MANGLED = re.compile(r"___torch_mangle_\d+\.?")
-VALUES = re.compile(r"value=[^\[\]=]*(?=\[ \w+Type\{)")
+# In a printed TorchScript: what torch numbers in the order in which scripts are loaded, where the lines came from, and
+# the values of small weights.
+PASSING = re.compile(r"___torch_mangle_\d+\.?|warn_id=\d+| # .*|value=[^\[\]=]*(?=\[ \w+Type\{)")
 
 _FINGERPRINTS: WeakKeyDictionary[torch.nn.Module, str] = WeakKeyDictionary()
 
@@ -94,8 +95,7 @@ def _graph(network: torch.nn.Module) -> Iterable[str]:
     """Yield what a TorchScript computes: once frozen it has neither modules nor weights that could be named."""
     if isinstance(network, torch.jit.ScriptModule):
         graph: Any = network.inlined_graph
-        # Without the numbers that torch gives to classes in the order in which they are loaded, and without weights.
-        yield VALUES.sub("", MANGLED.sub("", graph.str(False)))
+        yield PASSING.sub("", graph.str(False))
 
 
 @cache

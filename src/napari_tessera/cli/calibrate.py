@@ -30,7 +30,7 @@ def calibrate(
 ) -> None:
     """Measure the memory and the time of a network's forward passes here, and keep both for later plans.
 
-    A few passes over made-up windows; no image is needed. Runs on a GPU are measured, too, each time.
+    A few passes over made-up windows; no image is needed. Runs on an NVIDIA card are measured, too, each time.
     """
     wanted = setup.merge_settings(
         settings, None, window_size=window, sw_batch_size=sw_batch_size, precision=precision, device=device
@@ -44,16 +44,20 @@ def calibrate(
     pace = plan(shape, network, wanted, decoder=PROBABILITIES).pace
     assert pace is not None, "it has just been measured"
     if as_json:
-        typer.echo(json.dumps(asdict(measured) | pace.to_dict(), indent=1))
+        memory = {} if measured is None else asdict(measured)
+        typer.echo(json.dumps(memory | pace.to_dict(), indent=1))
     else:
         OUT.print(_render(measured, pace, wanted.sw_batch_size))
 
 
-def _render(measured: "Measurement", pace: "Pace", sw_batch_size: int) -> Table:
+def _render(measured: "Measurement | None", pace: "Pace", sw_batch_size: int) -> Table:
     table = Table.grid(padding=(0, 2))
-    off = measured.estimated_bytes / measured.measured_bytes - 1
-    table.add_row("estimated until now", f"{format_bytes(measured.estimated_bytes)} ({off:+.1%})")
-    table.add_row("measured", f"{format_bytes(measured.measured_bytes)}, weights and one pass")
+    if measured is None:
+        table.add_row("memory", "this device does not count it: the estimate stays as it is")
+    else:
+        off = measured.estimated_bytes / measured.measured_bytes - 1
+        table.add_row("estimated until now", f"{format_bytes(measured.estimated_bytes)} ({off:+.1%})")
+        table.add_row("measured", f"{format_bytes(measured.measured_bytes)}, weights and one pass")
     seconds = pace.per_pass_s + sw_batch_size * pace.per_window_s
     table.add_row("one pass", f"{seconds:.3g} s for sw_batch_size {sw_batch_size}")
     return table

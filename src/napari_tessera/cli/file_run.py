@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_tessera import api
 from napari_tessera.cli.batch import VolumeFailure, iter_outcomes
+from napari_tessera.cli.choice import Choice
 from napari_tessera.cli.images import open_mask, plan_images
 from napari_tessera.cli.interrupt import cancel_on_interrupt
 from napari_tessera.cli.items import Item, open_items
@@ -56,6 +57,7 @@ class FileRun:
         decoder: str | None = None,
         axes: str | None = None,
         mask: Path | None = None,
+        choice: Choice | None = None,
     ) -> FileRun | None:
         """Open the images, find the windows to compute and plan the run; None if not one image could be opened.
 
@@ -71,6 +73,8 @@ class FileRun:
             What the images' axes mean, where the files do not say.
         mask
             Of the only image: windows in which it is 0 everywhere are not computed.
+        choice
+            What of the settings is chosen; nothing if None.
 
         Raises
         ------
@@ -82,8 +86,12 @@ class FileRun:
         if not items:
             return None
         where = None if mask is None else open_mask(mask, items[0].image)
-        occupied = [windows for item in items for windows in _find_windows(item, settings, where)]
-        planned = plan_images([item.image for item in items], model, settings, decoder, occupied=occupied)
+
+        def find(settings: Settings) -> list[Windows]:
+            return [windows for item in items for windows in _find_windows(item, settings, where)]
+
+        images = [item.image for item in items]
+        planned = plan_images(images, model, settings, decoder, find=find, choice=choice or Choice())
         return cls(items, model, planned, chosen, "" if mask is None else mask.name)
 
     @property

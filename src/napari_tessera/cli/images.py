@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_tessera.api import as_source, plan
+from napari_tessera.api import as_source
 from napari_tessera.errors import InputError
 from napari_tessera.planning.occupied import check_mask, find_masked, find_windows, window_grid
 from napari_tessera.volumes import Volume, open_volume
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from napari_tessera import Model, ModelSpec, Plan, Settings
+    from napari_tessera.cli.choice import Choice
     from napari_tessera.engine.source import Source
     from napari_tessera.volumes.volume import ArrayLike
 
@@ -140,8 +141,8 @@ def plan_images(
     settings: Settings,
     decoder: str | None,
     *,
-    occupied: Sequence[Windows] | None = None,
-    plan_of: Callable[..., Plan] = plan,
+    find: Callable[[Settings], Sequence[Windows]],
+    choice: Choice,
 ) -> Plan:
     """Return the plan of a run over all frames of all *images*, in order.
 
@@ -149,24 +150,24 @@ def plan_images(
     ----------
     images, model, settings, decoder
         What is run.
-    occupied
-        For every frame which windows are computed, from `ImageFile.find_windows`; None: all of all frames.
-    plan_of
-        `napari_tessera.plan`, or something that takes the same and chooses some of the settings.
+    find
+        Finds for settings which windows of every frame are computed: see `ImageFile.find_windows`.
+    choice
+        What of the settings is chosen.
 
     Raises
     ------
     SettingsError, InputError, ModelError
         If settings, images and model do not fit together.
     """
-    return plan_of(
+    return choice.plan(
         [image.spatial_shape for image in images for _ in image.loads],
         model,
         settings,
         decoder=decoder,
         dtype=max((image.dtype for image in images), key=lambda dtype: dtype.itemsize),
         voxel_size_um=_oddest_voxel_size(images, settings.resolution or model.spec.voxel_size_um),
-        occupied=occupied,
+        find=find,
     )
 
 

@@ -1,19 +1,19 @@
 """``tessera plan``: what a run would cost, before it starts."""
 
 import json
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from napari_tessera.cli import options, setup
+from napari_tessera.cli.choice import Choice
 from napari_tessera.cli.console import LOOKING, OUT, say
 from napari_tessera.cli.render import render_plan
 
 if TYPE_CHECKING:
     from napari_tessera import Model, Plan, Settings
+    from napari_tessera.cli.images import Windows
 
 __all__ = ["plan"]
 
@@ -81,18 +81,17 @@ def plan(
         decoder=decoder,
     )
     network = setup.open_model(model, trust=trust)
-    from napari_tessera import api, tuning
+    from napari_tessera import api
 
     decoder = api.PROBABILITIES if probabilities else decoder
-    tuned = budget is not None or choose_window
-    plan_of = partial(tuning.autotune, budget_bytes=budget, choose_window=choose_window) if tuned else api.plan
+    choice = Choice(budget, choose_window)
     if shape:
         if wanted.skip_below is not None:
             say(ALL_COUNTED, kind="Note")
         names = [f"volume {number}" for number in range(1, len(shape) + 1)]
-        planned = plan_of([tuple(sides) for sides in shape], network, wanted, decoder=decoder)
+        planned = choice.plan([tuple(sides) for sides in shape], network, wanted, decoder=decoder)
     else:
-        names, planned = _plan_files(images or [], axes, mask, network, wanted, decoder, plan_of)
+        names, planned = _plan_files(images or [], axes, mask, network, wanted, decoder, choice)
     if as_json:
         typer.echo(json.dumps(planned.to_dict(), indent=1))
     else:
@@ -106,7 +105,7 @@ def _plan_files(
     model: "Model",
     settings: "Settings",
     decoder: str | None,
-    plan_of: Callable[..., "Plan"],
+    choice: Choice,
 ) -> tuple[list[str], "Plan"]:
     from napari_tessera.cli.images import ImageFile, open_mask, plan_images
 
@@ -116,6 +115,9 @@ def _plan_files(
     where = None if mask is None else open_mask(mask, images[0])
     if settings.skip_below is not None:
         say(LOOKING)
-    occupied = [windows for image in images for windows in image.find_windows(settings, where)]
+
+    def find(settings: "Settings") -> list["Windows"]:
+        return [windows for image in images for windows in image.find_windows(settings, where)]
+
     names = [name for image in images for name in image.names]
-    return names, plan_images(images, model, settings, decoder, occupied=occupied, plan_of=plan_of)
+    return names, plan_images(images, model, settings, decoder, find=find, choice=choice)

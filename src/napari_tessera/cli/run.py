@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from napari_tessera.cli import options, setup
+from napari_tessera.cli.choice import Choice
 from napari_tessera.cli.console import LOOKING, count, say
 from napari_tessera.cli.exit import exit_code_of
 from napari_tessera.cli.outcome import Outcome
@@ -40,6 +41,8 @@ def run(
     trust: options.Trust = False,
     settings: options.SettingsFile = None,
     axes: options.Axes = None,
+    budget: options.Budget = None,
+    choose_window: options.ChooseWindow = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
     save_plan: Annotated[
         Path | None, typer.Option("--save-plan", metavar="JSON", help="Write the plan of the run to a file too.")
@@ -66,7 +69,7 @@ def run(
     """Run a network over images and write labels, or its probabilities.
 
     A file with a time axis is run frame by frame and written as one file. Ctrl-C stops within one forward pass. Nothing
-    half done appears under a result's name.
+    half done appears under a result's name. --budget and --choose-window choose as for 'tessera plan'.
     """
     setup.check_mask_option(mask, images)
     wanted = setup.merge_settings(
@@ -94,7 +97,15 @@ def run(
     if wanted.skip_below is not None and not quiet:
         say(LOOKING)
     chosen = PROBABILITIES if probabilities else decoder
-    job = FileRun.prepare(outcomes, network, wanted, decoder=chosen, axes=axes, mask=mask)
+    job = FileRun.prepare(
+        outcomes,
+        network,
+        wanted,
+        decoder=chosen,
+        axes=axes,
+        mask=mask,
+        choice=Choice(budget, choose_window),
+    )
     if job is not None:
         if save_plan is not None:
             write_json(save_plan, job.planned.to_dict())

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Fitting"]
 
+OUTDATED = Line("Something else was chosen meanwhile; nothing was fitted", Tone.WARNING)
+
 
 class Fitting:
     """Fits one task at a time.
@@ -45,15 +47,25 @@ class Fitting:
         """Whether a search goes on."""
         return self._cancel is not None
 
-    def start(self, task: Task, take: Callable[[Plan], object]) -> bool:
-        """Begin; *take* receives the plan that is found. False, and nothing happens, while a search goes on."""
+    def start(self, task: Task, take: Callable[[Plan], bool], *, choose_window: bool = False) -> bool:
+        """Begin; False, and nothing happens, while a search goes on.
+
+        Parameters
+        ----------
+        task
+            What to fit.
+        take
+            Receives the plan that is found, and returns whether it still applies.
+        choose_window
+            Whether to choose the window, too.
+        """
         if self.active:
             return False
         self._cancel, self.said = CancelToken(), Line()
         self.changed.emit()
         self._background.submit(
-            partial(task.fit, self._cancel),
-            partial(self._found, take),
+            partial(task.fit, self._cancel, choose_window=choose_window),
+            partial(self._found, take, choose_window),
             lambda error: self._end(_problem(error)),
             name="fit",
         )
@@ -68,18 +80,21 @@ class Fitting:
         """Say no more how the last search ended: something else has been chosen since."""
         self.said = Line()
 
-    def _found(self, take: Callable[[Plan], object], plan: Plan) -> None:
-        take(plan)  # before the last words, which new settings take back
-        self._end(Line(_words(plan), Tone.GOOD))
+    def _found(self, take: Callable[[Plan], bool], choose_window: bool, plan: Plan) -> None:
+        # Taken before the last words, which new settings take back.
+        self._end(Line(_words(plan, choose_window), Tone.GOOD) if take(plan) else OUTDATED)
 
     def _end(self, said: Line) -> None:
         self._cancel, self.said = None, said
         self.changed.emit()
 
 
-def _words(plan: Plan) -> str:
+def _words(plan: Plan, choose_window: bool) -> str:
     usable = format_bytes(plan.device.usable_bytes)
-    text = f"sw_batch_size {plan.settings.sw_batch_size} is fastest within {usable}"
+    window = " × ".join(map(str, plan.settings.window_size or ()))
+    chosen = f"sw_batch_size {plan.settings.sw_batch_size}"
+    text = f"Windows of {window}, {chosen} are" if choose_window else f"{chosen} is"
+    text = f"{text} fastest within {usable}"
     return text if plan.expected_seconds is None else f"{text}: about {format_duration(plan.expected_seconds)}"
 
 

@@ -79,8 +79,10 @@ class Session:
         self.problem = ""
         self.changed_since_run = False
         self._model: Model | None = None
+        self._renewing = False
         self.shelf.changed.connect(self._on_shelf)
         self.runner.changed.connect(self._on_run)
+        self.fitting.changed.connect(self._on_fitting)
 
     @property
     def model(self) -> Model | None:
@@ -132,6 +134,7 @@ class Session:
     def set_mask(self, mask: MaskInput | None) -> None:
         """Compute only where *mask* is not 0, everywhere if None."""
         self.mask = mask
+        self.fitting.forget()
         self.settings_changed.emit()
         self._replan()
 
@@ -196,6 +199,7 @@ class Session:
     def set_outputs(self, outputs: Outputs) -> None:
         """Choose what a run keeps."""
         self.outputs = outputs
+        self.fitting.forget()
         self._read_images()
         self.settings_changed.emit()
         self._replan()
@@ -207,27 +211,35 @@ class Session:
             return False
         return self.runner.start(task, None if self.planning else self.plan)
 
-    def fit(self) -> bool:
-        """Choose the ``sw_batch_size`` that is fastest within what is free; False where that is not possible."""
+    def fit(self, *, choose_window: bool = False) -> bool:
+        """Choose the ``sw_batch_size`` that is fastest within what is free, and the window if asked.
+
+        False, and nothing happens, where that is not possible. Whatever is chosen meanwhile ends it.
+        """
         task = self._task()
         if not self.can_run or task is None:
             return False
 
-        def take(plan: Plan) -> None:
-            if self.settings is task.settings:  # else something else has been chosen meanwhile
-                self.change(sw_batch_size=plan.settings.sw_batch_size)
+        def take(plan: Plan) -> bool:
+            now = self.volumes, self.model, self.settings, self.outputs, self.mask
+            then = task.volumes, task.model, task.settings, task.outputs, task.mask
+            if any(one is not other for one, other in zip(now, then, strict=True)):
+                return False
+            self.change(window_size=plan.settings.window_size, sw_batch_size=plan.settings.sw_batch_size)
+            return True
 
-        return self.fitting.start(task, take)
+        return self.fitting.start(task, take, choose_window=choose_window)
 
     def renew_device(self) -> None:
         """Find out what is free now, and plan anew where that has changed by what can be seen."""
         plan = self.plan
-        if plan is None or self.planning or self.runner.active or self.fitting.active:
+        if plan is None or self._renewing or self._busy:
             return
+        self._renewing = True
         self.background.submit(
             lambda: _free_bytes(plan.settings.device),
             lambda free: self._renewed(plan, free),
-            self._planned,
+            lambda error: self._renewed(plan, error),
             name="device",
         )
 
@@ -243,6 +255,11 @@ class Session:
         self.runner.cancel()
         self._planner.withdraw()
         self.background.close(timeout_s)
+
+    @property
+    def _busy(self) -> bool:
+        """Whether the network is in use, or about to be looked at: nothing else may use it."""
+        return self.planning or self.runner.active or self.fitting.active
 
     def _task(self) -> Task | None:
         if self.model is None or self.settings is None or not self.volumes:
@@ -270,6 +287,9 @@ class Session:
     def _replan(self) -> None:
         if self.runner.active:  # the plan on screen is the one that runs; the next one is made when it ends
             return
+        if self.fitting.active:  # which measures the network, for a choice that no longer holds
+            self.fitting.cancel()
+            return
         task = self._task()
         if task is None:
             self._planner.withdraw()
@@ -290,11 +310,17 @@ class Session:
             self.plan, self.problem = answer, ""
         self.plan_changed.emit()
 
-    def _renewed(self, plan: Plan, free: tuple[int, int]) -> None:
+    def _renewed(self, plan: Plan, free: tuple[int, int] | Exception) -> None:
+        self._renewing = False
+        if plan is not self.plan or self._busy:
+            return
+        if isinstance(free, Exception):
+            self._planned(free)
+            return
         device = plan.device
         seen = (device.free_bytes, device.total_bytes), (device.host_free_bytes, device.host_total_bytes)
         moved = any(abs(now - then) > SEEN * total for now, (then, total) in zip(free, seen, strict=True))
-        if moved and plan is self.plan and not self.runner.active:
+        if moved:
             self._replan()
 
     def _on_shelf(self) -> None:
@@ -323,6 +349,10 @@ class Session:
             resolution=None,
             **_suggested_decoder(model),
         )
+
+    def _on_fitting(self) -> None:
+        if not self.fitting.active:
+            self._replan()
 
     def _on_run(self) -> None:
         if self.runner.active:

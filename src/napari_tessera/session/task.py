@@ -81,8 +81,8 @@ class Task:
         """
         return self._resolve(self._find_masked())
 
-    def fit(self, cancel: threading.Event) -> Plan:
-        """Return the plan with the ``sw_batch_size`` that is fastest within what is free.
+    def fit(self, cancel: threading.Event, *, choose_window: bool = False) -> Plan:
+        """Return the plan with the ``sw_batch_size`` that is fastest within what is free, and the window if asked.
 
         A network of which nothing is known here is measured first, over one window at a time and over two.
 
@@ -91,20 +91,19 @@ class Task:
         TesseraError
             CancelledError, or what `fit_batch` and the measurement raise.
         """
-        from napari_tessera.planning.autotune import fit_batch
+        from napari_tessera.planning.autotune import fit_batch, fit_window
         from napari_tessera.tuning import calibrate
-
-        occupied = self._find_masked()
 
         def plan_of(settings: Settings) -> Plan:
             raise_if_cancelled(cancel)
-            return replace(self, settings=settings)._resolve(occupied)
+            return replace(self, settings=settings).resolve()
 
-        pair = plan_of(replace(self.settings, sw_batch_size=2))
-        if pair.pace is None or pair.measured is None:
-            fits = pair.most_bytes <= pair.device.usable_bytes
-            calibrate(self.model, replace(self.settings, sw_batch_size=2 if fits else 1), cancel=cancel)
-        return fit_batch(plan_of, self.settings)
+        rule = self.model.spec.window
+        start = replace(self.settings, window_size=rule.default) if choose_window else self.settings
+        pair = plan_of(replace(start, sw_batch_size=2))
+        if not _is_measured(pair):
+            calibrate(self.model, replace(start, sw_batch_size=2 if pair.fits else 1), cancel=cancel)
+        return fit_window(plan_of, start, rule) if choose_window else fit_batch(plan_of, start)
 
     def _resolve(self, occupied: Sequence[Windows] | None) -> Plan:
         if not self.outputs.probabilities:
@@ -247,6 +246,12 @@ class Task:
                     continue
                 on_event(DecodingStarted(result.volume, decoder.name))
                 yield volume, result, _decode(result, decoder, self.model)
+
+
+def _is_measured(plan: Plan) -> bool:
+    """Whether it is known what passes like those of *plan* take; Apple's GPU counts no memory."""
+    timed = plan.pace is not None and plan.pace.compares_batches
+    return timed and (plan.measured is not None or plan.device.kind == "mps")
 
 
 def _decode(result: VolumeResult, decoder: Decoder, model: Model) -> npt.NDArray[Any]:
