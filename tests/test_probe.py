@@ -11,10 +11,10 @@ import torch
 from napari_tessera.engine.device import CpuDevice
 from napari_tessera.engine.events import CancelToken
 from napari_tessera.engine.settings import Settings
-from napari_tessera.errors import CancelledError, ModelError, OutOfMemoryError
+from napari_tessera.errors import CalibrationError, CancelledError, ModelError, OutOfMemoryError
 from napari_tessera.models.model import Model
 from napari_tessera.planning.pace import Pace
-from napari_tessera.probe import measure_pace
+from napari_tessera.probe import measure_pace, measure_peak
 
 CPU = Settings(device="cpu")
 
@@ -116,3 +116,29 @@ def test_a_network_that_fails() -> None:
 def test_wrong_channels() -> None:
     with pytest.raises(ModelError, match="out_channels"):
         measure_pace(model_of(torch.nn.Identity()), CPU)
+
+
+def test_the_peak_is_that_of_one_pass() -> None:
+    class Doubles(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cat([x, x], 1)
+
+    windows = 4 * 64**3
+    settings = Settings(device="cpu", sw_batch_size=2)
+    assert measure_peak(model_of(Doubles()), settings) == pytest.approx(2 * 3 * windows, rel=0.01), (
+        "the windows, and two channels of each"
+    )
+
+
+def test_a_peak_is_not_waited_for() -> None:
+    cancel = CancelToken()
+    network = Watched(cancel.cancel)
+    with pytest.raises(CancelledError):
+        measure_peak(model_of(network), CPU, cancel=cancel)
+    assert len(network.shapes) == 1
+
+
+def test_a_peak_that_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("napari_tessera.probe.peak_of_allocations", lambda call: 0)
+    with pytest.raises(CalibrationError, match="whose windows alone take"):
+        measure_peak(model_of(Watched()), CPU)

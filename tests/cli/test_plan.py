@@ -259,3 +259,18 @@ def test_a_budget_that_holds_nothing_is_one_sentence(tessera: Callable[..., Any]
     assert ended.code != 0
     assert "the weights of the network alone take" in " ".join(ended.err.split())
     assert "not a size in bytes" in " ".join(tessera("plan", *SHAPE, "--budget", "much").err.split())
+
+
+def test_a_mask_goes_with_a_window_that_is_chosen(tessera: Callable[..., Any], tmp_path: Path) -> None:
+    image, mask = tmp_path / "image.npy", tmp_path / "mask.npy"
+    np.save(image, np.zeros((40, 150, 150), np.uint8))
+    painted = np.zeros((40, 150, 150), np.uint8)
+    painted[:10, :10, :10] = 1
+    np.save(mask, painted)
+    ended = tessera(
+        "plan", str(image), "--mask", str(mask), "--choose-window", "--device", "cpu", "--budget", "4GiB", "--json"
+    )
+    found = json.loads(ended.out)
+    assert ended.code == 0
+    assert found["windows"] == 1, "the corner is in one window, whatever its size"
+    assert found["skipped_windows"] == int(np.prod(found["volumes"][0]["grid"])) - 1

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -26,8 +29,6 @@ def model() -> nt.Model:
 
 
 def needed(model: nt.Model, batch: int, budget_bytes: int) -> int:
-    from dataclasses import replace
-
     device = replace(measure_device("cpu"), budget_bytes=budget_bytes)
     return nt.plan(SHAPE, model, replace(SETTINGS, sw_batch_size=batch), device=device).most_bytes
 
@@ -83,8 +84,6 @@ def test_the_least_that_is_told_suffices(model: nt.Model) -> None:
 
 
 def chosen_window(model: nt.Model, budget: int, **settings: object) -> nt.Plan:
-    from dataclasses import replace
-
     return nt.autotune(SHAPE, model, replace(SETTINGS, window_size=None, **settings), budget, choose_window=True)  # type: ignore[arg-type]
 
 
@@ -124,3 +123,45 @@ def test_a_network_for_one_window_keeps_it() -> None:
 
     only = nt.Model.from_network(OneWindow(), in_channels=1, out_channels=2)
     assert chosen_window(only, 10**9).settings.window_size == (64, 64, 64)
+
+
+def test_times_of_one_batch_alone_choose_no_batch(model: nt.Model) -> None:
+    unknown = nt.autotune(SHAPE, model, SETTINGS, 20 * MIB)
+    of_one = nt.autotune(SHAPE, model, SETTINGS, 20 * MIB, pace=Pace(0.0, 1.0, compares_batches=False))
+    assert of_one.settings.sw_batch_size == unknown.settings.sw_batch_size > 1
+
+
+def test_the_host_has_to_have_room_too(model: nt.Model) -> None:
+    ample = replace(measure_device("cpu"), budget_bytes=10**9)
+    most = nt.plan(SHAPE, model, replace(SETTINGS, sw_batch_size=8), device=ample).host.run_bytes
+    tight = replace(ample, host_free_bytes=round(most / 0.9))
+    chosen = nt.autotune(SHAPE, model, SETTINGS, device=tight)
+    assert chosen.host.run_bytes <= most
+    assert 0.8 * 8 <= chosen.settings.sw_batch_size <= 8
+    with pytest.raises(nt.SettingsError, match=r"needs .* of the host's memory .* are free.*crop the image"):
+        nt.autotune(SHAPE, model, SETTINGS, device=replace(ample, host_free_bytes=MIB // 8))
+
+
+def test_windows_to_skip_are_found_for_every_window_that_is_tried(model: nt.Model) -> None:
+    volume = np.zeros(SHAPE, np.float32)
+    volume[:16, :20, :30] = 1
+    asked: list[tuple[int, ...]] = []
+
+    def find(settings: nt.Settings) -> list[Any]:
+        asked.append(settings.window_size or ())
+        return [nt.find_occupied(volume, model, replace(settings, skip_below=0.5))]
+
+    start = replace(SETTINGS, window_size=None)
+    chosen = nt.autotune(SHAPE, model, start, 10**9, choose_window=True, occupied=find)
+    (again,) = find(chosen.settings)
+    assert again is not None
+    assert chosen.windows == int(again.sum())
+    assert len(asked[:-1]) == len(set(asked[:-1])) > 1, "once for each"
+    with pytest.raises(nt.SettingsError, match="give a function"):
+        nt.autotune(SHAPE, model, start, 10**9, choose_window=True, occupied=find(SETTINGS))
+
+
+def test_a_pace_that_is_given_decides_on_the_window_too(model: nt.Model) -> None:
+    start = replace(SETTINGS, window_size=None, overlap=0.5)
+    by_pass = nt.autotune(SHAPE, model, start, 10**9, choose_window=True, pace=Pace(1.0, 0.0))
+    assert by_pass.forward_passes == 1

@@ -19,7 +19,7 @@ from napari_tessera.errors import InputError, SettingsError
 from napari_tessera.models.spec import ModelSpec, OutputSpec, WindowRule
 from napari_tessera.planning.advice import largest_fitting_batch
 from napari_tessera.planning.plan import DeviceState, Level, Plan
-from napari_tessera.planning.profile import PassProfile
+from napari_tessera.planning.profile import Correction, Known, PassProfile
 from napari_tessera.planning.resolve import Traced, resolve
 
 MIB, GIB = 2**20, 2**30
@@ -324,3 +324,37 @@ def test_a_float16_accumulator_is_half_as_large(decoder: str) -> None:
     weights = 0 if decoder == "argmax" else 4 * prod(full.volumes[0].layout.slab_shape(1))
     assert 2 * (half.memory.accumulator_bytes - weights) == full.memory.accumulator_bytes - weights
     assert replace(half.memory, accumulator_bytes=full.memory.accumulator_bytes) == full.memory
+
+
+def test_what_waits_on_a_card_is_no_more_than_there_are_batches_left() -> None:
+    window = 4 * 64**3
+    for batch, waiting in ((1, 2), (4, 1), (8, 0)):  # of 8 windows
+        plan = planned((96, 96, 96), overlap=0.5, sw_batch_size=batch)
+        assert plan.windows == 8
+        assert plan.memory.staging_bytes == waiting * batch * window
+
+
+def test_no_pass_holds_more_windows_than_are_computed_of_a_block() -> None:
+    occupied = np.zeros((2, 2, 2), bool)
+    occupied[0, 0] = True
+    few = planned((96, 96, 96), overlap=0.5, sw_batch_size=8, occupied=[occupied])
+    assert few.memory.activations_bytes == activations_bytes((64, 64, 64), 2)
+    nothing = planned((96, 96, 96), overlap=0.5, sw_batch_size=8, occupied=[np.zeros((2, 2, 2), bool)])
+    assert (nothing.windows, nothing.memory.activations_bytes) == (0, activations_bytes((64, 64, 64), 1))
+
+
+def test_a_last_pass_over_one_window_counts_where_it_needs_more() -> None:
+    def known(windows: int) -> Known:
+        return Known(Correction(0.0, 9.0), 0.5) if windows == 1 else Known(Correction(), 0.1)
+
+    def memory_at(batch: int) -> tuple[int, float]:
+        traced = Traced(0, lambda window, batch: PassProfile(activations_bytes(window, batch)), known)
+        settings = Settings(overlap=0.5, sw_batch_size=batch)
+        plan = resolve([(96, 96, 96)], SPEC, settings, traced=traced, device=CPU, decoder=None)
+        return plan.memory.activations_bytes, plan.memory_error
+
+    one = activations_bytes((64, 64, 64), 1)
+    assert memory_at(1) == (9 * one, 0.5)
+    assert memory_at(4) == (4 * one, 0.1), "8 windows leave no single one"
+    assert memory_at(7) == (9 * one, 0.5)
+    assert memory_at(8) == (8 * one, 0.1)
