@@ -56,6 +56,23 @@ def test_passes_are_those_of_the_plan(tessera: Tessera, model: Path, image: Path
     assert json.loads(ended.out)["images"][0]["forward_passes"] == planned.forward_passes
 
 
+def test_a_run_within_a_budget_is_the_one_that_is_planned(
+    tessera: Tessera, model: Path, image: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "a.tif"
+    knobs = ("-m", model, "--device", "cpu", "--overlap", "0.5", "--budget", "40MiB", "--choose-window", "--json")
+    wanted = json.loads(tessera("plan", image, *knobs).out)
+    done = json.loads(tessera("run", image, "-o", out, *knobs).out)
+    assert done["images"][0]["forward_passes"] == wanted["forward_passes"]
+    settings = open_tiff(out).metadata["settings"]
+    for name in ("window_size", "sw_batch_size"):
+        assert settings[name] == wanted["settings"][name]
+    refused = tessera("run", image, "-o", tmp_path / "b.tif", *knobs[:-4], "--budget", "1KiB")
+    assert refused.code == 2
+    assert "may be used on CPU" in refused.err
+    assert not (tmp_path / "b.tif").exists()
+
+
 def test_json_is_all_of_stdout(tessera: Tessera, model: Path, image: Path, tmp_path: Path) -> None:
     ended = tessera("run", image, "-o", tmp_path / "a.tif", "-m", model, "--json", "--quiet")
     (found,) = json.loads(ended.out)["images"]

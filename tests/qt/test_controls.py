@@ -335,17 +335,20 @@ def test_fit_turns_the_slider_to_what_is_fastest_and_can_be_stopped(
     person: Any, describe: Any, gate: Any, blobs: Any
 ) -> None:
     me = person(describe(gate))
+    windows, held = me.widget.windows, threading.Event()
+    assert not windows.fit.isEnabled(), "without an image"
+    assert not windows.fit_window.isEnabled()
     me.viewer.add_image(blobs(24, 24, 24), name="blobs")
     me.wait_for_plan()
-    windows, held = me.widget.windows, threading.Event()
     windows.sw_batch_size.setValue(9)
     me.wait_for_plan()
 
     gate.on_call = lambda call: held.wait(10)
     me.click(windows.fit)
     assert windows.fit.text() == "Stop"
-    assert not windows.sw_batch_size.isEnabled()
-    assert not me.widget.run.run.isEnabled()
+    for other in (windows.sw_batch_size, windows.fit_window, me.widget.run.run, me.widget.files.more):
+        assert not other.isEnabled()
+    assert me.widget.cost.apply.isHidden() or not me.widget.cost.apply.isEnabled()
     me.click(windows.fit)
     held.set()
     me.wait(lambda: not me.session.fitting.active)
@@ -357,4 +360,10 @@ def test_fit_turns_the_slider_to_what_is_fastest_and_can_be_stopped(
     assert "is fastest within" in me.status
     assert windows.sw_batch_size.value() == me.session.settings.sw_batch_size != 9
     assert windows.sw_batch_size.isEnabled()
+    assert me.widget.files.more.isEnabled()
     assert me.widget.cost.time.line().text.startswith("time: about")
+    gate.on_call = lambda call: None
+    me.click(windows.fit_window)
+    me.wait(lambda: not me.session.fitting.active and not me.session.planning)
+    assert "are fastest within" in me.status
+    assert windows.window_size.value() == me.session.settings.window_size

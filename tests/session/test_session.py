@@ -372,6 +372,80 @@ def test_a_fit_that_is_stopped_changes_nothing(session: Session, network: Any, i
     assert session.can_run
 
 
+def test_a_fit_may_choose_the_window(session: Session, image: Any, drain_until: Any) -> None:
+    session.set_images((image(32, 48, 48),))
+    drain_until(session, lambda: not session.planning)
+    session.change(window_size=(8, 8, 8), overlap=0.5)
+    assert session.fit(choose_window=True)
+    drain_until(session, lambda: not session.fitting.active and not session.planning)
+    plan, settings = session.plan, session.settings
+    assert plan is not None
+    assert settings is not None
+    assert plan.settings.window_size == settings.window_size != (8, 8, 8)
+    window = " × ".join(map(str, settings.window_size or ()))
+    said = f"Windows of {window}, sw_batch_size {settings.sw_batch_size} are fastest within"
+    assert status_line(session).text.startswith(said)
+
+
+@pytest.mark.parametrize("other", ["images", "mask", "outputs", "settings"])
+def test_whatever_is_chosen_meanwhile_ends_a_fit(
+    session: Session, network: Any, image: Any, drain_until: Any, other: str
+) -> None:
+    session.set_images((image(32, 24, 24),))
+    drain_until(session, lambda: not session.planning)
+    changes = {
+        "images": lambda: session.set_images((image(40, 48, 48),)),
+        "mask": lambda: session.set_mask(MaskInput("mask", np.ones((32, 24, 24), bool))),
+        "outputs": lambda: session.set_outputs(Outputs(labels=True, probabilities=True)),
+        "settings": lambda: session.change(overlap=0.1),
+    }
+    calls: list[int] = []
+    network.on_call = lambda: calls.append(1)
+    assert session.settings is not None
+    batch = session.settings.sw_batch_size
+    assert session.fit()
+    changes[other]()
+    drain_until(session, lambda: not session.fitting.active and not session.planning)
+    assert session.settings.sw_batch_size == batch
+    assert "nothing" in status_line(session).text
+    assert session.plan is not None, "made for the new choice once the network is free"
+    assert (session.plan.settings.overlap == 0.1) == (other == "settings")
+    assert len(calls) < 10, "the rest was not measured"
+
+
+def test_an_answer_for_what_is_no_longer_chosen_is_not_taken(
+    session: Session, image: Any, drain_until: Any, monkeypatch: Any
+) -> None:
+    session.set_images((image(32, 24, 24),))
+    drain_until(session, lambda: not session.planning)
+    monkeypatch.setattr(session.fitting, "cancel", lambda: None)  # it comes too late
+    assert session.fit()
+    session.set_images((image(40, 48, 48),))
+    before = session.settings
+    drain_until(session, lambda: not session.fitting.active and not session.planning)
+    assert session.settings is before
+    assert "Something else was chosen meanwhile" in status_line(session).text
+
+
+def test_a_device_that_cannot_be_asked_is_a_problem_of_its_plan_alone(
+    session: Session, image: Any, drain_until: Any, monkeypatch: Any
+) -> None:
+    session.set_images((image(32, 24, 24),))
+    drain_until(session, lambda: not session.planning)
+
+    def lost(name: str) -> None:
+        raise SettingsError("the card is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("napari_tessera.api.measure_device", lost)
+        session.renew_device()
+        drain_until(session, lambda: not session.background.busy)
+        assert session.problem == "the card is gone"
+    session.change(overlap=0.1)
+    drain_until(session, lambda: not session.planning)
+    assert session.problem == ""
+
+
 def test_a_fit_that_fails_says_why(session: Session, network: Any, image: Any, drain_until: Any) -> None:
     session.set_images((image(32, 24, 24),))
     drain_until(session, lambda: not session.planning)
