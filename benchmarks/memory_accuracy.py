@@ -118,8 +118,9 @@ def report_cuda(report: Report, names: list[str], options: argparse.Namespace) -
         missing += left_out
     report.add("", *(each_case(rows) if options.rows else ()))
     report.add(*(f"- left out: {case}" for case in missing))
+    others = [row.calibrated for row in rows if row.calibrated_bytes is not None]
     report.judge("runs", *memory_cases.CUDA.verdict(rows))
-    report.judge("after one calibrating run", *memory_cases.CALIBRATED.verdict([row.calibrated for row in rows]))
+    report.judge("after one calibrating run", *memory_cases.CALIBRATED.verdict(others))
 
 
 def report_autotune(report: Report, names: list[str]) -> None:

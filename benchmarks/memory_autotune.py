@@ -1,7 +1,8 @@
 """Budgets drawn at random, and whether what `napari_tessera.autotune` chooses stays below them and near them.
 
 On the CPU, which has no such limit, a network that raises torch's out-of-memory error above the budget takes the
-device's place; it goes by live bytes measured in real passes, not by the trace. On CUDA torch's own limit does.
+device's place; it goes by live bytes of tensors measured in real passes, not by the trace: what CPU kernels take beside
+tensors is in neither. On CUDA torch's own limit does. What the user has measured is neither used nor changed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from memory_networks import CLASSES, NETWORKS, Window
 
 import napari_tessera as nt
 from napari_tessera.api import PROBABILITIES, as_source
+from napari_tessera.calibration.store import CalibrationStore
 from napari_tessera.engine.events import Event, MemoryRecovered
 from napari_tessera.pipeline import iter_results
 from napari_tessera.planning.trace import measure_forward
@@ -36,6 +39,8 @@ MOST_WINDOWS_PER_AXIS = 3
 CUDA_WINDOWS: tuple[Window, ...] = ((48, 64, 64), (64, 64, 64), (64, 96, 96))
 # What the choice must reach of the largest batch that fits.
 SHARE = 0.8
+# No file: nothing has been measured.
+NOTHING = CalibrationStore(Path(__file__).with_name("no measurements"))
 
 
 @dataclass(frozen=True)
@@ -116,13 +121,16 @@ def _draw_budget(dice: random.Random, model: nt.Model, shape: tuple[int, ...], s
 
 
 def _plan(shape: tuple[int, ...], model: nt.Model, settings: nt.Settings, batch: int, **more: Any) -> nt.Plan:
-    return nt.plan(shape, model, replace(settings, sw_batch_size=batch), decoder=PROBABILITIES, **more)
+    at_batch = replace(settings, sw_batch_size=batch)
+    return nt.plan(shape, model, at_batch, decoder=PROBABILITIES, calibrations=NOTHING, **more)
 
 
 def try_case(case: Case) -> Outcome:
     """Choose a batch for the budget, run it, and look for the largest that fits."""
     try:
-        chosen = nt.autotune(case.shape, case.model, case.settings, case.budget_bytes, decoder=PROBABILITIES)
+        chosen = nt.autotune(
+            case.shape, case.model, case.settings, case.budget_bytes, decoder=PROBABILITIES, calibrations=NOTHING
+        )
     except nt.SettingsError:
         windows = _plan(case.shape, case.model, case.settings, 1).windows
         return Outcome(case, windows, 0, 1, ran_out=False)

@@ -20,6 +20,7 @@ from napari_tessera.calibration.remember import RunMemory
 from napari_tessera.calibration.store import CalibrationStore
 from napari_tessera.engine.events import Event, EventHandler, MemoryRecovered, RunFinished
 from napari_tessera.engine.settings import Precision
+from napari_tessera.pipeline import iter_results
 from napari_tessera.planning.activations import ActivationCache
 from napari_tessera.planning.trace import measure_forward
 
@@ -45,7 +46,8 @@ class Row:
     reserved_bytes
         What CUDA's allocator held for it at most, None on the CPU.
     calibrated_bytes
-        As *predicted_bytes*, once one run of the network, over other windows, had been measured; None on the CPU.
+        As *predicted_bytes*, once one run of the network, with another window or batch, had been measured; None on the
+        CPU, and for the run that was.
     """
 
     network: str
@@ -140,14 +142,20 @@ class _Group:
                 self._run_one(window, batch)
         return self._rows
 
+    def _calibrates(self, window: Window, batch: int) -> bool:
+        return (window, batch) == (self._windows[0], BATCHES[1])
+
     def _plan(self, window: Window, batch: int, known: CalibrationStore) -> nt.Plan:
         settings = nt.Settings(window_size=window, sw_batch_size=batch, precision=self._precision, device="cuda")
         return nt.plan(_shape(window), self._model, settings, decoder=api.PROBABILITIES, calibrations=known)
 
     def _predict(self, planned: nt.Plan, on_event: EventHandler) -> None:
         volume = np.random.default_rng(0).random(planned.volumes[0].shape, np.float32)
+        loads = [lambda: api.as_source(volume, self._model.spec)]
         with suppress(nt.OutOfMemoryError):
-            nt.predict(volume, self._model, planned.settings, on_event=on_event)
+            # Not `predict`, which would use and change what the user has measured.
+            for _ in iter_results(loads, self._model, planned, None, on_event=on_event):
+                pass
 
     def _run_one(self, window: Window, batch: int) -> None:
         gc.collect()
@@ -165,7 +173,9 @@ class _Group:
             return
         reserved = torch.cuda.max_memory_reserved()
         predicted = planned.memory.counted_bytes
-        calibrated = self._plan(window, batch, self._kept).memory.counted_bytes
+        # The run that calibrated says nothing of how well it does for others.
+        calibrates = self._calibrates(window, batch)
+        calibrated = None if calibrates else self._plan(window, batch, self._kept).memory.counted_bytes
         self._rows.append(Row(self._name, window, batch, predicted, peaks[0], self._precision, reserved, calibrated))
 
 

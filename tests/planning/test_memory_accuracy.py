@@ -69,9 +69,7 @@ def test_the_table_has_the_architectures_that_people_use(scripts: Scripts) -> No
     assert scripts.cases.BATCHES == (1, 2, 4)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in HEAVY else name for name in NAMES]
-)
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in HEAVY])
 def test_live_bytes_of_a_pass_are_predicted(scripts: Scripts, name: str) -> None:
     scripts.build_or_skip(name)
     rows = list(scripts.cases.cpu_rows(name, thin=True))
@@ -79,6 +77,18 @@ def test_live_bytes_of_a_pass_are_predicted(scripts: Scripts, name: str) -> None
     errors = [abs(row.error) for row in rows]
     assert statistics.median(errors) <= 0.005
     assert max(errors) <= 0.02
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_table_of_whole_networks_keeps_its_limits(scripts: Scripts) -> None:
+    names = [name for name, network in scripts.networks.NETWORKS.items() if not network.missing]
+    assert len(names) >= 8, "all of MONAI's"
+    rows = [row for name in names for row in scripts.cases.cpu_rows(name, thin=False)]
+    assert len(rows) == 9 * len(names)
+    passed, line = scripts.cases.CPU.verdict(rows)
+    assert passed, line
+    assert scripts.cases.Limits(median=0.005, worst=0.02, under=0.02) == scripts.cases.CPU
 
 
 @pytest.mark.parametrize(
