@@ -275,7 +275,7 @@ class _VolumeRun:
             blocks = self._volume.blocks[: self._plan.device.count]
             needed += sum(estimate_cache_bytes(source, layout.reach(block), layout) for block in blocks)
         if needed > free:
-            kept_wide = self._decoder is None and self._reduced.dtype != "uint8" and self._spec.activation != "none"
+            kept_wide = self._decoder is None and self._reduced.dtype != "uint8" and self._spec.gives_probabilities
             narrower = ", or keep probabilities as uint8" if kept_wide else ""
             raise OutOfMemoryError(
                 f"the run needs {format_bytes(needed)} of the host's memory beside the image, and {format_bytes(free)} "

@@ -193,7 +193,7 @@ def test_names_that_are_no_model(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="there is no model bundeld; did you mean 'bundled'"):
         load_model("bundeld")
     (tmp_path / "m.h5").touch()
-    with pytest.raises(ModelError, match=r"ending '.h5'; Tessera opens .yaml"):
+    with pytest.raises(ModelError, match=r"ending '.h5'; Tessera opens .safetensors, .yaml"):
         load_model(tmp_path / "m.h5")
     with pytest.raises(ModelError, match="holds 0 descriptions"):
         load_model(tmp_path)

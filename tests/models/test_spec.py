@@ -113,7 +113,7 @@ def test_numbers_that_normalise_nothing(mode: Any, numbers: dict[str, float]) ->
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"normalisation": {"mode": "divide", "by": "abc"}}, "'normalisation.by' is 'abc'"),
+        ({"normalisation": {"mode": "divide", "by": "abc"}}, "'normalisation.0.by' is 'abc'"),
         ({"out_chanels": 2}, "unknown key 'out_chanels'; did you mean 'out_channels'?"),
         ({"format": "tessera-model/9"}, "'format' is 'tessera-model/9'"),
         ({"in_channels": "many"}, "'in_channels' is 'many'"),

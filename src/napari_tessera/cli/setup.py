@@ -63,14 +63,14 @@ def open_model(name: str | None, *, trust: bool = False) -> Model:
         If there is no such model, it cannot be opened, or it may not run code.
     """
     from napari_tessera.cli.console import say
-    from napari_tessera.models.load import BUNDLED, TORCHSCRIPT_SUFFIXES, load_model
-    from napari_tessera.models.trust import TrustStore
+    from napari_tessera.models.load import BUNDLED, load_model, remember_trust
 
     model = load_model(name or BUNDLED, trust=trust)
-    path = Path(model.origin)
-    if trust and path.suffix.lower() in TORCHSCRIPT_SUFFIXES:
+    for note in model.notes:
+        say(note, kind="Note")
+    if trust:
         try:
-            TrustStore().add(path)
+            remember_trust(name or BUNDLED)
         except OSError as error:
-            say(f"{path.name} is trusted for this run only: {error}", kind="Warning")
+            say(f"{name} is trusted for this run only: {error}", kind="Warning")
     return model

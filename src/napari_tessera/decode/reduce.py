@@ -53,10 +53,10 @@ def choose_reduction(spec: ModelSpec, decoder: Decoder | None, kept: Probability
     if decoder is None:
         return Reduced(spec.out_channels, kept.value, Reduction(lambda planes: _narrow(_active(planes, spec), kept)))
     channels, dtype = decoder.reduced(spec.out_channels)
-    only_order = decoder.needs_only_order(spec.out_channels)
+    # No activation changes the order of a voxel's channels, if all have the same.
+    only_order = decoder.needs_only_order(spec.out_channels) and len(set(spec.activations)) == 1
 
     def reduce(planes: torch.Tensor) -> torch.Tensor:
-        # No activation changes the order of a voxel's channels.
         return decoder.reduce(planes if only_order else _active(planes, spec), spec.output)
 
     return Reduced(channels, dtype, Reduction(reduce, normalised=not only_order, background=decoder.background))
@@ -64,10 +64,10 @@ def choose_reduction(spec: ModelSpec, decoder: Decoder | None, kept: Probability
 
 def check_probabilities(spec: ModelSpec, kept: ProbabilityType) -> None:
     """Raise `SettingsError` if the network's output cannot be kept in such a type."""
-    if kept is ProbabilityType.UINT8 and spec.activation == "none":
+    if kept is ProbabilityType.UINT8 and not spec.gives_probabilities:
         raise SettingsError(
             f"probabilities is uint8, which holds values from 0 to 1, but '{spec.name}' has no activation that brings "
-            f"its output there: choose float16 or float32"
+            f"all its output there: choose float16 or float32"
         )
 
 
@@ -82,7 +82,7 @@ def restore_probabilities(kept: np.ndarray) -> torch.Tensor:
 def _active(planes: torch.Tensor, spec: ModelSpec) -> torch.Tensor:
     from napari_tessera.models.model import activate
 
-    return activate(planes, spec.activation)
+    return activate(planes, spec.activations)
 
 
 def _narrow(planes: torch.Tensor, kept: ProbabilityType) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""From a name or a path to a model: which loader opens it, and whether it may."""
+"""From a name or a path to a model: which format opens it, and whether it may."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_tessera.errors import ModelError, UntrustedModelError, nearest
+from napari_tessera.models.formats.registry import MODEL_SUFFIXES, find_format
 from napari_tessera.models.trust import TrustStore, fingerprint
 
 if TYPE_CHECKING:
+    from napari_tessera.models.formats.base import Description, ModelFormat, Risk
     from napari_tessera.models.model import Model
 
-__all__ = ["BUNDLED", "MODEL_SUFFIXES", "TORCHSCRIPT_SUFFIXES", "bundled_models", "load_model"]
+__all__ = ["BUNDLED", "MODEL_SUFFIXES", "bundled_models", "describe_model", "find_risk", "load_model", "remember_trust"]
 
 BUNDLED = "bundled"
-SAFE_SUFFIXES = (".yaml", ".yml", ".safetensors")
-TORCHSCRIPT_SUFFIXES = (".pt", ".ts", ".jit", ".torchscript")
-MODEL_SUFFIXES = SAFE_SUFFIXES + TORCHSCRIPT_SUFFIXES
 
 _FOLDER = Path(__file__).with_name("bundled")
 
@@ -32,8 +31,7 @@ def load_model(model: str | Path, *, trust: bool = False, store: TrustStore | No
     Parameters
     ----------
     model
-        ``"bundled"``, the name of a bundled model, or a path: a description (.yaml), safetensors weights with a
-        description beside them, or a TorchScript archive (.pt, .ts, .jit, .torchscript).
+        ``"bundled"``, the name of a bundled model, or the path of a file or folder: see docs/models.md for the formats.
     trust
         Whether the file may run code, for formats that do. Without it, files in the trust store still may.
     store
@@ -42,48 +40,83 @@ def load_model(model: str | Path, *, trust: bool = False, store: TrustStore | No
     Raises
     ------
     UntrustedModelError
-        If the format can run code and neither *trust* nor the store allows this file.
+        If opening can run code and neither *trust* nor the store allows this file.
     ModelError
         If the model cannot be opened.
     """
+    if bundled := _bundled(model):
+        from napari_tessera.models.formats.tessera_file import FORMAT
+
+        return FORMAT.load(bundled, origin=BUNDLED)
+    form, path = _find(model)
+    risk = form.risk(path)
+    if risk is not None and not trust:
+        _refuse_unknown(path, form, risk, store or TrustStore())
+    return form.load(path)
+
+
+def describe_model(model: str | Path) -> tuple[ModelFormat, Description]:
+    """Return the format of a model and what it says of itself; nothing of it is run.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be read.
+    """
+    form, path = _find(_bundled(model) or model)
+    return form, form.describe(path)
+
+
+def find_risk(model: str | Path) -> Risk | None:
+    """Return what opening a model may do, and for which files the user answers; None where nothing of it is run.
+
+    Raises
+    ------
+    ModelError
+        If there is no such model.
+    """
+    if _bundled(model):
+        return None
+    form, path = _find(model)
+    return form.risk(path)
+
+
+def remember_trust(model: str | Path, store: TrustStore | None = None) -> None:
+    """Remember that the files of a model may run code; nothing happens where none of it does.
+
+    Raises
+    ------
+    ModelError
+        If there is no such model.
+    OSError
+        If it cannot be remembered.
+    """
+    risk = find_risk(model)
+    for file in risk.files if risk is not None else ():
+        (store or TrustStore()).add(file)
+
+
+def _bundled(model: str | Path) -> Path | None:
     bundled = bundled_models()
-    if str(model) == BUNDLED or str(model) in bundled:
-        name = next(iter(bundled)) if str(model) == BUNDLED else str(model)
-        return _load_safe(bundled[name], origin=BUNDLED)
+    return next(iter(bundled.values())) if str(model) == BUNDLED else bundled.get(str(model))
+
+
+def _find(model: str | Path) -> tuple[ModelFormat, Path]:
     try:
         path = Path(model).expanduser()
     except RuntimeError as error:  # a home folder of nobody
         raise ModelError(f"there is no model {model}: {error}") from error
-    if path.is_dir():
-        path = _only_description(path)
     if not path.exists():
-        raise ModelError(f"there is no model {model}{nearest(str(model), [BUNDLED, *bundled])}")
-    if path.suffix.lower() in SAFE_SUFFIXES:
-        return _load_safe(path)
-    if path.suffix.lower() in TORCHSCRIPT_SUFFIXES:
-        return _load_trusted(path, trust, store or TrustStore())
-    raise ModelError(f"{path} has the ending '{path.suffix}'; Tessera opens {', '.join(MODEL_SUFFIXES)}")
+        raise ModelError(f"there is no model {model}{nearest(str(model), [BUNDLED, *bundled_models()])}")
+    return find_format(path)
 
 
-def _only_description(folder: Path) -> Path:
-    found = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
-    if len(found) != 1:
-        raise ModelError(f"the folder {folder} holds {len(found)} descriptions (.yaml); name the one to open")
-    return found[0]
-
-
-def _load_safe(path: Path, origin: str | None = None) -> Model:
-    from napari_tessera.models import safetensors_file
-
-    return safetensors_file.load(path, origin=origin)
-
-
-def _load_trusted(path: Path, trust: bool, store: TrustStore) -> Model:
-    if not trust and not store.allows(path):
+def _refuse_unknown(path: Path, form: ModelFormat, risk: Risk, store: TrustStore) -> None:
+    """Raise unless the user has allowed all files of *risk*."""
+    unknown = [file for file in risk.files if not store.allows(file)]
+    if unknown:
+        article = "an" if form.name[0] in "aeiouAEIOU" else "a"
         raise UntrustedModelError(
-            f"{path} is a TorchScript archive: opening it runs code from the file, with your rights. If you know where "
-            f"it comes from, allow it with trust=True or --trust (SHA-256 {fingerprint(path)[:16]}...)"
+            f"{path} is {article} {form.name}: {risk.does}. If you know where it comes from, allow it with trust=True "
+            f"or --trust (SHA-256 {fingerprint(unknown[0])[:16]}...)"
         )
-    from napari_tessera.models import torchscript
-
-    return torchscript.load(path)

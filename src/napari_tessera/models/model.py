@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import torch
 
@@ -26,11 +27,14 @@ class Model:
         Its description.
     origin
         Where it came from, for people and for provenance: a path, ``"bundled"`` or ``"python"``.
+    notes
+        What its file says and Tessera does not take over, one sentence each, for people.
     """
 
     network: torch.nn.Module
     spec: ModelSpec
     origin: str = "python"
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def from_network(
@@ -85,7 +89,7 @@ class Model:
 
     def with_spec(self, **changes: object) -> Model:
         """Return the same network with fields of its description changed."""
-        return Model(self.network, replace(self.spec, **changes), self.origin)  # type: ignore[arg-type]
+        return replace(self, spec=replace(self.spec, **changes))  # type: ignore[arg-type]
 
     def bytes_on(self, device: torch.device) -> int:
         """Return the bytes of weights and buffers that are on *device* now."""
@@ -110,8 +114,22 @@ class Model:
                 module.training = True
 
 
-def activate(values: torch.Tensor, activation: Activation) -> torch.Tensor:
-    """Return *values*, (C, *spatial) logits, as probabilities; in place where that is possible."""
-    if activation == "sigmoid":
-        return values.sigmoid_()
-    return values.softmax(0) if activation == "softmax" else values
+def activate(values: torch.Tensor, activations: Sequence[Activation]) -> torch.Tensor:
+    """Return *values*, (C, *spatial) logits, activated channel by channel; in place where that is possible.
+
+    Channels side by side that are of a softmax are of one.
+    """
+    start = 0
+    for activation, same in groupby(activations):
+        stop = start + len(list(same))
+        part = values[start:stop]
+        if activation == "sigmoid":
+            part.sigmoid_()
+        elif activation == "tanh":
+            part.tanh_()
+        elif activation == "softmax":
+            if len(part) == len(values):
+                return values.softmax(0)
+            values[start:stop] = part.softmax(0)
+        start = stop
+    return values

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from math import prod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import inf, prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from napari_tessera.engine.intensity import IntensityMap
 from napari_tessera.errors import InputError
+from napari_tessera.models.spec import Normalisation, NormalisationMode
 
 if TYPE_CHECKING:
     from napari_tessera.engine.source import Source
-    from napari_tessera.models.spec import Normalisation
 
 __all__ = ["measure_intensity"]
 
@@ -53,11 +53,18 @@ class _Moments:
         self.count = total
 
 
-def measure_intensity(source: Source, normalisation: Normalisation) -> IntensityMap:
+def measure_intensity(source: Source, normalisation: Normalisation | Sequence[Normalisation]) -> IntensityMap:
     """Return the map that brings *source* to its network's intensities.
 
     Reads the volume once, in pieces (not at all for whole numbers that need no statistics). Percentiles come from at
     most 4 million evenly spread voxels per channel, so they are exact for smaller volumes.
+
+    Parameters
+    ----------
+    source
+        The volume.
+    normalisation
+        Of all channels alike, or one for each.
 
     Raises
     ------
@@ -66,41 +73,71 @@ def measure_intensity(source: Source, normalisation: Normalisation) -> Intensity
     """
     if source.dtype.kind not in "biuf":
         raise InputError(f"the image has values of type {source.dtype}; Tessera needs whole or floating-point numbers")
-    if normalisation.mode in ("zscore", "minmax", "percentile"):
-        return _from_statistics(source, normalisation)
-    if source.dtype.kind == "f":
+    channels = source.shape[0]
+    each = [normalisation] * channels if isinstance(normalisation, Normalisation) else list(normalisation)
+    measured = _measure(source, {one.mode for one in each})
+    maps = [_CHANNEL_MAPS[one.mode](dict(one.parameters), measured, number) for number, one in enumerate(each)]
+    return IntensityMap(*(tuple(numbers) for numbers in zip(*maps, strict=True)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """What was found of every channel; samples, (C, n), only for percentiles."""
+
+    moments: _Moments
+    samples: npt.NDArray[np.float32] | None
+
+
+def _measure(source: Source, modes: set[NormalisationMode]) -> _Measured:
+    """Read the volume as far as *modes* need, and refuse what no network can take."""
+    moments, samples = _Moments.of(source.shape[0]), []
+    needs_moments, needs_samples = bool(modes & {"zscore", "minmax"}), "percentile" in modes
+    every = -(-prod(source.shape[1:]) // SAMPLE_VOXELS)
+    if needs_moments or needs_samples or source.dtype.kind == "f":
         for values in _iter_chunks(source):
             _refuse_non_finite(values)
-    return _without_statistics(source.shape[0], normalisation)
+            if needs_moments:
+                moments.add(values)
+            if needs_samples:
+                samples.append(values[:, ::every].astype(np.float32))
+    return _Measured(moments, np.hstack(samples) if samples else None)
 
 
-def _from_statistics(source: Source, normalisation: Normalisation) -> IntensityMap:
-    moments, samples = _Moments.of(source.shape[0]), []
-    every = -(-prod(source.shape[1:]) // SAMPLE_VOXELS)
-    for values in _iter_chunks(source):
-        _refuse_non_finite(values)
-        moments.add(values)
-        if normalisation.mode == "percentile":
-            samples.append(values[:, ::every].astype(np.float32))
-    if normalisation.mode == "percentile":
-        limits = [dict(normalisation.parameters)[name] for name in ("low", "high")]
-        low, high = np.percentile(np.hstack(samples), limits, axis=1)
-        return IntensityMap(_floats(low), _reciprocals(high - low), _floats(low), _floats(high))
-    unlimited = IntensityMap.identity(source.shape[0])
-    if normalisation.mode == "minmax":
-        return replace(unlimited, shift=_floats(moments.low), scale=_reciprocals(moments.high - moments.low))
-    std = np.sqrt(moments.squares / moments.count)
-    return replace(unlimited, shift=_floats(moments.mean), scale=_reciprocals(std))
+# (shift, scale, low, high) of one channel.
+_ChannelMap = tuple[float, float, float, float]
 
 
-def _without_statistics(channels: int, normalisation: Normalisation) -> IntensityMap:
-    identity = IntensityMap.identity(channels)
-    numbers = dict(normalisation.parameters)
-    if normalisation.mode == "divide":
-        return replace(identity, scale=(1 / numbers["by"],) * channels)
-    if normalisation.mode == "fixed":
-        return replace(identity, shift=(numbers["mean"],) * channels, scale=(1 / numbers["std"],) * channels)
-    return identity
+def _of_zscore(numbers: dict[str, float], measured: _Measured, channel: int) -> _ChannelMap:
+    moments = measured.moments
+    std = float(np.sqrt(moments.squares[channel] / moments.count))
+    return float(moments.mean[channel]), _reciprocal(std + numbers.get("eps", 0.0)), -inf, inf
+
+
+def _of_minmax(numbers: dict[str, float], measured: _Measured, channel: int) -> _ChannelMap:
+    low, high = float(measured.moments.low[channel]), float(measured.moments.high[channel])
+    return low, _reciprocal(high - low), -inf, inf
+
+
+def _of_percentiles(numbers: dict[str, float], measured: _Measured, channel: int) -> _ChannelMap:
+    assert measured.samples is not None
+    low, high = map(float, np.percentile(measured.samples[channel], [numbers["low"], numbers["high"]]))
+    limits = (low, high) if numbers.get("clip", 1) else (-inf, inf)
+    return low, _reciprocal(high - low + numbers.get("eps", 0.0)), *limits
+
+
+def _of_numbers(numbers: dict[str, float], measured: _Measured, channel: int) -> _ChannelMap:
+    limits = numbers.get("low", -inf), numbers.get("high", inf)
+    return numbers.get("mean", 0.0), 1 / numbers.get("by", numbers.get("std", 1.0)), *limits
+
+
+_CHANNEL_MAPS: dict[NormalisationMode, Callable[[dict[str, float], _Measured, int], _ChannelMap]] = {
+    "none": _of_numbers,
+    "divide": _of_numbers,
+    "fixed": _of_numbers,
+    "zscore": _of_zscore,
+    "minmax": _of_minmax,
+    "percentile": _of_percentiles,
+}
 
 
 def _iter_chunks(source: Source) -> Iterator[npt.NDArray[Any]]:
@@ -129,10 +166,6 @@ def _refuse_non_finite(values: npt.NDArray[Any]) -> None:
     )
 
 
-def _floats(values: npt.NDArray[Any]) -> tuple[float, ...]:
-    return tuple(float(value) for value in values)
-
-
-def _reciprocals(values: npt.NDArray[Any]) -> tuple[float, ...]:
+def _reciprocal(value: float) -> float:
     """Return 1 / value; 1 where the value is 0, so that a constant image becomes zeros and not NaN."""
-    return tuple(1 / float(value) if value > 0 else 1.0 for value in values)
+    return 1 / value if value > 0 else 1.0

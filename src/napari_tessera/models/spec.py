@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import isfinite
+from math import inf, isfinite
 from typing import Any, Literal, get_args
 
 from napari_tessera.errors import ModelError, SettingsError
@@ -21,7 +22,7 @@ __all__ = [
 ]
 
 OutputKind = Literal["semantic", "foreground", "boundary", "affinities"]
-Activation = Literal["none", "sigmoid", "softmax"]
+Activation = Literal["none", "sigmoid", "softmax", "tanh"]
 NormalisationMode = Literal["none", "zscore", "minmax", "percentile", "divide", "fixed"]
 
 # What turns each kind of output into labels when the model suggests nothing.
@@ -32,6 +33,7 @@ _DECODER_FOR = {
     "affinities": "watershed",
 }
 _NORMALISATION_PARAMETERS = {"percentile": ("low", "high"), "divide": ("by",), "fixed": ("mean", "std")}
+_OPTIONAL_PARAMETERS = {"percentile": ("clip", "eps"), "zscore": ("eps",), "fixed": ("low", "high")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,8 @@ class Normalisation:
     ----------
     mode
         ``none``; ``zscore``: (x - mean) / std; ``minmax``: to [0, 1]; ``percentile``: percentiles *low* and *high* to 0
-        and 1, clipped; ``divide``: x / *by*; ``fixed``: (x - *mean*) / *std*.
+        and 1, clipped unless *clip* is 0; ``divide``: x / *by*; ``fixed``: (x - *mean*) / *std*, x first clipped to
+        *low* and *high* where they are given. *eps*, where it is given, is added to what is divided by.
     parameters
         Sorted (name, value) pairs.
     """
@@ -119,19 +122,21 @@ class Normalisation:
             raise ModelError(
                 f"normalisation mode is {self.mode!r}, but it must be one of {', '.join(get_args(NormalisationMode))}"
             )
-        wanted = _NORMALISATION_PARAMETERS.get(self.mode, ())
-        if tuple(sorted(wanted)) != tuple(sorted(dict(self.parameters))):
+        wanted, given = _NORMALISATION_PARAMETERS.get(self.mode, ()), set(dict(self.parameters))
+        if not set(wanted) <= given <= {*wanted, *_OPTIONAL_PARAMETERS.get(self.mode, ())}:
             raise ModelError(
                 f"normalisation {self.mode!r} has the parameters {list(dict(self.parameters))}, "
                 f"but it needs {list(wanted)}"
             )
         numbers = dict(self.parameters)
-        valid = 0 <= numbers.get("low", 0) < numbers.get("high", 100) <= 100
-        valid &= numbers.get("by", 1) != 0 and numbers.get("std", 1) > 0
+        valid = numbers.get("low", -inf) < numbers.get("high", inf)
+        if self.mode == "percentile":
+            valid &= numbers["low"] >= 0 and numbers["high"] <= 100 and numbers.get("clip", 1) in (0, 1)
+        valid &= numbers.get("by", 1) != 0 and numbers.get("std", 1) > 0 and numbers.get("eps", 0) >= 0
         if not valid or not all(map(isfinite, numbers.values())):
             raise ModelError(
-                f"normalisation {self.mode!r} has {numbers}, but it needs finite numbers: percentiles 0 <= low < high "
-                f"<= 100, by other than 0, std above 0"
+                f"normalisation {self.mode!r} has {numbers}, but it needs finite numbers: low < high, percentiles "
+                f"from 0 to 100, clip 0 or 1, by other than 0, std above 0, eps 0 or more"
             )
 
 
@@ -180,14 +185,20 @@ class ModelSpec:
         Channels of the network's input and output.
     window
         Which window sizes it accepts, and the one to begin with.
-    normalisation, activation
-        What happens before and after it.
+    normalisation
+        What happens before it: to all channels alike, or one for each.
+    activation
+        What happens after it: to all channels, or one for each; channels side by side that are of a softmax are of one.
     output
         What its channels mean.
     voxel_size_um
         The voxel size it was trained at, micrometres, image order; None if unknown.
     classes
         Names of the output's classes, in channel order; may be empty.
+    class_colours
+        One colour for each of *classes*, ``#rrggbb``; may be empty.
+    overlap
+        Fraction of a window that its author suggests to share with the next; None if unknown.
     decoder
         The step from probabilities to labels that its author suggests; filled in by kind of output if None.
     description, licence, citation
@@ -199,11 +210,13 @@ class ModelSpec:
     in_channels: int
     out_channels: int
     window: WindowRule
-    normalisation: Normalisation = field(default_factory=Normalisation)
-    activation: Activation = "none"
+    normalisation: Normalisation | tuple[Normalisation, ...] = field(default_factory=Normalisation)
+    activation: Activation | tuple[Activation, ...] = "none"
     output: OutputSpec = field(default_factory=OutputSpec)
     voxel_size_um: tuple[float, ...] | None = None
     classes: tuple[str, ...] = ()
+    class_colours: tuple[str, ...] = ()
+    overlap: float | None = None
     decoder: DecoderChoice | None = None
     description: str = ""
     licence: str = ""
@@ -217,10 +230,7 @@ class ModelSpec:
             raise ModelError(
                 f"the model has {self.in_channels} input and {self.out_channels} output channels; it needs one or more"
             )
-        if self.activation not in get_args(Activation):
-            raise ModelError(
-                f"activation is {self.activation!r}, but it must be one of {', '.join(get_args(Activation))}"
-            )
+        self._check_channels()
         per_axis = {
             "window": self.window.default,
             "voxel_size_um": self.voxel_size_um,
@@ -239,8 +249,50 @@ class ModelSpec:
         if self.decoder is None:
             object.__setattr__(self, "decoder", DecoderChoice(_DECODER_FOR[self.output.kind]))
 
+    def _check_channels(self) -> None:
+        if len(self.activations) != self.out_channels or not set(self.activations) <= set(get_args(Activation)):
+            raise ModelError(
+                f"activation is {self.activation!r}, but it must be one of {', '.join(get_args(Activation))}, or "
+                f"one of them for each of {self.out_channels} channels"
+            )
+        if len(self.normalisations) != self.in_channels:
+            raise ModelError(
+                f"the model has {self.in_channels} input channels and {len(self.normalisations)} normalisations; it "
+                f"needs one for each, or one for all"
+            )
+        if self.class_colours and len(self.class_colours) != len(self.classes):
+            raise ModelError(
+                f"the model has {len(self.classes)} classes and {len(self.class_colours)} colours; it needs as many"
+            )
+        wrong = [colour for colour in self.class_colours if not re.fullmatch("#[0-9a-fA-F]{6}", colour)]
+        if wrong:
+            raise ModelError(f"the colour of a class is {wrong[0]!r}, but it must be written as #rrggbb")
+        if self.overlap is not None and not 0 <= self.overlap < 1:
+            raise ModelError(f"overlap is {self.overlap}, but it must be a fraction from 0 to below 1")
+
     def _offsets_by_name(self) -> dict[str, tuple[int, ...]]:
         return {f"output.offsets[{i}]": offset for i, offset in enumerate(self.output.offsets)}
+
+    @property
+    def axes(self) -> str:
+        """The spatial axes, slowest first: ``zyx`` or ``yx``."""
+        return "zyx"[-self.spatial_dims :]
+
+    @property
+    def activations(self) -> tuple[Activation, ...]:
+        """One for each output channel."""
+        return (self.activation,) * self.out_channels if isinstance(self.activation, str) else self.activation
+
+    @property
+    def normalisations(self) -> tuple[Normalisation, ...]:
+        """One for each input channel."""
+        same = isinstance(self.normalisation, Normalisation)
+        return (self.normalisation,) * self.in_channels if same else self.normalisation  # type: ignore[return-value]
+
+    @property
+    def gives_probabilities(self) -> bool:
+        """Whether all of the activated output lies between 0 and 1."""
+        return set(self.activations) <= {"sigmoid", "softmax"}
 
     @property
     def suggested_decoder(self) -> DecoderChoice:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from napari_tessera.errors import ModelError, nearest
 from napari_tessera.models.spec import (
@@ -20,7 +20,7 @@ from napari_tessera.models.spec import (
     WindowRule,
 )
 
-__all__ = ["Architecture", "ModelFile", "read_model_file"]
+__all__ = ["MAX_BYTES", "Architecture", "ModelFile", "read_model_file"]
 
 # A description is a page of text; anything much larger is not one.
 MAX_BYTES = 1_000_000
@@ -48,6 +48,14 @@ class _Normalisation(BaseModel):
     __pydantic_extra__: dict[str, float] = Field(init=False)
     mode: NormalisationMode = "none"
 
+    def to_normalisation(self) -> Normalisation:
+        numbers = (self.model_extra or {}).items()
+        return Normalisation(self.mode, tuple(sorted((name, float(value)) for name, value in numbers)))
+
+
+def _one_or_several(value: Any) -> Any:
+    return [value] if isinstance(value, dict) else value
+
 
 class _Output(_Part):
     kind: OutputKind = "semantic"
@@ -74,27 +82,29 @@ class ModelFile(_Part):
     in_channels: int
     out_channels: int
     window: _Window
-    normalisation: _Normalisation = Field(default_factory=_Normalisation)
-    activation: Activation = "none"
+    normalisation: Annotated[tuple[_Normalisation, ...], BeforeValidator(_one_or_several)] = (_Normalisation(),)
+    activation: Activation | tuple[Activation, ...] = "none"
+    overlap: float | None = None
     voxel_size_um: tuple[float, ...] | None = None
     output: _Output = Field(default_factory=_Output)
     classes: tuple[str, ...] = ()
+    class_colours: tuple[str, ...] = ()
     decoder: _Decoder | None = None
     licence: str = ""
     citation: str = ""
 
     def to_spec(self) -> ModelSpec:
         """Return the frozen description that the rest of Tessera uses."""
+        each = tuple(one.to_normalisation() for one in self.normalisation)
         return ModelSpec(
             name=self.name,
             spatial_dims=self.spatial_dims,
             in_channels=self.in_channels,
             out_channels=self.out_channels,
             window=WindowRule(self.window.default, self.window.step, self.window.minimum),
-            normalisation=Normalisation(
-                self.normalisation.mode,
-                tuple(sorted((name, float(v)) for name, v in (self.normalisation.model_extra or {}).items())),
-            ),
+            normalisation=each[0] if len(each) == 1 else each,
+            overlap=self.overlap,
+            class_colours=self.class_colours,
             activation=self.activation,
             output=OutputSpec(self.output.kind, self.output.offsets),
             voxel_size_um=self.voxel_size_um,

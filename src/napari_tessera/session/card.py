@@ -24,7 +24,7 @@ def spec_card(model: Model) -> str:
         "output": spec.output.kind + (f" ({', '.join(spec.classes)})" if spec.classes else ""),
         "voxel size": voxels,
         "window": f"{_sides(rule.default)}, in steps of {_sides(rule.step)} from {_sides(rule.minimum)}",
-        "intensities": spec.normalisation.mode,
+        "intensities": ", ".join(dict.fromkeys(one.mode for one in spec.normalisations)),
         "decoder": spec.suggested_decoder.name,
         "from": model.origin,
         "licence": spec.licence,

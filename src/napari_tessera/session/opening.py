@@ -76,11 +76,10 @@ def open_model(name: str | Path, *, trust: bool = False) -> Model:
     UntrustedModelError, ModelError
         See `load_model`.
     """
-    from napari_tessera.models.load import load_model
-    from napari_tessera.models.trust import TrustStore
+    from napari_tessera.models.load import load_model, remember_trust
 
     if trust:
-        TrustStore().add(Path(name))
+        remember_trust(name)
     return load_model(name)
 
 

@@ -1,4 +1,4 @@
-"""Loader: safetensors weights beside a YAML description. No code runs on opening, so no trust is needed."""
+"""The project's own format: safetensors weights beside a YAML description. No code runs, so no trust is needed."""
 
 from __future__ import annotations
 
@@ -10,31 +10,53 @@ from safetensors.torch import load_file
 
 from napari_tessera.errors import ModelError
 from napari_tessera.models import architectures
+from napari_tessera.models.formats.base import Description, Risk
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec_file import read_model_file
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["load"]
+__all__ = ["FORMAT", "TesseraFile"]
 
 
-def load(path: Path, *, origin: str | None = None) -> Model:
-    """Open the model whose description is the YAML file *path*, or whose weights are the safetensors file *path*.
+class TesseraFile:
+    """The project's own format."""
 
-    Raises
-    ------
-    ModelError
-        If either file is missing, malformed, or does not fit the other.
-    """
-    description = path.with_suffix(".yaml") if path.suffix == ".safetensors" else path
-    file = read_model_file(description)
-    if file.architecture is None:
-        raise ModelError(f"{description} names no architecture, so there is nothing to load weights into: add one")
-    weights = path if path.suffix == ".safetensors" else _beside(description, file.weights)
-    network = architectures.build(file.architecture.name, file.architecture.arguments)
-    _fill(network, weights)
-    return Model(network.eval(), file.to_spec(), origin or str(description))
+    name = "Tessera model"
+
+    def risk(self, path: Path) -> Risk | None:
+        """Return None: data alone, and architectures from a reviewed list."""
+        return None
+
+    def describe(self, path: Path) -> Description:
+        """Return what the YAML file *path*, or the one beside the safetensors file *path*, says."""
+        file = read_model_file(_description_of(path))
+        return Description(file.to_spec(), file.architecture.name if file.architecture else "")
+
+    def load(self, path: Path, *, origin: str | None = None) -> Model:
+        """Open the model whose description is the YAML file *path*, or whose weights are the safetensors file *path*.
+
+        Raises
+        ------
+        ModelError
+            If either file is missing, malformed, or does not fit the other.
+        """
+        description = _description_of(path)
+        file = read_model_file(description)
+        if file.architecture is None:
+            raise ModelError(f"{description} names no architecture, so there is nothing to load weights into: add one")
+        weights = path if path.suffix == ".safetensors" else _beside(description, file.weights)
+        network = architectures.build(file.architecture.name, file.architecture.arguments)
+        _fill(network, weights)
+        return Model(network.eval(), file.to_spec(), origin or str(description))
+
+
+FORMAT = TesseraFile()
+
+
+def _description_of(path: Path) -> Path:
+    return path.with_suffix(".yaml") if path.suffix == ".safetensors" else path
 
 
 def _beside(description: Path, name: str | None) -> Path:

@@ -1,19 +1,21 @@
-"""Loader: TorchScript archives. They hold code, so they are opened only when the user trusts the file."""
+"""TorchScript archives. They hold code, so they are opened only when the user trusts the file."""
 
 from __future__ import annotations
 
 import warnings
+import zipfile
 from pathlib import Path
 
 import torch
 import yaml
 
 from napari_tessera.errors import ModelError
+from napari_tessera.models.formats.base import Description, Risk
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import ModelSpec, WindowRule
-from napari_tessera.models.spec_file import ModelFile, read_model_file
+from napari_tessera.models.spec_file import MAX_BYTES, ModelFile, read_model_file
 
-__all__ = ["load"]
+__all__ = ["FORMAT", "TorchScript"]
 
 # A description may travel inside the archive under this name, or lie beside it as <stem>.yaml.
 EXTRA_FILE = "tessera.yaml"
@@ -21,17 +23,57 @@ EXTRA_FILE = "tessera.yaml"
 PROBE_SIDES = (32, 64, 96, 128)
 
 
-def load(path: Path) -> Model:
-    """Open the TorchScript archive *path*; the caller has made sure that the user trusts it.
+class TorchScript:
+    """Archives that `torch.jit.save` wrote."""
 
-    The description is ``<stem>.yaml`` beside the archive, else ``tessera.yaml`` inside it, else it is inferred from the
-    first convolution and one small forward pass (channels and dimensions only).
+    name = "TorchScript archive"
 
-    Raises
-    ------
-    ModelError
-        If the archive cannot be opened, or nothing describes it and nothing can be inferred.
-    """
+    def risk(self, path: Path) -> Risk | None:
+        """Return that it is a program."""
+        return Risk("opening it runs code from the file, with your rights", (path,))
+
+    def describe(self, path: Path) -> Description:
+        """Return what the description beside *path*, or inside it, says."""
+        beside = path.with_suffix(".yaml")
+        if beside.exists():
+            return Description(read_model_file(beside).to_spec())
+        text = _extra_file(path)
+        return Description(_parse(text, path) if text else None)
+
+    def load(self, path: Path) -> Model:
+        """Open the archive *path*; the caller has made sure that the user trusts it.
+
+        The description is ``<stem>.yaml`` beside the archive, else ``tessera.yaml`` inside it, else it is inferred from
+        the first convolution and one small forward pass (channels and dimensions only).
+
+        Raises
+        ------
+        ModelError
+            If the archive cannot be opened, or nothing describes it and nothing can be inferred.
+        """
+        return _load(path)
+
+
+FORMAT = TorchScript()
+
+
+def _extra_file(path: Path) -> bytes:
+    """Return the description inside an archive, nothing where there is none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = next((n for n in archive.namelist() if n.endswith(f"/extra/{EXTRA_FILE}")), None)
+            if name is None:
+                return b""
+            if archive.getinfo(name).file_size > MAX_BYTES:
+                raise ModelError(
+                    f"{EXTRA_FILE} inside {path} has more than {MAX_BYTES} bytes, which no description has"
+                )
+            return archive.read(name)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise ModelError(f"cannot open {path} as TorchScript, the file may be cut short: {error}") from error
+
+
+def _load(path: Path) -> Model:
     extra = {EXTRA_FILE: ""}
     try:
         with warnings.catch_warnings():

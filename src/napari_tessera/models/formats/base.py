@@ -1,0 +1,87 @@
+"""What every format of models answers: what a file says, what opening it may do, and the model itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from napari_tessera.models.model import Model
+    from napari_tessera.models.spec import ModelSpec
+
+__all__ = ["Description", "ModelFormat", "Risk"]
+
+
+@dataclass(frozen=True, slots=True)
+class Risk:
+    """What opening may do.
+
+    Parameters
+    ----------
+    does
+        A clause for the user, such as "opening it runs code from the file, with your rights".
+    files
+        Those whose content decides on it: they are what is trusted, by their SHA-256.
+    """
+
+    does: str
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a file says of its network, found without running anything of it.
+
+    Parameters
+    ----------
+    spec
+        The network's description; None where only running it would tell.
+    architecture
+        What it is built from, for people.
+    notes
+        What the file says and Tessera does not take over, one sentence each, for people.
+    """
+
+    spec: ModelSpec | None
+    architecture: str = ""
+    notes: tuple[str, ...] = ()
+
+
+class ModelFormat(Protocol):
+    """One way in which networks are stored. *path* is always the file or folder that `registry` found it to be."""
+
+    @property
+    def name(self) -> str:
+        """What people call it, such as "MONAI bundle"."""
+        ...
+
+    def risk(self, path: Path) -> Risk | None:
+        """Return what opening *path* may do, None where nothing of it is ever run.
+
+        Raises
+        ------
+        ModelError
+            If the file cannot be read.
+        """
+        ...
+
+    def describe(self, path: Path) -> Description:
+        """Return what *path* says of its network; runs nothing of it and loads no weights.
+
+        Raises
+        ------
+        ModelError
+            If it cannot be read, or says what no network of Tessera can be.
+        """
+        ...
+
+    def load(self, path: Path) -> Model:
+        """Open *path*; the caller has made sure that the user accepts the risk.
+
+        Raises
+        ------
+        ModelError
+            If it cannot be opened, in one sentence that names the file and the reason.
+        """
+        ...

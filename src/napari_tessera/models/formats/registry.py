@@ -1,0 +1,123 @@
+"""Which format a file or folder is of. Looks at names alone, so nothing of a stranger's file is parsed for it."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from napari_tessera.errors import ModelError
+
+if TYPE_CHECKING:
+    from napari_tessera.models.formats.base import ModelFormat
+
+__all__ = ["FORMATS", "MODEL_SUFFIXES", "Entry", "find_format"]
+
+PACKAGE = "napari_tessera.models.formats"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One row of the table.
+
+    Parameters
+    ----------
+    module
+        In this package; its ``FORMAT`` is the `ModelFormat`. Imported only when a file is of it.
+    suffixes
+        Of files, lower case.
+    markers
+        Names of which a folder or a zip holds all, at one level near its top. A file of such a name stands for its
+        folder.
+    """
+
+    module: str
+    suffixes: tuple[str, ...] = ()
+    markers: tuple[str, ...] = ()
+
+    def open(self) -> ModelFormat:
+        """Return the format."""
+        found: ModelFormat = import_module(f"{PACKAGE}.{self.module}").FORMAT
+        return found
+
+
+# The first row that suits a file counts: packages before single files.
+FORMATS = (
+    Entry("monai_bundle", markers=("configs/metadata.json",)),
+    Entry("nnunet", markers=("plans.json", "dataset.json")),
+    Entry("bioimageio", markers=("bioimageio.yaml",)),
+    Entry("bioimageio", markers=("rdf.yaml",)),
+    Entry("tessera_file", suffixes=(".safetensors", ".yaml", ".yml")),
+    Entry("torchscript", suffixes=(".pt", ".ts", ".jit", ".torchscript")),
+    Entry("exported_program", suffixes=(".pt2",)),
+    Entry("onnx", suffixes=(".onnx",)),
+    Entry("connectomics", suffixes=(".ckpt",)),
+)
+MODEL_SUFFIXES = tuple(suffix for entry in FORMATS for suffix in entry.suffixes)
+_OWN = next(entry for entry in FORMATS if entry.module == "tessera_file")
+# Folders between the top of a package and its markers, such as that of its name.
+DEEPEST = 3
+
+
+def find_format(path: Path) -> tuple[ModelFormat, Path]:
+    """Return the format of the file or folder *path*, and the file or folder that it is to open.
+
+    Raises
+    ------
+    ModelError
+        If no format is.
+    """
+    names = _names_in(path)
+    for entry in FORMATS:
+        if entry.markers and _holds(names, entry.markers):
+            return entry.open(), path
+        if entry.markers and path.is_file() and _root_of(path, entry.markers) is not None:
+            return entry.open(), _root_of(path, entry.markers) or path
+    for entry in FORMATS:
+        if path.is_file() and path.suffix.lower() in entry.suffixes:
+            return entry.open(), path
+    if path.is_dir():
+        return _OWN.open(), _only_description(path)
+    raise ModelError(f"{path} has the ending '{path.suffix}'; Tessera opens {', '.join(MODEL_SUFFIXES)}")
+
+
+def _names_in(path: Path) -> frozenset[str]:
+    """Return what a folder or a zip holds, relative to it; nothing for other files."""
+    if path.is_dir():
+        levels = ("/".join(["*"] * depth) for depth in range(1, DEEPEST + 1))
+        found = (inside for level in levels for inside in path.glob(level))
+        return frozenset(inside.relative_to(path).as_posix() for inside in found)
+    if path.is_file() and path.suffix.lower() == ".zip":
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return frozenset(archive.namelist())
+        except (OSError, zipfile.BadZipFile) as error:
+            raise ModelError(f"cannot read {path} as a zip, it may be cut short: {error}") from error
+    return frozenset()
+
+
+def _holds(names: frozenset[str], markers: tuple[str, ...]) -> bool:
+    """Whether all *markers* lie at one place of a package."""
+    first = PurePosixPath(markers[0])
+    depth = len(first.parts)
+    places = [name.removesuffix(str(first)) for name in names if PurePosixPath(name).parts[-depth:] == first.parts]
+    return any(all(f"{place}{marker}" in names for marker in markers) for place in places)
+
+
+def _root_of(path: Path, markers: tuple[str, ...]) -> Path | None:
+    """Return the package of which *path* is a marker; None if it is none."""
+    for marker in markers:
+        depth = len(PurePosixPath(marker).parts)
+        root = path.parents[depth - 1]
+        if path.parts[-depth:] == PurePosixPath(marker).parts and all((root / other).exists() for other in markers):
+            return root
+    return None
+
+
+def _only_description(folder: Path) -> Path:
+    found = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
+    if len(found) != 1:
+        raise ModelError(f"the folder {folder} holds {len(found)} descriptions (.yaml); name the one to open")
+    return found[0]

@@ -1,0 +1,43 @@
+"""What the modules ``sample_<format>.py`` beside this one give: a small network saved in that format, and the network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+__all__ = ["IN_CHANNELS", "OUT_CHANNELS", "Sample", "reference_network"]
+
+IN_CHANNELS, OUT_CHANNELS = 1, 2
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A file or folder of one format, and what it must compute.
+
+    Attributes
+    ----------
+    path
+        To open.
+    network
+        What was saved, in evaluation mode: windows as `ModelSpec` normalises them in, output before activation.
+    tolerance
+        How far predictions may differ from its own.
+    runs_code
+        Whether opening it needs trust.
+    """
+
+    path: Path
+    network: torch.nn.Module
+    tolerance: float = 1e-5
+    runs_code: bool = False
+
+
+def reference_network() -> torch.nn.Module:
+    """Return MONAI's BasicUNet with fixed random weights, one channel in, two out; sides in steps of 16."""
+    from monai.networks.nets import BasicUNet
+
+    torch.manual_seed(7)
+    features = (4, 4, 8, 8, 16, 4)
+    return BasicUNet(spatial_dims=3, in_channels=IN_CHANNELS, out_channels=OUT_CHANNELS, features=features).eval()
