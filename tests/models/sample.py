@@ -1,4 +1,4 @@
-"""What the modules ``sample_<format>.py`` beside this one give: a small network saved in that format, and the network."""
+"""What the modules ``sample_<format>.py`` give: a small network saved in that format, and the network itself."""
 
 from __future__ import annotations
 
