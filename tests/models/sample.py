@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-__all__ = ["IN_CHANNELS", "OUT_CHANNELS", "Sample", "reference_network"]
+__all__ = ["IN_CHANNELS", "OUT_CHANNELS", "Sample", "reference_arguments", "reference_network"]
 
 IN_CHANNELS, OUT_CHANNELS = 1, 2
 
@@ -34,10 +35,19 @@ class Sample:
     runs_code: bool = False
 
 
+def reference_arguments() -> dict[str, Any]:
+    """Return what the reference network is built with."""
+    return {
+        "spatial_dims": 3,
+        "in_channels": IN_CHANNELS,
+        "out_channels": OUT_CHANNELS,
+        "features": [4, 4, 8, 8, 16, 4],
+    }
+
+
 def reference_network() -> torch.nn.Module:
     """Return MONAI's BasicUNet with fixed random weights, one channel in, two out; sides in steps of 16."""
     from monai.networks.nets import BasicUNet
 
     torch.manual_seed(7)
-    features = (4, 4, 8, 8, 16, 4)
-    return BasicUNet(spatial_dims=3, in_channels=IN_CHANNELS, out_channels=OUT_CHANNELS, features=features).eval()
+    return BasicUNet(**reference_arguments()).eval()

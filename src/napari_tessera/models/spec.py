@@ -38,7 +38,7 @@ _OPTIONAL_PARAMETERS = {"percentile": ("clip", "eps"), "zscore": ("eps",), "fixe
 
 @dataclass(frozen=True, slots=True)
 class WindowRule:
-    """Which windows the network accepts: on each axis ``minimum + n * step`` voxels, n >= 0.
+    """Which windows the network accepts: on each axis ``minimum + n * step`` voxels, n >= 0; step 0: no other.
 
     Parameters
     ----------
@@ -57,9 +57,10 @@ class WindowRule:
                 f"window default {self.default}, step {self.step} and minimum {self.minimum} differ in length: "
                 f"give one number per axis"
             )
-        if min((*self.default, *self.step, *self.minimum), default=0) < 1:
+        if min((*self.default, *self.minimum), default=0) < 1 or min(self.step, default=0) < 0:
             raise ModelError(
-                f"window default {self.default}, step {self.step} and minimum {self.minimum} must be 1 or more"
+                f"window default {self.default} and minimum {self.minimum} must be 1 or more, step "
+                f"{self.step} 0 or more"
             )
         if any(self.nearest(axis, side) != (side,) for axis, side in enumerate(self.default)):
             raise ModelError(f"window default {self.default} is not minimum {self.minimum} + n x step {self.step}")
@@ -74,7 +75,7 @@ class WindowRule:
     def nearest(self, axis: int, side: int) -> tuple[int, ...]:
         """Return the allowed sides next to *side*, ascending: itself if allowed, else the one or two around it."""
         minimum, step = self.minimum[axis], self.step[axis]
-        if side <= minimum:
+        if side <= minimum or step == 0:
             return (minimum,)
         below = minimum + (side - minimum) // step * step
         return (below,) if below == side else (below, below + step)
@@ -92,6 +93,9 @@ class WindowRule:
             allowed = self.nearest(axis, side)
             if side not in allowed:
                 rule = f"{self.minimum[axis]} + n x {self.step[axis]}"
+                if self.step[axis] == 0:
+                    complaints.append(f"{names[axis]} is {side} but must be {self.minimum[axis]}")
+                    continue
                 if self.minimum[axis] % self.step[axis] == 0:
                     rule = f"a multiple of {self.step[axis]} from {self.minimum[axis]} up"
                 complaints.append(f"{names[axis]} is {side} but must be {rule}: {' or '.join(map(str, allowed))}")

@@ -212,6 +212,8 @@ class ForwardTracer:
             out_shape = recorder.record(skeleton.module, windows)
         if recorder.guessed:
             error_fraction = max(error_fraction, GUESSED_ERROR)
+        # A network that another library runs says itself how far its own account of it may be off.
+        error_fraction = max(error_fraction, getattr(self._network, "memory_error", 0.0))
         peak, convolutions = recorder.events.peak_bytes(self._step_bytes), tuple(recorder.convolutions)
         return PassTrace(peak, self._weights_bytes, out_shape, recorder.events, convolutions, "traced", error_fraction)
 

@@ -1,0 +1,168 @@
+"""Programs of `torch.export`, .pt2 archives. Their shapes are JSON and read as data; opening them needs trust."""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from napari_tessera.errors import ModelError
+from napari_tessera.models.formats.base import Description, Risk
+from napari_tessera.models.formats.passes import in_passes_of
+from napari_tessera.models.model import Model
+from napari_tessera.models.spec import ModelSpec, WindowRule
+from napari_tessera.models.spec_file import ModelFile, read_model_file
+
+__all__ = ["FORMAT", "ExportedProgram"]
+
+# A description may travel inside the archive under this name, or lie beside it as <stem>.yaml.
+EXTRA_FILE = "tessera.yaml"
+# The graph of a network of thousands of layers as JSON; more is no network.
+MAX_JSON_BYTES = 200_000_000
+# As torch writes sizes that may differ: a symbol, or a multiple of one.
+SYMBOL = re.compile(r"Symbol\('(\w+)'")
+MULTIPLE = re.compile(r"Mul\(Integer\((\d+)\), Symbol\('(\w+)'[^()]*\)\)")
+
+
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """One axis of the input: *step* 0 where only the *least* is taken."""
+
+    least: int
+    step: int
+
+
+class ExportedProgram:
+    """Archives that `torch.export.save` wrote."""
+
+    name = "exported program"
+
+    def risk(self, path: Path) -> Risk | None:
+        """Return that parts of such archives are pickles."""
+        return Risk("opening it may run code from the file, with your rights", (path,))
+
+    def describe(self, path: Path) -> Description:
+        """Return what the description beside *path* or inside it says, else what its graph says of shapes."""
+        graph, text = _read(path)
+        sizes, out_channels = _shapes(graph, path)
+        return Description(_spec(path, text, sizes, out_channels))
+
+    def load(self, path: Path) -> Model:
+        """Open *path*; the caller has made sure that the user trusts it.
+
+        Raises
+        ------
+        ModelError
+            If the archive cannot be opened, or takes anything but one tensor of windows.
+        """
+        graph, text = _read(path)
+        sizes, out_channels = _shapes(graph, path)
+        spec = _spec(path, text, sizes, out_channels)
+        try:
+            program = torch.export.load(path)
+        except Exception as error:  # whatever a damaged archive makes of torch's reader
+            raise ModelError(f"cannot open {path} as an exported program: {_first_line(error)}") from error
+        batch = sizes[0]
+        return Model(_Exported(program.module(), batch.least if batch.step == 0 else None), spec, str(path))
+
+
+FORMAT = ExportedProgram()
+
+
+class _Exported(torch.nn.Module):
+    """The graph of an exported program, which knows no training and refuses to be asked about it."""
+
+    def __init__(self, graph: torch.nn.Module, batch: int | None) -> None:
+        super().__init__()
+        for module in graph.modules():
+            module.training = False
+        self.graph = graph
+        self.batch = batch
+        self.training = False
+
+    def forward(self, windows: torch.Tensor) -> Any:
+        """Return the program's output for *windows*, (B, C, *window)."""
+        return in_passes_of(self.batch, self.graph, windows)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], bytes]:
+    """Return the graph of an archive and the description inside it, nothing where there is none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            graph = next((name for name in names if name.endswith("/models/model.json")), None)
+            if graph is None:
+                raise ModelError(f"{path} holds no graph: export the network again with torch.export.save")
+            if archive.getinfo(graph).file_size > MAX_JSON_BYTES:
+                raise ModelError(f"the graph in {path} has more than {MAX_JSON_BYTES} bytes: no network has")
+            extra = next((name for name in names if name.endswith(f"/extra/{EXTRA_FILE}")), None)
+            return json.loads(archive.read(graph)), b"" if extra is None else archive.read(extra)
+    except (OSError, zipfile.BadZipFile, ValueError) as error:
+        raise ModelError(f"cannot open {path} as an exported program, the file may be cut short: {error}") from error
+
+
+def _shapes(content: dict[str, Any], path: Path) -> tuple[tuple[_Size, ...], int]:
+    """Return the sizes that the program's only input may have, and the channels of its first output."""
+    try:
+        graph = content["graph_module"]["graph"]
+        specs = content["graph_module"]["signature"]["input_specs"]
+        inputs = [spec["user_input"]["arg"]["as_tensor"]["name"] for spec in specs if "user_input" in spec]
+        if len(inputs) != 1:
+            raise ModelError(f"{path} takes {len(inputs)} inputs, but Tessera gives one: windows of an image")
+        ranges = content.get("range_constraints", {})
+        sizes = tuple(_size(size, ranges) for size in graph["tensor_values"][inputs[0]]["sizes"])
+        output = graph["tensor_values"][graph["outputs"][0]["as_tensor"]["name"]]["sizes"]
+        out_channels = int(output[1]["as_int"])
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise ModelError(f"the graph in {path} does not say what shapes it takes and gives ({error!r})") from error
+    if len(sizes) not in (4, 5):
+        raise ModelError(
+            f"{path} takes an input of {len(sizes)} axes, but Tessera gives (windows, channels, y, x) or "
+            f"(windows, channels, z, y, x)"
+        )
+    return sizes, out_channels
+
+
+def _size(size: dict[str, Any], ranges: dict[str, Any]) -> _Size:
+    if "as_int" in size:
+        return _Size(int(size["as_int"]), 0)
+    text = size["as_expr"]["expr_str"]
+    multiple, symbol = MULTIPLE.fullmatch(text), SYMBOL.match(text)
+    if multiple:
+        step, name = int(multiple[1]), f"{multiple[1]}*{multiple[2]}"
+    elif symbol:
+        step, name = 1, symbol[1]
+    else:
+        raise ValueError(f"a side of {text}")
+    least = ranges.get(name, {}).get("min_val") or step
+    return _Size(-(-max(int(least), step) // step) * step, step)
+
+
+def _spec(path: Path, text: bytes, sizes: tuple[_Size, ...], out_channels: int) -> ModelSpec:
+    beside = path.with_suffix(".yaml")
+    if beside.exists():
+        return read_model_file(beside).to_spec()
+    if text:
+        try:
+            return ModelFile.model_validate(yaml.safe_load(text)).to_spec()
+        except (ValueError, yaml.YAMLError) as error:  # pydantic's errors are ValueErrors
+            reason = " ".join(str(error).split())
+            raise ModelError(f"{EXTRA_FILE} inside {path} is no valid description: {reason}") from error
+    _, channels, *sides = sizes
+    free = WindowRule.free(len(sides)).default
+    default = tuple(
+        side.least if side.step == 0 else max(wanted // side.step * side.step, side.least)
+        for side, wanted in zip(sides, free, strict=True)
+    )
+    rule = WindowRule(default, tuple(side.step for side in sides), tuple(side.least for side in sides))
+    return ModelSpec(path.stem, len(sides), channels.least, out_channels, rule)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,218 @@
+"""ONNX graphs, run by onnxruntime. They hold no code of their own, so no trust is needed."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from math import prod
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import torch
+import yaml
+
+from napari_tessera.errors import ModelError
+from napari_tessera.models.formats.base import Description, Risk
+from napari_tessera.models.formats.onnx_graph import OnnxShapes, external_files, walk_graphs
+from napari_tessera.models.formats.passes import in_passes_of
+from napari_tessera.models.model import Model
+from napari_tessera.models.spec import ModelSpec, WindowRule
+from napari_tessera.models.spec_file import ModelFile, read_model_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["FORMAT", "Onnx", "OnnxNetwork"]
+
+# A description may travel in the file's metadata under this key, or lie beside it as <stem>.yaml.
+METADATA_KEY = "tessera.yaml"
+INSTALL = "install it with: pip install 'napari-tessera[onnx]'"
+# protobuf's own limit; larger networks keep their weights in files beside it.
+MAX_BYTES = 2**31 - 1
+
+
+class Onnx:
+    """Files that exporters such as `torch.onnx.export` write."""
+
+    name = "ONNX graph"
+
+    def risk(self, path: Path) -> Risk | None:
+        """Return None: a graph of standard operators, and no library of others is ever registered."""
+        return None
+
+    def describe(self, path: Path) -> Description:
+        """Return what the description beside *path* or inside it says, else what the graph says of shapes."""
+        graph = _read(path)
+        return Description(_spec(path, graph, OnnxShapes.of(graph, path)))
+
+    def load(self, path: Path) -> Model:
+        """Open *path*.
+
+        Raises
+        ------
+        ModelError
+            If onnx or onnxruntime is not installed, the file cannot be read, names files outside its folder, or takes
+            anything but one tensor of windows.
+        """
+        graph = _read(path)
+        shapes = OnnxShapes.of(graph, path)
+        return Model(OnnxNetwork(path, graph, shapes), _spec(path, graph, shapes), str(path))
+
+
+FORMAT = Onnx()
+
+
+class OnnxNetwork(torch.nn.Module):
+    """A graph as a network: windows, (B, C, *window), in, the graph's first output out, on the device of the windows.
+
+    Parameters
+    ----------
+    path
+        The file; sessions of onnxruntime, one for each device, are opened from it when they are first needed.
+    graph, shapes
+        What was read from it; read now if None.
+
+    Notes
+    -----
+    onnxruntime's memory is not torch's. For an input without data, as a plan traces networks with, every tensor that
+    the graph makes is allocated, and given back once nothing needs it any more: what a pass takes is then an estimate
+    of the graph as written, which onnxruntime may undercut by fusing and by working in place.
+    """
+
+    memory_error = 0.3
+
+    def __init__(self, path: Path, graph: Any = None, shapes: OnnxShapes | None = None) -> None:
+        super().__init__()
+        self._path = path
+        self._graph = _read(path) if graph is None else graph
+        self.shapes = OnnxShapes.of(self._graph, path) if shapes is None else shapes
+        self._sessions: dict[torch.device, Any] = {}
+        # Counts as weights in a plan, and moves nowhere: onnxruntime has the values.
+        size = _weights_bytes(self._graph, path)
+        self.register_buffer("weights", torch.empty(size, dtype=torch.uint8, device="meta"), persistent=False)
+        self.training = False
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> OnnxNetwork:
+        """Leave everything where it is: a session is opened on the device of the windows."""
+        return self
+
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        """Return the graph's first output, float32."""
+        if _has_no_data(windows):
+            return self.shapes.replay(self._graph, windows)
+        return in_passes_of(self.shapes.batch, self._run, windows)
+
+    def _run(self, windows: torch.Tensor) -> torch.Tensor:
+        windows = windows.contiguous()
+        session = self._session(windows.device)
+        if windows.device.type != "cuda":
+            (output,) = session.run([self.shapes.output], {self.shapes.input: windows.numpy(force=True)})
+            return torch.from_numpy(output).to(windows.device)
+        shape = self.shapes.output_shape(self._graph, tuple(windows.shape))
+        output = torch.empty(shape, dtype=torch.float32, device=windows.device)
+        torch.cuda.current_stream(windows.device).synchronize()  # onnxruntime has a stream of its own
+        binding = session.io_binding()
+        where = ("cuda", windows.device.index or 0)
+        binding.bind_input(self.shapes.input, *where, "float32", tuple(windows.shape), windows.data_ptr())
+        binding.bind_output(self.shapes.output, *where, "float32", shape, output.data_ptr())
+        session.run_with_iobinding(binding)
+        return output
+
+    def _session(self, device: torch.device) -> Any:
+        if device not in self._sessions:
+            self._sessions[device] = _open_session(self._path, device)
+        return self._sessions[device]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> OnnxNetwork:
+        """Return a network of the same file; sessions are not shared."""
+        return OnnxNetwork(self._path, self._graph, self.shapes)
+
+
+def _open_session(path: Path, device: torch.device) -> Any:
+    runtime = _library("onnxruntime")
+    wanted: list[Any] = ["CPUExecutionProvider"]
+    if device.type == "cuda":
+        if "CUDAExecutionProvider" not in runtime.get_available_providers():
+            raise ModelError(
+                "this onnxruntime cannot use CUDA: install onnxruntime-gpu in its place, or choose device cpu"
+            )
+        wanted.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors, which are raised anyway
+    try:
+        return runtime.InferenceSession(str(path), options, providers=wanted)
+    except Exception as error:  # onnxruntime has a class of its own for each kind
+        raise ModelError(f"onnxruntime cannot run {path}: {_first_line(error)}") from error
+
+
+def _has_no_data(windows: torch.Tensor) -> bool:
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    return windows.device.type == "meta" or isinstance(windows, FakeTensor)
+
+
+def _library(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ModelError(f"ONNX graphs need the library {name}, which is not there: {INSTALL}") from error
+
+
+def _read(path: Path) -> Any:
+    """Return the graph at *path* without the weights that lie in other files, which are checked to be beside it."""
+    onnx = _library("onnx")
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ModelError(f"{path} has {path.stat().st_size} bytes; an ONNX file has at most {MAX_BYTES}")
+        graph = onnx.load(str(path), load_external_data=False)
+    except ModelError:
+        raise
+    except Exception as error:  # protobuf has a class of its own for each kind
+        reason = _first_line(error)
+        raise ModelError(f"cannot read {path} as ONNX, the file may be cut short: {reason}") from error
+    if not graph.graph.node:
+        raise ModelError(f"{path} holds no graph: it may be cut short, or no ONNX file")
+    for name in external_files(graph):
+        _check_beside(path, name)
+    return graph
+
+
+def _check_beside(path: Path, name: str) -> None:
+    """Raise unless the file *name* that *path* takes weights from lies in its folder."""
+    folder = path.parent.resolve()
+    inside = not PurePosixPath(name).is_absolute() and (folder / name).resolve().is_relative_to(folder)
+    if not name or not inside:
+        raise ModelError(f"{path} takes weights from '{name}', which is not in its folder: that is refused")
+    if not (folder / name).is_file():
+        raise ModelError(f"{path} takes weights from '{name}', which is missing: put it beside the file")
+
+
+def _weights_bytes(model: Any, path: Path) -> int:
+    onnx = _library("onnx")
+    sizes = 0
+    for graph in walk_graphs(model):
+        for tensor in graph.initializer:
+            sizes += prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return int(sizes)
+
+
+def _spec(path: Path, model: Any, shapes: OnnxShapes) -> ModelSpec:
+    beside = path.with_suffix(".yaml")
+    if beside.exists():
+        return read_model_file(beside).to_spec()
+    text = next((entry.value for entry in model.metadata_props if entry.key == METADATA_KEY), "")
+    if text:
+        try:
+            return ModelFile.model_validate(yaml.safe_load(text)).to_spec()
+        except (ValueError, yaml.YAMLError) as error:  # pydantic's errors are ValueErrors
+            reason = " ".join(str(error).split())
+            raise ModelError(f"the metadata '{METADATA_KEY}' in {path} is no valid description: {reason}") from error
+    free = WindowRule.free(len(shapes.window))
+    sides = tuple(side or default for side, default in zip(shapes.window, free.default, strict=True))
+    steps = tuple(0 if side else 1 for side in shapes.window)
+    rule = WindowRule(sides, steps, tuple(side or 1 for side in shapes.window))
+    return ModelSpec(path.stem, len(sides), shapes.in_channels, shapes.out_channels, rule)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,178 @@
+"""What an ONNX graph says of its tensors without running it: shapes, files beside it, how long each one lives."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_tessera.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["OnnxShapes", "external_files", "walk_graphs"]
+
+# onnx.TensorProto.FLOAT
+FLOAT = 1
+
+
+def walk_graphs(model: Any) -> Iterator[Any]:
+    """Yield the graph of *model* and those that branches and loops of it hold."""
+    waiting = [model.graph]
+    while waiting:
+        graph = waiting.pop()
+        yield graph
+        waiting += [
+            inner for node in graph.node for each in node.attribute for inner in (each.g, *each.graphs) if inner.node
+        ]
+
+
+def external_files(model: Any) -> set[str]:
+    """Return the names of the files that *model* takes tensors from, as they stand in it."""
+    external = 1  # onnx.TensorProto.EXTERNAL
+    tensors = [tensor for graph in walk_graphs(model) for tensor in graph.initializer]
+    for graph in walk_graphs(model):
+        tensors += [part for sparse in graph.sparse_initializer for part in (sparse.values, sparse.indices)]
+        tensors += [held for node in graph.node for each in node.attribute for held in (each.t, *each.tensors)]
+    for function in model.functions:
+        tensors += [held for node in function.node for each in node.attribute for held in (each.t, *each.tensors)]
+    found = [tensor for tensor in tensors if tensor.data_location == external]
+    return {next((e.value for e in tensor.external_data if e.key == "location"), "") for tensor in found}
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxShapes:
+    """Of the only input and the first output.
+
+    Parameters
+    ----------
+    input, output
+        Their names.
+    batch
+        Windows per pass; None: any number.
+    in_channels, out_channels
+        Channels.
+    window
+        Voxels per axis; None where any side goes.
+    """
+
+    input: str
+    output: str
+    batch: int | None
+    in_channels: int
+    out_channels: int
+    window: tuple[int | None, ...]
+
+    @classmethod
+    def of(cls, model: Any, path: Path) -> OnnxShapes:
+        """Return the shapes of *model*, which was read from *path*.
+
+        Raises
+        ------
+        ModelError
+            If the graph takes anything but float32 windows, or does not say how many channels it has.
+        """
+        weights = {tensor.name for tensor in model.graph.initializer}
+        inputs = [value for value in model.graph.input if value.name not in weights]
+        if len(inputs) != 1:
+            raise ModelError(f"{path} takes {len(inputs)} inputs, but Tessera gives one: windows of an image")
+        first, output = inputs[0], model.graph.output[0]
+        if first.type.tensor_type.elem_type != FLOAT or output.type.tensor_type.elem_type != FLOAT:
+            raise ModelError(
+                f"{path} takes or gives other numbers than float32: export it with float32 input and output"
+            )
+        shape = _dims(first)
+        if len(shape) not in (4, 5) or shape[1] is None:
+            raise ModelError(
+                f"{path} takes an input of shape {shape}, but it must be (windows, channels, y, x) or (windows, "
+                f"channels, z, y, x) with a fixed number of channels"
+            )
+        channels = _out_channels(model, output)
+        if channels is None:
+            raise ModelError(f"{path} does not say how many channels it gives: export it with a fixed number of them")
+        return cls(first.name, output.name, shape[0], shape[1], channels, shape[2:])
+
+    def inferred(self, model: Any, shape: tuple[int, ...]) -> Any:
+        """Return *model* with the shape of every tensor that follows from an input of *shape*.
+
+        Raises
+        ------
+        ModelError
+            If the graph does not take it.
+        """
+        import onnx
+        from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
+
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        given = next(value for value in copy.graph.input if value.name == self.input)
+        for dim, size in zip(given.type.tensor_type.shape.dim, shape, strict=True):
+            dim.dim_value = size
+        del copy.graph.value_info[:]  # as exported: they hold for another input
+        for value in copy.graph.output:
+            value.type.tensor_type.ClearField("shape")
+        try:
+            # onnx's own inference does not follow sizes that the graph computes, such as those of paddings.
+            inferred = SymbolicShapeInference.infer_shapes(copy, auto_merge=True)
+        except Exception as error:  # whatever a rule of it stumbles over
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            raise ModelError(f"the graph does not take an input of shape {shape}: {reason}") from error
+        unknown = {name for node in inferred.graph.node for name in node.output if name} - _known(inferred).keys()
+        if unknown:
+            raise ModelError(
+                f"the graph does not take an input of shape {shape}, or makes tensors of a size that depends on their "
+                f"values: {', '.join(sorted(unknown)[:3])}"
+            )
+        return inferred
+
+    def output_shape(self, model: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the output for an input of *shape*."""
+        return _known(self.inferred(model, shape))[self.output]
+
+    def replay(self, model: Any, windows: torch.Tensor) -> torch.Tensor:
+        """Allocate what the graph would, in its order, on the device of *windows*, which hold no data.
+
+        Every output of a node lives until its last use; initialisers are weights and not counted here.
+        """
+        count, *rest = windows.shape
+        inferred = self.inferred(model, (self.batch or count, *rest))
+        shapes, graph = _known(inferred), inferred.graph
+        uses = Counter(name for node in graph.node for name in node.input)
+        alive: dict[str, torch.Tensor] = {}
+        for node in graph.node:
+            alive |= {name: windows.new_empty(shapes[name]) for name in node.output if name}
+            for name in node.input:
+                uses[name] -= 1
+                if uses[name] == 0 and name != self.output:
+                    alive.pop(name, None)
+        output = alive[self.output]
+        if self.batch is None or count == self.batch:
+            return output
+        return windows.new_empty((count, *output.shape[1:]))
+
+
+def _dims(value: Any) -> tuple[int | None, ...]:
+    dims = value.type.tensor_type.shape.dim
+    return tuple(dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None for dim in dims)
+
+
+def _known(model: Any) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of tensors that are numbers throughout, by name; a tensor that is one number has none."""
+    values = [value for value in (*model.graph.value_info, *model.graph.output) if value.type.HasField("tensor_type")]
+    found = {value.name: _dims(value) for value in values if value.type.tensor_type.HasField("shape")}
+    return {name: dims for name, dims in found.items() if None not in dims}  # type: ignore[misc]
+
+
+def _out_channels(model: Any, output: Any) -> int | None:
+    """Return the channels of *output*: as it says, else as the last node that knows how many it makes."""
+    shape = _dims(output)
+    if len(shape) > 1 and shape[1] is not None:
+        return shape[1]
+    import onnx
+
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    found = _dims(next(value for value in inferred.graph.output if value.name == output.name))
+    return found[1] if len(found) > 1 else None

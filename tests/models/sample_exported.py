@@ -1,0 +1,20 @@
+"""torch.export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from sample import IN_CHANNELS, Sample, reference_network
+from torch.export import Dim
+
+__all__ = ["make"]
+
+
+def make(folder: Path) -> Sample:
+    """Write the reference network into *folder*, for any number of windows and sides in steps of 16."""
+    network = reference_network()
+    axes = {0: Dim("windows", min=1, max=64)} | {axis: 16 * Dim(f"n{axis}", min=2, max=32) for axis in (2, 3, 4)}
+    program = torch.export.export(network, (torch.zeros(2, IN_CHANNELS, 32, 32, 32),), dynamic_shapes=(axes,))
+    torch.export.save(program, folder / "small.pt2")
+    return Sample(folder / "small.pt2", network, runs_code=True)

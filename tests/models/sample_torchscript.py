@@ -1,0 +1,20 @@
+"""TorchScript."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+from sample import Sample, reference_network
+
+__all__ = ["make"]
+
+
+def make(folder: Path) -> Sample:
+    """Write the reference network into *folder*."""
+    network = reference_network()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(torch.jit.script(network), str(folder / "small.pt"))  # type: ignore[no-untyped-call]
+    return Sample(folder / "small.pt", network, runs_code=True)

@@ -1,0 +1,81 @@
+"""What holds of every format: a small network saved in it is described, opened, predicts the same, and runs nothing."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+import napari_tessera as nt
+from napari_tessera.errors import UntrustedModelError
+from napari_tessera.models.formats.registry import FORMATS, find_format
+from napari_tessera.models.load import describe_model
+from napari_tessera.models.trust import TrustStore
+
+if TYPE_CHECKING:
+    from sample import Sample
+
+# One module beside this one for each format of the table.
+SAMPLES = {
+    "tessera_file": "sample_tessera",
+    "torchscript": "sample_torchscript",
+    "exported_program": "sample_exported",
+    "onnx": "sample_onnx",
+}
+
+
+@pytest.fixture(scope="module", params=SAMPLES)
+def sample(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    made: Sample = import_module(SAMPLES[request.param]).make(tmp_path_factory.mktemp(request.param))
+    return made
+
+
+def test_every_format_has_a_sample() -> None:
+    assert set(SAMPLES) == {entry.module for entry in FORMATS}
+
+
+def test_it_predicts_what_was_saved(sample: Sample) -> None:
+    model = nt.load_model(sample.path, trust=True)
+    origin = nt.Model(sample.network, model.spec)
+    volume = np.random.default_rng(1).random((36, 40, 52)[-model.spec.spatial_dims :], np.float32)
+    window = model.spec.window.default if not all(model.spec.window.step) else (32,) * model.spec.spatial_dims
+    settings = nt.Settings(window_size=window, overlap=0.25, sw_batch_size=3, device="cpu")
+    found, expected = (nt.predict(volume, each, settings) for each in (model, origin))
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= sample.tolerance
+    assert np.ptp(expected) > 100 * sample.tolerance, "or anything would do"
+
+
+def test_it_is_described_without_being_run(sample: Sample) -> None:
+    _, description = describe_model(sample.path)
+    if description.spec is not None:
+        model = nt.load_model(sample.path, trust=True)
+        assert description.spec == model.spec
+        assert description.notes == model.notes
+
+
+def test_what_runs_code_asks_first(sample: Sample, tmp_path: Path) -> None:
+    store = TrustStore(tmp_path / "trusted.json")
+    form, path = find_format(sample.path)
+    risk = form.risk(path)
+    assert (risk is not None) == sample.runs_code
+    if risk is None:
+        nt.load_model(sample.path, store=store)
+        return
+    with pytest.raises(UntrustedModelError, match=rf"{sample.path.name}.*{risk.does}"):
+        nt.load_model(sample.path, store=store)
+    for file in risk.files:
+        store.add(file)
+    nt.load_model(sample.path, store=store)
+
+
+def test_its_memory_is_known_beforehand(sample: Sample) -> None:
+    model = nt.load_model(sample.path, trust=True)
+    settings = nt.Settings(sw_batch_size=2, device="cpu")
+    memory = nt.plan((64, 96, 96)[-model.spec.spatial_dims :], model, settings).memory
+    windows = 2 * 4 * np.prod(model.spec.window.default)
+    assert memory.activations_bytes > 2 * windows
+    assert memory.weights_bytes > 10_000
