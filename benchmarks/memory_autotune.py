@@ -1,18 +1,18 @@
 """Budgets drawn at random, and whether what `napari_tessera.autotune` chooses stays below them and near them.
 
-On the CPU, which has no such limit, a network that raises torch's out-of-memory error above the budget takes the
-device's place; it goes by live bytes of tensors measured in real passes, not by the trace: what CPU kernels take beside
-tensors is in neither. On CUDA torch's own limit does. What the user has measured is neither used nor changed.
+Each network is calibrated first, at the case's window and in a file of its own: what the user has measured is neither
+used nor changed. On the CPU a run exceeds its budget if torch's allocator gives out more over the whole of it, kernels'
+own memory included; that also finds the largest batch that fits. On CUDA torch's own limit does both.
 """
 
 from __future__ import annotations
 
 import gc
 import random
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,11 @@ from memory_networks import CLASSES, NETWORKS, Window
 import napari_tessera as nt
 from napari_tessera.api import PROBABILITIES, as_source
 from napari_tessera.calibration.store import CalibrationStore
+from napari_tessera.engine.allocations import peak_of_allocations
 from napari_tessera.engine.events import Event, MemoryRecovered
 from napari_tessera.pipeline import iter_results
-from napari_tessera.planning.trace import measure_forward
+from napari_tessera.planning.pace import Pace
+from napari_tessera.planning.trace import weights_bytes
 
 __all__ = ["COLUMNS", "Case", "Outcome", "draw_cases", "try_case", "verdict"]
 
@@ -39,8 +41,8 @@ MOST_WINDOWS_PER_AXIS = 3
 CUDA_WINDOWS: tuple[Window, ...] = ((48, 64, 64), (64, 64, 64), (64, 96, 96))
 # What the choice must reach of the largest batch that fits.
 SHARE = 0.8
-# No file: nothing has been measured.
-NOTHING = CalibrationStore(Path(__file__).with_name("no measurements"))
+# One pass size alone was timed: then it is not known that smaller ones are as fast.
+FEWEST_PASSES = Pace(((1, 1.0),))
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Case:
     shape: tuple[int, ...]
     settings: nt.Settings
     budget_bytes: int
+    calibrations: CalibrationStore
 
     @property
     def on_cuda(self) -> bool:
@@ -110,61 +113,63 @@ def draw_cases(names: list[str], *, device: str, count: int = CASES, seed: int =
         )
         shape = tuple(side + dice.randint(side // 2, (MOST_WINDOWS_PER_AXIS - 1) * side // 2) for side in window)
         model = nt.Model.from_network(network, in_channels=1, out_channels=CLASSES, name=name)
-        yield Case(name, model, shape, settings, _draw_budget(dice, model, shape, settings))
+        store = CalibrationStore(Path(tempfile.mkdtemp()) / "calibrations.json")
+        nt.calibrate(model, replace(settings, sw_batch_size=2), calibrations=store)
+        blank = Case(name, model, shape, settings, 0, store)
+        yield replace(blank, budget_bytes=_draw_budget(dice, blank))
 
 
-def _draw_budget(dice: random.Random, model: nt.Model, shape: tuple[int, ...], settings: nt.Settings) -> int:
-    one, most = (_plan(shape, model, settings, batch) for batch in (1, MOST_WINDOWS))
+def _draw_budget(dice: random.Random, case: Case) -> int:
+    one, most = (_plan(case, batch) for batch in (1, MOST_WINDOWS))
     # Below the first a plan may refuse, as it counts its own error in.
     low = max(LITTLE * one.memory.total_bytes, one.most_bytes)
     return round(dice.uniform(low, max(low, most.memory.total_bytes)))
 
 
-def _plan(shape: tuple[int, ...], model: nt.Model, settings: nt.Settings, batch: int, **more: Any) -> nt.Plan:
-    at_batch = replace(settings, sw_batch_size=batch)
-    return nt.plan(shape, model, at_batch, decoder=PROBABILITIES, calibrations=NOTHING, **more)
+def _plan(case: Case, batch: int, **more: Any) -> nt.Plan:
+    settings = replace(case.settings, sw_batch_size=batch)
+    return nt.plan(case.shape, case.model, settings, decoder=PROBABILITIES, calibrations=case.calibrations, **more)
 
 
-def try_case(case: Case) -> Outcome:
-    """Choose a batch for the budget, run it, and look for the largest that fits."""
+def try_case(case: Case, *, by_time: bool = False) -> Outcome:
+    """Choose a batch for the budget, run it, and look for the largest that fits.
+
+    *by_time*: choose by the times that were measured, as the button of the widget does, which may be far fewer windows;
+    else the fewest passes, for which the choice has to be near the largest.
+    """
+    pace = None if by_time else FEWEST_PASSES
     try:
         chosen = nt.autotune(
-            case.shape, case.model, case.settings, case.budget_bytes, decoder=PROBABILITIES, calibrations=NOTHING
+            case.shape,
+            case.model,
+            case.settings,
+            case.budget_bytes,
+            decoder=PROBABILITIES,
+            pace=pace,
+            calibrations=case.calibrations,
         )
     except nt.SettingsError:
-        windows = _plan(case.shape, case.model, case.settings, 1).windows
-        return Outcome(case, windows, 0, 1, ran_out=False)
+        return Outcome(case, _plan(case, 1).windows, 0, 1, ran_out=False)
     fits = _on_cuda(case) if case.on_cuda else _on_cpu(case)
-    ran_out = not fits(chosen, True)
+    ran_out = not fits(chosen)
     largest = chosen.settings.sw_batch_size
-    while largest < chosen.windows:
-        if not fits(_plan(case.shape, case.model, case.settings, largest + 1, device=chosen.device), False):
-            break
+    most = max(max(volume.block_windows) for volume in chosen.volumes)
+    while not by_time and largest < most and fits(_plan(case, largest + 1, device=chosen.device)):
         largest += 1
     return Outcome(case, chosen.windows, chosen.settings.sw_batch_size, largest, ran_out)
 
 
-Fits = Callable[[nt.Plan, bool], bool]
+Fits = Callable[[nt.Plan], bool]
 
 
 def _on_cpu(case: Case) -> Fits:
-    """Return what tells whether a plan keeps the budget: by running it, or by the bytes that one pass had alive."""
-    window = case.settings.window_size or ()
+    """Return what tells whether a plan keeps the budget, by what torch's allocator gives out while it runs."""
+    weights = weights_bytes(case.model.network)
 
-    @cache
-    def live_bytes(batch: int) -> int:
-        return measure_forward(case.model.network, (batch, 1, *window))[0].peak_bytes()
-
-    def fits(planned: nt.Plan, run: bool) -> bool:
-        beside = planned.memory.total_bytes - planned.memory.activations_bytes
-
-        def allows(batch: int) -> bool:
-            return beside + live_bytes(batch) <= case.budget_bytes
-
-        if not run:
-            return allows(min(planned.settings.sw_batch_size, planned.windows))
-        limited = replace(case.model, network=_Limited(case.model.network, allows).eval())
-        return not _runs_out(case, limited, planned)
+    def fits(planned: nt.Plan) -> bool:
+        failed: list[bool] = []
+        taken = weights + peak_of_allocations(lambda: failed.append(_runs_out(case, case.model, planned)))
+        return taken <= case.budget_bytes and not any(failed)
 
     return fits
 
@@ -172,7 +177,7 @@ def _on_cpu(case: Case) -> Fits:
 def _on_cuda(case: Case) -> Fits:
     """Return what tells whether a plan keeps the budget, by running it within that much of the device's memory."""
 
-    def fits(planned: nt.Plan, run: bool) -> bool:
+    def fits(planned: nt.Plan) -> bool:
         with _cuda_limit(case.budget_bytes - planned.memory.context_bytes):
             return not _runs_out(case, case.model, planned)
 
@@ -189,22 +194,6 @@ def _cuda_limit(limit_bytes: int) -> Iterator[None]:
         yield
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-
-
-class _Limited(torch.nn.Module):
-    """A network that raises torch's out-of-memory error for batches that *allows* does not let through."""
-
-    def __init__(self, network: torch.nn.Module, allows: Callable[[int], bool]) -> None:
-        super().__init__()
-        self.network = network
-        self._allows = allows
-
-    def forward(self, windows: torch.Tensor) -> torch.Tensor:
-        """Run the network, or raise."""
-        if not self._allows(len(windows)):
-            raise torch.OutOfMemoryError(f"a pass over {len(windows)} windows is above the budget")
-        output: torch.Tensor = self.network(windows)
-        return output
 
 
 def _runs_out(case: Case, model: nt.Model, planned: nt.Plan) -> bool:

@@ -61,7 +61,8 @@ def test_passes_that_are_made() -> None:
     }
     assert network.training
     assert isinstance(pace, Pace)
-    assert pace.per_pass_s + pace.per_window_s > 0
+    assert [windows for windows, _ in pace.points] == [1, 3]
+    assert all(seconds > 0 for _, seconds in pace.points)
 
 
 def test_the_models_own_window_and_the_precision() -> None:

@@ -6,6 +6,7 @@ import operator
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from napari_tessera.planning.plan import DeviceState, Plan
 from napari_tessera.planning.profile import Correction, Known, PassProfile
 from napari_tessera.planning.resolve import Traced, complete_settings, resolve
 from napari_tessera.planning.windows import nearest_windows
-from napari_tessera.planning.workspace import PRIOR_ERRORS, PRIOR_SCALES
+from napari_tessera.planning.workspace import CPU_SINGLE_ERROR, PRIOR_ERRORS, PRIOR_SCALES
 from napari_tessera.volumes.as_source import as_array, as_source
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ def plan(
     device: DeviceState | None = None,
     occupied: Sequence[npt.NDArray[Any] | None] | None = None,
     output_chunk: tuple[int, ...] | None = None,
+    results_held: int = 1,
     calibrations: CalibrationStore | None = None,
 ) -> Plan:
     """Return what a run would do: windows, forward passes, memory, sizes, advice.
@@ -124,6 +126,8 @@ def plan(
         For every volume, which windows are computed, from `find_occupied`; None counts all of them.
     output_chunk
         Voxels per axis that the output is written in: where a volume is cut into blocks, they are whole chunks.
+    results_held
+        Volumes whose results are in the host's memory at the same time: the frames of a file that is written as one.
     calibrations
         What earlier runs took, which corrects the memory; the user's own if None.
 
@@ -146,9 +150,12 @@ def plan(
     alone = _trace(model, settings, state.kind)
     taken = (calibrations or CalibrationStore()).read()
 
-    def known(windows: int) -> Known:
+    window = settings.window_size or model.spec.window.default
+
+    @cache
+    def known_of(windows: int) -> Known:
         key = CalibrationKey.of(model.network, settings, state, windows=windows)
-        return taken.known(key) or _assumed(state.kind)
+        return _no_surer_than(alone, taken.known(key, window) or _assumed(state.kind, windows))
 
     def profile(window: tuple[int, ...], sw_batch_size: int) -> PassProfile:
         return _TRACES.profile(
@@ -164,16 +171,18 @@ def plan(
         many,
         model.spec,
         settings,
-        traced=Traced(alone.weights_bytes, profile, _no_surer_than(alone, known)),
+        traced=Traced(alone.weights_bytes, profile, lambda windows: known_of(min(windows, 2))),
         device=state,
         decoder=chosen,
         itemsize=np.dtype(dtype).itemsize,
         voxel_size_um=voxel_size_um,
         occupied=occupied,
         output_chunk=output_chunk,
+        results_held=results_held,
     )
     timed = CalibrationKey.of(model.network, settings, state)
-    return replace(planned, pace=taken.pace(timed, settings.window_size or model.spec.window.default))
+    decoding_s = taken.decoding_s_per_voxel(planned.decoder_text) if planned.decoder_text else 0.0
+    return replace(planned, pace=taken.pace(timed, window), decoding_s_per_voxel=decoding_s)
 
 
 def find_occupied(
@@ -245,20 +254,18 @@ def _trace(model: Model, settings: Settings, device_type: str) -> PassTrace:
     return traced
 
 
-def _assumed(device_type: str) -> Known:
-    """Return what holds before anything has been measured."""
-    return Known(Correction(PRIOR_SCALES.get(device_type, 0.0)), PRIOR_ERRORS.get(device_type, 0.0))
+def _assumed(device_type: str, windows: int) -> Known:
+    """Return what holds for passes over so many *windows* before anything has been measured."""
+    alone = device_type == "cpu" and windows == 1
+    error = CPU_SINGLE_ERROR if alone else PRIOR_ERRORS.get(device_type, 0.0)
+    return Known(Correction(PRIOR_SCALES.get(device_type, 0.0)), error)
 
 
-def _no_surer_than(alone: PassTrace, known: Callable[[int], Known]) -> Callable[[int], Known]:
-    """Return *known* with an error no smaller than that of the trace, where no measurement makes up for it."""
-
-    def widened(windows: int) -> Known:
-        found = known(windows)
-        made_up_for = alone.method == "traced" and found.latest is not None
-        return found if made_up_for else replace(found, error_fraction=max(found.error_fraction, alone.error_fraction))
-
-    return widened
+def _no_surer_than(alone: PassTrace, found: Known) -> Known:
+    """Return *found* with an error no smaller than that of the trace, where no measurement makes up for it."""
+    if alone.method == "traced" and found.latest is not None:
+        return found
+    return replace(found, error_fraction=max(found.error_fraction, alone.error_fraction))
 
 
 def _size_error(model: Model, window: tuple[int, ...], traced: PassTrace) -> ModelError:

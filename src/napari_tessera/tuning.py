@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 __all__ = ["autotune", "calibrate"]
 
+# Passes twice as large are timed while windows become cheaper by this much, up to so many windows.
+GAIN = 0.03
+MOST_TIMED = 64
+
 
 def autotune(
     shapes: Sequence[int] | Sequence[Sequence[int]],
@@ -43,13 +47,14 @@ def autotune(
     pace: Pace | None = None,
     device: DeviceState | None = None,
     occupied: Occupied | Callable[[Settings], Occupied] | None = None,
+    results_held: int = 1,
     calibrations: CalibrationStore | None = None,
 ) -> Plan:
     """Return the plan of the ``sw_batch_size`` that is fastest within a budget; nothing runs, and no memory is tried.
 
     Parameters
     ----------
-    shapes, model, decoder, dtype, voxel_size_um, device, calibrations
+    shapes, model, decoder, dtype, voxel_size_um, device, results_held, calibrations
         As for `plan`.
     settings
         What the user wants; all but ``sw_batch_size`` stays, and the window if that is to be chosen, too.
@@ -100,6 +105,7 @@ def autotune(
             voxel_size_um=voxel_size_um,
             device=state,
             occupied=find_occupied(settings),
+            results_held=results_held,
             calibrations=calibrations,
         )
 
@@ -127,8 +133,9 @@ def calibrate(
 ) -> Measurement | None:
     """Measure what passes of *model* take of memory and time here, and keep it for the plans to come.
 
-    One window at a time and ``sw_batch_size`` of them, two where that is 1 and they fit: what a pass costs by itself
-    shows only between two sizes. No memory is tried: both are planned first.
+    Memory of one window at a time and of ``sw_batch_size`` of them, two where that is 1 and they fit. Times of the
+    same, and of twice as many, again and again, as long as that makes windows cheaper. No memory is tried: all are
+    planned first.
 
     Parameters
     ----------
@@ -170,8 +177,17 @@ def calibrate(
         measured = _measure(planned, model, store, cancel)
     batches = sorted(planned.settings.sw_batch_size for planned in plans)
     times = measure_times(model, settings, batches=batches, cancel=cancel)
+    while (more := _worth_timing(times, lambda batch: plan_of(batch).fits)) is not None:
+        times |= measure_times(model, settings, batches=[more], cancel=cancel)
     store.add_times(CalibrationKey.of(model.network, settings, asked.device), asked.volumes[0].layout.window, times)
     return measured
+
+
+def _worth_timing(times: Mapping[int, float], fits: Callable[[int], bool]) -> int | None:
+    """Return twice the most windows that were timed, while that fits and windows have become cheaper until there."""
+    fewer, most = [1, *sorted(times)][-2:]
+    cheaper = len(times) < 3 or times[most] / most < (1 - GAIN) * times[fewer] / fewer
+    return 2 * most if cheaper and 2 * most <= MOST_TIMED and fits(2 * most) else None
 
 
 def _measure(
@@ -183,5 +199,6 @@ def _measure(
         return None
     measured = measurement_of(planned, peak)
     batch = planned.settings.sw_batch_size
-    store.add(CalibrationKey.of(model.network, planned.settings, planned.device, windows=batch), measured)
+    key = CalibrationKey.of(model.network, planned.settings, planned.device, windows=batch)
+    store.add(key, planned.volumes[0].layout.window, measured)
     return measured

@@ -20,6 +20,7 @@ GIB = 2**30
 CARD = DeviceState("cuda", "NVIDIA Test", 24 * GIB, 20 * GIB, 64 * GIB, 60 * GIB)
 SETTINGS = nt.Settings(window_size=(16, 16, 16), sw_batch_size=2)
 SHAPE = (40, 40, 40)
+WINDOW = (16, 16, 16)
 KEY = CalibrationKey("cuda NVIDIA Test", "torch 2", "abc", "float32")
 
 
@@ -43,14 +44,14 @@ def measured(scale: float) -> Measurement:
 
 
 def test_nothing_is_known_before_anything_was_measured(store: CalibrationStore) -> None:
-    assert store.read().known(KEY) is None
+    assert store.read().known(KEY, WINDOW) is None
     assert store.read().pace(KEY, (16, 16, 16)) is None
 
 
 def test_the_median_of_the_last_five_counts(store: CalibrationStore) -> None:
     for scale in (7.0, 7.0, 7.0, 0.5, 0.6, 0.7, 0.8, 0.9):
-        store.add(KEY, measured(scale))
-    known = store.read().known(KEY)
+        store.add(KEY, WINDOW, measured(scale))
+    known = store.read().known(KEY, WINDOW)
     assert known is not None
     assert known.correction.workspace_scale == pytest.approx(0.7)
     assert known.latest == measured(0.9)
@@ -58,15 +59,15 @@ def test_the_median_of_the_last_five_counts(store: CalibrationStore) -> None:
 
 
 def test_another_network_on_the_same_card_stands_in_with_a_wider_error(store: CalibrationStore) -> None:
-    store.add(KEY, Measurement(100, 120, Correction(1.5, 1.2)))
-    own, other = store.read().known(KEY), store.read().known(replace(KEY, network="xyz"))
+    store.add(KEY, WINDOW, Measurement(100, 120, Correction(1.5, 1.2)))
+    own, other = store.read().known(KEY, WINDOW), store.read().known(replace(KEY, network="xyz"), WINDOW)
     assert own is not None
     assert other is not None
     assert other.correction == Correction(1.5, 1.0)
     assert other.latest is None
     assert other.error_fraction > own.error_fraction
     for stranger in (replace(KEY, device="cuda Other"), replace(KEY, software="torch 3"), replace(KEY, precision="x")):
-        assert store.read().known(stranger) is None
+        assert store.read().known(stranger, WINDOW) is None
 
 
 def test_times_of_several_batches_make_one_pace(store: CalibrationStore) -> None:
@@ -74,7 +75,7 @@ def test_times_of_several_batches_make_one_pace(store: CalibrationStore) -> None
     store.add_times(KEY, (16, 16, 16), {4: 0.9})
     pace = store.read().pace(KEY, (16, 16, 16))
     assert pace is not None
-    assert (pace.per_pass_s, pace.per_window_s) == (pytest.approx(0.1), pytest.approx(0.2))
+    assert pace.points == ((1, 0.3), (4, 0.9))
     assert store.read().pace(KEY, (32, 32, 32)) is None
 
 
@@ -84,7 +85,7 @@ WRONG = (
     '{"memory": []}',
     '{"memory": [1], "times": []}',
     '{"memory": [{"key": {}}], "times": []}',
-    '{"memory": [], "times": [{"key": {"device": "cpu"}, "window": [8], "windows": 1, "seconds": 1}]}',
+    '{"memory": [], "decoding": [], "times": [{"key": {"device": "cpu"}, "window": [8], "windows": 1, "seconds": 1}]}',
 )
 
 
@@ -100,28 +101,28 @@ def test_a_broken_file_is_said_once_and_left_alone(
     assert "calibrations.json" in said
     assert "delete it" in said
     with pytest.raises(nt.CalibrationError, match=r"calibrations\.json.*delete it"):
-        store.add(KEY, measured(1.0))
+        store.add(KEY, WINDOW, measured(1.0))
     assert store.path.read_text() == content
 
 
 def test_a_number_that_is_none_is_found(store: CalibrationStore) -> None:
-    store.add(KEY, measured(1.5))
+    store.add(KEY, WINDOW, measured(1.5))
     store.path.write_text(store.path.read_text().replace("1.5", '"much"'))
-    assert store.read().known(KEY) is None
+    assert store.read().known(KEY, WINDOW) is None
     assert "is no measurement" in store.read().problem
 
 
 def test_a_change_by_another_program_is_seen(store: CalibrationStore) -> None:
     assert store.read() == store.read()
-    CalibrationStore(store.path).add(KEY, measured(1.0))
-    assert store.read().known(KEY) is not None
+    CalibrationStore(store.path).add(KEY, WINDOW, measured(1.0))
+    assert store.read().known(KEY, WINDOW) is not None
 
 
 def test_the_file_stays_small(store: CalibrationStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("napari_tessera.calibration.store.MOST_ENTRIES", 10)
     for side in range(30):
         store.add_times(KEY, (side, side, side), {1: 0.1, 2: 0.2})
-        store.add(replace(KEY, network=str(side)), measured(1.0))
+        store.add(replace(KEY, network=str(side)), WINDOW, measured(1.0))
     kept = store.read()
     assert len(kept.times) == len(kept.memory) == 10
     assert kept.pace(KEY, (29, 29, 29)) is not None

@@ -113,7 +113,7 @@ def test_without_a_card_the_report_says_what_is_missing(scripts: Scripts, capsys
     assert "NOT measured" in capsys.readouterr().out
 
 
-def test_a_choice_is_judged_by_what_passes_take(scripts: Scripts, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_choice_is_judged_by_what_the_allocator_gives_out(scripts: Scripts, monkeypatch: pytest.MonkeyPatch) -> None:
     (case,) = scripts.autotune.draw_cases(["MONAI UNet"], device="cpu", count=1, seed=1)
     outcome = scripts.autotune.try_case(case)
     assert (outcome.failure, outcome.largest > 1) == ("", True)

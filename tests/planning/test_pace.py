@@ -33,35 +33,37 @@ def planned(*shapes: tuple[int, ...], **settings: object) -> Plan:
     )
 
 
+def line(per_pass: float, per_window: float) -> Pace:
+    """Return what passes cost where each window costs as much, and each pass something by itself."""
+    return Pace(tuple((n, per_pass + n * per_window) for n in (1, 64)))
+
+
 @given(per_pass=st.floats(0, 10), per_window=st.floats(0, 10), batches=st.sets(st.integers(1, 32), min_size=2))
-def test_fit_finds_the_pace_again(per_pass: float, per_window: float, batches: set[int]) -> None:
+def test_fit_finds_a_line_again_between_what_was_timed(per_pass: float, per_window: float, batches: set[int]) -> None:
     found = Pace.fit([(n, per_pass + n * per_window) for n in batches for _ in range(3)])
-    assert found.per_pass_s == pytest.approx(per_pass, abs=1e-6)
-    assert found.per_window_s == pytest.approx(per_window, abs=1e-6)
+    for windows in range(min(batches), max(batches) + 1):
+        assert found.of_pass(windows) == pytest.approx(per_pass + windows * per_window, abs=1e-6)
 
 
-@given(st.lists(st.tuples(st.integers(1, 32), st.floats(0, 100)), min_size=1))
-def test_nothing_is_ever_negative(samples: list[tuple[int, float]]) -> None:
+@given(st.lists(st.tuples(st.integers(1, 32), st.floats(1e-3, 100)), min_size=1), st.integers(1, 100))
+def test_windows_are_never_free(samples: list[tuple[int, float]], windows: int) -> None:
     found = Pace.fit(samples)
-    assert found.per_pass_s >= 0
-    assert found.per_window_s >= 0
+    assert found.of_pass(windows) > 0
+    largest = max(n for n, _ in samples)
+    assert found.of_pass(10 * largest) == pytest.approx(10 * found.of_pass(largest)), "no gain that was not seen"
 
 
 @pytest.mark.parametrize(
-    ("samples", "pace"),
+    ("samples", "points"),
     [
-        (
-            [(2, 1.0), (2, 1.2), (2, 1.1)],
-            Pace(0, 0.55, compares_batches=False),
-        ),  # a single batch: nothing is known of the pass itself
-        ([(1, 0.3), (1, 90.0), (1, 0.3), (2, 0.5)], Pace(0.1, 0.2)),  # one accident
-        ([(1, 0.1), (2, 0.4)], Pace(0, 0.18)),  # through zero: (1 x 0.1 + 2 x 0.4) / (1 + 4)
-        ([(1, 0.4), (2, 0.2)], Pace(0.3, 0)),
+        ([(2, 1.0), (2, 1.2), (2, 1.1)], ((2, 1.1),)),
+        ([(1, 0.3), (1, 90.0), (1, 0.3), (2, 0.5)], ((1, 0.3), (2, 0.5))),  # one accident
+        ([(1, 0.4), (2, 0.2), (4, 0.3)], ((1, 0.4), (2, 0.2), (4, 0.3))),  # kernels of its own for one window
+        ([(2, 0.4), (4, 0.3)], ((2, 0.4), (4, 0.4))),  # noise
     ],
 )
-def test_fit(samples: list[tuple[int, float]], pace: Pace) -> None:
-    found = Pace.fit(samples)
-    assert (found.per_pass_s, found.per_window_s) == pytest.approx((pace.per_pass_s, pace.per_window_s))
+def test_fit(samples: list[tuple[int, float]], points: tuple[tuple[int, float], ...]) -> None:
+    assert Pace.fit(samples).points == points
 
 
 def test_no_sample() -> None:
@@ -71,10 +73,10 @@ def test_no_sample() -> None:
 
 @given(st.lists(st.integers(0, 50), max_size=4), st.integers(1, 9), st.integers(1, 8))
 def test_seconds_are_those_of_every_pass_by_itself(blocks: list[int], batch: int, views: int) -> None:
-    pace = Pace(0.5, 0.25)
+    pace = line(0.5, 0.25)
     passes = [min(batch, n - at) for n in blocks for at in range(0, n, batch) for _ in range(views)]
     assert len(passes) == sum(count_forward_passes(n, sw_batch_size=batch, n_views=views) for n in blocks)
-    assert pace.seconds(blocks, batch, views) == sum(0.5 + 0.25 * held for held in passes)
+    assert pace.seconds(blocks, batch, views) == pytest.approx(sum(0.5 + 0.25 * held for held in passes))
 
 
 @pytest.mark.parametrize("tta_mode", ["full", "interleaved"])
@@ -82,20 +84,20 @@ def test_of_plan(tta_mode: str) -> None:
     plan = planned((40, 40, 40), (16, 16, 40), sw_batch_size=3, tta_num=4, tta_mode=tta_mode)
     views = 4 if tta_mode == "full" else 1
     assert [volume.windows for volume in plan.volumes] == [64, 4]
-    assert Pace(1, 0).of_plan(plan) == plan.forward_passes == views * (22 + 2)
-    assert Pace(0, 1).of_plan(plan) == views * (64 + 4)
+    assert line(1, 0).of_plan(plan) == plan.forward_passes == views * (22 + 2)
+    assert line(0, 1).of_plan(plan) == views * (64 + 4)
 
 
 def test_devices_share_the_blocks() -> None:
     plan = planned((40, 40, 40))
     two = replace(plan, device=replace(CPU, count=2))
-    assert Pace(0, 1).of_plan(two) == 64, "a single block is one device's"
+    assert line(0, 1).of_plan(two) == 64, "a single block is one device's"
     halves = replace(two, volumes=(replace(plan.volumes[0], blocks=plan.volumes[0].blocks * 2),))
-    assert Pace(0, 1).of_plan(halves) == 64, "twice the windows on two devices"
+    assert line(0, 1).of_plan(halves) == 64, "twice the windows on two devices"
 
 
 def test_scaled() -> None:
-    assert Pace(0.5, 0.25).scaled(8) == Pace(0.5, 2.0)
+    assert Pace(((1, 0.5), (4, 1.0))).scaled(8) == Pace(((1, 4.0), (4, 8.0)))
 
 
 def test_one_number_of_windows_says_nothing_of_others() -> None:

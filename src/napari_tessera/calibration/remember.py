@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import defaultdict, deque
+from math import prod
 from statistics import median
 from typing import TYPE_CHECKING
 
 from napari_tessera.calibration.key import CalibrationKey
-from napari_tessera.engine.events import Event, EventHandler, MemoryRecovered, PassFinished, RunFinished, RunStarted
+from napari_tessera.engine.events import (
+    DecodingStarted,
+    Event,
+    EventHandler,
+    MemoryRecovered,
+    PassFinished,
+    RunFinished,
+    RunStarted,
+    VolumeFinished,
+    VolumeStarted,
+)
 from napari_tessera.errors import CalibrationError
 from napari_tessera.planning.correction import LARGEST_SCALE, fit_correction
 from napari_tessera.planning.profile import Measurement
@@ -56,6 +68,8 @@ class RunMemory:
         self._hand_on = hand_on
         self._times: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=TIMED))
         self._deviates = False
+        self._decoding_began: float | None = None
+        self._decoding_s, self._decoded_voxels = 0.0, 0
 
     def __call__(self, event: Event) -> None:
         """Take note of *event*."""
@@ -63,6 +77,14 @@ class RunMemory:
             self._deviates |= event.volumes != len(self._plan.volumes)
         elif isinstance(event, PassFinished):
             self._times[event.windows].append(event.seconds)
+        elif isinstance(event, VolumeStarted):
+            self._decoding_began = None  # where labels are made once the volume is finished, nobody says when they are
+        elif isinstance(event, DecodingStarted):
+            self._decoding_began = time.perf_counter()
+        elif isinstance(event, VolumeFinished) and self._decoding_began is not None:
+            self._decoding_s += time.perf_counter() - self._decoding_began
+            self._decoded_voxels += prod(self._plan.volumes[event.volume].shape)
+            self._decoding_began = None
         elif isinstance(event, MemoryRecovered):
             self._deviates = True
         elif isinstance(event, RunFinished) and not self._deviates:
@@ -77,12 +99,14 @@ class RunMemory:
 
     def _keep(self, run: RunFinished) -> None:
         plan = self._plan
-        key = CalibrationKey.of(self._network, plan.settings, plan.device)
+        key, window = CalibrationKey.of(self._network, plan.settings, plan.device), plan.settings.window_size or ()
         if run.peak_bytes is not None and not plan.counts_are_bounds:
-            self._store.add(key, measurement_of(plan, run.peak_bytes))
+            self._store.add(key, window, measurement_of(plan, run.peak_bytes))
+        if self._decoded_voxels:
+            self._store.add_decoding(plan.decoder_text, self._decoding_s / self._decoded_voxels)
         batch = plan.settings.sw_batch_size
         if times := self._times.get(batch):  # smaller ones are leftovers, timed once or twice
-            self._store.add_times(key, plan.settings.window_size or (), {batch: median(times)})
+            self._store.add_times(key, window, {batch: median(times)})
 
 
 def measurement_of(plan: Plan, measured_bytes: int) -> Measurement:

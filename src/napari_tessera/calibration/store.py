@@ -31,9 +31,10 @@ logger = logging.getLogger(__name__)
 KEPT = 5
 # Entries of each kind in the file, the latest ones: a lab's networks in all the windows that anybody tries.
 MOST_ENTRIES = 1000
-# How far an estimate may be off once this network has been measured here. On CUDA a goal that
-# benchmarks/memory_accuracy.py checks on a card; on the CPU what benchmarks/calibration.py finds, where the kernels,
-# and so the memory, change with the size of a single window.
+# How far an estimate may be off once passes over this very window were measured here.
+WINDOW_ERROR = 0.03
+# And once others of the network were. On CUDA a goal that benchmarks/memory_accuracy.py checks on a card; on the CPU
+# what benchmarks/calibration.py finds, where the kernels, and so the memory, change with the size of a single window.
 NETWORK_ERRORS = {"cuda": 0.03, "cpu": 0.15}
 SINGLE_ERROR = 0.6
 # And once only others have.
@@ -49,7 +50,7 @@ class Calibrations:
 
     Parameters
     ----------
-    memory, times
+    memory, times, decoding
         Plain entries, checked, the oldest first.
     problem
         Why nothing could be read, a sentence; empty if all is well.
@@ -57,15 +58,20 @@ class Calibrations:
 
     memory: tuple[dict[str, Any], ...] = ()
     times: tuple[dict[str, Any], ...] = ()
+    decoding: tuple[dict[str, Any], ...] = ()
     problem: str = ""
 
-    def known(self, key: CalibrationKey) -> Known | None:
-        """Return what is known for *key*: of this network, else of others on the same device; None: nothing."""
-        own = [entry for entry in self.memory if entry["key"] == asdict(key)][-KEPT:]
+    def known(self, key: CalibrationKey, window: tuple[int, ...]) -> Known | None:
+        """Return what is known for *key*: of passes over *window*, of others, of other networks; None: nothing."""
+        wanted = asdict(key)
+        own = [entry for entry in self.memory if entry["key"] == wanted][-KEPT:]
+        here = [entry for entry in own if entry["window"] == list(window)]
+        if here:
+            return Known(_median_of(here), WINDOW_ERROR, _measurement(here[-1]))
         if own:
             error = SINGLE_ERROR if key.single else NETWORK_ERRORS.get(key.device.split(" ")[0], DEVICE_ERROR)
             return Known(_median_of(own), error, _measurement(own[-1]))
-        anyone = asdict(replace(key, network=""))
+        anyone = wanted | {"network": ""}
         others = [entry for entry in self.memory if entry["key"] | {"network": ""} == anyone][-KEPT:]
         if not others or key.device.startswith("cpu"):  # whose kernels differ too much from network to network
             return None
@@ -74,8 +80,14 @@ class Calibrations:
 
     def pace(self, key: CalibrationKey, window: tuple[int, ...]) -> Pace | None:
         """Return how long passes over windows of that size take; None where none was timed."""
-        times = [entry for entry in self.times if _is_of(entry, key, window)]
+        about = _about(key, window)
+        times = [entry for entry in self.times if _is_about(entry, about)]
         return Pace.fit([(entry["windows"], entry["seconds"]) for entry in times]) if times else None
+
+    def decoding_s_per_voxel(self, decoder: str) -> float | None:
+        """Return how long *decoder* took for labels here, the last time; None where that is not known."""
+        timed = [entry["seconds_per_voxel"] for entry in self.decoding if entry["decoder"] == decoder]
+        return timed[-1] if timed else None
 
 
 def _default_path() -> Path:
@@ -104,8 +116,8 @@ class CalibrationStore:
             return _read(self.path, 0, 0)  # which will find out why
         return _read(self.path, status.st_mtime_ns, status.st_size)
 
-    def add(self, key: CalibrationKey, measurement: Measurement) -> None:
-        """Keep *measurement*; of one key the last few are kept.
+    def add(self, key: CalibrationKey, window: tuple[int, ...], measurement: Measurement) -> None:
+        """Keep *measurement* of passes over *window*; of one key the last few are kept.
 
         Raises
         ------
@@ -116,7 +128,9 @@ class CalibrationStore:
         same = [entry for entry in content.memory if entry["key"] == asdict(key)]
         outdated = same[: max(len(same) + 1 - KEPT, 0)]
         kept = [entry for entry in content.memory if entry not in outdated]
-        self._write(replace(content, memory=(*kept, {"key": asdict(key), **asdict(measurement)})))
+        self._write(
+            replace(content, memory=(*kept, {"key": asdict(key), "window": list(window), **asdict(measurement)}))
+        )
 
     def add_times(self, key: CalibrationKey, window: tuple[int, ...], times: Mapping[int, float]) -> None:
         """Keep the seconds of a pass over each number of windows, in place of what was known for that number.
@@ -127,10 +141,23 @@ class CalibrationStore:
             If the file cannot be read or written.
         """
         content = self._read_to_change()
-        kept = [entry for entry in content.times if not (_is_of(entry, key, window) and entry["windows"] in times)]
-        about = {"key": asdict(replace(key, single=False)), "window": list(window)}
+        about = _about(key, window)
+        kept = [entry for entry in content.times if not (_is_about(entry, about) and entry["windows"] in times)]
         new = [about | {"windows": windows, "seconds": seconds} for windows, seconds in times.items()]
         self._write(replace(content, times=(*kept, *new)))
+
+    def add_decoding(self, decoder: str, seconds_per_voxel: float) -> None:
+        """Keep how long *decoder*, called by its name and parameters, took, in place of what was known.
+
+        Raises
+        ------
+        CalibrationError
+            If the file cannot be read or written.
+        """
+        content = self._read_to_change()
+        kept = [entry for entry in content.decoding if entry["decoder"] != decoder]
+        new = {"decoder": decoder, "seconds_per_voxel": seconds_per_voxel}
+        self._write(replace(content, decoding=(*kept, new)))
 
     def _read_to_change(self) -> Calibrations:
         content = self.read()
@@ -140,7 +167,8 @@ class CalibrationStore:
 
     def _write(self, content: Calibrations) -> None:
         try:
-            replace_json(self.path, {"memory": content.memory[-MOST_ENTRIES:], "times": content.times[-MOST_ENTRIES:]})
+            kinds = ("memory", "times", "decoding")
+            replace_json(self.path, {kind: getattr(content, kind)[-MOST_ENTRIES:] for kind in kinds})
         except OSError as error:
             raise CalibrationError(
                 f"cannot keep a measurement in '{self.path}' ({error.strerror or error}): make the folder writable"
@@ -152,7 +180,8 @@ def _read(path: Path, changed_ns: int, size: int) -> Calibrations:
     """Return what *path* holds; plans ask for it whenever a slider moves, so it is parsed once per change."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return Calibrations(tuple(map(_checked, content["memory"])), tuple(map(_checked, content["times"])))
+        memory, times, decoding = (tuple(map(_checked, content[kind])) for kind in ("memory", "times", "decoding"))
+        return Calibrations(memory, times, decoding)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         problem = f"cannot read the measurements in '{path}' ({error}): delete it, and the next run measures anew"
         logger.warning(problem)
@@ -162,9 +191,11 @@ def _read(path: Path, changed_ns: int, size: int) -> Calibrations:
 def _checked(entry: dict[str, Any]) -> dict[str, Any]:
     """Return *entry* if it is one; raises ValueError, TypeError, KeyError or AttributeError otherwise."""
     numbers: list[Any]
+    if "decoder" in entry:
+        return {"decoder": str(entry["decoder"]), "seconds_per_voxel": float(entry["seconds_per_voxel"])}
     if "correction" in entry:
         numbers = [*asdict(Correction(**entry["correction"])).values()]
-        numbers += [entry["estimated_bytes"], entry["measured_bytes"]]
+        numbers += [*entry["window"], entry["estimated_bytes"], entry["measured_bytes"]]
     else:
         numbers = [*entry["window"], entry["windows"], entry["seconds"]]
     if entry["key"].keys() != KEY_FIELDS or not all(isinstance(n, (int, float)) and 0 <= n < LARGEST for n in numbers):
@@ -172,9 +203,13 @@ def _checked(entry: dict[str, Any]) -> dict[str, Any]:
     return entry
 
 
-def _is_of(entry: Mapping[str, Any], key: CalibrationKey, window: tuple[int, ...]) -> bool:
-    # Passes over one window and over several are one pace, whatever kernels they take.
-    return bool(entry["key"] == asdict(replace(key, single=False)) and entry["window"] == list(window))
+def _about(key: CalibrationKey, window: tuple[int, ...]) -> dict[str, Any]:
+    """Return what entries of times are about: passes over one window and several are one pace, whatever the kernels."""
+    return {"key": asdict(replace(key, single=False)), "window": list(window)}
+
+
+def _is_about(entry: Mapping[str, Any], about: Mapping[str, Any]) -> bool:
+    return all(entry[name] == value for name, value in about.items())
 
 
 def _measurement(entry: Mapping[str, Any]) -> Measurement:

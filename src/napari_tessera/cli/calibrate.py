@@ -45,7 +45,7 @@ def calibrate(
     assert pace is not None, "it has just been measured"
     if as_json:
         memory = {} if measured is None else asdict(measured)
-        typer.echo(json.dumps(memory | pace.to_dict(), indent=1))
+        typer.echo(json.dumps(memory | {"seconds": pace.to_dict()}, indent=1))
     else:
         OUT.print(_render(measured, pace, wanted.sw_batch_size))
 
@@ -58,6 +58,6 @@ def _render(measured: "Measurement | None", pace: "Pace", sw_batch_size: int) ->
         off = measured.estimated_bytes / measured.measured_bytes - 1
         table.add_row("estimated until now", f"{format_bytes(measured.estimated_bytes)} ({off:+.1%})")
         table.add_row("measured", f"{format_bytes(measured.measured_bytes)}, weights and one pass")
-    seconds = pace.per_pass_s + sw_batch_size * pace.per_window_s
-    table.add_row("one pass", f"{seconds:.3g} s for sw_batch_size {sw_batch_size}")
+    for windows, seconds in pace.points:
+        table.add_row("one pass", f"{seconds:.3g} s for sw_batch_size {windows}, {seconds / windows:.3g} s a window")
     return table

@@ -168,6 +168,7 @@ def plan_images(
         dtype=max((image.dtype for image in images), key=lambda dtype: dtype.itemsize),
         voxel_size_um=_oddest_voxel_size(images, settings.resolution or model.spec.voxel_size_um),
         find=find,
+        results_held=max(len(image.loads) for image in images),
     )
 
 

@@ -78,7 +78,7 @@ class RunProgress:
 
     def __init__(self, planned: Plan, names: Sequence[str]) -> None:
         self._names = names
-        self._meter = ProgressMeter()
+        self._meter = ProgressMeter(planned.decoding_seconds)
         self._totals = [volume.forward_passes for volume in planned.volumes]
         self.done = [0] * len(names)
         self.seconds = [0.0] * len(names)
@@ -115,9 +115,8 @@ class RunProgress:
         done = sum(self._totals[:volume]) + self.done[volume]
         which = f" ({volume + 1} of {len(self._names)})" if len(self._names) > 1 else ""
         pace_s = self._meter.progress.seconds_per_pass
-        passes_left = self.total - done
-        left_s = pace_s * passes_left if pace_s is not None and passes_left else None
-        self.show(Status(f"{self._names[volume]}{which}{stage}", done, self.total, left_s))
+        left_s = None if pace_s is None else pace_s * (self.total - done) + self._meter.decoding_left_s
+        self.show(Status(f"{self._names[volume]}{which}{stage}", done, self.total, left_s or None))
 
     def show(self, status: Status) -> None:
         """Show *status*; nothing here, for ``--quiet``."""

@@ -136,6 +136,8 @@ def _memory_table(planned: Plan) -> Table:
     for name, words in TERMS.items():
         last = name == "total_bytes"
         amount = format_bytes(terms[name])
+        if name == "context_bytes" and device.kind == "cuda" and device.budget_bytes is None:
+            amount = "in use already"
         if last:
             amount = f"{_of_limit(terms[name], device)}, ± {planned.memory_error:.0%}"
         table.add_row(words, amount, style="bold" if last else "")

@@ -21,6 +21,8 @@ __all__ = ["advise", "largest_fitting_batch"]
 VOXEL_SIZE_TOLERANCE = 1.25
 
 TotalBytes = Callable[[int], int]
+# Batches beyond one that does not fit that are looked at.
+BEYOND = 4
 
 
 def largest_fitting_batch(fits: Callable[[int], bool], most: int) -> int:
@@ -32,7 +34,8 @@ def largest_fitting_batch(fits: Callable[[int], bool], most: int) -> int:
             low = middle
         else:
             high = middle - 1
-    return low
+    # What is needed does not only grow: a batch that leaves one window over may need more than larger ones.
+    return max((batch for batch in range(low + 1, min(low + BEYOND, most) + 1) if fits(batch)), default=low)
 
 
 def advise(

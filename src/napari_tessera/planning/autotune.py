@@ -25,13 +25,13 @@ __all__ = ["check_room", "fit_batch", "fit_window"]
 # windows may need as few passes. More than the 80 % that are promised of what really fits: plans count their error in.
 SHARE_OF_LARGEST = 0.9
 # Plans whose times differ by less are taken to be as fast: the one that leaves more memory to others is chosen.
-SAME_TIME = 0.01
+SAME_TIME = 0.02
 
 # Sides of windows that are compared, as multiples of the default's.
 LARGER = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
 SMALLER = (0.75, 0.5, 0.25)
 # What a window costs while nothing has been timed: its voxels count, not its seconds.
-BY_VOXELS = Pace(0.0, 1.0)
+BY_VOXELS = Pace(((1, 1.0),))
 
 PlanOf = Callable[["Settings"], "Plan"]
 
@@ -77,7 +77,8 @@ def fit_batch(plan_of: PlanOf, settings: Settings, *, pace: Pace | None = None) 
         return min(plans, key=lambda plan: (plan.forward_passes, plan.settings.sw_batch_size))
     plans = fitting(_candidates(least, largest))
     fastest = min(map(pace.of_plan, plans))
-    return next(plan for plan in plans if pace.of_plan(plan) <= (1 + SAME_TIME) * fastest)
+    chosen = next(plan for plan in plans if pace.of_plan(plan) <= (1 + SAME_TIME) * fastest)
+    return replace(chosen, pace=pace)
 
 
 def fit_window(plan_of: PlanOf, settings: Settings, rule: WindowRule, *, pace: Pace | None = None) -> Plan:
@@ -85,7 +86,7 @@ def fit_window(plan_of: PlanOf, settings: Settings, rule: WindowRule, *, pace: P
 
     Windows from the model's default up to three times its sides are compared, none larger than the volumes need;
     smaller ones, which show the network less than it was made for, only where the default does not fit. Passes over
-    other windows are taken to cost by voxels.
+    windows that were not timed are taken to cost by voxels.
 
     Parameters
     ----------
@@ -107,24 +108,28 @@ def fit_window(plan_of: PlanOf, settings: Settings, rule: WindowRule, *, pace: P
     """
     base = replace(settings, window_size=rule.default)
     first = plan_of(replace(base, sw_batch_size=1))
-    known = pace or first.pace
     needed = tuple(max(sides) for sides in zip(*(volume.shape for volume in first.volumes), strict=True))
-
-    def scaled(pace: Pace, window: tuple[int, ...]) -> Pace:
-        return pace.scaled(prod(window) / prod(rule.default))
+    known = pace or first.pace or BY_VOXELS
 
     def seconds(plan: Plan) -> float:
-        return scaled(known or BY_VOXELS, plan.settings.window_size or ()).of_plan(plan)
+        return (plan.pace or known.scaled(_voxels_ratio(plan, rule))).of_plan(plan)
 
     def fitted(factors: Sequence[float]) -> Iterator[Plan]:
         for window in _windows(rule, factors, needed):
-            here = known and scaled(known, window)
+            at_window = replace(settings, window_size=window)
             # A network may have been made for one window, and a larger one may not fit.
             with suppress(SettingsError, ModelError):
-                yield fit_batch(plan_of, replace(settings, window_size=window), pace=here)
+                one = plan_of(replace(at_window, sw_batch_size=1))
+                own = None if pace is not None else one.pace
+                here = own or (None if known is BY_VOXELS else known.scaled(_voxels_ratio(one, rule)))
+                yield fit_batch(plan_of, at_window, pace=here)
 
     found = min(fitted(LARGER), key=seconds, default=None) or next(fitted(SMALLER), None)
     return found or fit_batch(plan_of, base)  # which says what is missing
+
+
+def _voxels_ratio(plan: Plan, rule: WindowRule) -> float:
+    return prod(plan.settings.window_size or ()) / prod(rule.default)
 
 
 def _windows(rule: WindowRule, factors: Sequence[float], needed: tuple[int, ...]) -> list[tuple[int, ...]]:

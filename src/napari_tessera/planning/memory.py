@@ -80,7 +80,13 @@ class SlabShape:
 
 
 def estimate_memory(
-    slab: SlabShape, shape: PassShape, *, weights_bytes: int, profile: PassProfile, device_kind: str
+    slab: SlabShape,
+    shape: PassShape,
+    *,
+    weights_bytes: int,
+    profile: PassProfile,
+    device_kind: str,
+    has_context: bool = False,
 ) -> DeviceNeed:
     """Return what a run needs of the device at its peak.
 
@@ -98,6 +104,8 @@ def estimate_memory(
         Of the network.
     device_kind
         ``cpu``, ``cuda`` or ``mps``.
+    has_context
+        Whether the driver's context is there already, and so is missing from what is free.
     """
     window_bytes = FLOAT_BYTES * prod(shape.window)
     copies = 2 if shape.precision in (Precision.BFLOAT16, Precision.FLOAT16) or shape.interleaved else 1
@@ -110,5 +118,5 @@ def estimate_memory(
         during_bytes=shape.input_bytes + shape.output_bytes if shape.n_views > 1 else 0,
         after_bytes=shape.input_bytes + copies * shape.output_bytes + 2 * slab.piece_bytes,
         library_bytes=LIBRARY_BYTES.get(device_kind, 0),
-        context_bytes=CONTEXT_BYTES.get(device_kind, 0),
+        context_bytes=0 if has_context else CONTEXT_BYTES.get(device_kind, 0),
     )

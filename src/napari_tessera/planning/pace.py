@@ -1,14 +1,13 @@
-"""How long a run will take: what a forward pass costs, times the passes of a plan. Neither torch nor a device."""
+"""How long a run will take: what forward passes cost, times the passes of a plan. Neither torch nor a device."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from statistics import fmean, median
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
 from typing import TYPE_CHECKING
-
-from napari_tessera.engine.grid import count_forward_passes
 
 if TYPE_CHECKING:
     from napari_tessera.planning.plan import Plan
@@ -18,39 +17,38 @@ __all__ = ["Pace"]
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """What forward passes cost: one over n windows takes ``per_pass_s + n * per_window_s``.
+    """What forward passes cost, by how many windows they hold.
+
+    Between the numbers of windows that were timed, seconds are interpolated. Beyond them a window is taken to cost what
+    it does at the nearest: that larger passes are cheaper is believed only as far as it was seen. A pass over one
+    window is a point of its own, as devices may have other kernels for it.
 
     Parameters
     ----------
-    per_pass_s
-        Seconds that any pass takes however few windows it holds, >= 0.
-    per_window_s
-        Seconds for each window on top, >= 0.
-    compares_batches
-        Whether passes over different numbers of windows were timed: only then does it say which number is fastest.
+    points
+        (windows, seconds), ascending in windows, at least one.
 
     Examples
     --------
     >>> pace = Pace.fit([(1, 0.3), (1, 0.3), (1, 9.0), (4, 0.9)])
-    >>> round(pace.per_pass_s, 3), round(pace.per_window_s, 3)
-    (0.1, 0.2)
+    >>> [round(pace.of_pass(windows), 3) for windows in (1, 2, 4, 8)]
+    [0.3, 0.5, 0.9, 1.8]
     >>> round(pace.seconds([10], sw_batch_size=4, views=2), 3)  # (4 + 4 + 2 windows) x 2 views
     4.6
     """
 
-    per_pass_s: float
-    per_window_s: float
-    compares_batches: bool = True
+    points: tuple[tuple[int, float], ...]
 
     @classmethod
     def fit(cls, samples: Sequence[tuple[int, float]]) -> Pace:
-        """Return the pace that suits *samples* best: least squares over the median of each number of windows.
+        """Return the pace that *samples* show: the median of each number of windows.
+
+        Passes over more windows are not taken to need less time, one window apart: where they seem to, it was noise.
 
         Parameters
         ----------
         samples
-            (windows, seconds) of passes, windows >= 1, at least one. Where all held as many windows, what a pass costs
-            by itself cannot be told apart and is taken to be nothing; see `compares_batches`.
+            (windows, seconds) of passes, windows >= 1, at least one.
 
         Raises
         ------
@@ -62,17 +60,26 @@ class Pace:
         timed: dict[int, list[float]] = defaultdict(list)
         for windows, seconds in samples:
             timed[windows].append(seconds)
-        points = [(windows, median(seconds)) for windows, seconds in timed.items()]
-        mean_windows, mean_s = fmean(n for n, _ in points), fmean(s for _, s in points)
-        spread = sum((n - mean_windows) ** 2 for n, _ in points)
-        through_zero = sum(n * s for n, s in points) / sum(n * n for n, _ in points)
-        if spread == 0:
-            return cls(0.0, through_zero, compares_batches=False)
-        slope = sum((n - mean_windows) * (s - mean_s) for n, s in points) / spread
-        if slope < 0:
-            return cls(mean_s, 0.0)
-        per_pass_s = mean_s - slope * mean_windows
-        return cls(per_pass_s, slope) if per_pass_s >= 0 else cls(0.0, through_zero)
+        points: list[tuple[int, float]] = []
+        for windows in sorted(timed):
+            seconds = median(timed[windows])
+            if points and points[-1][0] > 1:
+                seconds = max(seconds, points[-1][1])
+            points.append((windows, seconds))
+        return cls(tuple(points))
+
+    @property
+    def compares_batches(self) -> bool:
+        """Whether passes over different numbers of windows were timed: only then does it say which is fastest."""
+        return len(self.points) > 1
+
+    def of_pass(self, windows: int) -> float:
+        """Return the seconds of a pass over *windows*, >= 1."""
+        for (fewer, low), (more, high) in pairwise(self.points):
+            if fewer <= windows <= more:
+                return low + (high - low) * (windows - fewer) / (more - fewer)
+        nearest, seconds = self.points[0] if windows < self.points[0][0] else self.points[-1]
+        return seconds * windows / nearest
 
     def seconds(self, block_windows: Sequence[int], sw_batch_size: int, views: int) -> float:
         """Return the seconds of all passes over one volume.
@@ -86,8 +93,9 @@ class Pace:
         views
             Passes of every batch of windows, >= 1: the views, or 1 where each window sees a view of its own.
         """
-        passes = sum(count_forward_passes(n, sw_batch_size=sw_batch_size, n_views=views) for n in block_windows)
-        return passes * self.per_pass_s + views * sum(block_windows) * self.per_window_s
+        full = sum(windows // sw_batch_size for windows in block_windows)
+        rests = [windows % sw_batch_size for windows in block_windows if windows % sw_batch_size]
+        return views * (full * self.of_pass(sw_batch_size) + sum(map(self.of_pass, rests)))
 
     def of_plan(self, plan: Plan) -> float:
         """Return the seconds of all passes of *plan*; devices that share a volume's blocks work side by side."""
@@ -99,8 +107,8 @@ class Pace:
 
     def scaled(self, voxels_ratio: float) -> Pace:
         """Return the pace for windows of *voxels_ratio* times the voxels, each voxel taken to cost as much."""
-        return replace(self, per_window_s=self.per_window_s * voxels_ratio)
+        return Pace(tuple((windows, seconds * voxels_ratio) for windows, seconds in self.points))
 
-    def to_dict(self) -> dict[str, float]:
-        """Return the pace as plain numbers, for JSON."""
-        return asdict(self)
+    def to_dict(self) -> dict[int, float]:
+        """Return the seconds by the number of windows, for JSON."""
+        return dict(self.points)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
@@ -181,6 +182,8 @@ class HostEstimate:
         What turning the reduced volume into labels takes beside it.
     kept_bytes
         Probabilities that are kept beside the labels.
+    held_bytes
+        Results of a time series, which are written together.
     """
 
     volumes_bytes: int
@@ -188,11 +191,13 @@ class HostEstimate:
     sweep_bytes: int
     decoding_bytes: int
     kept_bytes: int = 0
+    held_bytes: int = 0
 
     @property
     def run_bytes(self) -> int:
         """What a volume that is loaded already still needs."""
-        return self.result_bytes + self.kept_bytes + max(self.sweep_bytes, self.decoding_bytes)
+        beside = self.result_bytes + self.kept_bytes + self.held_bytes
+        return beside + max(self.sweep_bytes, self.decoding_bytes)
 
     @property
     def total_bytes(self) -> int:
@@ -331,6 +336,8 @@ class Plan:
         The last run of this network on this device, if there was one.
     pace
         How long its passes take there, if that is known.
+    decoding_s_per_voxel
+        How long its decoder takes there, if that is known; 0 without one.
     """
 
     settings: Settings
@@ -348,11 +355,23 @@ class Plan:
     advice: tuple[Advice, ...] = ()
     measured: Measurement | None = None
     pace: Pace | None = None
+    decoding_s_per_voxel: float | None = None
 
     @property
     def most_bytes(self) -> int:
         """Device memory at the peak if the estimate is too low by all that it may be off."""
         return round(self.memory.total_bytes * (1 + self.memory_error))
+
+    @property
+    def decoder_text(self) -> str:
+        """The decoder with its parameters, on one line; nothing where probabilities are kept."""
+        parameters = ", ".join(f"{name}={value}" for name, value in self.settings.decoder_parameters)
+        return f"{self.settings.decoder} {parameters}".strip() if self.settings.decoder else ""
+
+    @property
+    def decoding_seconds(self) -> tuple[float, ...]:
+        """How long making labels of each volume will take, as far as it is known; else 0."""
+        return tuple((self.decoding_s_per_voxel or 0.0) * prod(volume.shape) for volume in self.volumes)
 
     @property
     def host_fits(self) -> bool:
@@ -366,8 +385,8 @@ class Plan:
 
     @property
     def expected_seconds(self) -> float | None:
-        """How long the forward passes will take; None where no pass over such windows has been timed here."""
-        return None if self.pace is None else self.pace.of_plan(self)
+        """How long passes, and making labels where that is known, will take; None where no pass has been timed."""
+        return None if self.pace is None else self.pace.of_plan(self) + sum(self.decoding_seconds)
 
     @property
     def counts_tensors_only(self) -> bool:
@@ -460,10 +479,12 @@ class Plan:
             ],
             "memory": self.memory.to_dict(),
             "memory_error": self.memory_error,
+            "memory_counts_tensors_only": self.counts_tensors_only,
             "host": self.host.to_dict(),
             "host_bytes": self.host_bytes,
             "output_bytes": self.output_bytes,
             "expected_seconds": self.expected_seconds,
+            "expected_decoding_seconds": sum(self.decoding_seconds) if self.decoding_s_per_voxel is not None else None,
             "device": {
                 "kind": self.device.kind,
                 "name": self.device.name,

@@ -32,6 +32,9 @@ __all__ = ["Traced", "complete_settings", "resolve"]
 
 Shape = tuple[int, ...]
 
+# Of a budget, for an estimate that may be off by more: to cut a volume into more blocks costs time for certain.
+MOST_SPARED = 0.3
+
 
 @dataclass(frozen=True, slots=True)
 class Traced:
@@ -64,6 +67,7 @@ def resolve(
     voxel_size_um: tuple[float, ...] | None = None,
     occupied: Sequence[npt.NDArray[Any] | None] | None = None,
     output_chunk: Shape | None = None,
+    results_held: int = 1,
 ) -> Plan:
     """Return what a run with these settings will do.
 
@@ -89,6 +93,8 @@ def resolve(
         For every volume which windows are computed (see `VolumePlan`), None: all of them.
     output_chunk
         Voxels per axis that the output is written in: blocks are whole chunks. None: whole steps of the windows.
+    results_held
+        Volumes whose results are in the host's memory at the same time.
 
     Raises
     ------
@@ -105,7 +111,7 @@ def resolve(
     grids = tuple(WindowGrid.regular(shape, window, settings.overlap) for shape in shapes)
     skipped = tuple(occupied) if occupied is not None else (None,) * len(grids)
     run = _Run(grids, spec, settings, traced, device, decoder, skipped, output_chunk)
-    host, peak = run.host_estimate(itemsize), run.peak_at(settings.sw_batch_size)
+    host, peak = run.host_estimate(itemsize, results_held), run.peak_at(settings.sw_batch_size)
     return Plan(
         settings=settings,
         device=device,
@@ -203,7 +209,7 @@ class _Run:
         whole = self._slab(grid, grid.whole)
         one = self._peak(whole, held=1, passes=grid.n_windows)
         # The share of a budget that is left to the estimate's error; the headroom of free memory is for that, too.
-        spare = 0.0 if self.device.budget_bytes is None else one.known.error_fraction
+        spare = 0.0 if self.device.budget_bytes is None else min(one.known.error_fraction, MOST_SPARED)
         room = self.device.usable_bytes / (1 + spare) - (one.memory.total_bytes - whole.slab_bytes)
         each = whole.slab_bytes / prod(grid.slab_shape(grid.sweep_axis))
         return cut_blocks(grid, int(room / each), chunk=self.output_chunk) if room >= each else (grid.whole,)
@@ -230,7 +236,12 @@ class _Run:
         peaks = [self._peak(self._largest_slab, held=self._held(sw_batch_size), passes=passes)]
         if any(windows % sw_batch_size == 1 for windows in self._block_windows):
             peaks.append(self._peak(self._largest_slab, held=1, passes=passes))
-        return max(peaks, key=lambda peak: peak.memory.total_bytes)
+        decides = max(peaks, key=lambda peak: peak.memory.total_bytes)
+        if len(peaks) == 1:
+            return decides
+        most = max(peak.memory.total_bytes * (1 + peak.known.error_fraction) for peak in peaks)
+        error = most / decides.memory.total_bytes - 1
+        return replace(decides, known=replace(decides.known, error_fraction=error))
 
     @cached_property
     def _block_windows(self) -> tuple[int, ...]:
@@ -259,6 +270,8 @@ class _Run:
             weights_bytes=self.traced.weights_bytes,
             profile=self.traced.profile(slab.grid.window, held),
             device_kind=self.device.kind,
+            # To ask what is free makes the context; a budget is for everything.
+            has_context=self.device.budget_bytes is None,
         )
         return _Peak(need, self.traced.known(held))
 
@@ -268,7 +281,7 @@ class _Run:
             return 0
         return self.settings.tta_num if self._interleaved else 1
 
-    def host_estimate(self, itemsize: int) -> HostEstimate:
+    def host_estimate(self, itemsize: int, results_held: int) -> HostEstimate:
         """Return the host's memory; the largest volume decides."""
         voxels = max(prod(grid.shape) for grid in self.grids)
         batch = self.settings.sw_batch_size
@@ -279,6 +292,8 @@ class _Run:
             result_bytes=voxels * self.reduced.channels * np.dtype(self.reduced.dtype).itemsize,
             sweep_bytes=window_bytes * self._held(batch) + on_host,
             decoding_bytes=0 if self.decoder is None else self.decoder.working_bytes(voxels),
+            # An array for all of them is made when the first comes, so the one that is decoded counts twice.
+            held_bytes=results_held * voxels * self.written_bytes_per_voxel if results_held > 1 else 0,
         )
 
 

@@ -25,6 +25,7 @@ HOST_TERMS = {
     "sweep_bytes": "windows and passes",
     "decoding_bytes": "making labels, after the passes",
     "kept_bytes": "probabilities that are kept",
+    "held_bytes": "results, until the last of a series is there",
 }
 WORDS = {Tone.GOOD: "fits", Tone.WARNING: "tight", Tone.PROBLEM: "over"}
 
@@ -113,7 +114,8 @@ def device_bar(plan: Plan) -> Bar:
     parts = (
         ("weights", memory.weights_bytes),
         ("activations", memory.activations_bytes),
-        ("slab", memory.accumulator_bytes + memory.importance_bytes),
+        ("slab", memory.accumulator_bytes),
+        ("importance map", memory.importance_bytes),
         ("waiting windows", memory.staging_bytes),
         ("workspace", memory.workspace_bytes),
         ("driver", memory.context_bytes),
@@ -169,6 +171,6 @@ def time_line(expected_seconds: float | None, seconds_left: float | None, *, run
     if expected_seconds is not None:
         return Line(
             f"time: about {format_duration(expected_seconds)}",
-            tooltip="forward passes × what passes like these took when last timed; making labels is not counted",
+            tooltip="forward passes × what passes like these took when last timed; making labels, where it was timed",
         )
     return Line("time: after the first passes", tooltip="measured while the run goes on, and remembered after it")

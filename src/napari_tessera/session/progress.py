@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from math import gcd
 
@@ -38,7 +39,8 @@ class Progress:
     done, total
         Forward passes over all volumes; *total* grows when memory runs out and passes become smaller.
     seconds_left
-        Time that the passes left will take, at the pace of the last ones; None before the first is done.
+        Time that the passes left will take, at the pace of the last ones, and making labels, as far as is known; None
+        before the first pass is done.
     seconds_per_pass
         That pace.
     recovered
@@ -59,10 +61,20 @@ class Progress:
 
 
 class ProgressMeter:
-    """Turns events into `Progress`, one after the other."""
+    """Turns events into `Progress`, one after the other.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    decoding_s
+        How long making labels of each volume is expected to take; volumes without an entry: as the first ones took.
+    """
+
+    def __init__(self, decoding_s: Sequence[float] = ()) -> None:
         self.progress = Progress()
+        self.decoding_s = list(decoding_s)
+        self._decoding_began = 0.0
+        self._passes_s: float | None = None
+        self._volume = 0
         self._earlier = 0
         self._done_here = 0
         self._planned_here = 0
@@ -86,13 +98,36 @@ class ProgressMeter:
             self._windows.note_recovery(event)
             self.progress = replace(now, recovered=event)
         elif isinstance(event, DecodingStarted):
-            self.progress = replace(now, decoding=event.decoder)
+            self._decoding_began = time.monotonic()
+            self.progress = replace(now, decoding=event.decoder, seconds_left=self._seconds_left)
         elif isinstance(event, VolumeFinished):
-            self.progress = replace(now, decoding=None)
+            if now.decoding is not None:
+                self._learn_decoding(time.monotonic() - self._decoding_began)
+            self._volume += 1
+            self.progress = replace(now, decoding=None, seconds_left=self._seconds_left)
         elif isinstance(event, RunFinished):
             self.progress = replace(now, decoding=None, seconds_left=0.0, finished=event)
 
+    @property
+    def decoding_left_s(self) -> float:
+        """Of labels that are not made yet, as far as is known."""
+        return sum(self.decoding_s[self._volume :])
+
+    @property
+    def _seconds_left(self) -> float | None:
+        return None if self._passes_s is None else self._passes_s + self.decoding_left_s
+
+    def _learn_decoding(self, seconds: float) -> None:
+        """Expect of the volumes to come what the one that is done shows."""
+        expected = self.decoding_s[self._volume] if self._volume < len(self.decoding_s) else 0.0
+        rest = self.decoding_s[self._volume + 1 :]
+        if expected > 0:
+            self.decoding_s[self._volume + 1 :] = [later * seconds / expected for later in rest]
+        else:
+            self.decoding_s[self._volume + 1 :] = [seconds] * len(rest)
+
     def _start(self, event: VolumeStarted) -> None:
+        self._volume = event.volume
         self._earlier += self._done_here
         self._done_here, self._planned_here = 0, event.forward_passes
         is_last = self._windows.start(event)
@@ -112,12 +147,13 @@ class ProgressMeter:
         self._windows.add(event.windows)
         per_window_s = _pace(self._recent)
         per_pass = sum(each.windows for each in self._recent) / len(self._recent)
+        self._passes_s = per_window_s * self._windows.left(total - done, per_pass)
         self.progress = replace(
             now,
             done=done,
             total=total,
             seconds_per_pass=per_window_s * per_pass,
-            seconds_left=per_window_s * self._windows.left(total - done, per_pass),
+            seconds_left=self._seconds_left,
         )
 
 

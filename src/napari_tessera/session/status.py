@@ -52,7 +52,7 @@ def progress_text(runner: Runner) -> str:
     if not now.total:
         return ""
     text = f"{count(now.done)} / {count(now.total)}"
-    if not runner.active or now.seconds_left is None or now.done == now.total:
+    if not runner.active or not now.seconds_left:
         return text
     return f"{text} · {format_duration(now.seconds_left)} left"
 

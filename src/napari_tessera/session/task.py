@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Outputs", "Task"]
 
+# Windows that are timed in search of the fastest, besides the default.
+MOST_WINDOWS_TIMED = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
@@ -103,7 +106,16 @@ class Task:
         pair = plan_of(replace(start, sw_batch_size=2))
         if not _is_measured(pair):
             calibrate(self.model, replace(start, sw_batch_size=2 if pair.fits else 1), cancel=cancel)
-        return fit_window(plan_of, start, rule) if choose_window else fit_batch(plan_of, start)
+        if not choose_window:
+            return fit_batch(plan_of, start)
+        found = fit_window(plan_of, start, rule)
+        for _ in range(MOST_WINDOWS_TIMED):  # what was chosen by voxels may turn out slower once it is timed
+            pair = plan_of(replace(found.settings, sw_batch_size=2))
+            if _is_measured(pair):
+                break
+            calibrate(self.model, replace(found.settings, sw_batch_size=2 if pair.fits else 1), cancel=cancel)
+            found = fit_window(plan_of, start, rule)
+        return found
 
     def _resolve(self, occupied: Sequence[Windows] | None) -> Plan:
         if not self.outputs.probabilities:
@@ -159,6 +171,7 @@ class Task:
             dtype=max((volume.dtype for volume in self.volumes), key=lambda dtype: dtype.itemsize),
             voxel_size_um=self.volumes[0].voxel_size_um,
             occupied=occupied,
+            results_held=len(self.volumes),  # they become layers
         )
 
     def promises(self) -> tuple[ImageResult, ...]:
