@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import yaml
-
 from tests.models.sample import IN_CHANNELS, OUT_CHANNELS, Sample
 
 __all__ = ["configuration", "make", "network", "write"]

@@ -147,8 +147,8 @@ def read_configuration(path: Path, *, error: type[TesseraError] = ModelError) ->
     return Configuration(path, merged, _generation_of(merged), error)
 
 
-def read_tree(path: Path, *, error: type[TesseraError] = ModelError) -> dict[str, Any]:
-    """Return the YAML file *path* as plain data; an empty one as an empty dictionary.
+def read_tree(path: Path, *, error: type[TesseraError] = ModelError, kind: str = "configuration") -> dict[str, Any]:
+    """Return the YAML file *path* as plain data; an empty one as an empty dictionary. *kind* is for error messages.
 
     Raises
     ------
@@ -158,16 +158,16 @@ def read_tree(path: Path, *, error: type[TesseraError] = ModelError) -> dict[str
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
-            raise error(f"{path} has {size} bytes; a configuration has at most {MAX_BYTES}")
+            raise error(f"{path} has {size} bytes; a {kind} has at most {MAX_BYTES}")
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         tree = _Copier().copy(content)
     except RecursionError as problem:
-        raise error(f"{path} is nested too deeply to be a configuration") from problem
+        raise error(f"{path} is nested too deeply to be a {kind}") from problem
     # YAML raises a plain ValueError for what looks like a date and is none.
     except (OSError, ValueError, yaml.YAMLError) as problem:
-        raise error(f"cannot read the configuration {path}: {' '.join(str(problem).split())}") from problem
+        raise error(f"cannot read the {kind} {path}: {' '.join(str(problem).split())}") from problem
     if tree is not None and not isinstance(tree, dict):
-        raise error(f"{path} holds no sections: it is no configuration")
+        raise error(f"the {kind} {path} holds no sections, such as inference")
     return tree or {}
 
 

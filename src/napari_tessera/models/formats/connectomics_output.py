@@ -11,14 +11,18 @@ from napari_tessera.models.spec import Activation, DecoderChoice, OutputKind, Ou
 if TYPE_CHECKING:
     from napari_tessera.models.formats.connectomics_config import Configuration
 
-__all__ = ["CONTOUR_DISTANCE", "Channels", "read_channels", "read_decoder"]
+__all__ = ["CONTOUR_DISTANCE", "PAIRS", "SIZES", "Channels", "read_channels", "read_decoder"]
 
 CONTOUR_DISTANCE = "decode_instance_binary_contour_distance"
 # Its names in older releases.
 _CONTOUR_DISTANCE_NAMES = (CONTOUR_DISTANCE, "decode_binary_contour_distance_watershed")
-# What a step of decoding is called, with its parameters of two thresholds: for seeds, and for the foreground.
-_PAIRS = {"binary_threshold": "binary", "contour_threshold": "contour", "distance_threshold": "distance"}
-_SIZES = {"min_seed_size": "min_seed_size_vox", "min_instance_size": "min_size_vox"}
+# Its parameters of two thresholds, for seeds and for the foreground: Tessera's name and the defaults of both programs.
+PAIRS = {
+    "binary_threshold": ("binary", 0.9, 0.85),
+    "contour_threshold": ("contour", 0.8, 1.1),
+    "distance_threshold": ("distance", 0.5, 0.0),
+}
+SIZES = {"min_seed_size": "min_seed_size_vox", "min_instance_size": "min_size_vox"}
 _DEFAULT_STEPS = {"mode": "watershed", "binary_channels": [0], "contour_channels": [1], "distance_channels": [2]}
 
 # Targets of training, by what they are to a decoder.
@@ -136,15 +140,15 @@ def _contour_distance(config: Configuration, kwargs: dict[str, Any]) -> tuple[De
     if kwargs.get("mode", "watershed") != "watershed":
         return None
     taken: dict[str, Any] = {}
-    for key, name in _PAIRS.items():
+    for key, (name, _, _) in PAIRS.items():
         pair = kwargs.get(key)
         if pair is None:
             continue
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(one, int | float) for one in pair):
             raise config.complain(f"decoding.{key}", pair, "two numbers: for seeds, and for the foreground")
         taken |= {f"{name}_seed": float(pair[0]), name: float(pair[1])}
-    taken |= {name: kwargs[key] for key, name in _SIZES.items() if isinstance(kwargs.get(key), int)}
-    known = {*_PAIRS, *_SIZES}
+    taken |= {name: kwargs[key] for key, name in SIZES.items() if isinstance(kwargs.get(key), int)}
+    known = {*PAIRS, *SIZES}
     ignored = [
         key
         for key, value in kwargs.items()
