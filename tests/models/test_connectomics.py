@@ -19,6 +19,7 @@ from tests.models.sample_connectomics import configuration, make, network, write
 import napari_tessera as nt
 from napari_tessera.errors import ModelError
 from napari_tessera.models.formats.connectomics import FORMAT
+from napari_tessera.models.formats.connectomics_unet import InterpolatingUNet
 from napari_tessera.models.load import describe_model, find_risk, load_model
 
 
@@ -119,6 +120,23 @@ def test_two_dimensions_and_windows_that_the_network_takes(tmp_path: Path) -> No
     assert (loaded.spec.spatial_dims, loaded.spec.window.default) == (2, (32, 64))
     assert loaded.spec.voxel_size_um == (0.008, 0.008)
     assert any("(30, 64) is no multiple of 4" in note for note in loaded.notes)
+
+
+@pytest.mark.parametrize("units", [0, 1])
+def test_a_unet_that_interpolates_has_the_layers_of_its_origin(units: int, tmp_path: Path) -> None:
+    monai = {"filters": [4, 8, 16], "num_res_units": units, "upsample_mode": "nontrainable"}
+    arguments = {"num_res_units": units, "norm": "batch", "upsample_mode": "nontrainable"}
+    shape = {"spatial_dims": 3, "in_channels": 1, "out_channels": 2, "channels": (4, 8, 16), "strides": (2, 2)}
+    more = {"upsample_interp_mode": "linear", "upsample_align_corners": True}
+    original = InterpolatingUNet(**shape, **arguments, **more).eval()
+    # No transposed convolution: interpolation leaves a constant as it is, and its pre-convolution is 1 x 1 x 1.
+    assert not any(isinstance(module, torch.nn.ConvTranspose3d) for module in original.modules())
+    up = original.model[2][0] if units else original.model[2]
+    assert [tuple(weight.shape) for name, weight in up.named_parameters() if "weight" in name] == [(2, 8, 1, 1, 1)]
+    path = write(tmp_path, original, configured(arch={"type": "monai_unet"}, monai=monai))
+    window = torch.rand(1, 1, 32, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(FORMAT.load(path).network(window), original(window))
 
 
 def averaged_weights(original: torch.nn.Module) -> dict[str, Any]:

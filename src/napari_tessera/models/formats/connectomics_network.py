@@ -23,6 +23,8 @@ MONAI = "monai.networks.nets"
 # Window sides of a network whose position embedding is of one size: the rule has no other way to say "only this".
 ONLY = 1 << 20
 LEVELS_OF_BASIC = 6
+# The one network that is not MONAI's own.
+INTERPOLATING = "InterpolatingUNet"
 
 _ELSEWHERE = {
     "mednext": "mednext (pip install git+https://github.com/MIC-DKFZ/MedNeXt)",
@@ -190,7 +192,7 @@ def _unet(arguments: _Arguments) -> _Recipes:
     units = int(config.number(f"{place}.num_res_units", 2))
     if not 0 <= units <= 64:
         raise config.complain(f"{place}.num_res_units", units, "a whole number from 0 to 64")
-    own = {
+    own: dict[str, Any] = {
         "channels": channels,
         "strides": [2] * (len(channels) - 1),
         "num_res_units": units,
@@ -198,13 +200,16 @@ def _unet(arguments: _Arguments) -> _Recipes:
         "norm": arguments.norm(),
         "dropout": config.number(f"{place}.dropout", 0.0),
     }
+    step = 2 ** (len(channels) - 1)
     mode = arguments.text(f"{place}.upsample_mode", "deconv") if arguments.nested else "deconv"
-    if mode != "deconv":
-        raise ModelError(
-            f"{config.path} asks for monai_unet with {place}.upsample_mode '{mode[:40]}', which is PyTorch "
-            f"Connectomics' own variant; Tessera rebuilds MONAI's, with 'deconv': export it from there as TorchScript"
-        )
-    return 2 ** (len(channels) - 1), True, [(f"{MONAI}.UNet", own)]
+    if mode in ("", "deconv"):
+        return step, True, [(f"{MONAI}.UNet", own)]
+    own |= {
+        "upsample_mode": mode,
+        "upsample_interp_mode": arguments.text(f"{place}.upsample_interp_mode", "linear"),
+        "upsample_align_corners": config.get(f"{place}.upsample_align_corners", True) is True,
+    }
+    return step, True, [(INTERPOLATING, own)]
 
 
 def _unetr(arguments: _Arguments) -> _Recipes:
@@ -255,7 +260,14 @@ class _NumbersStay(TorchFunctionMode):
 def _build_empty(name: str, arguments: dict[str, Any]) -> torch.nn.Module:
     """Return a network whose tensors have shapes but no values, so that a file cannot ask for memory by its numbers."""
     with torch.device("meta"), _NumbersStay():
-        return architectures.build(name, arguments)
+        if name != INTERPOLATING:
+            return architectures.build(name, arguments)
+        from napari_tessera.models.formats.connectomics_unet import InterpolatingUNet
+
+        try:
+            return InterpolatingUNet(**arguments)
+        except (TypeError, ValueError, KeyError, NotImplementedError, RuntimeError) as error:
+            raise ModelError(f"a UNet cannot be built from {arguments}: {error}") from error
 
 
 def _without_prefix(weights: Weights, wanted: Weights) -> Weights:
