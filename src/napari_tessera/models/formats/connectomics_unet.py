@@ -23,7 +23,7 @@ class InterpolatingUNet(UNet):  # type: ignore[misc]
     """
 
     def __init__(
-        self, *, upsample_mode: str, upsample_interp_mode: str, upsample_align_corners: bool, **arguments: object
+        self, *, upsample_mode: str, upsample_interp_mode: str, upsample_align_corners: bool, **arguments: Any
     ) -> None:
         # The base class asks for the layers while it is made.
         self._up: dict[str, Any] = {
