@@ -351,6 +351,21 @@ def test_a_broken_configuration_names_file_and_key(text: str, reason: str, tmp_p
     assert reason in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{_base_: ../all.yaml, model: {arch: {type: monai_unet}}}",
+        "{default: {pipeline_profile: aff12, model: {arch: {type: monai_unet}}}}",
+        "{model: {arch: {profile: monai_unet}, out_channels: 1}}",
+    ],
+)
+def test_what_is_left_to_other_files_is_not_guessed(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.ckpt"
+    path.with_suffix(".yaml").write_text(text)
+    with pytest.raises(ModelError, match=r"x\.yaml leaves 'model\..*use the config\.yaml that training writes"):
+        FORMAT.describe(path)
+
+
 # --- hostile ---------------------------------------------------------------------------------------------------------
 
 

@@ -118,6 +118,22 @@ def test_augmentation(augmentation: dict[str, Any], n: int, exact: bool, tmp_pat
     assert any("not the very ones" in note for note in found.notes) is not exact
 
 
+def test_the_file_that_training_leaves_has_its_stages_merged_already(tmp_path: Path) -> None:
+    """It writes every default of the test stage out, which must not count against what is at the top."""
+    window = {"window_size": [32, 160, 160], "overlap": 0.25}
+    defaults = {"window": {"window_size": None, "overlap": 0.5}}
+    stages = {"default": {"inference": defaults}, "test": {"inference": defaults}}
+    found = opened(tmp_path, {"model": {"arch": {"type": "mednext"}}, "inference": {"window": window}, **stages})
+    assert found.settings == Settings(window_size=(32, 160, 160), overlap=0.25)
+
+
+def test_version_1_writes_none_as_a_word_and_a_resolution_may_be_of_slices(tmp_path: Path) -> None:
+    assert opened(tmp_path, {"INFERENCE": {"AUG_NUM": "None", "STRIDE": "None"}}).settings == Settings()
+    found = opened(tmp_path, {"model": {}, "data": {"train": {"resolution": [0, 5, 5]}}})
+    assert found.settings.resolution is None
+    assert any("resolution (0, 5, 5) is left out" in note for note in found.notes)
+
+
 def test_a_command_in_a_decoding_step_is_named_and_never_run(tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     steps = [{"name": "decode_abiss", "kwargs": {"command": f"touch {canary}"}}, {"name": "decode_waterz"}]

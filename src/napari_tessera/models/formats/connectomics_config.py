@@ -142,7 +142,7 @@ def read_configuration(path: Path, *, error: type[TesseraError] = ModelError) ->
     if not is_connectomics(tree):
         raise error(f"{path} is no configuration of PyTorch Connectomics: it has no section such as model or inference")
     if tree.keys() & _TOP_OF_V1:
-        return Configuration(path, tree, Generation.V1, error)
+        return Configuration(path, _without_none(tree), Generation.V1, error)
     merged = _merge_stages(tree)
     return Configuration(path, merged, _generation_of(merged), error)
 
@@ -199,6 +199,14 @@ class _Copier:
         if node is None or isinstance(node, bool | int | float | str):
             return node
         return str(node)  # dates and the like
+
+
+def _without_none(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return *tree* with null for the word None, as which version 1 reads it."""
+    return {
+        key: _without_none(value) if isinstance(value, dict) else None if value == "None" else value
+        for key, value in tree.items()
+    }
 
 
 def _merge_stages(tree: dict[str, Any]) -> dict[str, Any]:

@@ -285,7 +285,7 @@ def _selected(config: Configuration, out_channels: int) -> tuple[tuple[int, ...]
     value = config.get(key) if key else None
     everything = tuple(range(out_channels))
     # Before the newest generation -1 stood for all channels.
-    if value is None or value == [] or (value == -1 and not key.startswith("inference.model")):
+    if value in (None, [], "all") or (value == -1 and not key.startswith("inference.model")):
         return everything, ()
     kept = _parse_channels(config, key, value, out_channels)
     return kept, () if kept == everything else (f"only the channels {', '.join(map(str, kept))} are used ({key})",)

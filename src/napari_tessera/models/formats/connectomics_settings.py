@@ -116,7 +116,9 @@ def _read(config: Configuration) -> tuple[dict[str, Any], list[str]]:
         values |= {} if value is None else {name: value}
         notes += [note] if note else []
     sizes = config.numbers(*_RESOLUTION)
-    if sizes is not None:
+    if sizes is not None and (min(sizes) <= 0 or len(sizes) != len(window or sizes)):
+        notes.append(f"the resolution {sizes} is left out: it is no length above 0 for each axis of the window")
+    elif sizes is not None:
         values["resolution"] = [round(size / NM_PER_UM, 12) for size in sizes]
     decoder, left_out = read_decoder(config)
     if decoder is not None:

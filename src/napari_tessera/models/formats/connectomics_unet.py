@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from monai.networks.blocks import ResidualUnit, UpSample
-from monai.networks.nets import UNet
+from monai.networks.blocks.convolutions import ResidualUnit
+from monai.networks.blocks.upsample import UpSample
+from monai.networks.nets.unet import UNet
 
 __all__ = ["InterpolatingUNet"]
 
 
-class InterpolatingUNet(UNet):  # type: ignore[misc]
+class InterpolatingUNet(UNet):
     """A UNet that enlarges by interpolation or pixel shuffle instead of transposed convolutions.
 
     Parameters
