@@ -163,6 +163,17 @@ def test_the_average_is_taken_unless_the_configuration_or_the_caller_says_otherw
         FORMAT.load(write(tmp_path, original, config), averaged=True)
 
 
+def test_weights_of_any_memory_format_and_precision_are_taken(tmp_path: Path) -> None:
+    original = network()
+    path = write(tmp_path, original.to(memory_format=torch.channels_last_3d), configuration())
+    content = torch.load(path, weights_only=True)
+    content["state_dict"] = {name: value.double() for name, value in content["state_dict"].items()}
+    torch.save(content, path)
+    loaded = FORMAT.load(path).network.state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in original.state_dict().items())
+    assert {value.dtype for value in loaded.values()} == {torch.float32, torch.int64}
+
+
 def test_where_the_configuration_is_looked_for(tmp_path: Path) -> None:
     path = make(tmp_path / "run" / "checkpoints").path
     beside = path.with_suffix(".yaml")

@@ -88,8 +88,9 @@ def _averaged(callbacks: Any) -> dict[str, torch.Tensor] | None:
 
 def _check_tensors(weights: dict[str, Any], path: Path) -> None:
     for name, value in weights.items():
-        # A dense tensor with less behind it than its shape says is a view that would grow when it is copied.
-        if not isinstance(value, torch.Tensor) or value.layout is not torch.strided or not value.is_contiguous():
+        dense = isinstance(value, torch.Tensor) and value.layout is torch.strided
+        # A view of more elements than lie behind it would grow when it is copied.
+        if not dense or value.nbytes > value.untyped_storage().nbytes():
             raise ModelError(f"{path} holds '{str(name)[:80]}', which is no dense tensor, among its weights")
 
 
