@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickletools
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,15 @@ _TENSORS = {
     *("torch.nn.parameter Parameter", "torch.serialization _get_layout", "torch.storage UntypedStorage"),
 }
 _STORAGE_OR_TYPE = re.compile(r"torch(\.cuda)? [A-Z][A-Za-z]*Storage|torch (b?float\d+|u?int\d+|bool|complex\d+)")
+# Until May 2026 its checkpoints held their configuration as objects of these packages, made of these types. In their
+# place comes `Inert`: neither package is imported, and nothing of what they do happens.
+_PACKAGES = ("connectomics", "omegaconf")
+_TYPES = {
+    *(f"builtins {name}" for name in ("bool", "dict", "float", "int", "list", "str", "tuple")),
+    *("collections defaultdict", "pathlib PosixPath", "pathlib WindowsPath", "typing Any"),
+}
+# The protocol that torch writes knows Python's types by the names of Python 2, in the module `__builtin__`.
+_RENAMED = {"__builtin__ long": "builtins int", "__builtin__ unicode": "builtins str"}
 # Parts of a Lightning module that only training needs.
 _OF_TRAINING = ("loss_functions.", "loss_weighter.")
 
@@ -52,6 +61,21 @@ class Checkpoint:
     architecture: str = ""
 
 
+class Inert:
+    """Stands for an object of a configuration in a checkpoint: takes whatever it is given, and does nothing."""
+
+    def __init__(self, *arguments: Any) -> None:
+        pass
+
+
+def _plain_dictionary(*arguments: Any) -> dict[Any, Any]:
+    """Stand for a dictionary with defaults, to which the reader adds items only if it is a plain one."""
+    return {}
+
+
+_STAND_INS: dict[str, Callable[..., Any]] = {"collections.defaultdict": _plain_dictionary}
+
+
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read the checkpoint *path*; its tensors are mapped into memory, not copied.
 
@@ -60,11 +84,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
     ModelError
         If it cannot be read, holds other things than weights and plain data, or is no checkpoint.
     """
-    _check(path)
+    replaced = _check(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with torch.serialization.safe_globals([(_STAND_INS.get(name, Inert), name) for name in replaced]):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # whatever a broken or hostile pickle makes the restricted reader stumble over
-        reason = str(error).strip().splitlines()[0]
+        # Beside its reason torch advises to read the file without the restriction: not in our name.
+        reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0]
         raise ModelError(f"cannot read the checkpoint {path}, it may be cut short: {reason}") from error
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise ModelError(f"{path} is no Lightning checkpoint: it has no state_dict")
@@ -94,8 +120,11 @@ def _check_tensors(weights: dict[str, Any], path: Path) -> None:
             raise ModelError(f"{path} holds '{str(name)[:80]}', which is no dense tensor, among its weights")
 
 
-def _check(path: Path) -> None:
-    """Raise unless *path* is a zip that holds what it says uncompressed, and whose pickle names nothing but tensors."""
+def _check(path: Path) -> tuple[str, ...]:
+    """Return the names that `Inert` is to stand for.
+
+    Raise unless *path* is a zip that holds what it says uncompressed, and whose pickle names nothing else but tensors.
+    """
     try:
         size = path.stat().st_size
         with zipfile.ZipFile(path) as archive:
@@ -114,25 +143,25 @@ def _check(path: Path) -> None:
             content = archive.read(pickles[0])
     except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise ModelError(f"cannot read the checkpoint {path}, it may be cut short: {error}") from error
-    foreign = _first_foreign(content, path)
-    if foreign is not None:
-        raise ModelError(
-            f"{path} holds '{foreign}', not only weights and plain data, so Tessera does not open it: save its "
-            f"state_dict alone, with torch.save({{'state_dict': ...}}, ...), where you trust the file"
-        )
+    replaced = []
+    for name in _names(content, path):
+        if name.split(".")[0].split(" ")[0] in _PACKAGES or name in _TYPES:
+            replaced.append(name.replace(" ", "."))
+        elif name not in _PLAIN | _TENSORS and not _STORAGE_OR_TYPE.fullmatch(name):
+            raise ModelError(
+                f"{path} holds '{name.replace(' ', '.')[:120]}', not only weights and plain data, so Tessera does not "
+                f"open it: save its state_dict alone, with torch.save({{'state_dict': ...}}, ...), where you trust it"
+            )
+    return tuple(replaced)
 
 
-def _first_foreign(content: bytes, path: Path) -> str | None:
-    """Return the first name that a pickle refers to and that is not of tensors or plain data; runs nothing."""
+def _names(content: bytes, path: Path) -> list[str]:
+    """Return the names that a pickle refers to, as ``module name``, each once; runs nothing."""
     try:
-        for name in _iter_names(content):
-            if name not in _PLAIN | _TENSORS and not _STORAGE_OR_TYPE.fullmatch(name):
-                return name.replace(" ", ".")[:120]
-    except (
-        Exception
-    ) as error:  # pickletools raises ValueError, IndexError, UnicodeDecodeError, ... for what is no pickle
+        found = dict.fromkeys(_iter_names(content))
+    except Exception as error:  # ValueError, IndexError, UnicodeDecodeError, ... for what is no pickle
         raise ModelError(f"cannot read the checkpoint {path}: its data.pkl is no pickle ({error})") from error
-    return None
+    return [_RENAMED.get(name, name.replace("__builtin__ ", "builtins ", 1)) for name in found]
 
 
 def _iter_names(content: bytes) -> Iterator[str]:
