@@ -19,7 +19,7 @@ OUTPUTS = {
 
 
 def test_the_names_are_those_of_the_decoders():
-    assert decoder_names() == ("argmax", "threshold", "watershed")
+    assert decoder_names() == ("argmax", "threshold", "watershed", "contour-distance")
     assert all(get_decoder(name).name == name for name in decoder_names())
 
 

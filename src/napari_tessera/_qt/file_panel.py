@@ -127,11 +127,11 @@ class FilePanel(QWidget):
     def load_settings(self, path: Path) -> None:
         """Take all settings from the file at *path*."""
         try:
-            self._session.use_settings_file(path)
+            notes = self._session.use_settings_file(path)
         except TesseraError as error:
             self._complain(error)
         else:
-            self._say(f"Loaded {path.name}")
+            self._say("; ".join([f"Loaded {path.name}", *notes]))
 
     def _ask_settings_path(self) -> None:
         name, _ = QFileDialog.getSaveFileName(self, "Save settings", "tessera.yaml", SETTINGS_FILTER)

@@ -258,8 +258,8 @@ Decoder = Annotated[
         "--decoder",
         metavar="NAME",
         rich_help_panel=RESULT,
-        help="Name of the step that turns probabilities into labels: argmax, threshold, watershed. "
-        "Default: what the model suggests.",
+        help="Name of the step that turns probabilities into labels: argmax, threshold, watershed, "
+        "contour-distance. Default: what the model suggests.",
     ),
 ]
 DecoderOptions = Annotated[

@@ -17,6 +17,8 @@ __all__ = ["check_mask_option", "merge_settings", "open_model"]
 def merge_settings(file: Path | None, decoder_options: Sequence[str] | None, **overrides: Any) -> Settings:
     """Return the settings of *file*, or the defaults, with every override that is not None.
 
+    The file may be one of PyTorch Connectomics; what of it is not carried over is said.
+
     Raises
     ------
     SettingsError
@@ -26,13 +28,23 @@ def merge_settings(file: Path | None, decoder_options: Sequence[str] | None, **o
 
     from napari_tessera import Settings
 
-    settings = Settings.from_yaml(file) if file else Settings()
+    settings = _open_settings(file) if file else Settings()
     given = {name: value for name, value in overrides.items() if value is not None}
     parameters = dict(settings.decoder_parameters)
     if given.get("decoder", settings.decoder) != settings.decoder and settings.decoder is not None:
         parameters = {}  # the file's are those of another decoder
     parameters |= dict(_parse_parameter(text) for text in decoder_options or ())
     return replace(settings, decoder_parameters=tuple(parameters.items()), **given)
+
+
+def _open_settings(file: Path) -> Settings:
+    from napari_tessera.cli.console import say
+    from napari_tessera.models.formats.connectomics_settings import open_settings
+
+    opened = open_settings(file)
+    for note in opened.notes:
+        say(note, kind="Note")
+    return opened.settings
 
 
 def check_mask_option(mask: Path | None, images: Sequence[Path]) -> None:

@@ -7,14 +7,16 @@ from typing import Any
 
 from napari_tessera.decode.argmax import ArgmaxDecoder
 from napari_tessera.decode.base import Decoder
+from napari_tessera.decode.contour_distance import ContourDistanceDecoder
 from napari_tessera.decode.threshold import ThresholdDecoder
 from napari_tessera.decode.watershed import WatershedDecoder
 from napari_tessera.errors import SettingsError, nearest
 
 __all__ = ["Decoder", "decoder_names", "get_decoder"]
 
-_DECODERS: dict[str, type[ArgmaxDecoder] | type[ThresholdDecoder] | type[WatershedDecoder]] = {
-    cls.name: cls for cls in (ArgmaxDecoder, ThresholdDecoder, WatershedDecoder)
+_AnyDecoder = ArgmaxDecoder | ThresholdDecoder | WatershedDecoder | ContourDistanceDecoder
+_DECODERS: dict[str, type[_AnyDecoder]] = {
+    cls.name: cls for cls in (ArgmaxDecoder, ThresholdDecoder, WatershedDecoder, ContourDistanceDecoder)
 }
 
 

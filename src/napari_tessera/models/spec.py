@@ -21,7 +21,7 @@ __all__ = [
     "WindowRule",
 ]
 
-OutputKind = Literal["semantic", "foreground", "boundary", "affinities"]
+OutputKind = Literal["semantic", "foreground", "boundary", "affinities", "contour-distance"]
 Activation = Literal["none", "sigmoid", "softmax", "tanh"]
 NormalisationMode = Literal["none", "zscore", "minmax", "percentile", "divide", "fixed"]
 
@@ -31,6 +31,7 @@ _DECODER_FOR = {
     "foreground": "threshold",
     "boundary": "watershed",
     "affinities": "watershed",
+    "contour-distance": "contour-distance",
 }
 _NORMALISATION_PARAMETERS = {"percentile": ("low", "high"), "divide": ("by",), "fixed": ("mean", "std")}
 _OPTIONAL_PARAMETERS = {"percentile": ("clip", "eps"), "zscore": ("eps",), "fixed": ("low", "high")}
@@ -153,7 +154,8 @@ class OutputSpec:
     kind
         ``semantic``: one channel per class; ``foreground``: objects against background; ``boundary``: channel 0 is high
         on boundaries; ``affinities``: channel c is high where a voxel and the one at ``offsets[c]`` from it are of one
-        object.
+        object; ``contour-distance``: what covers objects, their contours (may be absent), and the signed distance to
+        their surface, -1 to 1.
     offsets
         One (z, y, x) or (y, x) offset per channel for affinities, voxels; else empty.
     """
@@ -249,6 +251,11 @@ class ModelSpec:
             raise ModelError(
                 f"the model has {self.out_channels} affinity channels and {len(self.output.offsets)} offsets; "
                 f"it needs one offset per channel"
+            )
+        if self.output.kind == "contour-distance" and self.out_channels not in (2, 3):
+            raise ModelError(
+                f"the model has {self.out_channels} channels, but an output of kind contour-distance has 3 (binary, "
+                f"contour, distance) or 2 (binary, distance)"
             )
         if self.decoder is None:
             object.__setattr__(self, "decoder", DecoderChoice(_DECODER_FOR[self.output.kind]))

@@ -173,11 +173,13 @@ class Session:
         self.settings_changed.emit()
         self._replan()
 
-    def use_settings_file(self, path: str | Path) -> None:
-        """Read all settings from a file; see `Settings.from_yaml`."""
-        from napari_tessera.engine.settings import Settings
+    def use_settings_file(self, path: str | Path) -> tuple[str, ...]:
+        """Read all settings from a file and return what of it was not carried over; see `open_settings`."""
+        from napari_tessera.models.formats.connectomics_settings import open_settings
 
-        self.use_settings(Settings.from_yaml(path))
+        opened = open_settings(path)
+        self.use_settings(opened.settings)
+        return opened.notes
 
     def reset_window(self) -> None:
         """Take the model's own window."""

@@ -1,0 +1,229 @@
+"""Checkpoints of PyTorch Connectomics with the configuration beside them: read as data, nothing of them is run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from napari_tessera.errors import ModelError
+from napari_tessera.models.formats.base import Description, Risk
+from napari_tessera.models.formats.connectomics_checkpoint import Checkpoint, Weights, read_checkpoint
+from napari_tessera.models.formats.connectomics_config import Configuration, Generation, read_configuration
+from napari_tessera.models.formats.connectomics_network import ONLY, Blueprint, Head, read_blueprint
+from napari_tessera.models.formats.connectomics_output import Channels, read_channels, read_decoder
+from napari_tessera.models.model import Model
+from napari_tessera.models.spec import ModelSpec, Normalisation, WindowRule
+
+__all__ = ["FORMAT", "Connectomics"]
+
+UM_PER_NM = 1 / 1000
+_SUFFIXES = (".yaml", ".yml")
+_WINDOWS = (
+    *("inference.window.window_size", "inference.sliding_window.window_size", "inference.window_size"),
+    *("model.output_size", "data.dataloader.patch_size", "data.patch_size", "model.input_size"),
+)
+_RESOLUTIONS = (
+    *("data.train.resolution", "data.train_resolution", "data.test.resolution", "data.test_resolution"),
+    *("inference.data.test_resolution", "inference.data.resolution", "data.label_transform.resolution"),
+)
+
+
+class Connectomics:
+    """Lightning checkpoints of PyTorch Connectomics, with its YAML file beside them."""
+
+    name = "PyTorch Connectomics checkpoint"
+
+    def risk(self, path: Path) -> Risk | None:
+        """Return None: weights and plain data alone, and architectures from a reviewed list."""
+        return None
+
+    def describe(self, path: Path) -> Description:
+        """Return what the configuration of the checkpoint *path* says; no weights are looked at."""
+        opened = _Opened.read(path)
+        return Description(opened.spec, opened.blueprint.name, opened.notes)
+
+    def load(self, path: Path, *, averaged: bool | None = None) -> Model:
+        """Open the checkpoint *path*.
+
+        Parameters
+        ----------
+        path
+            The checkpoint.
+        averaged
+            Whether to take the exponential moving average (EMA) of the weights. None takes it where there is one,
+            unless the configuration says that checkpoints are judged without (``optimization.ema.validate_with_ema``).
+
+        Raises
+        ------
+        ModelError
+            If the checkpoint or its configuration cannot be read, or they do not fit each other.
+        """
+        opened = _Opened.read(path)
+        checkpoint = read_checkpoint(path)
+        if checkpoint.architecture and checkpoint.architecture != opened.blueprint.name:
+            raise ModelError(
+                f"{path} holds a {checkpoint.architecture}, but {opened.config.path} describes a "
+                f"{opened.blueprint.name}: put the configuration that it was trained with beside it"
+            )
+        weights, note = _choose(checkpoint, opened.config, averaged, path)
+        network = opened.blueprint.build(weights, path)
+        channels = opened.channels
+        if channels.kept != tuple(range(opened.blueprint.out_channels)) or set(channels.scales) != {1.0}:
+            network = Head(network, channels.kept, channels.scales).eval()
+        return Model(network, opened.spec, str(path), (*note, *opened.notes))
+
+
+FORMAT = Connectomics()
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A configuration and all that is known from it."""
+
+    config: Configuration
+    blueprint: Blueprint
+    channels: Channels
+    spec: ModelSpec
+    notes: tuple[str, ...]
+
+    @classmethod
+    def read(cls, checkpoint: Path) -> _Opened:
+        config = read_configuration(_configuration_of(checkpoint))
+        if config.generation is Generation.V1:
+            named = str(config.get("MODEL.ARCHITECTURE", "unet_3d"))[:80]
+            raise ModelError(
+                f"{config.path} is of version 1 of PyTorch Connectomics, whose networks ('{named}') are its own: "
+                f"export the network from there as TorchScript, .pt2 or ONNX"
+            )
+        blueprint = read_blueprint(config)
+        channels = read_channels(config, blueprint.out_channels, blueprint.spatial_dims)
+        spec, notes = _describe(checkpoint.stem, config, blueprint, channels)
+        left_out = [key for key in config.left_out() if key.split(".")[0] in ("inference", "decoding", "data")]
+        if left_out:
+            notes += (f"{config.path.name} also says what Tessera does not take over: {', '.join(left_out)}",)
+        return cls(config, blueprint, channels, spec, (*channels.notes, *notes))
+
+
+def _configuration_of(checkpoint: Path) -> Path:
+    """Return the configuration of *checkpoint*.
+
+    It is ``<stem>.yaml``, else the only one in its folder, else in the folder above, where training puts it.
+    """
+    for suffix in _SUFFIXES:
+        if checkpoint.with_suffix(suffix).is_file():
+            return checkpoint.with_suffix(suffix)
+    for folder in (checkpoint.absolute().parent, checkpoint.absolute().parent.parent):
+        found = sorted(file for suffix in _SUFFIXES for file in folder.glob(f"*{suffix}"))
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise ModelError(
+                f"{checkpoint} has no configuration of its name, and {folder} holds {len(found)}: copy the one that it "
+                f"was trained with to {checkpoint.with_suffix('.yaml').name} beside it"
+            )
+    raise ModelError(
+        f"{checkpoint} holds weights alone, and there is no YAML configuration beside it: put the one that it was "
+        f"trained with there as {checkpoint.with_suffix('.yaml').name}"
+    )
+
+
+def _choose(
+    checkpoint: Checkpoint, config: Configuration, averaged: bool | None, path: Path
+) -> tuple[Weights, tuple[str, ...]]:
+    """Return the weights to take, and a note where there were two kinds of them."""
+    if checkpoint.averaged is None:
+        if averaged:
+            raise ModelError(f"{path} holds no averaged (EMA) weights: open it without asking for them")
+        return checkpoint.weights, ()
+    if averaged is None:
+        judged = (config.get(f"{section}optimization.ema.validate_with_ema") for section in ("", "train."))
+        averaged = False not in list(judged)
+    key = "optimization.ema.validate_with_ema"
+    if not averaged:
+        return checkpoint.weights, (f"the weights of the last training step are taken, not their average (EMA; {key})",)
+    note = f"the averaged (EMA) weights are taken; '{key}: false' in {config.path.name} takes those of the last step"
+    return checkpoint.averaged, (note,)
+
+
+def _describe(
+    name: str, config: Configuration, blueprint: Blueprint, channels: Channels
+) -> tuple[ModelSpec, tuple[str, ...]]:
+    normalisation, notes = _normalisation(config)
+    window, more = _window(config, blueprint)
+    decoder, left_out = read_decoder(config)
+    if decoder is not None and (decoder.name == "contour-distance") != (channels.output.kind == "contour-distance"):
+        left_out += (f"the decoder {decoder.name} is left out: the output is {channels.output.kind}",)
+        decoder = None
+    overlap = config.first("inference.window.overlap", "inference.sliding_window.overlap", "inference.overlap")
+    number = overlap if isinstance(overlap, float | int) and not isinstance(overlap, bool) else None
+    spec = ModelSpec(
+        name=str(config.get("experiment_name", name))[:200],
+        spatial_dims=blueprint.spatial_dims,
+        in_channels=blueprint.in_channels,
+        out_channels=len(channels.kept),
+        window=window,
+        normalisation=normalisation,
+        activation=channels.activations,
+        output=channels.output,
+        voxel_size_um=_voxel_size(config, blueprint.spatial_dims),
+        # Beyond 0.99 its program takes that.
+        overlap=None if number is None else min(max(float(number), 0.0), 0.99),
+        decoder=decoder,
+        description=" ".join(str(config.get("description", "")).split())[:2000],
+    )
+    return spec, (*notes, *more, *left_out)
+
+
+def _window(config: Configuration, blueprint: Blueprint) -> tuple[WindowRule, tuple[str, ...]]:
+    """Return the windows that the network takes; a default that it does not take is brought to the next one up."""
+    dims, step = blueprint.spatial_dims, blueprint.step
+    keys = ("model.input_size",) if step == ONLY else _WINDOWS
+    found = [sides for key in keys if (sides := config.sides(key)) is not None and len(sides) == dims]
+    wanted = found[0] if found else (128,) * dims
+    if step == ONLY:
+        return WindowRule(wanted, (step,) * dims, wanted), ()
+    if not blueprint.exact:
+        # Odd sides are padded within the network, so its author may well have trained with them.
+        steps = tuple(step if side % step == 0 else 1 for side in wanted)
+        minimum = tuple(min(step, side) for side in wanted)
+        return WindowRule(wanted, steps, minimum), ()
+    default = tuple(-(-side // step) * step for side in wanted)
+    note = () if default == wanted else (f"the window {wanted} is no multiple of {step}, so {default} is taken",)
+    return WindowRule(default, (step,) * dims, (step,) * dims), note
+
+
+def _normalisation(config: Configuration) -> tuple[Normalisation, tuple[str, ...]]:
+    """Return how intensities are brought to the network, which PyTorch Connectomics does by volume, too."""
+    place = "data.image_transform"
+    mode = str(config.get(f"{place}.normalize", "0-1"))
+    low = config.number(f"{place}.clip_percentile_low", 0.0)
+    high = config.number(f"{place}.clip_percentile_high", 1.0)
+    if not 0 <= low < high <= 1:
+        raise config.complain(f"{place}.clip_percentile_low", low, f"from 0 to below clip_percentile_high, {high}")
+    notes: tuple[str, ...] = ()
+    if config.get("data.nnunet_preprocessing.enabled") is True:
+        notes += ("its preprocessing after nnU-Net (cropping, resampling, normalisation) is left out",)
+    clipped = (low, high) != (0, 1)
+    if mode == "0-1":
+        both = (("high", high * 100), ("low", low * 100))
+        return (Normalisation("percentile", both) if clipped else Normalisation("minmax")), notes
+    if clipped:
+        notes += (f"intensities are not clipped to the percentiles {low:g} and {high:g} before '{mode}'",)
+    if mode in ("none", "normal"):
+        return Normalisation("zscore" if mode == "normal" else "none"), notes
+    try:
+        divisor = float(mode.removeprefix("divide-"))
+    except ValueError:
+        divisor = 0.0
+    if not mode.startswith("divide-") or not 0 < divisor < float("inf"):
+        raise config.complain(
+            f"{place}.normalize", mode, "0-1, normal, none, or divide- and a number, such as divide-255"
+        )
+    return Normalisation("divide", (("by", divisor),)), notes
+
+
+def _voxel_size(config: Configuration, dims: int) -> tuple[float, ...] | None:
+    sizes = config.numbers(*_RESOLUTIONS)
+    if sizes is None or len(sizes) < dims or min(sizes) <= 0:
+        return None
+    return tuple(round(size * UM_PER_NM, 12) for size in sizes[-dims:])

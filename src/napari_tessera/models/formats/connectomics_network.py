@@ -1,0 +1,315 @@
+"""The networks that PyTorch Connectomics builds with MONAI, rebuilt, and filled with the weights of a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from napari_tessera.errors import ModelError, nearest
+from napari_tessera.models import architectures
+
+if TYPE_CHECKING:
+    from napari_tessera.models.formats.connectomics_checkpoint import Weights
+    from napari_tessera.models.formats.connectomics_config import Configuration
+
+__all__ = ["ARCHITECTURES", "Blueprint", "Head", "read_blueprint"]
+
+MONAI = "monai.networks.nets"
+# Window sides of a network whose position embedding is of one size: the rule has no other way to say "only this".
+ONLY = 1 << 20
+LEVELS_OF_BASIC = 6
+# The one network that is not MONAI's own.
+INTERPOLATING = "InterpolatingUNet"
+
+_ELSEWHERE = {
+    "mednext": "mednext (pip install git+https://github.com/MIC-DKFZ/MedNeXt)",
+    "mednext_custom": "mednext (pip install git+https://github.com/MIC-DKFZ/MedNeXt)",
+    "nnunet": "nnU-Net, whose own folders Tessera opens: keep plans.json and dataset.json with the weights",
+    "rsunet": "PyTorch Connectomics itself",
+    "rsunet_iso": "PyTorch Connectomics itself",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Blueprint:
+    """How a network is built.
+
+    Parameters
+    ----------
+    name
+        As PyTorch Connectomics calls it.
+    spatial_dims, in_channels, out_channels
+        Of the network.
+    step
+        What each side of a window must be a multiple of; `ONLY` where only one size goes.
+    exact
+        Whether other sides fail, and not only lose a little.
+    recipes
+        (class, arguments) for each way in which its releases built it; what the weights fit is right.
+    """
+
+    name: str
+    spatial_dims: int
+    in_channels: int
+    out_channels: int
+    step: int
+    exact: bool
+    recipes: tuple[tuple[str, dict[str, Any]], ...]
+
+    def build(self, weights: Weights, path: Path) -> torch.nn.Module:
+        """Return the network with *weights*, which it then shares; *path* is for error messages.
+
+        Raises
+        ------
+        ModelError
+            If it cannot be built, or the weights do not fit.
+        """
+        complaint = ""
+        for name, arguments in self.recipes:
+            network = _build_empty(name, arguments)
+            wanted = network.state_dict()
+            fitting = _without_prefix(weights, wanted)
+            problem = _misfit(fitting, wanted)
+            if not problem:
+                ready = {key: tensor.to(wanted[key].dtype) for key, tensor in fitting.items()}
+                network.load_state_dict(ready, assign=True)
+                return network.eval().requires_grad_(False)
+            complaint = complaint or problem
+        raise ModelError(f"the weights of {path} do not fit the configured {self.name}: {complaint}")
+
+
+class Head(torch.nn.Module):
+    """A network of which some output channels are kept, each multiplied by a number."""
+
+    def __init__(self, network: torch.nn.Module, channels: tuple[int, ...], scales: tuple[float, ...]) -> None:
+        super().__init__()
+        self.network = network
+        self.channels = list(channels)
+        self.scales = scales
+
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        """Return (B, len(channels), *window)."""
+        kept: torch.Tensor = self.network(windows)[:, self.channels]
+        if set(self.scales) == {1.0}:
+            return kept
+        return kept * kept.new_tensor(self.scales).reshape(-1, *(1,) * (kept.dim() - 2))
+
+
+def read_blueprint(config: Configuration) -> Blueprint:
+    """Return how the network of *config* is built.
+
+    Raises
+    ------
+    ModelError
+        If it is of a kind that Tessera does not rebuild, or is not described as one.
+    """
+    given = config.first("model.arch.type", "model.architecture")
+    _refuse_unresolved(config, {"model.arch.type": given, "model.out_channels": config.get("model.out_channels")})
+    name = given or "monai_basic_unet3d"
+    config.used.add("model")
+    if name in _ELSEWHERE:
+        raise ModelError(
+            f"{config.path} names the architecture '{name}', which needs {_ELSEWHERE[name]}; Tessera rebuilds "
+            f"{', '.join(ARCHITECTURES)}: export it from there as TorchScript, .pt2 or ONNX"
+        )
+    if name not in ARCHITECTURES:
+        raise ModelError(
+            f"{config.path} names the architecture '{str(name)[:80]}', which Tessera does not know"
+            f"{nearest(str(name), ARCHITECTURES)} (it rebuilds {', '.join(ARCHITECTURES)})"
+        )
+    size = config.sides("model.input_size")
+    dims = len(size) if size else config.integer("model.monai.spatial_dims", 3)
+    if dims not in (2, 3):
+        raise config.complain("model.monai.spatial_dims", dims, "2 or 3")
+    in_channels, out_channels = (config.integer(f"model.{key}_channels", 1) for key in ("in", "out"))
+    arguments = _Arguments(config, size or (128,) * dims, "model.monai" if _is_nested(config) else "model")
+    step, exact, recipes = ARCHITECTURES[name](arguments)
+    common = {"spatial_dims": dims, "in_channels": in_channels, "out_channels": out_channels}
+    full = tuple((cls, {**common, **own}) for cls, own in recipes)
+    return Blueprint(name, dims, in_channels, out_channels, step, exact, full)
+
+
+def _refuse_unresolved(config: Configuration, needed: Mapping[str, Any]) -> None:
+    """Raise if a key is left to another file or to a profile: a default in its place would be a guess."""
+    elsewhere = [key for key in ("_base_", "pipeline_profile", "model.arch.profile") if config.get(key) is not None]
+    missing = [key for key, value in needed.items() if value is None]
+    if elsewhere and missing:
+        raise ModelError(
+            f"{config.path} leaves '{missing[0]}' to '{elsewhere[0]}', which only PyTorch Connectomics resolves: use "
+            f"the config.yaml that training writes beside its checkpoints"
+        )
+
+
+def _is_nested(config: Configuration) -> bool:
+    return config.get("model.arch") is not None or config.get("model.monai") is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _Arguments:
+    """The model section, whose older form keeps all keys at one level."""
+
+    config: Configuration
+    input_size: tuple[int, ...]
+    place: str
+
+    @property
+    def nested(self) -> bool:
+        return self.place != "model"
+
+    def filters(self, most: int) -> list[int]:
+        found = self.config.numbers(f"{self.place}.filters") or (32, 64, 128, 256, 512)
+        if len(found) < 2 or not all(n == int(n) and 1 <= n <= 16_384 for n in found):
+            raise self.config.complain(
+                f"{self.place}.filters", list(found), "two or more whole numbers from 1 to 16384"
+            )
+        return list(map(int, found))[:most]
+
+    def norm(self) -> str | tuple[str, dict[str, int]]:
+        norm = str(self.config.get(f"{self.place}.norm", "batch"))
+        if norm != "group":
+            return norm
+        return norm, {"num_groups": self.config.integer(f"{self.place}.num_groups", 8)}
+
+    def text(self, key: str, default: str) -> str:
+        return str(self.config.get(key, default))
+
+
+_Recipes = tuple[int, bool, list[tuple[str, dict[str, Any]]]]
+
+
+def _basic_unet(arguments: _Arguments) -> _Recipes:
+    """Six levels: missing ones repeat the last width; until November 2025 they doubled it."""
+    config, place = arguments.config, arguments.place
+    given = arguments.filters(LEVELS_OF_BASIC)
+    missing = range(1, LEVELS_OF_BASIC - len(given) + 1)
+    repeated, doubled = [given + [given[-1] * factor**n for n in missing] for factor in (1, 2)]
+    own = {
+        "dropout": config.number(f"{place}.dropout", 0.0),
+        "act": arguments.text(f"{place}.activation", "relu"),
+        "norm": arguments.norm(),
+        "upsample": arguments.text(f"{place}.upsample_mode" if arguments.nested else f"{place}.upsample", "deconv"),
+    }
+    widths = [repeated] if repeated == doubled else [repeated, doubled]
+    return 16, False, [(f"{MONAI}.BasicUNet", {**own, "features": tuple(features)}) for features in widths]
+
+
+def _unet(arguments: _Arguments) -> _Recipes:
+    """Strides of 2 between all levels. The older form took five levels at most."""
+    config, place = arguments.config, arguments.place
+    channels = arguments.filters(16 if arguments.nested else 5)
+    units = int(config.number(f"{place}.num_res_units", 2))
+    if not 0 <= units <= 64:
+        raise config.complain(f"{place}.num_res_units", units, "a whole number from 0 to 64")
+    own: dict[str, Any] = {
+        "channels": channels,
+        "strides": [2] * (len(channels) - 1),
+        "num_res_units": units,
+        "kernel_size": config.integer(f"{place}.kernel_size", 3, most=31),
+        "norm": arguments.norm(),
+        "dropout": config.number(f"{place}.dropout", 0.0),
+    }
+    step = 2 ** (len(channels) - 1)
+    mode = arguments.text(f"{place}.upsample_mode", "deconv") if arguments.nested else "deconv"
+    if mode in ("", "deconv"):
+        return step, True, [(f"{MONAI}.UNet", own)]
+    own |= {
+        "upsample_mode": mode,
+        "upsample_interp_mode": arguments.text(f"{place}.upsample_interp_mode", "linear"),
+        "upsample_align_corners": config.get(f"{place}.upsample_align_corners", True) is True,
+    }
+    return step, True, [(INTERPOLATING, own)]
+
+
+def _unetr(arguments: _Arguments) -> _Recipes:
+    config, place = arguments.config, "model.transformer" if arguments.nested else "model"
+    own = {
+        "img_size": arguments.input_size,
+        "feature_size": config.integer(f"{place}.feature_size", 16, most=4096),
+        "hidden_size": config.integer(f"{place}.hidden_size", 768),
+        "mlp_dim": config.integer(f"{place}.mlp_dim", 3072),
+        "num_heads": config.integer(f"{place}.num_heads", 12, most=4096),
+        # MONAI's name of today for what the file calls pos_embed.
+        "proj_type": arguments.text(f"{place}.pos_embed", "perceptron"),
+        "norm_name": arguments.text(f"{place}.norm", "instance" if arguments.nested else "batch"),
+        "dropout_rate": config.number(f"{place}.dropout", 0.0),
+    }
+    return ONLY, True, [(f"{MONAI}.UNETR", own)]
+
+
+def _swin_unetr(arguments: _Arguments) -> _Recipes:
+    config, place = arguments.config, "model.transformer" if arguments.nested else "model"
+    own = {
+        "feature_size": config.integer(f"{place}.feature_size", 16, most=4096),
+        "drop_rate": config.number(f"{place}.dropout", 0.0),
+        "attn_drop_rate": config.number(f"{place}.attn_drop_rate", 0.0),
+        "dropout_path_rate": config.number(f"{place}.dropout_path_rate", 0.0),
+    }
+    return 32, True, [(f"{MONAI}.SwinUNETR", own)]
+
+
+ARCHITECTURES: Mapping[str, Callable[[_Arguments], _Recipes]] = {
+    "monai_basic_unet3d": _basic_unet,
+    "monai_unet": _unet,
+    "monai_unetr": _unetr,
+    "monai_swin_unetr": _swin_unetr,
+}
+
+
+class _NumbersStay(TorchFunctionMode):
+    """Keeps the numbers that a constructor reads back, such as drop rates per layer, while its weights are left out."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = dict(kwargs or {})
+        if func is torch.linspace:
+            options["device"] = "cpu"
+        return func(*args, **options)
+
+
+def _build_empty(name: str, arguments: dict[str, Any]) -> torch.nn.Module:
+    """Return a network whose tensors have shapes but no values, so that a file cannot ask for memory by its numbers."""
+    with torch.device("meta"), _NumbersStay():
+        if name != INTERPOLATING:
+            return architectures.build(name, arguments)
+        from napari_tessera.models.formats.connectomics_unet import InterpolatingUNet
+
+        try:
+            return InterpolatingUNet(**arguments)
+        except (TypeError, ValueError, KeyError, NotImplementedError, RuntimeError) as error:
+            raise ModelError(f"a UNet cannot be built from {arguments}: {error}") from error
+
+
+def _without_prefix(weights: Weights, wanted: Weights) -> Weights:
+    """Return the weights named as the network names them.
+
+    A wrapper adds ``model.`` to all names, a compiled module ``_orig_mod.``; MONAI's UNet begins with ``model.`` of its
+    own, so as many are taken off as makes the most names fit.
+    """
+    plain = {name.replace("_orig_mod.", ""): tensor for name, tensor in weights.items()}
+    return max(_iter_stripped(plain), key=lambda named: len(named.keys() & wanted.keys()))
+
+
+def _iter_stripped(weights: Weights) -> Iterator[Weights]:
+    yield weights
+    while any(name.startswith("model.") for name in weights):
+        weights = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
+        yield weights
+
+
+def _misfit(weights: Weights, wanted: Weights) -> str:
+    """Return what does not fit, for people; empty where all does."""
+    shared = weights.keys() & wanted.keys()
+    parts = (
+        ("it lacks", wanted.keys() - weights.keys()),
+        ("it has unknown", weights.keys() - wanted.keys()),
+        ("of another shape are", {name for name in shared if weights[name].shape != wanted[name].shape}),
+    )
+    return "; ".join(
+        f"{text} {', '.join(sorted(names)[:3])}{' and more' if len(names) > 3 else ''}"
+        for text, names in parts
+        if names
+    )
