@@ -7,14 +7,15 @@ from typing import Any
 
 from napari_tessera.decode.argmax import ArgmaxDecoder
 from napari_tessera.decode.base import Decoder
+from napari_tessera.decode.regions import RegionsDecoder
 from napari_tessera.decode.threshold import ThresholdDecoder
 from napari_tessera.decode.watershed import WatershedDecoder
 from napari_tessera.errors import SettingsError, nearest
 
 __all__ = ["Decoder", "decoder_names", "get_decoder"]
 
-_DECODERS: dict[str, type[ArgmaxDecoder] | type[ThresholdDecoder] | type[WatershedDecoder]] = {
-    cls.name: cls for cls in (ArgmaxDecoder, ThresholdDecoder, WatershedDecoder)
+_DECODERS: dict[str, type[ArgmaxDecoder | RegionsDecoder | ThresholdDecoder | WatershedDecoder]] = {
+    cls.name: cls for cls in (ArgmaxDecoder, RegionsDecoder, ThresholdDecoder, WatershedDecoder)
 }
 
 
