@@ -93,11 +93,13 @@ def _read(path: Path) -> _Found:
                 f"{other.configuration} by {other.trainer}: folds of one network must be alike"
             )
     configuration = plans.configuration(first.configuration, folder / PLANS)
+    order = axis_order(plans, len(configuration.patch_size), folder / PLANS)
     outputs = read_outputs(dataset, folder / DATASET)
     name = f"{plans.dataset_name} {first.configuration}"
-    spec = make_spec(plans, configuration, dataset, outputs, name=name, path=folder)
-    notes = iter_notes(plans, configuration, trainer=first.trainer, mirroring_axes=first.mirroring_axes, path=folder)
-    order = axis_order(plans, spec.spatial_dims, folder / PLANS)
+    spec = make_spec(plans, configuration, dataset, outputs, order, name=name, path=folder)
+    notes = iter_notes(
+        plans, configuration, order, trainer=first.trainer, mirroring_axes=first.mirroring_axes, path=folder
+    )
     return _Found(folder, spec, configuration.architecture, order, checkpoints, (*left_out, *notes))
 
 

@@ -84,9 +84,11 @@ def axis_order(plans: Plans, spatial_dims: int, path: Path) -> tuple[int, ...]:
     Raises
     ------
     ModelError
-        If ``transpose_forward`` is no order of three axes.
+        If ``transpose_forward`` is no order of three axes, or the network has neither two nor three.
     """
     given = plans.transpose_forward
+    if spatial_dims not in (2, 3):
+        raise ModelError(f"{path}: the patch has {spatial_dims} axes, but nnU-Net's networks have 2 or 3")
     if sorted(given) != [0, 1, 2]:
         raise ModelError(f"{path}: transpose_forward is {list(given)}, but it must be an order of the axes 0, 1 and 2")
     kept = given[-spatial_dims:]
@@ -94,9 +96,27 @@ def axis_order(plans: Plans, spatial_dims: int, path: Path) -> tuple[int, ...]:
 
 
 def make_spec(
-    plans: Plans, configuration: Configuration, dataset: Dataset, outputs: Outputs, *, name: str, path: Path
+    plans: Plans,
+    configuration: Configuration,
+    dataset: Dataset,
+    outputs: Outputs,
+    order: Sequence[int],
+    *,
+    name: str,
+    path: Path,
 ) -> ModelSpec:
-    """Return the description of a network; *path* is the folder it is from.
+    """Return the description of a network.
+
+    Parameters
+    ----------
+    plans, configuration, dataset, outputs
+        What the folder says.
+    order
+        From `axis_order`.
+    name
+        For people.
+    path
+        The folder, for errors.
 
     Raises
     ------
@@ -111,10 +131,10 @@ def make_spec(
             spatial_dims=dims,
             in_channels=channels,
             out_channels=len(outputs.classes),
-            window=_window_rule(configuration, axis_order(plans, dims, path)),
+            window=_window_rule(configuration, order),
             normalisation=_normalisations(plans, configuration, channels),
             activation="sigmoid" if regions else "softmax",
-            voxel_size_um=_voxel_size_um(plans, configuration, path),
+            voxel_size_um=_voxel_size_um(plans, configuration, order),
             classes=outputs.classes,
             overlap=OVERLAP,
             decoder=DecoderChoice("regions", (("labels", regions),)) if regions else None,
@@ -176,10 +196,9 @@ _SCHEMES = {
 }
 
 
-def _voxel_size_um(plans: Plans, configuration: Configuration, path: Path) -> tuple[float, ...] | None:
+def _voxel_size_um(plans: Plans, configuration: Configuration, order: Sequence[int]) -> tuple[float, ...] | None:
     if plans.image_reader_writer not in _MILLIMETRE_READERS:
         return None
-    order = axis_order(plans, len(configuration.patch_size), path)
     if len(configuration.spacing) != len(order):
         raise ModelError(f"the spacing is {configuration.spacing}, but the network has {len(order)} axes")
     # Floats of the plans times 1000 would show digits that nobody wrote.
@@ -187,11 +206,28 @@ def _voxel_size_um(plans: Plans, configuration: Configuration, path: Path) -> tu
 
 
 def iter_notes(
-    plans: Plans, configuration: Configuration, *, trainer: str, mirroring_axes: Sequence[int], path: Path
+    plans: Plans,
+    configuration: Configuration,
+    order: Sequence[int],
+    *,
+    trainer: str,
+    mirroring_axes: Sequence[int],
+    path: Path,
 ) -> Iterator[str]:
-    """Yield what nnU-Net does and Tessera does not, one sentence each; *path* is the folder."""
-    dims = len(configuration.patch_size)
-    order = axis_order(plans, dims, path)
+    """Yield what nnU-Net does and Tessera does not, one sentence each.
+
+    Parameters
+    ----------
+    plans, configuration
+        What the folder says.
+    order
+        From `axis_order`.
+    trainer, mirroring_axes
+        What the checkpoint says.
+    path
+        The folder.
+    """
+    dims = len(order)
     yield _mirroring_note({order[axis] for axis in mirroring_axes if axis < dims}, dims)
     if dims == 2 and plans.transpose_forward[0] != 0:
         across = "zyx"[plans.transpose_forward[0]]
