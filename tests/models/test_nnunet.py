@@ -37,8 +37,7 @@ def folder(tmp_path: Path) -> Folder:
     def write(plan: dict[str, Any] | None = None, data: dict[str, Any] | None = None, **changes: Any) -> Path:
         plan = plan or plans()
         data = data or dataset()
-        outputs = len(data["labels"])
-        network = make_network(plan, in_channels=len(data["channel_names"]), out_channels=outputs)
+        network = make_network(plan, in_channels=len(data["channel_names"]), out_channels=len(data["labels"]))
         return write_folder(tmp_path / "model", plan, data, [checkpoint(network, plan, **changes)])
 
     return write
@@ -85,11 +84,8 @@ def test_the_description_sets_the_sliders(tmp_path: Path) -> None:
     assert (spec.classes, spec.activation, spec.overlap) == (("background", "cell"), "softmax", 0.5)
     assert spec.suggested_decoder == DecoderChoice("argmax")
     assert spec.normalisation == (Normalisation("zscore"),)
-    assert (spec.description, spec.licence, spec.citation) == (
-        "Cells of a plant.",
-        "CC-BY-4.0",
-        "Somebody et al. 2026",
-    )
+    assert (spec.description, spec.licence) == ("Cells of a plant.", "CC-BY-4.0")
+    assert spec.citation == "Somebody et al. 2026"
 
 
 def test_the_smallest_window_runs(tmp_path: Path) -> None:
@@ -111,7 +107,7 @@ def test_normalisation_is_of_each_channel(folder: Folder) -> None:
     )
 
 
-def test_the_ignored_label_has_no_channel(folder: Folder, tmp_path: Path) -> None:
+def test_the_ignored_label_has_no_channel(tmp_path: Path) -> None:
     plan = plans()
     data = dataset(labels={"background": 0, "nucleus": 2, "cell": 1, "ignore": 3})
     network = make_network(plan, out_channels=3)
@@ -126,8 +122,7 @@ def test_regions_get_their_own_decoder(tmp_path: Path) -> None:
     spec = load_model(path).spec
     assert (spec.classes, spec.activation) == (("whole", "core"), "sigmoid")
     assert spec.suggested_decoder == DecoderChoice("regions", (("labels", (1, 2)),))
-    del data["regions_class_order"]
-    (path / "dataset.json").write_text(json.dumps(data))
+    (path / "dataset.json").write_text(json.dumps({**data, "regions_class_order": None}))
     with pytest.raises(ModelError, match="2 regions and 0 entries of regions_class_order"):
         load_model(path)
 
@@ -265,9 +260,6 @@ def test_weights_stay_in_the_file(folder: Folder) -> None:
     assert all(any(low <= pointer < high for low, high in spans) for pointer in weights)
 
 
-# Wrong but honest
-
-
 def replace_weights(path: Path, change: Callable[[dict[str, Any]], None]) -> Path:
     content = torch.load(the_checkpoint(path), weights_only=False)
     change(content)
@@ -282,8 +274,7 @@ def test_missing_extra_and_misshapen_weights(folder: Folder) -> None:
         weights["other"] = torch.zeros(1)
         weights["decoder.seg_layers.1.weight"] = torch.zeros(5, 4, 1, 1, 1)
 
-    pattern = r"checkpoint_final\.pth do not fit.*lacks decoder.seg_layers.1.bias.*unknown other.*another shape"
-    with pytest.raises(ModelError, match=pattern):
+    with pytest.raises(ModelError, match=r"final\.pth do not fit.*lacks decoder\S*bias.*unknown other.*another shape"):
         load_model(replace_weights(folder(), change))
 
 
@@ -315,8 +306,7 @@ def test_truncated_files(folder: Folder, name: str) -> None:
 
 
 def test_no_weights(folder: Folder) -> None:
-    path = folder()
-    the_checkpoint(path).unlink()
+    the_checkpoint(path := folder()).unlink()
     with pytest.raises(ModelError, match=r"has no weights: there is no fold_\*/checkpoint_final\.pth"):
         load_model(path)
 
@@ -331,8 +321,8 @@ def test_several_trained_folders(tmp_path: Path) -> None:
 def test_a_zip_is_to_be_unpacked(tmp_path: Path) -> None:
     path = make(tmp_path).path
     with zipfile.ZipFile(tmp_path / "model.zip", "w") as archive:
-        for file in path.rglob("*.json"):
-            archive.write(file, file.name)
+        for name in ("plans.json", "dataset.json"):
+            archive.write(path / name, name)
     with pytest.raises(ModelError, match=r"model\.zip is an nnU-Net folder in a zip: unpack it"):
         load_model(tmp_path / "model.zip")
 
@@ -386,9 +376,6 @@ def test_without_the_package_of_networks(folder: Folder, monkeypatch: pytest.Mon
     assert describe_model(path)[1].spec is not None
 
 
-# Hostile
-
-
 class Payload:
     """Makes a folder when unpickled."""
 
@@ -417,10 +404,6 @@ def test_a_plain_pickle(folder: Folder, tmp_path: Path) -> None:
     assert not canary.exists()
 
 
-def set_argument(plan: dict[str, Any], key: str, value: Any) -> None:
-    arguments(plan)[key] = value
-
-
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
@@ -439,7 +422,7 @@ def set_argument(plan: dict[str, Any], key: str, value: Any) -> None:
 def test_arguments_that_ask_for_more(folder: Folder, key: str, value: Any, said: str) -> None:
     plan = plans()
     path = folder(plan)
-    set_argument(plan, key, value)
+    arguments(plan)[key] = value
     (path / "plans.json").write_text(json.dumps(plan))
     with pytest.raises(ModelError, match=said):
         load_model(path)
@@ -460,7 +443,7 @@ def test_a_huge_network_takes_no_memory(folder: Folder) -> None:
     """Its weights would fill terabytes; the file's do not fit, and that is found without making any."""
     plan = plans()
     path = folder(plan)
-    set_argument(plan, "features_per_stage", [1_000_000] * 3)
+    arguments(plan)["features_per_stage"] = [1_000_000] * 3
     (path / "plans.json").write_text(json.dumps(plan))
     with pytest.raises(ModelError, match="of another shape"):
         load_model(path)
