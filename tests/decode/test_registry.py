@@ -19,12 +19,14 @@ OUTPUTS = {
 
 
 def test_the_names_are_those_of_the_decoders():
-    assert decoder_names() == ("argmax", "threshold", "watershed", "contour-distance")
+    assert decoder_names() == ("argmax", "regions", "threshold", "watershed", "contour-distance")
     assert all(get_decoder(name).name == name for name in decoder_names())
 
 
 def test_an_unknown_name_lists_the_known_ones_and_the_nearest():
-    with pytest.raises(SettingsError, match=r"no decoder 'watershd'; did you mean 'watershed'\?.*argmax, threshold"):
+    with pytest.raises(
+        SettingsError, match=r"no decoder 'watershd'; did you mean 'watershed'\?.*argmax, regions, threshold"
+    ):
         get_decoder("watershd")
 
 
@@ -39,6 +41,7 @@ def test_an_unknown_parameter_lists_the_known_ones_and_the_nearest():
         ("argmax", {"threshold": 1.5}),
         ("threshold", {"threshold": "high"}),
         ("threshold", {"threshold": True}),
+        ("regions", {"threshold": -1}),
         ("threshold", {"connectivity": 0}),
         ("threshold", {"channel": -1}),
         ("threshold", {"min_size_vox": 1.5}),

@@ -258,7 +258,7 @@ Decoder = Annotated[
         "--decoder",
         metavar="NAME",
         rich_help_panel=RESULT,
-        help="Name of the step that turns probabilities into labels: argmax, threshold, watershed, "
+        help="Name of the step that turns probabilities into labels: argmax, regions, threshold, watershed, "
         "contour-distance. Default: what the model suggests.",
     ),
 ]

@@ -8,15 +8,17 @@ from typing import Any
 from napari_tessera.decode.argmax import ArgmaxDecoder
 from napari_tessera.decode.base import Decoder
 from napari_tessera.decode.contour_distance import ContourDistanceDecoder
+from napari_tessera.decode.regions import RegionsDecoder
 from napari_tessera.decode.threshold import ThresholdDecoder
 from napari_tessera.decode.watershed import WatershedDecoder
 from napari_tessera.errors import SettingsError, nearest
 
 __all__ = ["Decoder", "decoder_names", "get_decoder"]
 
-_AnyDecoder = ArgmaxDecoder | ThresholdDecoder | WatershedDecoder | ContourDistanceDecoder
+_AnyDecoder = ArgmaxDecoder | RegionsDecoder | ThresholdDecoder | WatershedDecoder | ContourDistanceDecoder
 _DECODERS: dict[str, type[_AnyDecoder]] = {
-    cls.name: cls for cls in (ArgmaxDecoder, ThresholdDecoder, WatershedDecoder, ContourDistanceDecoder)
+    cls.name: cls
+    for cls in (ArgmaxDecoder, RegionsDecoder, ThresholdDecoder, WatershedDecoder, ContourDistanceDecoder)
 }
 
 

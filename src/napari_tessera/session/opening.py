@@ -88,12 +88,13 @@ def suitable_decoders(model: Model) -> tuple[str, ...]:
     from napari_tessera.decode import decoder_names, get_decoder
     from napari_tessera.errors import SettingsError
 
-    suggested = model.spec.suggested_decoder.name
+    suggested = model.spec.suggested_decoder
     suitable = []
     for name in decoder_names():
         try:
-            get_decoder(name).check(model.spec.output, model.spec.out_channels)
+            parameters = dict(suggested.parameters) if name == suggested.name else {}
+            get_decoder(name, **parameters).check(model.spec.output, model.spec.out_channels)
         except SettingsError:
             continue
         suitable.append(name)
-    return tuple(sorted(suitable, key=lambda name: name != suggested))
+    return tuple(sorted(suitable, key=lambda name: name != suggested.name))

@@ -1,0 +1,217 @@
+"""nnU-Net's networks from what its plans say: reviewed classes, literal arguments, no weights of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from napari_tessera.errors import ModelError, nearest
+
+if TYPE_CHECKING:
+    from napari_tessera.models.formats.nnunet_plans import Architecture
+
+__all__ = ["ARCHITECTURES", "FoldAverage", "Reordered", "build_network", "fill_network"]
+
+_PACKAGE = "dynamic_network_architectures"
+_UNET = f"{_PACKAGE}.architectures.unet"
+
+# Reviewed: constructors of these classes only make layers. Names as plans of several versions write them.
+ARCHITECTURES = {
+    f"{_UNET}.PlainConvUNet": "PlainConvUNet",
+    f"{_UNET}.ResidualEncoderUNet": "ResidualEncoderUNet",
+    f"{_PACKAGE}.architectures.residual_unet.ResidualEncoderUNet": "ResidualEncoderUNet",
+}
+# The classes that an argument may name, each under the names that it goes by.
+_LAYERS: dict[str, type[torch.nn.Module]] = {
+    name: getattr(torch.nn, cls)
+    for module, classes in {
+        "conv": ("Conv2d", "Conv3d"),
+        "instancenorm": ("InstanceNorm2d", "InstanceNorm3d"),
+        "batchnorm": ("BatchNorm2d", "BatchNorm3d"),
+        "dropout": ("Dropout2d", "Dropout3d"),
+        "activation": ("LeakyReLU", "ReLU", "ELU", "GELU", "SiLU"),
+    }.items()
+    for cls in classes
+    for name in (f"torch.nn.{cls}", f"torch.nn.modules.{module}.{cls}")
+}
+_BLOCKS = f"{_PACKAGE}.building_blocks.residual"
+_BLOCK_NAMES = {f"{_BLOCKS}.{name}": name for name in ("BasicBlockD", "BottleneckD")}
+
+_NAMED = ("conv_op", "norm_op", "dropout_op", "nonlin", "block")
+_COUNTS = (
+    "n_stages",
+    "features_per_stage",
+    "kernel_sizes",
+    "strides",
+    "n_conv_per_stage",
+    "n_blocks_per_stage",
+    "n_conv_per_stage_decoder",
+    "bottleneck_channels",
+    "stem_channels",
+)
+_OPTIONS = ("norm_op_kwargs", "dropout_op_kwargs", "nonlin_kwargs")
+_FLAGS = ("conv_bias", "nonlin_first", "deep_supervision")
+# Far beyond any network that fits a device: without a limit a line of text could keep a computer busy for ever.
+MOST_LAYERS, MOST_FEATURES = 64, 1_000_000
+
+
+class FoldAverage(torch.nn.Module):
+    """The mean of what several networks say, before activation, as nnU-Net takes it.
+
+    Averaging is linear, so the mean of windows stitched is the stitched windows' mean.
+    """
+
+    def __init__(self, folds: Iterable[torch.nn.Module]) -> None:
+        super().__init__()
+        self.folds = torch.nn.ModuleList(folds)
+
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        """Return the mean of all folds, (B, C', *window)."""
+        first, *others = self.folds
+        total: torch.Tensor = first(windows)
+        for fold in others:
+            total = total + fold(windows)
+        return total / len(self.folds)
+
+
+class Reordered(torch.nn.Module):
+    """A network that was trained on another order of axes.
+
+    Parameters
+    ----------
+    network
+        Its axis ``i`` is axis ``order[i]`` of the image.
+    order
+        A permutation of the spatial axes.
+    """
+
+    def __init__(self, network: torch.nn.Module, order: Sequence[int]) -> None:
+        super().__init__()
+        self.network = network
+        self.forth = (0, 1, *(2 + axis for axis in order))
+        self.back = tuple(self.forth.index(axis) for axis in range(len(self.forth)))
+
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        """Return what the network says, in the image's order of axes."""
+        output: torch.Tensor = self.network(windows.permute(self.forth))
+        return output.permute(self.back)
+
+
+def build_network(architecture: Architecture, in_channels: int, out_channels: int, path: Path) -> torch.nn.Module:
+    """Return the network that plans describe, on the meta device: its weights have shapes, and no memory.
+
+    Parameters
+    ----------
+    architecture
+        Of the plans.
+    in_channels, out_channels
+        Of its input and output.
+    path
+        Of the plans, for errors.
+
+    Raises
+    ------
+    ModelError
+        If a name is not in the reviewed tables, an argument is not what it should be, or nnU-Net's package of networks
+        is missing.
+    """
+    name = architecture.network_class_name
+    if name not in ARCHITECTURES:
+        raise ModelError(
+            f"{path}: the architecture '{name}' is not one that Tessera rebuilds{nearest(name, ARCHITECTURES)} "
+            f"(it knows {', '.join(ARCHITECTURES)})"
+        )
+    try:
+        from dynamic_network_architectures.architectures import unet
+        from dynamic_network_architectures.building_blocks import residual
+    except ImportError as error:
+        raise ModelError(
+            f'{path} needs nnU-Net\'s networks, which are not installed ({error}): pip install "napari-tessera[nnunet]"'
+        ) from error
+    arguments = _check_arguments(architecture, path)
+    if "block" in arguments:
+        arguments["block"] = getattr(residual, arguments["block"])
+    # The layers of deep supervision are made, and their weights loaded, either way; off means one output, the finest.
+    arguments |= {"input_channels": in_channels, "num_classes": out_channels, "deep_supervision": False}
+    try:
+        with torch.device("meta"):
+            network: torch.nn.Module = getattr(unet, ARCHITECTURES[name])(**arguments)
+    except (TypeError, ValueError, LookupError, AssertionError, RuntimeError, AttributeError) as error:
+        raise ModelError(f"{path}: '{name}' cannot be built from the arguments in the plans: {error}") from error
+    return network.eval()
+
+
+def _check_arguments(architecture: Architecture, path: Path) -> dict[str, Any]:
+    """Return the arguments with the names of layers resolved; `block` stays a name."""
+    checked: dict[str, Any] = {}
+    for key, value in architecture.arch_kwargs.items():
+        if value is None:
+            continue
+        if key in _NAMED:
+            checked[key] = _resolve(key, value, path)
+        elif (
+            (key in _COUNTS and _is_count(value))
+            or (key in _FLAGS and isinstance(value, bool))
+            or (key in _OPTIONS and _is_options(value))
+        ):
+            checked[key] = value
+        else:
+            raise ModelError(f"{path}: the architecture has the argument {key} = {value!r}, which is unknown or wrong")
+    unknown = set(architecture.requires_import) - set(_NAMED)
+    if unknown:
+        raise ModelError(f"{path} wants '{sorted(unknown)[0]}' imported; Tessera resolves only {', '.join(_NAMED)}")
+    return checked
+
+
+def _resolve(key: str, name: object, path: Path) -> Any:
+    table: dict[str, Any] = _BLOCK_NAMES if key == "block" else _LAYERS
+    if not isinstance(name, str) or name not in table:
+        raise ModelError(
+            f"{path}: the architecture names {key} = {name!r}, which is not one of the layers that Tessera rebuilds "
+            f"({', '.join(table)}); nothing was imported"
+        )
+    return table[name]
+
+
+def _is_count(value: object, levels: int = 2) -> bool:
+    """Whether it is a number of 1 or more, or at most two *levels* of lists of such."""
+    if isinstance(value, (list, tuple)):
+        return levels > 0 and len(value) <= MOST_LAYERS and all(_is_count(one, levels - 1) for one in value)
+    return type(value) is int and 0 < value <= MOST_FEATURES
+
+
+def _is_options(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and isinstance(number, (bool, int, float)) and isfinite(number)
+        for name, number in value.items()
+    )
+
+
+def fill_network(network: torch.nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
+    """Give *network* its *weights*, which are kept as they are: memory-mapped ones are not copied.
+
+    Raises
+    ------
+    ModelError
+        If some are missing, unknown or of another shape; *path* is the file that they are from.
+    """
+    wanted = network.state_dict()
+    complaints = [
+        f"{text} {', '.join(sorted(names)[:3])}{' and more' if len(names) > 3 else ''}"
+        for text, names in (
+            ("it lacks", wanted.keys() - weights.keys()),
+            ("it has unknown", weights.keys() - wanted.keys()),
+            (
+                "of another shape are",
+                {k for k in wanted.keys() & weights.keys() if wanted[k].shape != weights[k].shape},
+            ),
+        )
+        if names
+    ]
+    if complaints:
+        raise ModelError(f"the weights {path} do not fit the architecture in the plans: {'; '.join(complaints)}")
+    network.load_state_dict({name: tensor.to(wanted[name].dtype) for name, tensor in weights.items()}, assign=True)

@@ -1,0 +1,269 @@
+"""From nnU-Net's plans to Tessera's description of a network, and what of them has no place in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_tessera.errors import ModelError
+from napari_tessera.models.spec import DecoderChoice, ModelSpec, Normalisation, WindowRule
+
+if TYPE_CHECKING:
+    from napari_tessera.models.formats.nnunet_plans import Configuration, Dataset, Plans
+
+__all__ = ["Outputs", "axis_order", "iter_notes", "make_spec", "read_outputs"]
+
+# nnU-Net's own inference moves its window by half of its side.
+OVERLAP = 0.5
+# nnU-Net divides by nothing smaller.
+SMALLEST_STD = 1e-8
+# Readers whose files state a voxel size in millimetres. Those of TIFF and PNG make one up or take any unit.
+_MILLIMETRE_READERS = ("SimpleITKIO", "SimpleITKIOWithReorient", "NibabelIO", "NibabelIOWithReorient")
+_MM_IN_UM = 1000.0
+# Trainers that build the network of the plans; others may build another.
+_PLAIN_TRAINERS = re.compile(r"nnUNetTrainer(_\d+epochs?|NoMirroring|NoDeepSupervision|_onlyMirror01)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What the network's channels stand for.
+
+    Parameters
+    ----------
+    classes
+        Names, in channel order.
+    region_labels
+        For regions that may overlap, the label of each; a later one covers an earlier one. Empty for classes of which
+        every voxel has one.
+    """
+
+    classes: tuple[str, ...]
+    region_labels: tuple[int, ...] = ()
+
+
+def read_outputs(dataset: Dataset, path: Path) -> Outputs:
+    """Return what ``labels`` of the dataset say; *path* is its file.
+
+    Raises
+    ------
+    ModelError
+        If background is not 0, or regions have no order.
+    """
+    if dataset.labels.get("background") != 0:
+        raise ModelError(f"{path}: the label 'background' is {dataset.labels.get('background')}, but it must be 0")
+    # Voxels of the label 'ignore' are left out of training; the network has no channel for it.
+    labels = {name: value for name, value in dataset.labels.items() if name != "ignore"}
+    if not any(isinstance(value, tuple) and len(value) > 1 for value in labels.values()):
+        names: dict[int, list[str]] = {}
+        for name, value in labels.items():
+            for number in _many(value):
+                names.setdefault(number, []).append(name)
+        return Outputs(tuple(" / ".join(names[number]) for number in sorted(names)))
+    regions = tuple(name for name, value in labels.items() if set(_many(value)) != {0})
+    order = dataset.regions_class_order or ()
+    if len(order) != len(regions):
+        raise ModelError(
+            f"{path} has {len(regions)} regions and {len(order)} entries of regions_class_order; it needs as many"
+        )
+    return Outputs(regions, order)
+
+
+def _many(value: int | tuple[int, ...]) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def axis_order(plans: Plans, spatial_dims: int, path: Path) -> tuple[int, ...]:
+    """Return which axis of the image each of the network's axes is; *path* is that of the plans.
+
+    A 2D network sees planes across the first of nnU-Net's three axes; its two axes are those of the plane.
+
+    Raises
+    ------
+    ModelError
+        If ``transpose_forward`` is no order of three axes, or the network has neither two nor three.
+    """
+    given = plans.transpose_forward
+    if spatial_dims not in (2, 3):
+        raise ModelError(f"{path}: the patch has {spatial_dims} axes, but nnU-Net's networks have 2 or 3")
+    if sorted(given) != [0, 1, 2]:
+        raise ModelError(f"{path}: transpose_forward is {list(given)}, but it must be an order of the axes 0, 1 and 2")
+    kept = given[-spatial_dims:]
+    return tuple(sorted(kept).index(axis) for axis in kept)
+
+
+def make_spec(
+    plans: Plans,
+    configuration: Configuration,
+    dataset: Dataset,
+    outputs: Outputs,
+    order: Sequence[int],
+    *,
+    name: str,
+    path: Path,
+) -> ModelSpec:
+    """Return the description of a network.
+
+    Parameters
+    ----------
+    plans, configuration, dataset, outputs
+        What the folder says.
+    order
+        From `axis_order`.
+    name
+        For people.
+    path
+        The folder, for errors.
+
+    Raises
+    ------
+    ModelError
+        If the plans ask for a normalisation that Tessera does not know, or contradict themselves.
+    """
+    dims, channels = len(configuration.patch_size), len(dataset.channel_names)
+    regions = outputs.region_labels
+    try:
+        return ModelSpec(
+            name=name,
+            spatial_dims=dims,
+            in_channels=channels,
+            out_channels=len(outputs.classes),
+            window=_window_rule(configuration, order),
+            normalisation=_normalisations(plans, configuration, channels),
+            activation="sigmoid" if regions else "softmax",
+            voxel_size_um=_voxel_size_um(plans, configuration, order),
+            classes=outputs.classes,
+            overlap=OVERLAP,
+            decoder=DecoderChoice("regions", (("labels", regions),)) if regions else None,
+            description=dataset.description,
+            licence=dataset.licence,
+            citation=dataset.reference,
+        )
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+
+
+def _in_image_order(values: Sequence[Any], order: Sequence[int]) -> tuple[Any, ...]:
+    return tuple(values[order.index(axis)] for axis in range(len(order)))
+
+
+def _window_rule(configuration: Configuration, order: Sequence[int]) -> WindowRule:
+    patch = configuration.patch_size
+    strides = configuration.architecture.arch_kwargs.get("strides")
+    if not isinstance(strides, (list, tuple)):
+        raise ModelError(f"the architecture's strides are {strides!r}, but they must be a list, one entry per stage")
+    per_axis = [stride if isinstance(stride, (list, tuple)) else [stride] * len(patch) for stride in strides]
+    if any(len(stride) != len(patch) or not all(type(s) is int for s in stride) for stride in per_axis):
+        raise ModelError(f"the architecture's strides are {strides}, but each needs {len(patch)} whole numbers")
+    if per_axis and set(per_axis[0]) != {1}:
+        raise ModelError(f"the first stage has the stride {per_axis[0]}, so its output would be coarser than its input")
+    step = tuple(prod(stride[axis] for stride in per_axis) for axis in range(len(patch)))
+    # Two voxels at the coarsest stage where the patch has them: instance normalisation refuses a single one.
+    minimum = tuple(min(2 * one, side) for one, side in zip(step, patch, strict=True))
+    return WindowRule(*(_in_image_order(values, order) for values in (patch, step, minimum)))
+
+
+def _normalisations(plans: Plans, configuration: Configuration, channels: int) -> tuple[Normalisation, ...]:
+    schemes = configuration.normalization_schemes
+    if len(schemes) != channels:
+        raise ModelError(f"it has {channels} channels and {len(schemes)} normalisation schemes; it needs one for each")
+    return tuple(_normalisation(plans, scheme, channel) for channel, scheme in enumerate(schemes))
+
+
+def _normalisation(plans: Plans, scheme: str, channel: int) -> Normalisation:
+    if scheme == "CTNormalization":
+        known = plans.intensities.get(str(channel))
+        if known is None:
+            raise ModelError(f"channel {channel} has the scheme {scheme}, but the plans lack its intensities")
+        numbers = {"mean": known.mean, "std": max(known.std, SMALLEST_STD), "low": known.low, "high": known.high}
+        return Normalisation("fixed", tuple(sorted(numbers.items())))
+    if scheme not in _SCHEMES:
+        raise ModelError(
+            f"channel {channel} has the normalisation scheme '{scheme}', which is not one of nnU-Net's own "
+            f"(CTNormalization, {', '.join(_SCHEMES)})"
+        )
+    return _SCHEMES[scheme]
+
+
+_SCHEMES = {
+    "ZScoreNormalization": Normalisation("zscore"),
+    "NoNormalization": Normalisation("none"),
+    "RescaleTo01Normalization": Normalisation("minmax"),
+    "RGBTo01Normalization": Normalisation("divide", (("by", 255.0),)),
+}
+
+
+def _voxel_size_um(plans: Plans, configuration: Configuration, order: Sequence[int]) -> tuple[float, ...] | None:
+    if plans.image_reader_writer not in _MILLIMETRE_READERS:
+        return None
+    if len(configuration.spacing) != len(order):
+        raise ModelError(f"the spacing is {configuration.spacing}, but the network has {len(order)} axes")
+    # Floats of the plans times 1000 would show digits that nobody wrote.
+    return tuple(round(mm * _MM_IN_UM, 6) for mm in _in_image_order(configuration.spacing, order))
+
+
+def iter_notes(
+    plans: Plans,
+    configuration: Configuration,
+    order: Sequence[int],
+    *,
+    trainer: str,
+    mirroring_axes: Sequence[int],
+    path: Path,
+) -> Iterator[str]:
+    """Yield what nnU-Net does and Tessera does not, one sentence each.
+
+    Parameters
+    ----------
+    plans, configuration
+        What the folder says.
+    order
+        From `axis_order`.
+    trainer, mirroring_axes
+        What the checkpoint says.
+    path
+        The folder.
+    """
+    dims = len(order)
+    yield _mirroring_note({order[axis] for axis in mirroring_axes if axis < dims}, dims)
+    if dims == 2 and plans.transpose_forward[0] != 0:
+        across = "zyx"[plans.transpose_forward[0]]
+        yield f"It was trained on planes across {across}, not z: give it images whose planes are cut that way."
+    if plans.image_reader_writer not in _MILLIMETRE_READERS:
+        yield (
+            f"Its spacing {list(configuration.spacing)} is not taken over as a voxel size: images read by "
+            f"{plans.image_reader_writer} do not say in which unit."
+        )
+    for channel, masked in enumerate(configuration.use_mask_for_norm):
+        if masked and configuration.normalization_schemes[channel] == "ZScoreNormalization":
+            yield (
+                f"Channel {channel} was normalised by the mean and deviation of what is not zero, and zeros stayed "
+                f"zero; Tessera takes those of the whole volume."
+            )
+    if configuration.preprocessor_name != "DefaultPreprocessor":
+        yield f"Its preprocessor {configuration.preprocessor_name} is not nnU-Net's default one and is not taken over."
+    if not _PLAIN_TRAINERS.fullmatch(trainer):
+        yield (
+            f"It was trained by '{trainer}', whose code may change the network; Tessera builds the one that the plans "
+            f"name, whose weights fit."
+        )
+    if any((path / name).exists() for name in _post_processing_files()):
+        yield "Its post-processing (the choice to keep only the largest component) is not applied."
+
+
+def _post_processing_files() -> tuple[str, ...]:
+    places = ("", "crossval_results_folds_0_1_2_3_4/")
+    return tuple(f"{place}postprocessing.{suffix}" for place in places for suffix in ("pkl", "json"))
+
+
+def _mirroring_note(axes: set[int], dims: int) -> str:
+    names = ", ".join("zyx"[-dims:][axis] for axis in sorted(axes))
+    if not axes:
+        return "It was trained without mirroring: leave tta_num at 1."
+    # The first views of tta_num are those of the fastest axes.
+    if axes == set(range(dims - len(axes), dims)):
+        return f"nnU-Net averages over reflections of {names}: tta_num {2 ** len(axes)} does the same."
+    return f"nnU-Net averages over reflections of {names} alone, which no tta_num does: leave it at 1."

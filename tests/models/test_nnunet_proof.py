@@ -1,0 +1,192 @@
+"""What Tessera makes of a trained folder is what nnU-Net's own predictor makes of it.
+
+The two differ in three things, none of which a format can take over. nnU-Net spreads its windows evenly, where Tessera
+keeps the step and moves the last window back; its Gaussian is centred on a voxel and falls to nearly nothing, where
+Tessera's is centred between voxels and stays above a thousandth; and it sums in float16. So the labels of a network
+that has learnt something are the same but for a few voxels, and with untrained weights they are not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from tests.models.sample_nnunet import checkpoint, dataset, make_network, plans, write_folder
+
+import napari_tessera as nt
+
+pytest.importorskip("nnunetv2", reason="nnunetv2, which the results are compared with, is not installed")
+# nnU-Net and what it imports warn of their own matters, such as unset folders for its data.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+AGREEMENT = 0.999
+
+
+def cells(shape: tuple[int, ...], seed: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return a noisy image of bright cells, and where they are."""
+    generator = np.random.default_rng(seed)
+    smooth = ndimage.gaussian_filter(generator.normal(size=shape), 3)
+    inside = smooth > np.percentile(smooth, 60)
+    return (np.where(inside, 160, 80) + 8 * generator.normal(size=shape)).astype(np.float32), inside
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Windows are small: threads that wait for each other cost more than they give."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def teach(network: torch.nn.Module, patch: list[int], *, seed: int, steps: int) -> torch.nn.Module:
+    """Train *network* to find cells, some seconds long; the same every time."""
+    image, inside = cells((40, 160, 160)[-len(patch) :], 100)
+    values, truth = torch.from_numpy(zscore(image)), torch.from_numpy(inside).long()
+    generator, optimiser = np.random.default_rng(seed), torch.optim.Adam(network.parameters(), 8e-3)
+    network.train()
+    for _ in range(steps):
+        starts = [[generator.integers(n - p + 1) for n, p in zip(image.shape, patch, strict=True)] for _ in range(2)]
+        boxes = [tuple(slice(s, s + p) for s, p in zip(start, patch, strict=True)) for start in starts]
+        output = network(torch.stack([values[box] for box in boxes])[:, None])
+        loss = torch.nn.functional.cross_entropy(output, torch.stack([truth[box] for box in boxes]))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return network.eval()
+
+
+def zscore(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    return (image - image.mean()) / image.std()
+
+
+def nnunet_logits(folder: Path, preprocessed: NDArray[np.float32]) -> tuple[torch.Tensor, Any]:
+    """Return what nnU-Net's predictor says of (C, Z, Y, X) in its own order of axes, and its manager of labels."""
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    data = json.loads((folder / "dataset.json").read_text())
+    manager = PlansManager(json.loads((folder / "plans.json").read_text()))
+    # The predictor's own way of opening them needs all that training needs; weights that this test wrote are no risk.
+    folds = [torch.load(file, weights_only=False) for file in sorted(folder.glob("fold_*/checkpoint_final.pth"))]
+    configuration = manager.get_configuration(folds[0]["init_args"]["configuration"])
+    labels = manager.get_label_manager(data)
+    network = get_network_from_plans(
+        configuration.network_arch_class_name,
+        configuration.network_arch_init_kwargs,
+        configuration.network_arch_init_kwargs_req_import,
+        len(data["channel_names"]),
+        labels.num_segmentation_heads,
+        deep_supervision=False,
+    )
+    predictor = nnUNetPredictor(
+        tile_step_size=0.5,
+        use_gaussian=True,
+        use_mirroring=False,
+        perform_everything_on_device=False,
+        device=torch.device("cpu"),
+        allow_tqdm=False,
+    )
+    weights = [fold["network_weights"] for fold in folds]
+    predictor.manual_initialization(network, manager, configuration, weights, data, "nnUNetTrainer", None)
+    return predictor.predict_logits_from_preprocessed_data(torch.from_numpy(preprocessed)), labels
+
+
+def assert_same_labels(ours: NDArray[Any], theirs: NDArray[Any], truth: NDArray[np.bool_]) -> None:
+    assert ((theirs > 0) == truth).mean() > 0.97, "the network has learnt nothing, so the comparison would say nothing"
+    assert (ours == theirs).mean() >= AGREEMENT
+
+
+@pytest.fixture(scope="module")
+def taught() -> tuple[dict[str, Any], list[torch.nn.Module]]:
+    """Plans in 3D and two networks of them, the second being the first after some more lessons."""
+    plan = plans(patch_size=[16, 32, 32])
+    with one_thread():
+        first = teach(make_network(plan, seed=1), [16, 32, 32], seed=1, steps=120)
+        return plan, [first, teach(deepcopy(first), [16, 32, 32], seed=2, steps=20)]
+
+
+# The first shape gives both the same windows; the others do not.
+@pytest.mark.parametrize("shape", [(24, 64, 48), (25, 61, 70), (12, 40, 57)])
+def test_one_fold(taught: tuple[dict[str, Any], list[torch.nn.Module]], tmp_path: Path, shape: tuple[int, ...]) -> None:
+    plan, (network, _) = taught
+    folder = write_folder(tmp_path, plan, dataset(), [checkpoint(network, plan)])
+    image, truth = cells(shape, 5)
+    logits, _ = nnunet_logits(folder, zscore(image)[None])
+    assert_same_labels(nt.segment(image, nt.load_model(folder)), logits.argmax(0).numpy(), truth)
+
+
+def test_several_folds(taught: tuple[dict[str, Any], list[torch.nn.Module]], tmp_path: Path) -> None:
+    plan, networks = taught
+    folder = write_folder(tmp_path, plan, dataset(), [checkpoint(network, plan) for network in networks])
+    image, truth = cells((25, 61, 70), 6)
+    logits, _ = nnunet_logits(folder, zscore(image)[None])
+    assert_same_labels(nt.segment(image, nt.load_model(folder)), logits.argmax(0).numpy(), truth)
+
+
+def test_another_order_of_axes(taught: tuple[dict[str, Any], list[torch.nn.Module]], tmp_path: Path) -> None:
+    plan, (network, _) = taught
+    turned = {**plan, "transpose_forward": [2, 0, 1], "transpose_backward": [1, 2, 0]}
+    folder = write_folder(tmp_path, turned, dataset(), [checkpoint(network, turned)])
+    image, truth = cells((61, 70, 25), 7)
+    model = nt.load_model(folder)
+    assert model.spec.window.default == (32, 32, 16)
+    logits, _ = nnunet_logits(folder, zscore(image).transpose(2, 0, 1)[None].copy())
+    theirs = logits.argmax(0).numpy().transpose(1, 2, 0)
+    assert_same_labels(nt.segment(image, model), theirs, truth)
+
+
+def test_two_dimensions(tmp_path: Path) -> None:
+    plan = plans(2, patch_size=[64, 80])
+    with one_thread():
+        network = teach(make_network(plan), [64, 80], seed=1, steps=200)
+    folder = write_folder(tmp_path, plan, dataset(), [checkpoint(network, plan)])
+    image, truth = cells((190, 230), 8)
+    logits, _ = nnunet_logits(folder, zscore(image)[None, None])
+    assert_same_labels(nt.segment(image, nt.load_model(folder)), logits.argmax(0)[0].numpy(), truth)
+
+
+def test_regions(taught: tuple[dict[str, Any], list[torch.nn.Module]], tmp_path: Path) -> None:
+    plan, (network, _) = taught
+    regions = deepcopy(network)
+    last: Any = regions.get_submodule("decoder.seg_layers.1")
+    with torch.no_grad():  # the first region is everywhere; the second, where the cells are, covers it
+        last.weight[1] -= last.weight[0].clone()
+        last.bias[1] -= last.bias[0].clone()
+        last.weight[0], last.bias[0] = 0, 1
+    data = dataset(labels={"background": 0, "whole": [1, 2], "core": 2}, regions_class_order=[1, 2])
+    folder = write_folder(tmp_path, plan, data, [checkpoint(regions, plan)])
+    image, truth = cells((25, 61, 70), 9)
+    logits, labels = nnunet_logits(folder, zscore(image)[None])
+    theirs = labels.convert_logits_to_segmentation(logits.float()).numpy()
+    assert_same_labels(nt.segment(image, nt.load_model(folder)) - 1, theirs - 1, truth)
+
+
+@pytest.mark.parametrize(
+    "scheme", ["ZScoreNormalization", "CTNormalization", "NoNormalization", "RescaleTo01Normalization"]
+)
+def test_normalisation_schemes(tmp_path: Path, scheme: str) -> None:
+    from nnunetv2.preprocessing.normalization import default_normalization_schemes as schemes
+    from tests.models.sample_nnunet import make_network as untrained
+
+    plan = plans(normalization_schemes=[scheme])
+    network = untrained(plan)
+    model = nt.load_model(write_folder(tmp_path, plan, dataset(), [checkpoint(network, plan)]))
+    image, _ = cells((8, 16, 16), 3)
+    properties = plan["foreground_intensity_properties_per_channel"]["0"]
+    wanted = getattr(schemes, scheme)(use_mask_for_norm=False, intensityproperties=properties).run(image.copy())
+    with torch.inference_mode():
+        theirs = network(torch.from_numpy(wanted)[None, None])[0].softmax(0).numpy()
+    np.testing.assert_allclose(nt.predict(image, model), theirs, atol=1e-5)
