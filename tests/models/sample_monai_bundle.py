@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-from .sample import IN_CHANNELS, OUT_CHANNELS, Sample, reference_network
+from tests.models.sample import IN_CHANNELS, OUT_CHANNELS, Sample, reference_network
 
 __all__ = ["INFERENCE", "METADATA", "make", "make_zip", "write_bundle"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -69,12 +70,18 @@ def _read(file: Path, label: str) -> Any:
         is_zip = zipfile.is_zipfile(file)
         if is_zip:
             _refuse_compressed(file, label)
-        # Older files, which are no zips, cannot be mapped.
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
+        with warnings.catch_warnings():
+            # A protocol that torch does not write may hold what it then refuses, with an error of its own.
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            # Older files, which are no zips, cannot be mapped.
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
+        # torch names what it refused in the middle of advice to load it all the same.
+        refused = re.search(r"GLOBAL ([\w.]{1,100})", str(error))
+        reason = f"'{refused[1]}', which may run code" if refused else "what torch does not read safely"
         raise ModelError(
-            f"the weights {label} hold more than tensors, or are cut short; Tessera reads tensors alone, as anything "
-            f"else may run code: {_first_line(error)}"
+            f"the weights {label} hold {reason}, or are cut short; Tessera reads tensors alone: save the network's "
+            f"state_dict by itself"
         ) from error
     # What a damaged pickle raises is not narrower: its instructions meet whatever is on the stack.
     except (
