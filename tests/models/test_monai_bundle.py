@@ -18,7 +18,7 @@ import pytest
 import torch
 import yaml
 from monai import transforms as monai_transforms
-from monai.networks.nets import UNet
+from monai.networks import nets as networks
 from tests.models.sample import reference_network
 from tests.models.sample_monai_bundle import INFERENCE, METADATA, make, make_zip, write_bundle
 
@@ -45,7 +45,7 @@ def inference(*transforms: dict[str, Any], **keys: Any) -> dict[str, Any]:
 
 def small_network() -> torch.nn.Module:
     torch.manual_seed(3)
-    return UNet(**SMALL).eval()
+    return networks.UNet(**SMALL).eval()
 
 
 def describe(folder: Path, content: dict[str, Any], metadata: dict[str, Any] | None = None) -> Any:
@@ -141,7 +141,7 @@ def test_intensities_are_those_of_monais_transforms(tmp_path: Path, transforms: 
         image = getattr(monai_transforms, one["_target_"])(keys="image", **arguments)({"image": image})["image"]
     torch.manual_seed(5)
     # Without the instance normalisation that most networks have, which would hide a wrong scale.
-    network = UNet(**SMALL, norm="batch").eval()
+    network = networks.UNet(**SMALL, norm="batch").eval()
     content = inference(*transforms, network_def={"_target_": "monai.networks.nets.UNet", **SMALL, "norm": "batch"})
     content["inferer"]["roi_size"] = 16
     content["postprocessing"]["transforms"] = []
@@ -150,6 +150,53 @@ def test_intensities_are_those_of_monais_transforms(tmp_path: Path, transforms: 
         expected = network(torch.as_tensor(image)[None])[0].numpy()
     assert np.abs(expected).max() > 1e-3
     np.testing.assert_allclose(nt.predict(volume, model), expected, rtol=1e-5, atol=1e-5)
+
+
+NETWORKS: list[tuple[str, dict[str, Any], tuple[int, ...], tuple[int, ...]]] = [
+    ("UNet", {"spatial_dims": 2, "channels": [4, 8, 16], "strides": [2, 2]}, (48, 32), (4, 4)),
+    ("UNet", {"spatial_dims": 3, "channels": [4, 8], "strides": [[2, 2, 1]]}, (16, 32, 32), (1, 2, 2)),
+    ("AttentionUnet", {"spatial_dims": 2, "channels": [4, 8, 16], "strides": [2, 2]}, (48, 32), (4, 4)),
+    ("SegResNet", {"spatial_dims": 3, "init_filters": 8}, (16, 32, 32), (8, 8, 8)),
+    (
+        "DynUNet",
+        {"spatial_dims": 3, "kernel_size": [[3, 3, 1], 3, 3], "strides": [1, [2, 2, 1], 2], "filters": [4, 8, 8]}
+        | {"upsample_kernel_size": [[2, 2, 1], 2]},
+        (16, 32, 32),
+        (2, 4, 4),
+    ),
+    (
+        "UNETR",
+        {"img_size": [32, 32, 16], "feature_size": 4, "hidden_size": 24, "mlp_dim": 32, "num_heads": 2},
+        (16, 32, 32),
+        (16, 32, 32),
+    ),
+    ("SwinUNETR", {"spatial_dims": 2, "feature_size": 12}, (64, 32), (32, 32)),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "window", "step"), NETWORKS, ids=[name for name, *_ in NETWORKS])
+def test_networks_of_the_table_see_their_own_axes(
+    tmp_path: Path, name: str, arguments: dict[str, Any], window: tuple[int, ...], step: tuple[int, ...]
+) -> None:
+    """Of networks that were trained x first, windows and rules come out z first, and so do predictions."""
+    if name in ("SwinUNETR", "UNETR"):
+        pytest.importorskip("einops", reason="einops is not installed, which transformers need")
+    arguments = {"in_channels": 1, "out_channels": 2} | arguments
+    torch.manual_seed(0)
+    network = getattr(networks, name)(**arguments).eval()
+    # Bundles of older versions of MONAI give SwinUNETR a size that it does not need.
+    older = {"img_size": [96, 96]} if name == "SwinUNETR" else {}
+    content = inference({"_target_": "LoadImaged"}, network_def={"_target_": name, **arguments, **older})
+    content["inferer"]["roi_size"] = list(window[::-1])
+    metadata = copy.deepcopy(METADATA)
+    metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] = ["*"] * len(window)
+    model = load_model(write_bundle(tmp_path / "bundle", network, inference=content, metadata=metadata))
+    assert (model.spec.window.default, model.spec.window.step) == (window, step)
+    volume = np.random.default_rng(0).random(window, dtype=np.float32)
+    with torch.inference_mode():
+        expected = network(torch.tensor(volume.transpose())[None, None])[0].softmax(0).numpy()
+    axes = tuple(range(len(window), 0, -1))
+    np.testing.assert_allclose(nt.predict(volume, model), expected.transpose(0, *axes), rtol=0, atol=1e-5)
 
 
 # What is said.
@@ -288,8 +335,10 @@ def test_a_sigmoid_channel_is_foreground(tmp_path: Path) -> None:
 
 def test_torchscript_alone_asks_for_trust(tmp_path: Path) -> None:
     """A network that Tessera does not rebuild opens as the bundle's own TorchScript, once that is trusted."""
-    network, volume = small_network(), np.random.default_rng(4).random((16, 20, 24), dtype=np.float32)
-    content = changed(INFERENCE, network_def={"_target_": "scripts.net.Mine"})
+    network, volume = small_network(), np.random.default_rng(4).random((16, 16, 16), dtype=np.float32)
+    content = inference({"_target_": "LoadImaged"}, network_def={"_target_": "scripts.net.Mine"})
+    content["postprocessing"]["transforms"] = []
+    content["inferer"]["roi_size"] = 16
     metadata = copy.deepcopy(METADATA)
     metadata["network_data_format"]["outputs"]["pred"]["num_channels"] = 1
     folder = write_bundle(tmp_path / "bundle", network, inference=content, metadata=metadata)
@@ -303,7 +352,9 @@ def test_torchscript_alone_asks_for_trust(tmp_path: Path) -> None:
         with pytest.raises(UntrustedModelError, match=r"runs code from its models/model\.ts"):
             load_model(path, store=store)
         model = load_model(path, trust=True)
-        expected = nt.predict(volume, Model(network, model.spec))
+        assert model.spec.activation == "none"
+        with torch.inference_mode():
+            expected = network(torch.tensor(volume.transpose())[None, None])[0].numpy().transpose(0, 3, 2, 1)
         np.testing.assert_allclose(nt.predict(volume, model), expected, rtol=0, atol=1e-5)
         assert any("is used, as the weights cannot be" in note for note in model.notes)
 
@@ -311,7 +362,8 @@ def test_torchscript_alone_asks_for_trust(tmp_path: Path) -> None:
 def save_script(network: torch.nn.Module, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.jit.save(torch.jit.trace(network, torch.zeros(1, 1, 16, 16, 16)), str(path))
+        # Frozen, as many are: such a module has no mode of training that could be switched.
+        torch.jit.save(torch.jit.freeze(torch.jit.trace(network, torch.zeros(1, 1, 16, 16, 16))), str(path))
 
 
 # Wrong but honest.

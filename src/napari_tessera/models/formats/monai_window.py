@@ -166,7 +166,7 @@ def find_window(
             f"The roi_size {list(inferer.roi_size)} of the inferer does not suit the network, so it is rounded up."
         )
     if only_one:
-        notes.append(f"The network takes windows of {list(steps)} voxels alone, its img_size.")
+        notes.append(f"The network takes windows of {list(steps)} voxels alone, its img_size, in its own order.")
     return WindowRule(default, multiple, minimum), notes
 
 
