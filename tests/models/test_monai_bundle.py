@@ -129,6 +129,7 @@ def run_with_monai(folder: Path, image: Path) -> torch.Tensor:
         ],
         [{"_target_": "ScaleIntensityd"}, {"_target_": "NormalizeIntensityd", "subtrahend": 0.5, "divisor": 0.25}],
         [{"_target_": "ScaleIntensityRanged", "a_min": 10, "a_max": 90}, {"_target_": "NormalizeIntensityd"}],
+        [{"_target_": "ScaleIntensityd"}, {"_target_": "NormalizeIntensityd", "channel_wise": True}],
     ],
     ids=lambda transforms: "+".join(f"{one['_target_']}{len(one)}" for one in transforms),
 )
@@ -246,6 +247,7 @@ def test_the_description_is_the_bundles_own(tmp_path: Path) -> None:
             (3000, 2000, 1000),
         ),
         ([], (32, 48, 64), None),
+        ([{"_target_": "Spacingd", "pixdim": "$[1] * 3"}], (32, 48, 64), None),
     ],
 )
 def test_axes_are_those_of_the_reader_or_the_orientation(
@@ -265,7 +267,9 @@ def test_yaml_and_other_spellings(tmp_path: Path) -> None:
     content = changed(INFERENCE)
     content["network_def"]["_target_"] = "monai.networks.nets.basic_unet.BasicUNet"
     content["network_def"]["in_channels"] = "@nested::list::1"
-    content["nested"] = {"list": [9, 1]}
+    content["network_def"]["out_channels"] = "$@nested#two"
+    content["nested"] = {"list": [9, 1], "two": "@nested::list::2"}
+    content["nested"]["list"].append(2)
     (folder / "configs" / "inference.json").unlink()
     (folder / "configs" / "inference.yaml").write_text(yaml.safe_dump(content))
     assert load_model(folder).spec.in_channels == 1

@@ -25,7 +25,8 @@ DEEPEST = 32
 # YAML can name one list many times over, so a small file can stand for an endless one.
 MAX_VALUES = 100_000
 MAX_COMPONENTS = 1_000
-_REFERENCE = re.compile(r"@\w+(?:(?:::|#)\w+)*")
+# An expression that is one reference and nothing else has the value of that reference.
+_REFERENCE = re.compile(r"\$?@(\w+(?:(?:::|#)\w+)*)")
 _SEPARATOR = re.compile(r"::|#")
 # Keys of a component that are about it, and no arguments.
 _RESERVED = ("_target_", "_desc_", "_requires_", "_disabled_", "_mode_")
@@ -100,14 +101,16 @@ class Config:
     def follow(self, value: Any, where: str) -> Any:
         """Return *value*, or what it refers to, in the end, if it is a reference."""
         for _ in range(DEEPEST):
-            if isinstance(value, str) and value.startswith(("$", "%")):
+            reference = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
+            if reference is not None:
+                value = self._find(reference[1], where)
+            elif isinstance(value, str) and value.startswith(("$", "%")):
                 raise ModelError(
                     f"{self.label}: '{where}' is {_short(value)}, which only running it would tell; Tessera runs no "
                     f"code of a bundle: write the value itself there"
                 )
-            if not isinstance(value, str) or not _REFERENCE.fullmatch(value):
+            else:
                 return value
-            value = self._find(value, where)
         raise ModelError(f"{self.label}: '{where}' refers on and on, more than {DEEPEST} times: write the value there")
 
     def expressions(self) -> list[str]:
@@ -151,13 +154,15 @@ class Config:
 
     def _find(self, reference: str, where: str) -> Any:
         found: Any = self.content
-        for part in _SEPARATOR.split(reference[1:]):
+        for part in _SEPARATOR.split(reference):
             if isinstance(found, dict) and part in found:
                 found = found[part]
             elif isinstance(found, list) and part.isdecimal() and int(part) < len(found):
                 found = found[int(part)]
             else:
-                raise ModelError(f"{self.label}: '{where}' refers to {_short(reference)}, which is not in the file")
+                raise ModelError(
+                    f"{self.label}: '{where}' refers to {_short('@' + reference)}, which is not in the file"
+                )
         return found
 
 

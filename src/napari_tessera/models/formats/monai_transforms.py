@@ -164,7 +164,11 @@ def _read_orientation(found: Preprocessing, transform: Component, channels: int)
 
 
 def _read_spacing(found: Preprocessing, transform: Component, channels: int) -> None:
-    pixdim = transform.literal("pixdim", None)
+    try:
+        pixdim = transform.literal("pixdim", None)
+    except ModelError as error:  # a network runs without: the user knows the voxel size of the image
+        found.notes.append(f"The voxel size of the bundle is not taken over: {error}.")
+        return
     sides = [pixdim] * len(found.order) if isinstance(pixdim, int | float) else pixdim
     usable = isinstance(sides, list) and len(sides) == len(found.order)
     if usable and all(isinstance(side, int | float) and side > 0 for side in sides):
@@ -254,8 +258,8 @@ def _compose(
         _note_second(found, transform)
         return
     numbers, then = dict(before.parameters), dict(step.parameters)
-    is_straight = before.mode in ("none", "fixed") and "low" not in numbers
-    if before.mode == "none" or (is_straight and step.mode != "fixed"):
+    clips = numbers.get("clip", 1) == 1 if before.mode == "percentile" else "low" in numbers
+    if before.mode == "none" or (step.mode != "fixed" and not clips and found.gain > 0):
         # Statistics of a straight line's values are those of the values themselves, so the line falls away.
         found.normalisation, found.gain, found.offset = step, gain, offset
     elif step.mode == "fixed" and "low" not in then and before.mode == "fixed":
