@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import pickle
+import re
 import shutil
 import tracemalloc
 import warnings
@@ -198,6 +199,15 @@ def test_networks_of_the_table_see_their_own_axes(
         expected = network(torch.tensor(volume.transpose())[None, None])[0].softmax(0).numpy()
     axes = tuple(range(len(window), 0, -1))
     np.testing.assert_allclose(nt.predict(volume, model), expected.transpose(0, *axes), rtol=0, atol=1e-5)
+
+
+def test_the_example_of_the_documentation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Path(__file__).parents[2] / "docs" / "models" / "monai_bundle.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": "snippet"}
+    exec(compile(code, "snippet", "exec"), names)
+    assert names["labels"].shape == (32, 64, 64)
 
 
 # What is said.
@@ -623,6 +633,25 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path: Path, name: str, monkeypatch: pyte
     finally:
         tracemalloc.stop()
     assert not any(temporary.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("UNet", SMALL | {"channels": [20_000, 20_000]}),
+        ("SwinUNETR", {"in_channels": 1, "out_channels": 2, "feature_size": 12_000}),
+    ],
+)
+def test_a_network_far_larger_than_its_weights_is_not_built(
+    tmp_path: Path, name: str, arguments: dict[str, Any]
+) -> None:
+    """Tens of gigabytes by a few characters: refused before they are allocated."""
+    pytest.importorskip("einops", reason="einops is not installed, which transformers need")
+    content = changed(INFERENCE, network_def={"_target_": name, **arguments})
+    folder = write_bundle(tmp_path / "bundle", small_network(), inference=content)
+    with pytest.raises(ModelError, match=r"more than \d+ bytes of weights, but its models/model\.pt has \d+") as error:
+        load_model(folder)
+    assert str(folder) in str(error.value)
 
 
 def test_compressed_weights_are_not_inflated(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from napari_tessera.models.formats.monai_package import Package, open_package
 from napari_tessera.models.formats.monai_transforms import Preprocessing, read_postprocessing, read_preprocessing
 from napari_tessera.models.formats.monai_weights import fill, load_script
 from napari_tessera.models.formats.monai_window import find_window, network_steps, read_inferer
+from napari_tessera.models.formats.weight_budget import WeightBudget
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import Activation, DecoderChoice, ModelSpec, OutputSpec, WindowRule
 
@@ -28,6 +29,8 @@ __all__ = ["FORMAT", "MonaiBundle", "TurnedNetwork"]
 
 INFERENCE = ("configs/inference.json", "configs/inference.yaml", "configs/inference.yml")
 WEIGHTS, SCRIPT = "models/model.pt", "models/model.ts"
+# Weights may be stored in half the bytes that they are used in, and building makes more than what is kept.
+MOST_GROWTH, FREE_WEIGHT_BYTES = 4, 64 * 2**20
 _NETS = "monai.networks.nets"
 _NETWORK_KEYS = ("network_def", "network", "net")
 
@@ -201,7 +204,9 @@ def _load_network(bundle: _Bundle) -> torch.nn.Module:
     if bundle.architecture is None:
         with bundle.package.on_disk(SCRIPT) as file:
             return load_script(file, bundle.package.label(SCRIPT))
-    network = architectures.build(*bundle.architecture).eval()
+    stored = bundle.package.size(WEIGHTS)
+    with WeightBudget(FREE_WEIGHT_BYTES + MOST_GROWTH * stored, f"its {WEIGHTS} has {stored}"):
+        network = architectures.build(*bundle.architecture).eval()
     with bundle.package.on_disk(WEIGHTS) as file:
         fill(network, file, bundle.package.label(WEIGHTS))
     return network

@@ -57,6 +57,13 @@ class Package:
         with _opened(self.path) as archive:
             return f"{self.root}{name}" in archive.namelist()
 
+    def size(self, name: str) -> int:
+        """Return the bytes of the file *name*, as the disk or the zip's directory says."""
+        if self.path.is_dir():
+            return self._inside(name).stat().st_size
+        with _opened(self.path) as archive:
+            return archive.getinfo(f"{self.root}{name}").file_size
+
     def trusted_file(self, name: str) -> Path:
         """Return the file of the user's disk whose content decides on *name*."""
         return self._inside(name) if self.path.is_dir() else self.path
