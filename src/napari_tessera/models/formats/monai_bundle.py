@@ -16,7 +16,7 @@ from napari_tessera.models import architectures
 from napari_tessera.models.formats import monai_config
 from napari_tessera.models.formats.base import Description, Risk
 from napari_tessera.models.formats.monai_config import Component, Config
-from napari_tessera.models.formats.monai_metadata import Metadata, read_metadata
+from napari_tessera.models.formats.monai_metadata import MAX_CHANNELS, Metadata, read_metadata
 from napari_tessera.models.formats.monai_package import Package, open_package
 from napari_tessera.models.formats.monai_transforms import Preprocessing, read_postprocessing, read_preprocessing
 from napari_tessera.models.formats.monai_weights import fill, load_script
@@ -254,7 +254,7 @@ def _find_sizes(bundle: _Bundle) -> tuple[int, int, int, list[str]]:
     """Return spatial dimensions, input and output channels: the network's own, else those of the metadata."""
     metadata, notes = bundle.metadata, []
     said = {
-        "spatial_dims": len(metadata.spatial_shape) or None,
+        "spatial_dims": len(metadata.spatial_shape) if len(metadata.spatial_shape) in (2, 3) else None,
         "in_channels": metadata.in_channels,
         "out_channels": metadata.out_channels,
     }
@@ -279,8 +279,11 @@ def _own_sizes(name: str, arguments: dict[str, Any]) -> dict[str, int]:
     known = inspect.signature(getattr(nets, name.rpartition(".")[2])).parameters
     sizes = {key: arguments.get(key, known[key].default) for key in ("spatial_dims", "in_channels", "out_channels")}
     for key, value in sizes.items():
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise ModelError(f"the network {name} needs a whole number as its {key}, not {str(value)[:40]!r}")
+        most = 3 if key == "spatial_dims" else MAX_CHANNELS  # lists as long as these are made before any weights are
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+            raise ModelError(
+                f"the network {name} needs a whole number from 1 to {most} as its {key}, not {str(value)[:40]!r}"
+            )
     return sizes
 
 

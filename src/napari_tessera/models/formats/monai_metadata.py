@@ -10,7 +10,7 @@ from napari_tessera.errors import ModelError
 from napari_tessera.models.formats import monai_config
 from napari_tessera.models.formats.monai_package import MARKER, Package
 
-__all__ = ["Metadata", "read_metadata"]
+__all__ = ["MAX_CHANNELS", "Metadata", "read_metadata"]
 
 MAX_CHANNELS = 100_000
 
