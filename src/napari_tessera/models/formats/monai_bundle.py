@@ -1,0 +1,318 @@
+"""MONAI bundles, folders and zips: read as data with a table of allowed names, never through MONAI's own parser."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from napari_tessera.errors import ModelError, OutOfMemoryError
+from napari_tessera.models import architectures
+from napari_tessera.models.formats import monai_config
+from napari_tessera.models.formats.base import Description, Risk
+from napari_tessera.models.formats.monai_config import Component, Config
+from napari_tessera.models.formats.monai_metadata import MAX_CHANNELS, Metadata, read_metadata
+from napari_tessera.models.formats.monai_package import Package, open_package
+from napari_tessera.models.formats.monai_transforms import Preprocessing, read_postprocessing, read_preprocessing
+from napari_tessera.models.formats.monai_weights import fill, load_script
+from napari_tessera.models.formats.monai_window import find_window, network_steps, read_inferer
+from napari_tessera.models.formats.weight_budget import WeightBudget
+from napari_tessera.models.model import Model
+from napari_tessera.models.spec import Activation, DecoderChoice, ModelSpec, OutputSpec, WindowRule
+
+__all__ = ["FORMAT", "MonaiBundle", "TurnedNetwork"]
+
+INFERENCE = ("configs/inference.json", "configs/inference.yaml", "configs/inference.yml")
+WEIGHTS, SCRIPT = "models/model.pt", "models/model.ts"
+# Weights may be stored in half the bytes that they are used in, and building makes more than what is kept.
+MOST_GROWTH, FREE_WEIGHT_BYTES = 4, 64 * 2**20
+_NETS = "monai.networks.nets"
+_NETWORK_KEYS = ("network_def", "network", "net")
+
+
+class MonaiBundle:
+    """Folders and zips with ``configs/metadata.json``, as MONAI's Model Zoo and ``monai.bundle`` write them."""
+
+    name = "MONAI bundle"
+
+    def risk(self, path: Path) -> Risk | None:
+        """Return None where the network is built from the reviewed table, else that its TorchScript is a program."""
+        with _named(path):
+            bundle = _open(path)
+        if bundle.architecture is not None:
+            return None
+        file = bundle.package.trusted_file(SCRIPT)
+        return Risk(f"opening it runs code from its {SCRIPT}, with your rights", (file,))
+
+    def describe(self, path: Path) -> Description:
+        """Return what the metadata and the inference configuration say."""
+        with _named(path):
+            bundle = _open(path)
+            parts = _describe(bundle)
+        name = SCRIPT if bundle.architecture is None else bundle.architecture[0]
+        return Description(parts.spec, name, parts.notes)
+
+    def load(self, path: Path) -> Model:
+        """Open the bundle; the caller has made sure that the user trusts it if it is a TorchScript.
+
+        Raises
+        ------
+        ModelError
+            If a file is missing, malformed, needs code to be run, or does not fit the others.
+        """
+        with _named(path):
+            bundle = _open(path)
+            parts = _describe(bundle)
+            network = _load_network(bundle)
+        return Model(parts.turn(network), parts.spec, str(path), parts.notes)
+
+
+FORMAT = MonaiBundle()
+
+
+class TurnedNetwork(torch.nn.Module):
+    """A network between an image's axes, slowest first, and its own.
+
+    Parameters
+    ----------
+    network
+        Called with its own axes.
+    order
+        Its axes, such as ``xyz``; the image's are zyx or yx.
+    gain, offset
+        It is given ``x * gain + offset``.
+    """
+
+    def __init__(self, network: torch.nn.Module, order: str, gain: float = 1.0, offset: float = 0.0) -> None:
+        super().__init__()
+        self.training = False  # as the network within is, which may be a script that knows no such mode
+        image = "zyx"[-len(order) :]
+        self.network, self.gain, self.offset = network, gain, offset
+        self.to_network = (0, 1, *(2 + image.index(axis) for axis in order))
+        self.to_image = (0, 1, *(2 + order.index(axis) for axis in image))
+
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        """Return the network's output, (B, C', *window), for *windows*, (B, C, *window), both in image order."""
+        if (self.gain, self.offset) != (1.0, 0.0):
+            windows = windows * self.gain + self.offset
+        output: torch.Tensor = self.network(windows.permute(self.to_network).contiguous())
+        return output.permute(self.to_image)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Have every error name the bundle, also those of values that are refused further inside."""
+    try:
+        yield
+    except OverflowError as error:
+        raise ModelError(f"{path} holds a number that is too large: {error}") from error
+    except (ModelError, OutOfMemoryError) as error:
+        if str(path) in str(error):
+            raise
+        raise type(error)(f"{path}: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Bundle:
+    """A bundle's files, read; *architecture* is None where the network is its TorchScript."""
+
+    package: Package
+    metadata: Metadata
+    config: Config
+    architecture: tuple[str, dict[str, Any]] | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What a bundle is to Tessera."""
+
+    spec: ModelSpec
+    notes: tuple[str, ...]
+    before: Preprocessing
+
+    def turn(self, network: torch.nn.Module) -> torch.nn.Module:
+        """Return *network* for windows in image order; itself where nothing differs."""
+        before = self.before
+        if before.order == self.spec.axes and (before.gain, before.offset) == (1.0, 0.0):
+            return network
+        return TurnedNetwork(network, before.order, before.gain, before.offset)
+
+
+def _open(path: Path) -> _Bundle:
+    """Read the metadata and the inference configuration of the bundle *path*, and decide what its network is."""
+    package = open_package(path)
+    metadata = read_metadata(package)
+    name = next((name for name in INFERENCE if package.holds(name)), None)
+    if name is None:
+        config = Config({}, package.label(INFERENCE[0]))
+    else:
+        content = package.read(name, limit=monai_config.MAX_BYTES)
+        label = package.label(name)
+        config = Config(monai_config.parse(content, label, is_yaml=not name.endswith(".json")), label)
+    has_weights, has_script = package.holds(WEIGHTS), package.holds(SCRIPT)
+    if not has_weights and not has_script:
+        raise ModelError(f"{path} holds no weights: put its {WEIGHTS} (or {SCRIPT}) into it")
+    if name is None and not has_script:
+        raise ModelError(f"{path} holds no {INFERENCE[0]}, so nothing says what network its weights are of")
+    try:
+        if not has_weights:
+            return _Bundle(package, metadata, config, None, ())
+        architecture, notes = _read_architecture(config)
+    except ModelError as error:
+        if not has_script:
+            raise
+        # The archive needs no description of its network; why the weights do not do is still worth knowing.
+        return _Bundle(package, metadata, config, None, (f"Its {SCRIPT} is used, as the weights cannot be: {error}.",))
+    return _Bundle(package, metadata, config, architecture, notes)
+
+
+def _read_architecture(config: Config) -> tuple[tuple[str, dict[str, Any]], tuple[str, ...]]:
+    """Return the allow-listed class and the literal arguments of the bundle's network."""
+    key = next((key for key in _NETWORK_KEYS if key in config.content), None)
+    found = None if key is None else config.component(config.content[key], key)
+    if found is None:
+        raise ModelError(f"{config.label} has no network_def with a _target_, so nothing says what network it is of")
+    name = _allowed_name(found)
+    arguments, notes = found.arguments(), []
+    if name == f"{_NETS}.SwinUNETR" and "img_size" in arguments:
+        # Only checked by older versions of MONAI, which refused other windows; the weights do not depend on it.
+        notes.append(f"The img_size {str(arguments.pop('img_size'))[:40]} of SwinUNETR is not needed any more.")
+    return (name, arguments), tuple(notes)
+
+
+def _allowed_name(found: Component) -> str:
+    """Return the full name of the network's class if it is in the reviewed table."""
+    full = f"{_NETS}.{found.name}"
+    # MONAI finds its networks by their own name, by the package's, and by that of the module that they are in.
+    inside = found.target == found.name or found.target.startswith(f"{_NETS}.")
+    if full not in architectures.ARCHITECTURES or not inside:
+        known = ", ".join(one.rpartition(".")[2] for one in architectures.ARCHITECTURES)
+        raise ModelError(
+            f"{found.config.label}: the _target_ of '{found.where}' is '{found.target[:80]}', which is not one of the "
+            f"networks that Tessera rebuilds ({known})"
+        )
+    return full
+
+
+def _load_network(bundle: _Bundle) -> torch.nn.Module:
+    if bundle.architecture is None:
+        with bundle.package.on_disk(SCRIPT) as file:
+            return load_script(file, bundle.package.label(SCRIPT))
+    stored = bundle.package.size(WEIGHTS)
+    with WeightBudget(FREE_WEIGHT_BYTES + MOST_GROWTH * stored, f"its {WEIGHTS} has {stored}"):
+        network = architectures.build(*bundle.architecture).eval()
+    with bundle.package.on_disk(WEIGHTS) as file:
+        fill(network, file, bundle.package.label(WEIGHTS))
+    return network
+
+
+def _describe(bundle: _Bundle) -> _Parts:
+    """Return the description of the bundle's network, with its axes brought to image order."""
+    config, metadata = bundle.config, bundle.metadata
+    dims, inputs, outputs, notes = _find_sizes(bundle)
+    before = read_preprocessing(config, key=metadata.image_key, channels=inputs, spatial_dims=dims)
+    after = read_postprocessing(config, key=metadata.prediction_key, out_channels=outputs)
+    inferer = read_inferer(config, dims)
+    name, arguments = bundle.architecture or ("", {})
+    steps = network_steps(name.rpartition(".")[2], arguments, dims)
+    window, said = find_window(metadata.spatial_shape, inferer, steps, only_one=name == f"{_NETS}.UNETR")
+    turn = [before.order.index(axis) for axis in "zyx"[-dims:]]
+    size = tuple(before.voxel_size_um[axis] for axis in "zyx"[-dims:] if axis in before.voxel_size_um)
+    spec = ModelSpec(
+        name=metadata.name or bundle.package.name,
+        spatial_dims=dims,
+        in_channels=inputs,
+        out_channels=outputs,
+        window=_reordered(window, turn),
+        normalisation=before.normalisation,
+        activation=after.activation,
+        output=_output(after.activation, after.decoder, outputs),
+        voxel_size_um=size if len(size) == dims else None,
+        classes=metadata.classes(outputs),
+        overlap=inferer.overlap,
+        decoder=after.decoder,
+        description=metadata.description,
+        licence=metadata.licence,
+        citation=metadata.citation,
+    )
+    notes = [*bundle.notes, *notes, *before.notes, *_notes_on_axes(before), *said, *inferer.notes, *after.notes]
+    return _Parts(spec, (*notes, *_note_expressions(config)), before)
+
+
+def _reordered(window: WindowRule, turn: Sequence[int]) -> WindowRule:
+    default, step, minimum = (tuple(sides[i] for i in turn) for sides in (window.default, window.step, window.minimum))
+    return WindowRule(default, step, minimum)
+
+
+def _find_sizes(bundle: _Bundle) -> tuple[int, int, int, list[str]]:
+    """Return spatial dimensions, input and output channels: the network's own, else those of the metadata."""
+    metadata, notes = bundle.metadata, []
+    said = {
+        "spatial_dims": len(metadata.spatial_shape) if len(metadata.spatial_shape) in (2, 3) else None,
+        "in_channels": metadata.in_channels,
+        "out_channels": metadata.out_channels,
+    }
+    own = _own_sizes(*bundle.architecture) if bundle.architecture else {}
+    for key, value in own.items():
+        if said[key] is not None and said[key] != value:
+            notes.append(f"The metadata says {key} {said[key]}, but the network has {value}, which counts.")
+    sizes = {key: own.get(key, value) for key, value in said.items()}
+    missing = [key for key, value in sizes.items() if value is None]
+    if missing:
+        raise ModelError(
+            f"{bundle.package.label('configs/metadata.json')} says nothing of {', '.join(missing)}: its "
+            f"network_data_format needs num_channels and spatial_shape of the image and the prediction"
+        )
+    return sizes["spatial_dims"] or 0, sizes["in_channels"] or 0, sizes["out_channels"] or 0, notes
+
+
+def _own_sizes(name: str, arguments: dict[str, Any]) -> dict[str, int]:
+    """Return the sizes that the class *name* has with these *arguments* or by its defaults."""
+    import monai.networks.nets as nets
+
+    known = inspect.signature(getattr(nets, name.rpartition(".")[2])).parameters
+    sizes = {key: arguments.get(key, known[key].default) for key in ("spatial_dims", "in_channels", "out_channels")}
+    for key, value in sizes.items():
+        most = 3 if key == "spatial_dims" else MAX_CHANNELS  # lists as long as these are made before any weights are
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+            raise ModelError(
+                f"the network {name} needs a whole number from 1 to {most} as its {key}, not {str(value)[:40]!r}"
+            )
+    return sizes
+
+
+def _output(activation: Activation, decoder: DecoderChoice | None, channels: int) -> OutputSpec:
+    """Return what the channels mean: one alone is objects against background, several are classes."""
+    alone = channels == 1 and activation != "softmax" and (decoder is None or decoder.name != "argmax")
+    return OutputSpec("foreground" if alone else "semantic")
+
+
+def _notes_on_axes(before: Preprocessing) -> list[str]:
+    image = "zyx"[-len(before.order) :]
+    notes = []
+    if before.order != image:
+        notes.append(
+            f"The network has its axes as {', '.join(before.order)}, so windows are turned from {', '.join(image)} on "
+            f"their way in and back on their way out."
+        )
+    if (before.gain, before.offset) != (1.0, 0.0):
+        notes.append(
+            f"Normalised intensities are multiplied by {before.gain:g} and {before.offset:g} is added inside the model."
+        )
+    return notes
+
+
+def _note_expressions(config: Config) -> Sequence[str]:
+    keys = config.expressions()
+    if not keys:
+        return ()
+    more = f" and {len(keys) - 8} more" if len(keys) > 8 else ""
+    return (
+        f"Expressions in the configuration are never run; they are in {', '.join(k[:40] for k in keys[:8])}{more}.",
+    )

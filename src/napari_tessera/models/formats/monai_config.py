@@ -1,0 +1,231 @@
+"""The configuration of a MONAI bundle as plain data: references are followed, expressions never run.
+
+MONAI's own parser imports whatever ``_target_`` names and evaluates every text that starts with ``$``. Nothing here
+does: a class is a name to look up in a table, and an expression is a text to refuse.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from napari_tessera.errors import ModelError
+
+__all__ = ["MAX_BYTES", "Component", "Config", "parse"]
+
+# A configuration is a few pages of text.
+MAX_BYTES = 1_000_000
+# References to references, and lists within lists: what people write has a handful.
+DEEPEST = 32
+# YAML can name one list many times over, so a small file can stand for an endless one.
+MAX_VALUES = 100_000
+MAX_COMPONENTS = 1_000
+# An expression that is one reference and nothing else has the value of that reference.
+_REFERENCE = re.compile(r"\$?@(\w+(?:(?:::|#)\w+)*)")
+_SEPARATOR = re.compile(r"::|#")
+# Keys of a component that are about it, and no arguments.
+_RESERVED = ("_target_", "_desc_", "_requires_", "_disabled_", "_mode_")
+
+
+def parse(content: bytes, label: str, *, is_yaml: bool = False) -> dict[str, Any]:
+    """Return the JSON or YAML *content* of the file that errors call *label* as plain data.
+
+    Raises
+    ------
+    ModelError
+        If it is neither, or no mapping.
+    """
+    try:
+        found = yaml.safe_load(content) if is_yaml else json.loads(content)
+    # YAML raises a plain ValueError for what looks like a date and is none; too many brackets end in RecursionError.
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ModelError(f"{label} is not valid: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{label} holds a {type(found).__name__}, but a MONAI bundle has names and values there")
+    return {str(key): value for key, value in found.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What a configuration file says.
+
+    Parameters
+    ----------
+    content
+        The file as plain data.
+    label
+        How errors call the file.
+    """
+
+    content: dict[str, Any]
+    label: str
+
+    def literal(self, value: Any, where: str) -> Any:
+        """Return *value* with its references replaced by the plain values that they lead to.
+
+        Parameters
+        ----------
+        value
+            Part of the content.
+        where
+            The key of *value*, levels joined by "::", for errors.
+
+        Raises
+        ------
+        ModelError
+            If any of it is an expression, an object or a reference that leads nowhere.
+        """
+        return self._literal(value, where, DEEPEST, iter(range(MAX_VALUES)))
+
+    def component(self, value: Any, where: str) -> Component | None:
+        """Return the object that *value* describes; None if it describes none."""
+        value = self.follow(value, where)
+        if not isinstance(value, dict) or "_target_" not in value:
+            return None
+        component = Component(self, str(self.literal(value["_target_"], f"{where}::_target_")), where, value)
+        if component.literal("_mode_", "default") != "default":
+            raise ModelError(
+                f"{self.label}: '{where}' has the _mode_ '{value['_mode_']}', which runs code; Tessera runs none"
+            )
+        return component
+
+    def components(self, value: Any, where: str) -> list[Component]:
+        """Return the enabled transforms that *value*, a list or a Compose of them, describes, in their order."""
+        return list(self._components(value, where, DEEPEST, iter(range(MAX_COMPONENTS))))
+
+    def follow(self, value: Any, where: str) -> Any:
+        """Return *value*, or what it refers to, in the end, if it is a reference."""
+        for _ in range(DEEPEST):
+            reference = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
+            if reference is not None:
+                value = self._find(reference[1], where)
+            elif isinstance(value, str) and value.startswith(("$", "%")):
+                raise ModelError(
+                    f"{self.label}: '{where}' is {_short(value)}, which only running it would tell; Tessera runs no "
+                    f"code of a bundle: write the value itself there"
+                )
+            else:
+                return value
+        raise ModelError(f"{self.label}: '{where}' refers on and on, more than {DEEPEST} times: write the value there")
+
+    def expressions(self) -> list[str]:
+        """Return the top-level keys that hold an expression somewhere."""
+        budget = iter(range(MAX_VALUES))
+        return [key for key, value in self.content.items() if _has_expression(value, DEEPEST, budget)]
+
+    def _components(self, value: Any, where: str, depth: int, budget: Iterator[int]) -> Iterator[Component]:
+        if depth == 0 or next(budget, None) is None:
+            raise ModelError(f"{self.label}: '{where}' has more than {MAX_COMPONENTS} transforms, which no bundle has")
+        found = self.component(value, where)
+        if found is not None and found.literal("_disabled_", False):
+            return
+        if found is not None and found.name != "Compose":
+            yield found
+            return
+        inner = self.follow(value if found is None else found.raw.get("transforms", []), where)
+        if not isinstance(inner, list):
+            raise ModelError(f"{self.label}: '{where}' is {_short(inner)}, but it must be a list of transforms")
+        place = where if found is None else f"{where}::transforms"
+        for number, one in enumerate(inner):
+            yield from self._components(one, f"{place}::{number}", depth - 1, budget)
+
+    def _literal(self, value: Any, where: str, depth: int, budget: Iterator[int]) -> Any:
+        if depth == 0 or next(budget, None) is None:
+            raise ModelError(
+                f"{self.label}: '{where.split('::')[0]}' is deeper than {DEEPEST} levels or has more than "
+                f"{MAX_VALUES} values, which no network's description has"
+            )
+        value = self.follow(value, where)
+        if isinstance(value, list):
+            return [self._literal(one, f"{where}::{i}", depth - 1, budget) for i, one in enumerate(value)]
+        if isinstance(value, dict):
+            if "_target_" in value:
+                raise ModelError(
+                    f"{self.label}: '{where}' makes an object of {_short(value['_target_'])}, but Tessera takes over "
+                    f"numbers, texts and lists of them: write such a value there"
+                )
+            return {str(key): self._literal(one, f"{where}::{key}", depth - 1, budget) for key, one in value.items()}
+        return value
+
+    def _find(self, reference: str, where: str) -> Any:
+        found: Any = self.content
+        for part in _SEPARATOR.split(reference):
+            if isinstance(found, dict) and part in found:
+                found = found[part]
+            elif isinstance(found, list) and part.isdecimal() and int(part) < len(found):
+                found = found[int(part)]
+            else:
+                raise ModelError(
+                    f"{self.label}: '{where}' refers to {_short('@' + reference)}, which is not in the file"
+                )
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """An object that a configuration describes and that is never made from it.
+
+    Parameters
+    ----------
+    config
+        Where it is from.
+    target
+        The class as it is written, ``UNet`` or ``monai.networks.nets.UNet``.
+    where
+        Its key, for errors.
+    raw
+        Its own part of the content.
+    """
+
+    config: Config
+    target: str
+    where: str
+    raw: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The last part of the class's name."""
+        return self.target.rpartition(".")[2]
+
+    @property
+    def is_monai(self) -> bool:
+        """Whether the class would be MONAI's own; bare names are looked up there."""
+        return "." not in self.target or self.target.startswith("monai.")
+
+    def literal(self, argument: str, default: Any) -> Any:
+        """Return the plain value of one argument, *default* where it is not given."""
+        if argument not in self.raw:
+            return default
+        return self.config.literal(self.raw[argument], f"{self.where}::{argument}")
+
+    def number(self, argument: str, default: float | None) -> float | None:
+        """Return one argument that must be a number or nothing."""
+        value = self.literal(argument, default)
+        if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+            return None if value is None else float(value)  # OverflowError: a whole number of hundreds of digits
+        raise ModelError(f"{self.config.label}: '{self.where}::{argument}' is {_short(value)}, but it must be a number")
+
+    def arguments(self) -> dict[str, Any]:
+        """Return all arguments as plain values."""
+        return {key: self.literal(key, None) for key in self.raw if key not in _RESERVED}
+
+
+def _has_expression(value: Any, depth: int, budget: Iterator[int]) -> bool:
+    if depth == 0 or next(budget, None) is None:
+        return False
+    if isinstance(value, dict):
+        return any(_has_expression(one, depth - 1, budget) for one in value.values())
+    if isinstance(value, list):
+        return any(_has_expression(one, depth - 1, budget) for one in value)
+    return isinstance(value, str) and value.startswith(("$", "%"))
+
+
+def _short(value: Any) -> str:
+    """Return *value* for a sentence; nothing of a stranger's file fills the screen."""
+    text = " ".join(str(value)[:200].split()) if isinstance(value, str) else f"a {type(value).__name__}"
+    return f"'{text[:80]}...'" if len(text) > 80 else f"'{text}'" if isinstance(value, str) else text
