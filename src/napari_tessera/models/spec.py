@@ -33,7 +33,7 @@ _DECODER_FOR = {
     "affinities": "watershed",
 }
 _NORMALISATION_PARAMETERS = {"percentile": ("low", "high"), "divide": ("by",), "fixed": ("mean", "std")}
-_OPTIONAL_PARAMETERS = {"percentile": ("clip", "eps"), "zscore": ("eps",), "fixed": ("low", "high")}
+_OPTIONAL_PARAMETERS = {"percentile": ("clip", "eps"), "zscore": ("eps",), "minmax": ("eps",), "fixed": ("low", "high")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class WindowRule:
     Parameters
     ----------
     default, step, minimum
-        Voxels per axis, in image order.
+        Voxels per axis, in image order. A step of 0 allows no other side than the minimum.
     """
 
     default: tuple[int, ...]
@@ -57,9 +57,9 @@ class WindowRule:
                 f"window default {self.default}, step {self.step} and minimum {self.minimum} differ in length: "
                 f"give one number per axis"
             )
-        if min((*self.default, *self.step, *self.minimum), default=0) < 1:
+        if min((*self.default, *self.minimum), default=0) < 1 or min(self.step, default=0) < 0:
             raise ModelError(
-                f"window default {self.default}, step {self.step} and minimum {self.minimum} must be 1 or more"
+                f"window default {self.default} and minimum {self.minimum} must be 1 or more, step {self.step} 0 or more"
             )
         if any(self.nearest(axis, side) != (side,) for axis, side in enumerate(self.default)):
             raise ModelError(f"window default {self.default} is not minimum {self.minimum} + n x step {self.step}")
@@ -74,7 +74,7 @@ class WindowRule:
     def nearest(self, axis: int, side: int) -> tuple[int, ...]:
         """Return the allowed sides next to *side*, ascending: itself if allowed, else the one or two around it."""
         minimum, step = self.minimum[axis], self.step[axis]
-        if side <= minimum:
+        if side <= minimum or step == 0:
             return (minimum,)
         below = minimum + (side - minimum) // step * step
         return (below,) if below == side else (below, below + step)
@@ -92,7 +92,9 @@ class WindowRule:
             allowed = self.nearest(axis, side)
             if side not in allowed:
                 rule = f"{self.minimum[axis]} + n x {self.step[axis]}"
-                if self.minimum[axis] % self.step[axis] == 0:
+                if self.step[axis] == 0:
+                    rule = "the only side that it takes"
+                elif self.minimum[axis] % self.step[axis] == 0:
                     rule = f"a multiple of {self.step[axis]} from {self.minimum[axis]} up"
                 complaints.append(f"{names[axis]} is {side} but must be {rule}: {' or '.join(map(str, allowed))}")
         if complaints:
