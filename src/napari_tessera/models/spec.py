@@ -59,7 +59,8 @@ class WindowRule:
             )
         if min((*self.default, *self.minimum), default=0) < 1 or min(self.step, default=0) < 0:
             raise ModelError(
-                f"window default {self.default} and minimum {self.minimum} must be 1 or more, step {self.step} 0 or more"
+                f"window default {self.default} and minimum {self.minimum} must be 1 or more, "
+                f"and step {self.step} 0 or more"
             )
         if any(self.nearest(axis, side) != (side,) for axis, side in enumerate(self.default)):
             raise ModelError(f"window default {self.default} is not minimum {self.minimum} + n x step {self.step}")
