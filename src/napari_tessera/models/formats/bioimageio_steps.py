@@ -77,7 +77,6 @@ class _Reader:
 
     def __init__(self, source: str, tensor: Any) -> None:
         self.source = source
-        self.tensor_id = str(tensor.id)
         self.all_axes = {str(axis.id) for axis in tensor.axes}
         self.space = {str(axis.id) for axis in tensor.axes if axis.type == "space"}
         self.batch = {str(axis.id) for axis in tensor.axes if axis.type == "batch"}
@@ -120,8 +119,6 @@ class _Reader:
         self._measure(step, _normalisation("zscore", eps=kwargs.eps))
 
     def _scale_range(self, step: Any, kwargs: Any) -> None:
-        if kwargs.reference_tensor is not None and str(kwargs.reference_tensor) != self.tensor_id:
-            raise self._refusal(step, "its percentiles are those of another tensor")
         low, high = kwargs.min_percentile, kwargs.max_percentile
         if (low, high) == (0, 100):
             self._measure(step, _normalisation("minmax", eps=kwargs.eps))

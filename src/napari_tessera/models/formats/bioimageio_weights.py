@@ -175,7 +175,9 @@ def _read_tensors(path: Path, where: str) -> dict[str, torch.Tensor]:
     if is_zip:
         _refuse_packed(path, where)
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of older ways to pickle: what cannot be read is an error
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"the weights {where} hold more than tensors, which may be code: they are not opened ({_reason(error)})"
