@@ -23,7 +23,6 @@ import torch
 import yaml
 from tests.models.sample import Sample, reference_network
 from tests.models.sample_bioimageio import (
-    describe,
     make,
     save_state_dict,
     save_torchscript,
@@ -842,6 +841,10 @@ def test_several_packages_in_one_folder(package: Path, tmp_path: Path) -> None:
         load_model(outer)
 
 
-def test_the_sample_describes_itself(tmp_path: Path) -> None:
-    content = describe(tmp_path, reference_network())
-    assert content["weights"] == {}
+def test_the_documented_description_opens(package: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "models" / "bioimageio.md").read_text(encoding="utf-8")
+    (package / "rdf.yaml").unlink()
+    text = page.split('```yaml title="bioimageio.yaml"\n')[1].split("```")[0]
+    (package / "bioimageio.yaml").write_text(text, encoding="utf-8")
+    spec = load_model(package).spec
+    assert (spec.name, spec.overlap, spec.voxel_size_um) == ("small cells", 0.25, (0.4, 0.1, 0.1))
