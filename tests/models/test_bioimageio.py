@@ -492,6 +492,7 @@ def test_a_class_may_be_named_by_its_own_module(sample: Sample) -> None:
     same_prediction(load_model(sample.path), sample)
 
 
+@pytest.mark.filterwarnings("ignore")  # of torch's older exporter, which needs fewer libraries
 def test_onnx(package: Path) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("napari_tessera.models.formats.onnx", reason="the ONNX format is not there yet")
