@@ -50,6 +50,14 @@ def test_a_window_that_is_not_allowed_names_axis_rule_and_nearest() -> None:
         RULE.check((64, 64))
 
 
+def test_a_step_of_0_allows_one_side() -> None:
+    rule = WindowRule((32, 64), (0, 16), (32, 32))
+    rule.check((32, 96))
+    assert rule.nearest(0, 100) == (32,)
+    with pytest.raises(SettingsError, match=r"y is 48 but must be the only side that it takes: 32"):
+        rule.check((48, 64))
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -84,7 +92,7 @@ def test_normalisation_needs_its_parameters() -> None:
 @pytest.mark.parametrize(
     ("default", "step", "minimum", "sentence"),
     [
-        ((64, 64), (0, 8), (8, 8), "must be 1 or more"),
+        ((64, 64), (0, 8), (8, 8), "is not minimum"),
         ((64, 64), (-8, 8), (8, 8), "must be 1 or more"),
         ((64, 64), (8, 8), (8,), "differ in length"),
         ((60, 64), (8, 8), (8, 8), r"default \(60, 64\) is not minimum"),

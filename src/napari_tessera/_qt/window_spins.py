@@ -79,7 +79,7 @@ class WindowSpins(QWidget):
     def set_rule(self, rule: WindowRule) -> None:
         """Step as *rule* says."""
         for box, step in zip(self._boxes[3 - len(rule.step) :], rule.step, strict=True):
-            box.setSingleStep(step)
+            box.setSingleStep(max(step, 1))
 
     def mark(self, complaints: Mapping[int, str]) -> None:
         """Mark the axes that have a complaint, and put it into their tooltips."""

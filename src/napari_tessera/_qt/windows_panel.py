@@ -217,8 +217,8 @@ class WindowsPanel(QWidget):
         self.window_size.mark(complaints)
         text = "; ".join(complaints.values())
         steps = ", ".join(map(str, dict.fromkeys(rule.step)))
-        allowed = f"voxels, in steps of {steps}" if any(rule.step) else "voxels; the model takes no other"
-        self.hint.show_line(Line(text, Tone.PROBLEM) if text else Line(allowed))
+        free = f"voxels, in steps of {steps}" if any(rule.step) else "voxels, the only window that the model takes"
+        self.hint.show_line(Line(text, Tone.PROBLEM) if text else Line(free))
 
 
 def _show(control: Any, value: Any) -> None:

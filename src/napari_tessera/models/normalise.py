@@ -115,7 +115,7 @@ def _of_zscore(numbers: dict[str, float], measured: _Measured, channel: int) -> 
 
 def _of_minmax(numbers: dict[str, float], measured: _Measured, channel: int) -> _ChannelMap:
     low, high = float(measured.moments.low[channel]), float(measured.moments.high[channel])
-    return low, _reciprocal(high - low), -inf, inf
+    return low, _reciprocal(high - low + numbers.get("eps", 0.0)), -inf, inf
 
 
 def _of_percentiles(numbers: dict[str, float], measured: _Measured, channel: int) -> _ChannelMap:

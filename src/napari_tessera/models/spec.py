@@ -34,7 +34,7 @@ _DECODER_FOR = {
     "contour-distance": "contour-distance",
 }
 _NORMALISATION_PARAMETERS = {"percentile": ("low", "high"), "divide": ("by",), "fixed": ("mean", "std")}
-_OPTIONAL_PARAMETERS = {"percentile": ("clip", "eps"), "zscore": ("eps",), "fixed": ("low", "high")}
+_OPTIONAL_PARAMETERS = {"percentile": ("clip", "eps"), "zscore": ("eps",), "minmax": ("eps",), "fixed": ("low", "high")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class WindowRule:
     Parameters
     ----------
     default, step, minimum
-        Voxels per axis, in image order.
+        Voxels per axis, in image order. A step of 0 allows no other side than the minimum.
     """
 
     default: tuple[int, ...]
@@ -60,8 +60,8 @@ class WindowRule:
             )
         if min((*self.default, *self.minimum), default=0) < 1 or min(self.step, default=0) < 0:
             raise ModelError(
-                f"window default {self.default} and minimum {self.minimum} must be 1 or more, step "
-                f"{self.step} 0 or more"
+                f"window default {self.default} and minimum {self.minimum} must be 1 or more, "
+                f"and step {self.step} 0 or more"
             )
         if any(self.nearest(axis, side) != (side,) for axis, side in enumerate(self.default)):
             raise ModelError(f"window default {self.default} is not minimum {self.minimum} + n x step {self.step}")
@@ -95,9 +95,8 @@ class WindowRule:
             if side not in allowed:
                 rule = f"{self.minimum[axis]} + n x {self.step[axis]}"
                 if self.step[axis] == 0:
-                    complaints.append(f"{names[axis]} is {side} but must be {self.minimum[axis]}")
-                    continue
-                if self.minimum[axis] % self.step[axis] == 0:
+                    rule = "the only side that it takes"
+                elif self.minimum[axis] % self.step[axis] == 0:
                     rule = f"a multiple of {self.step[axis]} from {self.minimum[axis]} up"
                 complaints.append(f"{names[axis]} is {side} but must be {rule}: {' or '.join(map(str, allowed))}")
         if complaints:

@@ -23,8 +23,8 @@ def spec_card(model: Model) -> str:
         "axes": f"{'zyx'[-spec.spatial_dims :]}, {spec.in_channels} channel(s) in, {spec.out_channels} out",
         "output": spec.output.kind + (f" ({', '.join(spec.classes)})" if spec.classes else ""),
         "voxel size": voxels,
-        "window": _sides(rule.default)
-        + (f", in steps of {_sides(rule.step)} from {_sides(rule.minimum)}" if any(rule.step) else ", no other"),
+        "window": f"{_sides(rule.default)}, "
+        + (f"in steps of {_sides(rule.step)} from {_sides(rule.minimum)}" if any(rule.step) else "no other"),
         "intensities": ", ".join(dict.fromkeys(one.mode for one in spec.normalisations)),
         "decoder": spec.suggested_decoder.name,
         "from": model.origin,
@@ -49,11 +49,12 @@ def window_complaints(rule: WindowRule, window: tuple[int, ...]) -> dict[int, st
         allowed = rule.nearest(axis, side)
         if side not in allowed:
             step, least = rule.step[axis], rule.minimum[axis]
+            sides = " or ".join(map(str, allowed))
             if step == 0:
-                complaints[axis] = f"{names[axis]} must be {least}"
+                complaints[axis] = f"{names[axis]} must be {sides}"
                 continue
             what = f"a multiple of {step}" if least % step == 0 else f"{least} + n × {step}"
-            complaints[axis] = f"{names[axis]} must be {what}: {' or '.join(map(str, allowed))}"
+            complaints[axis] = f"{names[axis]} must be {what}: {sides}"
     return complaints
 
 

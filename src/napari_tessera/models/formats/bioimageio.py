@@ -1,0 +1,151 @@
+"""bioimage.io packages of format 0.5: a description, weights and test tensors in a folder or a zip."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from napari_tessera.errors import ModelError
+from napari_tessera.models.formats.base import Description, Risk
+from napari_tessera.models.formats.bioimageio_axes import InOrder, Layout, read_layout
+from napari_tessera.models.formats.bioimageio_description import read_description
+from napari_tessera.models.formats.bioimageio_package import Package, open_package
+from napari_tessera.models.formats.bioimageio_steps import read_activation, read_normalisation
+from napari_tessera.models.formats.bioimageio_weights import Weights, choose_weights, open_network
+from napari_tessera.models.model import Model
+from napari_tessera.models.spec import ModelSpec, OutputKind, OutputSpec
+
+__all__ = ["FORMAT", "BioimageIo"]
+
+# Words for which the name of a single output channel stands.
+_BOUNDARY_WORDS = ("boundar", "membrane", "edge", "border", "contour")
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A package read, but for its weights."""
+
+    package: Package
+    weights: Weights
+    layout: Layout
+    dtype: torch.dtype
+    spec: ModelSpec
+    notes: tuple[str, ...]
+
+
+class BioimageIo:
+    """Packages as bioimage.io offers them for download."""
+
+    name = "bioimage.io package"
+
+    def risk(self, path: Path) -> Risk | None:
+        """Return that TorchScript weights are a program; None for a state dict and ONNX, which are data."""
+        package = open_package(path)
+        description, _ = read_description(package)
+        weights = choose_weights(package, description.weights)
+        if not weights.runs_code:
+            return None
+        return Risk(
+            "opening it runs code from its TorchScript weights, with your rights",
+            (package.locate(weights.files[0].source),),
+        )
+
+    def describe(self, path: Path) -> Description:
+        """Return what the description in *path* says; no other file of the package is opened."""
+        read = _read(path)
+        return Description(read.spec, read.weights.title, read.notes)
+
+    def load(self, path: Path) -> Model:
+        """Open the safest weights of the package *path*; for TorchScript the user has said that they may run.
+
+        Raises
+        ------
+        ModelError
+            If the description is none, a file is missing or not the one described, or Tessera cannot do as it says.
+        """
+        read = _read(path)
+        layout = read.layout
+        network = open_network(read.package, read.weights, len(layout.in_channels), layout.spatial_dims)
+        # A state dict's network has Tessera's axes already; the others may also give a list of one tensor.
+        if not (layout.is_plain and read.weights.architecture):
+            network = InOrder(network, layout, read.dtype).eval()
+        return Model(network, read.spec, str(path), read.notes)
+
+
+FORMAT = BioimageIo()
+
+
+def _read(path: Path) -> _Read:
+    package = open_package(path)
+    description, notes = read_description(package)
+    if len(description.inputs) != 1 or len(description.outputs) != 1:
+        raise ModelError(
+            f"{path} has {len(description.inputs)} input and {len(description.outputs)} output tensors, but Tessera "
+            f"runs networks with one of each"
+        )
+    taken, given = description.inputs[0], description.outputs[0]
+    weights = choose_weights(package, description.weights)
+    layout = read_layout(str(path), taken, given)
+    before = read_normalisation(str(path), taken)
+    activation, decoder, after_notes = read_activation(str(path), given)
+    if weights.architecture and not before.dtype.startswith("float"):
+        raise ModelError(
+            f"{path} gives its network {before.dtype}, but {weights.architecture} computes with floating-point numbers"
+        )
+    kind = _kind_of(layout)
+    spec = ModelSpec(
+        name=str(description.name),
+        spatial_dims=layout.spatial_dims,
+        in_channels=len(layout.in_channels),
+        out_channels=len(layout.out_channels),
+        window=layout.window,
+        normalisation=before.normalisation,
+        activation=activation,
+        output=OutputSpec(kind),
+        voxel_size_um=layout.voxel_size_um,
+        classes=layout.out_channels if kind == "semantic" else (),
+        overlap=layout.overlap,
+        decoder=decoder,
+        description=" ".join(str(description.description).split()),
+        licence=_licence_of(description),
+        citation=_citation_of(description),
+    )
+    about = (f"bioimage.io does not say what an output means: it is taken as {kind}, by the names of its channels.",)
+    every = (*notes, *weights.notes, *layout.notes, *before.notes, *after_notes, *about, *_notes_on(description))
+    return _Read(package, weights, layout, getattr(torch, before.dtype), spec, every)
+
+
+def _kind_of(layout: Layout) -> OutputKind:
+    if len(layout.out_channels) > 1:
+        return "semantic"
+    name = layout.out_channels[0].lower()
+    return "boundary" if any(word in name for word in _BOUNDARY_WORDS) else "foreground"
+
+
+def _licence_of(description: Any) -> str:
+    licence = description.license
+    if licence is None:
+        return ""
+    return f"see {licence.source} in the package" if hasattr(licence, "source") else str(licence)
+
+
+def _citation_of(description: Any) -> str:
+    """Return what to cite, or who made it where nothing is said."""
+    cited = [
+        " ".join(f"{entry.text} {f'https://doi.org/{entry.doi}' if entry.doi else entry.url or ''}".split())
+        for entry in description.cite
+    ]
+    return "; ".join(cited) or ", ".join(str(author.name) for author in description.authors)
+
+
+def _notes_on(description: Any) -> tuple[str, ...]:
+    found = []
+    if getattr(description, "run_mode", None) is not None:
+        found.append(f"Its run mode '{description.run_mode.name}' is not taken over.")
+    foreign = sorted((getattr(description.config, "model_extra", None) or {}).keys())
+    if foreign:
+        found.append(f"What its 'config' says to other programs is not taken over: {', '.join(foreign)}.")
+    return tuple(found)

@@ -1,0 +1,119 @@
+"""Read the description of a bioimage.io package with bioimageio.spec, without a network and within bounds."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+from napari_tessera.errors import ModelError
+
+if TYPE_CHECKING:
+    from napari_tessera.models.formats.bioimageio_package import Package
+
+__all__ = ["read_description"]
+
+# A few lines of YAML can refer to each other so that they stand for more than any memory holds.
+MOST_VALUES = 200_000
+
+
+def read_description(package: Package) -> tuple[Any, tuple[str, ...]]:
+    """Return the `bioimageio.spec.model.v0_5.ModelDescr` of *package*, and notes.
+
+    Raises
+    ------
+    ModelError
+        If bioimageio.spec is missing, or the description cannot be read or is none of a model of format 0.5.
+    """
+    content = _parse(package)
+    version = str(content.get("format_version", "none"))
+    if content.get("type") != "model":
+        raise ModelError(f"{package.path} describes a {content.get('type')!r}, not a model")
+    if version.split(".")[:2] != ["0", "5"]:
+        raise ModelError(
+            f"{package.path} is of bioimage.io format {version}, but Tessera reads 0.5: bring it up to date with "
+            f"`bioimageio update-format` of bioimageio.core"
+        )
+    notes = _drop_what_is_looked_up(content)
+    return _validate(package, content), notes
+
+
+def _parse(package: Package) -> dict[str, Any]:
+    try:
+        from ruyaml import YAML
+        from ruyaml.error import YAMLError
+    except ImportError as error:
+        raise _missing(package) from error
+    # YAML 1.2, which the format is of: there 'no' is a word and 1e-3 a number. Safe: tags make no objects.
+    loader = YAML(typ="safe", pure=True)
+    try:
+        content = loader.load(io.StringIO(package.read_description().decode("utf-8")))
+        _count(content)
+    except RecursionError as error:
+        raise ModelError(f"the description of {package.path} is nested too deeply to be one") from error
+    # ruyaml raises plain ValueErrors and TypeErrors for values such as dates that are none.
+    except (YAMLError, ValueError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"cannot read {package.description} of {package.path}: {reason}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{package.description} of {package.path} is no mapping of keys to values")
+    return content
+
+
+def _count(content: Any) -> None:
+    """Raise ValueError where *content* stands for too many values, such as by lines that repeat each other."""
+    waiting, seen = [content], 0
+    while waiting:
+        value = waiting.pop()
+        seen += 1
+        if seen + len(waiting) > MOST_VALUES:
+            raise ValueError(f"it stands for more than {MOST_VALUES} values, which no description does")
+        if isinstance(value, dict):
+            waiting += [*value.keys(), *value.values()]
+        elif isinstance(value, (list, tuple, set)):
+            waiting += value
+
+
+def _drop_what_is_looked_up(content: dict[str, Any]) -> tuple[str, ...]:
+    """Take out the one key that bioimageio.spec asks the network for, whatever its settings."""
+    inputs = content.get("inputs")
+    named = [
+        str(tensor.pop("output_of"))
+        for tensor in (inputs if isinstance(inputs, list) else ())
+        if isinstance(tensor, dict) and tensor.get("output_of") is not None
+    ]
+    return tuple(f"The input is the output of another model, '{name}': run that one before." for name in named)
+
+
+def _validate(package: Package, content: dict[str, Any]) -> Any:
+    try:
+        from bioimageio.spec import InvalidDescr, ValidationContext
+        from bioimageio.spec.model.v0_5 import ModelDescr
+    except ImportError as error:
+        raise _missing(package) from error
+
+    class Description(ModelDescr):  # type: ignore[misc,unused-ignore]
+        def _get_metadata_completeness(self) -> float:
+            # A score by writing the description out, which fails with pydantic 2.14 and bioimageio.spec 0.5.12.
+            return 0.0
+
+    # Without checks of files nothing is downloaded, and no file is opened: Tessera checks those that it uses.
+    context = ValidationContext(root=package.path.parent, perform_io_checks=False, log_warnings=False)
+    try:
+        found = Description.load(content, context=context)
+    # Its validators also fail on values that they did not expect.
+    except (ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{package.path} is no valid bioimage.io model: {reason}") from error
+    if isinstance(found, InvalidDescr):
+        errors = [error for detail in found.validation_summary.details for error in detail.errors]
+        texts = [f"{'.'.join(map(str, error.loc)) or 'the file'}: {' '.join(error.msg.split())}" for error in errors]
+        more = f" and {len(texts) - 3} more" if len(texts) > 3 else ""
+        raise ModelError(f"{package.path} is no valid bioimage.io model: {'; '.join(texts[:3])}{more}")
+    return found
+
+
+def _missing(package: Package) -> ModelError:
+    return ModelError(
+        f'{package.path} is a bioimage.io package, and reading it needs bioimageio.spec: pip install "napari-tessera['
+        f'bioimageio]"'
+    )

@@ -1,0 +1,207 @@
+"""The files of a bioimage.io package, a folder or a zip: found, bounded and checked, never outside of it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from napari_tessera.errors import ModelError
+from napari_tessera.models.spec_file import MAX_BYTES
+from napari_tessera.models.trust import fingerprint
+
+__all__ = ["DESCRIPTIONS", "Package", "PackageFile", "open_package"]
+
+# The newer name first.
+DESCRIPTIONS = ("bioimageio.yaml", "rdf.yaml")
+# Weights hardly shrink in a zip; what shrinks a hundredfold was made to fill a disk. Deflate can reach 1032.
+MOST_SHRUNK = 100
+
+
+@dataclass(frozen=True, slots=True)
+class PackageFile:
+    """A file that a description names.
+
+    Parameters
+    ----------
+    source
+        As the description has it.
+    sha256
+        What the description says of its content; None if nothing.
+    """
+
+    source: str
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A folder, or a zip, that holds a description.
+
+    Parameters
+    ----------
+    path
+        The folder or the zip.
+    description
+        Path of the description in it, with "/".
+    """
+
+    path: Path
+    description: str
+
+    @property
+    def is_zip(self) -> bool:
+        """Whether it is a zip."""
+        return self.path.is_file()
+
+    def read_description(self) -> bytes:
+        """Return the description's text.
+
+        Raises
+        ------
+        ModelError
+            If it cannot be read or is far too long to be one.
+        """
+        with self.lend(PackageFile(PurePosixPath(self.description).name), most_bytes=MAX_BYTES) as (file,):
+            return file.read_bytes()
+
+    def locate(self, source: str) -> Path:
+        """Return where the file *source* lies: a path on disk, or the zip that it is in.
+
+        Raises
+        ------
+        ModelError
+            If it is a URL, lies outside the package, or is missing.
+        """
+        name = self._name_of(source)
+        if self.is_zip:
+            with self._archive() as archive:
+                self._member(archive, name)
+            return self.path
+        return self._on_disk(name)
+
+    @contextmanager
+    def lend(self, *files: PackageFile, most_bytes: int | None = None) -> Iterator[tuple[Path, ...]]:
+        """Lend paths of *files*, their SHA-256 verified; those of a zip are copies that vanish afterwards.
+
+        Raises
+        ------
+        ModelError
+            If one is a URL, lies outside the package, is missing, too large, or not the file that was described.
+        """
+        names = [self._name_of(file.source) for file in files]
+        if not self.is_zip:
+            paths = tuple(map(self._on_disk, names))
+            for path in paths:
+                self._check_size(path.name, path.stat().st_size, most_bytes)
+            yield self._verified(files, paths)
+            return
+        with tempfile.TemporaryDirectory(prefix="tessera-", ignore_cleanup_errors=True) as folder:
+            with self._archive() as archive:
+                paths = tuple(self._copy(archive, name, Path(folder), most_bytes) for name in names)
+            yield self._verified(files, paths)
+
+    def _verified(self, files: tuple[PackageFile, ...], paths: tuple[Path, ...]) -> tuple[Path, ...]:
+        for file, path in zip(files, paths, strict=True):
+            if file.sha256 is not None and (found := fingerprint(path)) != file.sha256.lower():
+                raise ModelError(
+                    f"'{file.source}' in {self.path} has the SHA-256 {found[:16]}..., but its description says "
+                    f"{file.sha256[:16]}...: it is damaged or another file; get the package again"
+                )
+        return paths
+
+    def _name_of(self, source: str) -> str:
+        """Return the path of *source* in the package."""
+        if PureWindowsPath(source).drive or "://" in source or source.lower().startswith(("http:", "https:")):
+            kind = "a URL" if source.lower().startswith("http") or "://" in source else "an absolute path"
+            raise ModelError(
+                f"{self.path} names '{source}', {kind}; Tessera downloads nothing and reads nothing outside a package: "
+                f"get the package with its files"
+            )
+        path = PurePosixPath(source.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts or not path.parts:
+            raise ModelError(f"{self.path} names '{source}', which lies outside the package: such a path is not opened")
+        return str(PurePosixPath(self.description).parent / path)
+
+    def _on_disk(self, name: str) -> Path:
+        found = self.path / name
+        if not found.is_file():
+            raise ModelError(f"'{name}' is missing in {self.path}: get the package again")
+        # A link may lead anywhere.
+        if not found.resolve().is_relative_to(self.path.resolve()):
+            raise ModelError(f"'{name}' in {self.path} is a link that leads outside the package: it is not opened")
+        return found
+
+    def _archive(self) -> zipfile.ZipFile:
+        try:
+            return zipfile.ZipFile(self.path)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise ModelError(f"cannot read {self.path} as a zip, it may be cut short: {error}") from error
+
+    def _member(self, archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
+        try:
+            member = archive.getinfo(name)
+        except KeyError as error:
+            raise ModelError(f"'{name}' is missing in {self.path}: get the package again") from error
+        if member.file_size > MOST_SHRUNK * member.compress_size + MAX_BYTES:
+            raise ModelError(
+                f"'{name}' in {self.path} would grow from {member.compress_size} to {member.file_size} bytes, which no "
+                f"weights do: it is not unpacked"
+            )
+        return member
+
+    def _copy(self, archive: zipfile.ZipFile, name: str, folder: Path, most_bytes: int | None) -> Path:
+        """Copy one file of the zip into *folder*; zipfile reads no more than the size that has been checked."""
+        member = self._member(archive, name)
+        self._check_size(name, member.file_size, most_bytes)
+        target = folder / PurePosixPath(name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with archive.open(member) as packed, target.open("wb") as file:
+                shutil.copyfileobj(packed, file, 1 << 20)
+        # A password, an unknown way of compressing, or a file that is cut short.
+        except (OSError, EOFError, RuntimeError, ValueError, zlib.error, zipfile.BadZipFile) as error:
+            raise ModelError(f"cannot unpack '{name}' of {self.path}: {error}") from error
+        return target
+
+    def _check_size(self, name: str, size: int, most_bytes: int | None) -> None:
+        if most_bytes is not None and size > most_bytes:
+            raise ModelError(f"'{name}' in {self.path} has {size} bytes; a model description has at most {most_bytes}")
+
+
+def open_package(path: Path) -> Package:
+    """Return the package that the folder or zip *path* is; its description may lie some folders down.
+
+    Raises
+    ------
+    ModelError
+        If it holds none, or several.
+    """
+    if path.is_dir():
+        names = [file.relative_to(path).as_posix() for name in DESCRIPTIONS for file in _nearby(path, name)]
+    else:
+        with Package(path, "")._archive() as archive:
+            names = [name for name in archive.namelist() if PurePosixPath(name).name in DESCRIPTIONS and _stays(name)]
+    if not names:
+        raise ModelError(f"{path} holds no {' or '.join(DESCRIPTIONS)}")
+    depth = min(len(PurePosixPath(name).parts) for name in names)
+    nearest = sorted(name for name in names if len(PurePosixPath(name).parts) == depth)
+    if len({str(PurePosixPath(name).parent) for name in nearest}) > 1:
+        raise ModelError(f"{path} holds several models ({', '.join(nearest[:3])}): name the one to open")
+    return Package(path, nearest[0])
+
+
+def _stays(name: str) -> bool:
+    """Whether a zip's *name* would stay in the folder that it is unpacked into, on any system."""
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and not {"\\", ":"} & set(name)
+
+
+def _nearby(folder: Path, name: str) -> Iterator[Path]:
+    for above in ("", "*/", "*/*/"):
+        yield from folder.glob(f"{above}{name}")

@@ -1,0 +1,228 @@
+"""The weights of a bioimage.io package: the safest entry that Tessera opens, and the network of it."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+import weakref
+import zipfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from napari_tessera.errors import ModelError
+from napari_tessera.models import architectures
+from napari_tessera.models.formats.bioimageio_package import Package, PackageFile
+
+__all__ = ["Weights", "choose_weights", "open_network"]
+
+_NETS = "monai.networks.nets"
+# From the safest to the one that is a program.
+_ORDER = ("pytorch_state_dict", "onnx", "torchscript")
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The entry that is opened.
+
+    Parameters
+    ----------
+    kind
+        Its name in the description.
+    files
+        What it is made of; the first is opened.
+    architecture, arguments
+        The allow-listed class and what it is built from, for a state dict.
+    notes
+        Why a safer entry is not opened.
+    """
+
+    kind: str
+    files: tuple[PackageFile, ...]
+    architecture: str = ""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def runs_code(self) -> bool:
+        """Whether opening it runs code from the package."""
+        return self.kind == "torchscript"
+
+    @property
+    def title(self) -> str:
+        """What it is, for people."""
+        return self.architecture or {"onnx": "ONNX graph", "torchscript": "TorchScript archive"}[self.kind]
+
+
+def choose_weights(package: Package, entries: Any) -> Weights:
+    """Return the safest of *entries*, a `WeightsDescr`, that Tessera opens and that the package holds.
+
+    Raises
+    ------
+    ModelError
+        If there is none; the sentence has the reason for each.
+    """
+    reasons = []
+    for kind in _ORDER:
+        entry = getattr(entries, kind, None)
+        if entry is None:
+            continue
+        try:
+            weights = _read_entry(package, kind, entry)
+            for file in weights.files:
+                package.locate(file.source)
+        except ModelError as error:
+            reasons.append(f"{kind}: {error}")
+            continue
+        notes = tuple(f"Its weights of another kind are not used; {reason}." for reason in reasons)
+        unchecked = tuple(
+            f"The description has no SHA-256 of '{file.source}', so it may be another file than was meant."
+            for file in weights.files
+            if file.sha256 is None
+        )
+        return Weights(kind, weights.files, weights.architecture, weights.arguments, notes + unchecked)
+    others = [str(kind) for kind, entry in entries if entry is not None and kind not in _ORDER]
+    if others:
+        reasons.append(f"{', '.join(others)}: Tessera opens {', '.join(_ORDER)}")
+    raise ModelError(f"{package.path} has no weights that Tessera opens; {'; '.join(reasons)}")
+
+
+def open_network(package: Package, weights: Weights, in_channels: int, spatial_dims: int) -> torch.nn.Module:
+    """Return the network, in evaluation mode.
+
+    Raises
+    ------
+    ModelError
+        If a file is not the one described, cannot be read, or does not fit the architecture.
+    """
+    if weights.kind == "onnx":
+        return _open_onnx(package, weights)
+    with package.lend(*weights.files) as (path, *_):
+        where = f"'{weights.files[0].source}' of {package.path}"
+        network = _open_script(path, where) if weights.kind == "torchscript" else _build(path, where, weights)
+    kernel = next((p for p in network.parameters() if p.dim() in (4, 5)), None)
+    if kernel is not None and (kernel.dim() - 2, int(kernel.shape[1])) != (spatial_dims, in_channels):
+        raise ModelError(
+            f"the network of {package.path} begins with {kernel.dim() - 2}D images of {kernel.shape[1]} channels, but "
+            f"its description says {spatial_dims}D and {in_channels}"
+        )
+    return network.eval()
+
+
+def _read_entry(package: Package, kind: str, entry: Any) -> Weights:
+    files: tuple[PackageFile, ...] = (_file_of(entry),)
+    if kind == "pytorch_state_dict":
+        return Weights(kind, files, *_architecture_of(entry.architecture))
+    if kind == "onnx":
+        if find_spec("onnxruntime") is None:
+            raise ModelError('onnxruntime is missing: pip install "napari-tessera[onnx]"')
+        if getattr(entry, "external_data", None) is not None:
+            files += (_file_of(entry.external_data),)
+    return Weights(kind, files)
+
+
+def _file_of(described: Any) -> PackageFile:
+    return PackageFile(str(described.source), None if described.sha256 is None else str(described.sha256))
+
+
+def _architecture_of(architecture: Any) -> tuple[str, dict[str, Any]]:
+    """Return the allow-listed class and its arguments."""
+    if not hasattr(architecture, "import_from"):
+        raise ModelError(
+            f"its architecture is code in the package ('{architecture.source}'), which Tessera does not run"
+        )
+    # A class is imported from the package of all networks or from its own module in it; Tessera imports the former.
+    place = str(architecture.import_from)
+    name = f"{place}.{architecture.callable}"
+    if place == _NETS or place.startswith(f"{_NETS}."):
+        name = f"{_NETS}.{architecture.callable}"
+    if name not in architectures.ARCHITECTURES:
+        raise ModelError(f"its architecture {name} is not one that Tessera rebuilds")
+    return name, dict(architecture.kwargs)
+
+
+def _build(path: Path, where: str, weights: Weights) -> torch.nn.Module:
+    tensors = _read_tensors(path, where)
+    network = architectures.build(weights.architecture, weights.arguments)
+    wanted = network.state_dict()
+    complaints = [
+        f"{text} {', '.join(sorted(names)[:3])}{' and more' if len(names) > 3 else ''}"
+        for text, names in (
+            ("it lacks", wanted.keys() - tensors.keys()),
+            ("it has unknown", tensors.keys() - wanted.keys()),
+            (
+                "of another shape are",
+                {k for k in wanted.keys() & tensors.keys() if wanted[k].shape != tensors[k].shape},
+            ),
+        )
+        if names
+    ]
+    if complaints:
+        raise ModelError(f"the weights {where} do not fit {weights.architecture}: {'; '.join(complaints)}")
+    network.load_state_dict(tensors)
+    return network
+
+
+def _read_tensors(path: Path, where: str) -> dict[str, torch.Tensor]:
+    """Return the state dict in *path*, mapped rather than read; nothing but tensors and plain values is made of it."""
+    is_zip = zipfile.is_zipfile(path)
+    if is_zip:
+        _refuse_packed(path, where)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of older ways to pickle: what cannot be read is an error
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"the weights {where} hold more than tensors, which may be code: they are not opened ({_reason(error)})"
+        ) from error
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
+        raise ModelError(f"cannot read the weights {where}, the file may be cut short: {_reason(error)}") from error
+    if not isinstance(found, Mapping) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in found.items()
+    ):
+        raise ModelError(f"{where} holds no state dict, that is names and tensors, but a {type(found).__name__}")
+    return dict(found)
+
+
+def _refuse_packed(path: Path, where: str) -> None:
+    """Raise if a part of *path* would grow: torch.save packs nothing, so whoever did wanted to fill the memory."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            grown = [part for part in archive.infolist() if part.file_size > part.compress_size]
+    except (OSError, zipfile.BadZipFile) as error:
+        raise ModelError(f"cannot read the weights {where}, the file may be cut short: {error}") from error
+    if grown:
+        raise ModelError(
+            f"the weights {where} would grow from {grown[0].compress_size} to {grown[0].file_size} bytes at "
+            f"'{grown[0].filename}', which torch.save never writes: they are not opened"
+        )
+
+
+def _open_script(path: Path, where: str) -> torch.nn.Module:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is deprecated, and everywhere
+            network: torch.nn.Module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+    except (RuntimeError, ValueError, OSError) as error:
+        raise ModelError(f"cannot open {where} as TorchScript, the file may be cut short: {_reason(error)}") from error
+    return network
+
+
+def _open_onnx(package: Package, weights: Weights) -> torch.nn.Module:
+    with ExitStack() as stack:
+        path, *_ = stack.enter_context(package.lend(*weights.files))
+        network: torch.nn.Module = import_module("napari_tessera.models.formats.onnx").OnnxNetwork(path)
+        # onnxruntime may open the file again, for another device: a copy out of a zip lives as long as the network.
+        weakref.finalize(network, stack.pop_all().close)
+    return network
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

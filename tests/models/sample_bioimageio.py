@@ -1,0 +1,123 @@
+"""A bioimage.io package with a small network: its weights, test tensors and description."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from tests.models.sample import IN_CHANNELS, OUT_CHANNELS, Sample, reference_network
+
+__all__ = ["describe", "make", "save_state_dict", "save_torchscript", "write", "zipped"]
+
+# BasicUNet of reference_network, as a description names it.
+ARCHITECTURE = {
+    "import_from": "monai.networks.nets",
+    "callable": "BasicUNet",
+    "kwargs": {
+        "spatial_dims": 3,
+        "in_channels": IN_CHANNELS,
+        "out_channels": OUT_CHANNELS,
+        "features": [4, 4, 8, 8, 16, 4],
+    },
+}
+SIDE = 32
+
+
+def make(folder: Path) -> Sample:
+    """Write the package as the folder ``bioimageio`` in *folder*, with the weights of an allow-listed network."""
+    network = reference_network()
+    package = folder / "bioimageio"
+    package.mkdir(parents=True)
+    write(package, describe(package, network, pytorch_state_dict=save_state_dict(package, network)))
+    return Sample(package, network)
+
+
+def write(package: Path, content: dict[str, Any], name: str = "rdf.yaml") -> Path:
+    """Write the description *content* into the folder *package*, and return the folder."""
+    (package / name).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return package
+
+
+def zipped(package: Path) -> Path:
+    """Return the folder *package* as a zip beside it."""
+    return Path(shutil.make_archive(str(package), "zip", package))
+
+
+def describe(package: Path, network: torch.nn.Module, **weights: dict[str, Any]) -> dict[str, Any]:
+    """Return a description of *network* with *weights*; its test tensors are written into *package*."""
+    volume = np.random.default_rng(3).normal(100, 20, (1, IN_CHANNELS, SIDE, SIDE, SIDE)).astype(np.float32)
+    normalised = (volume - volume.mean()) / (volume.std() + 1e-6)
+    with torch.inference_mode():
+        probabilities = network(torch.from_numpy(normalised)).sigmoid().numpy()
+    np.save(package / "test_input.npy", volume)
+    np.save(package / "test_output.npy", probabilities)
+    space = {"type": "space", "unit": "nanometer"}
+    scales = {"z": 400.0, "y": 100.0, "x": 100.0}
+    return {
+        "type": "model",
+        "format_version": "0.5.3",
+        "name": "small cells",
+        "description": "Cells,\nsmall ones.",
+        "authors": [{"name": "A. Author"}],
+        "license": "CC-BY-4.0",
+        "cite": [{"text": "Author et al. 2026", "doi": "10.1234/small.cells"}],
+        "documentation": "README.md",
+        "inputs": [
+            {
+                "id": "raw",
+                "axes": [
+                    {"type": "batch"},
+                    {"type": "channel", "channel_names": ["membrane"]},
+                    *(
+                        {**space, "id": axis, "scale": scales[axis], "size": {"min": SIDE, "step": 16}}
+                        for axis in "zyx"
+                    ),
+                ],
+                "test_tensor": _file(package / "test_input.npy"),
+                "preprocessing": [
+                    {"id": "zero_mean_unit_variance", "kwargs": {"axes": ["channel", "z", "y", "x"], "eps": 1e-6}}
+                ],
+            }
+        ],
+        "outputs": [
+            {
+                "id": "cells",
+                "axes": [
+                    {"type": "batch"},
+                    {"type": "channel", "channel_names": ["inside", "outline"]},
+                    *(
+                        {**space, "id": axis, "scale": scales[axis], "size": {"tensor_id": "raw", "axis_id": axis}}
+                        for axis in "zyx"
+                    ),
+                ],
+                "test_tensor": _file(package / "test_output.npy"),
+                "postprocessing": [{"id": "sigmoid"}],
+            }
+        ],
+        "weights": weights,
+    }
+
+
+def save_state_dict(package: Path, network: torch.nn.Module) -> dict[str, Any]:
+    """Write the weights of *network*, and return their entry."""
+    torch.save(network.state_dict(), package / "weights.pt")
+    return {**_file(package / "weights.pt"), "pytorch_version": "2.10.0", "architecture": ARCHITECTURE}
+
+
+def save_torchscript(package: Path, network: torch.nn.Module) -> dict[str, Any]:
+    """Write *network* as TorchScript, and return its entry."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(network, torch.zeros(1, IN_CHANNELS, SIDE, SIDE, SIDE), check_trace=False)
+        torch.jit.save(traced, str(package / "weights.torchscript"))
+    return {**_file(package / "weights.torchscript"), "pytorch_version": "2.10.0"}
+
+
+def _file(path: Path) -> dict[str, str]:
+    return {"source": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
