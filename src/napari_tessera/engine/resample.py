@@ -102,7 +102,8 @@ def _gaussian(sigma: float, radius: int) -> npt.NDArray[np.float64]:
     if radius == 0:
         return np.ones(1)
     kernel: npt.NDArray[np.float64] = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
-    return kernel / kernel.sum()
+    kernel /= kernel.sum()
+    return kernel
 
 
 def _mirror(index: npt.NDArray[np.intp], size: int) -> npt.NDArray[np.intp]:
@@ -258,5 +259,5 @@ def resample_linear(values: npt.NDArray[Any], shape: Shape) -> npt.NDArray[Any]:
     for channel in range(values.shape[0]):
         for piece in _iter_tiles([slice(0, side) for side in shape], axes, most):
             found = _resample(values[channel : channel + 1], reach, piece, axes, work)[0]
-            out[(channel, *piece)] = np.rint(found) if values.dtype.kind in "iu" else found
+            out[channel][tuple(piece)] = np.rint(found) if values.dtype.kind in "iu" else found
     return out

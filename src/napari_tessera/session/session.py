@@ -347,6 +347,7 @@ class Session:
             window_size=spec.window.default,
             tta_num=min(before.tta_num, max_views(spec.spatial_dims)),
             resolution=None,
+            resample=before.resample and spec.voxel_size_um is not None,
             **_suggested_decoder(model),
         )
 
