@@ -114,7 +114,7 @@ def test_advice_offers_it_where_sizes_differ() -> None:
         ((0.01,) * 2, SPEC, InputError, "both need one length per axis"),
         ((10.0,) * 3, SPEC, InputError, "differ by more than a factor of 100, so check the unit"),
         ((0.0, 1.0, 1.0), SPEC, InputError, "it needs one length above 0 per axis"),
-        ([(0.01,) * 3] * 3, SPEC, InputError, "there are 3 voxel sizes for 1 volumes"),
+        ([(0.01,) * 3] * 3, SPEC, InputError, "there are 3 voxel sizes for 1 volume"),
     ],
 )
 def test_what_cannot_be_resampled_is_refused(size: Any, spec: ModelSpec, error: type[Exception], sentence: str) -> None:

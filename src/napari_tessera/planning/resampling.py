@@ -25,7 +25,14 @@ if TYPE_CHECKING:
     from napari_tessera.engine.source import Source
     from napari_tessera.models.spec import ModelSpec
 
-__all__ = ["Resampling", "VoxelSize", "expected_voxel_size", "resampling_of", "sizes_of_volumes"]
+__all__ = [
+    "Resampling",
+    "VoxelSize",
+    "check_resolution",
+    "expected_voxel_size",
+    "resampling_of",
+    "sizes_of_volumes",
+]
 
 Shape = tuple[int, ...]
 VoxelSize = tuple[float, ...]
@@ -99,6 +106,14 @@ def expected_voxel_size(settings: Settings, spec: ModelSpec) -> VoxelSize | None
     return settings.resolution or spec.voxel_size_um
 
 
+def check_resolution(settings: Settings, spec: ModelSpec) -> None:
+    """Raise `SettingsError` if ``resolution`` has another number of axes than the model."""
+    if settings.resolution is not None and len(settings.resolution) != spec.spatial_dims:
+        raise SettingsError(
+            f"resolution is {settings.resolution}, but a {spec.spatial_dims}D model needs {spec.spatial_dims} lengths"
+        )
+
+
 def sizes_of_volumes(
     voxel_size_um: VoxelSize | Sequence[VoxelSize | None] | None, volumes: int
 ) -> tuple[VoxelSize | None, ...]:
@@ -115,7 +130,9 @@ def sizes_of_volumes(
     if all(isinstance(item, (int, float, np.number)) for item in items):
         return (_checked(items),) * volumes
     if len(items) != volumes:
-        raise InputError(f"there are {len(items)} voxel sizes for {volumes} volumes: give one for each, or one for all")
+        raise InputError(
+            f"there are {len(items)} voxel sizes for {volumes} volume(s): give one for each, or one for all"
+        )
     return tuple(None if item is None else _checked(item) for item in items)
 
 
@@ -147,6 +164,7 @@ def resampling_of(
     """
     if not settings.resample:
         return None
+    check_resolution(settings, spec)
     wanted = expected_voxel_size(settings, spec)
     if wanted is None:
         raise SettingsError(

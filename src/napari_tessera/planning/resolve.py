@@ -25,6 +25,7 @@ from napari_tessera.planning.profile import Correction, Known, PassProfile
 from napari_tessera.planning.resampling import (
     Resampling,
     VoxelSize,
+    check_resolution,
     expected_voxel_size,
     resampling_of,
     sizes_of_volumes,
@@ -338,10 +339,7 @@ def complete_settings(settings: Settings, spec: ModelSpec, decoder: Decoder | No
         decoder.check(spec.output, spec.out_channels)
     else:
         check_probabilities(spec, settings.probabilities)
-    if settings.resolution is not None and len(settings.resolution) != spec.spatial_dims:
-        raise SettingsError(
-            f"resolution is {settings.resolution}, but a {spec.spatial_dims}D model needs {spec.spatial_dims} lengths"
-        )
+    check_resolution(settings, spec)
     return replace(settings, window_size=window, **_decoding(decoder))
 
 
