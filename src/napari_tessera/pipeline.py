@@ -45,9 +45,10 @@ if TYPE_CHECKING:
     from napari_tessera.planning.plan import Plan, VolumePlan
     from napari_tessera.planning.resampling import Resampling
 
-__all__ = ["Load", "VolumeResult", "iter_results"]
+__all__ = ["Load", "Measure", "VolumeResult", "iter_results"]
 
 Load = Callable[[], Source]
+Measure = Callable[[int, Source], "IntensityMap"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,7 @@ def iter_results(
     cancel: threading.Event | None = None,
     keep_partial: bool = True,
     bring_back: bool = True,
+    measure: Measure | None = None,
 ) -> Iterator[VolumeResult]:
     """Run *plan* and yield each volume's result as soon as it is done.
 
@@ -130,6 +132,9 @@ def iter_results(
     bring_back
         Whether results of resampled volumes are yielded in the image's own voxels; False leaves that to
         `VolumeResult.bring_back`, for labels that are still to be made of probabilities.
+    measure
+        Gives the intensities of a volume, by its number, as the network sees it; None reads it for them. Called on the
+        thread that loads.
 
     Raises
     ------
@@ -147,7 +152,7 @@ def iter_results(
     try:
         with (
             _lent(model, devices) as workers,
-            closing(_iter_loaded(loads, model, plan)) as volumes,
+            closing(_iter_loaded(loads, model, plan, measure)) as volumes,
         ):
             for number in range(len(loads)):
                 # Nothing here may keep a volume while the next one is loaded: that would be one more than batch_size.
@@ -204,7 +209,9 @@ def _host_memory_for(what: str) -> Iterator[None]:
         ) from error
 
 
-def _iter_loaded(loads: Sequence[Load], model: Model, plan: Plan) -> Generator[_Loaded, None, None]:
+def _iter_loaded(
+    loads: Sequence[Load], model: Model, plan: Plan, measure: Measure | None
+) -> Generator[_Loaded, None, None]:
     """Yield every volume with its intensities, at most ``batch_size`` of them in memory at once."""
     batch_size = plan.settings.batch_size
 
@@ -217,7 +224,8 @@ def _iter_loaded(loads: Sequence[Load], model: Model, plan: Plan) -> Generator[_
             source = planned.resampling.wrap(source)
         if batch_size > 1 and not (isinstance(source, ArraySource) and source.in_memory):
             source = _into_memory(source)
-        return _Loaded(source, measure_intensity(source, model.spec.normalisation), occupied)
+        found = measure(number, source) if measure else measure_intensity(source, model.spec.normalisation)
+        return _Loaded(source, found, occupied)
 
     waiting = deque(enumerate(loads))
     if batch_size == 1:

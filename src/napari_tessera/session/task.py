@@ -23,9 +23,12 @@ if TYPE_CHECKING:
     from napari_tessera import Plan
     from napari_tessera.decode import Decoder
     from napari_tessera.engine.grid import WindowGrid
+    from napari_tessera.engine.intensity import IntensityMap
     from napari_tessera.engine.settings import Settings
+    from napari_tessera.engine.source import Source
     from napari_tessera.models.model import Model
     from napari_tessera.pipeline import VolumeResult
+    from napari_tessera.session.intensities import IntensityCache
     from napari_tessera.session.mask import MaskInput
     from napari_tessera.session.sources import VolumeInput
 
@@ -54,6 +57,8 @@ class Task:
         What to run and how, and what to keep.
     mask
         Where to compute; None: everywhere.
+    intensities
+        Remembers what was measured of images that have not changed since; None: all are measured.
     """
 
     volumes: tuple[VolumeInput, ...]
@@ -61,6 +66,7 @@ class Task:
     settings: Settings
     outputs: Outputs
     mask: MaskInput | None = None
+    intensities: IntensityCache | None = None
 
     @property
     def trace_key(self) -> tuple[object, ...]:
@@ -245,7 +251,14 @@ class Task:
         loads = [volume.load for volume in self.volumes]
         decodes_later = decoder is not None and swept_to_labels is None
         generator = iter_results(
-            loads, self.model, plan, swept_to_labels, on_event=on_event, cancel=cancel, bring_back=not decodes_later
+            loads,
+            self.model,
+            plan,
+            swept_to_labels,
+            on_event=on_event,
+            cancel=cancel,
+            bring_back=not decodes_later,
+            measure=self._measure,
         )
         with closing(cast("Generator[VolumeResult]", generator)) as results:
             # The generator first: its last step, after the last volume, closes the run.
@@ -257,6 +270,16 @@ class Task:
                 labels = result.bring_back(_decode(result, decoder, self.model), is_labels=True)
                 array = result.bring_back(result.array, is_labels=False)
                 yield volume, replace(result, array=array, resampling=None), labels
+
+    def _measure(self, number: int, source: Source) -> IntensityMap:
+        """Return the intensities of volume *number*, which is read as *source*."""
+        from napari_tessera.models.normalise import measure_intensity
+
+        volume, normalisation = self.volumes[number], self.model.spec.normalisation
+        if self.intensities is None:
+            return measure_intensity(source, normalisation)
+        what = volume.reading.axes, volume.frame, source.shape, source.dtype, normalisation
+        return self.intensities.measure(volume.image.data, what, lambda: measure_intensity(source, normalisation))
 
 
 def _is_measured(plan: Plan) -> bool:
