@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -136,3 +137,23 @@ def test_probabilities_are_interpolated_linearly(dtype: str, shape: tuple[int, .
         )
         atol = {"float32": 1e-4, "float16": 0.1, "uint8": 0.51}[dtype]
         np.testing.assert_allclose(found[channel].astype(np.float64), expected, atol=atol)
+
+
+@pytest.mark.parametrize(
+    ("shape", "new", "dtype"),
+    [
+        ((64, 128, 128), (16, 32, 32), "uint8"),
+        ((20, 40, 40), (80, 160, 160), "float32"),
+        ((8, 99, 99), (64,) * 3, "f8"),
+    ],
+)
+def test_the_estimate_holds_what_a_read_takes(shape: tuple[int, ...], new: tuple[int, ...], dtype: str) -> None:
+    source = ResampledSource(Watched(noise(*shape, dtype=dtype)), new)
+    tracemalloc.start()
+    result = source.read(WHOLE)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    beside = peak - result.nbytes
+    estimate = estimate_read_bytes(shape, new, new, 1, np.dtype(dtype).itemsize)
+    assert beside <= 1.05 * estimate + 100_000
+    assert estimate <= 4 * beside + 100_000

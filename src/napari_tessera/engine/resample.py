@@ -32,7 +32,7 @@ Shape = tuple[int, ...]
 TRUNCATE_SIGMAS = 4.0
 # Voxels of the source that are asked for at once: bounds what a lazy image has in memory for one read.
 READ_VOXELS = 128_000_000
-# Voxels of the source that are worked on together: bounds the floats beside them.
+# Voxels, of the source or of the result, that are worked on together: bounds the floats beside them.
 WORK_VOXELS = 4_000_000
 
 
@@ -155,13 +155,13 @@ class ResampledSource:
 
 
 def _iter_tiles(parts: Sequence[slice], axes: Sequence[_Axis], most_voxels: int) -> Iterator[list[slice]]:
-    """Yield *parts* of the result, cut in halves until none needs more than *most_voxels* of the source."""
+    """Yield *parts* of the result, cut in halves until none has or needs more than *most_voxels*."""
     reaches = [axis.reach(part) for axis, part in zip(axes, parts, strict=True)]
     sides = [reach.stop - reach.start for reach in reaches]
     lengths = [part.stop - part.start for part in parts]
     # The axis along which a half needs the least in common with the other half; ties: the slowest.
     longest = max(range(len(axes)), key=lambda axis: (lengths[axis] > 1) * sides[axis] / (1 + axes[axis].radius))
-    if prod(sides) <= most_voxels or lengths[longest] == 1:
+    if max(prod(sides), prod(lengths)) <= most_voxels or lengths[longest] == 1:
         yield list(parts)
         return
     middle = parts[longest].start + lengths[longest] // 2
@@ -226,7 +226,7 @@ def estimate_read_bytes(image_shape: Shape, shape: Shape, region: Shape, channel
         min(ceil(side * axis.factor) + 2 * axis.radius + 2, axis.size) for side, axis in zip(region, axes, strict=True)
     )
     # Three arrays of floats: what goes into the sum along an axis, the sum, and the next term of it.
-    work = 3 * np.dtype(np.float32).itemsize * min(read, WORK_VOXELS)
+    work = 3 * (4 if itemsize <= 4 else 8) * min(max(read, prod(region)), WORK_VOXELS)
     return channels * (itemsize * min(read, READ_VOXELS) + work)
 
 
@@ -254,10 +254,9 @@ def resample_linear(values: npt.NDArray[Any], shape: Shape) -> npt.NDArray[Any]:
     out = np.empty((values.shape[0], *shape), values.dtype)
     work = resampled_dtype(values.dtype)
     reach = [slice(0, axis.size) for axis in axes]
-    # Channel by channel, as many voxels at once on whichever grid has more of them.
-    most = max(int(WORK_VOXELS * min(prod(values.shape[1:]) / prod(shape), 1)), 1)
+    pieces = list(_iter_tiles([slice(0, side) for side in shape], axes, WORK_VOXELS))
     for channel in range(values.shape[0]):
-        for piece in _iter_tiles([slice(0, side) for side in shape], axes, most):
+        for piece in pieces:
             found = _resample(values[channel : channel + 1], reach, piece, axes, work)[0]
             out[channel][tuple(piece)] = np.rint(found) if values.dtype.kind in "iu" else found
     return out
