@@ -28,11 +28,13 @@ from napari_tessera.planning.resolve import Traced, complete_settings, resolve
 from napari_tessera.planning.windows import nearest_windows
 from napari_tessera.planning.workspace import CPU_SINGLE_ERROR, PRIOR_ERRORS, PRIOR_SCALES
 from napari_tessera.volumes.as_source import as_array, as_source
+from napari_tessera.volumes.volume import Volume
 
 if TYPE_CHECKING:
     from napari_tessera.engine.events import EventHandler
     from napari_tessera.engine.source import Source
     from napari_tessera.models.model import Model
+    from napari_tessera.planning.resampling import VoxelSize
     from napari_tessera.planning.trace import PassTrace
 
 __all__ = [
@@ -97,7 +99,7 @@ def plan(
     *,
     decoder: str | None = None,
     dtype: npt.DTypeLike = "float32",
-    voxel_size_um: tuple[float, ...] | None = None,
+    voxel_size_um: VoxelSize | Sequence[VoxelSize | None] | None = None,
     device: DeviceState | None = None,
     occupied: Sequence[npt.NDArray[Any] | None] | None = None,
     output_chunk: tuple[int, ...] | None = None,
@@ -119,7 +121,7 @@ def plan(
     dtype
         Of the images' values.
     voxel_size_um
-        Of the images, micrometres, if known.
+        Of all volumes, or of each one, micrometres; None where unknown. Needed where ``settings.resample`` is on.
     device
         The device's state if it has been measured already; measured now if None.
     occupied
@@ -186,7 +188,12 @@ def plan(
 
 
 def find_occupied(
-    volume: Any, model: Model, settings: Settings | None = None, *, mask: Any = None
+    volume: Any,
+    model: Model,
+    settings: Settings | None = None,
+    *,
+    mask: Any = None,
+    voxel_size_um: VoxelSize | None = None,
 ) -> npt.NDArray[np.bool_] | None:
     """Return which windows of *volume* a run computes, None for all of them; reads the image, or the mask, once.
 
@@ -196,6 +203,8 @@ def find_occupied(
         As for `predict`; windows without a voxel above ``settings.skip_below`` are left out.
     mask
         An array of the volume's spatial shape; windows in which it is 0 everywhere are left out, too.
+    voxel_size_um
+        As for `predict`.
 
     Returns
     -------
@@ -211,7 +220,13 @@ def find_occupied(
     """
     source = as_source(volume, model.spec)
     wanted = None if mask is None else as_array(mask)
-    return find_windows(source, model.spec, settings or Settings(), wanted)
+    size = _voxel_size_of(volume, voxel_size_um)
+    return find_windows(source, model.spec, settings or Settings(), wanted, size)
+
+
+def _voxel_size_of(volume: Any, voxel_size_um: VoxelSize | None) -> VoxelSize | None:
+    """Return the voxel size that is given, else the one that the volume knows of itself."""
+    return voxel_size_um if voxel_size_um is not None or not isinstance(volume, Volume) else volume.voxel_size_um
 
 
 def _trace(model: Model, settings: Settings, device_type: str) -> PassTrace:
@@ -293,6 +308,7 @@ def predict(
     settings: Settings | None = None,
     *,
     mask: Any = None,
+    voxel_size_um: VoxelSize | None = None,
     on_event: EventHandler | None = None,
     cancel: threading.Event | None = None,
 ) -> npt.NDArray[Any]:
@@ -308,6 +324,10 @@ def predict(
     mask
         An array of the volume's spatial shape: windows in which it is 0 everywhere are not computed, and what only they
         cover is background.
+    voxel_size_um
+        Of the volume along its spatial axes, micrometres; None takes what a `Volume` says of itself. Needed where
+        ``settings.resample`` is on: the network then sees the image at the voxel size that the model expects, and the
+        result comes back to the image's own voxels.
     on_event
         Called with every `Event`, on this thread.
     cancel
@@ -323,7 +343,7 @@ def predict(
     TesseraError
         InputError, SettingsError, ModelError, OutOfMemoryError or CancelledError.
     """
-    return _run_one(volume, model, settings or Settings(), PROBABILITIES, mask, on_event, cancel)
+    return _run_one(volume, model, settings or Settings(), PROBABILITIES, mask, voxel_size_um, on_event, cancel)
 
 
 def segment(
@@ -333,6 +353,7 @@ def segment(
     *,
     decoder: str | None = None,
     mask: Any = None,
+    voxel_size_um: VoxelSize | None = None,
     on_event: EventHandler | None = None,
     cancel: threading.Event | None = None,
 ) -> npt.NDArray[Any]:
@@ -340,7 +361,7 @@ def segment(
 
     Parameters
     ----------
-    volume, model, settings, mask, on_event, cancel
+    volume, model, settings, mask, voxel_size_um, on_event, cancel
         As for `predict`.
     decoder
         Name of the step from probabilities to labels; the settings' or the model's own if None.
@@ -357,7 +378,7 @@ def segment(
     """
     if decoder == PROBABILITIES:
         raise SettingsError("segment gives labels: for probabilities call predict")
-    return _run_one(volume, model, settings or Settings(), decoder, mask, on_event, cancel)
+    return _run_one(volume, model, settings or Settings(), decoder, mask, voxel_size_um, on_event, cancel)
 
 
 def _run_one(
@@ -366,12 +387,21 @@ def _run_one(
     settings: Settings,
     decoder: str | None,
     mask: Any,
+    voxel_size_um: VoxelSize | None,
     on_event: EventHandler | None,
     cancel: threading.Event | None,
 ) -> npt.NDArray[Any]:
     source = as_source(volume, model.spec)
-    occupied = [find_occupied(volume, model, settings, mask=mask)]
-    planned = plan(source.shape[1:], model, settings, decoder=decoder, dtype=source.dtype, occupied=occupied)
+    size = _voxel_size_of(volume, voxel_size_um)
+    planned = plan(
+        source.shape[1:],
+        model,
+        settings,
+        decoder=decoder,
+        dtype=source.dtype,
+        voxel_size_um=size,
+        occupied=[find_occupied(volume, model, settings, mask=mask, voxel_size_um=size)],
+    )
     chosen = None if decoder == PROBABILITIES else choose_decoder(model, settings, decoder)
     load: Callable[[], Source] = lambda: source  # noqa: E731
     remember = remembering(planned, model, on_event)
@@ -388,6 +418,7 @@ def provenance(planned: Plan, model: Model) -> dict[str, Any]:
     """Return what a reader of the result needs to make it again: version, model, settings, counts."""
     from napari_tessera import __version__
 
+    resampled = next((volume.resampling for volume in planned.volumes if volume.resampling is not None), None)
     return {
         "software": f"napari-tessera {__version__}",
         "model": model.spec.name,
@@ -397,4 +428,4 @@ def provenance(planned: Plan, model: Model) -> dict[str, Any]:
         "skipped_windows": planned.skipped_windows,
         "forward_passes": planned.forward_passes,
         "device": planned.device.name,
-    }
+    } | ({} if resampled is None else {"resampled": resampled.to_dict()})

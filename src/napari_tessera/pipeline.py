@@ -42,11 +42,13 @@ if TYPE_CHECKING:
     from napari_tessera.decode import Decoder
     from napari_tessera.engine.intensity import IntensityMap
     from napari_tessera.engine.sweep import Sweep
-    from napari_tessera.planning.plan import Plan
+    from napari_tessera.planning.plan import Plan, VolumePlan
+    from napari_tessera.planning.resampling import Resampling
 
-__all__ = ["Load", "VolumeResult", "iter_results"]
+__all__ = ["Load", "Measure", "VolumeResult", "iter_results"]
 
 Load = Callable[[], Source]
+Measure = Callable[[int, Source], "IntensityMap"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +64,23 @@ class VolumeResult:
     complete
         False when the run was cancelled: what is not *finished* is background.
     finished
-        The part that is final.
+        The part that is final, on the grid that the windows lie in.
+    resampling
+        What is still to be done to bring results to the image's own voxels; None: nothing.
     """
 
     volume: int
     array: npt.NDArray[Any]
     complete: bool
     finished: FinishedPart
+    resampling: Resampling | None = None
+
+    def bring_back(self, result: npt.NDArray[Any], *, is_labels: bool) -> npt.NDArray[Any]:
+        """Return *result*, on the grid that the windows lie in, on the image's own: `array`, or labels made of it."""
+        if self.resampling is None:
+            return result
+        with _host_memory_for("bringing the result back to the image's voxels"):
+            return self.resampling.bring_back(result, is_labels=is_labels)
 
     @property
     def axis(self) -> int:
@@ -83,8 +95,11 @@ class VolumeResult:
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
+    """A volume as the network sees it, and the windows that are computed of it; None: all of them."""
+
     source: Source
     intensity: IntensityMap
+    occupied: npt.NDArray[Any] | None
 
 
 def iter_results(
@@ -96,6 +111,8 @@ def iter_results(
     on_event: EventHandler | None = None,
     cancel: threading.Event | None = None,
     keep_partial: bool = True,
+    bring_back: bool = True,
+    measure: Measure | None = None,
 ) -> Iterator[VolumeResult]:
     """Run *plan* and yield each volume's result as soon as it is done.
 
@@ -112,6 +129,12 @@ def iter_results(
         Receives events, on the thread that iterates; stops the run within one forward pass.
     keep_partial
         Whether a cancelled run decodes and yields the finished part of the volume at hand before it ends.
+    bring_back
+        Whether results of resampled volumes are yielded in the image's own voxels; False leaves that to
+        `VolumeResult.bring_back`, for labels that are still to be made of probabilities.
+    measure
+        Gives the intensities of a volume, by its number, as the network sees it; None reads it for them. Called on the
+        thread that loads.
 
     Raises
     ------
@@ -129,12 +152,16 @@ def iter_results(
     try:
         with (
             _lent(model, devices) as workers,
-            closing(_iter_loaded(loads, model, plan.settings.batch_size)) as volumes,
+            closing(_iter_loaded(loads, model, plan, measure)) as volumes,
         ):
             for number in range(len(loads)):
                 # Nothing here may keep a volume while the next one is loaded: that would be one more than batch_size.
                 run = _VolumeRun(number, next(volumes), model, plan, decoder, notify, cancel, keep_partial)
                 result = run.run(workers)
+                if bring_back and result.resampling is not None:
+                    array = result.bring_back(result.array, is_labels=decoder is not None)
+                    result = replace(result, array=array, resampling=None)
+                    del array
                 passes += run.passes
                 stopped = not result.complete
                 del run
@@ -182,16 +209,25 @@ def _host_memory_for(what: str) -> Iterator[None]:
         ) from error
 
 
-def _iter_loaded(loads: Sequence[Load], model: Model, batch_size: int) -> Generator[_Loaded, None, None]:
-    """Yield every volume with its intensities, at most *batch_size* of them in memory at once."""
+def _iter_loaded(
+    loads: Sequence[Load], model: Model, plan: Plan, measure: Measure | None
+) -> Generator[_Loaded, None, None]:
+    """Yield every volume with its intensities, at most ``batch_size`` of them in memory at once."""
+    batch_size = plan.settings.batch_size
 
-    def prepare(load: Load) -> _Loaded:
-        source = load()
+    def prepare(numbered: tuple[int, Load]) -> _Loaded:
+        number, load = numbered
+        planned, source = plan.volumes[number], load()
+        _check_shape(number, source, planned, model)
+        occupied = _occupied(source, planned, plan.settings.skip_below)
+        if planned.resampling is not None:
+            source = planned.resampling.wrap(source)
         if batch_size > 1 and not (isinstance(source, ArraySource) and source.in_memory):
             source = _into_memory(source)
-        return _Loaded(source, measure_intensity(source, model.spec.normalisation))
+        found = measure(number, source) if measure else measure_intensity(source, model.spec.normalisation)
+        return _Loaded(source, found, occupied)
 
-    waiting = deque(loads)
+    waiting = deque(enumerate(loads))
     if batch_size == 1:
         while waiting:
             yield prepare(waiting.popleft())
@@ -212,6 +248,19 @@ def _iter_loaded(loads: Sequence[Load], model: Model, batch_size: int) -> Genera
 def _into_memory(source: Source) -> Source:
     whole = tuple(slice(None) for _ in source.shape[1:])
     return ArraySource(np.ascontiguousarray(source.read(whole)), channel_axis=0)
+
+
+def _check_shape(number: int, source: Source, planned: VolumePlan, model: Model) -> None:
+    expected = (model.spec.in_channels, *planned.image_shape)
+    if source.shape != expected:
+        raise InputError(f"volume {number} has the shape {source.shape}, but the plan was made for {expected}")
+
+
+def _occupied(source: Source, planned: VolumePlan, above: float | None) -> npt.NDArray[Any] | None:
+    """Return the windows that are computed: as planned, else found now where empty ones are to be skipped."""
+    if planned.occupied is not None or above is None:
+        return planned.occupied
+    return measure_occupied(source, planned.layout, above=above)
 
 
 class _VolumeRun:
@@ -243,9 +292,8 @@ class _VolumeRun:
 
     def run(self, workers: Sequence[Worker]) -> VolumeResult:
         began = time.perf_counter()
-        self._check_shape()
         self._check_host_memory()
-        occupied = self._finished.occupied = self._occupied()
+        occupied = self._finished.occupied = self._loaded.occupied
         sweep = replace(self._plan.sweep(self._number, self._loaded.intensity), occupied=occupied)
         self._notify(VolumeStarted(self._number, sweep.forward_passes))
         with _host_memory_for("the result"):
@@ -258,20 +306,14 @@ class _VolumeRun:
             array = self._decode(sink.array) if self._decoder is not None else sink.array
         if complete:
             self._notify(VolumeFinished(self._number, time.perf_counter() - began))
-        return VolumeResult(self._number, array, complete, self._finished)
-
-    def _check_shape(self) -> None:
-        expected = (self._spec.in_channels, *self._volume.shape)
-        if self._loaded.source.shape != expected:
-            raise InputError(
-                f"volume {self._number} has the shape {self._loaded.source.shape}, but the plan was made for {expected}"
-            )
+        return VolumeResult(self._number, array, complete, self._finished, self._volume.resampling)
 
     def _check_host_memory(self) -> None:
         """End before the first pass where the host cannot hold what the run needs: Linux would kill the program."""
         source, layout = self._loaded.source, self._volume.layout
         needed, free = self._plan.host.run_bytes, host_memory().free_bytes
-        if not (isinstance(source, ArraySource) and source.in_memory):
+        # Where the image is resampled, the plan counts the planes that are held.
+        if self._volume.resampling is None and not (isinstance(source, ArraySource) and source.in_memory):
             blocks = self._volume.blocks[: self._plan.device.count]
             needed += sum(estimate_cache_bytes(source, layout.reach(block), layout) for block in blocks)
         if needed > free:
@@ -281,13 +323,6 @@ class _VolumeRun:
                 f"the run needs {format_bytes(needed)} of the host's memory beside the image, and {format_bytes(free)} "
                 f"are free: crop the image, or close other programs{narrower}"
             )
-
-    def _occupied(self) -> npt.NDArray[Any] | None:
-        """Return the windows that are computed: as planned, else found now where empty ones are to be skipped."""
-        above = self._plan.settings.skip_below
-        if self._volume.occupied is not None or above is None:
-            return self._volume.occupied
-        return measure_occupied(self._loaded.source, self._volume.layout, above=above)
 
     def _sweep(self, workers: Sequence[Worker], sweep: Sweep, sink: ArraySink) -> bool:
         """Fill *sink* and return whether all of it was filled: False after a cancel."""

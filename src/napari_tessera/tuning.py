@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from napari_tessera.planning.pace import Pace
     from napari_tessera.planning.plan import DeviceState, Plan
     from napari_tessera.planning.profile import Measurement
+    from napari_tessera.planning.resampling import VoxelSize
 
     Occupied = Sequence[npt.NDArray[Any] | None]
 
@@ -43,7 +44,7 @@ def autotune(
     choose_window: bool = False,
     decoder: str | None = None,
     dtype: npt.DTypeLike = "float32",
-    voxel_size_um: tuple[float, ...] | None = None,
+    voxel_size_um: VoxelSize | Sequence[VoxelSize | None] | None = None,
     pace: Pace | None = None,
     device: DeviceState | None = None,
     occupied: Occupied | Callable[[Settings], Occupied] | None = None,
@@ -166,7 +167,7 @@ def calibrate(
     def plan_of(batch: int) -> Plan:
         window = settings.window_size or model.spec.window.default
         shape = (*window[:-1], batch * window[-1])
-        at_batch = replace(settings, sw_batch_size=batch, overlap=0.0, tta_num=1)
+        at_batch = replace(settings, sw_batch_size=batch, overlap=0.0, tta_num=1, resample=False)
         return plan(shape, model, at_batch, decoder=PROBABILITIES, calibrations=store).of_pass()
 
     asked, other = plan_of(settings.sw_batch_size), plan_of(1 if settings.sw_batch_size > 1 else 2)

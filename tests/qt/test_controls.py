@@ -367,3 +367,25 @@ def test_fit_turns_the_slider_to_what_is_fastest_and_can_be_stopped(
     me.wait(lambda: not me.session.fitting.active and not me.session.planning)
     assert "are fastest within" in me.status
     assert windows.window_size.value() == me.session.settings.window_size
+
+
+def test_a_voxel_size_that_differs_is_offered_to_be_mended(person: Any, describe: Any, gate: Any, blobs: Any) -> None:
+    me = person(describe(gate).with_spec(voxel_size_um=(0.01, 0.01, 0.01)))
+    image = blobs(24, 24, 24)
+    me.viewer.add_image(image, name="blobs", scale=(0.02, 0.01, 0.01), units=("um",) * 3)
+    me.wait_for_plan()
+    assert "resample the image to that" in me.widget.cost.advice.line().text
+    assert not me.widget.cost.apply.isHidden()
+    assert not me.widget.windows.resample.isChecked()
+    me.click(me.widget.cost.apply)
+    plan = me.wait_for_plan()
+    assert me.widget.windows.resample.isChecked()
+    assert plan.volumes[0].shape == (48, 24, 24)
+    assert "→ 48 × 24 × 24" in me.widget.cost.passes.line().tooltip
+    me.run()
+    labels = me.layer("blobs labels")
+    assert labels.data.shape == image.shape
+    np.testing.assert_allclose(labels.scale, (0.02, 0.01, 0.01))
+    np.testing.assert_array_equal(labels.data > 0, image > 0.5)
+    me.widget.windows.resample.click()
+    assert me.wait_for_plan().volumes[0].shape == (24, 24, 24)

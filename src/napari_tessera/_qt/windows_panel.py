@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QSignalBlocker, Qt
-from qtpy.QtWidgets import QComboBox, QGridLayout, QHBoxLayout, QSpinBox, QWidget
+from qtpy.QtWidgets import QCheckBox, QComboBox, QGridLayout, QHBoxLayout, QSpinBox, QWidget
 from superqt import QLabeledDoubleSlider, QLabeledSlider
 
 from napari_tessera._qt.fold import Fold
@@ -36,6 +36,8 @@ HELP = {
     "batch_size": "Volumes in host memory at once: one is computed while the next are loaded. Costs RAM only.",
     "precision": "Arithmetic of the forward pass. Less than float32 saves GPU memory and time on recent cards.",
     "device": "Where the network runs; auto takes a GPU if there is one.",
+    "resample": "Bring images to the voxel size that the model was trained at before the network sees them, and "
+    "results back to the image's own voxels.",
     "blend": "How overlapping windows are averaged: gaussian counts their middles more.",
     "accumulator": "What overlapping predictions are summed in: float16 halves its memory and rounds every sum.",
     "probabilities as": "What kept probabilities are stored as; uint8 is 255 times the probability.",
@@ -83,6 +85,7 @@ class WindowsPanel(QWidget):
         self.batch_size = QSpinBox()
         self.tta_mode, self.accumulator, self.probabilities = QComboBox(), QComboBox(), QComboBox()
         self.precision, self.device, self.blend = QComboBox(), QComboBox(), QComboBox()
+        self.resample = QCheckBox("to the model's voxel size")
         self.skip_below = OptionalNumber()
         self._set_ranges()
         self._arrange()
@@ -146,6 +149,7 @@ class WindowsPanel(QWidget):
             "accumulator": self.accumulator,
             "device": self.device,
             "blend": self.blend,
+            "resample": self.resample,
             "probabilities as": self.probabilities,
             "skip windows below": self.skip_below,
             "compute only where": self.where,
@@ -169,6 +173,7 @@ class WindowsPanel(QWidget):
         self.device.textActivated.connect(lambda text: session.change(device=text))
         self.blend.textActivated.connect(lambda text: session.change(blend=text))
         self.probabilities.textActivated.connect(lambda text: session.change(probabilities=text))
+        self.resample.clicked.connect(lambda on: session.change(resample=on))
         self.skip_below.valueChanged.connect(lambda value: session.change(skip_below=value))
 
     def refresh(self) -> None:
@@ -186,6 +191,7 @@ class WindowsPanel(QWidget):
         for name in ("overlap", "sw_batch_size", "tta_num", "batch_size"):
             _show(getattr(self, name), getattr(settings, name))
         self.tta_mode.setEnabled(settings.tta_num > 1 and not self._session.fitting.active)
+        self.resample.setChecked(settings.resample)
         self.skip_below.setValue(settings.skip_below)
         if choices is not None:
             offer(self.tta_mode, choices.tta_modes, settings.tta_mode)

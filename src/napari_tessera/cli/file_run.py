@@ -56,6 +56,7 @@ class FileRun:
         *,
         decoder: str | None = None,
         axes: str | None = None,
+        voxel_size_um: tuple[float, ...] | None = None,
         mask: Path | None = None,
         choice: Choice | None = None,
     ) -> FileRun | None:
@@ -69,8 +70,8 @@ class FileRun:
             What to run and how.
         decoder
             Name of a decoder, ``"probabilities"`` for none, or None for the model's own.
-        axes
-            What the images' axes mean, where the files do not say.
+        axes, voxel_size_um
+            What the images' axes mean and how large their voxels are, where the files do not say.
         mask
             Of the only image: windows in which it is 0 everywhere are not computed.
         choice
@@ -82,7 +83,7 @@ class FileRun:
             If settings and model do not fit together, or the only image or its mask does not suit them.
         """
         chosen = None if decoder == api.PROBABILITIES else api.choose_decoder(model, settings, decoder)
-        items = open_items(outcomes, model, chosen, axes)
+        items = open_items(outcomes, model, settings, chosen, axes=axes, voxel_size_um=voxel_size_um)
         if not items:
             return None
         where = None if mask is None else open_mask(mask, items[0].image)

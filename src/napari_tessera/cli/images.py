@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ import numpy as np
 from napari_tessera.api import as_source
 from napari_tessera.errors import InputError
 from napari_tessera.planning.occupied import check_mask, find_masked, find_windows, window_grid
+from napari_tessera.planning.resampling import resampling_of
 from napari_tessera.volumes import Volume, open_volume
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ class ImageFile:
         The model that it is opened for.
     axes
         What the axes mean, where the file does not say.
+    voxel_size_um
+        Micrometres along the spatial axes, where the file does not say or is wrong; None: as the file says.
 
     Attributes
     ----------
@@ -54,13 +58,17 @@ class ImageFile:
         If the file cannot be opened, or has the wrong axes or channels for the model.
     """
 
-    def __init__(self, path: Path, spec: ModelSpec, axes: str | None = None) -> None:
+    def __init__(
+        self, path: Path, spec: ModelSpec, axes: str | None = None, voxel_size_um: tuple[float, ...] | None = None
+    ) -> None:
         self.path = path
         self._spec = spec
         self._axes = axes
         self._open: Volume | None = None
         volume = open_volume(path, axes=axes)
         try:
+            if voxel_size_um is not None:
+                volume = replace(volume, voxel_size_um=voxel_size_um)
             as_source(_frame_facts(volume), spec)
         except InputError as error:
             raise InputError(f"{path.name}: {error}") from error
@@ -83,6 +91,13 @@ class ImageFile:
         """One function per frame that gives its values; to be called in order."""
         return tuple(partial(self._load, frame) for frame in range(self.n_frames or 1))
 
+    def check_resampling(self, settings: Settings) -> None:
+        """Raise `InputError` if the image is to be resampled and its voxel size does not allow it."""
+        try:
+            resampling_of(self.spatial_shape, self.voxel_size_um, self._spec, settings)
+        except InputError as error:
+            raise InputError(f"{self.path.name}: {error}") from error
+
     def find_windows(self, settings: Settings, mask: ArrayLike | None = None) -> list[Windows]:
         """Return, frame by frame, which windows a run computes, None for all of them.
 
@@ -97,10 +112,10 @@ class ImageFile:
             If the window does not suit the model.
         """
         if settings.skip_below is None:
-            grid = window_grid(self.spatial_shape, self._spec, settings)
+            grid = window_grid(self.spatial_shape, self._spec, settings, self.voxel_size_um)
             return [None if mask is None else find_masked(mask, grid)] * len(self.names)
         try:
-            return [find_windows(load(), self._spec, settings, mask) for load in self.loads]
+            return [find_windows(load(), self._spec, settings, mask, self.voxel_size_um) for load in self.loads]
         except InputError as error:
             raise InputError(f"{self.path.name}: {error}") from error
 
@@ -166,18 +181,7 @@ def plan_images(
         settings,
         decoder=decoder,
         dtype=max((image.dtype for image in images), key=lambda dtype: dtype.itemsize),
-        voxel_size_um=_oddest_voxel_size(images, settings.resolution or model.spec.voxel_size_um),
+        voxel_size_um=[image.voxel_size_um for image in images for _ in image.loads],
         find=find,
         results_held=max(len(image.loads) for image in images),
     )
-
-
-def _oddest_voxel_size(
-    images: Sequence[ImageFile], model_size_um: tuple[float, ...] | None
-) -> tuple[float, ...] | None:
-    """Return the voxel size farthest from the model's: if the plan finds no fault with it, then with none."""
-
-    def deviation(size_um: tuple[float, ...]) -> float:
-        return max(max(a / b, b / a) for a, b in zip(size_um, model_size_um or size_um, strict=False))
-
-    return max((image.voxel_size_um for image in images if image.voxel_size_um), key=deviation, default=None)

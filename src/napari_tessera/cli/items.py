@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from napari_tessera.cli.images import ImageFile
 from napari_tessera.cli.targets import ResultFile
-from napari_tessera.errors import TesseraError
+from napari_tessera.errors import SettingsError, TesseraError
 
 if TYPE_CHECKING:
-    from napari_tessera import Model
+    from napari_tessera import Model, Settings
     from napari_tessera.cli.outcome import Outcome
     from napari_tessera.decode import Decoder
 
@@ -40,27 +40,40 @@ class Item:
     outcome: Outcome
 
 
-def open_items(outcomes: Sequence[Outcome], model: Model, decoder: Decoder | None, axes: str | None) -> list[Item]:
+def open_items(
+    outcomes: Sequence[Outcome],
+    model: Model,
+    settings: Settings,
+    decoder: Decoder | None,
+    *,
+    axes: str | None = None,
+    voxel_size_um: tuple[float, ...] | None = None,
+) -> list[Item]:
     """Open the images; one that cannot be used is said and marked, so that the others still run.
 
     Parameters
     ----------
     outcomes
         One per image, in order.
-    model, decoder
+    model, settings, decoder
         What they are to be run with; no decoder keeps the probabilities.
-    axes
-        What their axes mean, where the files do not say.
+    axes, voxel_size_um
+        What their axes mean and how large their voxels are, where the files do not say.
 
     Raises
     ------
     InputError
         If the only image cannot be used.
+    SettingsError
+        If the settings do not suit the model, whatever the image.
     """
     items: list[Item] = []
     for outcome in outcomes:
         try:
-            image = ImageFile(outcome.image, model.spec, axes)
+            image = ImageFile(outcome.image, model.spec, axes, voxel_size_um)
+            image.check_resampling(settings)
+        except SettingsError:
+            raise
         except TesseraError as error:
             if len(outcomes) == 1:
                 raise

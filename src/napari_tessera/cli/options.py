@@ -29,6 +29,8 @@ __all__ = [
     "Precision",
     "Probabilities",
     "ProbabilityType",
+    "Resample",
+    "Resolution",
     "SettingsFile",
     "Sides",
     "SkipBelow",
@@ -36,6 +38,7 @@ __all__ = [
     "Trust",
     "Tta",
     "TtaMode",
+    "VoxelSize",
     "Window",
     "parse_sides",
 ]
@@ -53,6 +56,18 @@ def parse_sides(text: str) -> Sides:
         return Sides(int(side) for side in re.split("[,x]", text))
     except ValueError:
         raise typer.BadParameter(f"'{text}' is no list of whole numbers such as 64,128,128") from None
+
+
+class Lengths(tuple[float, ...]):
+    """Micrometres along the axes, slowest first."""
+
+
+def parse_lengths(text: str) -> Lengths:
+    """Return ``"0.04,0.01,0.01"`` or ``"0.04x0.01x0.01"`` as numbers; whether they are in range is said later."""
+    try:
+        return Lengths(float(length) for length in re.split("[,x]", text))
+    except ValueError:
+        raise typer.BadParameter(f"'{text}' is no list of lengths in micrometres such as 0.04,0.01,0.01") from None
 
 
 def parse_budget(text: str) -> int:
@@ -111,6 +126,32 @@ Axes = Annotated[
         "--axes",
         metavar="TCZYX",
         help="What the images' axes mean, one letter each, where a file names them wrongly or not at all.",
+    ),
+]
+VoxelSize = Annotated[
+    Lengths | None,
+    typer.Option(
+        "--voxel-size",
+        metavar="Z,Y,X",
+        parser=parse_lengths,
+        help="The images' voxel size, micrometres, where a file gives a wrong one or none.",
+    ),
+]
+Resample = Annotated[
+    bool | None,
+    typer.Option(
+        "--resample/--no-resample",
+        help="Bring images to the voxel size that the model expects before the network sees them, and results back to "
+        "the image's own voxels. Default: no.",
+    ),
+]
+Resolution = Annotated[
+    Lengths | None,
+    typer.Option(
+        "--resolution",
+        metavar="Z,Y,X",
+        parser=parse_lengths,
+        help="Voxel size that the model expects, micrometres. Default: the model's own.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout, and nothing else there.")]

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -35,6 +35,9 @@ def plan(
     trust: options.Trust = False,
     settings: options.SettingsFile = None,
     axes: options.Axes = None,
+    voxel_size: options.VoxelSize = None,
+    resample: options.Resample = None,
+    resolution: options.Resolution = None,
     budget: options.Budget = None,
     choose_window: options.ChooseWindow = False,
     as_json: options.Json = False,
@@ -77,6 +80,8 @@ def plan(
         precision=precision,
         accumulator=accumulator,
         probabilities=probability_type,
+        resample=resample,
+        resolution=resolution,
         device=device,
         decoder=decoder,
     )
@@ -89,9 +94,11 @@ def plan(
         if wanted.skip_below is not None:
             say(ALL_COUNTED, kind="Note")
         names = [f"volume {number}" for number in range(1, len(shape) + 1)]
-        planned = choice.plan([tuple(sides) for sides in shape], network, wanted, decoder=decoder)
+        shapes = [tuple(sides) for sides in shape]
+        planned = choice.plan(shapes, network, wanted, decoder=decoder, voxel_size_um=voxel_size)
     else:
-        names, planned = _plan_files(images or [], axes, mask, network, wanted, decoder, choice)
+        facts = {"axes": axes, "voxel_size_um": voxel_size}
+        names, planned = _plan_files(images or [], facts, mask, network, wanted, decoder, choice)
     if as_json:
         typer.echo(json.dumps(planned.to_dict(), indent=1))
     else:
@@ -100,7 +107,7 @@ def plan(
 
 def _plan_files(
     paths: list[Path],
-    axes: str | None,
+    facts: dict[str, Any],
     mask: Path | None,
     model: "Model",
     settings: "Settings",
@@ -109,7 +116,9 @@ def _plan_files(
 ) -> tuple[list[str], "Plan"]:
     from napari_tessera.cli.images import ImageFile, open_mask, plan_images
 
-    images = [ImageFile(path, model.spec, axes) for path in paths]
+    images = [ImageFile(path, model.spec, **facts) for path in paths]
+    for image in images:
+        image.check_resampling(settings)
     for note in (note for image in images for note in image.notes):
         say(note, kind="Note")
     where = None if mask is None else open_mask(mask, images[0])

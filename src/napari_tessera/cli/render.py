@@ -86,6 +86,8 @@ def _knobs(planned: Plan) -> str:
         knobs.append(f"probabilities {settings.probabilities}")
     if settings.skip_below is not None:
         knobs.append(f"skip_below {settings.skip_below:g}")
+    if settings.resample:
+        knobs.append("resample")
     return ", ".join(knobs)
 
 
@@ -105,6 +107,8 @@ def _volumes_table(planned: Plan, names: Sequence[str]) -> Table:
 
 def _columns(planned: Plan) -> list[str]:
     columns = ["voxels", "grid", "windows"]
+    if any(volume.resampling is not None for volume in planned.volumes):
+        columns.insert(1, "resampled")
     if planned.skipped_windows:
         columns.append("left out")
     if any(len(volume.blocks) > 1 for volume in planned.volumes):
@@ -114,7 +118,8 @@ def _columns(planned: Plan) -> list[str]:
 
 def _cells(volume: VolumePlan) -> dict[str, str]:
     return {
-        "voxels": by(volume.shape),
+        "voxels": by(volume.image_shape),
+        "resampled": by(volume.shape),
         "grid": by(volume.grid),
         "windows": str(volume.windows),
         "left out": str(volume.skipped_windows),

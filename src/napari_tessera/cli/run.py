@@ -41,6 +41,9 @@ def run(
     trust: options.Trust = False,
     settings: options.SettingsFile = None,
     axes: options.Axes = None,
+    voxel_size: options.VoxelSize = None,
+    resample: options.Resample = None,
+    resolution: options.Resolution = None,
     budget: options.Budget = None,
     choose_window: options.ChooseWindow = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
@@ -86,6 +89,8 @@ def run(
         precision=precision,
         accumulator=accumulator,
         probabilities=probability_type,
+        resample=resample,
+        resolution=resolution,
         device=device,
         decoder=decoder,
     )
@@ -103,6 +108,7 @@ def run(
         wanted,
         decoder=chosen,
         axes=axes,
+        voxel_size_um=voxel_size,
         mask=mask,
         choice=Choice(budget, choose_window),
     )

@@ -17,8 +17,7 @@ __all__ = ["Decoder", "decoder_names", "get_decoder"]
 
 _AnyDecoder = ArgmaxDecoder | RegionsDecoder | ThresholdDecoder | WatershedDecoder | ContourDistanceDecoder
 _DECODERS: dict[str, type[_AnyDecoder]] = {
-    cls.name: cls
-    for cls in (ArgmaxDecoder, RegionsDecoder, ThresholdDecoder, WatershedDecoder, ContourDistanceDecoder)
+    cls.name: cls for cls in (ArgmaxDecoder, RegionsDecoder, ThresholdDecoder, WatershedDecoder, ContourDistanceDecoder)
 }
 
 

@@ -23,7 +23,8 @@ def measure_occupied(source: Source, grid: WindowGrid, *, above: float) -> npt.N
     Parameters
     ----------
     source
-        The image or a mask, of the grid's shape.
+        The image or a mask. Where it is not of the grid's shape, the windows are those of the image resampled to that
+        shape, and every voxel of *source* counts that one of them touches.
     grid
         The windows.
     above
@@ -34,17 +35,18 @@ def measure_occupied(source: Source, grid: WindowGrid, *, above: float) -> npt.N
     numpy.ndarray
         Boolean, one per window, shape ``grid.counts``.
     """
-    axis = grid.sweep_axis
+    axis, shape = grid.sweep_axis, source.shape[1:]
     planes = PlaneCache(source, axis)
     occupied = np.zeros(grid.counts, bool)
-    across: list[slice] = [slice(0, side) for side in grid.shape]
-    for row, (first, stop) in enumerate(_limits(grid, axis)):
+    across: list[slice] = [slice(0, side) for side in shape]
+    limits = [_touched(_limits(grid, number), grid.shape[number], side) for number, side in enumerate(shape)]
+    for row, (first, stop) in enumerate(limits[axis]):
         region = tuple(slice(first, stop) if a == axis else part for a, part in enumerate(across))
         hit: npt.NDArray[Any] = np.any(planes.read(region) > above, axis=0)
         hit = np.any(hit, axis=axis, keepdims=True)
         for other in range(len(grid.axes)):
             if other != axis:
-                parts = [np.any(hit.take(range(a, b), other), axis=other) for a, b in _limits(grid, other)]
+                parts = [np.any(hit.take(range(a, b), other), axis=other) for a, b in limits[other]]
                 hit = np.stack(parts, axis=other)
         occupied[(*(slice(None) for _ in range(axis)), slice(row, row + 1))] = hit
     return occupied
@@ -54,6 +56,11 @@ def _limits(grid: WindowGrid, axis: int) -> list[tuple[int, int]]:
     """Return the first voxel of every window on one axis and the one after its last, inside the image."""
     before, side, image = grid.pad_vox[axis][0], grid.window[axis], grid.shape[axis]
     return [(max(start - before, 0), min(start - before + side, image)) for start in grid.starts[axis]]
+
+
+def _touched(limits: list[tuple[int, int]], side: int, own_side: int) -> list[tuple[int, int]]:
+    """Return *limits* on an axis of *side* voxels in voxels of one of *own_side*: all that they overlap."""
+    return [(first * own_side // side, -(-stop * own_side // side)) for first, stop in limits]
 
 
 def covered_voxels(grid: WindowGrid, occupied: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:

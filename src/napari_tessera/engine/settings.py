@@ -93,6 +93,9 @@ class Settings:
     resolution
         Voxel size that the model expects, micrometres, in the order of `window_size`, instead of the model's own; a
         plan warns when the image's differs.
+    resample
+        Whether an image of another voxel size is brought to the one that the model expects before the network sees it,
+        and the result back to the image's own voxels. Needs both sizes.
     decoder
         Name of the step that turns probabilities into labels; None takes what the model suggests.
     decoder_parameters
@@ -117,6 +120,7 @@ class Settings:
     skip_below: float | None = None
     device: str = "auto"
     resolution: tuple[float, ...] | None = None
+    resample: bool = False
     decoder: str | None = None
     decoder_parameters: tuple[tuple[str, Any], ...] = ()
 
@@ -136,6 +140,7 @@ class Settings:
             "skip_below": None if self.skip_below is None else _finite("skip_below", self.skip_below),
             "device": _device_name(self.device),
             "resolution": None if self.resolution is None else _voxel_size(self.resolution),
+            "resample": _switch("resample", self.resample),
             "decoder_parameters": _pairs(self.decoder_parameters),
         }
         for name, value in checked.items():
@@ -186,6 +191,12 @@ def _integer(name: str, value: Any) -> int:
     if isinstance(value, bool) or number < 1:
         raise SettingsError(f"{name} is {value!r}, but it must be a whole number from 1 up")
     return number
+
+
+def _switch(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise SettingsError(f"{name} is {value!r}, but it must be true or false")
+    return value
 
 
 def _sides(name: str, value: Any) -> tuple[int, ...]:

@@ -25,6 +25,7 @@ class _Section(BaseModel):
 
 class _Data(_Section):
     resolution: list[float] | None = None
+    resample: bool | None = Field(default=None, strict=True)
 
 
 class _Inference(_Section):
@@ -123,8 +124,9 @@ def write_settings(path: Path, values: dict[str, Any]) -> None:
     inference = {name: values[name] for name in _Inference.model_fields if values.get(name) is not None}
     inference["test_time_augmentation"] = values["tta_num"] > 1
     content: dict[str, Any] = {"inference": inference}
-    if values["resolution"] is not None:
-        content["data"] = {"resolution": values["resolution"]}
+    data = {"resolution": values["resolution"], "resample": values["resample"] or None}
+    if any(value is not None for value in data.values()):
+        content["data"] = {name: value for name, value in data.items() if value is not None}
     if values["decoder"] is not None or values["decoder_parameters"]:
         content["decoding"] = {"name": values["decoder"], "parameters": values["decoder_parameters"]}
     partial = path.with_name(path.name + ".part")

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_tessera.engine.intensity import IntensityMap
+from napari_tessera.engine.resample import ResampledSource
 from napari_tessera.errors import InputError
 from napari_tessera.models.spec import Normalisation, NormalisationMode
 
@@ -93,7 +94,7 @@ def _measure(source: Source, modes: set[NormalisationMode]) -> _Measured:
     moments, samples = _Moments.of(source.shape[0]), []
     needs_moments, needs_samples = bool(modes & {"zscore", "minmax"}), "percentile" in modes
     every = -(-prod(source.shape[1:]) // SAMPLE_VOXELS)
-    if needs_moments or needs_samples or source.dtype.kind == "f":
+    if needs_moments or needs_samples or _may_hold_nan(source):
         for values in _iter_chunks(source):
             _refuse_non_finite(values)
             if needs_moments:
@@ -147,6 +148,12 @@ def _iter_chunks(source: Source) -> Iterator[npt.NDArray[Any]]:
     for start in range(0, spatial[0], step):
         region = (slice(start, start + step), *(slice(None) for _ in spatial[1:]))
         yield source.read(region).reshape(channels, -1)
+
+
+def _may_hold_nan(source: Source) -> bool:
+    """Whether *source* can hold what is no number: what has been resampled is of floats, whatever it was before."""
+    image = source.source if isinstance(source, ResampledSource) else source
+    return image.dtype.kind == "f"
 
 
 def _refuse_non_finite(values: npt.NDArray[Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from napari_tessera.units import format_bytes, format_voxel_size
 
 if TYPE_CHECKING:
     from napari_tessera.engine.grid import Block, WindowGrid
+    from napari_tessera.planning.resampling import Resampling, VoxelSize
 
 __all__ = ["advise", "largest_fitting_batch"]
 
@@ -46,8 +47,9 @@ def advise(
     total_bytes: TotalBytes,
     host_bytes: int,
     blocks: tuple[tuple[Block, ...], ...],
-    volume_sizes_um: tuple[float, ...] | None,
-    model_sizes_um: tuple[float, ...] | None,
+    volume_sizes_um: Sequence[VoxelSize | None],
+    model_size_um: VoxelSize | None,
+    resamplings: Sequence[Resampling | None],
 ) -> tuple[Advice, ...]:
     """Return all advice on a plan, the most important first.
 
@@ -61,8 +63,10 @@ def advise(
         Host memory at the peak.
     blocks
         The blocks of every grid.
-    volume_sizes_um, model_sizes_um
-        Voxel sizes of image and model, None where unknown.
+    volume_sizes_um, model_size_um
+        Voxel sizes of every volume and of the model, None where unknown.
+    resamplings
+        How every volume is resampled, None where it is not.
     """
     found = [
         *_on_device_memory(settings, grids, device, total_bytes),
@@ -70,9 +74,10 @@ def advise(
         *_on_mixed_up_batches(settings, host_bytes),
         *_on_blocks(grids, blocks, device),
         *_on_views(settings, grids),
-        *_on_voxel_size(volume_sizes_um, model_sizes_um),
+        *_on_voxel_size(settings, volume_sizes_um, model_size_um),
         *_on_padding(grids),
         *_on_precision(settings, device),
+        *_on_resampling(resamplings),
     ]
     return tuple(sorted(found, key=lambda advice: -advice.level))
 
@@ -157,17 +162,38 @@ def _on_views(settings: Settings, grids: tuple[WindowGrid, ...]) -> Iterator[Adv
 
 
 def _on_voxel_size(
-    volume_sizes_um: tuple[float, ...] | None, model_sizes_um: tuple[float, ...] | None
+    settings: Settings, volume_sizes_um: Sequence[VoxelSize | None], model_size_um: VoxelSize | None
 ) -> Iterator[Advice]:
-    if volume_sizes_um is None or model_sizes_um is None or len(volume_sizes_um) != len(model_sizes_um):
+    if model_size_um is None or settings.resample:
         return
-    factors = [max(a / b, b / a) for a, b in zip(volume_sizes_um, model_sizes_um, strict=True)]
-    if max(factors) > VOXEL_SIZE_TOLERANCE:
+    known = [size for size in volume_sizes_um if size is not None and len(size) == len(model_size_um)]
+    # The oddest one: if there is no fault with it, then with none.
+    oddest = max(known, key=lambda size: _deviation(size, model_size_um), default=model_size_um)
+    if _deviation(oddest, model_size_um) > VOXEL_SIZE_TOLERANCE:
         yield Advice(
             Level.WARNING,
-            f"Voxels are {format_voxel_size(volume_sizes_um)}, the model was trained at "
-            f"{format_voxel_size(model_sizes_um)}: resample the image first, or expect poor labels",
+            f"Voxels are {format_voxel_size(oddest)}, the model was trained at {format_voxel_size(model_size_um)}: "
+            f"resample the image to that, or expect poor labels",
+            ("resample", True),
         )
+
+
+def _deviation(size_um: VoxelSize, other_um: VoxelSize) -> float:
+    """Return by which factor two voxel sizes differ along the axis where they differ most."""
+    return max(max(a / b, b / a) for a, b in zip(size_um, other_um, strict=True))
+
+
+def _on_resampling(resamplings: Sequence[Resampling | None]) -> Iterator[Advice]:
+    done = [resampling for resampling in resamplings if resampling is not None]
+    if not done:
+        return
+    first, more = done[0], f" (and {len(done) - 1} more)" if len(done) > 1 else ""
+    own, new = (" x ".join(map(str, sides)) for sides in (first.image_shape, first.shape))
+    yield Advice(
+        Level.INFO,
+        f"Resampled from {own} voxels of {format_voxel_size(first.image_voxel_size_um)} to {new} of "
+        f"{format_voxel_size(first.voxel_size_um)}{more}; results come back to the image's own voxels",
+    )
 
 
 def _on_padding(grids: tuple[WindowGrid, ...]) -> Iterator[Advice]:

@@ -8,6 +8,7 @@ from napari_tessera.engine.grid import WindowGrid
 from napari_tessera.engine.occupancy import measure_occupied
 from napari_tessera.engine.source import ArraySource, Source
 from napari_tessera.errors import InputError
+from napari_tessera.planning.resampling import resampling_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,21 +16,25 @@ if TYPE_CHECKING:
 
     from napari_tessera.engine.settings import Settings
     from napari_tessera.models.spec import ModelSpec
+    from napari_tessera.planning.resampling import VoxelSize
 
 __all__ = ["check_mask", "find_masked", "find_windows", "window_grid"]
 
 
-def window_grid(shape: tuple[int, ...], spec: ModelSpec, settings: Settings) -> WindowGrid:
-    """Return the windows of an image of spatial *shape*, as a plan lays them.
+def window_grid(
+    shape: tuple[int, ...], spec: ModelSpec, settings: Settings, voxel_size_um: VoxelSize | None = None
+) -> WindowGrid:
+    """Return the windows of an image of spatial *shape*, as a plan lays them: where it is resampled, of that.
 
     Raises
     ------
-    SettingsError
-        If the window does not suit the model.
+    SettingsError, InputError
+        If the window does not suit the model, or the image is to be resampled and its voxel size is unknown.
     """
     window = settings.window_size or spec.window.default
     spec.window.check(window)
-    return WindowGrid.regular(shape, window, settings.overlap)
+    resampling = resampling_of(shape, voxel_size_um, spec, settings)
+    return WindowGrid.regular(shape if resampling is None else resampling.shape, window, settings.overlap)
 
 
 def check_mask(mask: Any, shape: tuple[int, ...], name: str = "the mask") -> None:
@@ -40,21 +45,32 @@ def check_mask(mask: Any, shape: tuple[int, ...], name: str = "the mask") -> Non
 
 
 def find_masked(mask: Any, grid: WindowGrid) -> npt.NDArray[np.bool_]:
-    """Return which windows of *grid* hold a voxel of *mask* that is above 0; the mask is read once."""
+    """Return which windows of *grid* hold a voxel of *mask* that is above 0; the mask is read once.
+
+    The mask is in the image's own voxels, also where the windows are those of the resampled image.
+    """
     return measure_occupied(ArraySource(mask), grid, above=0)
 
 
-def find_windows(source: Source, spec: ModelSpec, settings: Settings, mask: Any = None) -> npt.NDArray[np.bool_] | None:
+def find_windows(
+    source: Source,
+    spec: ModelSpec,
+    settings: Settings,
+    mask: Any = None,
+    voxel_size_um: VoxelSize | None = None,
+) -> npt.NDArray[np.bool_] | None:
     """Return which windows of one volume a run computes, None for all of them.
 
     Parameters
     ----------
     source
-        The volume; read once, and only if ``settings.skip_below`` asks for it.
+        The volume in its own voxels; read once, and only if ``settings.skip_below`` asks for it.
     spec, settings
         The model and what the user wants.
     mask
         An array of the volume's spatial shape: windows in which it is 0 everywhere are left out, too. None: no mask.
+    voxel_size_um
+        Of the volume, micrometres; needed where it is resampled.
 
     Returns
     -------
@@ -64,14 +80,16 @@ def find_windows(source: Source, spec: ModelSpec, settings: Settings, mask: Any 
     Raises
     ------
     InputError
-        If the mask has another shape than the image, or the image cannot be read.
+        If the mask has another shape than the image, the image cannot be read, or it is to be resampled and its voxel
+        size is unknown.
     SettingsError
         If the window does not suit the model.
     """
-    grid = window_grid(source.shape[1:], spec, settings)
+    shape = source.shape[1:]
+    grid = window_grid(shape, spec, settings, voxel_size_um)
     found: npt.NDArray[np.bool_] | None = None
     if mask is not None:
-        check_mask(mask, grid.shape)
+        check_mask(mask, shape)
         found = find_masked(mask, grid)
     if settings.skip_below is not None:
         full = measure_occupied(source, grid, above=settings.skip_below)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from napari_tessera.engine.tta import View
     from napari_tessera.planning.pace import Pace
     from napari_tessera.planning.profile import Correction, Measurement, PassProfile
+    from napari_tessera.planning.resampling import Resampling
 
 __all__ = [
     "HEADROOM",
@@ -184,6 +185,8 @@ class HostEstimate:
         Probabilities that are kept beside the labels.
     held_bytes
         Results of a time series, which are written together.
+    resampling_bytes
+        What bringing images to the model's voxel size and results back to theirs takes.
     """
 
     volumes_bytes: int
@@ -192,12 +195,13 @@ class HostEstimate:
     decoding_bytes: int
     kept_bytes: int = 0
     held_bytes: int = 0
+    resampling_bytes: int = 0
 
     @property
     def run_bytes(self) -> int:
         """What a volume that is loaded already still needs."""
-        beside = self.result_bytes + self.kept_bytes + self.held_bytes
-        return beside + max(self.sweep_bytes, self.decoding_bytes)
+        throughout = self.result_bytes + self.kept_bytes + self.held_bytes + self.resampling_bytes
+        return throughout + max(self.sweep_bytes, self.decoding_bytes)
 
     @property
     def total_bytes(self) -> int:
@@ -223,12 +227,15 @@ class VolumePlan:
         Parts that are stitched one after the other; one for the whole volume where its slab fits.
     occupied
         Boolean, shape ``layout.counts``: the windows that are computed; None: all of them.
+    resampling
+        How the image is brought to the model's voxel size first; None: it is taken as it is.
     """
 
     layout: WindowGrid
     forward_passes: int
     blocks: tuple[Block, ...]
     occupied: npt.NDArray[Any] | None = field(default=None, compare=False)
+    resampling: Resampling | None = None
 
     @classmethod
     def of(
@@ -239,17 +246,23 @@ class VolumePlan:
         n_views: int,
         blocks: tuple[Block, ...] = (),
         occupied: npt.NDArray[Any] | None = None,
+        resampling: Resampling | None = None,
     ) -> VolumePlan:
         """Count the passes of *layout*, each batch of windows seen through *n_views* views."""
-        planned = cls(layout, 0, blocks or (layout.whole,), occupied)
+        planned = cls(layout, 0, blocks or (layout.whole,), occupied, resampling)
         counts = planned.block_windows
         passes = sum(count_forward_passes(n, sw_batch_size=sw_batch_size, n_views=n_views) for n in counts)
         return replace(planned, forward_passes=passes)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The image's spatial shape."""
+        """The spatial shape that the windows lie in."""
         return self.layout.shape
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """The image's own spatial shape, and the result's."""
+        return self.shape if self.resampling is None else self.resampling.image_shape
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -467,7 +480,8 @@ class Plan:
             "repeated_windows": self.repeated_windows,
             "volumes": [
                 {
-                    "shape": list(volume.shape),
+                    "shape": list(volume.image_shape),
+                    "resampled": None if volume.resampling is None else volume.resampling.to_dict(),
                     "grid": list(volume.grid),
                     "windows": volume.windows,
                     "forward_passes": volume.forward_passes,

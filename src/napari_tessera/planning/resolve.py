@@ -22,6 +22,14 @@ from napari_tessera.planning.advice import advise
 from napari_tessera.planning.memory import PassShape, SlabShape, estimate_memory
 from napari_tessera.planning.plan import DeviceNeed, DeviceState, HostEstimate, MemoryEstimate, Plan, VolumePlan
 from napari_tessera.planning.profile import Correction, Known, PassProfile
+from napari_tessera.planning.resampling import (
+    Resampling,
+    VoxelSize,
+    check_resolution,
+    expected_voxel_size,
+    resampling_of,
+    sizes_of_volumes,
+)
 
 if TYPE_CHECKING:
     from napari_tessera.decode import Decoder
@@ -64,7 +72,7 @@ def resolve(
     device: DeviceState,
     decoder: Decoder | None,
     itemsize: int = 4,
-    voxel_size_um: tuple[float, ...] | None = None,
+    voxel_size_um: VoxelSize | Sequence[VoxelSize | None] | None = None,
     occupied: Sequence[npt.NDArray[Any] | None] | None = None,
     output_chunk: Shape | None = None,
     results_held: int = 1,
@@ -88,7 +96,7 @@ def resolve(
     itemsize
         Bytes per value of the images.
     voxel_size_um
-        Of the images, if known.
+        Of all volumes, or of each one, micrometres; None where unknown.
     occupied
         For every volume which windows are computed (see `VolumePlan`), None: all of them.
     output_chunk
@@ -101,16 +109,24 @@ def resolve(
     SettingsError
         If the settings do not suit the model.
     InputError
-        If a shape has no voxels or the wrong number of axes.
+        If a shape has no voxels or the wrong number of axes, or a volume is to be resampled and its voxel size is
+        unknown.
     """
     settings = complete_settings(settings, spec, decoder)
     _check_shapes(shapes, spec)
+    sizes = sizes_of_volumes(voxel_size_um, len(shapes))
+    resamplings = tuple(
+        resampling_of(tuple(shape), size, spec, settings) for shape, size in zip(shapes, sizes, strict=True)
+    )
     seen = views(settings.tta_num, spec.spatial_dims)
     _check_transposes(settings, any(view.transpose for view in seen))
     window = settings.window_size or spec.window.default
-    grids = tuple(WindowGrid.regular(shape, window, settings.overlap) for shape in shapes)
+    seen_shapes = [shape if new is None else new.shape for shape, new in zip(shapes, resamplings, strict=True)]
+    grids = tuple(WindowGrid.regular(shape, window, settings.overlap) for shape in seen_shapes)
     skipped = tuple(occupied) if occupied is not None else (None,) * len(grids)
-    run = _Run(grids, spec, settings, traced, device, decoder, skipped, output_chunk)
+    # Chunks of a result are no whole numbers of resampled voxels.
+    chunk = output_chunk if not any(resamplings) else None
+    run = _Run(grids, resamplings, spec, settings, traced, device, decoder, skipped, chunk)
     host, peak = run.host_estimate(itemsize, results_held), run.peak_at(settings.sw_batch_size)
     return Plan(
         settings=settings,
@@ -133,8 +149,9 @@ def resolve(
             total_bytes=lambda batch: run.peak_at(batch).memory.total_bytes,
             host_bytes=host.total_bytes,
             blocks=tuple(run.blocks[grid] for grid in grids),
-            volume_sizes_um=voxel_size_um,
-            model_sizes_um=settings.resolution or spec.voxel_size_um,
+            volume_sizes_um=sizes,
+            model_size_um=expected_voxel_size(settings, spec),
+            resamplings=resamplings,
         ),
     )
 
@@ -156,6 +173,7 @@ class _Run:
     """Everything that the memory of a run follows from."""
 
     grids: tuple[WindowGrid, ...]
+    resamplings: tuple[Resampling | None, ...]
     spec: ModelSpec
     settings: Settings
     traced: Traced
@@ -200,8 +218,9 @@ class _Run:
                 n_views=self.views_per_pass,
                 blocks=self.blocks[grid],
                 occupied=windows,
+                resampling=resampling,
             )
-            for grid, windows in zip(self.grids, self.occupied, strict=True)
+            for grid, windows, resampling in zip(self.grids, self.occupied, self.resamplings, strict=True)
         )
 
     def _cut(self, grid: WindowGrid) -> tuple[Block, ...]:
@@ -284,16 +303,36 @@ class _Run:
     def host_estimate(self, itemsize: int, results_held: int) -> HostEstimate:
         """Return the host's memory; the largest volume decides."""
         voxels = max(prod(grid.shape) for grid in self.grids)
+        of_image = max(prod(volume.image_shape) for volume in self.volumes)
         batch = self.settings.sw_batch_size
         window_bytes = FLOAT_BYTES * self.spec.in_channels * prod(self.grids[0].window)
         on_host = self.peak_at(batch).memory.total_bytes if self.device.kind == "cpu" else 0
         return HostEstimate(
-            volumes_bytes=min(self.settings.batch_size, len(self.grids)) * voxels * self.spec.in_channels * itemsize,
+            volumes_bytes=min(self.settings.batch_size, len(self.grids)) * of_image * self.spec.in_channels * itemsize,
             result_bytes=voxels * self.reduced.channels * np.dtype(self.reduced.dtype).itemsize,
             sweep_bytes=window_bytes * self._held(batch) + on_host,
             decoding_bytes=0 if self.decoder is None else self.decoder.working_bytes(voxels),
             # An array for all of them is made when the first comes, so the one that is decoded counts twice.
-            held_bytes=results_held * voxels * self.written_bytes_per_voxel if results_held > 1 else 0,
+            held_bytes=results_held * of_image * self.written_bytes_per_voxel if results_held > 1 else 0,
+            resampling_bytes=max(self._resampling_bytes(volume, itemsize) for volume in self.volumes),
+        )
+
+    def _resampling_bytes(self, volume: VolumePlan, itemsize: int) -> int:
+        """Return what resampling one volume, and bringing its result back, takes of the host's memory."""
+        resampling, channels, resident = volume.resampling, self.spec.in_channels, self.settings.batch_size
+        if resampling is None:
+            return 0
+        back = prod(volume.image_shape) * self.written_bytes_per_voxel
+        if resident > 1:  # whole volumes are resampled ahead
+            copies = min(resident, len(self.grids)) * prod(volume.shape) * channels * resampling.itemsize(itemsize)
+            whole = resampling.estimate_reading_bytes(
+                volume.layout, volume.layout.whole, channels=channels, itemsize=itemsize
+            )
+            return back + copies + whole
+        blocks = volume.blocks[: self.device.count]
+        return back + sum(
+            resampling.estimate_reading_bytes(volume.layout, block, channels=channels, itemsize=itemsize)
+            for block in blocks
         )
 
 
@@ -315,10 +354,7 @@ def complete_settings(settings: Settings, spec: ModelSpec, decoder: Decoder | No
         decoder.check(spec.output, spec.out_channels)
     else:
         check_probabilities(spec, settings.probabilities)
-    if settings.resolution is not None and len(settings.resolution) != spec.spatial_dims:
-        raise SettingsError(
-            f"resolution is {settings.resolution}, but a {spec.spatial_dims}D model needs {spec.spatial_dims} lengths"
-        )
+    check_resolution(settings, spec)
     return replace(settings, window_size=window, **_decoding(decoder))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from napari_tessera.session.wording import Line, Tone, count, counted, part_of
-from napari_tessera.units import format_bytes, format_duration
+from napari_tessera.units import format_bytes, format_duration, format_voxel_size
 
 if TYPE_CHECKING:
     from napari_tessera import Plan
@@ -26,6 +26,7 @@ HOST_TERMS = {
     "decoding_bytes": "making labels, after the passes",
     "kept_bytes": "probabilities that are kept",
     "held_bytes": "results, until the last of a series is there",
+    "resampling_bytes": "resampling, and results in the image's voxels",
 }
 WORDS = {Tone.GOOD: "fits", Tone.WARNING: "tight", Tone.PROBLEM: "over"}
 
@@ -91,6 +92,10 @@ def _formula(plan: Plan, volume: VolumePlan) -> str:
     if len(volume.blocks) > 1:
         again = f", {counted(volume.repeated_windows, 'window')} computed again" if volume.repeated_windows else ""
         rows.insert(0, f"{len(volume.blocks)} blocks{again}")
+    if volume.resampling is not None:
+        own, new = (" × ".join(map(str, sides)) for sides in (volume.image_shape, volume.shape))
+        sizes = volume.resampling.image_voxel_size_um, volume.resampling.voxel_size_um
+        grid = f"{own} voxels of {format_voxel_size(sizes[0])} → {new} of {format_voxel_size(sizes[1])}; {grid}"
     return "; ".join([grid, *rows])
 
 

@@ -46,10 +46,12 @@ class MaskInput:
         check_mask(self.data, shape, f"'{self.name}'")
 
     def find_windows(self, grid: WindowGrid) -> npt.NDArray[np.bool_]:
-        """Return which windows of *grid* hold a voxel of the mask; it is read once for every grid."""
+        """Return which windows of *grid* hold a voxel of the mask; it is read once for every grid.
+
+        The grid may be that of the resampled image; the mask is in the image's own voxels.
+        """
         from napari_tessera.planning.occupied import find_masked
 
-        self.check(grid.shape)
         if grid not in self._found:
             self._found[grid] = find_masked(self.data, grid)
         return self._found[grid]

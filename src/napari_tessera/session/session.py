@@ -12,6 +12,7 @@ from napari_tessera.errors import InputError
 from napari_tessera.session.background import Background
 from napari_tessera.session.fitting import Fitting
 from napari_tessera.session.images import AxisUse, ImageInput, Reading, read_axes
+from napari_tessera.session.intensities import IntensityCache
 from napari_tessera.session.planner import Planner
 from napari_tessera.session.report import sentence
 from napari_tessera.session.runner import Runner
@@ -78,6 +79,7 @@ class Session:
         self.plan: Plan | None = None
         self.problem = ""
         self.changed_since_run = False
+        self._intensities = IntensityCache()
         self._model: Model | None = None
         self._renewing = False
         self.shelf.changed.connect(self._on_shelf)
@@ -266,7 +268,7 @@ class Session:
     def _task(self) -> Task | None:
         if self.model is None or self.settings is None or not self.volumes:
             return None
-        return Task(self.volumes, self.model, self.settings, self.outputs, self.mask)
+        return Task(self.volumes, self.model, self.settings, self.outputs, self.mask, self._intensities)
 
     def _read_images(self) -> None:
         """Turn the images into volumes, or find out why that is not possible."""
@@ -349,6 +351,7 @@ class Session:
             window_size=spec.window.default,
             tta_num=min(before.tta_num, max_views(spec.spatial_dims)),
             resolution=None,
+            resample=before.resample and spec.voxel_size_um is not None,
             **_suggested_decoder(model),
         )
 

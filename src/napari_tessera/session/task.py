@@ -23,9 +23,12 @@ if TYPE_CHECKING:
     from napari_tessera import Plan
     from napari_tessera.decode import Decoder
     from napari_tessera.engine.grid import WindowGrid
+    from napari_tessera.engine.intensity import IntensityMap
     from napari_tessera.engine.settings import Settings
+    from napari_tessera.engine.source import Source
     from napari_tessera.models.model import Model
     from napari_tessera.pipeline import VolumeResult
+    from napari_tessera.session.intensities import IntensityCache
     from napari_tessera.session.mask import MaskInput
     from napari_tessera.session.sources import VolumeInput
 
@@ -57,6 +60,8 @@ class Task:
         What to run and how, and what to keep.
     mask
         Where to compute; None: everywhere.
+    intensities
+        Remembers what was measured of images that have not changed since; None: all are measured.
     """
 
     volumes: tuple[VolumeInput, ...]
@@ -64,6 +69,7 @@ class Task:
     settings: Settings
     outputs: Outputs
     mask: MaskInput | None = None
+    intensities: IntensityCache | None = None
 
     @property
     def trace_key(self) -> tuple[object, ...]:
@@ -72,7 +78,9 @@ class Task:
         traced = settings.window_size, settings.precision, settings.device
         if self.mask is None or settings.skip_below is not None:
             return traced
-        return (*traced, self.mask.number, settings.overlap, *(volume.shape for volume in self.volumes))
+        resampled = settings.resample, settings.resolution
+        images = ((volume.shape, volume.voxel_size_um) for volume in self.volumes)
+        return (*traced, *resampled, self.mask.number, settings.overlap, *images)
 
     def resolve(self) -> Plan:
         """Return the plan of this task; where empty windows are to be skipped, it still counts all of them.
@@ -124,11 +132,14 @@ class Task:
         if not self.outputs.labels:
             return kept
         labels = self._plan(None, occupied)
-        # Probabilities are swept and kept, labels are made of them afterwards.
+        # Probabilities are swept and kept, labels are made of them afterwards. Of a resampled image they are there
+        # twice in the end, as the network gave them and in the image's own voxels.
+        is_resampled = any(volume.resampling is not None for volume in kept.volumes)
+        kept_bytes = kept.output_bytes + (kept.host.result_bytes if is_resampled else 0)
         return replace(
             kept,
             settings=labels.settings,
-            host=replace(labels.host, kept_bytes=kept.output_bytes),
+            host=replace(labels.host, kept_bytes=kept_bytes),
             output_bytes=labels.output_bytes + kept.output_bytes,
         )
 
@@ -145,7 +156,7 @@ class Task:
     def _grid_of(self, volume: VolumeInput) -> WindowGrid:
         from napari_tessera.planning.occupied import window_grid
 
-        return window_grid(volume.shape, self.model.spec, self.settings)
+        return window_grid(volume.shape, self.model.spec, self.settings, volume.voxel_size_um)
 
     def _count(self, plan: Plan | None, cancel: threading.Event) -> Plan:
         """Return *plan*, resolved anew if None, or if a mask or the images themselves decide on the windows."""
@@ -157,7 +168,8 @@ class Task:
         occupied: list[Windows] = []
         for volume in self.volumes:
             raise_if_cancelled(cancel)
-            occupied.append(find_windows(volume.load(), self.model.spec, self.settings, mask))
+            size = volume.voxel_size_um
+            occupied.append(find_windows(volume.load(), self.model.spec, self.settings, mask, size))
         return self._resolve(occupied)
 
     def _plan(self, decoder: str | None, occupied: Sequence[Windows] | None) -> Plan:
@@ -169,7 +181,7 @@ class Task:
             self.settings,
             decoder=decoder,
             dtype=max((volume.dtype for volume in self.volumes), key=lambda dtype: dtype.itemsize),
-            voxel_size_um=self.volumes[0].voxel_size_um,
+            voxel_size_um=[volume.voxel_size_um for volume in self.volumes],
             occupied=occupied,
             results_held=len(self.volumes),  # they become layers
         )
@@ -250,7 +262,17 @@ class Task:
         decoder = choose_decoder(self.model, self.settings) if self.outputs.labels else None
         swept_to_labels = None if self.outputs.probabilities else decoder
         loads = [volume.load for volume in self.volumes]
-        generator = iter_results(loads, self.model, plan, swept_to_labels, on_event=on_event, cancel=cancel)
+        decodes_later = decoder is not None and swept_to_labels is None
+        generator = iter_results(
+            loads,
+            self.model,
+            plan,
+            swept_to_labels,
+            on_event=on_event,
+            cancel=cancel,
+            bring_back=not decodes_later,
+            measure=self._measure,
+        )
         with closing(cast("Generator[VolumeResult]", generator)) as results:
             # The generator first: its last step, after the last volume, closes the run.
             for result, volume in zip(results, self.volumes, strict=True):
@@ -258,7 +280,19 @@ class Task:
                     yield volume, result, None if decoder is None else result.array
                     continue
                 on_event(DecodingStarted(result.volume, decoder.name))
-                yield volume, result, _decode(result, decoder, self.model)
+                labels = result.bring_back(_decode(result, decoder, self.model), is_labels=True)
+                array = result.bring_back(result.array, is_labels=False)
+                yield volume, replace(result, array=array, resampling=None), labels
+
+    def _measure(self, number: int, source: Source) -> IntensityMap:
+        """Return the intensities of volume *number*, which is read as *source*."""
+        from napari_tessera.models.normalise import measure_intensity
+
+        volume, normalisation = self.volumes[number], self.model.spec.normalisation
+        if self.intensities is None:
+            return measure_intensity(source, normalisation)
+        what = volume.reading.axes, volume.frame, source.shape, source.dtype, normalisation
+        return self.intensities.measure(volume.image.data, what, lambda: measure_intensity(source, normalisation))
 
 
 def _is_measured(plan: Plan) -> bool:

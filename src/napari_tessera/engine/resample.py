@@ -1,0 +1,262 @@
+"""Another voxel size: images that are resampled part by part, as they are read, and results brought back.
+
+Voxel i of n stands for the middle of the i-th of n equal parts of the image, so a voxel of the result lies at
+``(i + 0.5) * factor - 0.5`` in voxels of the source, ``factor`` being source voxels per voxel of the result. Where an
+axis shrinks, a Gaussian of ``sigma = (factor - 1) / 2`` source voxels, cut at 4 sigma, comes before the linear
+interpolation; beyond its borders the image is mirrored at the middle of its outermost voxels. These are the choices of
+scikit-image's ``transform.resize(order=1, mode="reflect")``, whose documentation is the source of the formula.
+
+Both steps are weighted sums along one axis at a time, so they are taken together: each voxel of the result is one sum
+over its neighbours along each axis. The sums are formed in one order whatever part is read, so how a volume is cut does
+not change a bit of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil, floor, prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from napari_tessera.engine.source import Region, Source
+
+__all__ = ["ResampledSource", "estimate_read_bytes", "resample_labels", "resample_linear", "resampled_dtype"]
+
+Shape = tuple[int, ...]
+
+# Where the Gaussian is cut, as scikit-image and scipy do.
+TRUNCATE_SIGMAS = 4.0
+# Voxels of the source that are asked for at once: bounds what a lazy image has in memory for one read.
+READ_VOXELS = 128_000_000
+# Voxels, of the source or of the result, that are worked on together: bounds the floats beside them.
+WORK_VOXELS = 4_000_000
+
+
+def resampled_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the type of resampled values: float32, or float64 where the image's own would be rounded by it.
+
+    Examples
+    --------
+    >>> [str(resampled_dtype(np.dtype(name))) for name in ("bool", "uint16", "float32", "int32", "float64")]
+    ['float32', 'float32', 'float32', 'float64', 'float64']
+    """
+    exact = dtype.itemsize <= 2 or dtype == np.float32
+    return np.dtype(np.float32 if exact else np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """One axis: *size* voxels become *new_size*."""
+
+    size: int
+    new_size: int
+    antialias: bool = True
+
+    @property
+    def factor(self) -> float:
+        """Source voxels per voxel of the result."""
+        return self.size / self.new_size
+
+    @property
+    def sigma(self) -> float:
+        """Of the Gaussian, source voxels; 0 where the axis does not shrink."""
+        return max(self.factor - 1, 0.0) / 2 if self.antialias else 0.0
+
+    @property
+    def radius(self) -> int:
+        """How far the Gaussian reaches, source voxels."""
+        return int(TRUNCATE_SIGMAS * self.sigma + 0.5)
+
+    def reach(self, part: slice) -> slice:
+        """Return the source voxels that the *part* of the result needs, inside the image."""
+        if self.size == self.new_size:
+            return part
+        low = floor((part.start + 0.5) * self.factor - 0.5) - self.radius
+        high = floor((part.stop - 0.5) * self.factor - 0.5) + 1 + self.radius
+        # What lies outside is mirrored into the image.
+        first = 0 if low < 0 else low
+        last = self.size - 1 if high > self.size - 1 else high
+        if low < 0:
+            last = max(last, min(-low, self.size - 1))
+        if high > self.size - 1:
+            first = min(first, max(2 * (self.size - 1) - high, 0))
+        return slice(first, last + 1)
+
+    def taps(self, part: slice) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
+        """Return which source voxels add up to each voxel of *part*, and their weights, both (voxels, taps)."""
+        at = (np.arange(part.start, part.stop) + 0.5) * self.factor - 0.5
+        below = np.floor(at)
+        share = (at - below)[:, np.newaxis]
+        kernel = _gaussian(self.sigma, self.radius)
+        # The Gaussian around the voxel below and the one around the next, weighted as linear interpolation does.
+        weights = (1 - share) * np.append(kernel, 0.0) + share * np.insert(kernel, 0, 0.0)
+        index = below.astype(np.intp)[:, np.newaxis] + np.arange(-self.radius, self.radius + 2)
+        return _mirror(index, self.size), weights
+
+
+def _gaussian(sigma: float, radius: int) -> npt.NDArray[np.float64]:
+    if radius == 0:
+        return np.ones(1)
+    kernel: npt.NDArray[np.float64] = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    kernel /= kernel.sum()
+    return kernel
+
+
+def _mirror(index: npt.NDArray[np.intp], size: int) -> npt.NDArray[np.intp]:
+    """Return *index* mirrored into [0, size): -1 becomes 1, size becomes size - 2."""
+    if size == 1:
+        return np.zeros_like(index)
+    period = 2 * (size - 1)
+    index = np.abs(index) % period
+    return np.minimum(index, period - index)
+
+
+class ResampledSource:
+    """A `Source` of another shape over the same extent; every read resamples the part that it asks for.
+
+    Parameters
+    ----------
+    source
+        The image, of real numbers.
+    shape
+        Spatial shape to bring it to, voxels; as many axes as the source has.
+    """
+
+    def __init__(self, source: Source, shape: Shape) -> None:
+        self.source = source
+        self._axes = tuple(_Axis(*sizes) for sizes in zip(source.shape[1:], shape, strict=True))
+
+    @property
+    def shape(self) -> Shape:
+        """(C, *spatial)."""
+        return (self.source.shape[0], *(axis.new_size for axis in self._axes))
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Float32, or float64 for images of wider types."""
+        return resampled_dtype(self.source.dtype)
+
+    def read(self, region: Region) -> npt.NDArray[Any]:
+        """Return the voxels of *region*, (C, *region); reads the part of the source that they need."""
+        whole = [slice(*part.indices(axis.new_size)[:2]) for part, axis in zip(region, self._axes, strict=True)]
+        out = np.empty((self.shape[0], *(part.stop - part.start for part in whole)), self.dtype)
+        if out.size == 0:
+            return out
+        for tile in _iter_tiles(whole, self._axes, READ_VOXELS):
+            reach = tuple(axis.reach(part) for axis, part in zip(self._axes, tile, strict=True))
+            values = self.source.read(reach)
+            for piece in _iter_tiles(tile, self._axes, WORK_VOXELS):
+                out[(slice(None), *_within(piece, whole))] = _resample(values, reach, piece, self._axes, self.dtype)
+        return out
+
+
+def _iter_tiles(parts: Sequence[slice], axes: Sequence[_Axis], most_voxels: int) -> Iterator[list[slice]]:
+    """Yield *parts* of the result, cut in halves until none has or needs more than *most_voxels*."""
+    reaches = [axis.reach(part) for axis, part in zip(axes, parts, strict=True)]
+    sides = [reach.stop - reach.start for reach in reaches]
+    lengths = [part.stop - part.start for part in parts]
+    # The axis along which a half needs the least in common with the other half; ties: the slowest.
+    longest = max(range(len(axes)), key=lambda axis: (lengths[axis] > 1) * sides[axis] / (1 + axes[axis].radius))
+    if max(prod(sides), prod(lengths)) <= most_voxels or lengths[longest] == 1:
+        yield list(parts)
+        return
+    middle = parts[longest].start + lengths[longest] // 2
+    for half in (slice(parts[longest].start, middle), slice(middle, parts[longest].stop)):
+        yield from _iter_tiles([*parts[:longest], half, *parts[longest + 1 :]], axes, most_voxels)
+
+
+def _within(inner: Sequence[slice], outer: Sequence[slice]) -> list[slice]:
+    """Return *inner* counted from where *outer* begins."""
+    return [slice(i.start - o.start, i.stop - o.start) for i, o in zip(inner, outer, strict=True)]
+
+
+def _resample(
+    values: npt.NDArray[Any],
+    reach: Sequence[slice],
+    parts: Sequence[slice],
+    axes: Sequence[_Axis],
+    dtype: np.dtype[Any],
+) -> npt.NDArray[Any]:
+    """Return *parts* of the result from *values*, (C, *reach)."""
+    own = [axis.reach(part) for axis, part in zip(axes, parts, strict=True)]
+    values = values[(slice(None), *_within(own, reach))].astype(dtype)
+    # What shrinks most comes first and leaves the least to do; the order depends on nothing but the axes.
+    for number in sorted(range(len(axes)), key=lambda axis: axes[axis].new_size / axes[axis].size):
+        if axes[number].size != axes[number].new_size:
+            index, weights = axes[number].taps(parts[number])
+            values = _weighted_sum(values, 1 + number, index - own[number].start, weights.astype(dtype))
+    return values
+
+
+def _weighted_sum(
+    values: npt.NDArray[Any], axis: int, index: npt.NDArray[np.intp], weights: npt.NDArray[Any]
+) -> npt.NDArray[Any]:
+    """Return the sum over taps of the weighted voxels along *axis*, tap by tap: a matrix product would be blocked."""
+    along = (-1,) + (1,) * (values.ndim - axis - 1)
+    total: npt.NDArray[Any] | None = None
+    for tap in range(index.shape[1]):
+        term = values.take(index[:, tap], axis)
+        term *= weights[:, tap].reshape(along)
+        if total is None:
+            total = term
+        else:
+            total += term
+    assert total is not None
+    return total
+
+
+def estimate_read_bytes(image_shape: Shape, shape: Shape, region: Shape, channels: int, itemsize: int) -> int:
+    """Return what reading so large a *region* of a `ResampledSource` takes beside its result, bytes.
+
+    Parameters
+    ----------
+    image_shape, shape
+        Of the source and of what it is resampled to, spatial.
+    region
+        Lengths of what is read, in voxels of the result.
+    channels, itemsize
+        Of the source; bytes per value.
+    """
+    axes = [_Axis(*sizes) for sizes in zip(image_shape, shape, strict=True)]
+    read = prod(
+        min(ceil(side * axis.factor) + 2 * axis.radius + 2, axis.size) for side, axis in zip(region, axes, strict=True)
+    )
+    # Three arrays of floats: what goes into the sum along an axis, the sum, and the next term of it.
+    work = 3 * (4 if itemsize <= 4 else 8) * min(max(read, prod(region)), WORK_VOXELS)
+    return channels * (itemsize * min(read, READ_VOXELS) + work)
+
+
+def resample_labels(labels: npt.NDArray[Any], shape: Shape) -> npt.NDArray[Any]:
+    """Return *labels*, (*spatial), brought to *shape*: each voxel has the label of the one that its middle lies in.
+
+    Examples
+    --------
+    >>> resample_labels(np.array([[1, 2]]), (2, 4)).tolist()
+    [[1, 1, 2, 2], [1, 1, 2, 2]]
+    """
+    if labels.shape == shape:
+        return labels
+    # (i + 0.5) * factor in whole numbers: rounding must not move a border.
+    index = [(2 * np.arange(new) + 1) * old // (2 * new) for old, new in zip(labels.shape, shape, strict=True)]
+    found: npt.NDArray[Any] = labels[np.ix_(*index)]
+    return found
+
+
+def resample_linear(values: npt.NDArray[Any], shape: Shape) -> npt.NDArray[Any]:
+    """Return *values*, (C, *spatial), interpolated linearly to (C, *shape), in their own type; whole ones rounded."""
+    if values.shape[1:] == shape:
+        return values
+    axes = [_Axis(*sizes, antialias=False) for sizes in zip(values.shape[1:], shape, strict=True)]
+    out = np.empty((values.shape[0], *shape), values.dtype)
+    work = resampled_dtype(values.dtype)
+    reach = [slice(0, axis.size) for axis in axes]
+    pieces = list(_iter_tiles([slice(0, side) for side in shape], axes, WORK_VOXELS))
+    for channel in range(values.shape[0]):
+        for piece in pieces:
+            found = _resample(values[channel : channel + 1], reach, piece, axes, work)[0]
+            out[channel][tuple(piece)] = np.rint(found) if values.dtype.kind in "iu" else found
+    return out

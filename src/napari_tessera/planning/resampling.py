@@ -1,0 +1,197 @@
+"""Which shape an image has at the voxel size of its model, and what bringing it there and results back takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_tessera.engine.resample import (
+    ResampledSource,
+    estimate_read_bytes,
+    resample_labels,
+    resample_linear,
+)
+from napari_tessera.errors import InputError, SettingsError
+from napari_tessera.units import format_voxel_size
+
+if TYPE_CHECKING:
+    from napari_tessera.engine.grid import Block, WindowGrid
+    from napari_tessera.engine.settings import Settings
+    from napari_tessera.engine.source import Source
+    from napari_tessera.models.spec import ModelSpec
+
+__all__ = [
+    "Resampling",
+    "VoxelSize",
+    "check_resolution",
+    "expected_voxel_size",
+    "resampling_of",
+    "sizes_of_volumes",
+]
+
+Shape = tuple[int, ...]
+VoxelSize = tuple[float, ...]
+
+# Sizes that differ by more are taken for a mistake in a unit: no microscope samples one axis so much more coarsely.
+MOST_FACTOR = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Resampling:
+    """What becomes of an image whose voxel size is not its model's.
+
+    Parameters
+    ----------
+    image_shape, image_voxel_size_um
+        The image's own spatial shape, and its voxel size, micrometres.
+    shape, voxel_size_um
+        What the network sees. The size is the model's but for what whole numbers of voxels ask for.
+    """
+
+    image_shape: Shape
+    image_voxel_size_um: VoxelSize
+    shape: Shape
+    voxel_size_um: VoxelSize
+
+    def wrap(self, source: Source) -> Source:
+        """Return *source*, the image, as the network sees it."""
+        return ResampledSource(source, self.shape)
+
+    def bring_back(self, result: npt.NDArray[Any], *, is_labels: bool) -> npt.NDArray[Any]:
+        """Return labels, (*shape), or probabilities, (C, *shape), on the image's own grid, in their own type.
+
+        A voxel gets the label of the voxel that its middle lies in; probabilities are interpolated linearly.
+        """
+        return (resample_labels if is_labels else resample_linear)(result, self.image_shape)
+
+    def estimate_reading_bytes(self, grid: WindowGrid, block: Block, *, channels: int, itemsize: int) -> int:
+        """Return what the host holds while windows of *block* are read: resampled planes, and the part they come from.
+
+        Parameters
+        ----------
+        grid, block
+            The windows.
+        channels, itemsize
+            Of the image; bytes per value.
+        """
+        sides = [part.stop - part.start for part in grid.reach(block)]
+        axis = grid.sweep_axis
+        sides[axis] = min(grid.window[axis], sides[axis])
+        at_once = estimate_read_bytes(self.image_shape, self.shape, tuple(sides), channels, itemsize)
+        sides[axis] = min(2 * grid.window[axis], grid.shape[axis])
+        held: int = channels * self.itemsize(itemsize) * prod(sides)
+        return at_once + held
+
+    @staticmethod
+    def itemsize(image_itemsize: int) -> int:
+        """Return the bytes of a resampled value; those of 32 bits are taken to be floats."""
+        return 4 if image_itemsize <= 4 else 8
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain lists of numbers by name."""
+        return {
+            "image_voxel_size_um": list(self.image_voxel_size_um),
+            "shape": list(self.shape),
+            "voxel_size_um": list(self.voxel_size_um),
+        }
+
+
+def expected_voxel_size(settings: Settings, spec: ModelSpec) -> VoxelSize | None:
+    """Return the voxel size that the model expects, micrometres: the settings' word, else its own; None: unknown."""
+    return settings.resolution or spec.voxel_size_um
+
+
+def check_resolution(settings: Settings, spec: ModelSpec) -> None:
+    """Raise `SettingsError` if ``resolution`` has another number of axes than the model."""
+    if settings.resolution is not None and len(settings.resolution) != spec.spatial_dims:
+        raise SettingsError(
+            f"resolution is {settings.resolution}, but a {spec.spatial_dims}D model needs {spec.spatial_dims} lengths"
+        )
+
+
+def sizes_of_volumes(
+    voxel_size_um: VoxelSize | Sequence[VoxelSize | None] | None, volumes: int
+) -> tuple[VoxelSize | None, ...]:
+    """Return the voxel size of every volume, where one may be given for all.
+
+    Raises
+    ------
+    InputError
+        If there are not as many as volumes, or one is no length.
+    """
+    if voxel_size_um is None:
+        return (None,) * volumes
+    items: list[Any] = list(voxel_size_um)
+    if all(isinstance(item, (int, float, np.number)) for item in items):
+        return (_checked(items),) * volumes
+    if len(items) != volumes:
+        raise InputError(
+            f"there are {len(items)} voxel sizes for {volumes} volume(s): give one for each, or one for all"
+        )
+    return tuple(None if item is None else _checked(item) for item in items)
+
+
+def _checked(size_um: Sequence[float]) -> VoxelSize:
+    sizes = tuple(float(size) for size in size_um)
+    if not all(np.isfinite(sizes)) or min(sizes, default=0.0) <= 0:
+        raise InputError(
+            f"the voxel size of the image is {sizes}, but it needs one length above 0 per axis, in micrometres"
+        )
+    return sizes
+
+
+def resampling_of(
+    shape: Shape, voxel_size_um: VoxelSize | None, spec: ModelSpec, settings: Settings
+) -> Resampling | None:
+    """Return how an image is resampled, None where it is taken as it is.
+
+    Parameters
+    ----------
+    shape, voxel_size_um
+        Of the image, spatial; None: unknown.
+    spec, settings
+        The model and what the user wants.
+
+    Raises
+    ------
+    SettingsError, InputError
+        If the image is to be resampled, and a voxel size is unknown or differs by too much.
+    """
+    if not settings.resample:
+        return None
+    check_resolution(settings, spec)
+    wanted = expected_voxel_size(settings, spec)
+    if wanted is None:
+        raise SettingsError(
+            f"resample is on, but the model '{spec.name}' does not say its voxel size: set resolution, or switch "
+            f"resample off"
+        )
+    if voxel_size_um is None:
+        raise InputError(
+            f"resample is on, but the voxel size of the image is unknown: give it in micrometres, or switch resample "
+            f"off (the model expects {format_voxel_size(wanted)})"
+        )
+    _check_sizes(shape, _checked(voxel_size_um), wanted)
+    new = tuple(max(round(side * a / b), 1) for side, a, b in zip(shape, voxel_size_um, wanted, strict=True))
+    if new == tuple(shape):
+        return None
+    reached = tuple(a * side / other for side, a, other in zip(shape, voxel_size_um, new, strict=True))
+    return Resampling(tuple(shape), tuple(voxel_size_um), new, reached)
+
+
+def _check_sizes(shape: Shape, own: VoxelSize, wanted: VoxelSize) -> None:
+    if not len(own) == len(wanted) == len(shape):
+        raise InputError(
+            f"resample is on, but the voxel size of the image is {own} and that of the model {wanted}: both need one "
+            f"length per axis of {tuple(shape)}"
+        )
+    if max(max(a / b, b / a) for a, b in zip(own, wanted, strict=True)) > MOST_FACTOR:
+        raise InputError(
+            f"the voxels of the image are {format_voxel_size(own)}, those of the model {format_voxel_size(wanted)}: "
+            f"they differ by more than a factor of {MOST_FACTOR}, so check the unit, or switch resample off"
+        )

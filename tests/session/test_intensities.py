@@ -1,0 +1,157 @@
+"""Intensities are measured once for an image that has not changed, and anew wherever it may have."""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from napari_tessera.engine.intensity import IntensityMap
+from napari_tessera.models import normalise
+from napari_tessera.models.spec import Normalisation
+from napari_tessera.session import ImageInput, Session
+from napari_tessera.session.intensities import IntensityCache, version_of
+
+SHAPE = (24, 24, 24)
+
+
+def settle(path: Path) -> None:
+    """Let the last change of *path* be some seconds ago."""
+    then = path.stat().st_mtime - 10
+    os.utime(path, (then, then))
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A bright box in a file that was written a while ago."""
+    path = tmp_path / "raw.npy"
+    values = np.zeros((2, *SHAPE), np.float32)
+    values[:, 6:18, 6:18, 6:18] = 100
+    np.save(path, values)
+    settle(path)
+    return path
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shapes of what has been measured."""
+    shapes: list[tuple[int, ...]] = []
+    original = normalise.measure_intensity
+
+    def measure(source: Any, normalisation: Any) -> IntensityMap:
+        shapes.append(source.shape)
+        return original(source, normalisation)
+
+    monkeypatch.setattr(normalise, "measure_intensity", measure)
+    return shapes
+
+
+@pytest.fixture
+def scaled(session: Session, network: Any, describe: Callable[..., Any]) -> Session:
+    """The session with a model that takes the whole range of an image."""
+    session.shelf.use(describe(network).with_spec(normalisation=Normalisation("minmax"), voxel_size_um=(0.01,) * 3))
+    return session
+
+
+def run(session: Session, drain_until: Any, data: Any, **more: Any) -> Any:
+    results: list[Any] = []
+    session.set_images((ImageInput("image", data, **more),))
+    session.runner.result_ready.connect(results.append)
+    assert session.start_run(), session.problem
+    drain_until(session, lambda: not session.runner.active)
+    session.runner.result_ready.disconnect(results.append)
+    assert not session.runner.problem
+    return results[-1].labels
+
+
+def test_a_second_run_does_not_measure_again(scaled: Session, drain_until: Any, saved: Path, measured: Any) -> None:
+    data = np.load(saved, mmap_mode="r")
+    first = run(scaled, drain_until, data)
+    assert len(measured) == 2  # frames
+    scaled.change(overlap=0.25)
+    np.testing.assert_array_equal(run(scaled, drain_until, data), first)
+    assert len(measured) == 2
+    scaled.change(resample=True)
+    run(scaled, drain_until, data, voxel_size_um=(None, 0.02, 0.01, 0.01))  # other values reach the network
+    assert measured[2:] == [(1, 48, 24, 24)] * 2
+
+
+def test_a_file_that_is_written_is_measured_anew(scaled: Session, drain_until: Any, saved: Path, measured: Any) -> None:
+    data = np.load(saved, mmap_mode="r")
+    assert run(scaled, drain_until, data)[:, 6:18, 6:18, 6:18].all()
+    writer = np.load(saved, mmap_mode="r+")
+    writer[:, 0, 0, 0] = 1000  # what was bright is dark beside it
+    writer.flush()
+    labels = run(scaled, drain_until, data)
+    assert len(measured) == 4
+    assert not labels[:, 6:18, 6:18, 6:18].any()
+
+
+def test_values_in_memory_are_measured_anew(scaled: Session, drain_until: Any, saved: Path, measured: Any) -> None:
+    data = np.load(saved)[0]
+    assert run(scaled, drain_until, data)[6:18, 6:18, 6:18].all()
+    data[0, 0, 0] = 1000  # in place: nobody is told
+    assert not run(scaled, drain_until, data)[6:18, 6:18, 6:18].any()
+    assert len(measured) == 2
+
+
+def test_another_array_of_the_same_file_is_measured_anew(
+    scaled: Session, drain_until: Any, saved: Path, measured: Any
+) -> None:
+    data = np.load(saved, mmap_mode="r")
+    run(scaled, drain_until, data[0])
+    run(scaled, drain_until, data[1])
+    assert len(measured) == 2
+
+
+def test_what_tells_changes(saved: Path, tmp_path: Path) -> None:
+    mapped = np.load(saved, mmap_mode="r")
+    assert version_of(mapped) is not None
+    assert version_of(mapped[1:, ::2]) == version_of(mapped)
+    assert version_of(np.frombuffer(bytes(8))) is not None
+    for mode in ("r+", "c"):
+        assert version_of(np.load(saved, mmap_mode=mode)) is None
+    frozen = np.zeros(3)
+    frozen.flags.writeable = False  # who had a view of it before still writes
+    for unseen in (np.zeros(3), frozen, np.frombuffer(bytearray(8)), [1, 2], object()):
+        assert version_of(unseen) is None
+    os.utime(saved, (time.time(), time.time()))  # may be written again within the same tick
+    assert version_of(mapped) is None
+    settle(saved)
+    assert version_of(mapped) is not None
+    saved.unlink()
+    assert version_of(mapped) is None
+
+
+def test_it_holds_no_array_and_takes_no_new_one_for_an_old(saved: Path) -> None:
+    cache, maps = IntensityCache(), iter([IntensityMap.identity(number) for number in (1, 2, 3)])
+    first = np.load(saved, mmap_mode="r")
+    assert cache.measure(first, "all", lambda: next(maps)) == IntensityMap.identity(1)
+    assert cache.measure(first, "all", lambda: next(maps)) == IntensityMap.identity(1)
+    assert cache.measure(first, "half", lambda: next(maps)) == IntensityMap.identity(2)
+    entry = cache._entries[id(first)]
+    del first
+    gc.collect()
+    assert entry.alive() is None
+    second = np.load(saved, mmap_mode="r")
+    cache._entries[id(second)] = entry  # as though it had got the same place in memory
+    assert cache.measure(second, "all", lambda: next(maps)) == IntensityMap.identity(3)
+
+
+def test_what_is_written_while_it_is_measured_is_not_kept(saved: Path) -> None:
+    cache, data, calls = IntensityCache(), np.load(saved, mmap_mode="r"), []
+
+    def measure() -> IntensityMap:
+        calls.append(1)
+        os.utime(saved, (calls[0], 1000 + len(calls)))
+        return IntensityMap.identity(1)
+
+    for _ in range(3):
+        cache.measure(data, "all", measure)
+    assert len(calls) == 3
