@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from napari_tessera.planning.correction import fit_correction
-from napari_tessera.planning.plan import DeviceNeed
+from napari_tessera.planning.estimate import DeviceNeed
 from napari_tessera.planning.profile import Correction, PassProfile
 
 MB = 10**6

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from napari_tessera.planning.profile import Correction
 
 if TYPE_CHECKING:
-    from napari_tessera.planning.plan import DeviceNeed
+    from napari_tessera.planning.estimate import DeviceNeed
 
 __all__ = ["LARGEST_SCALE", "fit_correction"]
 

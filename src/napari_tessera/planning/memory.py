@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from napari_tessera.engine.cuda import CudaDevice
 from napari_tessera.engine.settings import AccumulatorType, Precision
 from napari_tessera.engine.stitch import FLOAT_BYTES, Weighting, estimate_piece_bytes, estimate_slab_bytes
-from napari_tessera.planning.plan import DeviceNeed
+from napari_tessera.planning.estimate import DeviceNeed
 
 if TYPE_CHECKING:
     from napari_tessera.engine.grid import Block, WindowGrid

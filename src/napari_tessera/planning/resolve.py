@@ -19,8 +19,9 @@ from napari_tessera.engine.sweep import choose_weighting, is_interleaved
 from napari_tessera.engine.tta import views
 from napari_tessera.errors import InputError, SettingsError
 from napari_tessera.planning.advice import advise
+from napari_tessera.planning.estimate import DeviceNeed, HostEstimate, MemoryEstimate
 from napari_tessera.planning.memory import PassShape, SlabShape, estimate_memory
-from napari_tessera.planning.plan import DeviceNeed, DeviceState, HostEstimate, MemoryEstimate, Plan, VolumePlan
+from napari_tessera.planning.plan import DeviceState, Plan, VolumePlan
 from napari_tessera.planning.profile import Correction, Known, PassProfile
 from napari_tessera.planning.resampling import (
     Resampling,
