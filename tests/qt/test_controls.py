@@ -24,8 +24,8 @@ GIB = 2**30
 
 @pytest.fixture
 def small_gpu(monkeypatch: pytest.MonkeyPatch) -> DeviceState:
-    """Plan for a card of 2 GiB, of which 1.5 are free."""
-    state = DeviceState("cuda", "Small card", 2 * GIB, 3 * GIB // 2, 32 * GIB, 16 * GIB)
+    """Plan for a card of 2 GiB, of which 1.2 are free."""
+    state = DeviceState("cuda", "Small card", 2 * GIB, 6 * GIB // 5, 32 * GIB, 16 * GIB)
     monkeypatch.setattr(api, "measure_device", lambda name="auto": state)
     return state
 
