@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from sample import IN_CHANNELS, Sample, reference_network
+from tests.models.sample import IN_CHANNELS, Sample, reference_network
 from torch.export import Dim
 
 __all__ = ["make"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from sample import IN_CHANNELS, Sample, reference_network
+from tests.models.sample import IN_CHANNELS, Sample, reference_network
 
 __all__ = ["make"]
 

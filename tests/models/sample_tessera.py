@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import yaml
-from sample import IN_CHANNELS, OUT_CHANNELS, Sample, reference_arguments, reference_network
+from tests.models.sample import IN_CHANNELS, OUT_CHANNELS, Sample, reference_arguments, reference_network
 
 __all__ = ["make"]
 

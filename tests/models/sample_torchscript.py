@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from sample import Sample, reference_network
+from tests.models.sample import Sample, reference_network
 
 __all__ = ["make"]
 

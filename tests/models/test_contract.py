@@ -16,7 +16,7 @@ from napari_tessera.models.load import describe_model
 from napari_tessera.models.trust import TrustStore
 
 if TYPE_CHECKING:
-    from sample import Sample
+    from tests.models.sample import Sample
 
 # One module beside this one for each format of the table.
 SAMPLES = {
@@ -24,12 +24,16 @@ SAMPLES = {
     "torchscript": "sample_torchscript",
     "exported_program": "sample_exported",
     "onnx": "sample_onnx",
+    "connectomics": "sample_connectomics",
+    "monai_bundle": "sample_monai_bundle",
+    "nnunet": "sample_nnunet",
+    "bioimageio": "sample_bioimageio",
 }
 
 
 @pytest.fixture(scope="module", params=SAMPLES)
 def sample(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Sample:
-    made: Sample = import_module(SAMPLES[request.param]).make(tmp_path_factory.mktemp(request.param))
+    made: Sample = import_module(f"tests.models.{SAMPLES[request.param]}").make(tmp_path_factory.mktemp(request.param))
     return made
 
 

@@ -139,7 +139,8 @@ def _copy_tree(module: torch.nn.Module, memo: dict[int, Any]) -> torch.nn.Module
     if id(module) in memo:
         known: torch.nn.Module = memo[id(module)]
         return known
-    twin = memo[id(module)] = module.__new__(type(module))
+    twin: torch.nn.Module = object.__new__(type(module))  # some classes, such as graphs, make another in their __new__
+    memo[id(module)] = twin
     twin.__dict__.update(module.__dict__)
     twin.__dict__["_parameters"] = {name: memo.get(id(part), part) for name, part in module._parameters.items()}
     twin.__dict__["_buffers"] = {name: memo.get(id(part), part) for name, part in module._buffers.items()}
