@@ -118,11 +118,11 @@ def test_the_law_finds_the_peak_anew_at_each_batch() -> None:
 def test_only_the_first_question_traces(network: nn.Module, shapes: list[tuple[int, ...]]) -> None:
     cache = ActivationCache()
     first = ask(cache, network, 4)
-    assert sorted(shapes) == [(n, 1, *WINDOW) for n in (1, 2, 3)]
+    assert sorted(shapes) == [(n, 1, *WINDOW) for n in (1, 2, 3, activations.CONFIRMING_BATCH)]
     assert ask(cache, network, 1) < ask(cache, network, 2) < first < ask(cache, network, 100)
     assert ask(cache, network, 4, precision="tf32") == first  # the same memory, not traced again
     assert cache.trace(network, in_channels=1, window=WINDOW).out_shape == (1, 2, *WINDOW)
-    assert len(shapes) == 3
+    assert len(shapes) == 4
 
 
 def test_what_matters_is_traced_anew(network: nn.Module, shapes: list[tuple[int, ...]]) -> None:
@@ -270,4 +270,22 @@ def test_threads_that_ask_the_same_trace_once(network: nn.Module, shapes: list[t
         thread.join()
     assert len(set(answers)) == 1
     assert len(answers) == 4
-    assert len(shapes) == 3
+    assert len(shapes) == 4, "windows 1, 2, 3, and one that confirms their law"
+
+
+class InPieces(torch.nn.Module):
+    """Takes its batch four windows at a time, as some networks do to save memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Conv2d(1, 16, 3, padding=1)
+
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.layer(part).relu().mean(1, keepdim=True) for part in windows.split(4)])  # type: ignore[no-untyped-call]
+
+
+def test_a_law_that_larger_passes_do_not_follow_is_found_out() -> None:
+    cache, network = ActivationCache(), InPieces().eval()
+    for batch in (2, 8, 16, 40):
+        expected = trace_forward(network, (batch, 1, 32, 32)).activations_bytes
+        assert cache.activations_bytes(network, in_channels=1, window=(32, 32), batch=batch) == expected

@@ -7,9 +7,11 @@ import typer
 from napari_tessera.cli.calibrate import calibrate
 from napari_tessera.cli.demo import demo
 from napari_tessera.cli.doctor import doctor
+from napari_tessera.cli.inspect import inspect
 from napari_tessera.cli.models import models
 from napari_tessera.cli.plan import plan
 from napari_tessera.cli.run import run
+from napari_tessera.cli.trust import trust
 
 __all__ = ["app"]
 
@@ -39,5 +41,5 @@ def root(
         typer.echo(context.get_help())
 
 
-for _command in (plan, run, calibrate, demo, doctor, models):
+for _command in (plan, run, calibrate, demo, doctor, models, inspect, trust):
     app.command()(_command)

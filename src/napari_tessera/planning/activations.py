@@ -26,6 +26,9 @@ __all__ = ["ActivationCache", "ActivationLaw"]
 
 # Vision transformers order their operations differently at batch 1, so the law starts at 2.
 LAW_BATCHES = (2, 3)
+# A batch that shows whether the law holds beyond them, and no multiple of what networks cut batches into; and how near
+# to it a trace has to come.
+CONFIRMING_BATCH, LAWFUL = 9, 0.005
 # Inputs remembered for one network, tens of kilobytes each; a window slider may visit many.
 MAX_INPUTS = 128
 
@@ -110,6 +113,7 @@ class ActivationCache:
 
     def __init__(self, *, step_bytes: int | None = None) -> None:
         self._step_bytes = step_bytes
+        self._lawful: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
         self._inputs: WeakKeyDictionary[torch.nn.Module, OrderedDict[_Input, _Known]] = WeakKeyDictionary()
         self._weights: WeakKeyDictionary[torch.nn.Module, dict[int, int]] = WeakKeyDictionary()
         self._lock = threading.Lock()  # held for moments only, unlike the next
@@ -221,11 +225,33 @@ class ActivationCache:
             if not known.is_traced:
                 known.is_traced = True
                 _trace_few(tracer, key, known, self._step(key.device_type))
+            if (
+                known.law is not None
+                and batch > LAW_BATCHES[-1]
+                and not self._keeps_law(network, tracer, key, known.law)
+            ):
+                known.law = None
             if batch not in known.profiles:
                 known.profiles[batch] = self._profile(tracer, key, known.law, batch)
         except ModelError as error:
             known.refusals[batch] = (str(error), _without_tracebacks(error.__cause__))
             raise
+
+    def _keeps_law(self, network: torch.nn.Module, tracer: ForwardTracer, key: _Input, law: ActivationLaw) -> bool:
+        """Whether a network's larger passes follow the law of its small ones: tried once, as it is a trait of its code.
+
+        One that cuts its batch into pieces does not.
+        """
+        if network not in self._lawful:
+            step = self._step(key.device_type)
+            try:
+                found = tracer.trace(key.shape(CONFIRMING_BATCH)).profile(step)
+            except ModelError:  # it takes no batch as large; those between are asked for as they are
+                return False
+            expected = law.profile(CONFIRMING_BATCH, step_bytes=step)
+            off = abs(found.activations_bytes - expected.activations_bytes)
+            self._lawful[network] = off <= LAWFUL * expected.activations_bytes
+        return self._lawful[network]
 
     def _profile(self, tracer: ForwardTracer, key: _Input, law: ActivationLaw | None, batch: int) -> PassProfile:
         if law is None or batch < LAW_BATCHES[0]:

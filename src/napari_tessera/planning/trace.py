@@ -44,6 +44,11 @@ TRACED_ERROR = 0.01
 GUESSED_ERROR = 0.1
 # Scaled up from small windows, where halos and padding weigh more, in float32.
 MEASURED_ERROR = 0.3
+# And where passes over small windows grow faster than their voxels, as attention does.
+CURVED, CURVED_ERROR = 1.1, 1.0
+# Layers that torch may run as one fused operation when it computes no gradients, whose memory no trace sees.
+FUSED = (torch.nn.TransformerEncoderLayer,)
+FUSED_ERROR = 1.2
 # Sides of the window of a real pass: small enough to take about a second on a CPU.
 MEASURED_SIDE_VOX = 40
 # A network may refuse sides that this, or a smaller power of two, does not divide.
@@ -214,6 +219,8 @@ class ForwardTracer:
             error_fraction = max(error_fraction, GUESSED_ERROR)
         # A network that another library runs says itself how far its own account of it may be off.
         error_fraction = max(error_fraction, getattr(self._network, "memory_error", 0.0))
+        if any(isinstance(module, FUSED) for module in self._network.modules()):
+            error_fraction = max(error_fraction, FUSED_ERROR)
         peak, convolutions = recorder.events.peak_bytes(self._step_bytes), tuple(recorder.convolutions)
         return PassTrace(peak, self._weights_bytes, out_shape, recorder.events, convolutions, "traced", error_fraction)
 
@@ -232,14 +239,27 @@ class ForwardTracer:
                 if small == tuple(window):
                     failure = _without_locals(error)
                 continue
-            per_window = (two - one) * math.prod(window) / math.prod(small)
+            power = self._growth(channels, small, two - one)
+            per_window = (two - one) * (math.prod(window) / math.prod(small)) ** power
             peak = round(max(one - (two - one), 0) + batch * per_window)
             full_shape = (batch, *_scaled(out_shape[1:], small, window))
             events = MemoryEvents(array("q", [0]), array("q", [peak]))
-            return PassTrace(peak, self._weights_bytes, full_shape, events, (), "measured", MEASURED_ERROR)
+            sure = MEASURED_ERROR if power < CURVED else CURVED_ERROR
+            return PassTrace(peak, self._weights_bytes, full_shape, events, (), "measured", sure)
         raise ModelError(
             f"the network refuses an input of shape {shape} (batch, channels, axes of the window): {_reason(failure)}"
         ) from failure
+
+    def _growth(self, channels: int, window: tuple[int, ...], per_window: int) -> float:
+        """Return the power of its voxels that a window's memory grows with, from a pass over a smaller one; 1 to 2."""
+        smaller = tuple(max(side // 2, 1) for side in window)
+        try:
+            one, two, _ = self._measured(channels, smaller)
+        except Exception:  # as in `_try_twins`; a network may take no smaller window
+            return 1.0
+        ratio = math.prod(window) / math.prod(smaller)
+        grown = max(per_window, 1) / max(two - one, 1)
+        return min(max(math.log(grown) / math.log(ratio), 1.0), 2.0) if ratio > 1 else 1.0
 
     def _measured(self, channels: int, window: tuple[int, ...]) -> tuple[int, int, tuple[int, ...]]:
         """Return the peaks of real passes over one and two windows, and the output's shape for one."""

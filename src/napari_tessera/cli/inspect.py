@@ -1,0 +1,103 @@
+"""``tessera inspect``: what a model's file says of its network, without running anything of it."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from napari_tessera.cli import options
+from napari_tessera.cli.console import OUT, say
+from napari_tessera.units import format_voxel_size
+
+if TYPE_CHECKING:
+    from napari_tessera.models.formats.base import Description, Risk
+    from napari_tessera.models.spec import ModelSpec, Normalisation
+
+__all__ = ["inspect"]
+
+
+def inspect(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A model's file or folder, or the name of a bundled one.")
+    ],
+    as_json: options.Json = False,
+) -> None:
+    """Show what a model's file says of its network; nothing of it is run, and no trust is needed."""
+    from napari_tessera.models.load import describe_model, find_risk
+    from napari_tessera.models.trust import TrustStore
+
+    form, description = describe_model(model)
+    risk = find_risk(model)
+    trusted = risk is not None and all(TrustStore().allows(file) for file in risk.files)
+    if as_json:
+        typer.echo(json.dumps(_as_dict(form.name, description, risk, trusted=trusted), indent=1))
+        return
+    table = Table.grid(padding=(0, 2))
+    table.add_row("format", form.name)
+    if description.architecture:
+        table.add_row("network", description.architecture)
+    for name, fact in _facts(description.spec).items():
+        table.add_row(name, fact)
+    table.add_row("opening", _opening(risk, trusted=trusted))
+    OUT.print(table)
+    if description.spec is None:
+        say("the file does not describe its network: only running it tells channels and axes", kind="Note")
+    for note in description.notes:
+        say(note, kind="Note")
+
+
+def _as_dict(name: str, description: "Description", risk: "Risk | None", *, trusted: bool) -> dict[str, Any]:
+    return {
+        "format": name,
+        "architecture": description.architecture,
+        "spec": None if description.spec is None else asdict(description.spec),
+        "risk": None if risk is None else risk.does,
+        "trusted": trusted,
+        "notes": list(description.notes),
+    }
+
+
+def _opening(risk: "Risk | None", *, trusted: bool) -> str:
+    if risk is None:
+        return "runs nothing of the file"
+    files = ", ".join(Path(file).name for file in risk.files)
+    return f"{risk.does} ({files}): {'you trust it' if trusted else 'refused until you trust it, with --trust'}"
+
+
+def _facts(spec: "ModelSpec | None") -> dict[str, str]:
+    """Return what is known, in the order and the words of the description's own keys."""
+    if spec is None:
+        return {}
+    rule = spec.window
+    steps = f"minimum {_sides(rule.minimum)}, steps of {_sides(rule.step)}" if any(rule.step) else "no other"
+    facts = {
+        "name": spec.name,
+        "axes": f"{spec.axes}, {spec.in_channels} channel(s) in, {spec.out_channels} out",
+        "window": f"{_sides(rule.default)}; {steps}",
+        "overlap": "" if spec.overlap is None else f"{spec.overlap:g}",
+        "voxel size": format_voxel_size(spec.voxel_size_um) if spec.voxel_size_um else "unknown",
+        "normalisation": "; ".join(dict.fromkeys(map(_normalisation, spec.normalisations))),
+        "activation": ", ".join(dict.fromkeys(spec.activations)),
+        "output": spec.output.kind,
+        "classes": ", ".join(spec.classes),
+        "decoder": f"{spec.suggested_decoder.name} {_pairs(spec.suggested_decoder.parameters)}".strip(),
+        "licence": spec.licence,
+        "citation": spec.citation,
+        "": spec.description,
+    }
+    return {name: fact for name, fact in facts.items() if fact}
+
+
+def _normalisation(normalisation: "Normalisation") -> str:
+    return f"{normalisation.mode} {_pairs(normalisation.parameters)}".strip()
+
+
+def _pairs(parameters: tuple[tuple[str, Any], ...]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in parameters)
+
+
+def _sides(sides: tuple[int, ...]) -> str:
+    return " x ".join(map(str, sides))
