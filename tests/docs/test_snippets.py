@@ -15,17 +15,21 @@ from napari_tessera.models.spec_file import ModelFile
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FORMATS = sorted((ROOT / "docs" / "models").glob("*.md"))
+# Those whose example makes the file that it opens; the others have tests of their own beside their format.
+WHOLE = [page for page in FORMATS if page.stem in ("exported-program", "onnx", "torchscript")]
 
 
-def blocks(language: str) -> list[object]:
+def blocks(language: str, pages: list[Path] = PAGES) -> list[object]:
     return [
         pytest.param(text, id=f"{page.stem}-{number}")
-        for page in PAGES
+        for page in pages
         for number, text in enumerate(re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.S))
     ]
 
 
-@pytest.mark.parametrize("code", blocks("python"))
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of TorchScript and of torch's older exporter to ONNX
+@pytest.mark.parametrize("code", blocks("python", [*PAGES, *WHOLE]))
 def test_python_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     tifffile.imwrite("raw.tif", np.random.default_rng(0).integers(0, 255, (20, 40, 40), np.uint8))
@@ -41,7 +45,7 @@ def test_yaml_is_valid(text: str, tmp_path: Path) -> None:
         Settings.from_yaml(tmp_path / "s.yaml")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [*PAGES, *FORMATS], ids=lambda page: page.stem)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"

@@ -98,7 +98,7 @@ def _read(path: Path) -> tuple[dict[str, Any], bytes]:
             names = archive.namelist()
             graph = next((name for name in names if name.endswith("/models/model.json")), None)
             if graph is None:
-                raise ModelError(f"{path} holds no graph: export the network again with torch.export.save")
+                raise ModelError(f"{path} holds no graph, it may be cut short: export it again with torch.export.save")
             if archive.getinfo(graph).file_size > MAX_JSON_BYTES:
                 raise ModelError(f"the graph in {path} has more than {MAX_JSON_BYTES} bytes: no network has")
             extra = next((name for name in names if name.endswith(f"/extra/{EXTRA_FILE}")), None)
