@@ -9,6 +9,7 @@ from napari_tessera.cli.demo import demo
 from napari_tessera.cli.doctor import doctor
 from napari_tessera.cli.inspect import inspect
 from napari_tessera.cli.models import models
+from napari_tessera.cli.pack import pack
 from napari_tessera.cli.plan import plan
 from napari_tessera.cli.run import run
 from napari_tessera.cli.trust import trust
@@ -41,5 +42,5 @@ def root(
         typer.echo(context.get_help())
 
 
-for _command in (plan, run, calibrate, demo, doctor, models, inspect, trust):
+for _command in (plan, run, calibrate, demo, doctor, models, inspect, pack, trust):
     app.command()(_command)

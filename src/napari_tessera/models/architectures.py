@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from napari_tessera.errors import ModelError, OutOfMemoryError, nearest
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ARCHITECTURES", "build"]
+__all__ = ["ARCHITECTURES", "build", "built_from"]
 
 _MONAI = "monai.networks.nets"
 
@@ -18,6 +19,26 @@ ARCHITECTURES = tuple(
     f"{_MONAI}.{name}"
     for name in ("AttentionUnet", "BasicUNet", "DynUNet", "SegResNet", "SwinUNETR", "UNETR", "UNet", "VNet")
 )
+
+
+# What networks were built from, for whoever writes them down again.
+_BUILT: WeakKeyDictionary[torch.nn.Module, tuple[str, dict[str, Any]]] = WeakKeyDictionary()
+
+
+def built_from(network: torch.nn.Module) -> tuple[str, dict[str, Any]] | None:
+    """Return the class and the arguments that `build` made *network* of, if it is still what they give; else None."""
+    import torch
+
+    built = _BUILT.get(network)
+    if built is None:
+        return None
+    with torch.device("meta"):
+        again = _construct(*built)
+    return built if _kinds(again) == _kinds(network) else None
+
+
+def _kinds(network: torch.nn.Module) -> list[tuple[str, type]]:
+    return [(name, type(module)) for name, module in network.named_modules()]
 
 
 def build(name: str, arguments: dict[str, Any]) -> torch.nn.Module:
@@ -33,14 +54,20 @@ def build(name: str, arguments: dict[str, Any]) -> torch.nn.Module:
             f"architecture '{name}' is not one that Tessera rebuilds{nearest(name, ARCHITECTURES)} "
             f"(it knows {', '.join(ARCHITECTURES)})"
         )
-    import monai.networks.nets as nets
-
     try:
-        network: torch.nn.Module = getattr(nets, name.removeprefix(f"{_MONAI}."))(**arguments)
+        network = _construct(name, arguments)
     except (TypeError, ValueError, KeyError, AssertionError, NotImplementedError) as error:
         raise ModelError(f"architecture '{name}' cannot be built from {arguments}: {error}") from error
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and "DefaultCPUAllocator: " not in str(error):
             raise ModelError(f"architecture '{name}' cannot be built from {arguments}: {error}") from error
         raise OutOfMemoryError(f"the host's memory did not suffice to build '{name}' from {arguments}") from error
+    _BUILT[network] = (name, arguments)
+    return network
+
+
+def _construct(name: str, arguments: dict[str, Any]) -> torch.nn.Module:
+    import monai.networks.nets as nets
+
+    network: torch.nn.Module = getattr(nets, name.removeprefix(f"{_MONAI}."))(**arguments)
     return network

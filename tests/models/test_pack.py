@@ -1,0 +1,53 @@
+"""Packing: the same predictions from a file that runs nothing, or one sentence why not."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.models import sample_tessera, sample_torchscript
+
+import napari_tessera as nt
+from napari_tessera.errors import ModelError, OutputError
+from napari_tessera.models.pack import pack
+
+
+@pytest.mark.parametrize("name", ["sample_tessera", "sample_connectomics", "sample_monai_bundle", "sample_bioimageio"])
+def test_a_packed_model_is_the_same(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "from"
+    folder.mkdir()
+    model = nt.load_model(import_module(f"tests.models.{name}").make(folder).path)
+    path, _ = pack(model, tmp_path / "to" / "packed.yaml")
+    again = nt.load_model(path)
+    assert again.spec == model.spec
+    volume = np.random.default_rng(0).random((36, 40, 52)[-model.spec.spatial_dims :], np.float32)
+    settings = nt.Settings(overlap=0.25, device="cpu")
+    np.testing.assert_array_equal(nt.predict(volume, again, settings), nt.predict(volume, model, settings))
+
+
+def test_what_cannot_be_rebuilt_keeps_its_file(tmp_path: Path) -> None:
+    model = nt.load_model(sample_torchscript.make(tmp_path).path, trust=True)
+    with pytest.raises(ModelError, match=r"cannot be packed: .* keep its own file"):
+        pack(model, tmp_path / "packed.yaml")
+    assert not (tmp_path / "packed.yaml").exists()
+
+
+def test_a_network_that_was_changed_after_it_was_built_is_refused(tmp_path: Path) -> None:
+    model = nt.load_model(sample_tessera.make(tmp_path).path)
+    model.network.final_conv = torch.nn.Identity()
+    with pytest.raises(ModelError, match="cannot be packed"):
+        pack(model, tmp_path / "packed.yaml")
+
+
+def test_existing_files_stay(tmp_path: Path) -> None:
+    sample = sample_tessera.make(tmp_path)
+    model = nt.load_model(sample.path)
+    before = sample.path.read_text()
+    with pytest.raises(OutputError, match="exists"):
+        pack(model, sample.path)
+    assert sample.path.read_text() == before
+    pack(model, sample.path, overwrite=True)
+    assert nt.load_model(sample.path).spec == model.spec
