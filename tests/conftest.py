@@ -23,7 +23,7 @@ def real_data() -> Path:
 @pytest.fixture(autouse=True)
 def own_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep what the user has measured and trusted out of the tests, and the tests out of it."""
-    for variable in ("XDG_CONFIG_HOME", "APPDATA", "LOCALAPPDATA"):
+    for variable in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "APPDATA", "LOCALAPPDATA"):
         monkeypatch.setenv(variable, str(tmp_path / "configuration"))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from tests.models import sample_tessera
 
 import napari_tessera as nt
 from napari_tessera.api import plan
@@ -274,3 +275,20 @@ def test_a_mask_goes_with_a_window_that_is_chosen(tessera: Callable[..., Any], t
     assert ended.code == 0
     assert found["windows"] == 1, "the corner is in one window, whatever its size"
     assert found["skipped_windows"] == int(np.prod(found["volumes"][0]["grid"])) - 1
+
+
+def test_the_overlap_that_a_model_suggests_counts_unless_the_user_names_one(
+    tessera: Callable[..., Any], tmp_path: Path
+) -> None:
+    path = sample_tessera.make(tmp_path).path
+    path.write_text(path.read_text() + "overlap: 0.25\n")
+    (tmp_path / "s.yaml").write_text("inference: {sliding_window: {overlap: 0.4}}")
+
+    def overlap(*more: str) -> float:
+        ended = tessera("plan", "--shape", "64,64,64", "-m", path, "--device", "cpu", "--json", *more)
+        found: float = json.loads(ended.out)["settings"]["overlap"]
+        return found
+
+    assert overlap() == 0.25
+    assert overlap("--overlap", "0.1") == 0.1
+    assert overlap("--settings", str(tmp_path / "s.yaml")) == 0.4

@@ -100,7 +100,7 @@ ModelName = Annotated[
         "--model",
         "-m",
         metavar="MODEL",
-        help="A model's file, or the name of a bundled one (see 'tessera models'). Default: the bundled network.",
+        help="A model's file or folder, or a name that 'tessera models' lists. Default: the bundled network.",
     ),
 ]
 Trust = Annotated[

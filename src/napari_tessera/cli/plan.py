@@ -86,6 +86,7 @@ def plan(
         decoder=decoder,
     )
     network = setup.open_model(model, trust=trust)
+    wanted = setup.with_suggestions(wanted, network, overlap_is_given=overlap is not None or settings is not None)
     from napari_tessera import api
 
     decoder = api.PROBABILITIES if probabilities else decoder

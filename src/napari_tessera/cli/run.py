@@ -96,6 +96,7 @@ def run(
     )
     outcomes = _choose_outcomes(images, output, save_plan, probabilities=probabilities, overwrite=overwrite)
     network = setup.open_model(model, trust=trust)
+    wanted = setup.with_suggestions(wanted, network, overlap_is_given=overlap is not None or settings is not None)
     from napari_tessera.api import PROBABILITIES
     from napari_tessera.cli.file_run import FileRun
 

@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from napari_tessera import Model, Settings
 
-__all__ = ["check_mask_option", "merge_settings", "open_model"]
+__all__ = ["check_mask_option", "merge_settings", "open_model", "with_suggestions"]
 
 
 def merge_settings(file: Path | None, decoder_options: Sequence[str] | None, **overrides: Any) -> Settings:
@@ -45,6 +45,15 @@ def _open_settings(file: Path) -> Settings:
     for note in opened.notes:
         say(note, kind="Note")
     return opened.settings
+
+
+def with_suggestions(settings: Settings, model: Model, *, overlap_is_given: bool) -> Settings:
+    """Return *settings* with the overlap that the model's author suggests, unless the user has named one."""
+    from dataclasses import replace
+
+    if overlap_is_given or model.spec.overlap is None:
+        return settings
+    return replace(settings, overlap=model.spec.overlap)
 
 
 def check_mask_option(mask: Path | None, images: Sequence[Path]) -> None:

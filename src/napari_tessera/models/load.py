@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_tessera.errors import ModelError, UntrustedModelError, nearest
+from napari_tessera.models.folder import user_models
 from napari_tessera.models.formats.registry import MODEL_SUFFIXES, find_format
 from napari_tessera.models.trust import TrustStore, fingerprint
 
@@ -31,7 +32,8 @@ def load_model(model: str | Path, *, trust: bool = False, store: TrustStore | No
     Parameters
     ----------
     model
-        ``"bundled"``, the name of a bundled model, or the path of a file or folder: see docs/models.md for the formats.
+        ``"bundled"``, the name of a bundled model or of one in the user's folder of models, or the path of a file or
+        folder: see docs/models.md for the formats.
     trust
         Whether the file may run code, for formats that do. Without it, files in the trust store still may.
     store
@@ -107,7 +109,10 @@ def _find(model: str | Path) -> tuple[ModelFormat, Path]:
     except RuntimeError as error:  # a home folder of nobody
         raise ModelError(f"there is no model {model}: {error}") from error
     if not path.exists():
-        raise ModelError(f"there is no model {model}{nearest(str(model), [BUNDLED, *bundled_models()])}")
+        own = user_models()
+        if str(model) not in own:
+            raise ModelError(f"there is no model {model}{nearest(str(model), [BUNDLED, *bundled_models(), *own])}")
+        path = own[str(model)]
     return find_format(path)
 
 

@@ -31,7 +31,8 @@ def spec_card(model: Model) -> str:
         "licence": spec.licence,
         "citation": spec.citation,
     }
-    return "\n".join(f"{name}: {fact}" if name else fact for name, fact in facts.items() if fact)
+    lines = [f"{name}: {fact}" if name else fact for name, fact in facts.items() if fact]
+    return "\n".join([*lines, *(f"not taken over: {note}" for note in model.notes)])
 
 
 def window_complaints(rule: WindowRule, window: tuple[int, ...]) -> dict[int, str]:

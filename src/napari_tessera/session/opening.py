@@ -22,7 +22,7 @@ class Choices:
     settings
         The defaults.
     models
-        Names of the bundled models.
+        Names of the bundled models, then of those in the user's folder.
     model_suffixes
         Endings of the model files that can be opened.
     devices, precisions, blends, tta_modes, accumulators, probability_types
@@ -44,11 +44,12 @@ def open_libraries() -> Choices:
     """Import everything that a run needs, and return what there is to choose from."""
     from napari_tessera import api  # noqa: F401 - the first plan must not wait for it
     from napari_tessera.engine.settings import AccumulatorType, Blend, Precision, ProbabilityType, Settings, TtaMode
+    from napari_tessera.models.folder import user_models
     from napari_tessera.models.load import MODEL_SUFFIXES, bundled_models
 
     return Choices(
         settings=Settings(),
-        models=tuple(bundled_models()),
+        models=tuple(dict.fromkeys((*bundled_models(), *user_models()))),
         model_suffixes=MODEL_SUFFIXES,
         devices=_devices(),
         precisions=tuple(Precision),

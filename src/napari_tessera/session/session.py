@@ -349,6 +349,7 @@ class Session:
         return replace(
             before,
             window_size=spec.window.default,
+            overlap=before.overlap if spec.overlap is None else spec.overlap,
             tta_num=min(before.tta_num, max_views(spec.spatial_dims)),
             resolution=None,
             resample=before.resample and spec.voxel_size_um is not None,

@@ -1,0 +1,55 @@
+"""The user's own models: whatever lies in one folder is offered by name, beside the bundled ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from napari_tessera.errors import ModelError
+from napari_tessera.models.formats.registry import find_format
+
+__all__ = ["MODELS_VARIABLE", "models_folder", "user_models"]
+
+MODELS_VARIABLE = "TESSERA_MODELS"
+DESCRIPTIONS = (".yaml", ".yml")
+
+
+def models_folder() -> Path:
+    """Return the folder, which need not be there: ``TESSERA_MODELS`` says where, else the user's data folder."""
+    if chosen := os.environ.get(MODELS_VARIABLE):
+        return Path(chosen).expanduser()
+    from platformdirs import user_data_path
+
+    return user_data_path("napari-tessera", appauthor=False) / "models"
+
+
+def user_models() -> dict[str, Path]:
+    """Return what lies in the folder: name, which is that of the file without its ending, to file or folder.
+
+    A description that lies beside a file of its name is part of that model, as are weights beside a description.
+    """
+    folder = models_folder()
+    if not folder.is_dir():
+        return {}
+    return {path.stem if path.is_file() else path.name: path for path in _models_in(folder)}
+
+
+def _models_in(folder: Path) -> Iterator[Path]:
+    paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    endings: dict[str, set[str]] = {}
+    for path in paths:
+        if path.is_file():
+            endings.setdefault(path.stem, set()).add(path.suffix.lower())
+    for path in paths:
+        beside = endings.get(path.stem, set()) - {path.suffix.lower()}
+        is_description = path.suffix.lower() in DESCRIPTIONS
+        if is_description and beside - {*DESCRIPTIONS, ".safetensors"}:
+            continue
+        if path.suffix.lower() == ".safetensors" and beside & set(DESCRIPTIONS):
+            continue
+        try:
+            find_format(path)
+        except ModelError:  # a note, a licence, a picture: no model
+            continue
+        yield path

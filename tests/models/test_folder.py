@@ -1,0 +1,68 @@
+"""The user's folder of models: what counts as one, and that it opens by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.models import sample_connectomics, sample_monai_bundle, sample_tessera, sample_torchscript
+
+import napari_tessera as nt
+from napari_tessera.cli.app import app
+from napari_tessera.cli.exit import run_app
+from napari_tessera.models.folder import MODELS_VARIABLE, user_models
+from napari_tessera.session.opening import open_libraries
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(MODELS_VARIABLE, str(tmp_path / "models"))
+    (tmp_path / "models").mkdir()
+    return tmp_path / "models"
+
+
+def moved(make: Callable[[Path], Any], folder: Path, name: str) -> None:
+    """Make a sample elsewhere and put its files into *folder* under *name*."""
+    elsewhere = folder.parent / name
+    elsewhere.mkdir()
+    path = make(elsewhere).path
+    if path.is_dir():
+        path.rename(folder / name)
+        return
+    for file in elsewhere.iterdir():
+        file.rename(folder / f"{name}{file.suffix}")
+
+
+def test_nothing_where_there_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(MODELS_VARIABLE, str(tmp_path / "missing"))
+    assert user_models() == {}
+
+
+def test_a_model_is_one_however_many_files_it_has(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    moved(sample_torchscript.make, folder, "script")
+    moved(sample_connectomics.make, folder, "trained")
+    moved(sample_monai_bundle.make, folder, "bundle")
+    (folder / "own.yaml").write_text((sample_tessera.make(folder).path).read_text().replace("small", "own"))
+    (folder / "small.yaml").unlink()
+    (folder / "small.safetensors").rename(folder / "own.safetensors")
+    (folder / "README.txt").write_text("mine")
+    assert list(user_models()) == ["bundle", "own", "script", "trained"]
+    assert nt.load_model("own").spec.name == "own"
+    with pytest.raises(nt.UntrustedModelError):
+        nt.load_model("script")
+    assert set(user_models()) < set(open_libraries().models)
+    assert run_app(app, ["models", "--json"]) == 0
+    listed = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
+    assert {"neurites-em", *user_models()} == set(listed)
+    assert listed["bundle"]["format"] == "MONAI bundle"
+
+
+def test_a_broken_one_is_listed_with_its_reason(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "broken.yaml").write_text("format: tessera-model/1")
+    assert run_app(app, ["models"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "is missing" in out
+    assert "Your own: put files or folders into" in out
