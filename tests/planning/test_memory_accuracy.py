@@ -124,9 +124,11 @@ def test_a_choice_is_judged_by_what_the_allocator_gives_out(scripts: Scripts, mo
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_what_autotune_chooses_stays_below_the_budget_and_near_it(scripts: Scripts) -> None:
     names = [name for name, network in scripts.networks.NETWORKS.items() if not network.missing]
-    outcomes = [scripts.autotune.try_case(case) for case in scripts.autotune.draw_cases(names, device="cpu")]
-    assert len(outcomes) == 30
+    # One for each network; the benchmark tries all of its thirty.
+    cases = scripts.autotune.draw_cases(names, device="cpu", count=len(names))
+    outcomes = [scripts.autotune.try_case(case) for case in cases]
+    assert len(outcomes) == len(names) >= 8
     assert not [outcome.as_row() for outcome in outcomes if outcome.failure]
