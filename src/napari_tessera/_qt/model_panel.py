@@ -134,7 +134,7 @@ class ModelPanel(QWidget):
 
     def _ask_for_file(self) -> None:
         assert self._shelf.choices is not None
-        endings = " ".join(f"*{suffix}" for suffix in self._shelf.choices.model_suffixes)
-        path, _ = QFileDialog.getOpenFileName(self, "Open a model", "", f"Models ({endings});;All files (*)")
+        patterns = " ".join(self._shelf.choices.model_patterns)
+        path, _ = QFileDialog.getOpenFileName(self, "Open a model", "", f"Models ({patterns});;All files (*)")
         if path:
             self._shelf.load_file(Path(path))

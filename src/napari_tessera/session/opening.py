@@ -23,15 +23,15 @@ class Choices:
         The defaults.
     models
         Names of the bundled models, then of those in the user's folder.
-    model_suffixes
-        Endings of the model files that can be opened.
+    model_patterns
+        Names of the files that can be opened, such as ``*.onnx``.
     devices, precisions, blends, tta_modes, accumulators, probability_types
         Values of those settings.
     """
 
     settings: Settings
     models: tuple[str, ...]
-    model_suffixes: tuple[str, ...]
+    model_patterns: tuple[str, ...]
     devices: tuple[str, ...]
     precisions: tuple[str, ...]
     blends: tuple[str, ...]
@@ -45,12 +45,13 @@ def open_libraries() -> Choices:
     from napari_tessera import api  # noqa: F401 - the first plan must not wait for it
     from napari_tessera.engine.settings import AccumulatorType, Blend, Precision, ProbabilityType, Settings, TtaMode
     from napari_tessera.models.folder import user_models
-    from napari_tessera.models.load import MODEL_SUFFIXES, bundled_models
+    from napari_tessera.models.formats.registry import MODEL_PATTERNS
+    from napari_tessera.models.load import bundled_models
 
     return Choices(
         settings=Settings(),
         models=tuple(dict.fromkeys((*bundled_models(), *user_models()))),
-        model_suffixes=MODEL_SUFFIXES,
+        model_patterns=MODEL_PATTERNS,
         devices=_devices(),
         precisions=tuple(Precision),
         blends=tuple(Blend),

@@ -13,7 +13,7 @@ from napari_tessera.errors import ModelError
 if TYPE_CHECKING:
     from napari_tessera.models.formats.base import ModelFormat
 
-__all__ = ["FORMATS", "MODEL_SUFFIXES", "Entry", "find_format"]
+__all__ = ["FORMATS", "MODEL_PATTERNS", "MODEL_SUFFIXES", "Entry", "find_format"]
 
 PACKAGE = "napari_tessera.models.formats"
 
@@ -56,6 +56,12 @@ FORMATS = (
     Entry("connectomics", suffixes=(".ckpt",)),
 )
 MODEL_SUFFIXES = tuple(suffix for entry in FORMATS for suffix in entry.suffixes)
+# What a person picks in a dialog for files: a file that is a model, a package, or one that stands for its folder.
+MODEL_PATTERNS = (
+    *(f"*{suffix}" for suffix in MODEL_SUFFIXES),
+    "*.zip",
+    *dict.fromkeys(PurePosixPath(marker).name for entry in FORMATS for marker in entry.markers),
+)
 _OWN = next(entry for entry in FORMATS if entry.module == "tessera_file")
 # Folders between the top of a package and its markers, such as that of its name.
 DEEPEST = 3
