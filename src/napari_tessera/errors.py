@@ -20,6 +20,7 @@ __all__ = [
     "SettingsError",
     "TesseraError",
     "UntrustedModelError",
+    "first_line",
     "nearest",
 ]
 
@@ -92,3 +93,14 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     """
     found = get_close_matches(word, list(choices), n=1)
     return f"; did you mean '{found[0]}'?" if found else ""
+
+
+def first_line(error: BaseException) -> str:
+    r"""Return the first line of what *error* says, or its class where it says nothing.
+
+    Examples
+    --------
+    >>> first_line(ValueError("too large\nat line 3"))
+    'too large'
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -16,7 +16,8 @@ from tests.models import sample_exported
 
 import napari_tessera as nt
 from napari_tessera.errors import ModelError, UntrustedModelError
-from napari_tessera.models.formats.exported_program import EXTRA_FILE, FORMAT
+from napari_tessera.models.formats.embedded import EXTRA_FILE
+from napari_tessera.models.formats.exported_program import FORMAT
 
 
 class Twice(torch.nn.Module):

@@ -16,9 +16,10 @@ from typing import Any
 
 import torch
 
-from napari_tessera.errors import ModelError
+from napari_tessera.errors import ModelError, first_line
 from napari_tessera.models import architectures
 from napari_tessera.models.formats.bioimageio_package import Package, PackageFile
+from napari_tessera.models.formats.state_dict import describe_misfit
 
 __all__ = ["Weights", "choose_weights", "open_network"]
 
@@ -151,20 +152,8 @@ def _build(path: Path, where: str, weights: Weights) -> torch.nn.Module:
     tensors = _read_tensors(path, where)
     network = architectures.build(weights.architecture, weights.arguments)
     wanted = network.state_dict()
-    complaints = [
-        f"{text} {', '.join(sorted(names)[:3])}{' and more' if len(names) > 3 else ''}"
-        for text, names in (
-            ("it lacks", wanted.keys() - tensors.keys()),
-            ("it has unknown", tensors.keys() - wanted.keys()),
-            (
-                "of another shape are",
-                {k for k in wanted.keys() & tensors.keys() if wanted[k].shape != tensors[k].shape},
-            ),
-        )
-        if names
-    ]
-    if complaints:
-        raise ModelError(f"the weights {where} do not fit {weights.architecture}: {'; '.join(complaints)}")
+    if misfit := describe_misfit(tensors, wanted):
+        raise ModelError(f"the weights {where} do not fit {weights.architecture}: {misfit}")
     network.load_state_dict(tensors)
     return network
 
@@ -180,10 +169,10 @@ def _read_tensors(path: Path, where: str) -> dict[str, torch.Tensor]:
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         raise ModelError(
-            f"the weights {where} hold more than tensors, which may be code: they are not opened ({_reason(error)})"
+            f"the weights {where} hold more than tensors, which may be code: they are not opened ({first_line(error)})"
         ) from error
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
-        raise ModelError(f"cannot read the weights {where}, the file may be cut short: {_reason(error)}") from error
+        raise ModelError(f"cannot read the weights {where}, the file may be cut short: {first_line(error)}") from error
     if not isinstance(found, Mapping) or not all(
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in found.items()
     ):
@@ -211,7 +200,9 @@ def _open_script(path: Path, where: str) -> torch.nn.Module:
             warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is deprecated, and everywhere
             network: torch.nn.Module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError, OSError) as error:
-        raise ModelError(f"cannot open {where} as TorchScript, the file may be cut short: {_reason(error)}") from error
+        raise ModelError(
+            f"cannot open {where} as TorchScript, the file may be cut short: {first_line(error)}"
+        ) from error
     return network
 
 
@@ -222,7 +213,3 @@ def _open_onnx(package: Package, weights: Weights) -> torch.nn.Module:
         # onnxruntime may open the file again, for another device: a copy out of a zip lives as long as the network.
         weakref.finalize(network, stack.pop_all().close)
     return network
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from napari_tessera.errors import ModelError, nearest
 from napari_tessera.models import architectures
+from napari_tessera.models.formats.state_dict import describe_misfit
 
 if TYPE_CHECKING:
     from napari_tessera.models.formats.connectomics_checkpoint import Weights
@@ -74,7 +75,7 @@ class Blueprint:
             network = _build_empty(name, arguments)
             wanted = network.state_dict()
             fitting = _without_prefix(weights, wanted)
-            problem = _misfit(fitting, wanted)
+            problem = describe_misfit(fitting, wanted)
             if not problem:
                 ready = {key: tensor.to(wanted[key].dtype) for key, tensor in fitting.items()}
                 network.load_state_dict(ready, assign=True)
@@ -298,18 +299,3 @@ def _iter_stripped(weights: Weights) -> Iterator[Weights]:
     while any(name.startswith("model.") for name in weights):
         weights = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
         yield weights
-
-
-def _misfit(weights: Weights, wanted: Weights) -> str:
-    """Return what does not fit, for people; empty where all does."""
-    shared = weights.keys() & wanted.keys()
-    parts = (
-        ("it lacks", wanted.keys() - weights.keys()),
-        ("it has unknown", weights.keys() - wanted.keys()),
-        ("of another shape are", {name for name in shared if weights[name].shape != wanted[name].shape}),
-    )
-    return "; ".join(
-        f"{text} {', '.join(sorted(names)[:3])}{' and more' if len(names) > 3 else ''}"
-        for text, names in parts
-        if names
-    )

@@ -10,19 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
-from napari_tessera.errors import ModelError
+from napari_tessera.errors import ModelError, first_line
 from napari_tessera.models.formats.base import Description, Risk
+from napari_tessera.models.formats.embedded import EXTRA_FILE, find_spec, read_extra
 from napari_tessera.models.formats.passes import in_passes_of
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import ModelSpec, WindowRule
-from napari_tessera.models.spec_file import ModelFile, read_model_file
 
 __all__ = ["FORMAT", "ExportedProgram"]
 
-# A description may travel inside the archive under this name, or lie beside it as <stem>.yaml.
-EXTRA_FILE = "tessera.yaml"
 # The graph of a network of thousands of layers as JSON; more is no network.
 MAX_JSON_BYTES = 200_000_000
 # As torch writes sizes that may differ: a symbol, or a multiple of one.
@@ -67,7 +64,7 @@ class ExportedProgram:
         try:
             program = torch.export.load(path)
         except Exception as error:  # whatever a damaged archive makes of torch's reader
-            raise ModelError(f"cannot open {path} as an exported program: {_first_line(error)}") from error
+            raise ModelError(f"cannot open {path} as an exported program: {first_line(error)}") from error
         batch = sizes[0]
         return Model(_Exported(program.module(), batch.least if batch.step == 0 else None), spec, str(path))
 
@@ -101,8 +98,7 @@ def _read(path: Path) -> tuple[dict[str, Any], bytes]:
                 raise ModelError(f"{path} holds no graph, it may be cut short: export it again with torch.export.save")
             if archive.getinfo(graph).file_size > MAX_JSON_BYTES:
                 raise ModelError(f"the graph in {path} has more than {MAX_JSON_BYTES} bytes: no network has")
-            extra = next((name for name in names if name.endswith(f"/extra/{EXTRA_FILE}")), None)
-            return json.loads(archive.read(graph)), b"" if extra is None else archive.read(extra)
+            return json.loads(archive.read(graph)), read_extra(archive, path)
     except (OSError, zipfile.BadZipFile, ValueError) as error:
         raise ModelError(f"cannot open {path} as an exported program, the file may be cut short: {error}") from error
 
@@ -145,15 +141,8 @@ def _size(size: dict[str, Any], ranges: dict[str, Any]) -> _Size:
 
 
 def _spec(path: Path, text: bytes, sizes: tuple[_Size, ...], out_channels: int) -> ModelSpec:
-    beside = path.with_suffix(".yaml")
-    if beside.exists():
-        return read_model_file(beside).to_spec()
-    if text:
-        try:
-            return ModelFile.model_validate(yaml.safe_load(text)).to_spec()
-        except (ValueError, yaml.YAMLError) as error:  # pydantic's errors are ValueErrors
-            reason = " ".join(str(error).split())
-            raise ModelError(f"{EXTRA_FILE} inside {path} is no valid description: {reason}") from error
+    if described := find_spec(path, text, f"{EXTRA_FILE} inside {path}"):
+        return described
     _, channels, *sides = sizes
     free = WindowRule.free(len(sides)).default
     default = tuple(
@@ -162,7 +151,3 @@ def _spec(path: Path, text: bytes, sizes: tuple[_Size, ...], out_channels: int) 
     )
     rule = WindowRule(default, tuple(side.step for side in sides), tuple(side.least for side in sides))
     return ModelSpec(path.stem, len(sides), channels.least, out_channels, rule)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

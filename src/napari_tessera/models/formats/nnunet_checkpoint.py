@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from napari_tessera.errors import ModelError
+from napari_tessera.errors import ModelError, first_line
 
 __all__ = ["Checkpoint", "read_checkpoint"]
 
@@ -143,8 +143,9 @@ def _unpickle(path: Path) -> Any:
             if not others:
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except _UNREADABLE as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ModelError(f"cannot read the checkpoint {path} as data, nothing of it was run: {reason}") from error
+            raise ModelError(
+                f"cannot read the checkpoint {path} as data, nothing of it was run: {first_line(error)}"
+            ) from error
     named = f"{', '.join(sorted(others)[:5])}{' and more' if len(others) > 5 else ''}"
     raise ModelError(
         f"{path} holds more than weights and numbers: {named}; nothing of it was run, and Tessera opens no checkpoint "

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from napari_tessera.errors import ModelError, nearest
+from napari_tessera.models.formats.state_dict import describe_misfit
 
 if TYPE_CHECKING:
     from napari_tessera.models.formats.nnunet_plans import Architecture
@@ -200,18 +201,6 @@ def fill_network(network: torch.nn.Module, weights: dict[str, torch.Tensor], pat
         If some are missing, unknown or of another shape; *path* is the file that they are from.
     """
     wanted = network.state_dict()
-    complaints = [
-        f"{text} {', '.join(sorted(names)[:3])}{' and more' if len(names) > 3 else ''}"
-        for text, names in (
-            ("it lacks", wanted.keys() - weights.keys()),
-            ("it has unknown", weights.keys() - wanted.keys()),
-            (
-                "of another shape are",
-                {k for k in wanted.keys() & weights.keys() if wanted[k].shape != weights[k].shape},
-            ),
-        )
-        if names
-    ]
-    if complaints:
-        raise ModelError(f"the weights {path} do not fit the architecture in the plans: {'; '.join(complaints)}")
+    if misfit := describe_misfit(weights, wanted):
+        raise ModelError(f"the weights {path} do not fit the architecture in the plans: {misfit}")
     network.load_state_dict({name: tensor.to(wanted[name].dtype) for name, tensor in weights.items()}, assign=True)

@@ -8,15 +8,14 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import torch
-import yaml
 
-from napari_tessera.errors import ModelError
+from napari_tessera.errors import ModelError, first_line
 from napari_tessera.models.formats.base import Description, Risk
+from napari_tessera.models.formats.embedded import find_spec
 from napari_tessera.models.formats.onnx_graph import OnnxShapes, external_files, walk_graphs
 from napari_tessera.models.formats.passes import in_passes_of
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import ModelSpec, WindowRule
-from napari_tessera.models.spec_file import ModelFile, read_model_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -142,7 +141,7 @@ def _open_session(path: Path, device: torch.device) -> Any:
     try:
         return runtime.InferenceSession(str(path), options, providers=wanted)
     except Exception as error:  # onnxruntime has a class of its own for each kind
-        raise ModelError(f"onnxruntime cannot run {path}: {_first_line(error)}") from error
+        raise ModelError(f"onnxruntime cannot run {path}: {first_line(error)}") from error
 
 
 def _has_no_data(windows: torch.Tensor) -> bool:
@@ -168,7 +167,7 @@ def _read(path: Path) -> Any:
     except ModelError:
         raise
     except Exception as error:  # protobuf has a class of its own for each kind
-        reason = _first_line(error)
+        reason = first_line(error)
         raise ModelError(f"cannot read {path} as ONNX, the file may be cut short: {reason}") from error
     if not graph.graph.node:
         raise ModelError(f"{path} holds no graph: it may be cut short, or no ONNX file")
@@ -197,22 +196,11 @@ def _weights_bytes(model: Any, path: Path) -> int:
 
 
 def _spec(path: Path, model: Any, shapes: OnnxShapes) -> ModelSpec:
-    beside = path.with_suffix(".yaml")
-    if beside.exists():
-        return read_model_file(beside).to_spec()
     text = next((entry.value for entry in model.metadata_props if entry.key == METADATA_KEY), "")
-    if text:
-        try:
-            return ModelFile.model_validate(yaml.safe_load(text)).to_spec()
-        except (ValueError, yaml.YAMLError) as error:  # pydantic's errors are ValueErrors
-            reason = " ".join(str(error).split())
-            raise ModelError(f"the metadata '{METADATA_KEY}' in {path} is no valid description: {reason}") from error
+    if described := find_spec(path, text, f"the metadata '{METADATA_KEY}' in {path}"):
+        return described
     free = WindowRule.free(len(shapes.window))
     sides = tuple(side or default for side, default in zip(shapes.window, free.default, strict=True))
     steps = tuple(0 if side else 1 for side in shapes.window)
     rule = WindowRule(sides, steps, tuple(side or 1 for side in shapes.window))
     return ModelSpec(path.stem, len(sides), shapes.in_channels, shapes.out_channels, rule)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from napari_tessera.errors import ModelError
 from napari_tessera.models import architectures
 from napari_tessera.models.formats.base import Description, Risk
+from napari_tessera.models.formats.state_dict import describe_misfit
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec_file import read_model_file
 
@@ -78,18 +79,6 @@ def _fill(network: torch.nn.Module, weights: Path) -> None:
     except (OSError, SafetensorError) as error:
         raise ModelError(f"cannot read the weights {weights}, the file may be cut short: {error}") from error
     wanted = network.state_dict()
-    complaints = [
-        f"{text} {', '.join(sorted(names)[:3])}{' and more' if len(names) > 3 else ''}"
-        for text, names in (
-            ("it lacks", wanted.keys() - tensors.keys()),
-            ("it has unknown", tensors.keys() - wanted.keys()),
-            (
-                "of another shape are",
-                {k for k in wanted.keys() & tensors.keys() if wanted[k].shape != tensors[k].shape},
-            ),
-        )
-        if names
-    ]
-    if complaints:
-        raise ModelError(f"the weights {weights} do not fit the architecture: {'; '.join(complaints)}")
+    if misfit := describe_misfit(tensors, wanted):
+        raise ModelError(f"the weights {weights} do not fit the architecture: {misfit}")
     network.load_state_dict({name: tensor.to(wanted[name].dtype) for name, tensor in tensors.items()})

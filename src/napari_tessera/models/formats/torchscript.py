@@ -7,18 +7,15 @@ import zipfile
 from pathlib import Path
 
 import torch
-import yaml
 
-from napari_tessera.errors import ModelError
+from napari_tessera.errors import ModelError, first_line
 from napari_tessera.models.formats.base import Description, Risk
+from napari_tessera.models.formats.embedded import EXTRA_FILE, find_spec, read_extra
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import ModelSpec, WindowRule
-from napari_tessera.models.spec_file import MAX_BYTES, ModelFile, read_model_file
 
 __all__ = ["FORMAT", "TorchScript"]
 
-# A description may travel inside the archive under this name, or lie beside it as <stem>.yaml.
-EXTRA_FILE = "tessera.yaml"
 # Sides to try when nothing is said of the network: every common down-sampling divides one of them.
 PROBE_SIDES = (32, 64, 96, 128)
 
@@ -34,11 +31,7 @@ class TorchScript:
 
     def describe(self, path: Path) -> Description:
         """Return what the description beside *path*, or inside it, says."""
-        beside = path.with_suffix(".yaml")
-        if beside.exists():
-            return Description(read_model_file(beside).to_spec())
-        text = _extra_file(path)
-        return Description(_parse(text, path) if text else None)
+        return Description(_described(path, _extra_file(path)))
 
     def load(self, path: Path) -> Model:
         """Open the archive *path*; the caller has made sure that the user trusts it.
@@ -61,14 +54,7 @@ def _extra_file(path: Path) -> bytes:
     """Return the description inside an archive, nothing where there is none."""
     try:
         with zipfile.ZipFile(path) as archive:
-            name = next((n for n in archive.namelist() if n.endswith(f"/extra/{EXTRA_FILE}")), None)
-            if name is None:
-                return b""
-            if archive.getinfo(name).file_size > MAX_BYTES:
-                raise ModelError(
-                    f"{EXTRA_FILE} inside {path} has more than {MAX_BYTES} bytes, which no description has"
-                )
-            return archive.read(name)
+            return read_extra(archive, path)
     except (OSError, zipfile.BadZipFile) as error:
         raise ModelError(f"cannot open {path} as TorchScript, the file may be cut short: {error}") from error
 
@@ -80,25 +66,15 @@ def _load(path: Path) -> Model:
             warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is deprecated, and everywhere
             network = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"cannot open {path} as TorchScript, the file may be cut short: {reason}") from error
-    beside = path.with_suffix(".yaml")
-    if beside.exists():
-        spec = read_model_file(beside).to_spec()
-    elif extra[EXTRA_FILE]:
-        spec = _parse(extra[EXTRA_FILE], path)
-    else:
-        spec = _infer(network, path)
+        raise ModelError(
+            f"cannot open {path} as TorchScript, the file may be cut short: {first_line(error)}"
+        ) from error
+    spec = _described(path, extra[EXTRA_FILE]) or _infer(network, path)
     return Model(network, spec, str(path))
 
 
-def _parse(text: str | bytes, path: Path) -> ModelSpec:
-    try:
-        return ModelFile.model_validate(yaml.safe_load(text)).to_spec()
-    except (ValueError, yaml.YAMLError) as error:  # pydantic's errors are ValueErrors
-        raise ModelError(
-            f"{EXTRA_FILE} inside {path} is no valid description: {' '.join(str(error).split())}"
-        ) from error
+def _described(path: Path, text: str | bytes) -> ModelSpec | None:
+    return find_spec(path, text, f"{EXTRA_FILE} inside {path}")
 
 
 def _infer(network: torch.nn.Module, path: Path) -> ModelSpec:

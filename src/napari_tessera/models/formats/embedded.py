@@ -1,0 +1,55 @@
+"""Descriptions that travel with a network: in a file of its name beside it, or inside its own file."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from napari_tessera.errors import ModelError
+from napari_tessera.models.spec_file import MAX_BYTES, ModelFile, read_model_file
+
+if TYPE_CHECKING:
+    from napari_tessera.models.spec import ModelSpec
+
+__all__ = ["EXTRA_FILE", "find_spec", "read_extra"]
+
+# The name of a description inside an archive of torch's.
+EXTRA_FILE = "tessera.yaml"
+
+
+def read_extra(archive: zipfile.ZipFile, path: Path) -> bytes:
+    """Return the description inside torch's *archive*, which is the file *path*; nothing where there is none.
+
+    Raises
+    ------
+    ModelError
+        If it is larger than a description can be.
+    """
+    name = next((n for n in archive.namelist() if n.endswith(f"/extra/{EXTRA_FILE}")), None)
+    if name is None:
+        return b""
+    if archive.getinfo(name).file_size > MAX_BYTES:
+        raise ModelError(f"{EXTRA_FILE} inside {path} has more than {MAX_BYTES} bytes, which no description has")
+    return archive.read(name)
+
+
+def find_spec(path: Path, text: str | bytes, where: str) -> ModelSpec | None:
+    """Return what ``<stem>.yaml`` beside *path* describes, else *text*, which lies *where*; None if neither is there.
+
+    Raises
+    ------
+    ModelError
+        If the description is not valid.
+    """
+    beside = path.with_suffix(".yaml")
+    if beside.exists():
+        return read_model_file(beside).to_spec()
+    if not text:
+        return None
+    try:
+        return ModelFile.model_validate(yaml.safe_load(text)).to_spec()
+    except (ValueError, yaml.YAMLError) as error:  # pydantic's errors are ValueErrors
+        raise ModelError(f"{where} is no valid description: {' '.join(str(error).split())}") from error
