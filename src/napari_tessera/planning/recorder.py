@@ -13,6 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from napari_tessera.errors import ModelError
+from napari_tessera.planning.dataless import storage_of
 
 __all__ = ["Convolution", "MemoryEvents", "Recorder", "round_up", "storage_sizes"]
 
@@ -96,6 +97,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._born = 0
         self._failed: Exception | None = None
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or every operation would pass through the compiler's wrapper
+
     def record(self, module: Callable[[torch.Tensor], Any], windows: torch.Tensor) -> tuple[int, ...]:
         """Call *module* and return its output's shape; afterwards `events` ends with that output alive."""
         self._follow(windows)
@@ -138,7 +143,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not all(isinstance(arg, torch.Tensor) for arg in args):  # TorchScript hands some 0-d ones over as numbers
             return args[0] is args[1] if func is aten.equal.default else args[0]
         try:
-            with _disable_current_modes():  # under the fakes' mode even a real number has no value
+            with _disable_current_modes():  # under the mode of data-less tensors even a real number has no value
                 return func(*args)
         except RuntimeError:
             self.guessed = True
@@ -156,7 +161,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         on_host = self._device_type == "cuda" and tensor.device.type == "cpu"
         if on_host or tensor.layout is not torch.strided:
             return
-        storage = tensor.untyped_storage()
+        storage = storage_of(tensor)
         key, size = storage._cdata, storage.nbytes()
         if key in self._ignored or self._live.get(key, (0, -1))[1] == size:
             return
@@ -205,6 +210,6 @@ def storage_sizes(tensors: Iterable[torch.Tensor]) -> dict[int, int]:
     sizes = {}
     for tensor in tensors:
         if tensor.layout is torch.strided:
-            storage = tensor.untyped_storage()
+            storage = storage_of(tensor)
             sizes[storage._cdata] = storage.nbytes()
     return sizes

@@ -1,8 +1,7 @@
 """Twins of a network that hold no data, and the ground on which torch can run them.
 
-A twin has the modules, shapes, strides and dtypes of its network, but its tensors own no memory: they are meta tensors
-(fast, no autocast) or fake ones (autocast rules of a device that need not be there). Neither the network nor its
-tensors are written to, and no weight is copied.
+A twin has the modules, shapes, strides and dtypes of its network, but its tensors own no memory, and claim to be on a
+device that need not be there. Neither the network nor its tensors are written to, and no weight is copied.
 """
 
 from __future__ import annotations
@@ -10,17 +9,16 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-if TYPE_CHECKING:
-    from torch._subclasses.fake_tensor import FakeTensorMode
+from napari_tessera.planning.dataless import DatalessMode, DatalessTensor
 
 __all__ = ["Skeleton", "autocast_flags", "build_skeleton", "network_weights", "share_weights"]
 
@@ -39,15 +37,12 @@ class Skeleton:
     weights
         Twins of its parameters, buffers and TorchScript constants; tied ones share one storage, as in the network.
     device_type
-        ``"meta"``, or the device that its fake tensors claim to be on.
-    mode
-        The mode that its fake tensors belong to; None for meta tensors.
+        The device that its tensors claim to be on.
     """
 
     module: torch.nn.Module
     weights: tuple[torch.Tensor, ...]
     device_type: str
-    mode: FakeTensorMode | None
 
     @contextmanager
     def running(self, autocast_dtype: torch.dtype | None) -> Iterator[None]:
@@ -60,9 +55,9 @@ class Skeleton:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.no_grad())
             stack.enter_context(autocast_flags(self.device_type, autocast_dtype))
-            if self.mode is not None:
-                stack.enter_context(self.mode)
-            stack.enter_context(_Substitutes(index=self.device_type == "cuda" and not torch.cuda.is_available()))
+            stack.enter_context(DatalessMode())
+            is_driverless = self.device_type == "cuda" and not torch.cuda.is_available()
+            stack.enter_context(_Substitutes(is_driverless=is_driverless))
             yield
 
 
@@ -74,24 +69,23 @@ def build_skeleton(network: torch.nn.Module, device_type: str) -> Skeleton:
     network
         Eager or TorchScript, or a mixture; on any device.
     device_type
-        ``"meta"`` for meta tensors, ``"cpu"`` or ``"cuda"`` for fake tensors that claim to be there.
+        Where its tensors claim to be, such as ``"cuda"``; need not be there.
     """
     # Torch imports this, in about a second, with the first operation on a data-less tensor. Within a pass, exceptions
     # that the import leaves behind would keep the frames of the network alive, and with them its tensors.
     from torch import _dynamo  # noqa: F401
-    from torch._subclasses.fake_tensor import FakeTensorMode
 
-    mode = None if device_type == "meta" else FakeTensorMode(allow_non_fake_inputs=True)
     network = _without_compiler(network)
-    twins = _Twins(device_type, mode)
-    weights = [*network.parameters(), *network.buffers()]
-    memo: dict[int, Any] = {id(weight): twins.of_weight(weight) for weight in weights}
-    found = [memo[id(weight)] for weight in weights]
-    for script in _script_roots(network):
-        memo[id(script)] = twin = _ScriptTwin(script, twins.of_weight)
-        found += twin.weights
-    module = _copy_module(network, memo, twins.of_attribute)
-    return Skeleton(module, tuple(found), device_type, mode)
+    twins = _Twins(torch.device(device_type))
+    with torch.inference_mode(False), torch.no_grad():
+        weights = [*network.parameters(), *network.buffers()]
+        memo: dict[int, Any] = {id(weight): twins.of_weight(weight) for weight in weights}
+        found = [memo[id(weight)] for weight in weights]
+        for script in _script_roots(network):
+            memo[id(script)] = twin = _ScriptTwin(script, twins.of_weight)
+            found += twin.weights
+        module = _copy_module(network, memo, twins.of_attribute)
+    return Skeleton(module, tuple(found), device_type)
 
 
 def share_weights(network: torch.nn.Module) -> torch.nn.Module:
@@ -115,7 +109,7 @@ def network_weights(network: torch.nn.Module) -> list[torch.Tensor]:
 
 
 def _without_compiler(network: torch.nn.Module) -> torch.nn.Module:
-    """Return what `torch.compile` wraps: compiled code takes no fake tensors."""
+    """Return what `torch.compile` wraps: compiled code takes no tensors without data."""
     inner = getattr(network, "_orig_mod", None)
     return inner if isinstance(inner, torch.nn.Module) else network
 
@@ -171,27 +165,25 @@ class _TensorCopies(TorchFunctionMode):
 class _Twins:
     """Makes data-less tensors; those of one real storage share one storage."""
 
-    def __init__(self, device_type: str, mode: FakeTensorMode | None) -> None:
-        self._device_type = device_type
-        self._mode = mode
-        self._storages: dict[tuple[int, torch.dtype, str], torch.Tensor] = {}
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._storages: dict[tuple[int, torch.dtype, torch.device], DatalessTensor] = {}
 
     def of_weight(self, tensor: torch.Tensor) -> torch.Tensor:
-        twin = self._make(tensor, self._device_type)
+        twin = self._make(tensor, self._device)
         return torch.nn.Parameter(twin, requires_grad=False) if isinstance(tensor, torch.nn.Parameter) else twin
 
     def of_attribute(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the twin of a tensor that `Module.to` does not move: it stays on its device."""
-        return self._make(tensor, "meta" if self._mode is None else tensor.device.type)
+        return self._make(tensor, self._device if tensor.is_meta else tensor.device)
 
-    def _make(self, tensor: torch.Tensor, device_type: str) -> torch.Tensor:
+    def _make(self, tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        key = (storage._cdata, tensor.dtype, device_type)
-        with torch.inference_mode(False), torch.no_grad(), self._mode or nullcontext():
-            if key not in self._storages:
-                length = storage.nbytes() // tensor.element_size()
-                self._storages[key] = torch.empty(length, dtype=tensor.dtype, device=device_type)
-            return self._storages[key].as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
+        key = (storage._cdata, tensor.dtype, device)
+        if key not in self._storages:
+            length = storage.nbytes() // tensor.element_size()
+            self._storages[key] = DatalessTensor(torch.empty(length, dtype=tensor.dtype, device="meta"), device)
+        return self._storages[key].as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
 
 
 class _ScriptTwin(torch.nn.Module):
@@ -210,7 +202,7 @@ class _ScriptTwin(torch.nn.Module):
 
     def forward(self, *inputs: torch.Tensor) -> Any:
         device_type = inputs[0].device.type
-        if device_type != "meta" and torch.is_autocast_enabled(device_type):
+        if torch.is_autocast_enabled(device_type):
             # An executor casts the constants of a frozen graph once and keeps the copies; those of kernels only.
             lower = torch.get_autocast_dtype(device_type)
             self._kept = [weight.to(lower) for weight in self._constants if weight.dim() > 1]
@@ -284,18 +276,20 @@ class _Substitutes(TorchFunctionMode):
 
     Parameters
     ----------
-    index
-        Replace indexing and `contiguous`, whose Python bindings look for a driver of the tensor's device.
+    is_driverless
+        Replace indexing, `contiguous` and `torch.tensor`, whose Python bindings look for a driver of the device.
     """
 
-    def __init__(self, *, index: bool) -> None:
+    def __init__(self, *, is_driverless: bool) -> None:
         super().__init__()
         self._calls: Mapping[Any, Callable[..., Any]] = {
             functional.scaled_dot_product_attention: _fused_attention,
         }
-        if index:
+        if is_driverless:
             self._calls = {
                 **self._calls,
+                torch.tensor: _tensor,
+                torch.as_tensor: _as_tensor,
                 torch.Tensor.__getitem__: _get_item,
                 torch.Tensor.__setitem__: _set_item,
                 torch.Tensor.contiguous: _contiguous,
@@ -328,7 +322,7 @@ def _fused_attention(
     if query.dim() != 4:
         return functional.scaled_dot_product_attention(query, key, value, *args, **kwargs)
     device_type = query.device.type
-    if device_type != "meta" and torch.is_autocast_enabled(device_type):
+    if torch.is_autocast_enabled(device_type):
         lower = torch.get_autocast_dtype(device_type)
         query, key, value = (tensor.to(lower) for tensor in (query, key, value))
     batch, heads, length, _ = query.shape
@@ -337,6 +331,16 @@ def _fused_attention(
     output = query.new_empty((batch, length, heads, value.shape[-1])).transpose(1, 2)
     del log_sum_exp
     return output
+
+
+def _tensor(data: Any, *, device: Any = None, **options: Any) -> torch.Tensor:
+    made = torch.tensor(data, **options)
+    return made if device is None else made.to(device)
+
+
+def _as_tensor(data: Any, dtype: torch.dtype | None = None, device: Any = None) -> torch.Tensor:
+    made = torch.as_tensor(data, dtype=dtype)
+    return made if device is None else made.to(device)
 
 
 def _contiguous(tensor: torch.Tensor, *, memory_format: torch.memory_format = torch.contiguous_format) -> torch.Tensor:

@@ -9,13 +9,10 @@ holds what the rule in `workspace` needs.
 
 from __future__ import annotations
 
-import logging
 import math
-import threading
 import traceback
 from array import array
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -212,7 +209,7 @@ class ForwardTracer:
 
     def _trace_twin(self, skeleton: Skeleton, shape: tuple[int, ...], error_fraction: float) -> PassTrace:
         recorder = Recorder(skeleton.weights, device_type=skeleton.device_type)
-        with _quiet_fakes(), skeleton.running(self._lower):
+        with skeleton.running(self._lower):
             windows = torch.empty(shape, dtype=torch.float32, device=skeleton.device_type)
             out_shape = recorder.record(skeleton.module, windows)
         if recorder.guessed:
@@ -271,16 +268,13 @@ class ForwardTracer:
 
 
 def _twin_devices(device_type: str, lower: torch.dtype | None) -> dict[str, float]:
-    """Return what twins may be made of, best first, and the error of each.
+    """Return where twins may claim to be, best first, and the error of each.
 
-    In float32 all devices allocate alike, and meta tensors are traced several times faster than fake ones. Autocast's
-    rules need fake tensors of the device.
+    Code may look for a driver, which only the CPU does without; there autocast lowers other operations.
     """
-    if lower is None:
-        return {"meta": TRACED_ERROR, "cpu": TRACED_ERROR}
     if device_type == "cpu":
         return {"cpu": TRACED_ERROR}
-    return {"cuda": TRACED_ERROR, "cpu": GUESSED_ERROR}
+    return {"cuda": TRACED_ERROR, "cpu": TRACED_ERROR if lower is None else GUESSED_ERROR}
 
 
 def _small_window(window: Iterable[int]) -> tuple[int, ...]:
@@ -304,11 +298,7 @@ def _scaled(shape: tuple[int, ...], small: tuple[int, ...], window: list[int]) -
 
 def _is_untraceable(failure: Exception) -> bool:
     """Whether *failure* says that the pass cannot be traced, rather than that the network refuses its input."""
-    from torch._subclasses import fake_tensor
-
-    no_value = (fake_tensor.DataDependentOutputException, fake_tensor.DynamicOutputShapeException)
-    no_rule = (fake_tensor.UnsupportedFakeTensorException, fake_tensor.UnsupportedOperatorException)
-    return isinstance(failure, (NotImplementedError, *no_value, *no_rule))
+    return isinstance(failure, NotImplementedError)
 
 
 def _reason(error: Exception) -> str:
@@ -321,19 +311,3 @@ def _without_locals(error: Exception) -> Exception:
     """Return *error* with its traceback, but without the tensors and modules that the frames hold."""
     traceback.clear_frames(error.__traceback__)
     return error
-
-
-@contextmanager
-def _quiet_fakes() -> Iterator[None]:
-    """Keep the calling thread's failed operations on fake tensors, which torch logs at length, out of the log."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    thread = threading.get_ident()
-
-    def of_other_threads(record: logging.LogRecord) -> bool:
-        return record.thread != thread
-
-    logger.addFilter(of_other_threads)
-    try:
-        yield
-    finally:
-        logger.removeFilter(of_other_threads)
