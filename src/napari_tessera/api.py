@@ -230,13 +230,14 @@ def _voxel_size_of(volume: Any, voxel_size_um: VoxelSize | None) -> VoxelSize | 
 
 
 def _trace(model: Model, settings: Settings, device_type: str) -> PassTrace:
-    """Return the trace of one window, after checking that the network gives what its description promises."""
+    """Return a trace of a pass, after checking that the network gives what its description promises."""
 
     def trace(window: tuple[int, ...]) -> PassTrace:
         return _TRACES.trace(
             model.network,
             in_channels=model.spec.in_channels,
             window=window,
+            batch=settings.sw_batch_size,
             precision=settings.precision.value,
             device_type=device_type,
         )

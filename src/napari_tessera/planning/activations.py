@@ -92,9 +92,9 @@ class _Input(NamedTuple):
 class _Known:
     """What has been found out about one network and one input."""
 
-    one_window: PassTrace | None = None
+    first: PassTrace | None = None
     law: ActivationLaw | None = None
-    is_traced: bool = False
+    is_law_sought: bool = False
     profiles: dict[int, PassProfile] = field(default_factory=dict)
     refusals: dict[int, tuple[str, BaseException | None]] = field(default_factory=dict)
 
@@ -131,8 +131,8 @@ class ActivationCache:
     ) -> int:
         """Return the most that a pass over *batch* windows has alive at once besides the weights, its input included.
 
-        The first call for an input traces batches of 1, 2 and 3; from these any other follows in well under a
-        millisecond. A network whose allocations are not affine in the batch is traced at each batch.
+        The first call for several windows traces batches of 2 and 3; from these any other follows in well under a
+        millisecond. A batch of 1 is traced alone, and so is each batch of a network whose allocations are not affine.
 
         Parameters
         ----------
@@ -176,17 +176,18 @@ class ActivationCache:
         *,
         in_channels: int,
         window: tuple[int, ...],
+        batch: int = 1,
         precision: str = "float32",
         device_type: str = "cpu",
     ) -> PassTrace:
-        """Return the trace of a pass over one window: shape of the output, weights, method and its error.
+        """Return a trace made on the way to the memory of *batch* windows: shape of the output, method and its error.
 
-        Parameters and errors are those of `activations_bytes`.
+        Its own batch may be another. Parameters and errors are those of `activations_bytes`.
         """
         key = _Input(in_channels, tuple(window), _same_memory(precision), device_type)
-        known = self._traced(network, key, 1)
-        assert known.one_window is not None
-        return known.one_window
+        known = self._traced(network, key, batch)
+        assert known.first is not None
+        return known.first
 
     def weights_bytes(self, network: torch.nn.Module, *, device_type: str = "cpu") -> int:
         """Return what parameters, buffers and TorchScript constants take on a device; tied ones once."""
@@ -222,9 +223,9 @@ class ActivationCache:
             network, precision=key.precision, device_type=key.device_type, step_bytes=self._step_bytes
         )
         try:
-            if not known.is_traced:
-                known.is_traced = True
-                _trace_few(tracer, key, known, self._step(key.device_type))
+            if batch > 1 and not known.is_law_sought:
+                known.is_law_sought = True
+                self._seek_law(tracer, key, known)
             if (
                 known.law is not None
                 and batch > LAW_BATCHES[-1]
@@ -232,7 +233,7 @@ class ActivationCache:
             ):
                 known.law = None
             if batch not in known.profiles:
-                known.profiles[batch] = self._profile(tracer, key, known.law, batch)
+                known.profiles[batch] = self._profile(tracer, key, known, batch)
         except ModelError as error:
             known.refusals[batch] = (str(error), _without_tracebacks(error.__cause__))
             raise
@@ -253,21 +254,24 @@ class ActivationCache:
             self._lawful[network] = off <= LAWFUL * expected.activations_bytes
         return self._lawful[network]
 
-    def _profile(self, tracer: ForwardTracer, key: _Input, law: ActivationLaw | None, batch: int) -> PassProfile:
-        if law is None or batch < LAW_BATCHES[0]:
-            return tracer.trace(key.shape(batch)).profile(self._step(key.device_type))
-        return law.profile(batch, step_bytes=self._step(key.device_type))
+    def _profile(self, tracer: ForwardTracer, key: _Input, known: _Known, batch: int) -> PassProfile:
+        if known.law is None or batch < LAW_BATCHES[0]:
+            traced = tracer.trace(key.shape(batch))
+            known.first = known.first or traced
+            return traced.profile(self._step(key.device_type))
+        return known.law.profile(batch, step_bytes=self._step(key.device_type))
 
-
-def _trace_few(tracer: ForwardTracer, key: _Input, known: _Known, step_bytes: int) -> None:
-    """Trace one window, and seek the law of more."""
-    try:
-        known.one_window = tracer.trace(key.shape(1))
-        known.profiles[1] = known.one_window.profile(step_bytes)
-        known.law = ActivationLaw.from_traces(*(tracer.trace(key.shape(batch)) for batch in LAW_BATCHES))
-    except ModelError:
-        # A network may have been exported for one batch only, and that may be the one asked for.
-        return
+    def _seek_law(self, tracer: ForwardTracer, key: _Input, known: _Known) -> None:
+        """Trace a few windows, and seek the law of more."""
+        traces = []
+        for batch in LAW_BATCHES:
+            try:
+                traces.append(tracer.trace(key.shape(batch)))
+            except ModelError:  # a network may have been exported for one batch only, which may be the one asked for
+                return
+            known.first = known.first or traces[-1]
+            known.profiles[batch] = traces[-1].profile(self._step(key.device_type))
+        known.law = ActivationLaw.from_traces(*traces)
 
 
 def _same_memory(precision: str) -> str:

@@ -75,7 +75,8 @@ class Task:
     def trace_key(self) -> tuple[object, ...]:
         """What takes time to find out before a plan: the network's memory, and the windows that a mask leaves."""
         settings = self.settings
-        traced = settings.window_size, settings.precision, settings.device
+        # One window is traced by itself, several together.
+        traced = settings.window_size, settings.sw_batch_size > 1, settings.precision, settings.device
         if self.mask is None or settings.skip_below is not None:
             return traced
         resampled = settings.resample, settings.resolution
