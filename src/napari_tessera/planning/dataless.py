@@ -7,12 +7,13 @@ what a compiler relies on. These run each operation on the meta tensor they hold
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["DatalessMode", "DatalessTensor", "storage_of"]
+__all__ = ["DatalessMode", "DatalessTensor", "storage_of", "tensors_in"]
 
 _META = torch.device("meta")
 
@@ -61,6 +62,7 @@ class DatalessMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._results: dict[Any, _Result] = {}
 
     # Torch looks for a driver before it makes a tensor on CUDA, unless this place among its modes is taken.
     _mode_key = torch._C._TorchDispatchModeKey.FAKE
@@ -72,7 +74,7 @@ class DatalessMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return _Call().run(func, args, kwargs or {})
+        return _Call(self._results).run(func, args, kwargs or {})
 
 
 def storage_of(tensor: torch.Tensor) -> torch.UntypedStorage:
@@ -80,15 +82,66 @@ def storage_of(tensor: torch.Tensor) -> torch.UntypedStorage:
     return (tensor.held if isinstance(tensor, DatalessTensor) else tensor).untyped_storage()
 
 
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors in *value*, through lists, tuples and mappings."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from tensors_in(item)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tensors_in(item)
+
+
 def _indexed(device: torch.device) -> torch.device:
     """Return *device* with the number that torch would otherwise ask a driver for."""
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 
-class _Call:
-    """One operation: on the tensors that its arguments hold, and where its results are."""
+class _Result(NamedTuple):
+    """What an operation gives for arguments of some shapes: one of them, changed in place, or new tensors."""
 
-    def __init__(self) -> None:
+    argument: int | None
+    layouts: tuple[tuple[torch.Size, tuple[int, ...], torch.dtype], ...]
+    container: type | None
+
+    def made(self, held: list[Any]) -> Any:
+        if self.argument is not None:
+            return held[self.argument]
+        new = [torch.empty_strided(size, stride, dtype=dtype, device=_META) for size, stride, dtype in self.layouts]
+        return new[0] if self.container is None else self.container(new)
+
+    @classmethod
+    def of(cls, output: Any, held: list[Any], before: Any) -> _Result | None:
+        """Return what *output* shows; None if it may share memory with an argument, or one has another shape now."""
+        if before != _facts(held):
+            return None
+        for place, value in enumerate(held):
+            if value is output:
+                return cls(place, (), None)
+        tensors = [output] if isinstance(output, torch.Tensor) else output
+        if not isinstance(tensors, (list, tuple)) or not all(map(_is_whole, tensors)):
+            return None
+        theirs = {t.untyped_storage()._cdata for t in tensors_in(held)}
+        own = {t.untyped_storage()._cdata for t in tensors}
+        if own & theirs or len(own) < len(tensors):
+            return None
+        layouts = tuple((t.size(), t.stride(), t.dtype) for t in tensors)
+        return cls(None, layouts, None if tensors[0] is output else type(output))
+
+
+class _Call:
+    """One operation: on the tensors that its arguments hold, and where its results are.
+
+    Parameters
+    ----------
+    results
+        Of earlier operations: torch takes a millisecond for the shape of some, and networks repeat themselves.
+    """
+
+    def __init__(self, results: dict[Any, _Result] | None = None) -> None:
+        self._results = {} if results is None else results
         self._arguments: dict[int, DatalessTensor] = {}  # by the identity of what each holds
         self._device: Any = None
 
@@ -102,7 +155,16 @@ class _Call:
             self._device = torch.device("cpu")
             if any(argument.name == "device" for argument in func._schema.arguments):
                 options["device"] = _META
-        return self._claimed(func(*held, **options))
+        everything = [*held, *options.values()]
+        facts = _facts(everything)
+        key = (func, *options, facts)
+        known = self._results.get(key)
+        if known is not None:
+            return self._claimed(known.made(everything))
+        output = func(*held, **options)
+        if (found := _Result.of(output, everything, facts)) is not None:
+            self._results[key] = found
+        return self._claimed(output)
 
     def _held(self, value: Any) -> Any:
         if isinstance(value, DatalessTensor):
@@ -129,6 +191,21 @@ class _Call:
         if isinstance(value, (list, tuple)):
             return type(value)(self._claimed(item) for item in value)
         return value
+
+
+def _facts(value: Any) -> Any:
+    """Return what the shape of an operation's results depends on, to be looked up by."""
+    if isinstance(value, torch.Tensor):
+        return value.size(), value.stride(), value.storage_offset(), value.dtype, value.device.type
+    if isinstance(value, (list, tuple)):
+        return tuple(_facts(item) for item in value)
+    return type(value), value  # 1, 1.0 and True are equal, but not the same
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether *value* is a meta tensor without gaps that is all of its storage."""
+    is_held = isinstance(value, torch.Tensor) and value.is_meta and value.layout is torch.strided
+    return is_held and value.untyped_storage().nbytes() == value.numel() * value.element_size()
 
 
 def _caught_up(tensor: DatalessTensor) -> DatalessTensor:

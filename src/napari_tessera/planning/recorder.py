@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from napari_tessera.errors import ModelError
-from napari_tessera.planning.dataless import storage_of
+from napari_tessera.planning.dataless import storage_of, tensors_in
 
 __all__ = ["Convolution", "MemoryEvents", "Recorder", "round_up", "storage_sizes"]
 
@@ -107,7 +107,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         try:
             with self:
                 output = module(windows)
-            first = next(_tensors(output), None)
+            first = next(tensors_in(output), None)
         except RuntimeError as error:
             if self._failed is None or "TorchScript" not in str(error):
                 raise
@@ -132,7 +132,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         except Exception as error:
             self._failed = error
             raise
-        for tensor in _tensors(output):
+        for tensor in tensors_in(output):
             self._follow(tensor)
         if func in _CONVOLUTIONS:
             self._note(output, *args)
@@ -181,17 +181,6 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.events.signed_bytes.append(signed_bytes)
 
 
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors(item)
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-
-
 def round_up(size_bytes: int, step_bytes: int) -> int:
     """Return the smallest multiple of *step_bytes* that holds *size_bytes*."""
     return -(-size_bytes // step_bytes) * step_bytes
@@ -199,7 +188,7 @@ def round_up(size_bytes: int, step_bytes: int) -> int:
 
 def _on_host_numbers(func: Any, args: tuple[Any, ...]) -> bool:
     """Whether an operation computes with 0-d host tensors only, as TorchScript does with shapes: values that matter."""
-    numbers = list(_tensors(args))
+    numbers = list(tensors_in(args))
     if not numbers:
         return func is aten.scalar_tensor.default
     return all(n.dim() == 0 and type(n) is torch.Tensor and n.device.type == "cpu" for n in numbers)
