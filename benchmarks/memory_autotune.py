@@ -168,8 +168,9 @@ def _on_cpu(case: Case) -> Fits:
 
     def fits(planned: nt.Plan) -> bool:
         failed: list[bool] = []
-        taken = weights + peak_of_allocations(lambda: failed.append(_runs_out(case, case.model, planned)))
-        return taken <= case.budget_bytes and not any(failed)
+        peak = peak_of_allocations(lambda: failed.append(_runs_out(case, case.model, planned)))
+        assert peak is not None, "another profile is under way"
+        return weights + peak <= case.budget_bytes and not any(failed)
 
     return fits
 

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_tessera.decode.reduce import choose_reduction
+from napari_tessera.engine.allocations import FirstPasses
 from napari_tessera.engine.device import Device, host_memory, open_devices
 from napari_tessera.engine.events import (
     DecodingStarted,
@@ -143,8 +144,16 @@ def iter_results(
     TesseraError
         Whatever else goes wrong with a volume, the model or memory.
     """
-    notify = on_event or (lambda event: None)
+    hand_on = on_event or (lambda event: None)
     devices = open_devices(plan.settings.device)
+    # Only the host's allocator keeps no peak of its own.
+    first = FirstPasses() if [device.torch_device.type for device in devices] == ["cpu"] else None
+
+    def notify(event: Event) -> None:
+        if first is not None:
+            first.note(event)
+        hand_on(event)
+
     began, passes = time.perf_counter(), 0
     for device in devices:
         device.start_peak(model.bytes_on(device.torch_device))
@@ -157,7 +166,8 @@ def iter_results(
             for number in range(len(loads)):
                 # Nothing here may keep a volume while the next one is loaded: that would be one more than batch_size.
                 run = _VolumeRun(number, next(volumes), model, plan, decoder, notify, cancel, keep_partial)
-                result = run.run(workers)
+                with first if first is not None and number == 0 else nullcontext():
+                    result = run.run(workers)
                 if bring_back and result.resampling is not None:
                     array = result.bring_back(result.array, is_labels=decoder is not None)
                     result = replace(result, array=array, resampling=None)
@@ -173,6 +183,8 @@ def iter_results(
         peaks = [device.peak_bytes() for device in devices]
         for device in devices:
             device.release_cached()
+    if first is not None and first.peak_bytes is not None:
+        peaks.append(plan.memory.weights_bytes + first.peak_bytes)
     peak = max((peak for peak in peaks if peak is not None), default=None)
     notify(RunFinished(passes, time.perf_counter() - began, peak))
 

@@ -100,7 +100,8 @@ def measure_peak(model: Model, settings: Settings, *, cancel: threading.Event | 
     """Return the most that weights and a pass over ``sw_batch_size`` windows take of the first device, bytes.
 
     On CUDA as torch's allocator counts it, on the CPU as its allocator reports it to torch's profiler; None on MPS,
-    which counts nothing. Neither a run nor anything else in this program may use the device at the same time.
+    which counts nothing, and during another profile of this thread. Neither a run nor anything else in this program may
+    use the device at the same time.
 
     Raises
     ------
@@ -116,14 +117,15 @@ def measure_peak(model: Model, settings: Settings, *, cancel: threading.Event | 
         _seconds_of_pass(forward, shape, device)
         raise_if_cancelled(cancel)
         if device.torch_device.type == "cpu":
-            peak = weights_bytes(model.network) + peak_of_allocations(lambda: _seconds_of_pass(forward, shape, device))
+            counted = peak_of_allocations(lambda: _seconds_of_pass(forward, shape, device))
+            held = weights_bytes(model.network)
         else:
             device.start_peak(model.bytes_on(device.torch_device))
             _seconds_of_pass(forward, shape, device)
-            counted = device.peak_bytes()
-            if counted is None:
-                return None
-            peak = counted
+            counted, held = device.peak_bytes(), 0
+        if counted is None:
+            return None
+        peak = held + counted
         least = FLOAT_BYTES * prod(shape)
         if peak < least:
             raise CalibrationError(

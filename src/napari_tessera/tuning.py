@@ -17,6 +17,7 @@ from napari_tessera.calibration.store import CalibrationStore
 from napari_tessera.engine.settings import Settings
 from napari_tessera.errors import SettingsError
 from napari_tessera.planning.autotune import check_room, fit_batch, fit_window
+from napari_tessera.planning.trace import torch_sees_memory_of
 from napari_tessera.probe import measure_peak, measure_times
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ def _measure(
     planned: Plan, model: Model, store: CalibrationStore, cancel: threading.Event | None
 ) -> Measurement | None:
     """Measure one pass and keep what it took; None where that is not counted."""
-    peak = measure_peak(model, planned.settings, cancel=cancel)
+    peak = measure_peak(model, planned.settings, cancel=cancel) if torch_sees_memory_of(model.network) else None
     if peak is None:
         return None
     measured = measurement_of(planned, peak)

@@ -14,6 +14,7 @@ from napari_tessera.planning.profile import Correction, PassProfile
 
 MB = 10**6
 NEED = DeviceNeed(
+    windows=2,
     weights_bytes=20 * MB,
     profile=PassProfile(100 * MB, ((90 * MB, 50 * MB), (60 * MB, 70 * MB))),
     accumulator_bytes=30 * MB,

@@ -24,6 +24,7 @@ from napari_tessera.engine.events import (
 from napari_tessera.errors import CalibrationError
 from napari_tessera.planning.correction import LARGEST_SCALE, fit_correction
 from napari_tessera.planning.profile import Measurement
+from napari_tessera.planning.trace import torch_sees_memory_of
 from napari_tessera.planning.workspace import PRIOR_SCALES
 from napari_tessera.units import format_bytes
 
@@ -100,13 +101,33 @@ class RunMemory:
     def _keep(self, run: RunFinished) -> None:
         plan = self._plan
         key, window = CalibrationKey.of(self._network, plan.settings, plan.device), plan.settings.window_size or ()
-        if run.peak_bytes is not None and not plan.counts_are_bounds:
-            self._store.add(key, window, measurement_of(plan, run.peak_bytes))
+        if run.peak_bytes is not None and self._peak_is_the_plans():
+            of_pass = CalibrationKey.of(self._network, plan.settings, plan.device, windows=plan.need.windows)
+            self._store.add(of_pass, window, measurement_of(plan, run.peak_bytes))
         if self._decoded_voxels:
             self._store.add_decoding(plan.decoder_text, self._decoding_s / self._decoded_voxels)
         batch = plan.settings.sw_batch_size
         if times := self._times.get(batch):  # smaller ones are leftovers, timed once or twice
             self._store.add_times(key, window, {batch: median(times)})
+
+    def _peak_is_the_plans(self) -> bool:
+        """Whether the peak is that of the pass and the accumulator that the plan found to decide."""
+        plan = self._plan
+        if plan.counts_are_bounds or not torch_sees_memory_of(self._network):
+            return False
+        if plan.device.kind != "cpu":
+            return True
+        # There only the first passes are measured.
+        return plan.need.windows == max(self._times, default=0) and _begins_with_largest_slab(plan)
+
+
+def _begins_with_largest_slab(plan: Plan) -> bool:
+    voxels = [
+        prod(volume.layout.slab_shape(volume.layout.sweep_axis, block))
+        for volume in plan.volumes
+        for block in volume.blocks
+    ]
+    return voxels[0] == max(voxels)
 
 
 def measurement_of(plan: Plan, measured_bytes: int) -> Measurement:

@@ -53,7 +53,7 @@ def calibrate(
 def _render(measured: "Measurement | None", pace: "Pace", sw_batch_size: int) -> Table:
     table = Table.grid(padding=(0, 2))
     if measured is None:
-        table.add_row("memory", "this device does not count it: the estimate stays as it is")
+        table.add_row("memory", "nothing here counts what this network takes: the estimate stays as it is")
     else:
         off = measured.estimated_bytes / measured.measured_bytes - 1
         table.add_row("estimated until now", f"{format_bytes(measured.estimated_bytes)} ({off:+.1%})")

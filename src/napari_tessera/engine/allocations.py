@@ -1,43 +1,114 @@
-"""The most that torch's host allocator gives out during a call, kernels' own memory included.
+"""The most that torch's host allocator gives out meanwhile, kernels' own memory included.
 
-The allocator keeps no peak, so its reports to torch's profiler are added up. That slows the call a little and must not
-happen during another profile, which is why a run does not do it.
+The allocator keeps no peak, so what it reports to a profiler is added up. Torch's older profiler is used: it belongs to
+one thread, where the newer one is the whole process's, and two at once end it.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import accumulate
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
-from torch.profiler import ProfilerActivity, profile
+import torch
+from torch._C import _profiler
 
-__all__ = ["peak_of_allocations"]
+from napari_tessera.engine.events import DecodingStarted, Event, PassFinished
 
-REPORT = "[memory]"
-# Of the profiler's own messages, which it would write to stderr when it starts and stops.
-LOG_LEVEL, NOTHING = "KINETO_LOG_LEVEL", "6"
+if TYPE_CHECKING:
+    from typing import Self
 
+__all__ = ["FirstPasses", "HostAllocations", "peak_of_allocations"]
 
-def peak_of_allocations(call: Callable[[], object]) -> int:
-    """Call *call*, and return by how much its allocations on the host exceeded its releases at most, bytes."""
-    with _quiet(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        call()
-    assert profiled.profiler is not None
-    # Only here is one report one event; the public tables add them up per operation.
-    events = profiled.profiler.kineto_results.events()
-    reports = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == REPORT)
-    most: int = max(accumulate((size for _, size in reports), initial=0))
-    return most
+_autograd: Any = torch.autograd  # whose private names its stubs do not have
+_ALLOCATION = "memory_alloc"  # releases are reported under the same name, as negative sizes
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    before = os.environ.get(LOG_LEVEL)
-    os.environ[LOG_LEVEL] = before or NOTHING
+class HostAllocations:
+    """Adds up what the calling thread allocates on the host between `start` and `stop`.
+
+    Attributes
+    ----------
+    peak_bytes
+        By how much allocations exceeded releases at most; None until `stop`, or where another profile was under way.
+    """
+
+    def __init__(self) -> None:
+        self.peak_bytes: int | None = None
+        self._is_running = False
+
+    def start(self) -> None:
+        """Begin; nothing happens during another profile of this thread, or in a torch without that profiler."""
+        if not hasattr(_autograd, "_enable_profiler_legacy") or _autograd._profiler_enabled():
+            return
+        memory_alone = _profiler.ProfilerConfig(
+            _profiler.ProfilerState.CPU,
+            False,  # no shapes
+            True,  # memory
+            False,  # no stacks
+            False,  # no operations counted
+            False,  # no modules
+            _profiler._ExperimentalConfig(),
+        )
+        _autograd._enable_profiler_legacy(memory_alone)
+        self._is_running = True
+
+    def stop(self) -> None:
+        """End, if it has not ended yet."""
+        if not self._is_running:
+            return
+        self._is_running = False
+        threads = _autograd._disable_profiler_legacy()
+        sizes = (event.cpu_memory_usage() for events in threads for event in events if event.kind() == _ALLOCATION)
+        self.peak_bytes = max(accumulate(sizes, initial=0))
+
+
+class FirstPasses:
+    """Measures, on the CPU, what a run allocates until its first passes are done; later ones repeat them.
+
+    A context manager around the run of one volume, on the thread that runs it; it is to be told of the run's events.
+
+    Parameters
+    ----------
+    passes
+        How many: what is reported of each is kept until the last.
+    """
+
+    def __init__(self, passes: int = 3) -> None:
+        self._left = passes
+        self._allocations = HostAllocations()
+
+    @property
+    def peak_bytes(self) -> int | None:
+        """By how much allocations exceeded releases at most; None where no pass was made, or none could be measured."""
+        return self._allocations.peak_bytes
+
+    def __enter__(self) -> Self:
+        self._allocations.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._allocations.stop()
+
+    def note(self, event: Event) -> None:
+        """Take note of *event*."""
+        self._left -= isinstance(event, PassFinished)
+        if self._left <= 0 or isinstance(event, DecodingStarted):
+            self._allocations.stop()
+
+
+def peak_of_allocations(call: Callable[[], object]) -> int | None:
+    """Call *call*, and return by how much its allocations on the host exceeded its releases at most, bytes.
+
+    None during another profile of this thread.
+    """
+    allocations = HostAllocations()
+    allocations.start()
     try:
-        yield
+        call()
     finally:
-        if before is None:
-            del os.environ[LOG_LEVEL]
+        allocations.stop()
+    return allocations.peak_bytes

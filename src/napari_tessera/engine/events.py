@@ -171,7 +171,8 @@ class RunFinished:
     seconds
         Wall time.
     peak_bytes
-        The most that the run had allocated of the device, the weights included; None where it cannot tell (CPU, MPS).
+        The most that the run had allocated of the device, the weights included; on the CPU, during the first passes of
+        the first volume. None where it cannot tell (MPS, several CPU devices, another profile under way).
     """
 
     forward_passes: int

@@ -65,8 +65,8 @@ class DeviceNeed:
     ----------
     weights_bytes, accumulator_bytes, importance_bytes, staging_bytes, context_bytes
         As in the estimate.
-    profile
-        The forward pass.
+    windows, profile
+        Of the forward pass.
     during_bytes, after_bytes
         What the engine needs beside a pass, and in its place once it is over.
     library_bytes
@@ -74,6 +74,7 @@ class DeviceNeed:
     """
 
     weights_bytes: int
+    windows: int
     profile: PassProfile
     accumulator_bytes: int
     importance_bytes: int

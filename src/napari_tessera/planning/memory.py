@@ -111,6 +111,7 @@ def estimate_memory(
     copies = 2 if shape.precision in (Precision.BFLOAT16, Precision.FLOAT16) or shape.interleaved else 1
     return DeviceNeed(
         weights_bytes=weights_bytes,
+        windows=shape.sw_batch_size,
         profile=profile,
         accumulator_bytes=slab.slab_bytes,
         importance_bytes=window_bytes + window_bytes * shape.out_channels * shape.directed_tables,

@@ -29,6 +29,7 @@ __all__ = [
     "PassTrace",
     "allocation_step_bytes",
     "measure_forward",
+    "torch_sees_memory_of",
     "trace_forward",
     "weights_bytes",
 ]
@@ -101,6 +102,11 @@ def allocation_step_bytes(device_type: str) -> int:
 def weights_bytes(network: torch.nn.Module, *, step_bytes: int = 1) -> int:
     """Return what parameters, buffers and TorchScript constants take, each storage rounded up to *step_bytes*."""
     return sum(round_up(size, step_bytes) for size in storage_sizes(network_weights(network)).values())
+
+
+def torch_sees_memory_of(network: torch.nn.Module) -> bool:
+    """Whether torch allocates what *network* takes: one that another library runs says how its account may be off."""
+    return not any(hasattr(module, "memory_error") for module in network.modules())
 
 
 def trace_forward(

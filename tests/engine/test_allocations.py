@@ -1,0 +1,92 @@
+"""What torch gives out on the host, added up."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from torch.autograd import profiler
+
+from napari_tessera.engine.allocations import FirstPasses, HostAllocations, peak_of_allocations
+from napari_tessera.engine.events import DecodingStarted, PassFinished
+
+MIB = 1 << 20
+
+
+def take(mib: int) -> None:
+    first = torch.ones(mib * MIB // 4)
+    del first
+    second = torch.ones(mib * MIB // 4)
+    del second
+
+
+def test_the_peak_is_the_most_at_once_and_not_the_sum() -> None:
+    assert peak_of_allocations(lambda: take(3)) == 3 * MIB
+    assert peak_of_allocations(lambda: None) == 0
+
+
+def test_what_a_kernel_takes_for_itself_is_counted() -> None:
+    windows = torch.ones(1, 8, 16, 16, 16)
+    layer = torch.nn.Conv3d(8, 8, 3, padding=1)
+    with torch.inference_mode():
+        layer(windows)
+        peak = peak_of_allocations(lambda: layer(windows))
+    assert peak is not None
+    assert peak > windows.nbytes  # more than the output, which is as large
+
+
+def test_an_error_ends_it() -> None:
+    with pytest.raises(ZeroDivisionError):
+        peak_of_allocations(lambda: 1 / 0)
+    assert peak_of_allocations(lambda: take(1)) == MIB
+
+
+def test_threads_do_not_disturb_one_another() -> None:
+    peaks: dict[int, int | None] = {}
+    together = threading.Barrier(4)
+
+    def measure(mib: int) -> None:
+        together.wait(30)
+        peaks[mib] = peak_of_allocations(lambda: [take(mib) for _ in range(20)])
+
+    threads = [threading.Thread(target=measure, args=(mib,)) for mib in (1, 2, 3, 4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert peaks == {mib: mib * MIB for mib in (1, 2, 3, 4)}
+
+
+def test_another_profile_is_left_alone() -> None:
+    with profiler.profile(profile_memory=True) as other:
+        assert peak_of_allocations(lambda: take(1)) is None
+    assert any(event.name == "aten::ones" for event in other.function_events)
+
+
+def test_the_first_passes_of_a_run_count() -> None:
+    with FirstPasses(passes=2) as first:
+        take(1)
+        first.note(PassFinished(0, 1, 9, 1, 0.1))
+        take(2)
+        assert first.peak_bytes is None
+        first.note(PassFinished(0, 2, 9, 1, 0.1))
+        take(3)
+    assert first.peak_bytes == 2 * MIB
+
+
+def test_making_labels_is_no_pass() -> None:
+    with FirstPasses() as first:
+        take(1)
+        first.note(DecodingStarted(0, "threshold"))
+        take(2)
+    assert first.peak_bytes == MIB
+
+
+def test_stopping_twice_changes_nothing() -> None:
+    allocations = HostAllocations()
+    allocations.start()
+    take(1)
+    allocations.stop()
+    allocations.stop()
+    assert allocations.peak_bytes == MIB
