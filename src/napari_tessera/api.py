@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from napari_tessera.calibration.key import CalibrationKey
 from napari_tessera.calibration.remember import RunMemory
-from napari_tessera.calibration.store import CalibrationStore
+from napari_tessera.calibration.store import CalibrationStore, NetworkMemory
 from napari_tessera.decode import Decoder, get_decoder
 from napari_tessera.engine.device import host_memory, open_devices
 from napari_tessera.engine.settings import Settings
@@ -155,9 +155,12 @@ def plan(
     window = settings.window_size or model.spec.window.default
 
     @cache
+    def measured_of(windows: int) -> NetworkMemory:
+        return taken.of(CalibrationKey.of(model.network, settings, state, windows=windows))
+
     def known_of(windows: int) -> Known:
-        key = CalibrationKey.of(model.network, settings, state, windows=windows)
-        return _no_surer_than(alone, taken.known(key, window) or _assumed(state.kind, windows))
+        known = measured_of(min(windows, 2)).known(window, windows)
+        return _no_surer_than(alone, known or _assumed(state.kind, windows))
 
     def profile(window: tuple[int, ...], sw_batch_size: int) -> PassProfile:
         return _TRACES.profile(
@@ -173,7 +176,7 @@ def plan(
         many,
         model.spec,
         settings,
-        traced=Traced(alone.weights_bytes, profile, lambda windows: known_of(min(windows, 2))),
+        traced=Traced(alone.weights_bytes, profile, known_of),
         device=state,
         decoder=chosen,
         itemsize=np.dtype(dtype).itemsize,

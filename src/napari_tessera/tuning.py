@@ -202,5 +202,5 @@ def _measure(
     measured = measurement_of(planned, peak)
     batch = planned.settings.sw_batch_size
     key = CalibrationKey.of(model.network, planned.settings, planned.device, windows=batch)
-    store.add(key, planned.volumes[0].layout.window, measured)
+    store.add(key, planned.volumes[0].layout.window, batch, measured)
     return measured

@@ -44,14 +44,14 @@ def measured(scale: float) -> Measurement:
 
 
 def test_nothing_is_known_before_anything_was_measured(store: CalibrationStore) -> None:
-    assert store.read().known(KEY, WINDOW) is None
+    assert store.read().of(KEY).known(WINDOW, 2) is None
     assert store.read().pace(KEY, (16, 16, 16)) is None
 
 
 def test_the_median_of_the_last_five_counts(store: CalibrationStore) -> None:
     for scale in (7.0, 7.0, 7.0, 0.5, 0.6, 0.7, 0.8, 0.9):
-        store.add(KEY, WINDOW, measured(scale))
-    known = store.read().known(KEY, WINDOW)
+        store.add(KEY, WINDOW, 2, measured(scale))
+    known = store.read().of(KEY).known(WINDOW, 2)
     assert known is not None
     assert known.correction.workspace_scale == pytest.approx(0.7)
     assert known.latest == measured(0.9)
@@ -59,15 +59,30 @@ def test_the_median_of_the_last_five_counts(store: CalibrationStore) -> None:
 
 
 def test_another_network_on_the_same_card_stands_in_with_a_wider_error(store: CalibrationStore) -> None:
-    store.add(KEY, WINDOW, Measurement(100, 120, Correction(1.5, 1.2)))
-    own, other = store.read().known(KEY, WINDOW), store.read().known(replace(KEY, network="xyz"), WINDOW)
+    store.add(KEY, WINDOW, 2, Measurement(100, 120, Correction(1.5, 1.2)))
+    own, other = store.read().of(KEY).known(WINDOW, 2), store.read().of(replace(KEY, network="xyz")).known(WINDOW, 2)
     assert own is not None
     assert other is not None
     assert other.correction == Correction(1.5, 1.0)
     assert other.latest is None
     assert other.error_fraction > own.error_fraction
     for stranger in (replace(KEY, device="cuda Other"), replace(KEY, software="torch 3"), replace(KEY, precision="x")):
-        assert store.read().known(stranger, WINDOW) is None
+        assert store.read().of(stranger).known(WINDOW, 2) is None
+
+
+def test_the_same_passes_come_first(store: CalibrationStore) -> None:
+    on_cpu = replace(KEY, device="cpu Some, 2 threads")
+    for key in (KEY, on_cpu):
+        store.add(key, WINDOW, 2, measured(0.5))
+        for _ in range(KEPT + 1):
+            store.add(key, WINDOW, 4, measured(1.5))
+    taken = store.read()
+    for key in (KEY, on_cpu):
+        known = [taken.of(key).known(WINDOW, windows) for windows in (2, 4)]
+        assert [k and (k.correction.workspace_scale, k.error_fraction) for k in known] == [(0.5, 0.03), (1.5, 0.03)]
+    # Kernels of a CPU change with the number of windows, those of a card with their size at most.
+    known = [taken.of(key).known(WINDOW, 3) for key in (KEY, on_cpu)]
+    assert [k and k.error_fraction for k in known] == [0.03, 0.15]
 
 
 def test_times_of_several_batches_make_one_pace(store: CalibrationStore) -> None:
@@ -101,28 +116,28 @@ def test_a_broken_file_is_said_once_and_left_alone(
     assert "calibrations.json" in said
     assert "delete it" in said
     with pytest.raises(nt.CalibrationError, match=r"calibrations\.json.*delete it"):
-        store.add(KEY, WINDOW, measured(1.0))
+        store.add(KEY, WINDOW, 2, measured(1.0))
     assert store.path.read_text() == content
 
 
 def test_a_number_that_is_none_is_found(store: CalibrationStore) -> None:
-    store.add(KEY, WINDOW, measured(1.5))
+    store.add(KEY, WINDOW, 2, measured(1.5))
     store.path.write_text(store.path.read_text().replace("1.5", '"much"'))
-    assert store.read().known(KEY, WINDOW) is None
+    assert store.read().of(KEY).known(WINDOW, 2) is None
     assert "is no measurement" in store.read().problem
 
 
 def test_a_change_by_another_program_is_seen(store: CalibrationStore) -> None:
     assert store.read() == store.read()
-    CalibrationStore(store.path).add(KEY, WINDOW, measured(1.0))
-    assert store.read().known(KEY, WINDOW) is not None
+    CalibrationStore(store.path).add(KEY, WINDOW, 2, measured(1.0))
+    assert store.read().of(KEY).known(WINDOW, 2) is not None
 
 
 def test_the_file_stays_small(store: CalibrationStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("napari_tessera.calibration.store.MOST_ENTRIES", 10)
     for side in range(30):
         store.add_times(KEY, (side, side, side), {1: 0.1, 2: 0.2})
-        store.add(replace(KEY, network=str(side)), WINDOW, measured(1.0))
+        store.add(replace(KEY, network=str(side)), WINDOW, 2, measured(1.0))
     kept = store.read()
     assert len(kept.times) == len(kept.memory) == 10
     assert kept.pace(KEY, (29, 29, 29)) is not None

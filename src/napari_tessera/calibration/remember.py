@@ -103,7 +103,7 @@ class RunMemory:
         key, window = CalibrationKey.of(self._network, plan.settings, plan.device), plan.settings.window_size or ()
         if run.peak_bytes is not None and self._peak_is_the_plans():
             of_pass = CalibrationKey.of(self._network, plan.settings, plan.device, windows=plan.need.windows)
-            self._store.add(of_pass, window, measurement_of(plan, run.peak_bytes))
+            self._store.add(of_pass, window, plan.need.windows, measurement_of(plan, run.peak_bytes))
         if self._decoded_voxels:
             self._store.add_decoding(plan.decoder_text, self._decoding_s / self._decoded_voxels)
         batch = plan.settings.sw_batch_size

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -23,18 +23,18 @@ from napari_tessera.planning.profile import Correction, Known, Measurement
 if TYPE_CHECKING:
     from napari_tessera.calibration.key import CalibrationKey
 
-__all__ = ["CalibrationStore", "Calibrations"]
+__all__ = ["CalibrationStore", "Calibrations", "NetworkMemory"]
 
 logger = logging.getLogger(__name__)
 
-# Measurements of one key that count: the last ones, so that a new driver's behaviour soon decides.
+# Measurements of the same passes that are kept and count: the last ones, so that a new driver's behaviour soon decides.
 KEPT = 5
 # Entries of each kind in the file, the latest ones: a lab's networks in all the windows that anybody tries.
 MOST_ENTRIES = 1000
-# How far an estimate may be off once passes over this very window were measured here.
-WINDOW_ERROR = 0.03
+# How far an estimate may be off once these very passes were measured here.
+PASS_ERROR = 0.03
 # And once others of the network were. On CUDA a goal that benchmarks/memory_accuracy.py checks on a card; on the CPU
-# what benchmarks/calibration.py finds, where the kernels, and so the memory, change with the size of a single window.
+# what benchmarks/calibration.py finds, where the kernels, and so the memory, change with the size of a pass.
 NETWORK_ERRORS = {"cuda": 0.03, "cpu": 0.15}
 SINGLE_ERROR = 0.6
 # And once only others have.
@@ -42,6 +42,40 @@ DEVICE_ERROR = 0.1
 KEY_FIELDS = {"device", "software", "network", "precision", "single"}
 # No number in the file is as large, bytes included.
 LARGEST = 2**60
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkMemory:
+    """Measurements of the memory of one network's passes.
+
+    Parameters
+    ----------
+    key
+        What they are of.
+    own, others
+        Plain entries, the oldest first: of the network, and the last ones of any.
+    """
+
+    key: CalibrationKey
+    own: tuple[dict[str, Any], ...]
+    others: tuple[dict[str, Any], ...]
+
+    def known(self, window: tuple[int, ...], windows: int) -> Known | None:
+        """Return what holds for passes over so many *windows* of that size; None where nothing is known.
+
+        What was measured of the same passes counts first, then of others of the network, then of other networks.
+        """
+        here = [entry for entry in self.own if entry["window"] == list(window)]
+        same = [entry for entry in here if entry["windows"] == windows]
+        kind = self.key.device.split(" ")[0]
+        if same or (here and kind != "cpu"):
+            return _known(same or here, PASS_ERROR)
+        if self.own:
+            return _known(here or self.own, SINGLE_ERROR if self.key.single else NETWORK_ERRORS.get(kind, DEVICE_ERROR))
+        if not self.others or kind == "cpu":  # whose kernels differ too much from network to network
+            return None
+        # What no workspace explains is a trait of the network it was found in.
+        return Known(Correction(_median_of(self.others).workspace_scale), DEVICE_ERROR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,22 +95,11 @@ class Calibrations:
     decoding: tuple[dict[str, Any], ...] = ()
     problem: str = ""
 
-    def known(self, key: CalibrationKey, window: tuple[int, ...]) -> Known | None:
-        """Return what is known for *key*: of passes over *window*, of others, of other networks; None: nothing."""
-        wanted = asdict(key)
-        own = [entry for entry in self.memory if entry["key"] == wanted][-KEPT:]
-        here = [entry for entry in own if entry["window"] == list(window)]
-        if here:
-            return Known(_median_of(here), WINDOW_ERROR, _measurement(here[-1]))
-        if own:
-            error = SINGLE_ERROR if key.single else NETWORK_ERRORS.get(key.device.split(" ")[0], DEVICE_ERROR)
-            return Known(_median_of(own), error, _measurement(own[-1]))
-        anyone = wanted | {"network": ""}
-        others = [entry for entry in self.memory if entry["key"] | {"network": ""} == anyone][-KEPT:]
-        if not others or key.device.startswith("cpu"):  # whose kernels differ too much from network to network
-            return None
-        # What no workspace explains is a trait of the network it was found in.
-        return Known(Correction(_median_of(others).workspace_scale), DEVICE_ERROR)
+    def of(self, key: CalibrationKey) -> NetworkMemory:
+        """Return what was measured of passes like those of *key*."""
+        wanted, anyone = asdict(key), asdict(key) | {"network": ""}
+        others = [entry for entry in self.memory if entry["key"] | {"network": ""} == anyone]
+        return NetworkMemory(key, tuple(entry for entry in others if entry["key"] == wanted), tuple(others[-KEPT:]))
 
     def pace(self, key: CalibrationKey, window: tuple[int, ...]) -> Pace | None:
         """Return how long passes over windows of that size take; None where none was timed."""
@@ -116,8 +139,8 @@ class CalibrationStore:
             return _read(self.path, 0, 0)  # which will find out why
         return _read(self.path, status.st_mtime_ns, status.st_size)
 
-    def add(self, key: CalibrationKey, window: tuple[int, ...], measurement: Measurement) -> None:
-        """Keep *measurement* of passes over *window*; of one key the last few are kept.
+    def add(self, key: CalibrationKey, window: tuple[int, ...], windows: int, measurement: Measurement) -> None:
+        """Keep *measurement* of passes over so many *windows* of that size; of the same passes the last few are kept.
 
         Raises
         ------
@@ -125,12 +148,11 @@ class CalibrationStore:
             If the file cannot be read or written.
         """
         content = self._read_to_change()
-        same = [entry for entry in content.memory if entry["key"] == asdict(key)]
+        about = {"key": asdict(key), "window": list(window), "windows": windows}
+        same = [number for number, entry in enumerate(content.memory) if _is_about(entry, about)]
         outdated = same[: max(len(same) + 1 - KEPT, 0)]
-        kept = [entry for entry in content.memory if entry not in outdated]
-        self._write(
-            replace(content, memory=(*kept, {"key": asdict(key), "window": list(window), **asdict(measurement)}))
-        )
+        kept = [entry for number, entry in enumerate(content.memory) if number not in outdated]
+        self._write(replace(content, memory=(*kept, about | asdict(measurement))))
 
     def add_times(self, key: CalibrationKey, window: tuple[int, ...], times: Mapping[int, float]) -> None:
         """Keep the seconds of a pass over each number of windows, in place of what was known for that number.
@@ -195,7 +217,7 @@ def _checked(entry: dict[str, Any]) -> dict[str, Any]:
         return {"decoder": str(entry["decoder"]), "seconds_per_voxel": float(entry["seconds_per_voxel"])}
     if "correction" in entry:
         numbers = [*asdict(Correction(**entry["correction"])).values()]
-        numbers += [*entry["window"], entry["estimated_bytes"], entry["measured_bytes"]]
+        numbers += [*entry["window"], entry["windows"], entry["estimated_bytes"], entry["measured_bytes"]]
     else:
         numbers = [*entry["window"], entry["windows"], entry["seconds"]]
     if entry["key"].keys() != KEY_FIELDS or not all(isinstance(n, (int, float)) and 0 <= n < LARGEST for n in numbers):
@@ -214,6 +236,11 @@ def _is_about(entry: Mapping[str, Any], about: Mapping[str, Any]) -> bool:
 
 def _measurement(entry: Mapping[str, Any]) -> Measurement:
     return Measurement(entry["estimated_bytes"], entry["measured_bytes"], Correction(**entry["correction"]))
+
+
+def _known(entries: Sequence[Mapping[str, Any]], error_fraction: float) -> Known:
+    latest = entries[-KEPT:]
+    return Known(_median_of(latest), error_fraction, _measurement(latest[-1]))
 
 
 def _median_of(entries: Iterable[Mapping[str, Any]]) -> Correction:
