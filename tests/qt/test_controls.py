@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -131,29 +130,6 @@ def test_memory_that_runs_out_is_an_event(person: Any, describe: Any, gate: Any,
     go.set()
     me.wait(lambda: me.session.runner.state is RunState.DONE)
     assert me.layer("blobs labels").metadata["tessera"]["memory_recoveries"][0]["sw_batch_size"] == 1
-
-
-def test_a_file_that_runs_code_is_asked_about(person: Any, gate: Any, tmp_path: Path) -> None:
-    path = tmp_path / "stranger.pt"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is
-        torch.jit.script(torch.nn.Conv3d(1, 2, 1)).save(str(path))
-    me = person()
-    me.session.shelf.load_file(path)
-    me.wait(lambda: not me.session.shelf.loading)
-    panel = me.widget.model
-    assert me.status.startswith("stranger.pt runs code when it is opened")
-    assert panel.trust.isVisibleTo(panel)
-    me.click(panel.refuse)
-    assert not panel.trust.isVisibleTo(panel)
-    assert me.session.model.spec.name == "neurites-em"
-    me.session.shelf.load_file(path)
-    me.wait(lambda: me.session.shelf.untrusted is not None)
-    me.click(panel.trust)
-    me.wait(lambda: not me.session.shelf.loading)
-    assert me.session.model.spec.name == "stranger"
-    assert panel.chooser.currentText() == "stranger.pt"
-    assert panel.summary.isVisibleTo(panel)
 
 
 def test_results_are_exported_with_their_voxel_size(

@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QWidget
 
 from napari_tessera._qt.lines import LineLabel
 from napari_tessera._qt.parts import menu_button, small_button
+from napari_tessera._qt.trust_dialog import TrustedDialog
 from napari_tessera.errors import TesseraError
 from napari_tessera.session.report import sentence
 from napari_tessera.session.wording import Line, Tone
@@ -41,14 +42,14 @@ class FilePanel(QWidget):
 
     def __init__(self, session: Session, theme: Theme) -> None:
         super().__init__()
-        self._session = session
+        self._session, self._theme = session, theme
         # Weakly: a layer that the user deletes must not keep its voxels.
         self._layers: list[weakref.ref[Any]] = []
         self.export = small_button("Export …", "")
         self.copy_report = small_button(
             "Copy report", "Put the traceback on the clipboard, for whoever is to mend what went wrong"
         )
-        self.more, self._menu = menu_button("⋯", "Settings files")
+        self.more, self._menu = menu_button("⋯", "Settings files, trusted models")
         self.message = LineLabel(theme)
         self._arrange()
         self.export.clicked.connect(self._ask_where)
@@ -58,7 +59,11 @@ class FilePanel(QWidget):
         self.refresh()
 
     def _arrange(self) -> None:
-        for text, slot in (("Load settings …", self._ask_settings), ("Save settings …", self._ask_settings_path)):
+        for text, slot in (
+            ("Load settings …", self._ask_settings),
+            ("Save settings …", self._ask_settings_path),
+            ("Trusted models …", self.show_trusted),
+        ):
             action = self._menu.addAction(text)
             assert action is not None
             action.triggered.connect(slot)
@@ -147,6 +152,12 @@ class FilePanel(QWidget):
             self._complain(error)
         else:
             self._say(f"Saved {path.name}")
+
+    def show_trusted(self) -> TrustedDialog:
+        """Show which files may run code, and return the dialog; it goes when it is closed."""
+        dialog = TrustedDialog(self._theme, self)
+        dialog.open()
+        return dialog
 
     def _copy_report(self) -> None:
         clipboard = QGuiApplication.clipboard()

@@ -26,9 +26,8 @@ def status_line(session: Session) -> Line:
         return Line("Measuring a few passes, to find what is fastest within the memory that is free …")
     if shelf.loading:
         return Line(f"Loading {shelf.loading} …")
-    if shelf.untrusted is not None:
-        text = f"{shelf.untrusted.label} runs code when it is opened: trust it only if you know where it comes from"
-        return Line(text, Tone.WARNING)
+    if shelf.question is not None:
+        return Line(f"{shelf.question.label} waits for your word: {shelf.question.does}", Tone.WARNING)
     if shelf.problem:
         return _problem(shelf.problem)
     if session.problem:
