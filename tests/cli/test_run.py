@@ -475,3 +475,16 @@ def test_usage(tessera: Tessera, arguments: list[str]) -> None:
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.startswith("Error: ")
     assert "--help" in ended.err
+
+
+def test_the_file_says_what_its_classes_are(
+    tessera: Tessera, save_network: Callable[..., Path], image: Path, tmp_path: Path
+) -> None:
+    from tests.cli.conftest import Bright
+
+    model = save_network(Bright(), "named", classes=["cell"], class_colours=["#12a4ff"])
+    out = tmp_path / "labels.tif"
+    assert tessera("run", image, "-o", out, "-m", model, "--trust", "--decoder", "argmax").code == 0
+    assert open_tiff(out).metadata["classes"] == [{"label": 1, "name": "cell", "colour": "#12a4ff"}]
+    assert tessera("run", image, "-o", out, "-m", model, "--overwrite").code == 0
+    assert "classes" not in open_tiff(out).metadata, "objects"

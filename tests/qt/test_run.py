@@ -232,3 +232,29 @@ def test_closing_during_the_run_cancels_and_joins(
     gc.collect()
     qtbot.waitUntil(lambda: gc.collect() >= 0 and session() is None, timeout=10_000)
     assert gate.calls == calls
+
+
+def test_classes_have_the_names_and_colours_of_the_model(person: Any, describe: Any, gate: Any, blobs: Any) -> None:
+    model = describe(gate).with_spec(classes=("outside", "cell"), class_colours=("#102030", "#12a4ff"))
+    me = person(model)
+    me.viewer.add_image(blobs(16, 16, 16), name="blobs")
+    me.run()
+    labels = me.layer("blobs labels")
+    np.testing.assert_allclose(labels.get_color(1), [0x12 / 255, 0xA4 / 255, 1, 1], atol=1e-6)
+    assert labels.colormap.map(0)[3] == 0, "background is transparent, whatever its colour"
+    assert labels.colormap.map(9)[3] == 1, "what is painted beside the classes is seen"
+    assert labels.get_status((6, 6, 6), world=True)["coordinates"].endswith("class: cell")
+    assert labels.metadata["tessera"]["classes"] == [
+        {"label": 0, "name": "outside", "colour": "#102030"},
+        {"label": 1, "name": "cell", "colour": "#12a4ff"},
+    ]
+    me.session.choose_decoder("threshold")
+    me.run()
+    objects = me.viewer.layers[-1]
+    assert "class" not in objects.features
+    assert "classes" not in objects.metadata["tessera"]
+    me.session.shelf.use(describe(gate).with_spec(classes=("outside", "cell")))
+    me.run()
+    named = me.viewer.layers[-1]
+    assert list(named.features["class"]) == ["outside", "cell"]
+    assert type(named.colormap) is type(objects.colormap), "without colours of the author napari's own"

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
+    from napari_tessera.decode.classes import LabelClass
     from napari_tessera.engine.events import MemoryRecovered
     from napari_tessera.models.spec import ModelSpec
     from napari_tessera.pipeline import VolumeResult
@@ -37,6 +38,8 @@ class ImageResult:
         One array per channel, each as the labels, in the type that the settings keep them in; empty if not wanted.
     channel_names
         Names of the channels.
+    classes
+        What the labels stand for; empty where they are objects.
     frame
         Which frame of a time axis it is, if it is only one.
     objects
@@ -54,6 +57,7 @@ class ImageResult:
     labels: Array | None
     probabilities: tuple[Array, ...]
     channel_names: tuple[str, ...]
+    classes: tuple[LabelClass, ...]
     frame: int | None
     objects: int
     final: bool
@@ -73,11 +77,14 @@ class ResultStack:
         How many there are.
     spec
         The model.
+    classes
+        What the labels stand for; empty where they are objects.
     """
 
     volume: VolumeInput
     frames: int
     spec: ModelSpec
+    classes: tuple[LabelClass, ...] = ()
     _labels: Array | None = field(default=None, init=False)
     _probabilities: Array | None = field(default=None, init=False)
     _objects: int = field(default=0, init=False)
@@ -144,7 +151,10 @@ class ResultStack:
         """Return the result of what has been added; *final*: nothing will be added to it any more."""
         complete = self._complete and self.is_full
         frame = None if self._has_frames else self.volume.frame
-        extra = {"source": self.image.name, "complete": complete} | ({} if frame is None else {"frame": frame})
+        extra: dict[str, Any] = {"source": self.image.name, "complete": complete}
+        extra |= {} if frame is None else {"frame": frame}
+        if self.classes and self._labels is not None:
+            extra["classes"] = [each.to_dict() for each in self.classes]
         if recoveries:
             extra["memory_recoveries"] = [
                 {"volume": r.volume, "failed_pass": r.failed_pass, "went_on_with": r.remedy}
@@ -157,6 +167,7 @@ class ResultStack:
             labels=self._labels,
             probabilities=self._channels(),
             channel_names=_channel_names(self.spec),
+            classes=self.classes,
             frame=frame,
             objects=self._objects,
             final=final,

@@ -190,7 +190,7 @@ class Task:
         """Return for every image an empty result of the shape that `execute` will fill."""
         firsts = {id(volume.image): volume for volume in reversed(self.volumes)}
         return tuple(
-            ResultStack(volume, self._frames_of(volume), self.model.spec).promise(
+            self._stack(volume).promise(
                 labels=self.outputs.labels,
                 probabilities=self.settings.probabilities.value if self.outputs.probabilities else None,
             )
@@ -239,7 +239,7 @@ class Task:
         try:
             for volume, result, labels in self._iter_results(plan, remembering(plan, self.model, observe), cancel):
                 if stack is None or stack.image is not volume.image:
-                    stack = ResultStack(volume, self._frames_of(volume), self.model.spec)
+                    stack = self._stack(volume)
                 stack.add(result, labels, keep_probabilities=self.outputs.probabilities)
                 if stack.is_full and not stack.has_content:
                     continue
@@ -249,8 +249,15 @@ class Task:
                 on_result(stack.result(origin, recoveries, final=True))
             raise
 
-    def _frames_of(self, volume: VolumeInput) -> int:
-        return sum(other.image is volume.image for other in self.volumes)
+    def _stack(self, volume: VolumeInput) -> ResultStack:
+        """Return what collects the results of the image that *volume* is the first of."""
+        from napari_tessera.api import choose_decoder
+        from napari_tessera.decode.classes import label_classes
+
+        frames = sum(other.image is volume.image for other in self.volumes)
+        spec = self.model.spec
+        classes = label_classes(spec, choose_decoder(self.model, self.settings)) if self.outputs.labels else ()
+        return ResultStack(volume, frames, spec, classes)
 
     def _iter_results(
         self, plan: Plan, on_event: EventHandler, cancel: threading.Event
