@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QComboBox, QGridLayout, QHBoxLayout, QLabel, QSizePol
 from napari_tessera._qt.layers import LayerWatch, capture, image_layers, selected_images
 from napari_tessera._qt.lines import LineLabel
 from napari_tessera._qt.parts import menu_button
-from napari_tessera.session.images import AxisUse, axis_uses
+from napari_tessera.session.images import AxisUse, axis_uses, counts_planes
 from napari_tessera.session.wording import Line, counted
 
 if TYPE_CHECKING:
@@ -108,7 +108,9 @@ class ImagePanel(QWidget):
         with QSignalBlocker(self.axis_use):
             self.axis_use.clear()
             for use in uses:
-                self.axis_use.addItem(_name(use, images[0].shape[0]), use)
+                assert model is not None
+                word = "plane" if counts_planes(images[0], model.spec) else "frame"
+                self.axis_use.addItem(_name(use, images[0].shape[0], word), use)
             self.axis_use.setCurrentIndex(uses.index(readings[0].use) if readings and readings[0].use in uses else -1)
         self.axis_use.setVisible(len(uses) > 1)
 
@@ -173,9 +175,9 @@ def _describe(images: tuple[ImageInput, ...], notes: list[str]) -> Line:
     return Line(text, tooltip="\n".join([text, *(image.name for image in images)]))
 
 
-def _name(use: AxisUse, length: int) -> str:
+def _name(use: AxisUse, length: int, word: str) -> str:
     return {
-        AxisUse.FRAMES: f"{length} frames",
-        AxisUse.CURRENT: "this frame",
+        AxisUse.FRAMES: counted(length, word),
+        AxisUse.CURRENT: f"this {word}",
         AxisUse.CHANNELS: f"{length} channels",
     }[use]

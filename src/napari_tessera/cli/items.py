@@ -92,4 +92,4 @@ def _result_file(image: ImageFile, decoder: Decoder | None) -> ResultFile:
         axes, counted = f"C{axes}", "channels"
     elif decoder.name == "argmax":
         counted = "classes"
-    return ResultFile(axes, image.n_frames, image.voxel_size_um, counted=counted)
+    return ResultFile(axes, image.stack, image.file_voxel_size_um, counted=counted)

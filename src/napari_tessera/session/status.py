@@ -42,7 +42,8 @@ def status_line(session: Session) -> Line:
         return Line(NO_IMAGE)
     if session.planning:
         return Line("Measuring the network …")
-    return Line("Ready")
+    notes = [reading.note for reading in session.readings if reading.note]
+    return Line(f"Ready: {notes[0]}" if notes else "Ready")
 
 
 def progress_text(runner: Runner) -> str:
