@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
+from qtpy.QtWidgets import QMessageBox
 
 from napari_tessera import api
 from napari_tessera._qt.fold import Fold
@@ -169,6 +171,39 @@ def test_settings_files(person: Any, describe: Any, gate: Any, tmp_path: Path) -
     me.widget.files.load_settings(tmp_path / "bad.yaml")
     assert "did you mean 'overlap'" in me.widget.files.message.line().text
     assert me.session.settings == before
+
+
+def test_settings_of_pytorch_connectomics(person: Any, describe: Any, gate: Any, tmp_path: Path) -> None:
+    me = person(describe(gate))
+    files = me.widget.files
+    me.session.change(overlap=0.25, tta_num=8, window_size=(24, 20, 20), precision="bfloat16")
+    before = me.session.settings
+    files.save_settings(tmp_path / "for-pytc.yaml", for_connectomics=True)
+    said = files.message.line().text
+    assert said.startswith("Saved for-pytc.yaml: PyTorch Connectomics has no key for precision")
+    content = yaml.safe_load((tmp_path / "for-pytc.yaml").read_text())
+    assert content["inference"]["window"]["window_size"] == [24, 20, 20]
+    me.session.change(overlap=0.5, tta_num=1, window_size=(16, 16, 16), precision="float32")
+    files.load_settings(tmp_path / "for-pytc.yaml")
+    assert me.session.settings == before
+    (box,) = files.findChildren(QMessageBox)
+    assert box.informativeText() == "• the blending 'bump' becomes gaussian, the nearest that Tessera has"
+    box.close()
+    me.wait(lambda: not files.findChildren(QMessageBox))
+
+    content["inference"]["window"]["padding_mode"] = "reflect"
+    content["model"] = {"arch": {"type": "rsunet"}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
+    files.load_settings(tmp_path / "config.yaml")
+    line = files.message.line()
+    assert (line.text, line.tone) == ("Loaded config.yaml, not all of it", Tone.WARNING)
+    (box,) = files.findChildren(QMessageBox)
+    for key in ("inference.window.padding_mode", "padding_mode, model"):
+        assert key in box.informativeText()
+        assert key in line.tooltip
+    box.close()
+    files.save_settings(tmp_path / "none" / "x.yaml", for_connectomics=True)
+    assert "cannot write the settings file" in files.message.line().text
 
 
 def test_folds_remember_and_themes_change(person: Any, describe: Any, gate: Any, qtbot: Any) -> None:

@@ -183,6 +183,29 @@ class Session:
         self.use_settings(opened.settings)
         return opened.notes
 
+    def save_settings(self, path: str | Path, *, for_connectomics: bool = False) -> tuple[str, ...]:
+        """Write all settings, and return those that the program that reads the file will not know of.
+
+        Parameters
+        ----------
+        path
+            The file; replaced if it exists.
+        for_connectomics
+            Whether it is a file of PyTorch Connectomics, which `use_settings_file` reads, too.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        """
+        from napari_tessera.models.formats.connectomics_settings import write_connectomics
+
+        assert self.settings is not None
+        if for_connectomics:
+            return write_connectomics(path, self.settings)
+        self.settings.to_yaml(path)
+        return ()
+
     def reset_window(self) -> None:
         """Take the model's own window."""
         assert self.model is not None
