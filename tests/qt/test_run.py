@@ -10,6 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import dask
+import dask.array as da
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,8 @@ from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QGuiApplication
 
 from napari_tessera.engine.events import PassFinished
+from napari_tessera.models import normalise
+from napari_tessera.models.spec import Normalisation
 from napari_tessera.session.runner import RunState
 from napari_tessera.session.wording import counted
 from napari_tessera.volumes import open_volume
@@ -258,3 +262,34 @@ def test_classes_have_the_names_and_colours_of_the_model(person: Any, describe: 
     named = me.viewer.layers[-1]
     assert list(named.features["class"]) == ["outside", "cell"]
     assert type(named.colormap) is type(objects.colormap), "without colours of the author napari's own"
+
+
+def test_a_layer_whose_data_are_set_is_measured_anew(
+    person: Any, describe: Any, gate: Any, blobs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes: list[Any] = []
+    original = normalise.measure_intensity
+
+    def measure(source: Any, normalisation: Any) -> Any:
+        shapes.append(source.shape)
+        return original(source, normalisation)
+
+    monkeypatch.setattr(normalise, "measure_intensity", measure)
+    me = person(describe(gate).with_spec(normalisation=Normalisation("minmax")))
+    values = 100 * blobs(16, 16, 16)
+    read = da.from_delayed(dask.delayed(lambda: values.copy())(), values.shape, values.dtype)
+    lazy = me.viewer.add_image(read, name="lazy", contrast_limits=(0, 1))
+    me.run()
+    me.run()
+    assert len(shapes) == 1
+    values[0, 0, 0] = 1000
+    other = me.viewer.add_image(blobs(16, 16, 16), name="other")
+    me.widget.image.choose(other)
+    lazy.data = lazy.data  # of a layer that is not chosen just now
+    me.widget.image.choose(lazy)
+    me.run()
+    assert len(shapes) == 2
+    assert not me.viewer.layers[-1].data[:, 4:12, 4:12].any()
+    lazy.data = da.from_array(values / 10, chunks=8)
+    me.run()
+    assert len(shapes) == 3

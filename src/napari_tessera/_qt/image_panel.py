@@ -51,7 +51,10 @@ class ImagePanel(QWidget):
         self._menu.aboutToShow.connect(self._fill_menu)
         self.axis_use.activated.connect(self._use_axis)
         session.images_changed.connect(self.refresh)
-        self._watch = LayerWatch(viewer, self._list_changed, self._submit)
+        # Of all images, chosen or not: an array that was written to may be chosen again later.
+        self._data_watch = LayerWatch(viewer, self._follow_data, self._data_set, ("data",))
+        self._follow_data()
+        self._watch = LayerWatch(viewer, self._list_changed, lambda _: self._submit())
         self._list_changed()
 
     def _arrange(self) -> None:
@@ -73,6 +76,7 @@ class ImagePanel(QWidget):
     def close_panel(self) -> None:
         """Let go of the viewer and its layers."""
         self._watch.close()
+        self._data_watch.close()
         self._more.clear()
         with self.chooser.changed.blocked():
             self.chooser.choices = ()
@@ -126,6 +130,12 @@ class ImagePanel(QWidget):
         self._more = [layer for layer in self._more if layer in there]
         if self.layers() != before or [layer.name for layer in self.layers()] != names:
             self._choose()
+
+    def _follow_data(self) -> None:
+        self._data_watch.follow(image_layers(self._viewer))
+
+    def _data_set(self, layer: Any) -> None:
+        self._session.forget_intensities(layer.data[0] if layer.multiscale else layer.data)
 
     def _choose(self) -> None:
         self._watch.follow(self.layers())

@@ -128,6 +128,10 @@ class Session:
         self.images_changed.emit()
         self._replan()
 
+    def forget_intensities(self, data: Any) -> None:
+        """Measure the intensities of the array *data* anew: the viewer says that it was set."""
+        self._intensities.forget(data)
+
     def set_axis_use(self, use: AxisUse) -> None:
         """Take the axis in front for what the user says."""
         self.axis_use = use

@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import numpy.typing as npt
 
 from napari_tessera.engine.events import (
@@ -293,13 +294,16 @@ class Task:
 
     def _measure(self, number: int, source: Source) -> IntensityMap:
         """Return the intensities of volume *number*, which is read as *source*."""
-        from napari_tessera.models.normalise import measure_intensity
+        from napari_tessera.models.normalise import measure_intensity, needs_values
 
         volume, normalisation = self.volumes[number], self.model.spec.normalisation
-        if self.intensities is None:
+        if self.intensities is None or not needs_values(source, normalisation):
             return measure_intensity(source, normalisation)
         what = volume.reading.axes, volume.frame, source.shape, source.dtype, normalisation
-        return self.intensities.measure(volume.image.data, what, lambda: measure_intensity(source, normalisation))
+        data = volume.image.data
+        # A frame of a lazy array would be read here; of those nothing is looked at.
+        part = volume.part if isinstance(data, np.ndarray) else None
+        return self.intensities.measure(data, what, lambda: measure_intensity(source, normalisation), part=part)
 
 
 def _is_measured(plan: Plan) -> bool:
