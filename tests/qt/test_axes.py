@@ -133,7 +133,9 @@ def test_a_2d_model_runs_the_planes_of_a_stack(person: Any, describe: Any, gate:
     assert "run one by one, as the model is 2D" in me.widget.image.info.line().tooltip
     plan = me.wait_for_plan()
     assert len(plan.volumes) == 5
+    assert me.widget.cost.passes.line().text.startswith("5 planes, ")
     me.run()
+    assert me.status.startswith("1 class · "), "the same in all planes"
     labels = labels_of(me, "stack")
     np.testing.assert_array_equal(labels.data > 0, stack > 0.5)
     np.testing.assert_allclose(labels.scale, (0.5, 0.1, 0.1))

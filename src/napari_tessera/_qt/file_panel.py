@@ -153,6 +153,7 @@ class FilePanel(QWidget):
         box.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         box.setText(f"“{path.name}” is loaded, but not all of it has a match in Tessera:")
         box.setInformativeText("\n".join(f"• {note}" for note in notes))
+        box.addButton("Close", QMessageBox.ButtonRole.AcceptRole)
         box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         box.open()
 

@@ -46,7 +46,7 @@ class ModelPanel(QWidget):
 
     def __init__(self, session: Session, theme: Theme) -> None:
         super().__init__()
-        self._session, self._shelf = session, session.shelf
+        self._session, self._shelf, self._theme = session, session.shelf, theme
         self.chooser = QComboBox()
         self.open = small_button("open…", "")
         self.card = small_button("i", "")
@@ -111,7 +111,7 @@ class ModelPanel(QWidget):
             asking.blockSignals(True)  # it is closed without an answer
             asking.close()
         if question is not None and self._asking is None:
-            self._asking = TrustDialog(question, self)
+            self._asking = TrustDialog(question, self._theme, self)
             self._asking.accepted.connect(self._shelf.trust)
             self._asking.rejected.connect(self._shelf.refuse)
             self._asking.open()

@@ -33,7 +33,7 @@ __all__ = ["TrustDialog", "TrustedDialog"]
 # Sentences of some sixty letters read well.
 TEXT_WIDTH = 420
 ICON_SIDE = 32
-LISTED = "These files may run code when they are opened. To revoke that does not close a model that is open."
+LISTED = "These files may run code when they are opened. Revoking does not close a model that is open."
 NONE = "No file may run code."
 
 
@@ -46,11 +46,13 @@ class TrustDialog(QDialog):
     ----------
     question
         What is asked.
+    theme
+        Gives the colour of the button that Return presses.
     parent
         Its window is the one that the question belongs to.
     """
 
-    def __init__(self, question: TrustQuestion, parent: QWidget) -> None:
+    def __init__(self, question: TrustQuestion, theme: Theme, parent: QWidget) -> None:
         super().__init__(parent)
         self.question = question
         self.setWindowTitle("Trust this model?")
@@ -73,6 +75,8 @@ class TrustDialog(QDialog):
         # Return and Escape leave the file alone: nobody says yes by accident.
         self.cancel.setDefault(True)
         self.cancel.setFocus()
+        colours = f"background-color: {theme.colour('current')}; color: {theme.colour('text')};"
+        self.cancel.setStyleSheet(f"QPushButton {{ {colours} font-weight: bold; }}")
 
     def _arrange(self) -> None:
         icon = QLabel()
@@ -89,10 +93,13 @@ class TrustDialog(QDialog):
         layout.setHorizontalSpacing(14)
         layout.setVerticalSpacing(10)
         layout.setColumnStretch(1, 1)
-        layout.addWidget(icon, 0, 0, 2, 1, Qt.AlignmentFlag.AlignTop)
-        for widget in (heading, self.does, _text(self.question.advice), self._facts(), _text(self.question.remembered)):
-            layout.addWidget(widget, layout.rowCount() if widget is not heading else 0, 1)
-        layout.addWidget(self.buttons, layout.rowCount(), 0, 1, 2)
+        remembered = _text(self.question.remembered)
+        remembered.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)  # the command in it
+        texts = (heading, self.does, _text(self.question.advice), self._facts(), remembered)
+        layout.addWidget(icon, 0, 0, len(texts), 1, Qt.AlignmentFlag.AlignTop)
+        for row, widget in enumerate(texts):
+            layout.addWidget(widget, row, 1)
+        layout.addWidget(self.buttons, len(texts), 0, 1, 2)
 
     def _facts(self) -> QWidget:
         facts = QWidget()
@@ -136,7 +143,8 @@ class TrustedDialog(QDialog):
         self.list = QListWidget()
         self.list.setAccessibleName("files that may run code")
         self.revoke = small_button("Revoke", "Tessera asks again before this file is opened the next time")
-        self.buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
+        self.buttons = QDialogButtonBox()
+        self.buttons.addButton("Close", QDialogButtonBox.ButtonRole.RejectRole)
         self.buttons.addButton(self.revoke, QDialogButtonBox.ButtonRole.ActionRole)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(16, 16, 16, 12)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from napari_tessera.decode.base import Decoder
     from napari_tessera.models.spec import ModelSpec
 
-__all__ = ["LabelClass", "label_classes"]
+__all__ = ["LabelClass", "label_classes", "makes_classes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,17 @@ class LabelClass:
     def to_dict(self) -> dict[str, Any]:
         """Return what a result's metadata say of it."""
         return {"label": self.label, "name": self.name} | ({"colour": self.colour} if self.colour else {})
+
+
+def makes_classes(decoder_name: str | None) -> bool:
+    """Whether labels of the decoder called *decoder_name* are classes, which are the same in all images, not objects.
+
+    Examples
+    --------
+    >>> makes_classes("argmax"), makes_classes("watershed")
+    (True, False)
+    """
+    return decoder_name in (ArgmaxDecoder.name, RegionsDecoder.name)
 
 
 def label_classes(spec: ModelSpec, decoder: Decoder) -> tuple[LabelClass, ...]:

@@ -11,7 +11,7 @@ from psygnal import Signal
 from napari_tessera.errors import InputError
 from napari_tessera.session.background import Background
 from napari_tessera.session.fitting import Fitting
-from napari_tessera.session.images import AxisUse, ImageInput, Reading, read_axes
+from napari_tessera.session.images import AxisUse, ImageInput, Reading, counts_planes, read_axes
 from napari_tessera.session.intensities import IntensityCache
 from napari_tessera.session.planner import Planner
 from napari_tessera.session.report import sentence
@@ -97,6 +97,13 @@ class Session:
         from napari_tessera.engine.tta import max_views
 
         return 1 if self.model is None else max_views(self.model.spec.spatial_dims)
+
+    @property
+    def volume_word(self) -> str:
+        """What to call a volume of the plan: a plane, where a 2D model runs stacks."""
+        model, read = self.model, zip(self.images, self.readings, strict=False)
+        planes = [model is not None and counts_planes(image, model.spec) for image, reading in read if reading.use]
+        return "plane" if planes and all(planes) and len(planes) == len(self.images) else "volume"
 
     @property
     def planning(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from napari_tessera.decode.classes import makes_classes
 from napari_tessera.session.runner import Runner, RunState
 from napari_tessera.session.wording import Line, Tone, count, counted
 from napari_tessera.units import format_bytes, format_duration
@@ -102,5 +103,5 @@ def _ended_line(runner: Runner) -> Line:
 def _found(runner: Runner) -> str:
     if not runner.outputs.labels:
         return "Probabilities"
-    of_classes = runner.plan is not None and runner.plan.settings.decoder == "argmax"
+    of_classes = runner.plan is not None and makes_classes(runner.plan.settings.decoder)
     return counted(runner.objects, "class" if of_classes else "object")

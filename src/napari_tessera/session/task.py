@@ -253,12 +253,10 @@ class Task:
     def _stack(self, volume: VolumeInput) -> ResultStack:
         """Return what collects the results of the image that *volume* is the first of."""
         from napari_tessera.api import choose_decoder
-        from napari_tessera.decode.classes import label_classes
 
         frames = sum(other.image is volume.image for other in self.volumes)
-        spec = self.model.spec
-        classes = label_classes(spec, choose_decoder(self.model, self.settings)) if self.outputs.labels else ()
-        return ResultStack(volume, frames, spec, classes)
+        decoder = choose_decoder(self.model, self.settings) if self.outputs.labels else None
+        return ResultStack(volume, frames, self.model.spec, decoder)
 
     def _iter_results(
         self, plan: Plan, on_event: EventHandler, cancel: threading.Event

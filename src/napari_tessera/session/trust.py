@@ -65,7 +65,7 @@ class TrustQuestion:
         sha, _ = self.files[0]
         return (
             "Tessera asks once: a yes is remembered for exactly this content. Take it back under "
-            f"“Trusted models …” in the ⋯ menu, or with: tessera trust --revoke {sha[:SHOWN_DIGITS]}"
+            f"“Trusted models …” in the ⋯\N{NO-BREAK SPACE}menu, or with: tessera trust --revoke {sha[:SHOWN_DIGITS]}"
         )
 
 
