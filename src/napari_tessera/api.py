@@ -6,7 +6,7 @@ import operator
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,19 +21,22 @@ from napari_tessera.engine.settings import Settings
 from napari_tessera.errors import InputError, ModelError, SettingsError
 from napari_tessera.pipeline import iter_results
 from napari_tessera.planning.activations import ActivationCache
-from napari_tessera.planning.occupied import find_windows
+from napari_tessera.planning.occupied import check_mask, find_windows
 from napari_tessera.planning.plan import DeviceState, Plan
+from napari_tessera.planning.planes import plane_by_plane
 from napari_tessera.planning.profile import Correction, Known, PassProfile
 from napari_tessera.planning.resolve import Traced, complete_settings, resolve
 from napari_tessera.planning.windows import nearest_windows
 from napari_tessera.planning.workspace import CPU_SINGLE_ERROR, PRIOR_ERRORS, PRIOR_SCALES
 from napari_tessera.volumes.as_source import as_array, as_source
+from napari_tessera.volumes.planes import Plane, split_planes
 from napari_tessera.volumes.volume import Volume
 
 if TYPE_CHECKING:
     from napari_tessera.engine.events import EventHandler
     from napari_tessera.engine.source import Source
     from napari_tessera.models.model import Model
+    from napari_tessera.models.spec import ModelSpec
     from napari_tessera.planning.resampling import VoxelSize
     from napari_tessera.planning.trace import PassTrace
 
@@ -111,7 +114,8 @@ def plan(
     Parameters
     ----------
     shapes
-        Spatial shape of the volume, (z, y, x) or (y, x), or several of them.
+        Spatial shape of the volume, (z, y, x) or (y, x), or several of them. A 2D model runs the planes of (z, y, x)
+        one by one: each is a volume of the plan.
     model
         The network to run.
     settings
@@ -125,7 +129,7 @@ def plan(
     device
         The device's state if it has been measured already; measured now if None.
     occupied
-        For every volume, which windows are computed, from `find_occupied`; None counts all of them.
+        For every one of *shapes*, which windows are computed, from `find_occupied`; None counts all of them.
     output_chunk
         Voxels per axis that the output is written in: where a volume is cut into blocks, they are whole chunks.
     results_held
@@ -145,7 +149,7 @@ def plan(
     """
     settings = settings or Settings()
     state = device or measure_device(settings.device)
-    many = _several(shapes)
+    volumes = plane_by_plane(_several(shapes), model.spec, voxel_size_um, occupied)
     chosen = None if decoder == PROBABILITIES else choose_decoder(model, settings, decoder)
 
     settings = complete_settings(settings, model.spec, chosen)
@@ -173,17 +177,17 @@ def plan(
         )
 
     planned = resolve(
-        many,
+        volumes.shapes,
         model.spec,
         settings,
         traced=Traced(alone.weights_bytes, profile, known_of),
         device=state,
         decoder=chosen,
         itemsize=np.dtype(dtype).itemsize,
-        voxel_size_um=voxel_size_um,
-        occupied=occupied,
+        voxel_size_um=volumes.voxel_sizes_um,
+        occupied=volumes.occupied,
         output_chunk=output_chunk,
-        results_held=results_held,
+        results_held=results_held * volumes.most_planes,
     )
     timed = CalibrationKey.of(model.network, settings, state)
     decoding_s = taken.decoding_s_per_voxel(planned.decoder_text) if planned.decoder_text else 0.0
@@ -212,7 +216,7 @@ def find_occupied(
     Returns
     -------
     numpy.ndarray or None
-        Boolean, one per window, shape of the plan's grid.
+        Boolean, one per window, shape of the plan's grid; of a stack for a 2D model with its planes in front.
 
     Raises
     ------
@@ -221,10 +225,28 @@ def find_occupied(
     SettingsError
         If the window does not suit the model.
     """
-    source = as_source(volume, model.spec)
-    wanted = None if mask is None else as_array(mask)
+    settings, wanted = settings or Settings(), None if mask is None else as_array(mask)
     size = _voxel_size_of(volume, voxel_size_um)
-    return find_windows(source, model.spec, settings or Settings(), wanted, size)
+    planes = split_planes(volume, model.spec)
+    if planes is None:
+        return find_windows(as_source(volume, model.spec), model.spec, settings, wanted, size)
+    return _find_occupied_planes(planes, model, settings, wanted, None if size is None else tuple(size)[-2:])
+
+
+def _find_occupied_planes(
+    planes: Sequence[Plane], model: Model, settings: Settings, mask: Any, voxel_size_um: VoxelSize | None
+) -> npt.NDArray[np.bool_] | None:
+    if mask is None and settings.skip_below is None:
+        return None
+    if mask is not None:
+        check_mask(mask, (len(planes), *as_source(planes[0](), model.spec).shape[1:]))
+    found = [
+        find_windows(
+            as_source(plane(), model.spec), model.spec, settings, None if mask is None else mask[z], voxel_size_um
+        )
+        for z, plane in enumerate(planes)
+    ]
+    return np.stack([windows for windows in found if windows is not None])
 
 
 def _voxel_size_of(volume: Any, voxel_size_um: VoxelSize | None) -> VoxelSize | None:
@@ -322,7 +344,8 @@ def predict(
     ----------
     volume
         `Volume`, or an array (numpy, dask, zarr) of shape (Z, Y, X) or (Y, X), with a first or last axis of channels if
-        the model has several. Any real number type.
+        the model has several. Any real number type. A 2D model runs the planes of a stack one by one, each as an image
+        of its own.
     model, settings
         What to run and how.
     mask
@@ -340,7 +363,8 @@ def predict(
     Returns
     -------
     numpy.ndarray
-        (C, Z, Y, X) or (C, Y, X), activated as the model says; float32, or what ``settings.probabilities`` names.
+        (C, Z, Y, X), or (C, Y, X) for a single plane, activated as the model says; float32, or what
+        ``settings.probabilities`` names.
 
     Raises
     ------
@@ -373,7 +397,7 @@ def segment(
     Returns
     -------
     numpy.ndarray
-        (Z, Y, X) or (Y, X), integers; 0 is background.
+        (Z, Y, X) or (Y, X), integers; 0 is background. Objects of a 2D model are numbered in each plane from 1.
 
     Raises
     ------
@@ -395,10 +419,11 @@ def _run_one(
     on_event: EventHandler | None,
     cancel: threading.Event | None,
 ) -> npt.NDArray[Any]:
-    source = as_source(volume, model.spec)
+    planes = split_planes(volume, model.spec)
+    source = as_source(volume if planes is None else planes[0](), model.spec)
     size = _voxel_size_of(volume, voxel_size_um)
     planned = plan(
-        source.shape[1:],
+        source.shape[1:] if planes is None else (len(planes), *source.shape[1:]),
         model,
         settings,
         decoder=decoder,
@@ -407,10 +432,18 @@ def _run_one(
         occupied=[find_occupied(volume, model, settings, mask=mask, voxel_size_um=size)],
     )
     chosen = None if decoder == PROBABILITIES else choose_decoder(model, settings, decoder)
-    load: Callable[[], Source] = lambda: source  # noqa: E731
+    loads: list[Callable[[], Source]] = [lambda: source]
+    if planes is not None:
+        loads = [partial(_load_plane, plane, model.spec) for plane in planes]
     remember = remembering(planned, model, on_event)
-    (result,) = iter_results([load], model, planned, chosen, on_event=remember, cancel=cancel, keep_partial=False)
-    return result.array
+    results = iter_results(loads, model, planned, chosen, on_event=remember, cancel=cancel, keep_partial=False)
+    arrays = [result.array for result in results]
+    # Of planes the channels stay in front.
+    return arrays[0] if planes is None else np.stack(arrays, axis=-3)
+
+
+def _load_plane(plane: Plane, spec: ModelSpec) -> Source:
+    return as_source(plane(), spec)
 
 
 def remembering(planned: Plan, model: Model, on_event: EventHandler | None = None) -> EventHandler:

@@ -6,8 +6,9 @@ raised (a network, a file reader) is kept as ``__cause__``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import ClassVar
 
 __all__ = [
@@ -62,7 +63,25 @@ class ModelError(TesseraError):
 
 
 class UntrustedModelError(ModelError):
-    """The model file can run code and nobody has said yet that it may."""
+    """The model file can run code and nobody has said yet that it may.
+
+    Parameters
+    ----------
+    message
+        The sentence.
+    format_name
+        What people call the model's format.
+    does
+        A clause on what opening it may do.
+    files
+        Those that nobody has allowed yet: SHA-256 of the content that was read to the file's path.
+    """
+
+    def __init__(
+        self, message: str, *, format_name: str = "", does: str = "", files: Mapping[str, Path] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.format_name, self.does, self.files = format_name, does, dict(files or {})
 
 
 class CalibrationError(TesseraError):

@@ -16,7 +16,7 @@ import napari_tessera as nt
 from napari_tessera.cli.app import app
 from napari_tessera.decode import decoder_names
 
-COMMANDS = ("plan", "run", "demo", "doctor", "models")
+COMMANDS = ("plan", "run", "demo", "doctor", "models", "settings")
 OPTIONS = {
     "window_size": "--window",
     "overlap": "--overlap",

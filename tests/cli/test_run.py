@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 from scipy import ndimage
+from tests.cli.conftest import Bright
 
 from napari_tessera.api import plan
 from napari_tessera.cli import _expand
@@ -475,3 +476,58 @@ def test_usage(tessera: Tessera, arguments: list[str]) -> None:
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.startswith("Error: ")
     assert "--help" in ended.err
+
+
+def test_the_file_says_what_its_classes_are(
+    tessera: Tessera, save_network: Callable[..., Path], image: Path, tmp_path: Path
+) -> None:
+    model = save_network(Bright(), "named", classes=["cell"], class_colours=["#12a4ff"])
+    out = tmp_path / "labels.tif"
+    assert tessera("run", image, "-o", out, "-m", model, "--trust", "--decoder", "argmax").code == 0
+    assert open_tiff(out).metadata["classes"] == [{"label": 1, "name": "cell", "colour": "#12a4ff"}]
+    assert tessera("run", image, "-o", out, "-m", model, "--overwrite").code == 0
+    assert "classes" not in open_tiff(out).metadata, "objects"
+
+
+FLAT = {
+    "spatial_dims": 2,
+    "window": {"default": [16, 16], "step": [4, 4], "minimum": [4, 4]},
+    "voxel_size_um": [0.01, 0.01],
+}
+
+
+def test_a_2d_model_runs_planes_one_by_one(
+    tessera: Tessera, save_network: Callable[..., Path], make_image: Make, tmp_path: Path
+) -> None:
+    model, out, mask = save_network(Bright(), "flat", **FLAT), tmp_path / "labels.tif", tmp_path / "mask.npy"
+    TrustStore().add(model)
+    stack = make_image(2)
+    ended = tessera("run", stack, "-o", out, "-m", model)
+    assert "Note: 'raw.tif' is 3D and the model 'bright' is 2D: its 10 planes run one by one" in ended.err
+    written = open_tiff(out)
+    assert written.axes == "ZYX"
+    assert written.voxel_size_um == pytest.approx((0.02, 0.01, 0.01))
+    np.testing.assert_array_equal(np.asarray(written.data) > 0, values(stack) > 127)
+    assert f"{out}: 6 objects" in ended.out, "two in each of three planes"
+
+    wanted = np.zeros(values(stack).shape, np.uint8)
+    wanted[3] = 1
+    np.save(mask, wanted)
+    assert tessera("run", stack, "-o", out, "-m", model, "--mask", mask, "--overwrite").code == 0
+    found = values(out) > 0
+    assert found[3].any()
+    assert not np.delete(found, 3, axis=0).any()
+    np.save(mask, wanted[0])
+    assert "but the image is (10, 24, 40)" in tessera("plan", stack, "-m", model, "--mask", mask).err
+
+    movie = np.stack([values(stack), 0 * values(stack)])
+    ended = tessera("run", make_image(movie, "movie.tif", "TZYX"), "-o", out, "-m", model, "--overwrite")
+    assert ended.code == 0
+    written = open_tiff(out)
+    assert written.axes == "TZYX"
+    np.testing.assert_array_equal(np.asarray(written.data) > 0, movie > 127)
+
+    planned = tessera("plan", "--shape", "30,24,40", "--shape", "24,40", "-m", model)
+    assert "Note: volume 1 is 3D and the model 'bright' is 2D: its 30 planes run one by one" in planned.err
+    assert "volume 1, plane 0" in planned.out
+    assert "and 11 more" in planned.out

@@ -64,7 +64,7 @@ def test_classes_are_counted_once_over_all_frames_and_objects_in_each(tmp_path: 
     frames = [np.array([[0, 1, 2]], np.uint8), np.array([[0, 2, 3]], np.uint8)]
     counts = {}
     for counted in ("classes", "objects"):
-        result = ResultFile("YX", 2, None, counted=counted)
+        result = ResultFile("YX", {"T": 2}, None, counted=counted)
         for number, frame in enumerate(frames):
             result.add(number, frame)
         counts[counted] = result.count
@@ -72,7 +72,7 @@ def test_classes_are_counted_once_over_all_frames_and_objects_in_each(tmp_path: 
 
 
 def test_later_frame_with_more_labels_than_the_first_ones_type_holds(tmp_path: Path) -> None:
-    result = ResultFile("YX", 2, (0.5, 0.5), counted="objects")
+    result = ResultFile("YX", {"T": 2}, (0.5, 0.5), counted="objects")
     result.add(0, np.full((2, 3), 1, np.uint16))
     result.add(1, np.full((2, 3), 70_000, np.int32))
     result.write(tmp_path / "a.tif", {}, overwrite=False)

@@ -122,6 +122,35 @@ def test_colours_become_luminance_and_it_is_said(person: Any, describe: Any, gat
     assert labels.data[6, 6]
 
 
+def test_a_2d_model_runs_the_planes_of_a_stack(person: Any, describe: Any, gate: Any, blobs: Any) -> None:
+    me = person(describe(gate, spatial_dims=2))
+    stack = blobs(5, 24, 24)
+    stack[3] = 0
+    me.viewer.add_image(stack, name="stack", scale=(0.5, 0.1, 0.1), units=("um",) * 3)
+    use = me.widget.image.axis_use
+    assert [use.itemText(index) for index in range(use.count())] == ["5 planes", "this plane"]
+    assert use.currentText() == "5 planes"
+    assert "run one by one, as the model is 2D" in me.widget.image.info.line().tooltip
+    plan = me.wait_for_plan()
+    assert len(plan.volumes) == 5
+    assert me.widget.cost.passes.line().text.startswith("5 planes, ")
+    me.run()
+    assert me.status.startswith("1 class · "), "the same in all planes"
+    labels = labels_of(me, "stack")
+    np.testing.assert_array_equal(labels.data > 0, stack > 0.5)
+    np.testing.assert_allclose(labels.scale, (0.5, 0.1, 0.1))
+    assert me.session.runner.progress.done == plan.forward_passes
+    use.setCurrentIndex(1)
+    use.activated.emit(1)
+    me.viewer.dims.set_current_step(0, 3)
+    me.run()
+    assert me.layer("stack labels 3").data.shape == (24, 24)
+    assert not me.layer("stack labels 3").data.any()
+    stack_in_time = me.viewer.add_image(blobs(3, 24, 24), name="film", axis_labels=("t", "y", "x"))
+    me.widget.image.choose(stack_in_time)
+    assert use.itemText(0) == "3 frames"
+
+
 def test_channels_in_front(person: Any, describe: Any, blobs: Any, gate: Any) -> None:
     me = person(describe(type(gate)(), in_channels=2, spatial_dims=2))
     image = np.stack([blobs(24, 24), blobs(24, 24)])
@@ -166,12 +195,8 @@ def test_what_does_not_fit_is_said(person: Any, describe: Any, gate: Any, blobs:
     me.session.shelf.use(describe(gate, spatial_dims=2))
     me.viewer.layers.clear()
     me.viewer.add_image(blobs(8, 24, 24), name="stack")
-    assert "'stack' is 3D (8 x 24 x 24), but the model 'Gate' is 2D" in me.status
-    use = me.widget.image.axis_use
-    use.setCurrentIndex(0)
-    use.activated.emit(0)
     assert len(me.wait_for_plan().volumes) == 8
-    assert me.status == "Ready"
+    assert me.status == "Ready: the 8 planes run one by one, as the model is 2D"
     poisoned = blobs(24, 24)
     poisoned[3, 3] = np.nan
     me.viewer.add_image(poisoned, name="poisoned")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
+from qtpy.QtWidgets import QMessageBox
 
 from napari_tessera import api
 from napari_tessera._qt.fold import Fold
@@ -133,29 +134,6 @@ def test_memory_that_runs_out_is_an_event(person: Any, describe: Any, gate: Any,
     assert me.layer("blobs labels").metadata["tessera"]["memory_recoveries"][0]["sw_batch_size"] == 1
 
 
-def test_a_file_that_runs_code_is_asked_about(person: Any, gate: Any, tmp_path: Path) -> None:
-    path = tmp_path / "stranger.pt"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is
-        torch.jit.script(torch.nn.Conv3d(1, 2, 1)).save(str(path))
-    me = person()
-    me.session.shelf.load_file(path)
-    me.wait(lambda: not me.session.shelf.loading)
-    panel = me.widget.model
-    assert me.status.startswith("stranger.pt runs code when it is opened")
-    assert panel.trust.isVisibleTo(panel)
-    me.click(panel.refuse)
-    assert not panel.trust.isVisibleTo(panel)
-    assert me.session.model.spec.name == "neurites-em"
-    me.session.shelf.load_file(path)
-    me.wait(lambda: me.session.shelf.untrusted is not None)
-    me.click(panel.trust)
-    me.wait(lambda: not me.session.shelf.loading)
-    assert me.session.model.spec.name == "stranger"
-    assert panel.chooser.currentText() == "stranger.pt"
-    assert panel.summary.isVisibleTo(panel)
-
-
 def test_results_are_exported_with_their_voxel_size(
     person: Any, describe: Any, gate: Any, blobs: Any, tmp_path: Path
 ) -> None:
@@ -193,6 +171,39 @@ def test_settings_files(person: Any, describe: Any, gate: Any, tmp_path: Path) -
     me.widget.files.load_settings(tmp_path / "bad.yaml")
     assert "did you mean 'overlap'" in me.widget.files.message.line().text
     assert me.session.settings == before
+
+
+def test_settings_of_pytorch_connectomics(person: Any, describe: Any, gate: Any, tmp_path: Path) -> None:
+    me = person(describe(gate))
+    files = me.widget.files
+    me.session.change(overlap=0.25, tta_num=8, window_size=(24, 20, 20), precision="bfloat16")
+    before = me.session.settings
+    files.save_settings(tmp_path / "for-pytc.yaml", for_connectomics=True)
+    said = files.message.line().text
+    assert said.startswith("Saved for-pytc.yaml: PyTorch Connectomics has no key for precision")
+    content = yaml.safe_load((tmp_path / "for-pytc.yaml").read_text())
+    assert content["inference"]["window"]["window_size"] == [24, 20, 20]
+    me.session.change(overlap=0.5, tta_num=1, window_size=(16, 16, 16), precision="float32")
+    files.load_settings(tmp_path / "for-pytc.yaml")
+    assert me.session.settings == before
+    (box,) = files.findChildren(QMessageBox)
+    assert box.informativeText() == "• the blending 'bump' becomes gaussian, the nearest that Tessera has"
+    box.close()
+    me.wait(lambda: not files.findChildren(QMessageBox))
+
+    content["inference"]["window"]["padding_mode"] = "reflect"
+    content["model"] = {"arch": {"type": "rsunet"}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
+    files.load_settings(tmp_path / "config.yaml")
+    line = files.message.line()
+    assert (line.text, line.tone) == ("Loaded config.yaml, not all of it", Tone.WARNING)
+    (box,) = files.findChildren(QMessageBox)
+    for key in ("inference.window.padding_mode", "padding_mode, model"):
+        assert key in box.informativeText()
+        assert key in line.tooltip
+    box.close()
+    files.save_settings(tmp_path / "none" / "x.yaml", for_connectomics=True)
+    assert "cannot write the settings file" in files.message.line().text
 
 
 def test_folds_remember_and_themes_change(person: Any, describe: Any, gate: Any, qtbot: Any) -> None:

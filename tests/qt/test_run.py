@@ -10,6 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import dask
+import dask.array as da
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,8 @@ from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QGuiApplication
 
 from napari_tessera.engine.events import PassFinished
+from napari_tessera.models import normalise
+from napari_tessera.models.spec import Normalisation
 from napari_tessera.session.runner import RunState
 from napari_tessera.session.wording import counted
 from napari_tessera.volumes import open_volume
@@ -232,3 +236,60 @@ def test_closing_during_the_run_cancels_and_joins(
     gc.collect()
     qtbot.waitUntil(lambda: gc.collect() >= 0 and session() is None, timeout=10_000)
     assert gate.calls == calls
+
+
+def test_classes_have_the_names_and_colours_of_the_model(person: Any, describe: Any, gate: Any, blobs: Any) -> None:
+    model = describe(gate).with_spec(classes=("outside", "cell"), class_colours=("#102030", "#12a4ff"))
+    me = person(model)
+    me.viewer.add_image(blobs(16, 16, 16), name="blobs")
+    me.run()
+    labels = me.layer("blobs labels")
+    np.testing.assert_allclose(labels.get_color(1), [0x12 / 255, 0xA4 / 255, 1, 1], atol=1e-6)
+    assert labels.colormap.map(0)[3] == 0, "background is transparent, whatever its colour"
+    assert labels.colormap.map(9)[3] == 1, "what is painted beside the classes is seen"
+    assert labels.get_status((6, 6, 6), world=True)["coordinates"].endswith("class: cell")
+    assert labels.metadata["tessera"]["classes"] == [
+        {"label": 0, "name": "outside", "colour": "#102030"},
+        {"label": 1, "name": "cell", "colour": "#12a4ff"},
+    ]
+    me.session.choose_decoder("threshold")
+    me.run()
+    objects = me.viewer.layers[-1]
+    assert "class" not in objects.features
+    assert "classes" not in objects.metadata["tessera"]
+    me.session.shelf.use(describe(gate).with_spec(classes=("outside", "cell")))
+    me.run()
+    named = me.viewer.layers[-1]
+    assert list(named.features["class"]) == ["outside", "cell"]
+    assert type(named.colormap) is type(objects.colormap), "without colours of the author napari's own"
+
+
+def test_a_layer_whose_data_are_set_is_measured_anew(
+    person: Any, describe: Any, gate: Any, blobs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes: list[Any] = []
+    original = normalise.measure_intensity
+
+    def measure(source: Any, normalisation: Any) -> Any:
+        shapes.append(source.shape)
+        return original(source, normalisation)
+
+    monkeypatch.setattr(normalise, "measure_intensity", measure)
+    me = person(describe(gate).with_spec(normalisation=Normalisation("minmax")))
+    values = 100 * blobs(16, 16, 16)
+    read = da.from_delayed(dask.delayed(lambda: values.copy())(), values.shape, values.dtype)
+    lazy = me.viewer.add_image(read, name="lazy", contrast_limits=(0, 1))
+    me.run()
+    me.run()
+    assert len(shapes) == 1
+    values[0, 0, 0] = 1000
+    other = me.viewer.add_image(blobs(16, 16, 16), name="other")
+    me.widget.image.choose(other)
+    lazy.data = lazy.data  # of a layer that is not chosen just now
+    me.widget.image.choose(lazy)
+    me.run()
+    assert len(shapes) == 2
+    assert not me.viewer.layers[-1].data[:, 4:12, 4:12].any()
+    lazy.data = da.from_array(values / 10, chunks=8)
+    me.run()
+    assert len(shapes) == 3

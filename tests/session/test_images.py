@@ -32,6 +32,8 @@ def layer(*shape: int, labels: str = "", rgb: bool = False, **more: Any) -> Imag
         (layer(1, 5, 6, 7, labels="czyx"), spec(3), AxisUse.FRAMES, "TZYX"),
         (layer(4, 6, 7, labels="tyx"), spec(2), AxisUse.AUTO, "TYX"),
         (layer(4, 6, 7), spec(2), AxisUse.FRAMES, "TYX"),
+        (layer(4, 6, 7), spec(2), AxisUse.AUTO, "TYX"),
+        (layer(4, 6, 7, 3, labels="zyx", rgb=True), spec(2, 3), AxisUse.AUTO, "TYXC"),
         (layer(4, 2, 5, 6, 7), spec(3, 2), AxisUse.AUTO, "TCZYX"),
         (layer(2, 4, 5, 6, 7), spec(3, 2), AxisUse.AUTO, "CTZYX"),
         (layer(6, 7, 3, rgb=True), spec(2, 3), AxisUse.AUTO, "YXC"),
@@ -47,7 +49,6 @@ def test_reading(image: ImageInput, model: ModelSpec, use: AxisUse, axes: str) -
     ("image", "model", "words"),
     [
         (layer(6, 7), spec(3), "'layer' is 2D (6 x 7), but the model 'net' is 3D"),
-        (layer(5, 6, 7), spec(2), "'layer' is 3D (5 x 6 x 7), but the model 'net' is 2D"),
         (layer(3, 5, 6, 7, labels="czyx"), spec(3), "has 3 channels, but the model 'net' needs 1: split"),
         (layer(5, 6, 7), spec(3, 2), "has 1 channel, but the model 'net' needs 2"),
         (layer(9, 8, 5, 6, 7), spec(3), "none of the first two has 1 channel"),
@@ -60,6 +61,16 @@ def test_what_cannot_be_read(image: ImageInput, model: ModelSpec, words: str) ->
     with pytest.raises(InputError) as caught:
         read_axes(image, model)
     assert words in str(caught.value)
+
+
+def test_planes_of_a_stack_run_one_by_one_and_it_is_said() -> None:
+    words = "the 4 planes run one by one, as the model is 2D"
+    assert read_axes(layer(4, 6, 7), spec(2)).note == words
+    assert read_axes(layer(4, 6, 7, labels="zyx"), spec(2)).note == words
+    assert read_axes(layer(4, 6, 7, 3, rgb=True), spec(2)).note == f"colours become luminance; {words}"
+    for image, model in ((layer(4, 6, 7, labels="tyx"), spec(2)), (layer(4, 5, 6, 7), spec(3)), (layer(6, 7), spec(2))):
+        assert read_axes(image, model).note == ""
+    assert read_axes(layer(4, 6, 7), spec(2), AxisUse.CURRENT).note == ""
 
 
 def test_choices_for_the_axis_in_front() -> None:

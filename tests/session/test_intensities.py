@@ -9,13 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import pytest
 
 from napari_tessera.engine.intensity import IntensityMap
 from napari_tessera.models import normalise
 from napari_tessera.models.spec import Normalisation
-from napari_tessera.session import ImageInput, Session
+from napari_tessera.session import ImageInput, Session, intensities
 from napari_tessera.session.intensities import IntensityCache, version_of
 
 SHAPE = (24, 24, 24)
@@ -93,12 +94,77 @@ def test_a_file_that_is_written_is_measured_anew(scaled: Session, drain_until: A
     assert not labels[:, 6:18, 6:18, 6:18].any()
 
 
-def test_values_in_memory_are_measured_anew(scaled: Session, drain_until: Any, saved: Path, measured: Any) -> None:
-    data = np.load(saved)[0]
-    assert run(scaled, drain_until, data)[6:18, 6:18, 6:18].all()
-    data[0, 0, 0] = 1000  # in place: nobody is told
+def test_values_in_memory_are_measured_anew_only_where_they_changed(
+    scaled: Session, drain_until: Any, saved: Path, measured: Any
+) -> None:
+    data = np.load(saved)
+    first = run(scaled, drain_until, data)
+    assert first[:, 6:18, 6:18, 6:18].all()
+    np.testing.assert_array_equal(run(scaled, drain_until, data), first)
+    assert len(measured) == 2
+    data[1, 0, 0, 0] = 1000  # one voxel of the second frame, in place: nobody is told
+    labels = run(scaled, drain_until, data)
+    assert len(measured) == 3
+    assert labels[0, 6:18, 6:18, 6:18].all()
+    assert not labels[1, 6:18, 6:18, 6:18].any()
+
+
+class Counting:
+    """Values that are read chunk by chunk, as from a disk; counts the voxels."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values, self.voxels = values, 0
+        self.shape, self.dtype, self.ndim = values.shape, values.dtype, values.ndim
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        found = self.values[key]
+        self.voxels += found.size
+        return found
+
+
+class StandIn(Counting):
+    """As much of a zarr array as Tessera asks for."""
+
+    __module__ = "zarr.core.array"
+
+
+def lazies(values: np.ndarray) -> dict[str, tuple[Counting, Any]]:
+    counted, own = Counting(values), StandIn(values)
+    return {"dask": (counted, da.from_array(counted, chunks=(8, 24, 24), meta=values[:0])), "zarr": (own, own)}
+
+
+@pytest.mark.parametrize("kind", ["dask", "zarr"])
+def test_lazy_arrays_are_read_for_statistics_once(
+    scaled: Session, drain_until: Any, saved: Path, measured: Any, kind: str
+) -> None:
+    values = np.load(saved)[0]
+    counted, data = lazies(values)[kind]
+    first = run(scaled, drain_until, data)
+    once = counted.voxels
+    np.testing.assert_array_equal(run(scaled, drain_until, data), first)
+    assert len(measured) == 1
+    assert counted.voxels - once == once - values.size, "all but the pass for the statistics"
+
+    values[0, 0, 0] = 1000
+    scaled.forget_intensities(data)
     assert not run(scaled, drain_until, data)[6:18, 6:18, 6:18].any()
     assert len(measured) == 2
+    _, other = lazies(values)[kind]
+    run(scaled, drain_until, other)
+    assert len(measured) == 3, "another array is another image"
+
+
+def test_a_real_zarr_array_is_taken_for_unchanging(tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr")
+    assert version_of(zarr.array(np.zeros((3, 3)))) is not None
+
+
+def test_numbers_that_need_no_values_look_at_none(
+    scaled: Session, drain_until: Any, describe: Any, network: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intensities, "version_of", lambda data: pytest.fail("it was looked at"))
+    scaled.shelf.use(describe(network).with_spec(normalisation=Normalisation("divide", (("by", 255.0),))))
+    run(scaled, drain_until, np.zeros((24, 24, 24), np.uint8))
 
 
 def test_another_array_of_the_same_file_is_measured_anew(
@@ -117,10 +183,16 @@ def test_what_tells_changes(saved: Path, tmp_path: Path) -> None:
     assert version_of(np.frombuffer(bytes(8))) is not None
     for mode in ("r+", "c"):
         assert version_of(np.load(saved, mmap_mode=mode)) is None
-    frozen = np.zeros(3)
-    frozen.flags.writeable = False  # who had a view of it before still writes
-    for unseen in (np.zeros(3), frozen, np.frombuffer(bytearray(8)), [1, 2], object()):
+    for unseen in (np.array([None]), [1, 2], object(), Counting(np.zeros((2, 2)))):
         assert version_of(unseen) is None
+    whole = np.zeros((4, 6, 8), np.float32)
+    frozen = whole[1:]
+    frozen.flags.writeable = False  # who has the array still writes
+    for values in (whole, frozen, whole[:, ::2, 1:], whole.T, np.frombuffer(whole.data, np.uint8)):
+        before = version_of(values)
+        assert before == version_of(values) is not None
+        whole[2, 2, 3] += 1
+        assert version_of(values) != before
     os.utime(saved, (time.time(), time.time()))  # may be written again within the same tick
     assert version_of(mapped) is None
     settle(saved)
@@ -155,3 +227,17 @@ def test_what_is_written_while_it_is_measured_is_not_kept(saved: Path) -> None:
     for _ in range(3):
         cache.measure(data, "all", measure)
     assert len(calls) == 3
+
+
+def test_what_is_forgotten_while_it_is_measured_is_not_kept() -> None:
+    cache, data, calls = IntensityCache(), da.zeros((3, 3)), []
+
+    def measure() -> IntensityMap:
+        calls.append(1)
+        if len(calls) == 1:
+            cache.forget(data)
+        return IntensityMap.identity(1)
+
+    for _ in range(3):
+        cache.measure(data, "all", measure)
+    assert len(calls) == 2

@@ -78,7 +78,7 @@ class CostPanel(QWidget):
     def refresh(self) -> None:
         """Show the plan that runs, else the one of the present choice."""
         plan = self._session.shown_plan
-        self.passes.show_line(Line("no plan yet") if plan is None else passes_line(plan))
+        self.passes.show_line(Line("no plan yet") if plan is None else passes_line(plan, self._session.volume_word))
         self.device.show_bar(None if plan is None else device_bar(plan))
         self.host.show_bar(None if plan is None else host_bar(plan))
         self._show_time()

@@ -6,14 +6,16 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qtpy.QtCore import Qt
 from qtpy.QtGui import QGuiApplication
-from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QWidget
+from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QMessageBox, QWidget
 
 from napari_tessera._qt.lines import LineLabel
 from napari_tessera._qt.parts import menu_button, small_button
+from napari_tessera._qt.trust_dialog import TrustedDialog
 from napari_tessera.errors import TesseraError
 from napari_tessera.session.report import sentence
-from napari_tessera.session.wording import Line, Tone
+from napari_tessera.session.wording import Line, Tone, unknown_there
 from napari_tessera.volumes.napari import write_image, write_labels
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ __all__ = ["FilePanel"]
 
 WRITERS = {"labels": write_labels, "image": write_image}
 SETTINGS_FILTER = "Settings (*.yaml *.yml)"
+CONNECTOMICS_FILTER = "Settings of PyTorch Connectomics (*.yaml *.yml)"
 
 
 class FilePanel(QWidget):
@@ -41,14 +44,14 @@ class FilePanel(QWidget):
 
     def __init__(self, session: Session, theme: Theme) -> None:
         super().__init__()
-        self._session = session
+        self._session, self._theme = session, theme
         # Weakly: a layer that the user deletes must not keep its voxels.
         self._layers: list[weakref.ref[Any]] = []
         self.export = small_button("Export …", "")
         self.copy_report = small_button(
             "Copy report", "Put the traceback on the clipboard, for whoever is to mend what went wrong"
         )
-        self.more, self._menu = menu_button("⋯", "Settings files")
+        self.more, self._menu = menu_button("⋯", "Settings files, trusted models")
         self.message = LineLabel(theme)
         self._arrange()
         self.export.clicked.connect(self._ask_where)
@@ -58,7 +61,11 @@ class FilePanel(QWidget):
         self.refresh()
 
     def _arrange(self) -> None:
-        for text, slot in (("Load settings …", self._ask_settings), ("Save settings …", self._ask_settings_path)):
+        for text, slot in (
+            ("Load settings …", self._ask_settings),
+            ("Save settings …", self._ask_settings_path),
+            ("Trusted models …", self.show_trusted),
+        ):
             action = self._menu.addAction(text)
             assert action is not None
             action.triggered.connect(slot)
@@ -125,28 +132,52 @@ class FilePanel(QWidget):
             self.load_settings(Path(name))
 
     def load_settings(self, path: Path) -> None:
-        """Take all settings from the file at *path*."""
+        """Take all settings from the file at *path*, Tessera's own or one of PyTorch Connectomics."""
         try:
             notes = self._session.use_settings_file(path)
         except TesseraError as error:
             self._complain(error)
-        else:
-            self._say("; ".join([f"Loaded {path.name}", *notes]))
+            return
+        if not notes:
+            self._say(f"Loaded {path.name}")
+            return
+        self.message.show_line(Line(f"Loaded {path.name}, not all of it", Tone.WARNING, "\n".join(notes)))
+        self._show_notes(path, notes)
+
+    def _show_notes(self, path: Path, notes: Sequence[str]) -> None:
+        """Say what a file of another program holds that has no match here; nothing waits for the dialog."""
+        box = QMessageBox(self)
+        box.setWindowTitle("Load settings")
+        box.setIcon(QMessageBox.Icon.Information)
+        box.setTextFormat(Qt.TextFormat.PlainText)  # a key of a file is no markup
+        box.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        box.setText(f"“{path.name}” is loaded, but not all of it has a match in Tessera:")
+        box.setInformativeText("\n".join(f"• {note}" for note in notes))
+        box.addButton("Close", QMessageBox.ButtonRole.AcceptRole)
+        box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        box.open()
 
     def _ask_settings_path(self) -> None:
-        name, _ = QFileDialog.getSaveFileName(self, "Save settings", "tessera.yaml", SETTINGS_FILTER)
+        filters = f"{SETTINGS_FILTER};;{CONNECTOMICS_FILTER}"
+        name, chosen = QFileDialog.getSaveFileName(self, "Save settings", "tessera.yaml", filters)
         if name:
-            self.save_settings(Path(name))
+            self.save_settings(Path(name), for_connectomics=chosen == CONNECTOMICS_FILTER)
 
-    def save_settings(self, path: Path) -> None:
-        """Write all settings to the file at *path*."""
-        assert self._session.settings is not None
+    def save_settings(self, path: Path, *, for_connectomics: bool = False) -> None:
+        """Write all settings to the file at *path*, one of Tessera or of PyTorch Connectomics."""
         try:
-            self._session.settings.to_yaml(path)
+            names = self._session.save_settings(path, for_connectomics=for_connectomics)
         except (TesseraError, OSError) as error:
             self._complain(error)
-        else:
-            self._say(f"Saved {path.name}")
+            return
+        saved = f"Saved {path.name}"
+        self.message.show_line(Line(f"{saved}: {unknown_there(names)}" if names else saved))
+
+    def show_trusted(self) -> TrustedDialog:
+        """Show which files may run code, and return the dialog; it goes when it is closed."""
+        dialog = TrustedDialog(self._theme, self)
+        dialog.open()
+        return dialog
 
     def _copy_report(self) -> None:
         clipboard = QGuiApplication.clipboard()

@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QComboBox, QGridLayout, QHBoxLayout, QLabel, QSizePol
 from napari_tessera._qt.layers import LayerWatch, capture, image_layers, selected_images
 from napari_tessera._qt.lines import LineLabel
 from napari_tessera._qt.parts import menu_button
-from napari_tessera.session.images import AxisUse, axis_uses
+from napari_tessera.session.images import AxisUse, axis_uses, counts_planes
 from napari_tessera.session.wording import Line, counted
 
 if TYPE_CHECKING:
@@ -51,7 +51,10 @@ class ImagePanel(QWidget):
         self._menu.aboutToShow.connect(self._fill_menu)
         self.axis_use.activated.connect(self._use_axis)
         session.images_changed.connect(self.refresh)
-        self._watch = LayerWatch(viewer, self._list_changed, self._submit)
+        # Of all images, chosen or not: an array that was written to may be chosen again later.
+        self._data_watch = LayerWatch(viewer, self._follow_data, self._data_set, ("data",))
+        self._follow_data()
+        self._watch = LayerWatch(viewer, self._list_changed, lambda _: self._submit())
         self._list_changed()
 
     def _arrange(self) -> None:
@@ -73,6 +76,7 @@ class ImagePanel(QWidget):
     def close_panel(self) -> None:
         """Let go of the viewer and its layers."""
         self._watch.close()
+        self._data_watch.close()
         self._more.clear()
         with self.chooser.changed.blocked():
             self.chooser.choices = ()
@@ -108,7 +112,9 @@ class ImagePanel(QWidget):
         with QSignalBlocker(self.axis_use):
             self.axis_use.clear()
             for use in uses:
-                self.axis_use.addItem(_name(use, images[0].shape[0]), use)
+                assert model is not None
+                word = "plane" if counts_planes(images[0], model.spec) else "frame"
+                self.axis_use.addItem(_name(use, images[0].shape[0], word), use)
             self.axis_use.setCurrentIndex(uses.index(readings[0].use) if readings and readings[0].use in uses else -1)
         self.axis_use.setVisible(len(uses) > 1)
 
@@ -124,6 +130,12 @@ class ImagePanel(QWidget):
         self._more = [layer for layer in self._more if layer in there]
         if self.layers() != before or [layer.name for layer in self.layers()] != names:
             self._choose()
+
+    def _follow_data(self) -> None:
+        self._data_watch.follow(image_layers(self._viewer))
+
+    def _data_set(self, layer: Any) -> None:
+        self._session.forget_intensities(layer.data[0] if layer.multiscale else layer.data)
 
     def _choose(self) -> None:
         self._watch.follow(self.layers())
@@ -173,9 +185,9 @@ def _describe(images: tuple[ImageInput, ...], notes: list[str]) -> Line:
     return Line(text, tooltip="\n".join([text, *(image.name for image in images)]))
 
 
-def _name(use: AxisUse, length: int) -> str:
+def _name(use: AxisUse, length: int, word: str) -> str:
     return {
-        AxisUse.FRAMES: f"{length} frames",
-        AxisUse.CURRENT: "this frame",
+        AxisUse.FRAMES: counted(length, word),
+        AxisUse.CURRENT: f"this {word}",
         AxisUse.CHANNELS: f"{length} channels",
     }[use]

@@ -120,7 +120,7 @@ class LayerWatch:
     on_list
         Called when layers come, go, move or are renamed.
     on_layer
-        Called when one of the *watched* events of a chosen layer happens.
+        Called with a chosen layer when one of the *watched* events of it happens.
     watched
         By default changes of data and placement.
     """
@@ -129,7 +129,7 @@ class LayerWatch:
         self,
         viewer: Any,
         on_list: Callable[[], object],
-        on_layer: Callable[[], object],
+        on_layer: Callable[[Any], object],
         watched: Sequence[str] = WATCHED,
     ) -> None:
         self._viewer, self._watched = viewer, watched
@@ -161,5 +161,5 @@ class LayerWatch:
     def _list_changed(self, event: Any = None) -> None:
         self._on_list()
 
-    def _layer_changed(self, event: Any = None) -> None:
-        self._on_layer()
+    def _layer_changed(self, event: Any) -> None:
+        self._on_layer(event.source)

@@ -40,7 +40,7 @@ class MaskChooser(QComboBox):
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
         self._soon.timeout.connect(self._submit)
-        self._watch = LayerWatch(viewer, self._list_changed, lambda: self._soon.start(0), WATCHED)
+        self._watch = LayerWatch(viewer, self._list_changed, lambda _: self._soon.start(0), WATCHED)
         self.activated.connect(self._choose)
         self._list_changed()
 

@@ -1,7 +1,9 @@
-"""Which model; and for a file that runs code, the question whether it may, in the same row."""
+"""Which model; and for a file that runs code, the question whether it may."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,35 +12,29 @@ from qtpy.QtWidgets import (
     QComboBox,
     QFileDialog,
     QGridLayout,
-    QHBoxLayout,
     QLabel,
     QSizePolicy,
-    QStackedWidget,
     QToolTip,
     QWidget,
 )
 
 from napari_tessera._qt.lines import LineLabel
 from napari_tessera._qt.parts import small_button
+from napari_tessera._qt.trust_dialog import TrustDialog
 from napari_tessera.session.card import spec_card
 from napari_tessera.session.wording import Line, Tone
 
 if TYPE_CHECKING:
+    from qtpy.QtGui import QDragEnterEvent, QDropEvent
+
     from napari_tessera._qt.theme import Theme
     from napari_tessera.session import Session
 
 __all__ = ["ModelPanel"]
 
-QUESTION = Line(
-    "The file runs code",
-    Tone.WARNING,
-    "Opening this file runs code from it, with your rights. Trust it if you know where it comes from; "
-    "the answer is remembered for exactly this content.",
-)
-
 
 class ModelPanel(QWidget):
-    """Chooses a model.
+    """Chooses a model: a name, a file from the dialog, or one that is dropped here.
 
     Parameters
     ----------
@@ -50,52 +46,32 @@ class ModelPanel(QWidget):
 
     def __init__(self, session: Session, theme: Theme) -> None:
         super().__init__()
-        self._session, self._shelf = session, session.shelf
+        self._session, self._shelf, self._theme = session, session.shelf, theme
         self.chooser = QComboBox()
-        self.open = small_button("open…", "Open a model file: YAML and safetensors, or TorchScript")
+        self.open = small_button("open…", "")
         self.card = small_button("i", "")
         self.summary = LineLabel(theme)
-        self.question = LineLabel(theme)
-        self.question.show_line(QUESTION)
-        self.trust = small_button("Trust and open", "Opens it now, and at once from now on")
-        self.refuse = small_button("Cancel", "Leaves the file alone")
-        self._rows = QStackedWidget()
+        self._asking: TrustDialog | None = None
         self._arrange()
+        self.setAcceptDrops(True)
         self.chooser.activated.connect(self._choose)
         self.open.clicked.connect(self._ask_for_file)
         self.card.clicked.connect(self._show_card)
-        self.trust.clicked.connect(self._shelf.trust)
-        self.refuse.clicked.connect(self._shelf.refuse)
         self._shelf.changed.connect(self.refresh)
         self.refresh()
 
     def _arrange(self) -> None:
-        name = QLabel("Model")
-        name.ensurePolished()
         self.chooser.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.chooser.setAccessibleName("model")
         self.card.setAccessibleName("about the model")
-        # Below the chooser; the question needs the whole width.
-        below = QWidget()
-        indented = QHBoxLayout(below)
-        indented.setContentsMargins(name.sizeHint().width() + 18, 0, 0, 0)
-        indented.addWidget(self.summary)
-        asking = QWidget()
-        row = QHBoxLayout(asking)
-        row.setContentsMargins(0, 0, 0, 0)
-        for widget in (self.question, self.trust, self.refuse):
-            row.addWidget(widget, 1 if widget is self.question else 0)
-        self._rows.addWidget(below)
-        self._rows.addWidget(asking)
-        self._rows.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         layout = QGridLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setVerticalSpacing(2)
-        layout.addWidget(name, 0, 0)
+        layout.addWidget(QLabel("Model"), 0, 0)
         layout.addWidget(self.chooser, 0, 1)
         layout.addWidget(self.open, 0, 2)
         layout.addWidget(self.card, 0, 3)
-        layout.addWidget(self._rows, 1, 0, 1, 4)
+        layout.addWidget(self.summary, 1, 1, 1, 3)
         layout.setColumnStretch(1, 1)
 
     def refresh(self) -> None:
@@ -112,17 +88,33 @@ class ModelPanel(QWidget):
         self.card.setEnabled(shelf.model is not None)
         self.card.setToolTip(spec_card(shelf.model) if shelf.model is not None else "")
         self.summary.show_line(self._summary())
-        self._rows.setCurrentIndex(0 if shelf.untrusted is None else 1)
+        self.open.setToolTip(_opens(shelf.choices.model_formats) if shelf.choices is not None else "")
+        self._ask_for_trust()
 
     def _summary(self) -> Line:
         shelf = self._shelf
         if shelf.loading:
             return Line("loading model …")
+        if shelf.question is not None:
+            return Line("waiting for your word", Tone.WARNING, shelf.question.sentence)
         if shelf.model is None:
             return Line("no model")
         spec = shelf.model.spec
         facts = [f"{spec.spatial_dims}D", spec.output.kind, f"{spec.in_channels} → {spec.out_channels} channels"]
         return Line(" · ".join(facts), tooltip=spec_card(shelf.model))
+
+    def _ask_for_trust(self) -> None:
+        """Show the question that there is, once, and none that no longer stands."""
+        question, asking = self._shelf.question, self._asking
+        if asking is not None and asking.question is not question:
+            self._asking = None
+            asking.blockSignals(True)  # it is closed without an answer
+            asking.close()
+        if question is not None and self._asking is None:
+            self._asking = TrustDialog(question, self._theme, self)
+            self._asking.accepted.connect(self._shelf.trust)
+            self._asking.rejected.connect(self._shelf.refuse)
+            self._asking.open()
 
     def _choose(self, index: int) -> None:
         offset = self.chooser.count() - len(self._shelf.entries)
@@ -138,3 +130,29 @@ class ModelPanel(QWidget):
         path, _ = QFileDialog.getOpenFileName(self, "Open a model", "", f"Models ({patterns});;All files (*)")
         if path:
             self._shelf.load_file(Path(path))
+
+    def dragEnterEvent(self, event: QDragEnterEvent | None) -> None:  # noqa: N802 - Qt's name
+        """Take one model; napari takes whatever else is dropped."""
+        if event is not None and self._dropped(event) is not None:
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: QDropEvent | None) -> None:  # noqa: N802 - Qt's name
+        """Open the model that is dropped."""
+        path = self._dropped(event) if event is not None else None
+        if event is not None and path is not None:
+            event.acceptProposedAction()
+            self._shelf.load_file(path)
+
+    def _dropped(self, event: QDropEvent) -> Path | None:
+        """Return the one file or folder of *event* that may be a model."""
+        data, choices = event.mimeData(), self._shelf.choices
+        urls = data.urls() if data is not None else []
+        if choices is None or len(urls) != 1 or not urls[0].isLocalFile():
+            return None
+        path = Path(urls[0].toLocalFile())
+        is_model = path.is_dir() or any(fnmatch(path.name.lower(), pattern) for pattern in choices.model_patterns)
+        return path if is_model else None
+
+
+def _opens(formats: Sequence[str]) -> str:
+    return "\n".join(["Open a model, or drop it here:", *formats])

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image, Labels
+from napari.utils.colormaps import DirectLabelColormap
 
 if TYPE_CHECKING:
+    from napari_tessera.decode.classes import LabelClass
     from napari_tessera.session.results import ImageResult
 
 __all__ = ["ResultLayers"]
 
 METADATA_KEY = "tessera"
 INCOMPLETE = " (incomplete)"
+OTHER = "#808080"
 
 
 class ResultLayers:
@@ -90,5 +93,21 @@ def _make(result: ImageResult) -> list[tuple[type[Any], Any, dict[str, Any]]]:
         own = {"name": f"{result.image.name} {name}{frame}", "contrast_limits": (0, top), "visible": False}
         layers.append((Image, values, arguments | own))
     if result.labels is not None:
-        layers.append((Labels, result.labels, arguments | {"name": f"{result.image.name} labels{frame}"}))
+        own = {"name": f"{result.image.name} labels{frame}"} | _looks(result.classes)
+        layers.append((Labels, result.labels, arguments | own))
     return layers
+
+
+def _looks(classes: Sequence[LabelClass]) -> dict[str, Any]:
+    """Return the arguments that give classes their names, which napari says in its status bar, and their colours."""
+    if not classes:
+        return {}
+    features = {"index": [each.label for each in classes], "class": [each.name for each in classes]}
+    colours: dict[int | None, str] = {each.label: each.colour for each in classes if each.colour}
+    if not colours:
+        return {"features": features}
+    # What a person paints with a label of no class must be seen, too.
+    return {
+        "features": features,
+        "colormap": DirectLabelColormap(color_dict={None: OTHER, **colours, 0: "transparent"}),
+    }

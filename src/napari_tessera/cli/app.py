@@ -12,6 +12,7 @@ from napari_tessera.cli.models import models
 from napari_tessera.cli.pack import pack
 from napari_tessera.cli.plan import plan
 from napari_tessera.cli.run import run
+from napari_tessera.cli.settings import settings
 from napari_tessera.cli.trust import trust
 
 __all__ = ["app"]
@@ -42,5 +43,5 @@ def root(
         typer.echo(context.get_help())
 
 
-for _command in (plan, run, calibrate, demo, doctor, models, inspect, pack, trust):
+for _command in (plan, run, calibrate, demo, doctor, models, inspect, pack, trust, settings):
     app.command()(_command)

@@ -14,6 +14,7 @@ from napari_tessera.cli.images import open_mask, plan_images
 from napari_tessera.cli.interrupt import cancel_on_interrupt
 from napari_tessera.cli.items import Item, open_items
 from napari_tessera.cli.progress import RunProgress, show_progress
+from napari_tessera.decode.classes import label_classes
 from napari_tessera.errors import CancelledError, InputError, TesseraError
 
 if TYPE_CHECKING:
@@ -154,6 +155,9 @@ class FileRun:
         own = slice(item.volumes.start, item.volumes.stop)
         facts = api.provenance(replace(self.planned, volumes=self.planned.volumes[own]), self.model)
         facts |= {"source": item.image.path.name, "result": "labels" if self.decoder else "probabilities"}
+        classes = label_classes(self.model.spec, self.decoder) if self.decoder else ()
+        if classes:
+            facts["classes"] = [each.to_dict() for each in classes]
         if self.mask:
             facts["mask"] = self.mask
         if item.outcome.failed_frames:

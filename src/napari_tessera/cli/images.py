@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,7 @@ from napari_tessera.errors import InputError
 from napari_tessera.planning.occupied import check_mask, find_masked, find_windows, window_grid
 from napari_tessera.planning.resampling import resampling_of
 from napari_tessera.volumes import Volume, open_volume
+from napari_tessera.volumes.planes import planes_note
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -28,9 +31,11 @@ if TYPE_CHECKING:
 
 __all__ = ["ImageFile", "open_mask", "plan_images"]
 
+FRAME_WORDS = {"T": "frame", "Z": "plane"}
+
 
 class ImageFile:
-    """One image file that suits the model. A time axis makes several volumes of it, its frames.
+    """One image file that suits the model. A time axis makes several volumes of it, its frames; so does z in 2D.
 
     Parameters
     ----------
@@ -47,8 +52,10 @@ class ImageFile:
     ----------
     spatial_shape, spatial_axes, voxel_size_um, dtype
         Of every frame.
-    n_frames
-        Length of the time axis; None where there is none.
+    file_shape, file_voxel_size_um
+        Of the file: where a 2D model runs planes one by one, with z.
+    stack
+        Lengths of the axes along which its frames lie: time, and z for a 2D model; empty where it is one volume.
     notes
         Sentences for the user on how the file was understood.
 
@@ -69,27 +76,39 @@ class ImageFile:
         try:
             if voxel_size_um is not None:
                 volume = replace(volume, voxel_size_um=voxel_size_um)
-            as_source(_frame_facts(volume), spec)
+            self.stack = _stack_of(volume, spec)
+            as_source(_frame_facts(volume, self.stack), spec)
         except InputError as error:
             raise InputError(f"{path.name}: {error}") from error
-        self.spatial_shape = volume.spatial_shape
-        self.spatial_axes = volume.spatial_axes
-        self.voxel_size_um = volume.voxel_size_um
+        dims = spec.spatial_dims
+        self.file_shape = volume.spatial_shape
+        self.file_voxel_size_um = volume.voxel_size_um
+        self.spatial_shape = self.file_shape[-dims:]
+        self.spatial_axes = volume.spatial_axes[-dims:]
+        self.voxel_size_um = None if volume.voxel_size_um is None else volume.voxel_size_um[-dims:]
         self.dtype = np.dtype(volume.dtype)
-        self.n_frames = volume.shape[0] if "T" in volume.axes else None
-        self.notes = volume.notes
+        planes = self.stack.get("Z")
+        self.notes = (*volume.notes, *(() if planes is None else (planes_note(f"'{path.name}'", planes, spec),)))
+
+    @property
+    def n_frames(self) -> int:
+        """How many volumes it makes."""
+        return prod(self.stack.values())
 
     @property
     def names(self) -> tuple[str, ...]:
         """What to call each frame."""
-        if self.n_frames is None:
-            return (self.path.name,)
-        return tuple(f"{self.path.name}, frame {frame}" for frame in range(self.n_frames))
+        numbers = itertools.product(*(range(length) for length in self.stack.values()))
+        words = [FRAME_WORDS[axis] for axis in self.stack]
+        return tuple(
+            ", ".join([self.path.name, *(f"{word} {number}" for word, number in zip(words, each, strict=True))])
+            for each in numbers
+        )
 
     @property
     def loads(self) -> tuple[Callable[[], Source], ...]:
         """One function per frame that gives its values; to be called in order."""
-        return tuple(partial(self._load, frame) for frame in range(self.n_frames or 1))
+        return tuple(partial(self._load, frame) for frame in range(self.n_frames))
 
     def check_resampling(self, settings: Settings) -> None:
         """Raise `InputError` if the image is to be resampled and its voxel size does not allow it."""
@@ -101,8 +120,8 @@ class ImageFile:
     def find_windows(self, settings: Settings, mask: ArrayLike | None = None) -> list[Windows]:
         """Return, frame by frame, which windows a run computes, None for all of them.
 
-        Reads every frame once where *settings* skip empty windows. A *mask*, of the frames' spatial shape, counts for
-        all frames.
+        Reads every frame once where *settings* skip empty windows. A *mask*, of the file's spatial shape, counts for
+        all times.
 
         Raises
         ------
@@ -111,30 +130,54 @@ class ImageFile:
         SettingsError
             If the window does not suit the model.
         """
+        masks: Sequence[ArrayLike | None] = [mask] * self.n_frames
+        if mask is not None and "Z" in self.stack:
+            masks = [mask[plane] for plane in range(self.stack["Z"])] * self.stack.get("T", 1)
         if settings.skip_below is None:
+            if mask is None:
+                return [None] * self.n_frames
             grid = window_grid(self.spatial_shape, self._spec, settings, self.voxel_size_um)
-            return [None if mask is None else find_masked(mask, grid)] * len(self.names)
+            each = [find_masked(one, grid) for one in masks[: self.stack.get("Z", 1)]]
+            return [windows for _ in range(self.stack.get("T", 1)) for windows in each]
         try:
-            return [find_windows(load(), self._spec, settings, mask, self.voxel_size_um) for load in self.loads]
+            return [
+                find_windows(load(), self._spec, settings, one, self.voxel_size_um)
+                for load, one in zip(self.loads, masks, strict=True)
+            ]
         except InputError as error:
             raise InputError(f"{self.path.name}: {error}") from error
 
     def _load(self, frame: int) -> Source:
         # Opened again, and let go with the last frame: many files must not stay in memory until the end of the run.
         volume = self._open or open_volume(self.path, axes=self._axes)
-        self._open = volume if frame + 1 < (self.n_frames or 1) else None
-        return as_source(volume if self.n_frames is None else _frame_of(volume, frame), self._spec)
+        self._open = volume if frame + 1 < self.n_frames else None
+        return as_source(_frame_of(volume, self.stack, frame) if self.stack else volume, self._spec)
 
 
-def _frame_of(volume: Volume, frame: int) -> Volume:
-    return Volume(volume.data[frame], volume.axes[1:], volume.voxel_size_um, volume.name)
+def _stack_of(volume: Volume, spec: ModelSpec) -> dict[str, int]:
+    """Return the lengths of the axes of *volume* that the model does not have, but for channels."""
+    stacked = "TZ" if spec.spatial_dims == 2 else "T"
+    return {axis: n for axis, n in zip(volume.axes, volume.shape, strict=True) if axis in stacked}
 
 
-def _frame_facts(volume: Volume) -> Volume:
+def _frame_of(volume: Volume, stack: Mapping[str, int], frame: int) -> Volume:
+    """Return frame number *frame*, counted along the last axis of *stack* first."""
+    place = dict(zip(stack, np.unravel_index(frame, tuple(stack.values())), strict=True))
+    index = tuple(int(place[axis]) if axis in place else slice(None) for axis in volume.axes)
+    return _without(volume, stack, volume.data[index])
+
+
+def _frame_facts(volume: Volume, stack: Mapping[str, int]) -> Volume:
     """Return a stand-in for one frame, of its shape and type, without reading any value."""
-    lengths = [(axis, n) for axis, n in zip(volume.axes, volume.shape, strict=True) if axis != "T"]
-    blank = np.broadcast_to(np.zeros((), volume.dtype), [n for _, n in lengths])
-    return Volume(blank, "".join(axis for axis, _ in lengths), volume.voxel_size_um, volume.name)
+    lengths = [n for axis, n in zip(volume.axes, volume.shape, strict=True) if axis not in stack]
+    return _without(volume, stack, np.broadcast_to(np.zeros((), volume.dtype), lengths))
+
+
+def _without(volume: Volume, stack: Mapping[str, int], data: ArrayLike) -> Volume:
+    """Return *data*, one frame of *volume*, with what the volume says of its axes."""
+    axes = "".join(axis for axis in volume.axes if axis not in stack)
+    size = volume.voxel_size_um
+    return Volume(data, axes, size[1:] if size is not None and "Z" in stack else size, volume.name)
 
 
 def open_mask(path: Path, image: ImageFile) -> ArrayLike:
@@ -146,7 +189,7 @@ def open_mask(path: Path, image: ImageFile) -> ArrayLike:
         If the file cannot be opened, or has another shape than the image.
     """
     mask = open_volume(path).data
-    check_mask(mask, image.spatial_shape, f"the mask '{path.name}'")
+    check_mask(mask, image.file_shape, f"the mask '{path.name}'")
     return mask
 
 

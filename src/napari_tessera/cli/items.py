@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from napari_tessera.cli.images import ImageFile
 from napari_tessera.cli.targets import ResultFile
+from napari_tessera.decode.classes import makes_classes
 from napari_tessera.errors import SettingsError, TesseraError
 
 if TYPE_CHECKING:
@@ -90,6 +91,6 @@ def _result_file(image: ImageFile, decoder: Decoder | None) -> ResultFile:
     axes, counted = image.spatial_axes, "objects"
     if decoder is None:
         axes, counted = f"C{axes}", "channels"
-    elif decoder.name == "argmax":
+    elif makes_classes(decoder.name):
         counted = "classes"
-    return ResultFile(axes, image.n_frames, image.voxel_size_um, counted=counted)
+    return ResultFile(axes, image.stack, image.file_voxel_size_um, counted=counted)

@@ -94,8 +94,8 @@ def plan(
     if shape:
         if wanted.skip_below is not None:
             say(ALL_COUNTED, kind="Note")
-        names = [f"volume {number}" for number in range(1, len(shape) + 1)]
         shapes = [tuple(sides) for sides in shape]
+        names = _names_of_shapes(shapes, network)
         planned = choice.plan(shapes, network, wanted, decoder=decoder, voxel_size_um=voxel_size)
     else:
         facts = {"axes": axes, "voxel_size_um": voxel_size}
@@ -104,6 +104,20 @@ def plan(
         typer.echo(json.dumps(planned.to_dict(), indent=1))
     else:
         OUT.print(render_plan(planned, names))
+
+
+def _names_of_shapes(shapes: list[tuple[int, ...]], model: "Model") -> list[str]:
+    """Return what to call each volume of the plan, and say which shapes are stacks that a 2D model runs by planes."""
+    from napari_tessera.planning.planes import count_planes
+    from napari_tessera.volumes.planes import planes_note
+
+    names: list[str] = []
+    for number, shape in enumerate(shapes, 1):
+        name, planes = f"volume {number}", count_planes(shape, model.spec)
+        if planes is not None:
+            say(planes_note(name, planes, model.spec), kind="Note")
+        names += [name] if planes is None else [f"{name}, plane {plane}" for plane in range(planes)]
+    return names
 
 
 def _plan_files(

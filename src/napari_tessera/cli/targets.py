@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from napari_tessera.errors import OutputError
 from napari_tessera.volumes import check_writable, write_tiff
+from napari_tessera.volumes.volume import AXES
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -79,8 +81,8 @@ class ResultFile:
     ----------
     axes
         Of one frame's result, such as ``"ZYX"``.
-    n_frames
-        Length of the time axis; None where there is none.
+    stack
+        Lengths of the axes that its frames are stacked along, time and then z; empty where there is but one.
     voxel_size_um
         Of the image, if known.
     counted
@@ -89,11 +91,11 @@ class ResultFile:
     """
 
     def __init__(
-        self, axes: str, n_frames: int | None, voxel_size_um: tuple[float, ...] | None, *, counted: str
+        self, axes: str, stack: Mapping[str, int], voxel_size_um: tuple[float, ...] | None, *, counted: str
     ) -> None:
         self.counted = counted
         self._axes = axes
-        self._n_frames = n_frames
+        self._stack = dict(stack)
         self._voxel_size_um = voxel_size_um
         self._array: npt.NDArray[Any] | None = None
         self._n_channels = 0
@@ -126,11 +128,11 @@ class ResultFile:
             self._n_channels = result.shape[0]
         else:
             self._labels[frame] = find_labels(result)
-        if self._n_frames is None:
+        if not self._stack:
             self._array = result
             return
         if self._array is None:
-            self._array = np.zeros((self._n_frames, *result.shape), result.dtype)
+            self._array = np.zeros((prod(self._stack.values()), *result.shape), result.dtype)
         # A later frame may hold more labels than the first one's type can count.
         self._array = self._array.astype(np.promote_types(self._array.dtype, result.dtype), copy=False)
         self._array[frame] = result
@@ -145,10 +147,14 @@ class ResultFile:
         """
         assert self._array is not None  # the caller looked at is_empty
         array, self._array = self._array, None
+        axes = "".join(self._stack) + self._axes
+        if self._stack:
+            array = array.reshape(*self._stack.values(), *array.shape[1:])
+        order = sorted(range(len(axes)), key=lambda axis: AXES.index(axes[axis]))
         write_tiff(
             path,
-            array,
-            axes=self._axes if self._n_frames is None else f"T{self._axes}",
+            np.transpose(array, order),
+            axes="".join(axes[axis] for axis in order),
             voxel_size_um=self._voxel_size_um,
             metadata=metadata,
             overwrite=overwrite,

@@ -118,10 +118,14 @@ def _find(model: str | Path) -> tuple[ModelFormat, Path]:
 
 def _refuse_unknown(path: Path, form: ModelFormat, risk: Risk, store: TrustStore) -> None:
     """Raise unless the user has allowed all files of *risk*."""
-    unknown = [file for file in risk.files if not store.allows(file)]
+    known = store.names()
+    unknown = {sha: file for file in risk.files if (sha := fingerprint(file)) not in known}
     if unknown:
         article = "an" if form.name[0] in "aeiouAEIOU" else "a"
         raise UntrustedModelError(
             f"{path} is {article} {form.name}: {risk.does}. If you know where it comes from, allow it with trust=True "
-            f"or --trust (SHA-256 {fingerprint(unknown[0])[:16]}...)"
+            f"or --trust (SHA-256 {next(iter(unknown))[:16]}...)",
+            format_name=form.name,
+            does=risk.does,
+            files=unknown,
         )

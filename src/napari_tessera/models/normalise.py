@@ -18,12 +18,14 @@ from napari_tessera.models.spec import Normalisation, NormalisationMode
 if TYPE_CHECKING:
     from napari_tessera.engine.source import Source
 
-__all__ = ["measure_intensity"]
+__all__ = ["measure_intensity", "needs_values"]
 
 # Voxels looked at together: bounds the memory of a pass over a lazy volume.
 CHUNK_VOXELS = 8_000_000
 # Percentiles of floating-point images come from at most this many voxels, evenly spread.
 SAMPLE_VOXELS = 4_000_000
+# Modes that need what all voxels say together, of the modes that need any.
+MOMENT_MODES = frozenset({"zscore", "minmax"})
 
 
 @dataclass(slots=True)
@@ -81,6 +83,12 @@ def measure_intensity(source: Source, normalisation: Normalisation | Sequence[No
     return IntensityMap(*(tuple(numbers) for numbers in zip(*maps, strict=True)))
 
 
+def needs_values(source: Source, normalisation: Normalisation | Sequence[Normalisation]) -> bool:
+    """Whether `measure_intensity` reads the volume: not for whole numbers that need no statistics."""
+    each = [normalisation] if isinstance(normalisation, Normalisation) else normalisation
+    return bool({one.mode for one in each} & {*MOMENT_MODES, "percentile"}) or _may_hold_nan(source)
+
+
 @dataclass(frozen=True, slots=True)
 class _Measured:
     """What was found of every channel; samples, (C, n), only for percentiles."""
@@ -92,7 +100,7 @@ class _Measured:
 def _measure(source: Source, modes: set[NormalisationMode]) -> _Measured:
     """Read the volume as far as *modes* need, and refuse what no network can take."""
     moments, samples = _Moments.of(source.shape[0]), []
-    needs_moments, needs_samples = bool(modes & {"zscore", "minmax"}), "percentile" in modes
+    needs_moments, needs_samples = bool(modes & MOMENT_MODES), "percentile" in modes
     every = -(-prod(source.shape[1:]) // SAMPLE_VOXELS)
     if needs_moments or needs_samples or _may_hold_nan(source):
         for values in _iter_chunks(source):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,7 +57,11 @@ class TrustStore:
 
     def add(self, path: Path) -> None:
         """Remember that the content of *path* may run."""
-        self._write(self.names() | {fingerprint(path): path.name})
+        self.remember({fingerprint(path): path.name})
+
+    def remember(self, names: Mapping[str, str]) -> None:
+        """Remember that content may run which somebody was asked about: SHA-256 to file name."""
+        self._write(self.names() | dict(names))
 
     def revoke(self, sha256: str) -> None:
         """Forget the answer for one SHA-256; nothing happens if there is none."""

@@ -62,15 +62,15 @@ class Bar:
     line: Line
 
 
-def passes_line(plan: Plan) -> Line:
-    """Return the windows and forward passes of *plan*; the tooltip shows how they come about."""
+def passes_line(plan: Plan, word: str = "volume") -> Line:
+    """Return the windows and forward passes of *plan*; the tooltip shows how they come about. *word*: for a volume."""
     many = len(plan.volumes) > 1  # then the row has no room for the longer word
-    volumes = f"{counted(len(plan.volumes), 'volume')}, " if many else ""
+    volumes = f"{counted(len(plan.volumes), word)}, " if many else ""
     passes = counted(plan.forward_passes, "pass" if many else "forward pass")
     text = f"{volumes}{counted(plan.windows, 'window')} → {passes}"
     rows = [_formula(plan, volume) for volume in plan.volumes[:LISTED]]
     if len(plan.volumes) > LISTED:
-        rows.append(f"and {counted(len(plan.volumes) - LISTED, 'volume')} more")
+        rows.append(f"and {counted(len(plan.volumes) - LISTED, word)} more")
     if plan.counts_are_bounds:
         text = f"{volumes}up to {counted(plan.windows, 'window')}, empty ones are skipped"
         rows.append("less the windows that are empty: they are counted when the run starts")

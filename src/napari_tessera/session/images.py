@@ -11,7 +11,7 @@ from napari_tessera.errors import InputError
 if TYPE_CHECKING:
     from napari_tessera.models.spec import ModelSpec
 
-__all__ = ["AxisUse", "ImageInput", "Reading", "axis_uses", "read_axes"]
+__all__ = ["AxisUse", "ImageInput", "Reading", "axis_uses", "counts_planes", "read_axes"]
 
 _LABELS = {"t": "T", "time": "T", "frame": "T", "c": "C", "ch": "C", "channel": "C", "channels": "C", "z": "Z"}
 _RGB_CHANNELS = (3, 4)
@@ -78,7 +78,7 @@ class Reading:
     use
         What the one axis in front counts; None where there is no choice.
     note
-        What is done to the colours, for the user; often empty.
+        What is done to the colours, and whether planes run one by one, for the user; often empty.
     """
 
     axes: str
@@ -96,11 +96,16 @@ def axis_uses(image: ImageInput, spec: ModelSpec) -> tuple[AxisUse, ...]:
     return (AxisUse.FRAMES, AxisUse.CURRENT, *((AxisUse.CHANNELS,) if counts_channels else ()))
 
 
+def counts_planes(image: ImageInput, spec: ModelSpec) -> bool:
+    """Whether the axis in front of those of a 2D model is z, for all that the image says, and not time."""
+    return spec.spatial_dims == 2 and len(image.plain_shape) == 3 and _label(image, 0) != "T"
+
+
 def read_axes(image: ImageInput, spec: ModelSpec, use: AxisUse = AxisUse.AUTO) -> Reading:
     """Return how *image* is read for a model.
 
     The last axes are the spatial ones, as many as the model has. One more axis in front counts channels where its
-    label or its length says so, else frames. A stack of planes is not run through a 2D model unless *use* asks for it.
+    label or its length says so, else frames; of a stack and a 2D model these are planes, which run one by one.
 
     Raises
     ------
@@ -123,6 +128,9 @@ def read_axes(image: ImageInput, spec: ModelSpec, use: AxisUse = AxisUse.AUTO) -
         )
     note = _check_colours(image, spec) if image.rgb else ""
     front, chosen = _read_front(image, spec, use, extra)
+    if chosen is AxisUse.FRAMES and counts_planes(image, spec):
+        by_planes = f"the {shape[0]} planes run one by one, as the model is 2D"
+        note = f"{note}; {by_planes}" if note else by_planes
     if "C" not in front and not image.rgb and spec.in_channels != 1:
         raise InputError(
             f"'{image.name}' has 1 channel, but the model '{spec.name}' needs {spec.in_channels}: "
@@ -145,11 +153,6 @@ def _read_front(image: ImageInput, spec: ModelSpec, use: AxisUse, extra: int) ->
         raise InputError(
             f"'{image.name}' has {image.shape[0]} channels, but the model '{spec.name}' needs {spec.in_channels}: "
             f"split its channels into layers (right click, Split Stack) and choose one"
-        )
-    if spec.spatial_dims == 2 and label != "T":
-        raise InputError(
-            f"'{image.name}' is 3D ({_sides(image.plain_shape)}), but the model '{spec.name}' is 2D: "
-            f"choose a 3D model, or beside the image that its planes run one by one"
         )
     return "T", AxisUse.FRAMES
 

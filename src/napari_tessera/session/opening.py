@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from napari_tessera.engine.settings import Settings
     from napari_tessera.models.model import Model
 
@@ -25,6 +27,8 @@ class Choices:
         Names of the bundled models, then of those in the user's folder.
     model_patterns
         Names of the files that can be opened, such as ``*.onnx``.
+    model_formats
+        What people call the formats that can be opened.
     devices, precisions, blends, tta_modes, accumulators, probability_types
         Values of those settings.
     """
@@ -32,6 +36,7 @@ class Choices:
     settings: Settings
     models: tuple[str, ...]
     model_patterns: tuple[str, ...]
+    model_formats: tuple[str, ...]
     devices: tuple[str, ...]
     precisions: tuple[str, ...]
     blends: tuple[str, ...]
@@ -45,13 +50,14 @@ def open_libraries() -> Choices:
     from napari_tessera import api  # noqa: F401 - the first plan must not wait for it
     from napari_tessera.engine.settings import AccumulatorType, Blend, Precision, ProbabilityType, Settings, TtaMode
     from napari_tessera.models.folder import user_models
-    from napari_tessera.models.formats.registry import MODEL_PATTERNS
+    from napari_tessera.models.formats.registry import FORMATS, MODEL_PATTERNS
     from napari_tessera.models.load import bundled_models
 
     return Choices(
         settings=Settings(),
         models=tuple(dict.fromkeys((*bundled_models(), *user_models()))),
         model_patterns=MODEL_PATTERNS,
+        model_formats=tuple(dict.fromkeys(entry.open().name for entry in FORMATS)),
         devices=_devices(),
         precisions=tuple(Precision),
         blends=tuple(Blend),
@@ -70,18 +76,26 @@ def _devices() -> tuple[str, ...]:
     return ("auto", *cards, *together, *apple, "cpu")
 
 
-def open_model(name: str | Path, *, trust: bool = False) -> Model:
-    """Open a model; with *trust*, remember first that its file may run code.
+def open_model(name: str | Path, *, trusted: Mapping[str, str] | None = None) -> Model:
+    """Open a model.
+
+    Parameters
+    ----------
+    name
+        Of a bundled model or one in the user's folder, or the path of a file or folder.
+    trusted
+        Content that the user has just allowed to run, which is remembered first: SHA-256 to file name.
 
     Raises
     ------
     UntrustedModelError, ModelError
-        See `load_model`.
+        See `load_model`. Also where the content is no longer what the user was asked about.
     """
-    from napari_tessera.models.load import load_model, remember_trust
+    from napari_tessera.models.load import load_model
+    from napari_tessera.models.trust import TrustStore
 
-    if trust:
-        remember_trust(name)
+    if trusted:
+        TrustStore().remember(trusted)
     return load_model(name)
 
 

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_tessera.decode.classes import LabelClass, label_classes, makes_classes
+
 if TYPE_CHECKING:
+    from napari_tessera.decode import Decoder
     from napari_tessera.engine.events import MemoryRecovered
     from napari_tessera.models.spec import ModelSpec
     from napari_tessera.pipeline import VolumeResult
@@ -37,10 +40,12 @@ class ImageResult:
         One array per channel, each as the labels, in the type that the settings keep them in; empty if not wanted.
     channel_names
         Names of the channels.
+    classes
+        What the labels stand for; empty where they are objects.
     frame
         Which frame of a time axis it is, if it is only one.
     objects
-        Different labels other than 0, over all frames.
+        Different labels other than 0: objects of all frames, which have numbers of their own in each, or classes.
     final
         False while more of it is to come, into the same arrays.
     complete
@@ -54,6 +59,7 @@ class ImageResult:
     labels: Array | None
     probabilities: tuple[Array, ...]
     channel_names: tuple[str, ...]
+    classes: tuple[LabelClass, ...]
     frame: int | None
     objects: int
     final: bool
@@ -73,14 +79,17 @@ class ResultStack:
         How many there are.
     spec
         The model.
+    decoder
+        What makes the labels; None where there are none.
     """
 
     volume: VolumeInput
     frames: int
     spec: ModelSpec
+    decoder: Decoder | None = None
     _labels: Array | None = field(default=None, init=False)
     _probabilities: Array | None = field(default=None, init=False)
-    _objects: int = field(default=0, init=False)
+    _found: list[Array] = field(default_factory=list, init=False)
     _added: int = field(default=0, init=False)
     _complete: bool = field(default=True, init=False)
     _planes: int = field(default=0, init=False)
@@ -114,7 +123,7 @@ class ResultStack:
         """Add the next volume's result."""
         if labels is not None:
             self._labels = self._put(self._labels, labels)
-            self._objects += _count_objects(labels)
+            self._found.append(_find_labels(labels))
         if keep_probabilities:
             self._probabilities = self._put(self._probabilities, result.array)
         self._added += 1
@@ -144,7 +153,11 @@ class ResultStack:
         """Return the result of what has been added; *final*: nothing will be added to it any more."""
         complete = self._complete and self.is_full
         frame = None if self._has_frames else self.volume.frame
-        extra = {"source": self.image.name, "complete": complete} | ({} if frame is None else {"frame": frame})
+        extra: dict[str, Any] = {"source": self.image.name, "complete": complete}
+        extra |= {} if frame is None else {"frame": frame}
+        classes = self._classes()
+        if classes and self._labels is not None:
+            extra["classes"] = [each.to_dict() for each in classes]
         if recoveries:
             extra["memory_recoveries"] = [
                 {"volume": r.volume, "failed_pass": r.failed_pass, "went_on_with": r.remedy}
@@ -157,12 +170,21 @@ class ResultStack:
             labels=self._labels,
             probabilities=self._channels(),
             channel_names=_channel_names(self.spec),
+            classes=classes,
             frame=frame,
-            objects=self._objects,
+            objects=self._count(),
             final=final,
             complete=complete,
             provenance={**origin, **extra},
         )
+
+    def _classes(self) -> tuple[LabelClass, ...]:
+        return () if self.decoder is None else label_classes(self.spec, self.decoder)
+
+    def _count(self) -> int:
+        if self.decoder is not None and makes_classes(self.decoder.name):
+            return len(set().union(*(found.tolist() for found in self._found)))
+        return sum(len(found) for found in self._found)
 
     def _axes(self) -> tuple[int, ...]:
         kept = "TZYX" if self._has_frames else "ZYX"
@@ -182,9 +204,10 @@ def _channel_names(spec: ModelSpec) -> tuple[str, ...]:
     return tuple(f"channel {number}" for number in range(spec.out_channels))
 
 
-def _count_objects(labels: Array) -> int:
-    """Return how many labels other than 0 there are, plane by plane: indexing holds the interpreter's lock."""
+def _find_labels(labels: Array) -> Array:
+    """Return the labels other than 0 that there are, plane by plane: indexing holds the interpreter's lock."""
     present = np.zeros(int(labels.max(initial=0)) + 1, bool)
     for plane in labels:
         present[plane] = True
-    return int(present[1:].sum())
+    present[0] = False
+    return np.flatnonzero(present)

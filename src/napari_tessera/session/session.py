@@ -11,7 +11,7 @@ from psygnal import Signal
 from napari_tessera.errors import InputError
 from napari_tessera.session.background import Background
 from napari_tessera.session.fitting import Fitting
-from napari_tessera.session.images import AxisUse, ImageInput, Reading, read_axes
+from napari_tessera.session.images import AxisUse, ImageInput, Reading, counts_planes, read_axes
 from napari_tessera.session.intensities import IntensityCache
 from napari_tessera.session.planner import Planner
 from napari_tessera.session.report import sentence
@@ -99,6 +99,13 @@ class Session:
         return 1 if self.model is None else max_views(self.model.spec.spatial_dims)
 
     @property
+    def volume_word(self) -> str:
+        """What to call a volume of the plan: a plane, where a 2D model runs stacks."""
+        model, read = self.model, zip(self.images, self.readings, strict=False)
+        planes = [model is not None and counts_planes(image, model.spec) for image, reading in read if reading.use]
+        return "plane" if planes and all(planes) and len(planes) == len(self.images) else "volume"
+
+    @property
     def planning(self) -> bool:
         """Whether the plan is being worked out."""
         return self._planner.pending
@@ -127,6 +134,10 @@ class Session:
         self._read_images()
         self.images_changed.emit()
         self._replan()
+
+    def forget_intensities(self, data: Any) -> None:
+        """Measure the intensities of the array *data* anew: the viewer says that it was set."""
+        self._intensities.forget(data)
 
     def set_axis_use(self, use: AxisUse) -> None:
         """Take the axis in front for what the user says."""
@@ -182,6 +193,29 @@ class Session:
         opened = open_settings(path)
         self.use_settings(opened.settings)
         return opened.notes
+
+    def save_settings(self, path: str | Path, *, for_connectomics: bool = False) -> tuple[str, ...]:
+        """Write all settings, and return those that the program that reads the file will not know of.
+
+        Parameters
+        ----------
+        path
+            The file; replaced if it exists.
+        for_connectomics
+            Whether it is a file of PyTorch Connectomics, which `use_settings_file` reads, too.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        """
+        from napari_tessera.models.formats.connectomics_settings import write_connectomics
+
+        assert self.settings is not None
+        if for_connectomics:
+            return write_connectomics(path, self.settings)
+        self.settings.to_yaml(path)
+        return ()
 
     def reset_window(self) -> None:
         """Take the model's own window."""

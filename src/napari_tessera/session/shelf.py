@@ -11,6 +11,7 @@ from psygnal import Signal
 from napari_tessera.errors import UntrustedModelError
 from napari_tessera.session.opening import Choices, open_libraries, open_model, suitable_decoders
 from napari_tessera.session.report import sentence
+from napari_tessera.session.trust import TrustQuestion
 
 if TYPE_CHECKING:
     from napari_tessera.models.model import Model
@@ -42,8 +43,8 @@ class ModelShelf:
         Names of the decoders that suit it, the suggested one first.
     loading
         Name of the model that is being opened, or nothing.
-    untrusted
-        A file that runs code and waits for the user's word.
+    question
+        About a file that runs code and waits for the user's word; None while there is none.
     problem
         Why the last model could not be opened, or nothing.
     """
@@ -59,7 +60,8 @@ class ModelShelf:
         self.model: Model | None = None
         self.decoders: tuple[str, ...] = ()
         self.loading = ""
-        self.untrusted: ModelEntry | None = None
+        self.question: TrustQuestion | None = None
+        self._questioned: ModelEntry | None = None
         self.problem = ""
 
     def open(self) -> None:
@@ -81,17 +83,17 @@ class ModelShelf:
         """Open the model file at *path*."""
         self.load(ModelEntry(path.name, path))
 
-    def load(self, entry: ModelEntry, *, trust: bool = False) -> None:
-        """Open *entry*; *trust*: the user has said that its file may run code."""
+    def load(self, entry: ModelEntry, *, trusted: TrustQuestion | None = None) -> None:
+        """Open *entry*; *trusted*: the question about it, to which the user has said yes."""
         self._asked += 1
         asked, source = self._asked, entry.source
-        self.untrusted, self.problem = None, ""
+        self.question, self.problem = None, ""
         if not isinstance(source, (str, Path)):
             self._take(entry, source)
             return
         self.loading = entry.label
         self._background.submit(
-            lambda: open_model(source, trust=trust),
+            lambda: open_model(source, trusted=trusted.names if trusted is not None else None),
             lambda model: self._loaded(entry, model, asked),
             lambda error: self._refused(error, entry, asked),
             name="model",
@@ -99,13 +101,13 @@ class ModelShelf:
         self.changed.emit()
 
     def trust(self) -> None:
-        """Open the file that waits for the user's word, and remember that it may run code."""
-        if self.untrusted is not None:
-            self.load(self.untrusted, trust=True)
+        """Open the file that waits for the user's word, and remember that this content of it may run code."""
+        if self.question is not None and self._questioned is not None:
+            self.load(self._questioned, trusted=self.question)
 
     def refuse(self) -> None:
-        """Leave the untrusted file alone."""
-        self.untrusted = None
+        """Leave the file that waits for the user's word alone."""
+        self.question = None
         self.changed.emit()
 
     def use(self, model: Model) -> None:
@@ -120,14 +122,14 @@ class ModelShelf:
         if entry not in self.entries:
             self.entries += (entry,)
         self.current, self.model, self.decoders = entry, model, suitable_decoders(model)
-        self.loading, self.untrusted, self.problem = "", None, ""
+        self.loading, self.question, self.problem = "", None, ""
         self.changed.emit()
 
     def _refused(self, error: Exception, entry: ModelEntry, asked: int) -> None:
         if asked != self._asked:
             return
         if isinstance(error, UntrustedModelError):
-            self.untrusted, self.loading = entry, ""
+            self.question, self._questioned, self.loading = TrustQuestion.of(error, entry.label), entry, ""
             self.changed.emit()
         else:
             self._failed(error)

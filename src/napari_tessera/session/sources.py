@@ -62,12 +62,16 @@ class VolumeInput:
     def _is_luminance(self) -> bool:
         return self.image.rgb and self.in_channels == 1
 
+    @property
+    def part(self) -> Any:
+        """What of the image's data it is: all, or a view of one frame."""
+        if self.frame is None:
+            return self.image.data
+        return self.image.data[tuple(self.frame if axis == "T" else slice(None) for axis in self.reading.axes)]
+
     def load(self) -> Source:
         """Return the volume for the engine; lazy arrays stay lazy where slicing them is."""
-        data, axes = self.image.data, self.reading.axes
-        if self.frame is not None:
-            data = data[tuple(self.frame if axis == "T" else slice(None) for axis in axes)]
-            axes = axes.replace("T", "")
+        data, axes = self.part, self.reading.axes.replace("T", "")
         if self._is_luminance:
             return _LuminanceSource(data)
         if self.image.rgb:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from napari_tessera.decode.classes import makes_classes
 from napari_tessera.session.runner import Runner, RunState
 from napari_tessera.session.wording import Line, Tone, count, counted
 from napari_tessera.units import format_bytes, format_duration
@@ -26,9 +27,8 @@ def status_line(session: Session) -> Line:
         return Line("Measuring a few passes, to find what is fastest within the memory that is free …")
     if shelf.loading:
         return Line(f"Loading {shelf.loading} …")
-    if shelf.untrusted is not None:
-        text = f"{shelf.untrusted.label} runs code when it is opened: trust it only if you know where it comes from"
-        return Line(text, Tone.WARNING)
+    if shelf.question is not None:
+        return Line(f"{shelf.question.label} waits for your word: {shelf.question.does}", Tone.WARNING)
     if shelf.problem:
         return _problem(shelf.problem)
     if session.problem:
@@ -43,7 +43,8 @@ def status_line(session: Session) -> Line:
         return Line(NO_IMAGE)
     if session.planning:
         return Line("Measuring the network …")
-    return Line("Ready")
+    notes = [reading.note for reading in session.readings if reading.note]
+    return Line(f"Ready: {notes[0]}" if notes else "Ready")
 
 
 def progress_text(runner: Runner) -> str:
@@ -103,5 +104,5 @@ def _ended_line(runner: Runner) -> Line:
 def _found(runner: Runner) -> str:
     if not runner.outputs.labels:
         return "Probabilities"
-    of_classes = runner.plan is not None and runner.plan.settings.decoder == "argmax"
+    of_classes = runner.plan is not None and makes_classes(runner.plan.settings.decoder)
     return counted(runner.objects, "class" if of_classes else "object")

@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import numpy.typing as npt
 
 from napari_tessera.engine.events import (
@@ -191,7 +192,7 @@ class Task:
         """Return for every image an empty result of the shape that `execute` will fill."""
         firsts = {id(volume.image): volume for volume in reversed(self.volumes)}
         return tuple(
-            ResultStack(volume, self._frames_of(volume), self.model.spec).promise(
+            self._stack(volume).promise(
                 labels=self.outputs.labels,
                 probabilities=self.settings.probabilities.value if self.outputs.probabilities else None,
             )
@@ -240,7 +241,7 @@ class Task:
         try:
             for volume, result, labels in self._iter_results(plan, remembering(plan, self.model, observe), cancel):
                 if stack is None or stack.image is not volume.image:
-                    stack = ResultStack(volume, self._frames_of(volume), self.model.spec)
+                    stack = self._stack(volume)
                 stack.add(result, labels, keep_probabilities=self.outputs.probabilities)
                 if stack.is_full and not stack.has_content:
                     continue
@@ -250,8 +251,13 @@ class Task:
                 on_result(stack.result(origin, recoveries, final=True))
             raise
 
-    def _frames_of(self, volume: VolumeInput) -> int:
-        return sum(other.image is volume.image for other in self.volumes)
+    def _stack(self, volume: VolumeInput) -> ResultStack:
+        """Return what collects the results of the image that *volume* is the first of."""
+        from napari_tessera.api import choose_decoder
+
+        frames = sum(other.image is volume.image for other in self.volumes)
+        decoder = choose_decoder(self.model, self.settings) if self.outputs.labels else None
+        return ResultStack(volume, frames, self.model.spec, decoder)
 
     def _iter_results(
         self, plan: Plan, on_event: EventHandler, cancel: threading.Event
@@ -287,13 +293,16 @@ class Task:
 
     def _measure(self, number: int, source: Source) -> IntensityMap:
         """Return the intensities of volume *number*, which is read as *source*."""
-        from napari_tessera.models.normalise import measure_intensity
+        from napari_tessera.models.normalise import measure_intensity, needs_values
 
         volume, normalisation = self.volumes[number], self.model.spec.normalisation
-        if self.intensities is None:
+        if self.intensities is None or not needs_values(source, normalisation):
             return measure_intensity(source, normalisation)
         what = volume.reading.axes, volume.frame, source.shape, source.dtype, normalisation
-        return self.intensities.measure(volume.image.data, what, lambda: measure_intensity(source, normalisation))
+        data = volume.image.data
+        # A frame of a lazy array would be read here; of those nothing is looked at.
+        part = volume.part if isinstance(data, np.ndarray) else None
+        return self.intensities.measure(data, what, lambda: measure_intensity(source, normalisation), part=part)
 
 
 def _is_measured(plan: Plan) -> bool:

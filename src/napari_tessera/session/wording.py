@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from napari_tessera.units import format_bytes
 
-__all__ = ["Line", "Tone", "count", "counted", "part_of"]
+__all__ = ["Line", "Tone", "count", "counted", "part_of", "unknown_there"]
 
 NARROW_SPACE = "\N{NARROW NO-BREAK SPACE}"
 
@@ -64,3 +65,14 @@ def part_of(part_bytes: float, whole_bytes: float) -> str:
     part, whole = format_bytes(part_bytes), format_bytes(whole_bytes)
     number, unit = part.split(" ")
     return f"{number if whole.endswith(' ' + unit) else part} of {whole}"
+
+
+def unknown_there(names: Sequence[str]) -> str:
+    """Return what becomes of the settings *names*, for which PyTorch Connectomics has no key.
+
+    Examples
+    --------
+    >>> unknown_there(["device", "precision"])
+    'PyTorch Connectomics has no key for device, precision: they stand in a comment that only Tessera reads'
+    """
+    return f"PyTorch Connectomics has no key for {', '.join(names)}: they stand in a comment that only Tessera reads"

@@ -1,0 +1,93 @@
+"""Stacks among the shapes of a plan for a 2D model: every plane is a volume of the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from napari_tessera.errors import InputError
+from napari_tessera.planning.resampling import VoxelSize, sizes_of_volumes
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from napari_tessera.models.spec import ModelSpec
+
+__all__ = ["PlannedVolumes", "count_planes", "plane_by_plane"]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedVolumes:
+    """What a plan is made of, one entry for each volume that is run.
+
+    Parameters
+    ----------
+    shapes
+        Spatial shapes.
+    voxel_sizes_um
+        Micrometres; None where unknown.
+    occupied
+        Which windows are computed; None: all of them.
+    most_planes
+        Volumes that the largest stack is made of, 1 where there is none: their results are one.
+    """
+
+    shapes: tuple[tuple[int, ...], ...]
+    voxel_sizes_um: tuple[VoxelSize | None, ...]
+    occupied: tuple[npt.NDArray[Any] | None, ...]
+    most_planes: int = 1
+
+
+def count_planes(shape: Sequence[int], spec: ModelSpec) -> int | None:
+    """Return how many planes of a volume of spatial *shape* a 2D model runs one by one; None where it is no stack."""
+    return shape[0] if spec.spatial_dims == 2 and len(shape) == 3 and min(shape) > 0 else None
+
+
+def plane_by_plane(
+    shapes: Sequence[tuple[int, ...]],
+    spec: ModelSpec,
+    voxel_size_um: VoxelSize | Sequence[VoxelSize | None] | None,
+    occupied: Sequence[npt.NDArray[Any] | None] | None,
+) -> PlannedVolumes:
+    """Return the volumes of a plan, the planes of each stack in the place of the stack.
+
+    Parameters
+    ----------
+    shapes, voxel_size_um
+        As a caller gives them; those of a stack may be of two axes or three.
+    spec
+        The model.
+    occupied
+        One for each of *shapes*; that of a stack has its planes along the first axis.
+
+    Raises
+    ------
+    InputError
+        If there are not as many voxel sizes or windows as shapes.
+    """
+    sizes = sizes_of_volumes(voxel_size_um, len(shapes))
+    windows = tuple(occupied) if occupied is not None else (None,) * len(shapes)
+    if len(windows) != len(shapes):
+        raise InputError(
+            f"occupied says it of {len(windows)} volume(s), but there are {len(shapes)}: give one for each"
+        )
+    counts = [count_planes(shape, spec) for shape in shapes]
+    volumes = [
+        volume
+        for shape, size, which, planes in zip(shapes, sizes, windows, counts, strict=True)
+        for volume in ([(shape, size, which)] if planes is None else _planes(shape, size, which))
+    ]
+    return PlannedVolumes(
+        shapes=tuple(shape for shape, _, _ in volumes),
+        voxel_sizes_um=tuple(size for _, size, _ in volumes),
+        occupied=tuple(which for _, _, which in volumes),
+        most_planes=max((planes or 1 for planes in counts), default=1),
+    )
+
+
+def _planes(
+    shape: tuple[int, ...], size: VoxelSize | None, occupied: npt.NDArray[Any] | None
+) -> list[tuple[tuple[int, ...], VoxelSize | None, npt.NDArray[Any] | None]]:
+    each = [None] * shape[0] if occupied is None else list(occupied)
+    return [(shape[1:], None if size is None else size[-2:], windows) for windows in each]

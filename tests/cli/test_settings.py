@@ -1,0 +1,51 @@
+"""`tessera settings`: a file for PyTorch Connectomics and back, and what has no match there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import napari_tessera as nt
+
+SETTINGS = nt.Settings(window_size=(32, 160, 160), overlap=0.25, sw_batch_size=6, tta_num=8, precision="bfloat16")
+
+
+def test_there_and_back(tessera: Callable[..., Any], tmp_path: Path) -> None:
+    mine, there, back = (tmp_path / name for name in ("mine.yaml", "there.yaml", "back.yaml"))
+    SETTINGS.to_yaml(mine)
+    ended = tessera("settings", mine, "--to", "connectomics", "-o", there)
+    assert (ended.code, ended.out) == (0, f"{there}\n")
+    assert "Note: PyTorch Connectomics has no key for precision" in ended.err
+    window = yaml.safe_load(there.read_text())["inference"]["window"]
+    assert (window["window_size"], window["sw_batch_size"], window["overlap"]) == ([32, 160, 160], 6, 0.25)
+    ended = tessera("settings", there, "-o", back)
+    assert ended.code == 0
+    (note,) = ended.err.splitlines()
+    assert note == "Note: the blending 'bump' becomes gaussian, the nearest that Tessera has"
+    assert nt.Settings.from_yaml(back) == SETTINGS
+
+
+def test_keys_without_a_match_are_named(tessera: Callable[..., Any], tmp_path: Path) -> None:
+    config, mine = tmp_path / "config.yaml", tmp_path / "mine.yaml"
+    content = {"inference": {"window": {"window_size": [8, 32, 32], "padding_mode": "reflect"}}, "model": {"a": 1}}
+    config.write_text(yaml.safe_dump(content))
+    ended = tessera("settings", config, "-o", mine)
+    assert "config.yaml also says what is not carried over: inference.window.padding_mode" in ended.err
+    assert nt.Settings.from_yaml(mine).window_size == (8, 32, 32)
+
+
+def test_without_a_file_the_defaults_are_written_and_nothing_is_replaced(
+    tessera: Callable[..., Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "new.yml"
+    assert tessera("settings", "-o", path).code == 0
+    assert nt.Settings.from_yaml(path) == nt.Settings()
+    ended = tessera("settings", "-o", path, "--to", "connectomics")
+    assert ended.code == 2
+    assert "--overwrite" in ended.err
+    assert nt.Settings.from_yaml(path) == nt.Settings()
+    assert tessera("settings", "-o", path, "--to", "connectomics", "--overwrite").code == 0
+    assert "must end in .yaml or .yml" in tessera("settings", "-o", tmp_path / "x.json").err
