@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 
 from napari_tessera.errors import ModelError
 from napari_tessera.models import architectures
+from napari_tessera.models.empty_network import StoredWeights
 from napari_tessera.models.formats.base import Description, Risk
-from napari_tessera.models.formats.state_dict import describe_misfit
+from napari_tessera.models.formats.state_dict import fill
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec_file import read_model_file
 
@@ -48,9 +49,11 @@ class TesseraFile:
         if file.architecture is None:
             raise ModelError(f"{description} names no architecture, so there is nothing to load weights into: add one")
         weights = path if path.suffix == ".safetensors" else _beside(description, file.weights)
-        network = architectures.build(file.architecture.name, file.architecture.arguments)
-        _fill(network, weights)
-        return Model(network.eval(), file.to_spec(), origin or str(description))
+        tensors = _read(weights)
+        stored = StoredWeights.of(tensors, str(weights))
+        network = architectures.build(file.architecture.name, file.architecture.arguments, stored)
+        fill(network, tensors, label=str(weights), what="the architecture")
+        return Model(network, file.to_spec(), origin or str(description))
 
 
 FORMAT = TesseraFile()
@@ -71,14 +74,12 @@ def _beside(description: Path, name: str | None) -> Path:
     return description.parent / name
 
 
-def _fill(network: torch.nn.Module, weights: Path) -> None:
+def _read(weights: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a safetensors file, which are mapped into memory: writing to them writes no file."""
     try:
-        tensors = load_file(weights)
+        tensors: dict[str, torch.Tensor] = load_file(weights)
     except FileNotFoundError as error:
         raise ModelError(f"the weights {weights} are missing: put them beside their description") from error
     except (OSError, SafetensorError) as error:
         raise ModelError(f"cannot read the weights {weights}, the file may be cut short: {error}") from error
-    wanted = network.state_dict()
-    if misfit := describe_misfit(tensors, wanted):
-        raise ModelError(f"the weights {weights} do not fit the architecture: {misfit}")
-    network.load_state_dict({name: tensor.to(wanted[name].dtype) for name, tensor in tensors.items()})
+    return tensors
