@@ -170,7 +170,7 @@ NETWORKS: list[tuple[str, dict[str, Any], tuple[int, ...], tuple[int, ...]]] = [
         "UNETR",
         {"img_size": [32, 32, 16], "feature_size": 4, "hidden_size": 24, "mlp_dim": 32, "num_heads": 2},
         (16, 32, 32),
-        (16, 32, 32),
+        (0, 0, 0),
     ),
     ("SwinUNETR", {"spatial_dims": 2, "feature_size": 12}, (64, 32), (32, 32)),
 ]

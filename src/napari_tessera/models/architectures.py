@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from napari_tessera.models.empty_network import StoredWeights
 
-__all__ = ["ARCHITECTURES", "build", "built_from"]
+__all__ = ["ARCHITECTURES", "build", "built_from", "only_window"]
 
 _MONAI = "monai.networks.nets"
 
@@ -81,6 +81,19 @@ def build(name: str, arguments: dict[str, Any], stored: StoredWeights) -> torch.
         raise ModelError(f"{said}: {error}") from error
     _BUILT[network] = (name, arguments)
     return network
+
+
+def only_window(name: str, arguments: dict[str, Any], spatial_dims: int) -> tuple[int, ...] | None:
+    """Return the only window, in the network's order of axes, that a network takes; None if it takes several.
+
+    UNETR's embedding of positions is of one size, its ``img_size``.
+    """
+    if name != f"{_MONAI}.UNETR":
+        return None
+    size = arguments.get("img_size")
+    sides = (size,) * spatial_dims if isinstance(size, int) else tuple(size) if isinstance(size, (list, tuple)) else ()
+    valid = all(type(side) is int and 1 <= side <= LARGEST_NUMBER for side in sides)
+    return sides if valid and len(sides) == spatial_dims else None  # building will say what is wrong with others
 
 
 def _construct(name: str, arguments: dict[str, Any]) -> torch.nn.Module:

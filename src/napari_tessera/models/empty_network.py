@@ -87,8 +87,8 @@ class _WithoutValues(TorchFunctionMode):
             shape = args if args and isinstance(args[0], int) else options.get("size", args[0] if args else ())
             self._count(shape)
         elif func is torch.linspace:
-            # Constructors read such numbers back, as drop rates per layer.
-            self._count((options.get("steps", args[2] if len(args) > 2 else 1),))
+            # Constructors read such numbers back: drop rates, one for each block, which has weights.
+            self._count((), tensors=options.get("steps", args[2] if len(args) > 2 else 1))
             options["device"] = "cpu"
         elif getattr(func, "__module__", "") == "torch.nn.init":
             filled = options.get("tensor", args[0] if args else None)
@@ -96,8 +96,8 @@ class _WithoutValues(TorchFunctionMode):
                 return filled
         return func(*args, **options)
 
-    def _count(self, shape: Any) -> None:
-        self.tensors_left -= 1
+    def _count(self, shape: Any, *, tensors: int = 1) -> None:
+        self.tensors_left -= tensors
         self.numbers_left -= prod(side for side in shape if isinstance(side, int))
         what = "numbers" if self.numbers_left < 0 else "tensors" if self.tensors_left < 0 else ""
         if what:

@@ -223,7 +223,9 @@ def _describe(bundle: _Bundle) -> _Parts:
     inferer = read_inferer(config, dims)
     name, arguments = bundle.architecture or ("", {})
     steps = network_steps(name.rpartition(".")[2], arguments, dims)
-    window, said = find_window(metadata.spatial_shape, inferer, steps, only_one=name == f"{_NETS}.UNETR")
+    window, said = find_window(
+        metadata.spatial_shape, inferer, steps, only=architectures.only_window(name, arguments, dims)
+    )
     turn = [before.order.index(axis) for axis in "zyx"[-dims:]]
     size = tuple(before.voxel_size_um[axis] for axis in "zyx"[-dims:] if axis in before.voxel_size_um)
     spec = ModelSpec(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,8 @@ from napari_tessera.models.empty_network import StoredWeights
 from napari_tessera.models.formats.base import Description, Risk
 from napari_tessera.models.formats.state_dict import fill
 from napari_tessera.models.model import Model
-from napari_tessera.models.spec_file import read_model_file
+from napari_tessera.models.spec import ModelSpec, WindowRule
+from napari_tessera.models.spec_file import ModelFile, read_model_file
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +36,8 @@ class TesseraFile:
     def describe(self, path: Path) -> Description:
         """Return what the YAML file *path*, or the one beside the safetensors file *path*, says."""
         file = read_model_file(_description_of(path))
-        return Description(file.to_spec(), file.architecture.name if file.architecture else "")
+        spec, notes = _spec(file)
+        return Description(spec, file.architecture.name if file.architecture else "", notes)
 
     def load(self, path: Path, *, origin: str | None = None) -> Model:
         """Open the model whose description is the YAML file *path*, or whose weights are the safetensors file *path*.
@@ -53,10 +56,22 @@ class TesseraFile:
         stored = StoredWeights.of(tensors, str(weights))
         network = architectures.build(file.architecture.name, file.architecture.arguments, stored)
         fill(network, tensors, label=str(weights), what="the architecture")
-        return Model(network, file.to_spec(), origin or str(description))
+        spec, notes = _spec(file)
+        return Model(network, spec, origin or str(description), notes)
 
 
 FORMAT = TesseraFile()
+
+
+def _spec(file: ModelFile) -> tuple[ModelSpec, tuple[str, ...]]:
+    """Return the description, whose windows are the only one that the network takes, if so, and a note on that."""
+    spec, architecture = file.to_spec(), file.architecture
+    only = architecture and architectures.only_window(architecture.name, architecture.arguments, spec.spatial_dims)
+    if not only:
+        return spec, ()
+    rule = WindowRule(only, (0,) * len(only), only)
+    note = f"The window is {only}, the network's img_size, and not {spec.window.default}, which it does not take."
+    return replace(spec, window=rule), () if spec.window.default == only else (note,)
 
 
 def _description_of(path: Path) -> Path:
