@@ -29,7 +29,7 @@ _ALLOWED = {
     *("torch.device", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"),
     *("torch.nn.parameter.Parameter", "torch.serialization._get_layout", "torch.storage.UntypedStorage"),
 }
-_STORAGE_OR_TYPE = re.compile(r"torch\.((cuda\.)?[A-Z][A-Za-z]*Storage|b?float\d+|u?int\d+|bool|complex\d+)")
+_STORAGE_OR_TYPE = re.compile(r"torch\.((cuda\.)?[A-Z][A-Za-z0-9]*Storage|b?float\d+|u?int\d+|bool|complex\d+)")
 # The protocol that torch writes knows Python's types by the names of Python 2, in the module `__builtin__`.
 _RENAMED = {"__builtin__.long": "builtins.int", "__builtin__.unicode": "builtins.str"}
 
@@ -85,9 +85,7 @@ def read_tensors_only(
             warnings.simplefilter("ignore", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip and mapped)
     except Exception as error:  # whatever a broken or hostile pickle makes the restricted reader stumble over
-        # Beside its reason torch advises to read the file without the restriction: not in our name.
-        reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0][:300]
-        raise ModelError(f"cannot read the weights {label}, the file may be cut short: {reason}") from error
+        raise ModelError(f"cannot read the weights {label}, the file may be cut short: {_reason(error)}") from error
 
 
 def dense_tensors(found: Any, label: str) -> dict[str, torch.Tensor]:
@@ -104,6 +102,14 @@ def dense_tensors(found: Any, label: str) -> dict[str, torch.Tensor]:
         if not isinstance(name, str) or not _is_dense(value):
             raise ModelError(f"the weights {label} hold '{str(name)[:80]}', which is no dense tensor of numbers")
     return dict(found)
+
+
+def _reason(error: Exception) -> str:
+    """Return the reason of torch, which beside it advises to read the file without the restriction: not in our name."""
+    _, mark, reason = str(error).rpartition("WeightsUnpickler error:")
+    if not mark and "weights_only" in reason:
+        return "torch refuses to read it as data"
+    return (reason.strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def _is_dense(value: Any) -> bool:
