@@ -86,7 +86,7 @@ class OnnxNetwork(torch.nn.Module):
         self._path = path
         self._graph = _read(path) if graph is None else graph
         self.shapes = OnnxShapes.of(self._graph, path) if shapes is None else shapes
-        _forget_values(self._graph)
+        self._graph = _without_values(self._graph)
         self._sessions: dict[torch.device, Any] = {}
         # Counts as weights in a plan, and moves nowhere: onnxruntime has the values.
         size = _weights_bytes(self._graph, path)
@@ -198,12 +198,14 @@ def _weights_bytes(model: Any, path: Path) -> int:
     return int(sizes)
 
 
-def _forget_values(model: Any) -> None:
-    """Drop the values of large weights, of which shapes are all that is needed: onnxruntime reads the file itself."""
+def _without_values(model: Any) -> Any:
+    """Return *model*, which loses them too, without the values of large weights: onnxruntime has its own."""
     for graph in walk_graphs(model):
         for tensor in graph.initializer:
             if len(tensor.raw_data) > KEPT_BYTES:
                 tensor.ClearField("raw_data")
+    # protobuf gives memory back with a whole message only.
+    return type(model).FromString(model.SerializeToString())
 
 
 def _spec(path: Path, model: Any, shapes: OnnxShapes) -> ModelSpec:
