@@ -534,7 +534,7 @@ def test_wrong_but_honest_weights(package: Path) -> None:
     with pytest.raises(ModelError, match=f"of another shape are {first}"):
         load_model(package)
     resave(package, {"state_dict": tensors})
-    with pytest.raises(ModelError, match="holds no state dict"):
+    with pytest.raises(ModelError, match="hold 'state_dict', which is no dense tensor"):
         load_model(package)
 
 
@@ -652,7 +652,7 @@ def canary(tmp_path: Path) -> Any:
 def test_pickled_weights_run_nothing(package: Path, canary: Path, modern: bool) -> None:
     torch.save({"a": torch.zeros(2), "b": Bomb(canary)}, package / "weights.pt", _use_new_zipfile_serialization=modern)
     change(package, merge(weights__pytorch_state_dict__sha256=sha256(package / "weights.pt")))
-    with pytest.raises(ModelError, match=r"'weights.pt' of .* hold more than tensors, which may be code"):
+    with pytest.raises(ModelError, match=r"'weights.pt' of .* hold '\w+\.system', .* may run code"):
         load_model(package, trust=True)
 
 
@@ -720,7 +720,7 @@ def test_a_link_out_of_the_package_is_refused(package: Path) -> None:
         (package / "weights.pt").symlink_to(package.parent / "outside.pt")
     except OSError as error:
         pytest.skip(f"no links here: {error}")
-    with pytest.raises(ModelError, match="is a link that leads outside the package"):
+    with pytest.raises(ModelError, match="is a link that leads outside of"):
         load_model(package)
 
 
@@ -764,7 +764,7 @@ def test_zip_bombs_are_not_unpacked(package: Path, tmp_path: Path, monkeypatch: 
         with archive.open("weights.pt", "w") as file:
             for _ in range(64):
                 file.write(bytes(1 << 20))
-    with pytest.raises(ModelError, match=r"'weights.pt' in .*bomb.zip would grow from \d+ to 67108864 bytes"):
+    with pytest.raises(ModelError, match=r"bomb.zip holds would grow from \d+ to 6711\d+ bytes"):
         load_model(path)
     assert not list(scratch.iterdir())
 
@@ -777,7 +777,7 @@ def test_a_bomb_within_the_weights_is_not_unpacked(package: Path) -> None:
         for name, content in parts.items():
             archive.writestr(name, content + bytes(1 << 24) if name.endswith("data/0") else content)
     change(package, merge(weights__pytorch_state_dict__sha256=sha256(whole)))
-    with pytest.raises(ModelError, match=r"would grow from .* which torch.save never writes"):
+    with pytest.raises(ModelError, match=r"hold a compressed part, .* which torch.save never writes"):
         load_model(package)
 
 

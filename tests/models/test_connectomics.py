@@ -372,7 +372,7 @@ def test_missing_extra_and_cut_weights_are_told_in_a_sentence(tmp_path: Path) ->
     with pytest.raises(ModelError, match="it has unknown extra"):
         FORMAT.load(path)
     path.write_bytes(path.read_bytes()[:-2000])
-    with pytest.raises(ModelError, match=r"cannot read the checkpoint .*last.ckpt, it may be cut short"):
+    with pytest.raises(ModelError, match=r"cannot read the weights .*last.ckpt, the file may be cut short"):
         FORMAT.load(path)
     torch.save({"weights": 1}, path)
     with pytest.raises(ModelError, match="no Lightning checkpoint: it has no state_dict"):
@@ -440,7 +440,7 @@ def test_objects_in_a_checkpoint_are_never_made(where: str, tmp_path: Path) -> N
     canary = tmp_path / "canary"
     path = make(tmp_path).path
     torch.save({**torch.load(path, weights_only=True), where: {"x": Hostile(canary)}}, path)
-    with pytest.raises(ModelError, match=r"last.ckpt holds 'posix.system', not only weights"):
+    with pytest.raises(ModelError, match=r"last.ckpt hold 'posix.system', .* may run code"):
         load_model(path)
     with pytest.raises(ModelError):
         load_model(path, trust=True)
@@ -500,7 +500,7 @@ def test_a_checkpoint_cannot_ask_for_memory(tmp_path: Path, memory: Callable[[],
     path = make(tmp_path).path
     content = torch.load(path, weights_only=True)
     torch.save({**content, "x": Hungry()}, path)
-    with pytest.raises(ModelError, match=r"holds 'builtins\.bytearray'"):
+    with pytest.raises(ModelError, match=r"hold 'builtins\.bytearray'"):
         load_model(path)
     wide = torch.zeros(1).expand(1 << 40)
     torch.save({**content, "state_dict": {**content["state_dict"], "model.model.final_conv.bias": wide}}, path)
@@ -509,7 +509,7 @@ def test_a_checkpoint_cannot_ask_for_memory(tmp_path: Path, memory: Callable[[],
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("archive/data.pkl", "w") as bomb:
         for _ in range(300):
             bomb.write(bytes(1_000_000))
-    with pytest.raises(ModelError, match="compressed or larger inside"):
+    with pytest.raises(ModelError, match="hold a compressed part"):
         load_model(path)
     assert memory() < 100e6
 

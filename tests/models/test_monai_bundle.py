@@ -170,7 +170,7 @@ NETWORKS: list[tuple[str, dict[str, Any], tuple[int, ...], tuple[int, ...]]] = [
         "UNETR",
         {"img_size": [32, 32, 16], "feature_size": 4, "hidden_size": 24, "mlp_dim": 32, "num_heads": 2},
         (16, 32, 32),
-        (16, 32, 32),
+        (0, 0, 0),
     ),
     ("SwinUNETR", {"spatial_dims": 2, "feature_size": 12}, (64, 32), (32, 32)),
 ]
@@ -389,10 +389,10 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     state = reference_network().state_dict()
     first = next(iter(state))
     for content, text in (
-        ({k: v for k, v in state.items() if k != first}, f"they lack {first}"),
-        (state | {"extra.weight": torch.zeros(1)}, r"they have unknown extra\.weight"),
+        ({k: v for k, v in state.items() if k != first}, f"it lacks {first}"),
+        (state | {"extra.weight": torch.zeros(1)}, r"it has unknown extra\.weight"),
         (state | {first: torch.zeros(4, 3, 3, 3, 3)}, r"of another shape are .* is \(4, 3, 3, 3, 3\)"),
-        (state | {first: "text"}, "no plain tensors"),
+        (state | {first: "text"}, "no dense tensor"),
         ([1, 2], "hold a list"),
         ({}, "hold a dict"),
     ):
@@ -577,11 +577,11 @@ def test_a_pickle_that_would_run_something(tmp_path: Path, canary: Path, protoco
         torch.save({"model": Payload(canary)}, weights, _use_new_zipfile_serialization=protocol == "zip")
     if zipped:
         path = Path(shutil.make_archive(str(tmp_path / "zipped"), "zip", path))
-    with pytest.raises(ModelError, match=r"model\.pt.* hold .*Tessera reads tensors alone") as error:
+    with pytest.raises(ModelError, match=r"model\.pt.* hold '.*', .* may run code") as error:
         load_model(path)
     assert str(path) in str(error.value)
-    # Instructions of newer pickles are refused before they name anything.
-    assert (f"'{os.system.__module__}.system', which may run code" in str(error.value)) == (protocol != "4")
+    # Newer pickles name things by an instruction that torch never writes.
+    assert (f"'{os.system.__module__}.system'" in str(error.value)) == (protocol != "4")
 
 
 def test_weights_that_are_a_program_are_not_run(tmp_path: Path) -> None:
@@ -608,7 +608,7 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path: Path) -> None:
     outside = tmp_path / "outside.json"
     (folder / "configs" / "inference.json").rename(outside)
     (folder / "configs" / "inference.json").symlink_to(outside)
-    with pytest.raises(ModelError, match="outside of the bundle"):
+    with pytest.raises(ModelError, match="is a link that leads outside of"):
         load_model(folder)
 
 
@@ -651,7 +651,7 @@ def test_a_network_far_larger_than_its_weights_is_not_built(
     pytest.importorskip("einops", reason="einops is not installed, which transformers need")
     content = changed(INFERENCE, network_def={"_target_": name, **arguments})
     folder = write_bundle(tmp_path / "bundle", small_network(), inference=content)
-    with pytest.raises(ModelError, match=r"more than \d+ bytes of weights, but its models/model\.pt has \d+") as error:
+    with pytest.raises(ModelError, match=r"far more weights than the 441 numbers that .*model\.pt holds") as error:
         load_model(folder)
     assert str(folder) in str(error.value)
 

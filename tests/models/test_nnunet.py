@@ -391,7 +391,7 @@ def test_a_pickle_that_runs_something(folder: Folder, tmp_path: Path, place: str
     canary = tmp_path / "canary"
     path = folder(**{place: Payload(canary)})
     for opens in (load_model, describe_model):
-        with pytest.raises(ModelError, match=r"checkpoint_final\.pth holds more than weights.*posix\.mkdir|nt\.mkdir"):
+        with pytest.raises(ModelError, match=r"checkpoint_final\.pth hold '(posix|nt)\.mkdir', .* may run code"):
             opens(path)
     assert not canary.exists()
 
@@ -399,7 +399,7 @@ def test_a_pickle_that_runs_something(folder: Folder, tmp_path: Path, place: str
 def test_a_plain_pickle(folder: Folder, tmp_path: Path) -> None:
     canary, path = tmp_path / "canary", folder()
     the_checkpoint(path).write_bytes(pickle.dumps(Payload(canary)))
-    with pytest.raises(ModelError, match=r"cannot open the checkpoint .*checkpoint_final\.pth"):
+    with pytest.raises(ModelError, match=r"cannot read the weights .*checkpoint_final\.pth.* it is no zip"):
         load_model(path)
     assert not canary.exists()
 
@@ -440,12 +440,12 @@ def test_a_network_of_another_module(folder: Folder) -> None:
 
 
 def test_a_huge_network_takes_no_memory(folder: Folder) -> None:
-    """Its weights would fill terabytes; the file's do not fit, and that is found without making any."""
+    """Its weights would fill terabytes; the file holds few, and that is found without making any."""
     plan = plans()
     path = folder(plan)
     arguments(plan)["features_per_stage"] = [1_000_000] * 3
     (path / "plans.json").write_text(json.dumps(plan))
-    with pytest.raises(ModelError, match="of another shape"):
+    with pytest.raises(ModelError, match="far more weights than the 37448 numbers"):
         load_model(path)
 
 
@@ -453,7 +453,7 @@ def test_weights_that_claim_to_be_larger_than_the_file(folder: Folder) -> None:
     def change(content: dict[str, Any]) -> None:
         content["network_weights"]["decoder.seg_layers.1.weight"] = torch.zeros(1).expand(10**12)
 
-    with pytest.raises(ModelError, match="plain tensors"):
+    with pytest.raises(ModelError, match="no dense tensor"):
         load_model(replace_weights(folder(), change))
 
 
@@ -481,7 +481,7 @@ def test_a_compressed_checkpoint(folder: Folder) -> None:
     with zipfile.ZipFile(the_checkpoint(path), "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in records.items():
             archive.writestr(name, content)
-    with pytest.raises(ModelError, match="compressed records"):
+    with pytest.raises(ModelError, match="hold a compressed part"):
         load_model(path)
 
 

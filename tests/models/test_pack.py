@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from monai.networks import nets as networks
 from tests.models import sample_tessera, sample_torchscript
+from tests.models.sample_monai_bundle import INFERENCE, write_bundle
 
 import napari_tessera as nt
 from napari_tessera.errors import ModelError, OutputError
@@ -26,6 +29,18 @@ def test_a_packed_model_is_the_same(tmp_path: Path, name: str) -> None:
     volume = np.random.default_rng(0).random((36, 40, 52)[-model.spec.spatial_dims :], np.float32)
     settings = nt.Settings(overlap=0.25, device="cpu")
     np.testing.assert_array_equal(nt.predict(volume, again, settings), nt.predict(volume, model, settings))
+
+
+def test_a_network_with_layers_of_two_names_is_packed(tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"spatial_dims": 3, "in_channels": 1, "out_channels": 2, "kernel_size": [3, 3, 3]}
+    arguments |= {"strides": [1, 2, 2], "upsample_kernel_size": [2, 2], "filters": [4, 8, 8], "deep_supervision": True}
+    original = networks.DynUNet(**arguments).eval()
+    content = INFERENCE | {"network_def": {"_target_": "DynUNet", **arguments}}
+    model = nt.load_model(write_bundle(tmp_path / "bundle", original, inference=content))
+    path, _ = pack(model, tmp_path / "packed.yaml")
+    windows = torch.rand(1, 1, 16, 16, 16)
+    with torch.inference_mode():
+        assert torch.equal(nt.load_model(path).network(windows), original(windows))
 
 
 def test_what_cannot_be_rebuilt_keeps_its_file(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -10,7 +11,9 @@ from napari_tessera.errors import ModelError, OutOfMemoryError, nearest
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ARCHITECTURES", "build", "built_from"]
+    from napari_tessera.models.empty_network import StoredWeights
+
+__all__ = ["ARCHITECTURES", "build", "built_from", "only_window"]
 
 _MONAI = "monai.networks.nets"
 
@@ -19,6 +22,8 @@ ARCHITECTURES = tuple(
     f"{_MONAI}.{name}"
     for name in ("AttentionUnet", "BasicUNet", "DynUNet", "SegResNet", "SwinUNETR", "UNETR", "UNet", "VNet")
 )
+# Constructors make lists as long as a number says, and levels as deep as a list is long, before they make any weights.
+LARGEST_NUMBER, LONGEST_LIST, MOST_VALUES = 1_000_000, 64, 10_000
 
 
 # What networks were built from, for whoever writes them down again.
@@ -27,13 +32,12 @@ _BUILT: WeakKeyDictionary[torch.nn.Module, tuple[str, dict[str, Any]]] = WeakKey
 
 def built_from(network: torch.nn.Module) -> tuple[str, dict[str, Any]] | None:
     """Return the class and the arguments that `build` made *network* of, if it is still what they give; else None."""
-    import torch
+    from napari_tessera.models.empty_network import StoredWeights, build_empty
 
     built = _BUILT.get(network)
     if built is None:
         return None
-    with torch.device("meta"):
-        again = _construct(*built)
+    again = build_empty(partial(_construct, *built), StoredWeights.of(network.state_dict(), "the network"))
     return built if _kinds(again) == _kinds(network) else None
 
 
@@ -41,29 +45,55 @@ def _kinds(network: torch.nn.Module) -> list[tuple[str, type]]:
     return [(name, type(module)) for name, module in network.named_modules()]
 
 
-def build(name: str, arguments: dict[str, Any]) -> torch.nn.Module:
-    """Return a network of the allow-listed class *name*, with the weights of its initialisation.
+def build(name: str, arguments: dict[str, Any], stored: StoredWeights) -> torch.nn.Module:
+    """Return a network of the allow-listed class *name*, in evaluation mode, whose weights have no values yet.
+
+    Parameters
+    ----------
+    name
+        One of `ARCHITECTURES`.
+    arguments
+        Of its constructor, literal values.
+    stored
+        What is there to fill it: far larger networks are refused before they take memory.
 
     Raises
     ------
     ModelError
-        If the class is not allowed or refuses the arguments.
+        If the class is not allowed, refuses the arguments, or makes far more weights than are stored.
     """
+    from napari_tessera.models.empty_network import build_empty
+
     if name not in ARCHITECTURES:
         raise ModelError(
             f"architecture '{name}' is not one that Tessera rebuilds{nearest(name, ARCHITECTURES)} "
             f"(it knows {', '.join(ARCHITECTURES)})"
         )
+    _refuse_absurd(name, arguments)
+    said = f"architecture '{name}' cannot be built from {str(arguments)[:300]}"
     try:
-        network = _construct(name, arguments)
-    except (TypeError, ValueError, KeyError, AssertionError, NotImplementedError) as error:
-        raise ModelError(f"architecture '{name}' cannot be built from {arguments}: {error}") from error
+        network = build_empty(partial(_construct, name, arguments), stored).eval()
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and "DefaultCPUAllocator: " not in str(error):
-            raise ModelError(f"architecture '{name}' cannot be built from {arguments}: {error}") from error
-        raise OutOfMemoryError(f"the host's memory did not suffice to build '{name}' from {arguments}") from error
+            raise ModelError(f"{said}: {error}") from error
+        raise OutOfMemoryError(f"{said}: the host's memory did not suffice") from error
+    except (TypeError, ValueError, LookupError, ArithmeticError, AssertionError, AttributeError, ImportError) as error:
+        raise ModelError(f"{said}: {error}") from error
     _BUILT[network] = (name, arguments)
     return network
+
+
+def only_window(name: str, arguments: dict[str, Any], spatial_dims: int) -> tuple[int, ...] | None:
+    """Return the only window, in the network's order of axes, that a network takes; None if it takes several.
+
+    UNETR's embedding of positions is of one size, its ``img_size``.
+    """
+    if name != f"{_MONAI}.UNETR":
+        return None
+    size = arguments.get("img_size")
+    sides = (size,) * spatial_dims if isinstance(size, int) else tuple(size) if isinstance(size, (list, tuple)) else ()
+    valid = all(type(side) is int and 1 <= side <= LARGEST_NUMBER for side in sides)
+    return sides if valid and len(sides) == spatial_dims else None  # building will say what is wrong with others
 
 
 def _construct(name: str, arguments: dict[str, Any]) -> torch.nn.Module:
@@ -71,3 +101,26 @@ def _construct(name: str, arguments: dict[str, Any]) -> torch.nn.Module:
 
     network: torch.nn.Module = getattr(nets, name.removeprefix(f"{_MONAI}."))(**arguments)
     return network
+
+
+def _refuse_absurd(name: str, arguments: dict[str, Any]) -> None:
+    """Raise if *arguments* hold a number, or a list, beyond any network that fits a computer."""
+    pending: list[Any] = [arguments]
+    for _ in range(MOST_VALUES):
+        if not pending:
+            return
+        value = pending.pop()
+        if isinstance(value, (list, tuple, dict)):
+            if len(value) > LONGEST_LIST:
+                raise ModelError(
+                    f"architecture '{name}' has a list of {len(value)} among its arguments, but no network that fits a "
+                    f"computer has lists of more than {LONGEST_LIST}"
+                )
+            pending.extend(value.values() if isinstance(value, dict) else value)
+        elif isinstance(value, (int, float)) and abs(value) > LARGEST_NUMBER:
+            shown = value if abs(value) < 10**18 else "one of more than 18 digits"
+            raise ModelError(
+                f"architecture '{name}' has the number {shown} among its arguments, but no network that fits a "
+                f"computer has numbers above {LARGEST_NUMBER}"
+            )
+    raise ModelError(f"architecture '{name}' has more than {MOST_VALUES} values as its arguments, which no network has")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from napari_tessera.models.architectures import built_from
 from napari_tessera.models.spec_file import ModelFile
 
 if TYPE_CHECKING:
+    import torch
+
     from napari_tessera.models.model import Model
     from napari_tessera.models.spec import ModelSpec, Normalisation
 
@@ -59,12 +62,29 @@ def pack(model: Model, path: Path, *, overwrite: bool = False) -> tuple[Path, Pa
     ModelFile.model_validate(content)  # before anything is written
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in model.network.state_dict().items()}
-        save_file(tensors, weights)
+        tensors = _apart(model.network.state_dict())
+        # Beside it and then in its place: the model may be the one that is mapped from the very file.
+        beside = weights.with_name(f".{weights.name}.partial")
+        try:
+            save_file(tensors, beside)
+            beside.replace(weights)
+        finally:
+            beside.unlink(missing_ok=True)
         path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120), encoding="utf-8")
     except OSError as error:
         raise OutputError(f"cannot write '{path}': {error.strerror or error}") from error
     return path, weights
+
+
+def _apart(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return *weights* as safetensors takes them: what a network holds under two names, such as DynUNet, twice."""
+    found: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in weights.items():
+        plain = tensor.detach().cpu().contiguous()
+        found[name] = plain.clone() if plain.data_ptr() in seen else plain
+        seen.add(plain.data_ptr())
+    return found
 
 
 def _content(spec: ModelSpec) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from math import inf, isfinite
 from typing import Any, Literal, get_args
 
 from napari_tessera.errors import ModelError, SettingsError
+from napari_tessera.models.embeddings import refuse_embeddings
 
 __all__ = [
     "Activation",
@@ -164,6 +165,7 @@ class OutputSpec:
 
     def __post_init__(self) -> None:
         """Check the kind."""
+        refuse_embeddings([str(self.kind)], "the model")
         if self.kind not in get_args(OutputKind):
             raise ModelError(f"output kind is {self.kind!r}, but it must be one of {', '.join(get_args(OutputKind))}")
 

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from napari_tessera.errors import ModelError, nearest
+from napari_tessera.models.embeddings import refuse_embeddings
 from napari_tessera.models.spec import (
     Activation,
     DecoderChoice,
@@ -20,7 +21,7 @@ from napari_tessera.models.spec import (
     WindowRule,
 )
 
-__all__ = ["MAX_BYTES", "Architecture", "ModelFile", "read_model_file"]
+__all__ = ["MAX_BYTES", "Architecture", "ModelFile", "parse_model_file", "read_model_file"]
 
 # A description is a page of text; anything much larger is not one.
 MAX_BYTES = 1_000_000
@@ -127,13 +128,31 @@ def read_model_file(path: Path) -> ModelFile:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ModelError(f"{path} has {path.stat().st_size} bytes; a model description has at most {MAX_BYTES}")
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot read the model description {path}: {' '.join(str(error).split())}") from error
+    return parse_model_file(text, str(path))
+
+
+def parse_model_file(text: str | bytes, where: str) -> ModelFile:
+    """Check the description *text*, which lies *where*.
+
+    Raises
+    ------
+    ModelError
+        If it is no valid description; the sentence names every problem.
+    """
+    try:
+        content = yaml.safe_load(text)
+        output = content.get("output") if isinstance(content, dict) else None
+        if isinstance(output, dict):
+            refuse_embeddings([str(output.get("kind"))], where)
         return ModelFile.model_validate(content)
     except ValidationError as error:
-        raise ModelError(f"{path}: " + "; ".join(_explain(p) for p in error.errors())) from error
-    # YAML raises a plain ValueError for what looks like a date and is none.
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ModelError(f"cannot read the model description {path}: {' '.join(str(error).split())}") from error
+        raise ModelError(f"{where}: " + "; ".join(_explain(p) for p in error.errors())) from error
+    # YAML raises a plain ValueError for what looks like a date and is none; too many brackets end in RecursionError.
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ModelError(f"cannot read the model description {where}: {' '.join(str(error).split())}") from error
 
 
 def _explain(problem: Any) -> str:

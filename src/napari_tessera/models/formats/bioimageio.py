@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from napari_tessera.errors import ModelError
+from napari_tessera.models import architectures
+from napari_tessera.models.embeddings import refuse_embeddings
 from napari_tessera.models.formats.base import Description, Risk
 from napari_tessera.models.formats.bioimageio_axes import InOrder, Layout, read_layout
 from napari_tessera.models.formats.bioimageio_description import read_description
@@ -16,7 +18,7 @@ from napari_tessera.models.formats.bioimageio_package import Package, open_packa
 from napari_tessera.models.formats.bioimageio_steps import read_activation, read_normalisation
 from napari_tessera.models.formats.bioimageio_weights import Weights, choose_weights, open_network
 from napari_tessera.models.model import Model
-from napari_tessera.models.spec import ModelSpec, OutputKind, OutputSpec
+from napari_tessera.models.spec import ModelSpec, OutputKind, OutputSpec, WindowRule
 
 __all__ = ["FORMAT", "BioimageIo"]
 
@@ -89,6 +91,7 @@ def _read(path: Path) -> _Read:
     taken, given = description.inputs[0], description.outputs[0]
     weights = choose_weights(package, description.weights)
     layout = read_layout(str(path), taken, given)
+    refuse_embeddings([str(given.id), *layout.out_channels], str(path))
     before = read_normalisation(str(path), taken)
     activation, decoder, after_notes = read_activation(str(path), given)
     if weights.architecture and not before.dtype.startswith("float"):
@@ -96,12 +99,13 @@ def _read(path: Path) -> _Read:
             f"{path} gives its network {before.dtype}, but {weights.architecture} computes with floating-point numbers"
         )
     kind = _kind_of(layout)
+    only = architectures.only_window(weights.architecture, weights.arguments, layout.spatial_dims)
     spec = ModelSpec(
         name=str(description.name),
         spatial_dims=layout.spatial_dims,
         in_channels=len(layout.in_channels),
         out_channels=len(layout.out_channels),
-        window=layout.window,
+        window=WindowRule(only, (0,) * len(only), only) if only and layout.is_plain else layout.window,
         normalisation=before.normalisation,
         activation=activation,
         output=OutputSpec(kind),

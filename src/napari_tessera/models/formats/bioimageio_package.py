@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from napari_tessera.errors import ModelError
+from napari_tessera.models.formats.archive import copy_entry, inside, open_archive
 from napari_tessera.models.spec_file import MAX_BYTES
 from napari_tessera.models.trust import fingerprint
 
@@ -19,8 +18,6 @@ __all__ = ["DESCRIPTIONS", "Package", "PackageFile", "open_package"]
 
 # The newer name first.
 DESCRIPTIONS = ("bioimageio.yaml", "rdf.yaml")
-# Weights hardly shrink in a zip; what shrinks a hundredfold was made to fill a disk. Deflate can reach 1032.
-MOST_SHRUNK = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +77,7 @@ class Package:
         """
         name = self._name_of(source)
         if self.is_zip:
-            with self._archive() as archive:
+            with open_archive(self.path) as archive:
                 self._member(archive, name)
             return self.path
         return self._on_disk(name)
@@ -102,7 +99,7 @@ class Package:
             yield self._verified(files, paths)
             return
         with tempfile.TemporaryDirectory(prefix="tessera-", ignore_cleanup_errors=True) as folder:
-            with self._archive() as archive:
+            with open_archive(self.path) as archive:
                 paths = tuple(self._copy(archive, name, Path(folder), most_bytes) for name in names)
             yield self._verified(files, paths)
 
@@ -132,41 +129,20 @@ class Package:
         found = self.path / name
         if not found.is_file():
             raise ModelError(f"'{name}' is missing in {self.path}: get the package again")
-        # A link may lead anywhere.
-        if not found.resolve().is_relative_to(self.path.resolve()):
-            raise ModelError(f"'{name}' in {self.path} is a link that leads outside the package: it is not opened")
-        return found
-
-    def _archive(self) -> zipfile.ZipFile:
-        try:
-            return zipfile.ZipFile(self.path)
-        except (OSError, zipfile.BadZipFile) as error:
-            raise ModelError(f"cannot read {self.path} as a zip, it may be cut short: {error}") from error
+        return inside(self.path, name)
 
     def _member(self, archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
         try:
-            member = archive.getinfo(name)
+            return archive.getinfo(name)
         except KeyError as error:
             raise ModelError(f"'{name}' is missing in {self.path}: get the package again") from error
-        if member.file_size > MOST_SHRUNK * member.compress_size + MAX_BYTES:
-            raise ModelError(
-                f"'{name}' in {self.path} would grow from {member.compress_size} to {member.file_size} bytes, which no "
-                f"weights do: it is not unpacked"
-            )
-        return member
 
     def _copy(self, archive: zipfile.ZipFile, name: str, folder: Path, most_bytes: int | None) -> Path:
-        """Copy one file of the zip into *folder*; zipfile reads no more than the size that has been checked."""
-        member = self._member(archive, name)
-        self._check_size(name, member.file_size, most_bytes)
+        """Copy one file of the zip into *folder*."""
+        self._check_size(name, self._member(archive, name).file_size, most_bytes)
         target = folder / PurePosixPath(name)
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with archive.open(member) as packed, target.open("wb") as file:
-                shutil.copyfileobj(packed, file, 1 << 20)
-        # A password, an unknown way of compressing, or a file that is cut short.
-        except (OSError, EOFError, RuntimeError, ValueError, zlib.error, zipfile.BadZipFile) as error:
-            raise ModelError(f"cannot unpack '{name}' of {self.path}: {error}") from error
+        copy_entry(archive, name, target, label=f"'{name}' in {self.path}")
         return target
 
     def _check_size(self, name: str, size: int, most_bytes: int | None) -> None:
@@ -185,8 +161,8 @@ def open_package(path: Path) -> Package:
     if path.is_dir():
         names = [file.relative_to(path).as_posix() for name in DESCRIPTIONS for file in _nearby(path, name)]
     else:
-        with Package(path, "")._archive() as archive:
-            names = [name for name in archive.namelist() if PurePosixPath(name).name in DESCRIPTIONS and _stays(name)]
+        with open_archive(path) as archive:
+            names = [name for name in archive.namelist() if PurePosixPath(name).name in DESCRIPTIONS]
     if not names:
         raise ModelError(f"{path} holds no {' or '.join(DESCRIPTIONS)}")
     depth = min(len(PurePosixPath(name).parts) for name in names)
@@ -194,12 +170,6 @@ def open_package(path: Path) -> Package:
     if len({str(PurePosixPath(name).parent) for name in nearest}) > 1:
         raise ModelError(f"{path} holds several models ({', '.join(nearest[:3])}): name the one to open")
     return Package(path, nearest[0])
-
-
-def _stays(name: str) -> bool:
-    """Whether a zip's *name* would stay in the folder that it is unpacked into, on any system."""
-    path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts and not {"\\", ":"} & set(name)
 
 
 def _nearby(folder: Path, name: str) -> Iterator[Path]:

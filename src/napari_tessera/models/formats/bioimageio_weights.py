@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import pickle
-import warnings
+import os
 import weakref
-import zipfile
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from napari_tessera.errors import ModelError, first_line
+from napari_tessera.errors import ModelError
 from napari_tessera.models import architectures
+from napari_tessera.models.empty_network import StoredWeights
 from napari_tessera.models.formats.bioimageio_package import Package, PackageFile
-from napari_tessera.models.formats.state_dict import describe_misfit
+from napari_tessera.models.formats.script import open_script
+from napari_tessera.models.formats.state_dict import fill
+from napari_tessera.models.formats.tensors_only import dense_tensors, read_tensors_only
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["Weights", "choose_weights", "open_network"]
 
@@ -106,7 +107,11 @@ def open_network(package: Package, weights: Weights, in_channels: int, spatial_d
         return _open_onnx(package, weights)
     with package.lend(*weights.files) as (path, *_):
         where = f"'{weights.files[0].source}' of {package.path}"
-        network = _open_script(path, where) if weights.kind == "torchscript" else _build(path, where, weights)
+        if weights.kind == "torchscript":
+            network = open_script(path, where)
+        else:
+            # On Windows a mapped file cannot be deleted, as copies out of a zip are.
+            network = _build(path, where, weights, mapped=not package.is_zip or os.name != "nt")
     kernel = next((p for p in network.parameters() if p.dim() in (4, 5)), None)
     if kernel is not None and (kernel.dim() - 2, int(kernel.shape[1])) != (spatial_dims, in_channels):
         raise ModelError(
@@ -148,61 +153,10 @@ def _architecture_of(architecture: Any) -> tuple[str, dict[str, Any]]:
     return name, dict(architecture.kwargs)
 
 
-def _build(path: Path, where: str, weights: Weights) -> torch.nn.Module:
-    tensors = _read_tensors(path, where)
-    network = architectures.build(weights.architecture, weights.arguments)
-    wanted = network.state_dict()
-    if misfit := describe_misfit(tensors, wanted):
-        raise ModelError(f"the weights {where} do not fit {weights.architecture}: {misfit}")
-    network.load_state_dict(tensors)
-    return network
-
-
-def _read_tensors(path: Path, where: str) -> dict[str, torch.Tensor]:
-    """Return the state dict in *path*, mapped rather than read; nothing but tensors and plain values is made of it."""
-    is_zip = zipfile.is_zipfile(path)
-    if is_zip:
-        _refuse_packed(path, where)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of older ways to pickle: what cannot be read is an error
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"the weights {where} hold more than tensors, which may be code: they are not opened ({first_line(error)})"
-        ) from error
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
-        raise ModelError(f"cannot read the weights {where}, the file may be cut short: {first_line(error)}") from error
-    if not isinstance(found, Mapping) or not all(
-        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in found.items()
-    ):
-        raise ModelError(f"{where} holds no state dict, that is names and tensors, but a {type(found).__name__}")
-    return dict(found)
-
-
-def _refuse_packed(path: Path, where: str) -> None:
-    """Raise if a part of *path* would grow: torch.save packs nothing, so whoever did wanted to fill the memory."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            grown = [part for part in archive.infolist() if part.file_size > part.compress_size]
-    except (OSError, zipfile.BadZipFile) as error:
-        raise ModelError(f"cannot read the weights {where}, the file may be cut short: {error}") from error
-    if grown:
-        raise ModelError(
-            f"the weights {where} would grow from {grown[0].compress_size} to {grown[0].file_size} bytes at "
-            f"'{grown[0].filename}', which torch.save never writes: they are not opened"
-        )
-
-
-def _open_script(path: Path, where: str) -> torch.nn.Module:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is deprecated, and everywhere
-            network: torch.nn.Module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
-    except (RuntimeError, ValueError, OSError) as error:
-        raise ModelError(
-            f"cannot open {where} as TorchScript, the file may be cut short: {first_line(error)}"
-        ) from error
+def _build(path: Path, where: str, weights: Weights, *, mapped: bool) -> torch.nn.Module:
+    tensors = dense_tensors(read_tensors_only(path, where, mapped=mapped), where)
+    network = architectures.build(weights.architecture, weights.arguments, StoredWeights.of(tensors, where))
+    fill(network, tensors, label=where, what=weights.architecture)
     return network
 
 

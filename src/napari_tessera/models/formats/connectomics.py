@@ -181,7 +181,7 @@ def _window(config: Configuration, blueprint: Blueprint) -> tuple[WindowRule, tu
     found = [sides for key in keys if (sides := config.sides(key)) is not None and len(sides) == dims]
     wanted = found[0] if found else (128,) * dims
     if step == ONLY:
-        return WindowRule(wanted, (step,) * dims, wanted), ()
+        return WindowRule(wanted, (ONLY,) * dims, wanted), ()
     if not blueprint.exact:
         # Odd sides are padded within the network, so its author may well have trained with them.
         steps = tuple(step if side % step == 0 else 1 for side in wanted)

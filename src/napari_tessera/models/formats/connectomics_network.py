@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.overrides import TorchFunctionMode
 
 from napari_tessera.errors import ModelError, nearest
 from napari_tessera.models import architectures
-from napari_tessera.models.formats.state_dict import describe_misfit
+from napari_tessera.models.empty_network import StoredWeights, build_empty
+from napari_tessera.models.formats.state_dict import describe_misfit, fill
 
 if TYPE_CHECKING:
     from napari_tessera.models.formats.connectomics_checkpoint import Weights
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["ARCHITECTURES", "Blueprint", "Head", "read_blueprint"]
 
 MONAI = "monai.networks.nets"
-# Window sides of a network whose position embedding is of one size: the rule has no other way to say "only this".
-ONLY = 1 << 20
+# The step of a network whose position embedding is of one size.
+ONLY = 0
 LEVELS_OF_BASIC = 6
 # The one network that is not MONAI's own.
 INTERPOLATING = "InterpolatingUNet"
@@ -72,14 +72,13 @@ class Blueprint:
         """
         complaint = ""
         for name, arguments in self.recipes:
-            network = _build_empty(name, arguments)
+            network = _build_empty(name, arguments, StoredWeights.of(weights, str(path)))
             wanted = network.state_dict()
             fitting = _without_prefix(weights, wanted)
             problem = describe_misfit(fitting, wanted)
             if not problem:
-                ready = {key: tensor.to(wanted[key].dtype) for key, tensor in fitting.items()}
-                network.load_state_dict(ready, assign=True)
-                return network.eval().requires_grad_(False)
+                fill(network, fitting, label=str(path), what=self.name)
+                return network.requires_grad_(False)
             complaint = complaint or problem
         raise ModelError(f"the weights of {path} do not fit the configured {self.name}: {complaint}")
 
@@ -261,27 +260,15 @@ ARCHITECTURES: Mapping[str, Callable[[_Arguments], _Recipes]] = {
 }
 
 
-class _NumbersStay(TorchFunctionMode):
-    """Keeps the numbers that a constructor reads back, such as drop rates per layer, while its weights are left out."""
+def _build_empty(name: str, arguments: dict[str, Any], stored: StoredWeights) -> torch.nn.Module:
+    if name != INTERPOLATING:
+        return architectures.build(name, arguments, stored)
+    from napari_tessera.models.formats.connectomics_unet import InterpolatingUNet
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        options = dict(kwargs or {})
-        if func is torch.linspace:
-            options["device"] = "cpu"
-        return func(*args, **options)
-
-
-def _build_empty(name: str, arguments: dict[str, Any]) -> torch.nn.Module:
-    """Return a network whose tensors have shapes but no values, so that a file cannot ask for memory by its numbers."""
-    with torch.device("meta"), _NumbersStay():
-        if name != INTERPOLATING:
-            return architectures.build(name, arguments)
-        from napari_tessera.models.formats.connectomics_unet import InterpolatingUNet
-
-        try:
-            return InterpolatingUNet(**arguments)
-        except (TypeError, ValueError, KeyError, NotImplementedError, RuntimeError) as error:
-            raise ModelError(f"a UNet cannot be built from {arguments}: {error}") from error
+    try:
+        return build_empty(lambda: InterpolatingUNet(**arguments), stored).eval()
+    except (TypeError, ValueError, KeyError, NotImplementedError, RuntimeError) as error:
+        raise ModelError(f"a UNet cannot be built from {arguments}: {error}") from error
 
 
 def _without_prefix(weights: Weights, wanted: Weights) -> Weights:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from napari_tessera.models.embeddings import refuse_embeddings
 from napari_tessera.models.spec import Activation, DecoderChoice, OutputKind, OutputSpec
 
 if TYPE_CHECKING:
@@ -67,13 +68,15 @@ def read_channels(config: Configuration, out_channels: int, spatial_dims: int) -
     Raises
     ------
     ModelError
-        If the file asks for channels that are not there, or an activation that Tessera does not apply.
+        If the file asks for channels that are not there, for an activation that Tessera does not apply, or for
+        embeddings.
     """
     scales, activations = _activations(config, out_channels)
     kept, notes = _selected(config, out_channels)
     if "softmax" in activations and notes:
         kept, notes = tuple(range(out_channels)), ("all channels are kept, not some of them, as a softmax needs all",)
     parts = _targets(config, spatial_dims)
+    refuse_embeddings([*(part.name for part in parts), *(name for name, _ in _steps(config))], str(config.path))
     if sum(len(part.offsets) or 1 for part in parts) != out_channels:
         parts = []
     meanings = [(part.name, offset) for part in parts for offset in (part.offsets or ((),))]

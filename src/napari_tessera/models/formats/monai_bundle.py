@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,15 +14,17 @@ import torch
 
 from napari_tessera.errors import ModelError, OutOfMemoryError
 from napari_tessera.models import architectures
+from napari_tessera.models.empty_network import StoredWeights
 from napari_tessera.models.formats import monai_config
 from napari_tessera.models.formats.base import Description, Risk
 from napari_tessera.models.formats.monai_config import Component, Config
 from napari_tessera.models.formats.monai_metadata import MAX_CHANNELS, Metadata, read_metadata
 from napari_tessera.models.formats.monai_package import Package, open_package
 from napari_tessera.models.formats.monai_transforms import Preprocessing, read_postprocessing, read_preprocessing
-from napari_tessera.models.formats.monai_weights import fill, load_script
+from napari_tessera.models.formats.monai_weights import read_weights
 from napari_tessera.models.formats.monai_window import find_window, network_steps, read_inferer
-from napari_tessera.models.formats.weight_budget import WeightBudget
+from napari_tessera.models.formats.script import open_script
+from napari_tessera.models.formats.state_dict import fill
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import Activation, DecoderChoice, ModelSpec, OutputSpec, WindowRule
 
@@ -29,8 +32,6 @@ __all__ = ["FORMAT", "MonaiBundle", "TurnedNetwork"]
 
 INFERENCE = ("configs/inference.json", "configs/inference.yaml", "configs/inference.yml")
 WEIGHTS, SCRIPT = "models/model.pt", "models/model.ts"
-# Weights may be stored in half the bytes that they are used in, and building makes more than what is kept.
-MOST_GROWTH, FREE_WEIGHT_BYTES = 4, 64 * 2**20
 _NETS = "monai.networks.nets"
 _NETWORK_KEYS = ("network_def", "network", "net")
 
@@ -203,12 +204,13 @@ def _allowed_name(found: Component) -> str:
 def _load_network(bundle: _Bundle) -> torch.nn.Module:
     if bundle.architecture is None:
         with bundle.package.on_disk(SCRIPT) as file:
-            return load_script(file, bundle.package.label(SCRIPT))
-    stored = bundle.package.size(WEIGHTS)
-    with WeightBudget(FREE_WEIGHT_BYTES + MOST_GROWTH * stored, f"its {WEIGHTS} has {stored}"):
-        network = architectures.build(*bundle.architecture).eval()
+            return open_script(file, bundle.package.label(SCRIPT))
+    label = bundle.package.label(WEIGHTS)
     with bundle.package.on_disk(WEIGHTS) as file:
-        fill(network, file, bundle.package.label(WEIGHTS))
+        # On Windows a mapped file cannot be deleted, as copies out of a zip are.
+        weights = read_weights(file, label, mapped=bundle.package.path.is_dir() or os.name != "nt")
+        network = architectures.build(*bundle.architecture, StoredWeights.of(weights, label))
+        fill(network, weights, label=label, what="the network of the bundle")
     return network
 
 
@@ -221,7 +223,9 @@ def _describe(bundle: _Bundle) -> _Parts:
     inferer = read_inferer(config, dims)
     name, arguments = bundle.architecture or ("", {})
     steps = network_steps(name.rpartition(".")[2], arguments, dims)
-    window, said = find_window(metadata.spatial_shape, inferer, steps, only_one=name == f"{_NETS}.UNETR")
+    window, said = find_window(
+        metadata.spatial_shape, inferer, steps, only=architectures.only_window(name, arguments, dims)
+    )
     turn = [before.order.index(axis) for axis in "zyx"[-dims:]]
     size = tuple(before.voxel_size_um[axis] for axis in "zyx"[-dims:] if axis in before.voxel_size_um)
     spec = ModelSpec(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from napari_tessera.errors import ModelError
+from napari_tessera.models.embeddings import refuse_embeddings
 from napari_tessera.models.formats import monai_config
 from napari_tessera.models.formats.monai_package import MARKER, Package
 
@@ -56,7 +57,7 @@ def read_metadata(package: Package) -> Metadata:
     Raises
     ------
     ModelError
-        If it cannot be read, or asks for more than one image.
+        If it cannot be read, asks for more than one image, or gives embeddings.
     """
     label = package.label(MARKER)
     content = monai_config.parse(package.read(MARKER, limit=monai_config.MAX_BYTES), label)
@@ -70,6 +71,9 @@ def read_metadata(package: Package) -> Metadata:
     image_key, image = next(iter(inputs.items()), ("image", {}))
     prediction_key = "pred" if "pred" in outputs or not outputs else next(iter(outputs))
     image, prediction = _mapping(image), _mapping(outputs.get(prediction_key))
+    said = (prediction_key, prediction.get("type"), prediction.get("format"))
+    names = _mapping(prediction.get("channel_def")).values()
+    refuse_embeddings([str(word) for word in (*said, *names)], label)
     shape = image.get("spatial_shape")
     return Metadata(
         name=_text(content.get("name")),

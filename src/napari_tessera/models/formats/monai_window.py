@@ -117,8 +117,6 @@ def network_steps(name: str, arguments: dict[str, Any], spatial_dims: int) -> tu
         per_level = [2] * 4
     elif name == "SwinUNETR":
         per_level = [arguments.get("patch_size", 2)] * 5
-    elif name == "UNETR":
-        per_level = [arguments.get("img_size", 1)]
     if not isinstance(per_level, list | tuple):  # building the network will say what is wrong with it
         per_level = ()
     return tuple(prod(_on_axis(level, axis) for level in per_level) for axis in range(spatial_dims))
@@ -130,7 +128,7 @@ def _on_axis(value: Any, axis: int) -> int:
 
 
 def find_window(
-    shape: list[Any], inferer: Inferer, steps: tuple[int, ...], *, only_one: bool = False
+    shape: list[Any], inferer: Inferer, steps: tuple[int, ...], *, only: tuple[int, ...] | None = None
 ) -> tuple[WindowRule, list[str]]:
     """Return the rule for windows, in the network's order, and what of it could not be taken over.
 
@@ -142,9 +140,14 @@ def find_window(
         What the bundle runs its network with.
     steps
         From `network_steps`.
-    only_one
-        Whether one step is the only window, as it is UNETR's; a rule cannot say so, a note does.
+    only
+        The only window that the network takes; None if it takes several.
     """
+    if only is not None:
+        said = list(inferer.roi_size)
+        differs = any(roi and roi != side for roi, side in zip(said, only, strict=False))
+        note = f"The roi_size {said} of the inferer is not taken over: the network takes only {list(only)}."
+        return WindowRule(only, (0,) * len(only), only), [note] if differs else []
     dims, notes = len(steps), []
     asked = shape if len(shape) == dims else ["*"] * dims
     if len(shape) not in (0, dims):
@@ -161,14 +164,11 @@ def find_window(
     ]
     minimum, multiple = tuple(rule[0] for rule in rules), tuple(rule[1] for rule in rules)
     bare = WindowRule(minimum, multiple, minimum)
-    wanted = list(minimum) if only_one else wanted
     default = tuple(bare.nearest(axis, side)[-1] for axis, side in enumerate(wanted))
     if inferer.roi_size and any(roi and roi != side for roi, side in zip(inferer.roi_size, default, strict=True)):
         notes.append(
             f"The roi_size {list(inferer.roi_size)} of the inferer does not suit the network, so it is rounded up."
         )
-    if only_one:
-        notes.append(f"The network takes windows of {list(steps)} voxels alone, its img_size, in its own order.")
     return WindowRule(default, multiple, minimum), notes
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_tessera.errors import ModelError
+from napari_tessera.models.empty_network import StoredWeights
 from napari_tessera.models.formats.base import Description, Risk
 from napari_tessera.models.formats.nnunet_checkpoint import Checkpoint, read_checkpoint
-from napari_tessera.models.formats.nnunet_network import FoldAverage, Reordered, build_network, fill_network
+from napari_tessera.models.formats.nnunet_network import FoldAverage, Reordered, build_network
 from napari_tessera.models.formats.nnunet_plans import Architecture, read_dataset, read_plans
 from napari_tessera.models.formats.nnunet_spec import axis_order, iter_notes, make_spec, read_outputs
+from napari_tessera.models.formats.state_dict import fill
 from napari_tessera.models.model import Model
 
 if TYPE_CHECKING:
@@ -105,8 +107,10 @@ def _read(path: Path) -> _Found:
 
 def _build(found: _Found, checkpoint: Checkpoint) -> torch.nn.Module:
     channels = found.spec.in_channels, found.spec.out_channels
-    network = build_network(found.architecture, *channels, found.folder / PLANS)
-    fill_network(network, checkpoint.weights, checkpoint.path)
+    label = str(checkpoint.path)
+    stored = StoredWeights.of(checkpoint.weights, label)
+    network = build_network(found.architecture, *channels, found.folder / PLANS, stored)
+    fill(network, checkpoint.weights, label=label, what="the architecture in the plans")
     return network
 
 

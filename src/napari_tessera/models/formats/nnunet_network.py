@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from napari_tessera.errors import ModelError, nearest
-from napari_tessera.models.formats.state_dict import describe_misfit
+from napari_tessera.models.empty_network import StoredWeights, build_empty
 
 if TYPE_CHECKING:
     from napari_tessera.models.formats.nnunet_plans import Architecture
 
-__all__ = ["ARCHITECTURES", "FoldAverage", "Reordered", "build_network", "fill_network"]
+__all__ = ["ARCHITECTURES", "FoldAverage", "Reordered", "build_network"]
 
 _PACKAGE = "dynamic_network_architectures"
 _UNET = f"{_PACKAGE}.architectures.unet"
@@ -102,8 +102,10 @@ class Reordered(torch.nn.Module):
         return output.permute(self.back)
 
 
-def build_network(architecture: Architecture, in_channels: int, out_channels: int, path: Path) -> torch.nn.Module:
-    """Return the network that plans describe, on the meta device: its weights have shapes, and no memory.
+def build_network(
+    architecture: Architecture, in_channels: int, out_channels: int, path: Path, stored: StoredWeights
+) -> torch.nn.Module:
+    """Return the network that plans describe, its weights without values yet.
 
     Parameters
     ----------
@@ -113,12 +115,14 @@ def build_network(architecture: Architecture, in_channels: int, out_channels: in
         Of its input and output.
     path
         Of the plans, for errors.
+    stored
+        What is there to fill it.
 
     Raises
     ------
     ModelError
-        If a name is not in the reviewed tables, an argument is not what it should be, or nnU-Net's package of networks
-        is missing.
+        If a name is not in the reviewed tables, an argument is not what it should be, the network has far more weights
+        than are stored, or nnU-Net's package of networks is missing.
     """
     name = architecture.network_class_name
     if name not in ARCHITECTURES:
@@ -139,11 +143,9 @@ def build_network(architecture: Architecture, in_channels: int, out_channels: in
     # The layers of deep supervision are made, and their weights loaded, either way; off means one output, the finest.
     arguments |= {"input_channels": in_channels, "num_classes": out_channels, "deep_supervision": False}
     try:
-        with torch.device("meta"):
-            network: torch.nn.Module = getattr(unet, ARCHITECTURES[name])(**arguments)
+        return build_empty(lambda: getattr(unet, ARCHITECTURES[name])(**arguments), stored).eval()
     except (TypeError, ValueError, LookupError, AssertionError, RuntimeError, AttributeError) as error:
         raise ModelError(f"{path}: '{name}' cannot be built from the arguments in the plans: {error}") from error
-    return network.eval()
 
 
 def _check_arguments(architecture: Architecture, path: Path) -> dict[str, Any]:
@@ -190,17 +192,3 @@ def _is_options(value: object) -> bool:
         isinstance(name, str) and isinstance(number, (bool, int, float)) and isfinite(number)
         for name, number in value.items()
     )
-
-
-def fill_network(network: torch.nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
-    """Give *network* its *weights*, which are kept as they are: memory-mapped ones are not copied.
-
-    Raises
-    ------
-    ModelError
-        If some are missing, unknown or of another shape; *path* is the file that they are from.
-    """
-    wanted = network.state_dict()
-    if misfit := describe_misfit(weights, wanted):
-        raise ModelError(f"the weights {path} do not fit the architecture in the plans: {misfit}")
-    network.load_state_dict({name: tensor.to(wanted[name].dtype) for name, tensor in weights.items()}, assign=True)

@@ -27,6 +27,8 @@ METADATA_KEY = "tessera.yaml"
 INSTALL = "install it with: pip install 'napari-tessera[onnx]'"
 # protobuf's own limit; larger networks keep their weights in files beside it.
 MAX_BYTES = 2**31 - 1
+# Shapes are computed from the values of small tensors, such as the factors of a resize.
+KEPT_BYTES = 65_536
 
 
 class Onnx:
@@ -84,6 +86,7 @@ class OnnxNetwork(torch.nn.Module):
         self._path = path
         self._graph = _read(path) if graph is None else graph
         self.shapes = OnnxShapes.of(self._graph, path) if shapes is None else shapes
+        self._graph = _without_values(self._graph)
         self._sessions: dict[torch.device, Any] = {}
         # Counts as weights in a plan, and moves nowhere: onnxruntime has the values.
         size = _weights_bytes(self._graph, path)
@@ -191,6 +194,16 @@ def _weights_bytes(model: Any, path: Path) -> int:
         for tensor in graph.initializer:
             sizes += prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     return int(sizes)
+
+
+def _without_values(model: Any) -> Any:
+    """Return *model*, which loses them too, without the values of large weights: onnxruntime has its own."""
+    for graph in walk_graphs(model):
+        for tensor in graph.initializer:
+            if len(tensor.raw_data) > KEPT_BYTES:
+                tensor.ClearField("raw_data")
+    # protobuf gives memory back with a whole message only.
+    return type(model).FromString(model.SerializeToString())
 
 
 def _spec(path: Path, model: Any, shapes: OnnxShapes) -> ModelSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,10 +11,12 @@ from safetensors.torch import load_file
 
 from napari_tessera.errors import ModelError
 from napari_tessera.models import architectures
+from napari_tessera.models.empty_network import StoredWeights
 from napari_tessera.models.formats.base import Description, Risk
-from napari_tessera.models.formats.state_dict import describe_misfit
+from napari_tessera.models.formats.state_dict import fill
 from napari_tessera.models.model import Model
-from napari_tessera.models.spec_file import read_model_file
+from napari_tessera.models.spec import ModelSpec, WindowRule
+from napari_tessera.models.spec_file import ModelFile, read_model_file
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +36,8 @@ class TesseraFile:
     def describe(self, path: Path) -> Description:
         """Return what the YAML file *path*, or the one beside the safetensors file *path*, says."""
         file = read_model_file(_description_of(path))
-        return Description(file.to_spec(), file.architecture.name if file.architecture else "")
+        spec, notes = _spec(file)
+        return Description(spec, file.architecture.name if file.architecture else "", notes)
 
     def load(self, path: Path, *, origin: str | None = None) -> Model:
         """Open the model whose description is the YAML file *path*, or whose weights are the safetensors file *path*.
@@ -48,12 +52,26 @@ class TesseraFile:
         if file.architecture is None:
             raise ModelError(f"{description} names no architecture, so there is nothing to load weights into: add one")
         weights = path if path.suffix == ".safetensors" else _beside(description, file.weights)
-        network = architectures.build(file.architecture.name, file.architecture.arguments)
-        _fill(network, weights)
-        return Model(network.eval(), file.to_spec(), origin or str(description))
+        tensors = _read(weights)
+        stored = StoredWeights.of(tensors, str(weights))
+        network = architectures.build(file.architecture.name, file.architecture.arguments, stored)
+        fill(network, tensors, label=str(weights), what="the architecture")
+        spec, notes = _spec(file)
+        return Model(network, spec, origin or str(description), notes)
 
 
 FORMAT = TesseraFile()
+
+
+def _spec(file: ModelFile) -> tuple[ModelSpec, tuple[str, ...]]:
+    """Return the description, whose windows are the only one that the network takes, if so, and a note on that."""
+    spec, architecture = file.to_spec(), file.architecture
+    only = architecture and architectures.only_window(architecture.name, architecture.arguments, spec.spatial_dims)
+    if not only:
+        return spec, ()
+    rule = WindowRule(only, (0,) * len(only), only)
+    note = f"The window is {only}, the network's img_size, and not {spec.window.default}, which it does not take."
+    return replace(spec, window=rule), () if spec.window.default == only else (note,)
 
 
 def _description_of(path: Path) -> Path:
@@ -71,14 +89,12 @@ def _beside(description: Path, name: str | None) -> Path:
     return description.parent / name
 
 
-def _fill(network: torch.nn.Module, weights: Path) -> None:
+def _read(weights: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a safetensors file, which are mapped into memory: writing to them writes no file."""
     try:
-        tensors = load_file(weights)
+        tensors: dict[str, torch.Tensor] = load_file(weights)
     except FileNotFoundError as error:
         raise ModelError(f"the weights {weights} are missing: put them beside their description") from error
     except (OSError, SafetensorError) as error:
         raise ModelError(f"cannot read the weights {weights}, the file may be cut short: {error}") from error
-    wanted = network.state_dict()
-    if misfit := describe_misfit(tensors, wanted):
-        raise ModelError(f"the weights {weights} do not fit the architecture: {misfit}")
-    network.load_state_dict({name: tensor.to(wanted[name].dtype) for name, tensor in tensors.items()})
+    return tensors

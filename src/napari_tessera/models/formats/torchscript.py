@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 import zipfile
 from pathlib import Path
 
 import torch
 
-from napari_tessera.errors import ModelError, first_line
+from napari_tessera.errors import ModelError
 from napari_tessera.models.formats.base import Description, Risk
 from napari_tessera.models.formats.embedded import EXTRA_FILE, find_spec, read_extra
+from napari_tessera.models.formats.script import open_script
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import ModelSpec, WindowRule
 
@@ -61,14 +61,7 @@ def _extra_file(path: Path) -> bytes:
 
 def _load(path: Path) -> Model:
     extra = {EXTRA_FILE: ""}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is deprecated, and everywhere
-            network = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)  # type: ignore[no-untyped-call]
-    except (RuntimeError, ValueError, OSError) as error:
-        raise ModelError(
-            f"cannot open {path} as TorchScript, the file may be cut short: {first_line(error)}"
-        ) from error
+    network = open_script(path, str(path), extra)
     spec = _described(path, extra[EXTRA_FILE]) or _infer(network, path)
     return Model(network, spec, str(path))
 

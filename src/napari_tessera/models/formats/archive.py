@@ -1,0 +1,128 @@
+"""Zips from strangers: entries that lead out of them, are links, or grow as no weights do are refused."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PureWindowsPath
+
+from napari_tessera.errors import ModelError
+
+__all__ = ["copy_entry", "inside", "open_archive", "read_entry"]
+
+MAX_ENTRIES = 100_000
+# Weights hardly shrink in a zip; what grows more than this on the way out is no network. Deflate can reach 1032.
+MOST_GROWTH = 100
+# Small files may grow as they like: text and constant weights do.
+FREE_GROWTH_BYTES = 16 * 2**20
+COPY_BYTES = 2**20
+# Everything that a damaged or hostile archive makes `zipfile` raise; RuntimeError is an encrypted entry, and
+# NotImplementedError, one of them, an unknown way of compressing.
+_ZIP_ERRORS = (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, KeyError)
+
+
+@contextmanager
+def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Lend the zip *path* after looking at what its directory says of all its entries.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be read, or an entry would leave the folder that it is unpacked into, is a link, or there are too
+        many or too large ones.
+    """
+    try:
+        archive = zipfile.ZipFile(path)
+    except _ZIP_ERRORS as error:
+        raise ModelError(f"cannot read {path} as a zip, it may be cut short: {error}") from error
+    with archive:
+        entries = archive.infolist()
+        if len(entries) > MAX_ENTRIES:
+            raise ModelError(f"{path} holds {len(entries)} files; a package has at most {MAX_ENTRIES}")
+        for entry in entries:
+            if _leaves(entry.filename):
+                raise ModelError(
+                    f"{path} holds a file that would leave its folder, '{entry.filename[:80]}': Tessera does not open "
+                    f"it"
+                )
+            if stat.S_ISLNK(entry.external_attr >> 16):
+                raise ModelError(f"{path} holds a link, '{entry.filename[:80]}': put a copy in its place")
+        yield archive
+
+
+def read_entry(archive: zipfile.ZipFile, name: str, *, label: str, limit: int) -> bytes:
+    """Return the content of the entry *name*.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be read or has more than *limit* bytes; the error calls it *label*.
+    """
+    try:
+        with archive.open(name) as entry:
+            content = entry.read(limit + 1)
+    except _ZIP_ERRORS as error:
+        raise ModelError(f"cannot read {label}, it may be cut short: {error}") from error
+    if len(content) > limit:
+        raise ModelError(f"{label} has more than {limit} bytes, which no description of a network has")
+    return content
+
+
+def copy_entry(archive: zipfile.ZipFile, name: str, target: Path, *, label: str) -> None:
+    """Copy the entry *name* to the file *target*.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be read, or grows beyond what weights can or what the disk holds; the error calls it *label*.
+    """
+    _refuse_growth(archive, name, label)
+    try:
+        entry = archive.getinfo(name)
+        free = shutil.disk_usage(target.parent).free
+        if entry.file_size > free:
+            raise ModelError(
+                f"{label} has {entry.file_size} bytes, but the folder for temporary files has {free}: make room, or "
+                f"unpack the zip yourself and open its folder"
+            )
+        # `zipfile` gives no more than the size that the entry declares.
+        with archive.open(entry) as packed, target.open("wb") as file:
+            shutil.copyfileobj(packed, file, COPY_BYTES)
+    except _ZIP_ERRORS as error:
+        raise ModelError(f"cannot read {label}, it may be cut short: {error}") from error
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return the path of the file *name* in *folder*, whether it is there or not.
+
+    Raises
+    ------
+    ModelError
+        If it is a link that leads out of the folder.
+    """
+    file = folder / name
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise ModelError(f"{file} is a link that leads outside of {folder}: put a copy in its place")
+    return file
+
+
+def _refuse_growth(archive: zipfile.ZipFile, name: str, label: str) -> None:
+    """Raise if one entry, or all together, would grow as only a bomb does."""
+    entries = archive.infolist()
+    own = [entry for entry in entries if entry.filename == name]
+    for what, counted in ((label, own), (f"what {archive.filename} holds", entries)):
+        packed, size = sum(entry.compress_size for entry in counted), sum(entry.file_size for entry in counted)
+        if size > max(FREE_GROWTH_BYTES, MOST_GROWTH * packed):
+            raise ModelError(
+                f"{what} would grow from {packed} to {size} bytes, which no weights do: Tessera does not unpack it"
+            )
+
+
+def _leaves(name: str) -> bool:
+    """Whether a *name* would leave the folder that it is unpacked into, on any system."""
+    path = PureWindowsPath(name)  # takes both kinds of slashes
+    return bool(path.anchor) or ".." in path.parts

@@ -1,0 +1,42 @@
+"""TorchScript archives, opened. Doing so runs code from the file: only after the user has said that it may."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+
+from napari_tessera.errors import ModelError, first_line
+
+__all__ = ["open_script"]
+
+
+def open_script(path: Path, label: str, extra_files: dict[str, str] | None = None) -> torch.nn.Module:
+    """Return the TorchScript network in *path*, on the CPU; its weights are read into memory.
+
+    Parameters
+    ----------
+    path
+        The archive.
+    label
+        How errors call it.
+    extra_files
+        Filled with the content of the files of these names that lie in the archive.
+
+    Raises
+    ------
+    ModelError
+        If it is none, or cut short.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is deprecated, and everywhere
+            network: torch.nn.Module = torch.jit.load(  # type: ignore[no-untyped-call]
+                str(path), map_location="cpu", _extra_files=extra_files
+            )
+    except (RuntimeError, ValueError, OSError) as error:
+        raise ModelError(
+            f"cannot open {label} as TorchScript, the file may be cut short: {first_line(error)}"
+        ) from error
+    return network

@@ -1,0 +1,179 @@
+"""Files that `torch.save` wrote, read as tensors and plain data: mapped into memory, and nothing in them is called."""
+
+from __future__ import annotations
+
+import pickletools
+import re
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from napari_tessera.errors import ModelError, first_line
+
+__all__ = ["dense_tensors", "read_tensors_only"]
+
+# The pickle holds names, shapes and the optimiser's numbers; tensors lie beside it.
+MAX_PICKLE_BYTES = 64_000_000
+# What older releases wrote is no zip but pickles one after another (mark, version, system, content, names of tensors)
+# and then the tensors.
+LEGACY_PICKLES = 5
+
+# All that tensors, and the plain numbers beside them, are made of. Narrower than what weights_only=True accepts: that
+# list has things that take any amount of memory, such as bytearray.
+_ALLOWED = {
+    *("collections.OrderedDict", "collections.Counter", "builtins.set", "builtins.complex", "torch.Size"),
+    *("torch.device", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"),
+    *("torch.nn.parameter.Parameter", "torch.serialization._get_layout", "torch.storage.UntypedStorage"),
+}
+_STORAGE_OR_TYPE = re.compile(r"torch\.((cuda\.)?[A-Z][A-Za-z0-9]*Storage|b?float\d+|u?int\d+|bool|complex\d+)")
+# The protocol that torch writes knows Python's types by the names of Python 2, in the module `__builtin__`.
+_RENAMED = {"__builtin__.long": "builtins.int", "__builtin__.unicode": "builtins.str"}
+
+
+def _nothing(name: str) -> Callable[..., Any] | None:
+    return None
+
+
+def read_tensors_only(
+    path: Path,
+    label: str,
+    *,
+    stand_in: Callable[[str], Callable[..., Any] | None] = _nothing,
+    needs_zip: bool = False,
+    mapped: bool = True,
+) -> Any:
+    """Return the content of *path*, whose tensors are mapped into memory: read when first used, and never copied.
+
+    Writing to such a tensor does not write to the file.
+
+    Parameters
+    ----------
+    path
+        The file.
+    label
+        How errors call it.
+    stand_in
+        Returns what takes the place of a name beyond tensors and plain data, such as ``numpy.dtype``, wherever the file
+        uses it; None where the file is refused for it.
+    needs_zip
+        Whether files of releases of torch before 1.6 are refused. They are read into memory, as they cannot be mapped.
+    mapped
+        False reads the tensors into memory, so that the file can be deleted on Windows, too.
+
+    Raises
+    ------
+    ModelError
+        If the file cannot be read, is compressed, or refers to anything else; nothing of it has been run then.
+    """
+    is_zip = zipfile.is_zipfile(path)
+    if needs_zip and not is_zip:
+        raise ModelError(f"cannot read the weights {label}, the file may be cut short: it is no zip")
+    try:
+        names = _names_in_zip(path, label) if is_zip else _names_in_pickles(path)
+    except ModelError:
+        raise
+    except Exception as error:  # OSError, BadZipFile, ValueError, IndexError, UnicodeDecodeError, ... for what is none
+        raise ModelError(f"cannot read the weights {label}, the file may be cut short: {first_line(error)}") from error
+    stand_ins: list[Any] = [(_stand_for(name, stand_in, label), name) for name in names if not _is_allowed(name)]
+    try:
+        with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
+            # Of older ways to pickle: what cannot be read is an error.
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip and mapped)
+    except Exception as error:  # whatever a broken or hostile pickle makes the restricted reader stumble over
+        raise ModelError(f"cannot read the weights {label}, the file may be cut short: {_reason(error)}") from error
+
+
+def dense_tensors(found: Any, label: str) -> dict[str, torch.Tensor]:
+    """Return *found*, checked to be tensors by name that hold as many numbers as lie behind them.
+
+    Raises
+    ------
+    ModelError
+        If it is anything else.
+    """
+    if not isinstance(found, Mapping) or not found:
+        raise ModelError(f"the weights {label} hold a {type(found).__name__}, but Tessera needs tensors by name")
+    for name, value in found.items():
+        if not isinstance(name, str) or not _is_dense(value):
+            raise ModelError(f"the weights {label} hold '{str(name)[:80]}', which is no dense tensor of numbers")
+    return dict(found)
+
+
+def _reason(error: Exception) -> str:
+    """Return the reason of torch, which beside it advises to read the file without the restriction: not in our name."""
+    _, mark, reason = str(error).rpartition("WeightsUnpickler error:")
+    if not mark and "weights_only" in reason:
+        return "torch refuses to read it as data"
+    return (reason.strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def _is_dense(value: Any) -> bool:
+    """Whether it is a tensor in memory or in the file. A view of more than lies behind it would grow when copied."""
+    if not isinstance(value, torch.Tensor) or value.layout is not torch.strided or value.device.type != "cpu":
+        return False
+    return not value.is_quantized and not value.is_complex() and value.nbytes <= value.untyped_storage().nbytes()
+
+
+def _names_in_zip(path: Path, label: str) -> list[str]:
+    """Return what the pickle of a zip refers to; raise unless the zip holds what it says, uncompressed."""
+    size = path.stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        for entry in entries:
+            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > entry.compress_size:
+                raise ModelError(
+                    f"the weights {label} hold a compressed part, '{entry.filename[:60]}', of {entry.file_size} bytes, "
+                    f"which torch.save never writes: it is not unpacked"
+                )
+        if sum(entry.file_size for entry in entries) > size:
+            raise ModelError(f"the weights {label} are larger inside than outside, which torch.save never writes")
+        pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise ModelError(f"the weights {label} hold {len(pickles)} files data.pkl, but torch.save writes one")
+        if pickles[0].file_size > MAX_PICKLE_BYTES:
+            raise ModelError(
+                f"the weights {label} have {pickles[0].file_size} bytes beside their tensors, but Tessera reads at "
+                f"most {MAX_PICKLE_BYTES}"
+            )
+        with archive.open(pickles[0]) as file:
+            return list(dict.fromkeys(_iter_names(file)))
+
+
+def _names_in_pickles(path: Path) -> list[str]:
+    with path.open("rb") as file:
+        names: dict[str, None] = {}
+        for _ in range(LEGACY_PICKLES):
+            for name in _iter_names(file):
+                names[name] = None
+                if not _is_allowed(name):  # what follows may be no pickle at all
+                    return list(names)
+        return list(names)
+
+
+def _iter_names(file: IO[bytes]) -> Iterator[str]:
+    """Yield the names that the pickle at *file*'s place refers to, as ``module.name``; runs nothing."""
+    for opcode, argument, _ in pickletools.genops(file):
+        if opcode.name in ("GLOBAL", "INST"):
+            name = str(argument).replace(" ", ".")
+            yield _RENAMED.get(name, re.sub(r"^__builtin__\.", "builtins.", name))
+        elif opcode.name in ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
+            yield f"a name by {opcode.name}"
+
+
+def _is_allowed(name: str) -> bool:
+    return name in _ALLOWED or _STORAGE_OR_TYPE.fullmatch(name) is not None
+
+
+def _stand_for(name: str, stand_in: Callable[[str], Callable[..., Any] | None], label: str) -> Callable[..., Any]:
+    found = stand_in(name)
+    if found is None:
+        raise ModelError(
+            f"the weights {label} hold '{name[:120]}', which is more than tensors and plain data and may run code, so "
+            f"they are not opened: save the network's state_dict by itself, where you trust it"
+        )
+    return found

@@ -1,0 +1,87 @@
+"""Zips from strangers, entry by entry."""
+
+from __future__ import annotations
+
+import stat
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from napari_tessera.errors import ModelError
+from napari_tessera.models.formats import archive
+from napari_tessera.models.formats.archive import copy_entry, inside, open_archive, read_entry
+
+
+def write(path: Path, entries: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as file:
+        for name, content in entries.items():
+            file.writestr(name, content)
+    return path
+
+
+def test_entries_come_out_as_they_went_in(tmp_path: Path) -> None:
+    with open_archive(write(tmp_path / "a.zip", {"b/c.txt": b"content"})) as opened:
+        assert read_entry(opened, "b/c.txt", label="c", limit=7) == b"content"
+        copy_entry(opened, "b/c.txt", tmp_path / "copy", label="c")
+        with pytest.raises(ModelError, match="c has more than 6 bytes"):
+            read_entry(opened, "b/c.txt", label="c", limit=6)
+        with pytest.raises(ModelError, match="cannot read d"):
+            read_entry(opened, "d", label="d", limit=7)
+    assert (tmp_path / "copy").read_bytes() == b"content"
+
+
+@pytest.mark.parametrize("name", ["../a", "/a", "a/../../b", "a\\..\\b", "C:\\a", "C:a", "\\\\server\\share\\a", "\\a"])
+def test_entries_that_would_leave_are_refused(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / "a.zip", {name: b""})
+    with pytest.raises(ModelError, match=r"a\.zip holds a file that would leave its folder"), open_archive(path):
+        pass
+
+
+def test_links_are_refused(tmp_path: Path) -> None:
+    link = zipfile.ZipInfo("weights.pt")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        file.writestr(link, "/etc/passwd")
+    with pytest.raises(ModelError, match=r"holds a link, 'weights\.pt'"), open_archive(tmp_path / "a.zip"):
+        pass
+
+
+def test_too_many_entries_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "MAX_ENTRIES", 2)
+    path = write(tmp_path / "a.zip", dict.fromkeys("abc", b""))
+    with pytest.raises(ModelError, match="holds 3 files; a package has at most 2"), open_archive(path):
+        pass
+
+
+def test_what_grows_as_no_weights_do_is_not_unpacked(tmp_path: Path) -> None:
+    """One entry, or many that are small by themselves."""
+    for entries, said in (
+        ({"a": bytes(20_000_000)}, r"a would grow from \d+ to 20000000 bytes"),
+        ({name: bytes(9_000_000) for name in "abc"}, r"a\.zip holds would grow from \d+ to 27000000 bytes"),
+    ):
+        with open_archive(write(tmp_path / "a.zip", entries)) as opened, pytest.raises(ModelError, match=said):
+            copy_entry(opened, "a", tmp_path / "copy", label="a")
+        assert not (tmp_path / "copy").exists()
+
+
+def test_a_full_disk_is_told_before_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 3}))
+    said = "has 4 bytes, but the folder for temporary files has 3: make room"
+    with open_archive(write(tmp_path / "a.zip", {"a": b"1234"})) as opened, pytest.raises(ModelError, match=said):
+        copy_entry(opened, "a", tmp_path / "copy", label="a")
+
+
+def test_links_in_a_folder_may_lead_within_it(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (tmp_path / "outside").write_text("")
+    try:
+        (folder / "out").symlink_to(tmp_path / "outside")
+        (folder / "in").symlink_to(folder / "other")
+    except OSError as error:
+        pytest.skip(f"no links here: {error}")
+    assert inside(folder, "in") == folder / "in"
+    for name in ("out", "../outside"):
+        with pytest.raises(ModelError, match="leads outside of"):
+            inside(folder, name)
