@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["format_bytes", "format_duration", "format_voxel_size", "parse_bytes"]
+__all__ = ["format_bytes", "format_duration", "format_estimate", "format_voxel_size", "parse_bytes"]
 
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _FACTORS: dict[str, int] = {
@@ -80,3 +80,15 @@ def format_voxel_size(voxel_size_um: tuple[float, ...]) -> str:
     '0.01 x 0.01 x 0.01 µm'
     """
     return " x ".join(f"{size:g}" for size in voxel_size_um) + " µm"
+
+
+def format_estimate(seconds: float) -> str:
+    """Return an expected duration for people, rounded as `format_duration` does.
+
+    Examples
+    --------
+    >>> [format_estimate(s) for s in (0.4, 9.2)]
+    ['under 1 s', 'about 9 s']
+    """
+    text = format_duration(seconds)
+    return text if text.startswith("under") else f"about {text}"

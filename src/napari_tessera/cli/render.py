@@ -12,7 +12,7 @@ from rich.text import Text
 
 from napari_tessera.cli.console import count
 from napari_tessera.session.cost import HOST_TERMS
-from napari_tessera.units import format_bytes, format_duration
+from napari_tessera.units import format_bytes, format_estimate
 
 if TYPE_CHECKING:
     from napari_tessera import Plan
@@ -44,7 +44,7 @@ def render_plan(planned: Plan, names: Sequence[str]) -> Group:
         if size := getattr(planned.host, name):
             sizes.add_row(f"  {words}", format_bytes(size))
     if planned.expected_seconds is not None:
-        sizes.add_row("time", f"about {format_duration(planned.expected_seconds)} for the passes")
+        sizes.add_row("time", f"{format_estimate(planned.expected_seconds)} for the passes")
     sizes.add_row("result", f"{format_bytes(written_bytes(planned))} before compression")
     return Group(
         Text(f"{count_windows(planned)}, {count(planned.forward_passes, 'forward passes')}", style="bold"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from napari_tessera.session.wording import Line, Tone, count, counted, part_of
-from napari_tessera.units import format_bytes, format_duration, format_voxel_size
+from napari_tessera.units import format_bytes, format_duration, format_estimate, format_voxel_size
 
 if TYPE_CHECKING:
     from napari_tessera import Plan
@@ -175,7 +175,7 @@ def time_line(expected_seconds: float | None, seconds_left: float | None, *, run
         return Line(f"time: {format_duration(seconds_left or 0)} left" if known else "time: after the first passes")
     if expected_seconds is not None:
         return Line(
-            f"time: about {format_duration(expected_seconds)}",
+            f"time: {format_estimate(expected_seconds)}",
             tooltip="forward passes × what passes like these took when last timed; making labels, where it was timed",
         )
     return Line("time: after the first passes", tooltip="measured while the run goes on, and remembered after it")

@@ -12,7 +12,7 @@ from napari_tessera.engine.events import CancelToken
 from napari_tessera.errors import CancelledError
 from napari_tessera.session.report import sentence
 from napari_tessera.session.wording import Line, Tone
-from napari_tessera.units import format_bytes, format_duration
+from napari_tessera.units import format_bytes, format_estimate
 
 if TYPE_CHECKING:
     from napari_tessera import Plan
@@ -95,7 +95,7 @@ def _words(plan: Plan, choose_window: bool) -> str:
     chosen = f"sw_batch_size {plan.settings.sw_batch_size}"
     text = f"Windows of {window}, {chosen} are" if choose_window else f"{chosen} is"
     text = f"{text} fastest within {usable}"
-    return text if plan.expected_seconds is None else f"{text}: about {format_duration(plan.expected_seconds)}"
+    return text if plan.expected_seconds is None else f"{text}: {format_estimate(plan.expected_seconds)}"
 
 
 def _problem(error: Exception) -> Line:
