@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 from memory_networks import CLASSES, NETWORKS
 
 LIMITS_MS = {"slider": 16.0, "new window": 300.0}
@@ -116,15 +117,17 @@ def main() -> None:
         moves = list(moves_ms(widget, repeats))
         print(f"slider: median {statistics.median(moves):.1f} ms, longest {max(moves):.1f} ms")
         kept = [_report("bundled, float32", list(windows_ms(widget, (32, 40, 48, 56, 72, 80))))]
-        kept += list(_large_networks(widget))
+        kept += list(_large_networks(widget, viewer))
         viewer.close()
     print("limits: " + ", ".join(f"{name} {limit:.0f} ms" for name, limit in LIMITS_MS.items()))
     sys.exit(not all(kept) or statistics.median(moves) > LIMITS_MS["slider"])
 
 
-def _large_networks(widget: Any) -> Iterator[bool]:
+def _large_networks(widget: Any, viewer: Any) -> Iterator[bool]:
     """Report on new windows of large networks, and yield whether each keeps the limit."""
     session = widget.session
+    # Larger than the windows, as people's images are: where a single window covers it, one is traced as well.
+    widget.image.choose(viewer.add_image(np.zeros((320, 1024, 1024), np.uint8), name="large"))
     for model in large_models():
         session.shelf.use(model)
         _settle(lambda: not session.background.busy)

@@ -16,6 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 __all__ = ["DatalessMode", "DatalessTensor", "storage_of", "tensors_in"]
 
 _META = torch.device("meta")
+# Most arguments of operations, for which a look at abstract classes would take longer than the operation.
+_PLAIN = (int, float, str, type(None), torch.dtype, torch.device)
 
 
 class DatalessTensor(torch.Tensor):
@@ -89,7 +91,7 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
     elif isinstance(value, (list, tuple)):
         for item in value:
             yield from tensors_in(item)
-    elif isinstance(value, Mapping):
+    elif not isinstance(value, _PLAIN) and isinstance(value, Mapping):
         for item in value.values():
             yield from tensors_in(item)
 

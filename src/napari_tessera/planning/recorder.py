@@ -188,10 +188,12 @@ def round_up(size_bytes: int, step_bytes: int) -> int:
 
 def _on_host_numbers(func: Any, args: tuple[Any, ...]) -> bool:
     """Whether an operation computes with 0-d host tensors only, as TorchScript does with shapes: values that matter."""
-    numbers = list(tensors_in(args))
-    if not numbers:
-        return func is aten.scalar_tensor.default
-    return all(n.dim() == 0 and type(n) is torch.Tensor and n.device.type == "cpu" for n in numbers)
+    has_none = True
+    for tensor in tensors_in(args):
+        has_none = False
+        if type(tensor) is not torch.Tensor or tensor.dim() > 0 or tensor.device.type != "cpu":
+            return False
+    return func is aten.scalar_tensor.default if has_none else True
 
 
 def storage_sizes(tensors: Iterable[torch.Tensor]) -> dict[int, int]:
