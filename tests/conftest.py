@@ -51,7 +51,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             try:
                 import_module(module)
             except ImportError as error:
-                pytest.skip(f"there is nothing to compare with ({error}): `make test-origins` installs {module}")
+                pytest.skip(f"there is nothing to compare with ({error}): `make test-origins` installs it")
     if item.get_closest_marker("gpu") is None:
         return
     import torch

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from tests.models.sample import make_or_skip
 
 import napari_tessera as nt
 from napari_tessera.errors import UntrustedModelError
@@ -33,8 +33,7 @@ SAMPLES = {
 
 @pytest.fixture(scope="module", params=SAMPLES)
 def sample(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Sample:
-    made: Sample = import_module(f"tests.models.{SAMPLES[request.param]}").make(tmp_path_factory.mktemp(request.param))
-    return made
+    return make_or_skip(SAMPLES[request.param], tmp_path_factory.mktemp(request.param))
 
 
 def test_every_format_has_a_sample() -> None:
