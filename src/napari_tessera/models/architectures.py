@@ -57,13 +57,20 @@ def build(name: str, arguments: dict[str, Any]) -> torch.nn.Module:
     try:
         network = _construct(name, arguments)
     except (TypeError, ValueError, KeyError, AssertionError, NotImplementedError) as error:
-        raise ModelError(f"architecture '{name}' cannot be built from {arguments}: {error}") from error
+        raise ModelError(f"architecture '{name}' cannot be built from {_short(arguments)}: {error}") from error
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and "DefaultCPUAllocator: " not in str(error):
-            raise ModelError(f"architecture '{name}' cannot be built from {arguments}: {error}") from error
-        raise OutOfMemoryError(f"the host's memory did not suffice to build '{name}' from {arguments}") from error
+            raise ModelError(f"architecture '{name}' cannot be built from {_short(arguments)}: {error}") from error
+        raise OutOfMemoryError(
+            f"the host's memory did not suffice to build '{name}' from {_short(arguments)}"
+        ) from error
     _BUILT[network] = (name, arguments)
     return network
+
+
+def _short(arguments: dict[str, Any]) -> str:
+    text = repr(arguments)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _construct(name: str, arguments: dict[str, Any]) -> torch.nn.Module:

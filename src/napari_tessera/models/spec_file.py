@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from napari_tessera.errors import ModelError, nearest
+from napari_tessera.models.plain_yaml import load_yaml
 from napari_tessera.models.spec import (
     Activation,
     DecoderChoice,
@@ -20,10 +21,13 @@ from napari_tessera.models.spec import (
     WindowRule,
 )
 
-__all__ = ["MAX_BYTES", "Architecture", "ModelFile", "read_model_file"]
+__all__ = ["MAX_BYTES", "Architecture", "ModelFile", "parse_model_file", "read_model_file"]
 
 # A description is a page of text; anything much larger is not one.
 MAX_BYTES = 1_000_000
+# Of problems and of wrong values, as many as a sentence holds.
+MOST_PROBLEMS = 5
+MOST_LETTERS = 80
 
 
 class _Part(BaseModel):
@@ -127,13 +131,30 @@ def read_model_file(path: Path) -> ModelFile:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ModelError(f"{path} has {path.stat().st_size} bytes; a model description has at most {MAX_BYTES}")
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return ModelFile.model_validate(content)
-    except ValidationError as error:
-        raise ModelError(f"{path}: " + "; ".join(_explain(p) for p in error.errors())) from error
-    # YAML raises a plain ValueError for what looks like a date and is none.
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
         raise ModelError(f"cannot read the model description {path}: {' '.join(str(error).split())}") from error
+    return parse_model_file(text, str(path))
+
+
+def parse_model_file(text: str | bytes, where: str) -> ModelFile:
+    """Check the description *text*, which lies *where*.
+
+    Raises
+    ------
+    ModelError
+        If it is no valid description; the sentence names *where* and the problems.
+    """
+    try:
+        return ModelFile.model_validate(load_yaml(text))
+    except ValidationError as error:
+        problems = [_explain(problem) for problem in error.errors()]
+        more = f"; and {len(problems) - MOST_PROBLEMS} more" if len(problems) > MOST_PROBLEMS else ""
+        raise ModelError(f"{where}: {'; '.join(problems[:MOST_PROBLEMS])}{more}") from error
+    # YAML raises a plain ValueError for what looks like a date and is none.
+    except (ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"cannot read the model description {where}: {reason}") from error
 
 
 def _explain(problem: Any) -> str:
@@ -142,4 +163,6 @@ def _explain(problem: Any) -> str:
         return f"unknown key '{where}'{nearest(where, ModelFile.model_fields)}"
     if problem["type"] == "missing":
         return f"the key '{where}' is missing"
-    return f"'{where or 'the file'}' is {problem['input']!r}: {problem['msg'].lower()}"
+    value = repr(problem["input"])
+    shown = value if len(value) <= MOST_LETTERS else f"{value[:MOST_LETTERS]}..."
+    return f"'{where or 'the file'}' is {shown}: {problem['msg'].lower()}"

@@ -6,10 +6,8 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
 from napari_tessera.errors import ModelError
-from napari_tessera.models.spec_file import MAX_BYTES, ModelFile, read_model_file
+from napari_tessera.models.spec_file import MAX_BYTES, parse_model_file, read_model_file
 
 if TYPE_CHECKING:
     from napari_tessera.models.spec import ModelSpec
@@ -49,7 +47,4 @@ def find_spec(path: Path, text: str | bytes, where: str) -> ModelSpec | None:
         return read_model_file(beside).to_spec()
     if not text:
         return None
-    try:
-        return ModelFile.model_validate(yaml.safe_load(text)).to_spec()
-    except (ValueError, yaml.YAMLError) as error:  # pydantic's errors are ValueErrors
-        raise ModelError(f"{where} is no valid description: {' '.join(str(error).split())}") from error
+    return parse_model_file(text, where).to_spec()

@@ -12,6 +12,7 @@ from napari_tessera.errors import ModelError
 from napari_tessera.models import architectures
 from napari_tessera.models.formats.base import Description, Risk
 from napari_tessera.models.formats.state_dict import describe_misfit
+from napari_tessera.models.formats.weight_budget import WeightBudget
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec_file import read_model_file
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["FORMAT", "TesseraFile"]
+
+# A network is built in float32; its weights may be kept in fewer bits, and some layers are made twice.
+MOST_GROWTH = 8
+FREE_WEIGHT_BYTES = 64 * 2**20
 
 
 class TesseraFile:
@@ -48,7 +53,12 @@ class TesseraFile:
         if file.architecture is None:
             raise ModelError(f"{description} names no architecture, so there is nothing to load weights into: add one")
         weights = path if path.suffix == ".safetensors" else _beside(description, file.weights)
-        network = architectures.build(file.architecture.name, file.architecture.arguments)
+        stored = _size(weights)
+        try:
+            with WeightBudget(FREE_WEIGHT_BYTES + MOST_GROWTH * stored, f"{weights.name} has {stored}"):
+                network = architectures.build(file.architecture.name, file.architecture.arguments)
+        except ModelError as error:
+            raise ModelError(f"{description}: {error}") from error
         _fill(network, weights)
         return Model(network.eval(), file.to_spec(), origin or str(description))
 
@@ -71,11 +81,18 @@ def _beside(description: Path, name: str | None) -> Path:
     return description.parent / name
 
 
+def _size(weights: Path) -> int:
+    try:
+        return weights.stat().st_size
+    except FileNotFoundError as error:
+        raise ModelError(f"the weights {weights} are missing: put them beside their description") from error
+    except OSError as error:
+        raise ModelError(f"cannot read the weights {weights}: {error.strerror or error}") from error
+
+
 def _fill(network: torch.nn.Module, weights: Path) -> None:
     try:
         tensors = load_file(weights)
-    except FileNotFoundError as error:
-        raise ModelError(f"the weights {weights} are missing: put them beside their description") from error
     except (OSError, SafetensorError) as error:
         raise ModelError(f"cannot read the weights {weights}, the file may be cut short: {error}") from error
     wanted = network.state_dict()
