@@ -13,14 +13,14 @@ import typer
 from napari_tessera.cli.app import app
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def commands() -> list[Any]:
     found = [
         (page.stem, line)
         for page in PAGES
-        for block in re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
+        for block in re.findall(r"```(?:ba)?sh\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
         for line in block.splitlines()
         if line.startswith("tessera ")
     ]

@@ -16,8 +16,8 @@ from napari_tessera.models.spec_file import ModelFile
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FORMATS = sorted((ROOT / "docs" / "models").glob("*.md"))
-# Those whose example makes the file that it opens; the others have tests of their own beside their format.
-WHOLE = [page for page in FORMATS if page.stem in ("exported-program", "onnx", "torchscript")]
+# Those whose example in Python is whole; those of the others are tried beside their format.
+WHOLE = [page for page in FORMATS if page.stem in ("bundled", "exported-program", "onnx", "tessera", "torchscript")]
 
 
 def blocks(language: str, pages: list[Path] = PAGES) -> list[object]:

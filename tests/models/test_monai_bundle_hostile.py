@@ -203,10 +203,8 @@ def test_compressed_weights_are_not_inflated(tmp_path: Path) -> None:
         ),
         (
             "a: &a [{_target_: Foo}, {_target_: Foo}, {_target_: Foo}]\n"
-            + "".join(
-                f"{b}: &{b} [{', '.join([f'*{a}'] * 8)}]\n" for a, b in zip("abcdefghij", "bcdefghijk", strict=True)
-            )
-            + "network_def: {_target_: BasicUNet}\npreprocessing: *k\n",
+            + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 8)}]\n" for a, b in zip("abc", "bcd", strict=True))
+            + "network_def: {_target_: BasicUNet}\npreprocessing: *d\n",
             "more than 1000 transforms",
         ),
     ],

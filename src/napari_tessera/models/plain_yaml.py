@@ -18,7 +18,7 @@ class _Loader(yaml.SafeLoader):
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Put what *node* merges into it, as long as that is no more than a whole file may hold."""
-        super().flatten_mapping(node)  # type: ignore[no-untyped-call]
+        super().flatten_mapping(node)
         if len(node.value) > MAX_VALUES:
             raise ConstructorError(None, None, f"it stands for more than {MAX_VALUES} values", node.start_mark)
 

@@ -47,7 +47,7 @@ def _parse(package: Package) -> dict[str, Any]:
     # YAML 1.2, which the format is of: there 'no' is a word and 1e-3 a number. Safe: tags make no objects.
     loader = YAML(typ="safe", pure=True)
 
-    class Bounded(SafeConstructor):  # type: ignore[misc]
+    class Bounded(SafeConstructor):
         """With an end to what merge keys (``<<``) of merge keys stand for."""
 
         def flatten_mapping(self, node: Any) -> Any:

@@ -13,7 +13,7 @@ import torch
 
 from napari_tessera.errors import ModelError, first_line
 from napari_tessera.models.formats.base import Description, Risk
-from napari_tessera.models.formats.embedded import EXTRA_FILE, find_spec, read_extra
+from napari_tessera.models.formats.embedded import EXTRA_FILE, check_told, find_spec, read_extra
 from napari_tessera.models.formats.passes import in_passes_of
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import ModelSpec, WindowRule
@@ -144,9 +144,11 @@ def _size(size: dict[str, Any], ranges: dict[str, Any]) -> _Size:
 
 
 def _spec(path: Path, text: bytes, sizes: tuple[_Size, ...], out_channels: int) -> ModelSpec:
-    if described := find_spec(path, text, f"{EXTRA_FILE} inside {path}"):
-        return described
     _, channels, *sides = sizes
+    if described := find_spec(path, text, f"{EXTRA_FILE} inside {path}"):
+        return check_told(
+            path, described, spatial_dims=len(sides), in_channels=channels.least, out_channels=out_channels
+        )
     free = WindowRule.free(len(sides)).default
     default = tuple(
         side.least if side.step == 0 else max(wanted // side.step * side.step, side.least)

@@ -66,9 +66,9 @@ def _load(path: Path) -> Model:
             warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is deprecated, and everywhere
             network = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError, OSError) as error:
-        raise ModelError(
-            f"cannot open {path} as TorchScript, the file may be cut short: {first_line(error)}"
-        ) from error
+        # After its reason torch tells of its own insides.
+        reason = first_line(error).partition(". ")[0]
+        raise ModelError(f"cannot open {path} as TorchScript, the file may be cut short: {reason}") from error
     spec = _described(path, extra[EXTRA_FILE]) or _infer(network, path)
     return Model(network, spec, str(path))
 
