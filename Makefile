@@ -25,13 +25,14 @@ DEMO_SHOW := $(if $(DISPLAY_HERE),--show)
 WITH_DISPLAY = $(if $(DISPLAY_HERE),,$(shell command -v xvfb-run >/dev/null \
   && echo 'xvfb-run --auto-servernum --server-args="-screen 0 1400x1000x24"' || echo 'env QT_QPA_PLATFORM=offscreen'))
 
-.PHONY: help demo test test-slow lint types layers format docs bench clean qt-libraries
+.PHONY: help demo test test-slow test-origins lint types layers format docs bench clean qt-libraries
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make demo       set up, segment the sample volume, write demo/'
 	@echo 'make test       set up, then lint, types, layers and tests   (ARGS="-k grid" goes to pytest)'
 	@echo 'make test-slow  the tests marked slow'
+	@echo 'make test-origins  the results against nnU-Net, bioimageio.core and MONAI, which it installs'
 	@echo 'make lint       ruff and codespell        make types   mypy        make layers   import-linter'
 	@echo 'make format     let ruff mend what it can'
 	@echo 'make docs       build the documentation into site/'
@@ -42,10 +43,13 @@ demo: $(VENV)/.installed $(if $(DISPLAY_HERE),qt-libraries)
 	$(BIN)/tessera demo --out demo $(DEMO_SHOW)
 
 test: lint types layers qt-libraries
-	$(WITH_DISPLAY) $(PY) -m pytest -m 'not slow' $(ARGS)
+	$(WITH_DISPLAY) $(PY) -m pytest -m 'not slow and not origin' $(ARGS)
 
 test-slow: $(VENV)/.installed-dev qt-libraries
-	$(WITH_DISPLAY) $(PY) -m pytest -m slow $(ARGS)
+	$(WITH_DISPLAY) $(PY) -m pytest -m 'slow and not origin' $(ARGS)
+
+test-origins: $(VENV)/.installed-origins
+	$(PY) -m pytest -m origin $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(PY) -m ruff check
@@ -95,6 +99,13 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 $(VENV)/.installed-docs: $(VENV)/.installed
 	$(PIP_INSTALL) --editable '.[docs]'
 	@touch $@
+
+# An origin that cannot be installed, as without a network, has its tests skipped, visibly; the next run tries again.
+ORIGINS := tests/models/requirements.txt benchmarks/requirements-no-deps.txt
+$(VENV)/.installed-origins: $(VENV)/.installed-dev $(ORIGINS)
+	@{ $(PIP_INSTALL) --requirement tests/models/requirements.txt \
+	  && $(PIP_INSTALL) --no-deps --requirement benchmarks/requirements-no-deps.txt && touch $@; } \
+	  || echo 'Not all origins could be installed: the comparisons with the others are skipped.'
 
 # Peers that cannot be installed, as without a network, are left out of the table; the next run tries again.
 PEERS := benchmarks/requirements.txt benchmarks/requirements-no-deps.txt

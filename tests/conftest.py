@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -27,8 +29,29 @@ def own_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(variable, str(tmp_path / "configuration"))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let optional packages be hidden, to see that nothing else depends on them."""
+    parser.addoption(
+        "--without", default="", metavar="MODULE,...", help="run as if these modules were not installed, such as onnx"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide what is to be hidden: importing it fails as if it were missing."""
+    for name in filter(None, config.getoption("--without").split(",")):
+        for loaded in [module for module in sys.modules if module.startswith(f"{name}.")]:
+            del sys.modules[loaded]
+        sys.modules[name] = None  # type: ignore[assignment]
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip tests of the GPU, visibly, where there is none."""
+    """Skip, visibly, tests of the GPU where there is none, and comparisons with what is not installed."""
+    for marker in item.iter_markers("origin"):
+        for module in marker.args:
+            try:
+                import_module(module)
+            except ImportError as error:
+                pytest.skip(f"there is nothing to compare with ({error}): `make test-origins` installs it")
     if item.get_closest_marker("gpu") is None:
         return
     import torch

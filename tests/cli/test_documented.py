@@ -20,7 +20,7 @@ def commands() -> list[Any]:
     found = [
         (page.stem, line)
         for page in PAGES
-        for block in re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
+        for block in re.findall(r"```(?:ba)?sh\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
         for line in block.splitlines()
         if line.startswith("tessera ")
     ]

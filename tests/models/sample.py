@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["IN_CHANNELS", "OUT_CHANNELS", "Sample", "reference_arguments", "reference_network"]
+__all__ = ["IN_CHANNELS", "OUT_CHANNELS", "Sample", "make_or_skip", "reference_arguments", "reference_network"]
 
 IN_CHANNELS, OUT_CHANNELS = 1, 2
 
@@ -51,3 +52,14 @@ def reference_network() -> torch.nn.Module:
 
     torch.manual_seed(7)
     return BasicUNet(**reference_arguments()).eval()
+
+
+def make_or_skip(name: str, folder: Path) -> Sample:
+    """Return the sample that ``sample_<format>.py`` makes in *folder*; skip the test without what the format needs."""
+    import pytest
+
+    module = import_module(f"tests.models.{name}")
+    for package in getattr(module, "NEEDS", ()):
+        pytest.importorskip(package, reason=f"{package}, which this format needs, is not installed")
+    made: Sample = module.make(folder)
+    return made

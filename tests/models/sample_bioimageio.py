@@ -13,8 +13,9 @@ import torch
 import yaml
 from tests.models.sample import IN_CHANNELS, OUT_CHANNELS, Sample, reference_network
 
-__all__ = ["describe", "make", "save_state_dict", "save_torchscript", "write", "zipped"]
+__all__ = ["NEEDS", "describe", "make", "save_state_dict", "save_torchscript", "write", "zipped"]
 
+NEEDS = ("bioimageio.spec",)
 # BasicUNet of reference_network, as a description names it.
 ARCHITECTURE = {
     "import_from": "monai.networks.nets",

@@ -10,7 +10,7 @@ import torch
 import yaml
 from tests.models.sample import IN_CHANNELS, OUT_CHANNELS, Sample
 
-__all__ = ["configuration", "make", "network", "write"]
+__all__ = ["configuration", "make", "make_generation", "network", "older_configuration", "write"]
 
 FEATURES = (4, 4, 8, 8, 16, 4)
 
@@ -36,6 +36,31 @@ def configuration() -> dict[str, Any]:
     }
 
 
+def older_configuration(generation: str) -> dict[str, Any]:
+    """Return what describes the same network to an older *generation*: B, A, or v1, which has no such network."""
+    if generation == "v1":
+        return {
+            "MODEL": {"ARCHITECTURE": "unet_residual_3d", "IN_PLANES": IN_CHANNELS, "OUT_PLANES": OUT_CHANNELS},
+            "INFERENCE": {"INPUT_SIZE": [32, 32, 32], "STRIDE": [24, 24, 24], "OUTPUT_ACT": ["sigmoid"]},
+        }
+    model = {
+        "architecture": "monai_basic_unet3d",
+        "input_size": [32, 32, 32],
+        "in_channels": IN_CHANNELS,
+        "out_channels": OUT_CHANNELS,
+        "filters": list(FEATURES),
+        "norm": "batch",
+        "activation": "relu",
+    }
+    data = {"image_transform": {"normalize": "divide-255"}, "train_resolution": [30, 8, 8]}
+    nested = {
+        "sliding_window": {"window_size": [32, 32, 32], "overlap": 0.25},
+        "test_time_augmentation": {"channel_activations": [[0, OUT_CHANNELS, "sigmoid"]]},
+    }
+    flat = {"window_size": [32, 32, 32], "overlap": 0.25, "output_act": "sigmoid"}
+    return {"model": model, "data": data, "inference": nested if generation == "B" else flat}
+
+
 def network() -> torch.nn.Module:
     """Return the network that `configuration` describes, with fixed weights and batch statistics."""
     from monai.networks.nets import BasicUNet
@@ -44,8 +69,11 @@ def network() -> torch.nn.Module:
     channels = {"in_channels": IN_CHANNELS, "out_channels": OUT_CHANNELS}
     built = BasicUNet(spatial_dims=3, features=FEATURES, act="relu", norm="batch", **channels).eval()
     for name, buffer in built.named_buffers():
-        if name.endswith(("running_mean", "running_var")):
-            buffer.uniform_(0.5, 1.5)
+        # Near what layers give, or their activations would all be off and hide every other number.
+        if name.endswith("running_mean"):
+            buffer.uniform_(-0.1, 0.1)
+        elif name.endswith("running_var"):
+            buffer.uniform_(0.1, 0.3)
     return built
 
 
@@ -66,3 +94,9 @@ def write(
 def make(folder: Path) -> Sample:
     """Write the sample into *folder*."""
     return Sample(write(folder, network(), configuration()), network())
+
+
+def make_generation(folder: Path, generation: str) -> Sample:
+    """Write the sample as *generation* ("C", "B", "A" or "v1") does into *folder*."""
+    config = configuration() if generation == "C" else older_configuration(generation)
+    return Sample(write(folder, network(), config), network())

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from tests.models.sample import IN_CHANNELS, OUT_CHANNELS, Sample
 
-__all__ = ["checkpoint", "dataset", "make", "make_network", "plans", "write_folder"]
+__all__ = ["NEEDS", "checkpoint", "dataset", "make", "make_folds", "make_network", "plans", "write_folder"]
 
+NEEDS = ("dynamic_network_architectures",)
 CONFIGURATION = "3d_fullres"
 _UNET = "dynamic_network_architectures.architectures.unet"
 
@@ -145,3 +146,24 @@ def make(folder: Path) -> Sample:
         folder / f"nnUNetTrainer__nnUNetPlans__{CONFIGURATION}", plan, dataset(), [checkpoint(network, plan)]
     )
     return Sample(path, network)
+
+
+class _Mean(torch.nn.Module):
+    """The mean of what several networks say."""
+
+    def __init__(self, networks: list[torch.nn.Module]) -> None:
+        super().__init__()
+        self.networks = torch.nn.ModuleList(networks)
+
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        return torch.stack([network(windows) for network in self.networks]).mean(0)
+
+
+def make_folds(folder: Path, dims: int) -> Sample:
+    """Write two trained folds of a network in 2 or 3 dimensions into *folder*."""
+    plan = plans(dims)
+    (name,) = plan["configurations"]
+    networks = [make_network(plan, seed=seed) for seed in (3, 4)]
+    folds = [checkpoint(network, plan) for network in networks]
+    path = write_folder(folder / f"nnUNetTrainer__nnUNetPlans__{name}", plan, dataset(), folds)
+    return Sample(path, _Mean(networks).eval())

@@ -5,17 +5,16 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-import pytest
 import torch
 from tests.models.sample import IN_CHANNELS, Sample, reference_network
 
-__all__ = ["make"]
+__all__ = ["NEEDS", "make"]
+
+NEEDS = ("onnx", "onnxruntime")
 
 
 def make(folder: Path) -> Sample:
     """Write the reference network into *folder*, for any number of windows and any sides."""
-    pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
     network = reference_network()
     axes = {0: "windows", 2: "z", 3: "y", 4: "x"}
     with warnings.catch_warnings():

@@ -6,7 +6,6 @@ import collections
 import copy
 import enum
 import os
-import re
 import sys
 import types
 import zipfile
@@ -454,21 +453,6 @@ def test_yaml_tags_are_never_made(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot read the configuration"):
         load_model(path)
     assert not canary.exists()
-
-
-@pytest.fixture
-def memory() -> Callable[[], float]:
-    """Return a function that gives the bytes by which this process has been larger since the test began."""
-    peak, start_anew = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    if not os.access(start_anew, os.W_OK):
-        pytest.skip("the peak of a process's memory can be measured anew on Linux only")
-
-    def read() -> float:
-        return 1024.0 * int(re.search(r"VmHWM:\s+(\d+)", peak.read_text())[1])  # type: ignore[index]
-
-    start_anew.write_text("5")
-    before = read()
-    return lambda: read() - before
 
 
 def aliases() -> str:

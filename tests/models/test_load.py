@@ -11,6 +11,7 @@ import torch
 import yaml
 from monai.networks.nets import UNet
 from safetensors.torch import save_file
+from tests.models import sample_monai_bundle
 
 from napari_tessera.errors import ModelError, UntrustedModelError
 from napari_tessera.models.load import bundled_models, load_model
@@ -67,6 +68,18 @@ def test_safetensors(folder: Path, network: UNet, name: str) -> None:
     model = load_model(folder / name)
     assert_same_network(model, network)
     assert model.spec.name == "small"
+
+
+@pytest.mark.parametrize("name", ["small.yaml", "small.safetensors", "."])
+def test_names_in_the_present_folder(folder: Path, network: UNet, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    assert_same_network(load_model(name), network)
+
+
+def test_a_marker_by_its_name_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = sample_monai_bundle.make(tmp_path).path
+    monkeypatch.chdir(bundle / "configs")
+    assert load_model("metadata.json").spec.name == sample_monai_bundle.METADATA["name"]
 
 
 def test_half_precision_weights_become_float32(folder: Path, network: UNet) -> None:

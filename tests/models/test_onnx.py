@@ -13,8 +13,8 @@ from tests.models import sample_onnx
 import napari_tessera as nt
 from napari_tessera.errors import ModelError
 
-onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
+onnx = pytest.importorskip("onnx", reason="onnx (the extra onnx) is not installed")
+pytest.importorskip("onnxruntime", reason="onnxruntime (the extra onnx) is not installed")
 
 from napari_tessera.models.formats.onnx import FORMAT, METADATA_KEY  # noqa: E402
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from napari_tessera.errors import ModelError, nearest
 from napari_tessera.models.embeddings import refuse_embeddings
+from napari_tessera.models.plain_yaml import load_yaml
 from napari_tessera.models.spec import (
     Activation,
     DecoderChoice,
@@ -25,6 +26,9 @@ __all__ = ["MAX_BYTES", "Architecture", "ModelFile", "parse_model_file", "read_m
 
 # A description is a page of text; anything much larger is not one.
 MAX_BYTES = 1_000_000
+# Of problems and of wrong values, as many as a sentence holds.
+MOST_PROBLEMS = 5
+MOST_LETTERS = 80
 
 
 class _Part(BaseModel):
@@ -140,19 +144,22 @@ def parse_model_file(text: str | bytes, where: str) -> ModelFile:
     Raises
     ------
     ModelError
-        If it is no valid description; the sentence names every problem.
+        If it is no valid description; the sentence names *where* and the problems.
     """
     try:
-        content = yaml.safe_load(text)
+        content = load_yaml(text)
         output = content.get("output") if isinstance(content, dict) else None
         if isinstance(output, dict):
             refuse_embeddings([str(output.get("kind"))], where)
         return ModelFile.model_validate(content)
     except ValidationError as error:
-        raise ModelError(f"{where}: " + "; ".join(_explain(p) for p in error.errors())) from error
+        problems = [_explain(problem) for problem in error.errors()]
+        more = f"; and {len(problems) - MOST_PROBLEMS} more" if len(problems) > MOST_PROBLEMS else ""
+        raise ModelError(f"{where}: {'; '.join(problems[:MOST_PROBLEMS])}{more}") from error
     # YAML raises a plain ValueError for what looks like a date and is none; too many brackets end in RecursionError.
     except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ModelError(f"cannot read the model description {where}: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split())
+        raise ModelError(f"cannot read the model description {where}: {reason}") from error
 
 
 def _explain(problem: Any) -> str:
@@ -161,4 +168,6 @@ def _explain(problem: Any) -> str:
         return f"unknown key '{where}'{nearest(where, ModelFile.model_fields)}"
     if problem["type"] == "missing":
         return f"the key '{where}' is missing"
-    return f"'{where or 'the file'}' is {problem['input']!r}: {problem['msg'].lower()}"
+    value = repr(problem["input"])
+    shown = value if len(value) <= MOST_LETTERS else f"{value[:MOST_LETTERS]}..."
+    return f"'{where or 'the file'}' is {shown}: {problem['msg'].lower()}"

@@ -40,11 +40,23 @@ def read_description(package: Package) -> tuple[Any, tuple[str, ...]]:
 def _parse(package: Package) -> dict[str, Any]:
     try:
         from ruyaml import YAML
+        from ruyaml.constructor import SafeConstructor
         from ruyaml.error import YAMLError
     except ImportError as error:
         raise _missing(package) from error
     # YAML 1.2, which the format is of: there 'no' is a word and 1e-3 a number. Safe: tags make no objects.
     loader = YAML(typ="safe", pure=True)
+
+    class Bounded(SafeConstructor):
+        """With an end to what merge keys (``<<``) of merge keys stand for."""
+
+        def flatten_mapping(self, node: Any) -> Any:
+            merged = super().flatten_mapping(node)
+            if len(node.value) > MOST_VALUES:
+                raise ValueError(f"it stands for more than {MOST_VALUES} values, which no description does")
+            return merged
+
+    loader.Constructor = Bounded
     try:
         content = loader.load(io.StringIO(package.read_description().decode("utf-8")))
         _count(content)

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from napari_tessera.errors import ModelError, TesseraError
+from napari_tessera.models.plain_yaml import load_yaml
 from napari_tessera.models.spec_file import MAX_BYTES
 
 __all__ = ["Configuration", "Generation", "is_connectomics", "read_configuration", "read_tree"]
@@ -159,7 +160,7 @@ def read_tree(path: Path, *, error: type[TesseraError] = ModelError, kind: str =
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise error(f"{path} has {size} bytes; a {kind} has at most {MAX_BYTES}")
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(path.read_text(encoding="utf-8"))
         tree = _Copier().copy(content)
     except RecursionError as problem:
         raise error(f"{path} is nested too deeply to be a {kind}") from problem

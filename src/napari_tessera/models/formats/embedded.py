@@ -12,7 +12,7 @@ from napari_tessera.models.spec_file import MAX_BYTES, parse_model_file, read_mo
 if TYPE_CHECKING:
     from napari_tessera.models.spec import ModelSpec
 
-__all__ = ["EXTRA_FILE", "find_spec", "read_extra"]
+__all__ = ["EXTRA_FILE", "check_told", "find_spec", "read_extra"]
 
 # The name of a description inside an archive of torch's.
 EXTRA_FILE = "tessera.yaml"
@@ -46,3 +46,20 @@ def find_spec(path: Path, text: str | bytes, where: str) -> ModelSpec | None:
     if beside.exists():
         return read_model_file(beside).to_spec()
     return parse_model_file(text, where).to_spec() if text else None
+
+
+def check_told(path: Path, spec: ModelSpec, *, spatial_dims: int, in_channels: int, out_channels: int) -> ModelSpec:
+    """Return *spec*, which describes the graph in *path*, if it says of channels and axes what the graph does.
+
+    Raises
+    ------
+    ModelError
+        If it is of another network.
+    """
+    told = (spec.spatial_dims, spec.in_channels, spec.out_channels)
+    if told != (spatial_dims, in_channels, out_channels):
+        raise ModelError(
+            f"the description '{spec.name}' of {path} says {told[0]}D, {told[1]} channels in and {told[2]} out, but "
+            f"the graph is {spatial_dims}D with {in_channels} in and {out_channels} out"
+        )
+    return spec

@@ -13,7 +13,7 @@ import torch
 
 from napari_tessera.errors import ModelError, first_line
 from napari_tessera.models.formats.base import Description, Risk
-from napari_tessera.models.formats.embedded import EXTRA_FILE, find_spec, read_extra
+from napari_tessera.models.formats.embedded import EXTRA_FILE, check_told, find_spec, read_extra
 from napari_tessera.models.formats.passes import in_passes_of
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import ModelSpec, WindowRule
@@ -21,7 +21,7 @@ from napari_tessera.models.spec import ModelSpec, WindowRule
 __all__ = ["FORMAT", "ExportedProgram"]
 
 # The graph of a network of thousands of layers as JSON; more is no network.
-MAX_JSON_BYTES = 200_000_000
+MAX_JSON_BYTES = 50_000_000
 # As torch writes sizes that may differ: a symbol, or a multiple of one.
 SYMBOL = re.compile(r"Symbol\('(\w+)'")
 MULTIPLE = re.compile(r"Mul\(Integer\((\d+)\), Symbol\('(\w+)'[^()]*\)\)")
@@ -96,10 +96,13 @@ def _read(path: Path) -> tuple[dict[str, Any], bytes]:
             graph = next((name for name in names if name.endswith("/models/model.json")), None)
             if graph is None:
                 raise ModelError(f"{path} holds no graph, it may be cut short: export it again with torch.export.save")
+            if archive.getinfo(graph).compress_type != zipfile.ZIP_STORED:
+                raise ModelError(f"the graph in {path} is compressed, which torch.export.save never does: export again")
             if archive.getinfo(graph).file_size > MAX_JSON_BYTES:
                 raise ModelError(f"the graph in {path} has more than {MAX_JSON_BYTES} bytes: no network has")
             return json.loads(archive.read(graph)), read_extra(archive, path)
-    except (OSError, zipfile.BadZipFile, ValueError) as error:
+    # NotImplementedError is an unknown compression, RuntimeError a password, RecursionError too many brackets.
+    except (OSError, EOFError, zipfile.BadZipFile, ValueError, RuntimeError) as error:
         raise ModelError(f"cannot open {path} as an exported program, the file may be cut short: {error}") from error
 
 
@@ -141,9 +144,11 @@ def _size(size: dict[str, Any], ranges: dict[str, Any]) -> _Size:
 
 
 def _spec(path: Path, text: bytes, sizes: tuple[_Size, ...], out_channels: int) -> ModelSpec:
-    if described := find_spec(path, text, f"{EXTRA_FILE} inside {path}"):
-        return described
     _, channels, *sides = sizes
+    if described := find_spec(path, text, f"{EXTRA_FILE} inside {path}"):
+        return check_told(
+            path, described, spatial_dims=len(sides), in_channels=channels.least, out_channels=out_channels
+        )
     free = WindowRule.free(len(sides)).default
     default = tuple(
         side.least if side.step == 0 else max(wanted // side.step * side.step, side.least)

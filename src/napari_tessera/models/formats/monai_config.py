@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from napari_tessera.errors import ModelError
+from napari_tessera.models.plain_yaml import load_yaml
 
 __all__ = ["MAX_BYTES", "Component", "Config", "parse"]
 
@@ -41,7 +42,7 @@ def parse(content: bytes, label: str, *, is_yaml: bool = False) -> dict[str, Any
         If it is neither, or no mapping.
     """
     try:
-        found = yaml.safe_load(content) if is_yaml else json.loads(content)
+        found = load_yaml(content) if is_yaml else json.loads(content)
     # YAML raises a plain ValueError for what looks like a date and is none; too many brackets end in RecursionError.
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise ModelError(f"{label} is not valid: {' '.join(str(error).split())}") from error

@@ -11,7 +11,7 @@ import torch
 
 from napari_tessera.errors import ModelError, first_line
 from napari_tessera.models.formats.base import Description, Risk
-from napari_tessera.models.formats.embedded import find_spec
+from napari_tessera.models.formats.embedded import check_told, find_spec
 from napari_tessera.models.formats.onnx_graph import OnnxShapes, external_files, walk_graphs
 from napari_tessera.models.formats.passes import in_passes_of
 from napari_tessera.models.model import Model
@@ -209,7 +209,13 @@ def _without_values(model: Any) -> Any:
 def _spec(path: Path, model: Any, shapes: OnnxShapes) -> ModelSpec:
     text = next((entry.value for entry in model.metadata_props if entry.key == METADATA_KEY), "")
     if described := find_spec(path, text, f"the metadata '{METADATA_KEY}' in {path}"):
-        return described
+        return check_told(
+            path,
+            described,
+            spatial_dims=len(shapes.window),
+            in_channels=shapes.in_channels,
+            out_channels=shapes.out_channels,
+        )
     free = WindowRule.free(len(shapes.window))
     sides = tuple(side or default for side, default in zip(shapes.window, free.default, strict=True))
     steps = tuple(0 if side else 1 for side in shapes.window)

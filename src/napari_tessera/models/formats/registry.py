@@ -114,10 +114,13 @@ def _holds(names: frozenset[str], markers: tuple[str, ...]) -> bool:
 
 def _root_of(path: Path, markers: tuple[str, ...]) -> Path | None:
     """Return the package of which *path* is a marker; None if it is none."""
+    path = path.absolute()  # a name alone has no folders above it
     for marker in markers:
         depth = len(PurePosixPath(marker).parts)
+        if path.parts[-depth:] != PurePosixPath(marker).parts:
+            continue
         root = path.parents[depth - 1]
-        if path.parts[-depth:] == PurePosixPath(marker).parts and all((root / other).exists() for other in markers):
+        if all((root / other).exists() for other in markers):
             return root
     return None
 

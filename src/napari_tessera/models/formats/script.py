@@ -36,7 +36,6 @@ def open_script(path: Path, label: str, extra_files: dict[str, str] | None = Non
                 str(path), map_location="cpu", _extra_files=extra_files
             )
     except (RuntimeError, ValueError, OSError) as error:
-        raise ModelError(
-            f"cannot open {label} as TorchScript, the file may be cut short: {first_line(error)}"
-        ) from error
+        reason = first_line(error).partition(". ")[0]  # then torch tells of its own insides
+        raise ModelError(f"cannot open {label} as TorchScript, the file may be cut short: {reason}") from error
     return network

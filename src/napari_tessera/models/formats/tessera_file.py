@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMAT", "TesseraFile"]
 
+# A network is built in float32; its weights may be kept in fewer bits, and some layers are made twice.
+MOST_GROWTH = 8
+FREE_WEIGHT_BYTES = 64 * 2**20
+
 
 class TesseraFile:
     """The project's own format."""
@@ -54,7 +58,10 @@ class TesseraFile:
         weights = path if path.suffix == ".safetensors" else _beside(description, file.weights)
         tensors = _read(weights)
         stored = StoredWeights.of(tensors, str(weights))
-        network = architectures.build(file.architecture.name, file.architecture.arguments, stored)
+        try:
+            network = architectures.build(file.architecture.name, file.architecture.arguments, stored)
+        except ModelError as error:
+            raise ModelError(f"{description}: {error}") from error
         fill(network, tensors, label=str(weights), what="the architecture")
         spec, notes = _spec(file)
         return Model(network, spec, origin or str(description), notes)

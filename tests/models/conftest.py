@@ -1,0 +1,75 @@
+"""Fixtures of the tests of models."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.models import sample_bioimageio
+
+if TYPE_CHECKING:
+    from tests.models.sample import Sample
+
+
+@pytest.fixture
+def canary(tmp_path: Path) -> Iterator[Path]:
+    """A file that anything which runs would make."""
+    path = tmp_path / "canary"
+    yield path
+    assert not path.exists(), "something of a stranger's file ran"
+
+
+@pytest.fixture
+def memory() -> Callable[[], float]:
+    """Return a function that gives the bytes by which this process has been larger since the test began."""
+    peak, start_anew = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not os.access(start_anew, os.W_OK):
+        pytest.skip("the peak of a process's memory can be measured anew on Linux only")
+
+    def read() -> float:
+        return 1024.0 * int(re.search(r"VmHWM:\s+(\d+)", peak.read_text())[1])  # type: ignore[index]
+
+    start_anew.write_text("5")
+    before = read()
+    return lambda: read() - before
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Asking for any host fails the test, even where the error is caught."""
+    asked: list[Any] = []
+
+    def refuse(*arguments: Any, **_: Any) -> None:
+        asked.append(arguments)
+        raise OSError(f"a test asked the network for {arguments}")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    yield
+    assert not asked
+
+
+@pytest.fixture(scope="session")
+def bioimageio_original(tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    """The sample of a bioimage.io package; tests change copies of it."""
+    return sample_bioimageio.make(tmp_path_factory.mktemp("bioimageio"))
+
+
+@pytest.fixture
+def sample(bioimageio_original: Sample, tmp_path: Path) -> Sample:
+    """A bioimage.io package that the test may change."""
+    return replace(bioimageio_original, path=shutil.copytree(bioimageio_original.path, tmp_path / "bioimageio"))
+
+
+@pytest.fixture
+def package(sample: Sample) -> Path:
+    """The folder of that package."""
+    return sample.path

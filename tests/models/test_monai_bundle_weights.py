@@ -1,0 +1,122 @@
+"""MONAI bundles that are wrong but honest: weights and files that are missing, cut short or of another network."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.models.change_monai_bundle import SMALL, changed, small_network
+from tests.models.sample import reference_network
+from tests.models.sample_monai_bundle import INFERENCE, METADATA, make, make_zip, write_bundle
+
+from napari_tessera.errors import ModelError
+from napari_tessera.models.load import load_model
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "bundle", reference_network())
+    weights = folder / "models" / "model.pt"
+    state = reference_network().state_dict()
+    first = next(iter(state))
+    for content, text in (
+        ({k: v for k, v in state.items() if k != first}, f"it lacks {first}"),
+        (state | {"extra.weight": torch.zeros(1)}, r"it has unknown extra\.weight"),
+        (state | {first: torch.zeros(4, 3, 3, 3, 3)}, r"of another shape are .* is \(4, 3, 3, 3, 3\)"),
+        (state | {first: "text"}, "no dense tensor"),
+        ([1, 2], "hold a list"),
+        ({}, "hold a dict"),
+    ):
+        torch.save(content, weights)
+        with pytest.raises(ModelError, match=text) as error:
+            load_model(folder)
+        assert str(weights) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "wrapped", [lambda s: s, lambda s: {"state_dict": s}, lambda s: {"module." + k: v for k, v in s.items()}]
+)
+@pytest.mark.parametrize("new", [True, False])
+def test_weights_may_be_kept_in_several_ways(tmp_path: Path, wrapped: Any, new: bool) -> None:
+    network = reference_network()
+    folder = write_bundle(tmp_path / "bundle", network)
+    torch.save(wrapped(network.state_dict()), folder / "models" / "model.pt", _use_new_zipfile_serialization=new)
+    loaded = load_model(folder).network.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in network.state_dict().items())
+
+
+@pytest.mark.parametrize("cut", ["models/model.pt", "configs/metadata.json", "configs/inference.json"])
+def test_truncated_files_are_named(tmp_path: Path, cut: str) -> None:
+    folder = make(tmp_path).path
+    content = (folder / cut).read_bytes()
+    for kept in (len(content) // 2, 10, 0):
+        (folder / cut).write_bytes(content[:kept])
+        with pytest.raises(ModelError) as error:
+            load_model(folder)
+        assert str(folder / cut) in str(error.value)
+
+
+def test_a_truncated_zip_is_named(tmp_path: Path) -> None:
+    path = make_zip(tmp_path).path
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ModelError, match=str(path)):
+        load_model(path)
+    # The directory of a zip is at its end: whole, with a broken entry before it.
+    broken = bytearray(content)
+    start = content.index(b"bundle/models/model.pt") + 60
+    broken[start : start + 2000] = bytes(2000)
+    path.write_bytes(broken)
+    with pytest.raises(ModelError, match=r"model\.pt in .*zipped\.zip"):
+        load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("missing", "text"),
+    [("models/model.pt", "holds no weights: put its models/model.pt"), ("configs/inference.json", "holds no configs/")],
+)
+def test_missing_files_are_named(tmp_path: Path, missing: str, text: str) -> None:
+    folder = make(tmp_path).path
+    (folder / missing).unlink()
+    with pytest.raises(ModelError, match=text):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [
+        (
+            {"network_def": {"_target_": "UNet", **SMALL, "channels": "@nowhere"}},
+            "'@nowhere', which is not in the file",
+        ),
+        ({"network_def": {"_target_": "UNet", **SMALL, "channels": "@a", "x": 1}, "a": "@a"}, "refers on and on"),
+        ({"network_def": {"_target_": "UNet", **SMALL, "act": {"_target_": "PReLU"}}}, "makes an object of 'PReLU'"),
+        ({"network_def": {"_target_": "UNet", **SMALL, "out_channels": 1.5}}, "as its out_channels, not '1.5'"),
+        ({"network_def": {"_target_": "UNet", **SMALL, "out_channels": 10**9}}, "whole number from 1 to 100000"),
+        ({"network_def": {"_target_": "UNet", **SMALL, "spatial_dims": 10**9}}, "whole number from 1 to 3"),
+        ({"network_def": {"_target_": "UNet", **SMALL, "nonsense": 1}}, "cannot be built"),
+        ({"network_def": 3}, "has no network_def"),
+        ({"preprocessing": 3}, "must be a list of transforms"),
+        ({"preprocessing": [{"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": 3, "a_max": 2}]}, "a_min"),
+        ({"preprocessing": [{"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": 10**400}]}, "too large"),
+        ({"preprocessing": [{"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": "0"}]}, "must be a number"),
+    ],
+)
+def test_configurations_that_make_no_sense(tmp_path: Path, keys: dict[str, Any], text: str) -> None:
+    folder = write_bundle(tmp_path / "bundle", small_network(), inference=changed(INFERENCE, **keys))
+    with pytest.raises(ModelError, match=text) as error:
+        load_model(folder)
+    assert str(folder) in str(error.value)
+
+
+def test_several_inputs_and_several_bundles_are_refused(tmp_path: Path) -> None:
+    metadata = copy.deepcopy(METADATA)
+    metadata["network_data_format"]["inputs"]["guidance"] = {}
+    folder = write_bundle(tmp_path / "a", reference_network(), metadata=metadata)
+    with pytest.raises(ModelError, match=r"takes 2 inputs \(image, guidance\)"):
+        load_model(folder)
+    write_bundle(tmp_path / "b", reference_network())
+    with pytest.raises(ModelError, match=r"holds 2 MONAI bundles \(a/, b/\)"):
+        load_model(tmp_path)
