@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMAT", "TesseraFile"]
 
-# A network is built in float32; its weights may be kept in fewer bits, and some layers are made twice.
-MOST_GROWTH = 8
-FREE_WEIGHT_BYTES = 64 * 2**20
-
 
 class TesseraFile:
     """The project's own format."""
