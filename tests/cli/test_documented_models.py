@@ -60,6 +60,8 @@ def test_its_commands_run(
     if place:
         (tmp_path / "made").mkdir()
         lay(Path(recipe.make(tmp_path / "made")), tmp_path / place)
+    for configuration in sorted(tmp_path.glob("outputs/**/*.yaml"))[:1]:  # what a training also keeps elsewhere
+        shutil.copy(configuration, "config.yaml")
     text = (FOLDER / f"{page}.md").read_text(encoding="utf-8")
     shown = [line for block in re.findall(r"```(?:ba)?sh\n(.*?)```", text, re.S) for line in block.splitlines()]
     commands = [shlex.split(line, comments=True) for line in shown if line.startswith("tessera ")]
