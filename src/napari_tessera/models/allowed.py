@@ -65,7 +65,7 @@ _DESCRIBED = (TESSERA, "TorchScript archive", "exported program", "ONNX graph")
 
 _NETS = "monai.networks.nets"
 _DYNAMIC = "dynamic_network_architectures"
-_NO_CODE = "it chooses a function of Tessera, which takes plain numbers and texts from the file"
+_NO_CODE = "the name chooses a function of Tessera, which takes plain numbers and texts from the file"
 
 # Networks, and the layers that their arguments name.
 
@@ -118,7 +118,7 @@ NNUNET_NETWORKS = Names(
             f"{_DYNAMIC}.architectures.unet.ResidualEncoderUNet"
         ),
     },
-    "constructors only make layers, of classes in the two rows below; every argument is checked first",
+    "constructors only make layers, of the classes and blocks listed below; every argument is checked first",
 )
 NNUNET_OLD_NETWORKS = Names(
     "Network classes in the oldest plans",
@@ -348,7 +348,8 @@ PICKLED = Names(
         *("torch.nn.parameter.Parameter", "torch.serialization._get_layout", "torch.storage.UntypedStorage"),
     ),
     "all that tensors, and the plain numbers beside them, are made of; narrower than what weights_only=True accepts, "
-    "which has things that take any amount of memory, such as bytearray",
+    "which has things that fill any amount of memory, such as bytearray (a storage that is made of a size reserves "
+    "it and fills nothing)",
 )
 PICKLED_PATTERNS = Names(
     "Pickled storages and types of numbers, as regular expressions that the whole name matches",
