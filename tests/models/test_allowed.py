@@ -14,6 +14,7 @@ from tests.models import allowed_page
 
 import napari_tessera
 from napari_tessera.decode import decoder_names
+from napari_tessera.errors import ModelError
 from napari_tessera.models import allowed, architectures, spec
 from napari_tessera.models.allowed import TABLE, Names
 from napari_tessera.models.formats import (
@@ -28,6 +29,7 @@ from napari_tessera.models.formats import (
     nnunet_spec,
 )
 from napari_tessera.models.formats import connectomics_checkpoint as connectomics_pickles
+from napari_tessera.models.formats.connectomics_config import read_configuration
 from napari_tessera.models.formats.registry import FORMATS
 
 SOURCE = Path(napari_tessera.__file__).parent
@@ -176,13 +178,21 @@ DANGEROUS = (
     *("yaml.load", "yaml.load_all", "yaml.full_load", "yaml.full_load_all", "yaml.unsafe_load", "yaml.unsafe_load_all"),
     *("yaml.Loader", "yaml.FullLoader", "yaml.UnsafeLoader", "numpy.load", "os.system", "os.popen"),
     *("subprocess.run", "subprocess.Popen", "subprocess.call", "subprocess.check_call", "subprocess.check_output"),
-    *("torch.load", "torch.jit.load", "torch.export.load", "torch.package", "torch.hub", "torch.ops", "torch.classes"),
+    *(
+        "torch.load",
+        "torch.jit.load",
+        "torch.export.load",
+        "torch.package",
+        "torch.hub",
+        "torch.ops.load_library",
+        "torch.classes",
+    ),
     *("torch.serialization.load", "torch.serialization.add_safe_globals", "torch.serialization.safe_globals"),
     *("monai.bundle", "operator.attrgetter", "operator.methodcaller"),
 )
 REVIEWED = {
     ("__init__.py", "__getattr__", "importlib.import_module"): "a module of Tessera, from its own table of names",
-    ("cli/viewer.py", "open_viewer", "importlib.import_module"): "napari, a name in the source",
+    ("cli/viewer.py", "show_files", "importlib.import_module"): "napari, a name in the source",
     ("doctor/system.py", "run_program", "subprocess.run"): "the doctor's own commands, none from a file",
     ("models/formats/registry.py", "open", "importlib.import_module"): "a format's module, from the table of formats",
     ("models/formats/onnx.py", "_library", "importlib.import_module"): "onnx or onnxruntime, names in the source",
@@ -291,11 +301,23 @@ def test_no_attribute_is_looked_up_under_models_but_where_it_was_reviewed() -> N
     assert found == set(LOOKED_UP)
 
 
+def test_no_library_of_operators_is_loaded() -> None:
+    for path in SOURCE.rglob("*.py"):
+        named = {node.attr for node in ast.walk(parsed(path)) if isinstance(node, ast.Attribute)}
+        assert not named & {"register_custom_ops_library", "load_library"}, path
+
+
+def test_a_list_in_the_place_of_a_name_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_text("model: {arch: {type: [monai_unet]}}\n", encoding="utf-8")
+    with pytest.raises(ModelError, match=r"odd\.yaml: 'model\.arch\.type' is \['monai_unet'\], but it must be a name"):
+        connectomics_network.read_blueprint(read_configuration(path))
+
+
 def test_tensors_are_never_read_without_the_restriction() -> None:
     tree = parsed(SOURCE / "models" / "formats" / "tensors_only.py")
-    (call,) = [
-        n for n in ast.walk(tree) if isinstance(n, ast.Call) and full_name(n.func, {"torch": "torch"}) == "torch.load"
-    ]
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    (call,) = [call for call in calls if full_name(call.func, imports_of(tree)) == "torch.load"]
     (option,) = [keyword.value for keyword in call.keywords if keyword.arg == "weights_only"]
     assert isinstance(option, ast.Constant)
     assert option.value is True

@@ -106,6 +106,8 @@ def read_blueprint(config: Configuration) -> Blueprint:
     _refuse_unresolved(config, {"model.arch.type": given, "model.out_channels": config.get("model.out_channels")})
     name = given or "monai_basic_unet3d"
     config.used.add("model")
+    if not isinstance(name, str):
+        raise config.complain("model.arch.type", name, f"a name such as {', '.join(ARCHITECTURES)}")
     if name in _ELSEWHERE:
         raise ModelError(
             f"{config.path} names the architecture '{name}', which needs {_ELSEWHERE[name]}; Tessera rebuilds "
