@@ -7,21 +7,18 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from napari_tessera.errors import ModelError, OutOfMemoryError, nearest
+from napari_tessera.models import allowed
 
 if TYPE_CHECKING:
     import torch
 
     from napari_tessera.models.empty_network import StoredWeights
 
-__all__ = ["ARCHITECTURES", "build", "built_from", "only_window"]
+__all__ = ["ARCHITECTURES", "build", "built_from", "network_class", "only_window"]
 
 _MONAI = "monai.networks.nets"
 
-# Reviewed: constructors of these classes neither run code given as an argument nor read or fetch files.
-ARCHITECTURES = tuple(
-    f"{_MONAI}.{name}"
-    for name in ("AttentionUnet", "BasicUNet", "DynUNet", "SegResNet", "SwinUNETR", "UNETR", "UNet", "VNet")
-)
+ARCHITECTURES = tuple(allowed.MONAI_NETWORKS.names)
 # Constructors make lists as long as a number says, and levels as deep as a list is long, before they make any weights.
 LARGEST_NUMBER, LONGEST_LIST, MOST_VALUES = 1_000_000, 64, 10_000
 
@@ -96,11 +93,16 @@ def only_window(name: str, arguments: dict[str, Any], spatial_dims: int) -> tupl
     return sides if valid and len(sides) == spatial_dims else None  # building will say what is wrong with others
 
 
-def _construct(name: str, arguments: dict[str, Any]) -> torch.nn.Module:
+def network_class(name: str) -> type[torch.nn.Module]:
+    """Return the class of one of `ARCHITECTURES`; `LookupError` for any other name."""
     import monai.networks.nets as nets
 
-    network: torch.nn.Module = getattr(nets, name.removeprefix(f"{_MONAI}."))(**arguments)
-    return network
+    found: type[torch.nn.Module] = getattr(nets, allowed.MONAI_NETWORKS.names[name].removeprefix(f"{_MONAI}."))
+    return found
+
+
+def _construct(name: str, arguments: dict[str, Any]) -> torch.nn.Module:
+    return network_class(name)(**arguments)
 
 
 def _refuse_absurd(name: str, arguments: dict[str, Any]) -> None:

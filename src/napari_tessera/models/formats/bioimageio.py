@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from napari_tessera.errors import ModelError
-from napari_tessera.models import architectures
+from napari_tessera.models import allowed, architectures
 from napari_tessera.models.embeddings import refuse_embeddings
 from napari_tessera.models.formats.base import Description, Risk
 from napari_tessera.models.formats.bioimageio_axes import InOrder, Layout, read_layout
@@ -119,7 +119,12 @@ def _read(path: Path) -> _Read:
     )
     about = (f"bioimage.io does not say what an output means: it is taken as {kind}, by the names of its channels.",)
     every = (*notes, *weights.notes, *layout.notes, *before.notes, *after_notes, *about, *_notes_on(description))
-    return _Read(package, weights, layout, getattr(torch, before.dtype), spec, every)
+    return _Read(package, weights, layout, _number_type(before.dtype), spec, every)
+
+
+def _number_type(name: str) -> torch.dtype:
+    found: torch.dtype = getattr(torch, allowed.BIOIMAGEIO_NUMBERS.names[name].removeprefix("torch."))
+    return found
 
 
 def _kind_of(layout: Layout) -> OutputKind:

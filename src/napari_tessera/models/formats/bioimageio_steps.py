@@ -6,17 +6,19 @@ than it was trained on, and nobody would know.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from math import inf, isfinite
 from typing import Any
 
 from napari_tessera.errors import ModelError
+from napari_tessera.models import allowed
 from napari_tessera.models.spec import Activation, DecoderChoice, Normalisation
 
 __all__ = ["Before", "read_activation", "read_normalisation"]
 
 # Their outputs are no probabilities: the labels come from these steps, which Tessera has not.
-_NOT_LABELS_OF_OURS = {"cellpose_flow_dynamics": "flows", "stardist_postprocessing": "distances along rays"}
+_NOT_LABELS_OF_OURS = allowed.BIOIMAGEIO_REFUSED.names
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,24 +92,18 @@ class _Reader:
 
     def take(self, step: Any) -> None:
         """Add *step*, or raise `ModelError`."""
-        readers = {
-            "clip": self._clip,
-            "ensure_dtype": self._ensure_dtype,
-            "fixed_zero_mean_unit_variance": self._fixed_zero_mean_unit_variance,
-            "scale_linear": self._scale_linear,
-            "scale_range": self._scale_range,
-            "zero_mean_unit_variance": self._zero_mean_unit_variance,
-        }
-        if step.id not in readers:
+        if step.id not in _BEFORE:
             raise self._refusal(step, "Tessera has no such step")
         if step.id != "ensure_dtype":
             if self.rounded is not None:
                 raise self._refusal(step, f"it follows a rounding to {self.rounded}")
             self.dtype = "float32"  # what scaling gives, whatever it is given
-        readers[step.id](step, step.kwargs)
+        _BEFORE[step.id](self, step, step.kwargs)
 
     def _ensure_dtype(self, step: Any, kwargs: Any) -> None:
         dtype = str(kwargs.dtype)
+        if dtype not in allowed.BIOIMAGEIO_NUMBERS.names:
+            raise self._refusal(step, f"Tessera gives no network numbers of type {dtype}")
         if self.rounded not in (None, dtype):
             raise self._refusal(step, f"it follows a rounding to {self.rounded}")
         # The type of an image as it comes changes nothing; one of scaled intensities rounds them.
@@ -192,6 +188,18 @@ class _Reader:
         )
 
 
+_BEFORE: dict[str, Callable[[_Reader, Any, Any], None]] = allowed.BIOIMAGEIO_BEFORE.handled(
+    {
+        "clip": _Reader._clip,
+        "ensure_dtype": _Reader._ensure_dtype,
+        "fixed_zero_mean_unit_variance": _Reader._fixed_zero_mean_unit_variance,
+        "scale_linear": _Reader._scale_linear,
+        "scale_range": _Reader._scale_range,
+        "zero_mean_unit_variance": _Reader._zero_mean_unit_variance,
+    }
+)
+
+
 def read_normalisation(source: str, tensor: Any) -> Before:
     """Return what happens to the input *tensor*, an `InputTensorDescr`, before the network.
 
@@ -223,31 +231,59 @@ def read_activation(source: str, tensor: Any) -> tuple[Activation, DecoderChoice
     ModelError
         If the output is made for labels that Tessera cannot make of it, or its activation is of what is left out.
     """
-    activation: Activation = "none"
-    decoder = None
-    notes: list[str] = []
     channel_axes = [axis for axis in tensor.axes if axis.type == "channel"]
-    n_channels = len(channel_axes[0].channel_names) if channel_axes else 1
+    found = _After(source, channel_axes, len(channel_axes[0].channel_names) if channel_axes else 1)
     for step in tensor.postprocessing:
         if step.id in _NOT_LABELS_OF_OURS:
             raise ModelError(
                 f"{source} gives {_NOT_LABELS_OF_OURS[step.id]}, of which only its post-processing step '{step.id}' "
                 f"makes labels: Tessera has no such step"
             )
-        if step.id == "ensure_dtype":
-            continue
-        if step.id in ("sigmoid", "softmax") and activation == "none":
-            _check_activation(source, step, channel_axes, notes)
-            activation = step.id
-        elif step.id == "binarize" and n_channels == 1 and _is_fraction(step.kwargs.threshold):
-            decoder = DecoderChoice("threshold", (("threshold", float(step.kwargs.threshold)),))
-        else:
-            notes.append(
+        if step.id not in _AFTER or not _AFTER[step.id](found, step):
+            found.notes.append(
                 "The post-processing step 'custom' is code in the package and is not run."
                 if step.id == "custom"
                 else f"The post-processing step '{step.id}' is not taken over."
             )
-    return activation, decoder, tuple(notes)
+    return found.activation, found.decoder, tuple(found.notes)
+
+
+@dataclass(slots=True)
+class _After:
+    """The steps after the network so far. Every method says whether it took a step over."""
+
+    source: str
+    channel_axes: list[Any]
+    n_channels: int
+    activation: Activation = "none"
+    decoder: DecoderChoice | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def activate(self, step: Any) -> bool:
+        if self.activation != "none":
+            return False
+        _check_activation(self.source, step, self.channel_axes, self.notes)
+        self.activation = step.id
+        return True
+
+    def binarize(self, step: Any) -> bool:
+        if self.n_channels != 1 or not _is_fraction(step.kwargs.threshold):
+            return False
+        self.decoder = DecoderChoice("threshold", (("threshold", float(step.kwargs.threshold)),))
+        return True
+
+    def pass_over(self, step: Any) -> bool:
+        return True
+
+
+_AFTER: dict[str, Callable[[_After, Any], bool]] = allowed.BIOIMAGEIO_AFTER.handled(
+    {
+        "binarize": _After.binarize,
+        "ensure_dtype": _After.pass_over,
+        "sigmoid": _After.activate,
+        "softmax": _After.activate,
+    }
+)
 
 
 def _check_activation(source: str, step: Any, channel_axes: list[Any], notes: list[str]) -> None:

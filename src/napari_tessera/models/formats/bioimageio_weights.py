@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_tessera.errors import ModelError
-from napari_tessera.models import architectures
+from napari_tessera.models import allowed, architectures
 from napari_tessera.models.empty_network import StoredWeights
 from napari_tessera.models.formats.bioimageio_package import Package, PackageFile
 from napari_tessera.models.formats.script import open_script
@@ -26,7 +26,7 @@ __all__ = ["Weights", "choose_weights", "open_network"]
 
 _NETS = "monai.networks.nets"
 # From the safest to the one that is a program.
-_ORDER = ("pytorch_state_dict", "onnx", "torchscript")
+_ORDER = tuple(allowed.BIOIMAGEIO_WEIGHTS.names)
 
 
 @dataclass(frozen=True, slots=True)

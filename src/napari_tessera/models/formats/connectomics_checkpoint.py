@@ -10,19 +10,13 @@ from typing import Any
 import torch
 
 from napari_tessera.errors import ModelError
+from napari_tessera.models import allowed
 from napari_tessera.models.formats.tensors_only import dense_tensors, read_tensors_only
 
 __all__ = ["Checkpoint", "Weights", "read_checkpoint"]
 
 Weights = Mapping[str, torch.Tensor]
 
-# Until May 2026 its checkpoints held their configuration as objects of these packages, made of these types. In their
-# place comes `Inert`: neither package is imported, and nothing of what they do happens.
-_PACKAGES = ("connectomics", "omegaconf")
-_TYPES = {
-    *(f"builtins.{name}" for name in ("bool", "dict", "float", "int", "list", "str", "tuple")),
-    *("collections.defaultdict", "pathlib.PosixPath", "pathlib.WindowsPath", "typing.Any"),
-}
 # Parts of a Lightning module that only training needs.
 _OF_TRAINING = ("loss_functions.", "loss_weighter.")
 
@@ -58,10 +52,16 @@ def _plain_dictionary(*arguments: Any) -> dict[Any, Any]:
     return {}
 
 
+# For the types of the table, and for whatever is of its packages.
+_STAND_INS = allowed.CONNECTOMICS_PICKLED.handled(
+    {**dict.fromkeys(allowed.CONNECTOMICS_PICKLED.names, Inert), "collections.defaultdict": _plain_dictionary}
+)
+
+
 def _stand_in(name: str) -> Callable[..., Any] | None:
-    if name == "collections.defaultdict":
-        return _plain_dictionary
-    return Inert if name.partition(".")[0] in _PACKAGES or name in _TYPES else None
+    if name.partition(".")[0] in allowed.CONNECTOMICS_PICKLED_PACKAGES.names:
+        return Inert
+    return _STAND_INS.get(name)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from napari_tessera.errors import ModelError, nearest
-from napari_tessera.models import architectures
+from napari_tessera.models import allowed, architectures
 from napari_tessera.models.empty_network import StoredWeights, build_empty
 from napari_tessera.models.formats.state_dict import describe_misfit, fill
 
@@ -27,13 +27,7 @@ LEVELS_OF_BASIC = 6
 # The one network that is not MONAI's own.
 INTERPOLATING = "InterpolatingUNet"
 
-_ELSEWHERE = {
-    "mednext": "mednext (pip install git+https://github.com/MIC-DKFZ/MedNeXt)",
-    "mednext_custom": "mednext (pip install git+https://github.com/MIC-DKFZ/MedNeXt)",
-    "nnunet": "nnU-Net, whose own folders Tessera opens: keep plans.json and dataset.json with the weights",
-    "rsunet": "PyTorch Connectomics itself",
-    "rsunet_iso": "PyTorch Connectomics itself",
-}
+_ELSEWHERE = allowed.CONNECTOMICS_ELSEWHERE.names
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +106,8 @@ def read_blueprint(config: Configuration) -> Blueprint:
     _refuse_unresolved(config, {"model.arch.type": given, "model.out_channels": config.get("model.out_channels")})
     name = given or "monai_basic_unet3d"
     config.used.add("model")
+    if not isinstance(name, str):
+        raise config.complain("model.arch.type", name, f"a name such as {', '.join(ARCHITECTURES)}")
     if name in _ELSEWHERE:
         raise ModelError(
             f"{config.path} names the architecture '{name}', which needs {_ELSEWHERE[name]}; Tessera rebuilds "
@@ -252,12 +248,14 @@ def _swin_unetr(arguments: _Arguments) -> _Recipes:
     return 32, True, [(f"{MONAI}.SwinUNETR", own)]
 
 
-ARCHITECTURES: Mapping[str, Callable[[_Arguments], _Recipes]] = {
-    "monai_basic_unet3d": _basic_unet,
-    "monai_unet": _unet,
-    "monai_unetr": _unetr,
-    "monai_swin_unetr": _swin_unetr,
-}
+ARCHITECTURES: Mapping[str, Callable[[_Arguments], _Recipes]] = allowed.CONNECTOMICS_NETWORKS.handled(
+    {
+        "monai_basic_unet3d": _basic_unet,
+        "monai_unet": _unet,
+        "monai_unetr": _unetr,
+        "monai_swin_unetr": _swin_unetr,
+    }
+)
 
 
 def _build_empty(name: str, arguments: dict[str, Any], stored: StoredWeights) -> torch.nn.Module:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from napari_tessera.models import allowed
 from napari_tessera.models.embeddings import refuse_embeddings
 from napari_tessera.models.spec import Activation, DecoderChoice, OutputKind, OutputSpec
 
@@ -31,10 +32,12 @@ _BINARY = {"binary", "foreground"}
 _CONTOUR = {"instance_boundary", "instance_contour", "boundary", "contour"}
 _DISTANCE = {"instance_edt", "skeleton_aware_edt", "signed_distance", "edt", "distance", "sdt"}
 
-_ACTIVATIONS: dict[str, Activation] = {"sigmoid": "sigmoid", "softmax": "softmax", "tanh": "tanh", "none": "none"}
+SCALED = "scale_sigmoid"
+_ACTIVATIONS: dict[str, Activation] = allowed.CONNECTOMICS_ACTIVATIONS.handled(
+    {"sigmoid": "sigmoid", "softmax": "softmax", "tanh": "tanh", "none": "none", SCALED: "sigmoid"}
+)
 # The factor of the logits when the file gives none.
 SCALE = 0.2
-_COMMANDS = ("decode_abiss",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,7 @@ def read_decoder(config: Configuration) -> tuple[DecoderChoice | None, tuple[str
     """
     choice, notes = None, []
     for name, kwargs in _steps(config):
-        if name in _COMMANDS:
+        if name in allowed.CONNECTOMICS_COMMANDS.names:
             notes.append(
                 f"the decoding step {name} is left out: it runs a command that the file names, which Tessera never does"
             )
@@ -126,17 +129,12 @@ def _steps(config: Configuration) -> list[tuple[str, dict[str, Any]]]:
 
 def _translate(config: Configuration, name: str, kwargs: dict[str, Any]) -> tuple[DecoderChoice, list[str]] | None:
     """Return Tessera's decoder for one step, and the parameters that it has no match for; None where there is none."""
-    if name in (*_CONTOUR_DISTANCE_NAMES, "decoding_bcd"):
-        return _contour_distance(config, kwargs)
-    if name in ("binary_thresholding", "decode_binary_thresholding"):
-        return _renamed("threshold", kwargs, {"threshold": "threshold"})
-    return None
+    return _DECODERS[name](config, kwargs) if name in _DECODERS else None
 
 
-def _renamed(decoder: str, kwargs: dict[str, Any], names: dict[str, str]) -> tuple[DecoderChoice, list[str]]:
-    taken = {names[key]: value for key, value in kwargs.items() if key in names and isinstance(value, int | float)}
-    ignored = [key for key, value in kwargs.items() if names.get(key) not in taken]
-    return DecoderChoice(decoder, tuple(sorted(taken.items()))), ignored
+def _threshold(config: Configuration, kwargs: dict[str, Any]) -> tuple[DecoderChoice, list[str]]:
+    taken = {key: value for key, value in kwargs.items() if key == "threshold" and isinstance(value, int | float)}
+    return DecoderChoice("threshold", tuple(taken.items())), [key for key in kwargs if key not in taken]
 
 
 def _contour_distance(config: Configuration, kwargs: dict[str, Any]) -> tuple[DecoderChoice, list[str]] | None:
@@ -158,6 +156,15 @@ def _contour_distance(config: Configuration, kwargs: dict[str, Any]) -> tuple[De
         if key not in known and value is not None and value != _DEFAULT_STEPS.get(key)
     ]
     return DecoderChoice("contour-distance", tuple(sorted(taken.items()))), ignored
+
+
+_Translator = Callable[["Configuration", dict[str, Any]], tuple[DecoderChoice, list[str]] | None]
+_DECODERS: dict[str, _Translator] = allowed.CONNECTOMICS_DECODERS.handled(
+    {
+        **dict.fromkeys((*_CONTOUR_DISTANCE_NAMES, "decoding_bcd"), _contour_distance),
+        **dict.fromkeys(("binary_thresholding", "decode_binary_thresholding"), _threshold),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +268,7 @@ def _activation_entries(config: Configuration) -> list[tuple[str, Any, Any]]:
 
 def _parse_activation(config: Configuration, key: str, value: Any) -> tuple[float, Activation]:
     name, _, number = str(value or "none").strip().lower().partition(":")
-    if name == "scale_sigmoid":
+    if name == SCALED:
         try:
             return float(number or SCALE), "sigmoid"
         except ValueError:
@@ -269,7 +276,8 @@ def _parse_activation(config: Configuration, key: str, value: Any) -> tuple[floa
                 key, value, "scale_sigmoid, or that with a number such as scale_sigmoid:0.5"
             ) from None
     if name not in _ACTIVATIONS or number:
-        raise config.complain(key, value, f"scale_sigmoid or one of {', '.join(_ACTIVATIONS)}")
+        plain = [one for one in _ACTIVATIONS if one != SCALED]
+        raise config.complain(key, value, f"{SCALED} or one of {', '.join(plain)}")
     return 1.0, _ACTIVATIONS[name]
 
 

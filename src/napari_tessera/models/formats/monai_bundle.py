@@ -278,9 +278,7 @@ def _find_sizes(bundle: _Bundle) -> tuple[int, int, int, list[str]]:
 
 def _own_sizes(name: str, arguments: dict[str, Any]) -> dict[str, int]:
     """Return the sizes that the class *name* has with these *arguments* or by its defaults."""
-    import monai.networks.nets as nets
-
-    known = inspect.signature(getattr(nets, name.rpartition(".")[2])).parameters
+    known = inspect.signature(architectures.network_class(name)).parameters
     sizes = {key: arguments.get(key, known[key].default) for key in ("spatial_dims", "in_channels", "out_channels")}
     for key, value in sizes.items():
         most = 3 if key == "spatial_dims" else MAX_CHANNELS  # lists as long as these are made before any weights are

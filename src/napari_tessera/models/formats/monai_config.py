@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from napari_tessera.errors import ModelError
+from napari_tessera.models import allowed
 from napari_tessera.models.plain_yaml import load_yaml
 
 __all__ = ["MAX_BYTES", "Component", "Config", "parse"]
@@ -125,7 +126,7 @@ class Config:
         found = self.component(value, where)
         if found is not None and found.literal("_disabled_", False):
             return
-        if found is not None and found.name != "Compose":
+        if found is not None and found.name not in allowed.MONAI_LISTS.names:
             yield found
             return
         inner = self.follow(value if found is None else found.raw.get("transforms", []), where)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from napari_tessera.errors import ModelError
+from napari_tessera.models import allowed
 from napari_tessera.models.spec import Activation, DecoderChoice, Normalisation
 
 if TYPE_CHECKING:
@@ -19,21 +20,7 @@ MM_IN_UM = 1000.0
 _AXIS_OF_LETTER = {"R": "x", "L": "x", "A": "y", "P": "y", "S": "z", "I": "z"}
 # Readers that give arrays as they are stored; the others of MONAI give x first.
 _STORED_ORDER = ("NumpyReader", "WSIReader")
-# They change neither values nor axes of what Tessera hands to a network.
-_NEUTRAL = (
-    "AddChannel",
-    "AsChannelFirst",
-    "CastToType",
-    "DeleteItems",
-    "EnsureChannelFirst",
-    "EnsureType",
-    "Identity",
-    "Invert",
-    "SaveImage",
-    "SelectItems",
-    "ToDevice",
-    "ToTensor",
-)
+_NEUTRAL = allowed.MONAI_NEUTRAL.names
 
 
 @dataclass
@@ -91,7 +78,7 @@ def read_preprocessing(config: Config, *, key: str, channels: int, spatial_dims:
             )
         if _position(transform, key) is None:
             continue
-        name = _base_name(transform.name, {**_PRE, **dict.fromkeys(_NEUTRAL)})
+        name = _base_name(transform.name, {**_PRE, **_NEUTRAL})
         if name in _PRE:
             _PRE[name](found, transform, channels)
         elif name not in _NEUTRAL:
@@ -114,11 +101,9 @@ def read_postprocessing(config: Config, *, key: str, out_channels: int) -> Postp
         position = _position(transform, key) if transform.is_monai else 0
         if position is None:
             continue
-        name = _base_name(transform.name, {"Activations": None, "AsDiscrete": None, **dict.fromkeys(_NEUTRAL)})
-        if transform.is_monai and name == "Activations":
-            _read_activation(found, transform, position)
-        elif transform.is_monai and name == "AsDiscrete":
-            _read_discrete(found, transform, position, out_channels)
+        name = _base_name(transform.name, {**_POST, **_NEUTRAL})
+        if transform.is_monai and name in _POST:
+            _POST[name](found, transform, position, out_channels)
         elif not transform.is_monai or name not in _NEUTRAL:
             found.notes.append(f"The transform {transform.target[:80]} of the postprocessing is not taken over.")
     return found
@@ -236,15 +221,17 @@ def _read_normalise(found: Preprocessing, transform: Component, channels: int) -
         _note_second(found, transform)
 
 
-_PRE: dict[str, Callable[[Preprocessing, Component, int], None]] = {
-    "LoadImage": _read_load,
-    "NormalizeIntensity": _read_normalise,
-    "Orientation": _read_orientation,
-    "ScaleIntensity": _read_scale,
-    "ScaleIntensityRange": _read_scale_range,
-    "ScaleIntensityRangePercentiles": _read_scale_percentiles,
-    "Spacing": _read_spacing,
-}
+_PRE: dict[str, Callable[[Preprocessing, Component, int], None]] = allowed.MONAI_BEFORE.handled(
+    {
+        "LoadImage": _read_load,
+        "NormalizeIntensity": _read_normalise,
+        "Orientation": _read_orientation,
+        "ScaleIntensity": _read_scale,
+        "ScaleIntensityRange": _read_scale_range,
+        "ScaleIntensityRangePercentiles": _read_scale_percentiles,
+        "Spacing": _read_spacing,
+    }
+)
 
 
 def _compose(
@@ -310,10 +297,11 @@ def _unusable(transform: Component, reason: str) -> ModelError:
     return ModelError(f"{transform.config.label}: '{transform.where}', {transform.name[:40]}, has {reason}")
 
 
-# After the network.
+# After the network. Readers take what has been found so far, the transform, where the prediction stands among what
+# it works on, and the number of channels.
 
 
-def _read_activation(found: Postprocessing, transform: Component, position: int) -> None:
+def _read_activation(found: Postprocessing, transform: Component, position: int, out_channels: int) -> None:
     chosen: list[Activation] = [
         activation for activation in ("sigmoid", "softmax") if _of_key(transform, activation, position)
     ]
@@ -338,6 +326,11 @@ def _read_discrete(found: Postprocessing, transform: Component, position: int, o
             )
     elif threshold is not None:
         found.notes.append(f"The threshold {str(threshold)[:40]} of {transform.name} is not a number from 0 to 1.")
+
+
+_POST: dict[str, Callable[[Postprocessing, Component, int, int], None]] = allowed.MONAI_AFTER.handled(
+    {"Activations": _read_activation, "AsDiscrete": _read_discrete}
+)
 
 
 def _of_key(transform: Component, argument: str, position: int) -> Any:

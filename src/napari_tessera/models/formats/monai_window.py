@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import lcm, prod
 from typing import TYPE_CHECKING, Any
 
+from napari_tessera.models import allowed
 from napari_tessera.models.spec import WindowRule
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ __all__ = ["Inferer", "find_window", "network_steps", "read_inferer"]
 # MONAI's default.
 DEFAULT_OVERLAP = 0.25
 LARGEST_SIDE = 100_000
-# SliceInferer runs a network of two axes over the slices of a volume, each of them window by window.
-_UNDERSTOOD = ("SlidingWindowInferer", "SlidingWindowInfererAdapt", "SliceInferer")
 _MULTIPLE = re.compile(r"(?:(\d{1,6})\*n|n\*(\d{1,6}))(?:\+(\d{1,6}))?")
 _POWER = re.compile(r"(\d{1,6})\*\*p(\*n)?")
 
@@ -53,7 +52,7 @@ def read_inferer(config: Config, spatial_dims: int) -> Inferer:
     found = config.component(config.content.get("inferer"), "inferer") if "inferer" in config.content else None
     if found is None:
         return Inferer()
-    if not found.is_monai or found.name not in _UNDERSTOOD:
+    if not found.is_monai or found.name not in allowed.MONAI_INFERERS.names:
         return Inferer(notes=(f"The inferer {found.target[:80]} is not taken over: Tessera works window by window.",))
     roi = found.literal("roi_size", None)
     sides = [roi] * spatial_dims if isinstance(roi, int) else roi if isinstance(roi, list) else []

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_tessera.errors import ModelError
+from napari_tessera.models import allowed
 from napari_tessera.models.formats.tensors_only import dense_tensors, read_tensors_only
 
 if TYPE_CHECKING:
@@ -29,18 +30,6 @@ class _Inert:
     def __init__(self, *_: object) -> None: ...
 
     def __setstate__(self, _: object) -> None: ...
-
-
-# What numpy 1 and 2 call the parts of a pickled number such as np.float64(0.5), whose bytes are a text to encode.
-_NUMPY_NAMES = {
-    "_codecs.encode",
-    "numpy.core.multiarray.scalar",
-    "numpy._core.multiarray.scalar",
-    "numpy.dtype",
-    "numpy.dtypes.Float64DType",
-    "numpy.dtypes.Float32DType",
-    "numpy.dtypes.Int64DType",
-}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,4 +87,4 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _stand_in(name: str) -> type[_Inert] | None:
-    return _Inert if name in _NUMPY_NAMES else None
+    return _Inert if name in allowed.NNUNET_PICKLED.names else None

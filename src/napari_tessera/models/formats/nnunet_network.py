@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from napari_tessera.errors import ModelError, nearest
+from napari_tessera.models import allowed
 from napari_tessera.models.empty_network import StoredWeights, build_empty
 
 if TYPE_CHECKING:
@@ -17,30 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["ARCHITECTURES", "FoldAverage", "Reordered", "build_network"]
 
-_PACKAGE = "dynamic_network_architectures"
-_UNET = f"{_PACKAGE}.architectures.unet"
-
-# Reviewed: constructors of these classes only make layers. Names as plans of several versions write them.
-ARCHITECTURES = {
-    f"{_UNET}.PlainConvUNet": "PlainConvUNet",
-    f"{_UNET}.ResidualEncoderUNet": "ResidualEncoderUNet",
-    f"{_PACKAGE}.architectures.residual_unet.ResidualEncoderUNet": "ResidualEncoderUNet",
-}
+ARCHITECTURES = allowed.NNUNET_NETWORKS.names
 # The classes that an argument may name, each under the names that it goes by.
 _LAYERS: dict[str, type[torch.nn.Module]] = {
-    name: getattr(torch.nn, cls)
-    for module, classes in {
-        "conv": ("Conv2d", "Conv3d"),
-        "instancenorm": ("InstanceNorm2d", "InstanceNorm3d"),
-        "batchnorm": ("BatchNorm2d", "BatchNorm3d"),
-        "dropout": ("Dropout2d", "Dropout3d"),
-        "activation": ("LeakyReLU", "ReLU", "ELU", "GELU", "SiLU"),
-    }.items()
-    for cls in classes
-    for name in (f"torch.nn.{cls}", f"torch.nn.modules.{module}.{cls}")
+    name: getattr(torch.nn, cls.removeprefix("torch.nn.")) for name, cls in allowed.NNUNET_LAYERS.names.items()
 }
-_BLOCKS = f"{_PACKAGE}.building_blocks.residual"
-_BLOCK_NAMES = {f"{_BLOCKS}.{name}": name for name in ("BasicBlockD", "BottleneckD")}
 
 _NAMED = ("conv_op", "norm_op", "dropout_op", "nonlin", "block")
 _COUNTS = (
@@ -139,11 +121,11 @@ def build_network(
         ) from error
     arguments = _check_arguments(architecture, path)
     if "block" in arguments:
-        arguments["block"] = getattr(residual, arguments["block"])
+        arguments["block"] = getattr(residual, _last(allowed.NNUNET_BLOCKS.names[arguments["block"]]))
     # The layers of deep supervision are made, and their weights loaded, either way; off means one output, the finest.
     arguments |= {"input_channels": in_channels, "num_classes": out_channels, "deep_supervision": False}
     try:
-        return build_empty(lambda: getattr(unet, ARCHITECTURES[name])(**arguments), stored).eval()
+        return build_empty(lambda: getattr(unet, _last(ARCHITECTURES[name]))(**arguments), stored).eval()
     except (TypeError, ValueError, LookupError, AssertionError, RuntimeError, AttributeError) as error:
         raise ModelError(f"{path}: '{name}' cannot be built from the arguments in the plans: {error}") from error
 
@@ -170,14 +152,18 @@ def _check_arguments(architecture: Architecture, path: Path) -> dict[str, Any]:
     return checked
 
 
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
 def _resolve(key: str, name: object, path: Path) -> Any:
-    table: dict[str, Any] = _BLOCK_NAMES if key == "block" else _LAYERS
+    table: Mapping[str, Any] = allowed.NNUNET_BLOCKS.names if key == "block" else _LAYERS
     if not isinstance(name, str) or name not in table:
         raise ModelError(
             f"{path}: the architecture names {key} = {name!r}, which is not one of the layers that Tessera rebuilds "
             f"({', '.join(table)}); nothing was imported"
         )
-    return table[name]
+    return name if key == "block" else table[name]
 
 
 def _is_count(value: object, levels: int = 2) -> bool:

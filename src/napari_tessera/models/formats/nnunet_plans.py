@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from napari_tessera.errors import ModelError
+from napari_tessera.models import allowed
 
 __all__ = ["Architecture", "Configuration", "Dataset", "IntensityProperties", "Plans", "read_dataset", "read_plans"]
 
 # Plans are some pages of text; a dataset.json may list thousands of training cases.
 MAX_BYTES = 20_000_000
-_UNET = "dynamic_network_architectures.architectures.unet"
 
 
 class _Part(BaseModel):
@@ -75,7 +75,7 @@ class _OldConfiguration(_Part):
             "nonlin_kwargs": {"inplace": True},
         }
         return {
-            "network_class_name": f"{_UNET}.{self.unet}",
+            "network_class_name": allowed.NNUNET_OLD_NETWORKS.names[self.unet],
             "arch_kwargs": arguments,
             "_kw_requires_import": ("conv_op", "norm_op", "nonlin"),
         }

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_tessera.errors import ModelError
+from napari_tessera.models import allowed
 from napari_tessera.models.spec import DecoderChoice, ModelSpec, Normalisation, WindowRule
 
 if TYPE_CHECKING:
@@ -174,26 +175,31 @@ def _normalisations(plans: Plans, configuration: Configuration, channels: int) -
 
 
 def _normalisation(plans: Plans, scheme: str, channel: int) -> Normalisation:
-    if scheme == "CTNormalization":
-        known = plans.intensities.get(str(channel))
-        if known is None:
-            raise ModelError(f"channel {channel} has the scheme {scheme}, but the plans lack its intensities")
-        numbers = {"mean": known.mean, "std": max(known.std, SMALLEST_STD), "low": known.low, "high": known.high}
-        return Normalisation("fixed", tuple(sorted(numbers.items())))
     if scheme not in _SCHEMES:
         raise ModelError(
             f"channel {channel} has the normalisation scheme '{scheme}', which is not one of nnU-Net's own "
-            f"(CTNormalization, {', '.join(_SCHEMES)})"
+            f"({', '.join(_SCHEMES)})"
         )
-    return _SCHEMES[scheme]
+    fixed = _SCHEMES[scheme]
+    if fixed is not None:
+        return fixed
+    known = plans.intensities.get(str(channel))
+    if known is None:
+        raise ModelError(f"channel {channel} has the scheme {scheme}, but the plans lack its intensities")
+    numbers = {"mean": known.mean, "std": max(known.std, SMALLEST_STD), "low": known.low, "high": known.high}
+    return Normalisation("fixed", tuple(sorted(numbers.items())))
 
 
-_SCHEMES = {
-    "ZScoreNormalization": Normalisation("zscore"),
-    "NoNormalization": Normalisation("none"),
-    "RescaleTo01Normalization": Normalisation("minmax"),
-    "RGBTo01Normalization": Normalisation("divide", (("by", 255.0),)),
-}
+# None takes its numbers from the plans.
+_SCHEMES: dict[str, Normalisation | None] = allowed.NNUNET_BEFORE.handled(
+    {
+        "CTNormalization": None,
+        "ZScoreNormalization": Normalisation("zscore"),
+        "NoNormalization": Normalisation("none"),
+        "RescaleTo01Normalization": Normalisation("minmax"),
+        "RGBTo01Normalization": Normalisation("divide", (("by", 255.0),)),
+    }
+)
 
 
 def _voxel_size_um(plans: Plans, configuration: Configuration, order: Sequence[int]) -> tuple[float, ...] | None:

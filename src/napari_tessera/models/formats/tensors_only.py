@@ -13,6 +13,7 @@ from typing import IO, Any
 import torch
 
 from napari_tessera.errors import ModelError, first_line
+from napari_tessera.models import allowed
 
 __all__ = ["dense_tensors", "read_tensors_only"]
 
@@ -22,14 +23,7 @@ MAX_PICKLE_BYTES = 64_000_000
 # and then the tensors.
 LEGACY_PICKLES = 5
 
-# All that tensors, and the plain numbers beside them, are made of. Narrower than what weights_only=True accepts: that
-# list has things that take any amount of memory, such as bytearray.
-_ALLOWED = {
-    *("collections.OrderedDict", "collections.Counter", "builtins.set", "builtins.complex", "torch.Size"),
-    *("torch.device", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"),
-    *("torch.nn.parameter.Parameter", "torch.serialization._get_layout", "torch.storage.UntypedStorage"),
-}
-_STORAGE_OR_TYPE = re.compile(r"torch\.((cuda\.)?[A-Z][A-Za-z0-9]*Storage|b?float\d+|u?int\d+|bool|complex\d+)")
+_STORAGE_OR_TYPE = re.compile("|".join(allowed.PICKLED_PATTERNS.names))
 # The protocol that torch writes knows Python's types by the names of Python 2, in the module `__builtin__`.
 _RENAMED = {"__builtin__.long": "builtins.int", "__builtin__.unicode": "builtins.str"}
 
@@ -166,7 +160,7 @@ def _iter_names(file: IO[bytes]) -> Iterator[str]:
 
 
 def _is_allowed(name: str) -> bool:
-    return name in _ALLOWED or _STORAGE_OR_TYPE.fullmatch(name) is not None
+    return name in allowed.PICKLED.names or _STORAGE_OR_TYPE.fullmatch(name) is not None
 
 
 def _stand_for(name: str, stand_in: Callable[[str], Callable[..., Any] | None], label: str) -> Callable[..., Any]:

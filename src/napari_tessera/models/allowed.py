@@ -1,0 +1,404 @@
+"""The reviewed table: every name that a stranger's file may say, what it becomes here, and why that is safe.
+
+Strings alone: nothing is imported here, and nothing is run. What reads a kind of name looks it up in its row first, so
+what is not in a row is refused, or named in a note and left out. A new name belongs here once the ``reviewed`` of its
+row has been checked for it. ``docs/models.md`` shows the table; `tests.models.allowed_page` writes that section.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TypeVar
+
+__all__ = ["TABLE", "Names"]
+
+Handler = TypeVar("Handler")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Names:
+    """One kind of name: a row of the table.
+
+    Parameters
+    ----------
+    kind
+        What is named, for people.
+    formats
+        Which formats may say it, each by its `ModelFormat.name`.
+    names
+        What each name becomes; in the order in which error messages list them.
+    reviewed
+        Why it is safe: what was checked for each of the names.
+    """
+
+    kind: str
+    formats: tuple[str, ...]
+    names: Mapping[str, str]
+    reviewed: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", MappingProxyType(dict(self.names)))
+
+    def handled(self, handlers: Mapping[str, Handler]) -> dict[str, Handler]:
+        """Return *handlers*, which must be for exactly the names of this row, in its order.
+
+        Raises
+        ------
+        LookupError
+            If a name lacks its handler, or a handler its name: so that neither is there without the other.
+        """
+        if differing := sorted(handlers.keys() ^ self.names.keys()):
+            raise LookupError(f"{self.kind}: {', '.join(differing)} must be both in the reviewed table and handled")
+        return {name: handlers[name] for name in self.names}
+
+
+def _itself(*names: str) -> dict[str, str]:
+    return {name: name for name in names}
+
+
+TESSERA, BUNDLE, BIOIMAGEIO = "Tessera model", "MONAI bundle", "bioimage.io package"
+CONNECTOMICS, NNUNET = "PyTorch Connectomics checkpoint", "nnU-Net folder"
+# All that take a description of Tessera's own, beside the file or inside it.
+_DESCRIBED = (TESSERA, "TorchScript archive", "exported program", "ONNX graph")
+
+_NETS = "monai.networks.nets"
+_DYNAMIC = "dynamic_network_architectures"
+_NO_CODE = "the name chooses a function of Tessera, which takes plain numbers and texts from the file"
+
+# Networks, and the layers that their arguments name.
+
+MONAI_NETWORKS = Names(
+    "Network classes",
+    (TESSERA, BUNDLE, BIOIMAGEIO, CONNECTOMICS),
+    _itself(
+        f"{_NETS}.AttentionUnet",
+        f"{_NETS}.BasicUNet",
+        f"{_NETS}.DynUNet",
+        f"{_NETS}.SegResNet",
+        f"{_NETS}.SwinUNETR",
+        f"{_NETS}.UNETR",
+        f"{_NETS}.UNet",
+        f"{_NETS}.VNet",
+    ),
+    "constructors neither run code given as an argument nor read or fetch files; texts among the arguments choose "
+    "layers in MONAI's own tables",
+)
+CONNECTOMICS_NETWORKS = Names(
+    "Network types",
+    (CONNECTOMICS,),
+    {
+        "monai_basic_unet3d": f"{_NETS}.BasicUNet",
+        "monai_unet": f"{_NETS}.UNet, or Tessera's InterpolatingUNet of it",
+        "monai_unetr": f"{_NETS}.UNETR",
+        "monai_swin_unetr": f"{_NETS}.SwinUNETR",
+    },
+    "each is one of the network classes above, built from arguments that are read and checked one by one",
+)
+CONNECTOMICS_ELSEWHERE = Names(
+    "Network types that are refused, with what they need",
+    (CONNECTOMICS,),
+    {
+        "mednext": "mednext (pip install git+https://github.com/MIC-DKFZ/MedNeXt)",
+        "mednext_custom": "mednext (pip install git+https://github.com/MIC-DKFZ/MedNeXt)",
+        "nnunet": "nnU-Net, whose own folders Tessera opens: keep plans.json and dataset.json with the weights",
+        "rsunet": "PyTorch Connectomics itself",
+        "rsunet_iso": "PyTorch Connectomics itself",
+    },
+    "the name only chooses a sentence; nothing is built or installed",
+)
+NNUNET_NETWORKS = Names(
+    "Network classes, as plans of several versions write them",
+    (NNUNET,),
+    {
+        f"{_DYNAMIC}.architectures.unet.PlainConvUNet": f"{_DYNAMIC}.architectures.unet.PlainConvUNet",
+        f"{_DYNAMIC}.architectures.unet.ResidualEncoderUNet": f"{_DYNAMIC}.architectures.unet.ResidualEncoderUNet",
+        f"{_DYNAMIC}.architectures.residual_unet.ResidualEncoderUNet": (
+            f"{_DYNAMIC}.architectures.unet.ResidualEncoderUNet"
+        ),
+    },
+    "constructors only make layers, of the classes and blocks listed below; every argument is checked first",
+)
+NNUNET_OLD_NETWORKS = Names(
+    "Network classes in the oldest plans",
+    (NNUNET,),
+    {
+        "PlainConvUNet": f"{_DYNAMIC}.architectures.unet.PlainConvUNet",
+        "ResidualEncoderUNet": f"{_DYNAMIC}.architectures.unet.ResidualEncoderUNet",
+    },
+    "they are turned into names of the row above, which are then looked up there",
+)
+NNUNET_LAYERS = Names(
+    "Layers",
+    (NNUNET,),
+    {
+        name: f"torch.nn.{cls}"
+        for module, classes in {
+            "conv": ("Conv2d", "Conv3d"),
+            "instancenorm": ("InstanceNorm2d", "InstanceNorm3d"),
+            "batchnorm": ("BatchNorm2d", "BatchNorm3d"),
+            "dropout": ("Dropout2d", "Dropout3d"),
+            "activation": ("LeakyReLU", "ReLU", "ELU", "GELU", "SiLU"),
+        }.items()
+        for cls in classes
+        for name in (f"torch.nn.{cls}", f"torch.nn.modules.{module}.{cls}")
+    },
+    "layers of torch whose constructors take numbers and switches, and make weights at most",
+)
+NNUNET_BLOCKS = Names(
+    "Blocks of residual encoders",
+    (NNUNET,),
+    _itself(
+        f"{_DYNAMIC}.building_blocks.residual.BasicBlockD",
+        f"{_DYNAMIC}.building_blocks.residual.BottleneckD",
+    ),
+    "constructors only make layers, of the classes that they are given",
+)
+BIOIMAGEIO_WEIGHTS = Names(
+    "Entries of weights, the safest first",
+    (BIOIMAGEIO,),
+    {
+        "pytorch_state_dict": "one of the network classes above, and tensors to fill it",
+        "onnx": "a graph that onnxruntime runs",
+        "torchscript": "a TorchScript archive, opened where the user trusts the file",
+    },
+    "the first two hold no code, and the third is asked about",
+)
+
+# What happens before the network. Tessera's own words, here and below, are the types of `spec` too: a test compares.
+
+TESSERA_NORMALISATIONS = Names(
+    "Normalisation modes",
+    _DESCRIBED,
+    _itself("none", "zscore", "minmax", "percentile", "divide", "fixed"),
+    "Tessera's own, with plain numbers",
+)
+
+MONAI_BEFORE = Names(
+    "Transforms before the network",
+    (BUNDLE,),
+    {
+        "LoadImage": "order of axes",
+        "NormalizeIntensity": "normalisation: zscore or fixed",
+        "Orientation": "order of axes",
+        "ScaleIntensity": "normalisation: minmax or fixed",
+        "ScaleIntensityRange": "normalisation: fixed",
+        "ScaleIntensityRangePercentiles": "normalisation: percentile",
+        "Spacing": "voxel size",
+    },
+    f"no transform is ever made: {_NO_CODE}",
+)
+MONAI_NEUTRAL = Names(
+    "Transforms that are passed over, before the network and after it",
+    (BUNDLE,),
+    dict.fromkeys(
+        (
+            "AddChannel",
+            "AsChannelFirst",
+            "CastToType",
+            "DeleteItems",
+            "EnsureChannelFirst",
+            "EnsureType",
+            "Identity",
+            "Invert",
+            "SaveImage",
+            "SelectItems",
+            "ToDevice",
+            "ToTensor",
+        ),
+        "nothing",
+    ),
+    "nothing is done, as they change neither values nor axes of what Tessera hands to a network",
+)
+MONAI_LISTS = Names(
+    "Lists of transforms",
+    (BUNDLE,),
+    {"Compose": "the transforms in it, one after another"},
+    "it is read as a list, of at most as many transforms and levels as the reader allows",
+)
+NNUNET_BEFORE = Names(
+    "Normalisation schemes",
+    (NNUNET,),
+    {
+        "CTNormalization": "normalisation: fixed, with the numbers of the plans",
+        "ZScoreNormalization": "normalisation: zscore",
+        "NoNormalization": "normalisation: none",
+        "RescaleTo01Normalization": "normalisation: minmax",
+        "RGBTo01Normalization": "normalisation: divide by 255",
+    },
+    f"no scheme of nnU-Net is ever made: {_NO_CODE}",
+)
+BIOIMAGEIO_BEFORE = Names(
+    "Steps before the network",
+    (BIOIMAGEIO,),
+    {
+        "clip": "limits of the normalisation",
+        "ensure_dtype": "type of the numbers that the network is given",
+        "fixed_zero_mean_unit_variance": "normalisation: fixed",
+        "scale_linear": "normalisation: divide or fixed",
+        "scale_range": "normalisation: minmax or percentile",
+        "zero_mean_unit_variance": "normalisation: zscore",
+    },
+    _NO_CODE,
+)
+BIOIMAGEIO_NUMBERS = Names(
+    "Types of numbers",
+    (BIOIMAGEIO,),
+    {
+        name: f"torch.{name}"
+        for name in (
+            *("float32", "float64", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"),
+            "bool",
+        )
+    },
+    "constants of torch, to which windows are converted",
+)
+
+# What happens with the network, and after it.
+
+TESSERA_ACTIVATIONS = Names(
+    "Activations", _DESCRIBED, _itself("none", "sigmoid", "softmax", "tanh"), "Tessera's own, without arguments"
+)
+TESSERA_OUTPUTS = Names(
+    "Kinds of output",
+    _DESCRIBED,
+    _itself("semantic", "foreground", "boundary", "affinities", "contour-distance"),
+    "a word that suggests a decoder, with whole numbers as offsets",
+)
+TESSERA_DECODERS = Names(
+    "Decoders",
+    _DESCRIBED,
+    _itself("argmax", "contour-distance", "regions", "threshold", "watershed"),
+    "Tessera's own; parameters are checked against their limits",
+)
+MONAI_INFERERS = Names(
+    "Inferers",
+    (BUNDLE,),
+    {
+        "SlidingWindowInferer": "window and overlap",
+        "SlidingWindowInfererAdapt": "window and overlap",
+        # It runs a network of two axes over the slices of a volume, each of them window by window.
+        "SliceInferer": "window and overlap of planes",
+    },
+    f"no inferer is ever made: {_NO_CODE}",
+)
+MONAI_AFTER = Names(
+    "Transforms after the network",
+    (BUNDLE,),
+    {"Activations": "activation: sigmoid or softmax", "AsDiscrete": "decoder: argmax or threshold"},
+    f"no transform is ever made: {_NO_CODE}",
+)
+BIOIMAGEIO_AFTER = Names(
+    "Steps after the network",
+    (BIOIMAGEIO,),
+    {
+        "binarize": "decoder: threshold",
+        "ensure_dtype": "nothing, as labels have a type of their own",
+        "sigmoid": "activation: sigmoid",
+        "softmax": "activation: softmax",
+    },
+    _NO_CODE,
+)
+BIOIMAGEIO_REFUSED = Names(
+    "Steps after the network whose outputs are refused, with what these are",
+    (BIOIMAGEIO,),
+    {"cellpose_flow_dynamics": "flows", "stardist_postprocessing": "distances along rays"},
+    "the name only chooses a sentence",
+)
+CONNECTOMICS_ACTIVATIONS = Names(
+    "Activations",
+    (CONNECTOMICS,),
+    {
+        "sigmoid": "sigmoid",
+        "softmax": "softmax",
+        "tanh": "tanh",
+        "none": "none",
+        "scale_sigmoid": "sigmoid",
+    },
+    "Tessera's own, chosen by name; the factor of scale_sigmoid is read as a number",
+)
+CONNECTOMICS_DECODERS = Names(
+    "Decoding steps",
+    (CONNECTOMICS,),
+    {
+        "decode_instance_binary_contour_distance": "decoder: contour-distance",
+        "decode_binary_contour_distance_watershed": "decoder: contour-distance",
+        "decoding_bcd": "decoder: contour-distance",
+        "binary_thresholding": "decoder: threshold",
+        "decode_binary_thresholding": "decoder: threshold",
+    },
+    f"no step is ever run: {_NO_CODE}",
+)
+CONNECTOMICS_COMMANDS = Names(
+    "Decoding steps that are left out, with a note that says so",
+    (CONNECTOMICS,),
+    {"decode_abiss": "a command that the file names"},
+    "the command is never run; the name only chooses a sentence",
+)
+
+# What pickles refer to, in files that torch.save wrote. All are read with weights_only=True.
+
+PICKLED = Names(
+    "Pickled types and functions",
+    (BUNDLE, BIOIMAGEIO, CONNECTOMICS, NNUNET),
+    _itself(
+        *("collections.OrderedDict", "collections.Counter", "builtins.set", "builtins.complex", "torch.Size"),
+        *("torch.device", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"),
+        *("torch.nn.parameter.Parameter", "torch.serialization._get_layout", "torch.storage.UntypedStorage"),
+    ),
+    "all that tensors, and the plain numbers beside them, are made of; narrower than what weights_only=True accepts, "
+    "which has things that fill any amount of memory, such as bytearray (a storage that is made of a size reserves "
+    "it and fills nothing)",
+)
+PICKLED_PATTERNS = Names(
+    "Pickled storages and types of numbers, as regular expressions that the whole name matches",
+    (BUNDLE, BIOIMAGEIO, CONNECTOMICS, NNUNET),
+    {
+        r"torch\.(cuda\.)?[A-Z][A-Za-z0-9]*Storage": "where the numbers of a tensor lie in the file",
+        r"torch\.(b?float\d+|u?int\d+|bool|complex\d+)": "itself",
+    },
+    "torch's restricted reader takes them for types of numbers and makes no objects of them; it refuses those that "
+    "it does not know",
+)
+CONNECTOMICS_PICKLED = Names(
+    "Pickled types of configurations, which checkpoints held until May 2026",
+    (CONNECTOMICS,),
+    {
+        **dict.fromkeys(
+            (
+                *(f"builtins.{name}" for name in ("bool", "dict", "float", "int", "list", "str", "tuple")),
+                *("pathlib.PosixPath", "pathlib.WindowsPath", "typing.Any"),
+            ),
+            "an object that does nothing",
+        ),
+        "collections.defaultdict": "an empty dictionary",
+    },
+    "none of them is made: what stands in its place takes whatever it is given, and does nothing with it",
+)
+CONNECTOMICS_PICKLED_PACKAGES = Names(
+    "Packages of pickled configurations, whatever of them is named",
+    (CONNECTOMICS,),
+    dict.fromkeys(("connectomics", "omegaconf"), "an object that does nothing"),
+    "neither package is imported: what stands in the place of their objects does nothing",
+)
+NNUNET_PICKLED = Names(
+    "Pickled parts of numpy's numbers in training logs, as numpy 1 and 2 call them",
+    (NNUNET,),
+    dict.fromkeys(
+        (
+            "_codecs.encode",
+            "numpy.core.multiarray.scalar",
+            "numpy._core.multiarray.scalar",
+            "numpy.dtype",
+            "numpy.dtypes.Float64DType",
+            "numpy.dtypes.Float32DType",
+            "numpy.dtypes.Int64DType",
+        ),
+        "an object that does nothing",
+    ),
+    "none of numpy's functions is called, which would let a file ask for gigabytes; the log is not used",
+)
+
+# All rows, in the order in which they stand above.
+TABLE = tuple(row for row in list(globals().values()) if isinstance(row, Names))

@@ -1,0 +1,353 @@
+"""The reviewed table is all that a file can choose from: readers and table agree, and nothing else looks names up."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from tests.models import allowed_page
+
+import napari_tessera
+from napari_tessera.decode import decoder_names
+from napari_tessera.errors import ModelError
+from napari_tessera.models import allowed, architectures, spec
+from napari_tessera.models.allowed import TABLE, Names
+from napari_tessera.models.formats import (
+    bioimageio_steps,
+    bioimageio_weights,
+    connectomics_network,
+    connectomics_output,
+    monai_transforms,
+    nnunet_checkpoint,
+    nnunet_network,
+    nnunet_plans,
+    nnunet_spec,
+)
+from napari_tessera.models.formats import connectomics_checkpoint as connectomics_pickles
+from napari_tessera.models.formats.connectomics_config import read_configuration
+from napari_tessera.models.formats.registry import FORMATS
+
+SOURCE = Path(napari_tessera.__file__).parent
+WHOLE = re.compile(r"[a-z_]+(\.\w+)+")
+
+HANDLED: dict[str, tuple[Names, Any]] = {
+    "MONAI's networks": (allowed.MONAI_NETWORKS, architectures.ARCHITECTURES),
+    "Connectomics' networks": (allowed.CONNECTOMICS_NETWORKS, connectomics_network.ARCHITECTURES),
+    "Connectomics' activations": (allowed.CONNECTOMICS_ACTIVATIONS, connectomics_output._ACTIVATIONS),
+    "Connectomics' decoders": (allowed.CONNECTOMICS_DECODERS, connectomics_output._DECODERS),
+    "Connectomics' pickles": (allowed.CONNECTOMICS_PICKLED, connectomics_pickles._STAND_INS),
+    "nnU-Net's networks": (allowed.NNUNET_NETWORKS, nnunet_network.ARCHITECTURES),
+    "nnU-Net's layers": (allowed.NNUNET_LAYERS, nnunet_network._LAYERS),
+    "nnU-Net's schemes": (allowed.NNUNET_BEFORE, nnunet_spec._SCHEMES),
+    "nnU-Net's old networks": (
+        allowed.NNUNET_OLD_NETWORKS,
+        get_args(nnunet_plans._OldConfiguration.model_fields["unet"].annotation),
+    ),
+    "MONAI's transforms before": (allowed.MONAI_BEFORE, monai_transforms._PRE),
+    "MONAI's transforms after": (allowed.MONAI_AFTER, monai_transforms._POST),
+    "bioimage.io's steps before": (allowed.BIOIMAGEIO_BEFORE, bioimageio_steps._BEFORE),
+    "bioimage.io's steps after": (allowed.BIOIMAGEIO_AFTER, bioimageio_steps._AFTER),
+    "bioimage.io's weights": (allowed.BIOIMAGEIO_WEIGHTS, bioimageio_weights._ORDER),
+    "Tessera's normalisations": (allowed.TESSERA_NORMALISATIONS, get_args(spec.NormalisationMode)),
+    "Tessera's activations": (allowed.TESSERA_ACTIVATIONS, get_args(spec.Activation)),
+    "Tessera's outputs": (allowed.TESSERA_OUTPUTS, get_args(spec.OutputKind)),
+}
+
+
+@pytest.mark.parametrize("case", HANDLED)
+def test_handlers_are_those_of_the_table(case: str) -> None:
+    row, handlers = HANDLED[case]
+    assert list(handlers) == list(row.names)
+
+
+def test_decoders_are_those_of_the_table() -> None:
+    assert sorted(decoder_names()) == sorted(allowed.TESSERA_DECODERS.names)
+
+
+def test_a_handler_without_a_name_and_a_name_without_a_handler_are_refused() -> None:
+    row = Names("letters", (), {"a": "a", "b": "b"}, "they are short")
+    assert list(row.handled({"b": 2, "a": 1}).items()) == [("a", 1), ("b", 2)]
+    for handlers in ({"a": 1}, {"a": 1, "b": 2, "c": 3}, {"a": 1, "c": 3}):
+        with pytest.raises(LookupError, match="must be both in the reviewed table and handled"):
+            row.handled(handlers)
+
+
+def test_the_table_cannot_be_changed() -> None:
+    assert isinstance(allowed.PICKLED.names, Mapping)
+    with pytest.raises(TypeError):
+        allowed.PICKLED.names["os.system"] = "os.system"  # type: ignore[index]
+    with pytest.raises(AttributeError):
+        allowed.PICKLED.names = {}  # type: ignore[misc]
+
+
+def test_every_row_is_complete_and_says_which_formats_may_say_it() -> None:
+    known = {entry.open().name for entry in FORMATS}
+    for row in TABLE:
+        assert row.names, row.kind
+        assert row.reviewed, row.kind
+        assert set(row.formats) <= known, row.kind
+        assert row.formats, row.kind
+    assert len({(row.kind, row.formats) for row in TABLE}) == len(TABLE)
+
+
+def test_networks_become_classes_that_are_there() -> None:
+    for name in allowed.MONAI_NETWORKS.names:
+        cls = architectures.network_class(name)
+        assert name == f"monai.networks.nets.{cls.__name__}"
+    with pytest.raises(LookupError):
+        architectures.network_class("monai.networks.nets.HoVerNet")
+    for row in (allowed.CONNECTOMICS_NETWORKS, allowed.NNUNET_OLD_NETWORKS):
+        for becomes in row.names.values():
+            target = WHOLE.match(becomes)
+            assert target is not None
+            assert target[0] in {*allowed.MONAI_NETWORKS.names, *allowed.NNUNET_NETWORKS.names}
+    for name, becomes in allowed.NNUNET_LAYERS.names.items():
+        assert f"torch.nn.{nnunet_network._LAYERS[name].__name__}" == becomes
+
+
+def test_nnunets_networks_and_blocks_become_classes_that_are_there() -> None:
+    unet = pytest.importorskip("dynamic_network_architectures.architectures.unet", reason="nnU-Net's networks")
+    residual = pytest.importorskip("dynamic_network_architectures.building_blocks.residual")
+    for row, module in ((allowed.NNUNET_NETWORKS, unet), (allowed.NNUNET_BLOCKS, residual)):
+        for becomes in row.names.values():
+            place, _, name = becomes.rpartition(".")
+            assert place == module.__name__
+            assert isinstance(getattr(module, name), type)
+
+
+def test_stand_ins_of_pickles_are_what_the_table_says() -> None:
+    for name, becomes in allowed.CONNECTOMICS_PICKLED.names.items():
+        made = connectomics_pickles._stand_in(name)
+        assert made is not None
+        empty = becomes == "an empty dictionary"
+        assert made("anything") == {} if empty else isinstance(made("anything"), connectomics_pickles.Inert)
+    for package in allowed.CONNECTOMICS_PICKLED_PACKAGES.names:
+        assert connectomics_pickles._stand_in(f"{package}.anything") is connectomics_pickles.Inert
+    for name in allowed.NNUNET_PICKLED.names:
+        assert nnunet_checkpoint._stand_in(name) is nnunet_checkpoint._Inert
+    for stranger in ("os.system", "builtins.eval", "connectomics_of_another.f", "numpy.load", "pathlib.Path"):
+        assert connectomics_pickles._stand_in(stranger) is None
+        assert nnunet_checkpoint._stand_in(stranger) is None
+
+
+def test_types_of_numbers_are_all_that_bioimageio_knows() -> None:
+    described = pytest.importorskip("bioimageio.spec.model.v0_5", reason="bioimageio.spec is not installed")
+    known = get_args(described.EnsureDtypeKwargs.model_fields["dtype"].annotation)
+    assert set(known) <= set(allowed.BIOIMAGEIO_NUMBERS.names)
+
+
+# Which format a module of models/formats/ is of; those that several use are left out.
+MODULES = {
+    "bioimageio": allowed.BIOIMAGEIO,
+    "connectomics": allowed.CONNECTOMICS,
+    "monai": allowed.BUNDLE,
+    "nnunet": allowed.NNUNET,
+}
+ROWS = {id(row): name for name, row in vars(allowed).items() if isinstance(row, Names)}
+
+
+def rows_used(tree: ast.Module) -> set[str]:
+    return {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "allowed"
+    }
+
+
+def test_every_row_is_used_by_its_own_formats_alone() -> None:
+    used = {ROWS[id(row)] for row in TABLE if ROWS[id(row)].startswith("TESSERA")}  # by the types of `spec`, see above
+    for path in (SOURCE / "models").rglob("*.py"):
+        rows = rows_used(parsed(path))
+        used |= rows
+        form = MODULES.get(path.stem.partition("_")[0])
+        for row in rows if form else ():
+            assert form in getattr(allowed, row).formats, (path.name, row)
+    assert used == set(ROWS.values())
+
+
+# Ways to run, import or unpickle by a name or a file, and every place in src/ that has one: (module, function, what).
+DANGEROUS = (
+    *("eval", "exec", "compile", "__import__", "importlib.import_module", "importlib.machinery", "importlib.reload"),
+    *("importlib.util.module_from_spec", "runpy", "pydoc", "pkgutil.resolve_name"),
+    *("pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "code", "codeop"),
+    *("yaml.load", "yaml.load_all", "yaml.full_load", "yaml.full_load_all", "yaml.unsafe_load", "yaml.unsafe_load_all"),
+    *("yaml.Loader", "yaml.FullLoader", "yaml.UnsafeLoader", "numpy.load", "os.system", "os.popen"),
+    *("subprocess.run", "subprocess.Popen", "subprocess.call", "subprocess.check_call", "subprocess.check_output"),
+    *(
+        "torch.load",
+        "torch.jit.load",
+        "torch.export.load",
+        "torch.package",
+        "torch.hub",
+        "torch.ops.load_library",
+        "torch.classes",
+    ),
+    *("torch.serialization.load", "torch.serialization.add_safe_globals", "torch.serialization.safe_globals"),
+    *("monai.bundle", "operator.attrgetter", "operator.methodcaller"),
+)
+REVIEWED = {
+    ("__init__.py", "__getattr__", "importlib.import_module"): "a module of Tessera, from its own table of names",
+    ("cli/viewer.py", "show_files", "importlib.import_module"): "napari, a name in the source",
+    ("doctor/system.py", "run_program", "subprocess.run"): "the doctor's own commands, none from a file",
+    ("models/formats/registry.py", "open", "importlib.import_module"): "a format's module, from the table of formats",
+    ("models/formats/onnx.py", "_library", "importlib.import_module"): "onnx or onnxruntime, names in the source",
+    ("models/formats/bioimageio_weights.py", "_open_onnx", "importlib.import_module"): "a name in the source",
+    ("models/plain_yaml.py", "load_yaml", "yaml.load"): "with a loader of plain data, derived from SafeLoader",
+    (
+        "models/formats/tensors_only.py",
+        "read_tensors_only",
+        "torch.load",
+    ): "weights_only=True, every name looked up first",
+    (
+        "models/formats/tensors_only.py",
+        "read_tensors_only",
+        "torch.serialization.safe_globals",
+    ): "stand-ins of the table",
+    ("models/formats/script.py", "open_script", "torch.jit.load"): "a program; the user trusts this very file",
+    ("models/formats/exported_program.py", "load", "torch.export.load"): "a program; the user trusts this very file",
+}
+# Attributes by a name that is no text in the source, under models/.
+LOOKED_UP = {
+    ("models/architectures.py", "network_class"): "a class of MONAI_NETWORKS",
+    ("models/formats/bioimageio.py", "_number_type"): "a type of BIOIMAGEIO_NUMBERS",
+    ("models/formats/bioimageio_weights.py", "choose_weights"): "a key of BIOIMAGEIO_WEIGHTS, of parsed data",
+    ("models/formats/nnunet_network.py", ""): "the layers of NNUNET_LAYERS, when the module is imported",
+    ("models/formats/nnunet_network.py", "build_network"): "a class of NNUNET_NETWORKS, a block of NNUNET_BLOCKS",
+}
+
+
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def dangerous_in(tree: ast.Module) -> set[tuple[str, str]]:
+    """Return (function, full name) wherever something dangerous is named: called, passed on or renamed alike."""
+    imported = imports_of(tree)
+    found = set()
+    for function, node in iter_placed(tree):
+        name = full_name(node, imported)
+        if name and any(name == one or name.startswith(f"{one}.") for one in DANGEROUS):
+            found.add((function, name))
+    # Of pickle.loads, pickle alone is a part.
+    return {(function, name) for function, name in found if not any(one.startswith(f"{name}.") for _, one in found)}
+
+
+def imports_of(tree: ast.Module) -> dict[str, str]:
+    imported = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for one in node.names:
+                top = one.name.partition(".")[0]
+                imported[one.asname or top] = one.name if one.asname else top
+        elif isinstance(node, ast.ImportFrom):
+            imported |= {one.asname or one.name: f"{node.module}.{one.name}" for one in node.names}
+    return imported
+
+
+def iter_placed(tree: ast.AST, function: str = "") -> Iterator[tuple[str, ast.AST]]:
+    """Yield every node with the name of the function that it stands in; of nested ones, the innermost."""
+    for node in ast.iter_child_nodes(tree):
+        inside = node.name if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) else function
+        yield inside, node
+        yield from iter_placed(node, inside)
+
+
+def full_name(node: ast.AST, imported: dict[str, str]) -> str:
+    """Return the name of what *node* refers to, from its module down; nothing for variables."""
+    if isinstance(node, ast.Attribute):
+        before = full_name(node.value, imported)
+        return f"{before}.{node.attr}" if before else ""
+    if isinstance(node, ast.Name):
+        return imported.get(node.id, node.id if hasattr(builtins, node.id) else "")
+    return ""
+
+
+def looked_up_in(tree: ast.Module) -> set[str]:
+    """Return the functions that get an attribute by a name that is no text in the source, or pass `getattr` on."""
+    return {function for function, node in iter_placed(tree) if is_look_up(node)} | {
+        function
+        for function, node in iter_placed(tree)
+        for child in ast.iter_child_nodes(node)
+        if isinstance(child, ast.Name) and child.id in ("getattr", "vars", "globals", "locals")
+        if not (isinstance(node, ast.Call) and node.func is child)
+    }
+
+
+def is_look_up(node: ast.AST) -> bool:
+    called = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
+    return called == "getattr" and isinstance(node, ast.Call) and not isinstance(node.args[1], ast.Constant)
+
+
+def test_nothing_runs_imports_or_unpickles_but_where_it_was_reviewed() -> None:
+    found = {
+        (path.relative_to(SOURCE).as_posix(), *place)
+        for path in sorted(SOURCE.rglob("*.py"))
+        for place in dangerous_in(parsed(path))
+    }
+    assert found == set(REVIEWED)
+
+
+def test_no_attribute_is_looked_up_under_models_but_where_it_was_reviewed() -> None:
+    found = {
+        (path.relative_to(SOURCE).as_posix(), function)
+        for path in sorted((SOURCE / "models").rglob("*.py"))
+        for function in looked_up_in(parsed(path))
+    }
+    assert found == set(LOOKED_UP)
+
+
+def test_no_library_of_operators_is_loaded() -> None:
+    for path in SOURCE.rglob("*.py"):
+        named = {node.attr for node in ast.walk(parsed(path)) if isinstance(node, ast.Attribute)}
+        assert not named & {"register_custom_ops_library", "load_library"}, path
+
+
+def test_a_list_in_the_place_of_a_name_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_text("model: {arch: {type: [monai_unet]}}\n", encoding="utf-8")
+    with pytest.raises(ModelError, match=r"odd\.yaml: 'model\.arch\.type' is \['monai_unet'\], but it must be a name"):
+        connectomics_network.read_blueprint(read_configuration(path))
+
+
+def test_tensors_are_never_read_without_the_restriction() -> None:
+    tree = parsed(SOURCE / "models" / "formats" / "tensors_only.py")
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    (call,) = [call for call in calls if full_name(call.func, imports_of(tree)) == "torch.load"]
+    (option,) = [keyword.value for keyword in call.keywords if keyword.arg == "weights_only"]
+    assert isinstance(option, ast.Constant)
+    assert option.value is True
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [
+        ("import torch\ndef f(x): torch.load(x)", "torch.load"),
+        ("import torch as t\ndef f(x): return t.jit.load(x)", "torch.jit.load"),
+        ("from torch import load as read\ndef f(x): read(x)", "torch.load"),
+        ("from torch.export import load\ndef f(x): load(x)", "torch.export.load"),
+        ("def f(x):\n    from pickle import loads\n    loads(x)", "pickle.loads"),
+        ("def f(x): eval(x)", "eval"),
+        ("def f(x): return map(exec, x)", "exec"),
+        ("import yaml\ndef f(x): yaml.load(x, yaml.SafeLoader)", "yaml.load"),
+        ("import importlib as i\ndef f(x): i.import_module(x)", "importlib.import_module"),
+        ("def f(x): __import__(x)", "__import__"),
+    ],
+)
+def test_the_check_finds(code: str, name: str) -> None:
+    assert ("f", name) in dangerous_in(ast.parse(code))
+
+
+def test_the_check_finds_attributes() -> None:
+    assert looked_up_in(ast.parse("def f(m, n): getattr(m, n)")) == {"f"}
+    assert looked_up_in(ast.parse("def f(m, n): map(getattr, m, n)")) == {"f"}
+    assert looked_up_in(ast.parse("def f(m): getattr(m, 'n', None)")) == set()
+
+
+def test_the_page_shows_the_table() -> None:
+    page = allowed_page.PAGE.read_text(encoding="utf-8")
+    assert allowed_page.section_of(page) == allowed_page.render(), "run: python tests/models/allowed_page.py"
