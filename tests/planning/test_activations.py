@@ -118,13 +118,13 @@ def test_the_law_finds_the_peak_anew_at_each_batch() -> None:
 def test_only_the_first_question_traces(network: nn.Module, shapes: list[tuple[int, ...]]) -> None:
     cache = ActivationCache()
     first = ask(cache, network, 4)
-    assert sorted(shapes) == [(n, 1, *WINDOW) for n in (2, 3, activations.CONFIRMING_BATCH)]
+    assert sorted(shapes) == [(n, 1, *WINDOW) for n in activations.LAW_BATCHES]
     assert ask(cache, network, 2) < ask(cache, network, 3) < first < ask(cache, network, 100)
     assert ask(cache, network, 4, precision="tf32") == first  # the same memory, not traced again
     assert cache.trace(network, in_channels=1, window=WINDOW, batch=4).out_channels == 2
-    assert len(shapes) == 3
+    assert len(shapes) == 2
     assert ask(cache, network, 1) < ask(cache, network, 2)
-    assert shapes[3:] == [(1, 1, *WINDOW)]
+    assert shapes[2:] == [(1, 1, *WINDOW)]
 
 
 def test_one_window_alone_is_traced_alone(network: nn.Module, shapes: list[tuple[int, ...]]) -> None:
@@ -133,7 +133,7 @@ def test_one_window_alone_is_traced_alone(network: nn.Module, shapes: list[tuple
     assert cache.trace(network, in_channels=1, window=WINDOW).out_shape == (1, 2, *WINDOW)
     assert shapes == [(1, 1, *WINDOW)]
     ask(cache, network, 2)
-    assert shapes[1:] == [(2, 1, *WINDOW), (3, 1, *WINDOW)]
+    assert shapes[1:] == [(n, 1, *WINDOW) for n in activations.LAW_BATCHES]
 
 
 def test_what_matters_is_traced_anew(network: nn.Module, shapes: list[tuple[int, ...]]) -> None:
@@ -173,7 +173,7 @@ def test_without_a_law_each_batch_is_traced(shapes: list[tuple[int, ...]]) -> No
     network, cache = OnePerWindow(), ActivationCache()
     for batch in (5, 7):
         assert ask(cache, network, batch) == 4 * 32 * 32 * 3 * batch
-    assert [shape[0] for shape in shapes] == [2, 3, 5, 7]
+    assert [shape[0] for shape in shapes] == [*activations.LAW_BATCHES, 5, 7]
     ask(cache, network, 7)
     assert len(shapes) == 4
 
@@ -193,7 +193,7 @@ def test_events_that_shrink_with_the_batch_follow_no_law() -> None:
             return x + torch.zeros(100 - 10 * len(x), device=x.device).sum()
 
     network = Shrinking()
-    assert ActivationLaw.from_traces(*(trace_forward(network, (n, 1, 4, 4)) for n in (2, 3))) is None
+    assert ActivationLaw.from_traces(*(trace_forward(network, (n, 1, 4, 4)) for n in activations.LAW_BATCHES)) is None
     for batch in (1, 4, 9):
         traced = trace_forward(network, (batch, 1, 4, 4)).activations_bytes
         assert ask(ActivationCache(), network, batch, window=(4, 4)) == traced
@@ -281,7 +281,7 @@ def test_threads_that_ask_the_same_trace_once(network: nn.Module, shapes: list[t
         thread.join()
     assert len(set(answers)) == 1
     assert len(answers) == 4
-    assert len(shapes) == 3, "batches of 2 and 3, and one that confirms their law"
+    assert len(shapes) == 2, "a small batch and a large one"
 
 
 class InPieces(torch.nn.Module):
@@ -293,6 +293,24 @@ class InPieces(torch.nn.Module):
 
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
         return torch.cat([self.layer(part).relu().mean(1, keepdim=True) for part in windows.split(4)])  # type: ignore[no-untyped-call]
+
+
+class FilledUp(torch.nn.Module):
+    """Fills its batch up to a multiple of four where windows are large."""
+
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        missing = -len(windows) % 4 if windows.shape[-1] > 16 else 0
+        filled = torch.cat([windows, windows.new_zeros(missing, *windows.shape[1:])])
+        return (filled * 2).relu()[: len(windows)]
+
+
+@pytest.mark.parametrize("side", [16, 32, 112])
+def test_each_window_has_a_law_of_its_own(side: int) -> None:
+    cache, network = ActivationCache(), FilledUp().eval()
+    ask(cache, network, 4, window=(8, 8))
+    for batch in (4, 6, 12):
+        expected = trace_forward(network, (batch, 1, side, side)).activations_bytes
+        assert ask(cache, network, batch, window=(side, side)) == expected
 
 
 def test_a_law_that_larger_passes_do_not_follow_is_found_out() -> None:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from napari_tessera.planning.dataless import DatalessMode, DatalessTensor, storage_of, tensors_in
+from napari_tessera.errors import ModelError
+from napari_tessera.planning.dataless import NOWHERE, DatalessMode, DatalessTensor, storage_of, tensors_in
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 aten = torch.ops.aten
@@ -60,10 +61,24 @@ def test_results_are_laid_out_and_shared_as_real_ones(name: str) -> None:
 def test_results_are_where_real_ones_would_be() -> None:
     x = DatalessTensor(torch.empty(2, 3, device="meta"), CUDA)
     with DatalessMode():
-        assert x.device == torch.device("cuda:0")
+        assert x.device == torch.device("cuda", NOWHERE)
         made = [torch.zeros(3), torch.zeros(3, device="cuda"), x.cpu(), x.cpu().to(x.device), x + x.cpu().sum()]
         assert all(isinstance(tensor, DatalessTensor) for tensor in made)
         assert [tensor.device.type for tensor in made] == ["cpu", "cuda", "cpu", "cuda", "cuda"]
+
+
+def test_moving_within_a_device_is_no_copy() -> None:
+    x = DatalessTensor(torch.empty(2, 3, device="meta"), CPU)
+    with DatalessMode():
+        assert storage_of(x.cpu())._cdata == storage_of(x)._cdata
+        assert storage_of(torch.zeros(2, 3).to(x.device) + x)._cdata != storage_of(x)._cdata
+        assert storage_of(x.to(torch.float16))._cdata != storage_of(x)._cdata
+
+
+def test_away_from_its_mode_it_is_of_no_use() -> None:
+    x = DatalessTensor(torch.empty(2, 3, device="meta"), CPU)
+    with pytest.raises(ModelError, match="keeps a tensor of the pass that was traced"):
+        _ = torch.ones(2, 3) * x
 
 
 def test_nothing_of_it_has_data() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import threading
@@ -537,3 +538,16 @@ def test_layers_that_torch_fuses_are_less_sure() -> None:
     assert traced.error_fraction > 1
     measured = measure_forward(network, (2, 1, 16, 16))[0].peak_bytes()
     assert measured <= traced.activations_bytes * (1 + traced.error_fraction)
+
+
+@functools.lru_cache
+def kept_by_device(side: int, device: torch.device) -> torch.Tensor:
+    return torch.ones(side, device=device)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_what_code_keeps_by_device_is_not_taken_for_real(precision: str) -> None:
+    kept_by_device.cache_clear()
+    network = Odd(lambda net, x: x * kept_by_device(x.shape[-1], x.device))
+    trace_forward(network, (2, 1, 8, 8), precision=precision)
+    assert torch.equal(network(torch.ones(2, 1, 8, 8)), torch.ones(2, 1, 8, 8))

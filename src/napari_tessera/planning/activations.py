@@ -24,11 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ActivationCache", "ActivationLaw"]
 
-# Vision transformers order their operations differently at batch 1, so the law starts at 2.
-LAW_BATCHES = (2, 3)
-# A batch that shows whether the law holds beyond them, and no multiple of what networks cut batches into; and how near
-# to it a trace has to come.
-CONFIRMING_BATCH, LAWFUL = 9, 0.005
+# Vision transformers order their operations differently at batch 1, so the law starts at 2. The other is far from it,
+# so that what cuts its batch into pieces shows; sizes that fill it up are seldom multiples of the difference.
+LAW_BATCHES = FEW, MANY = (2, 13)
 # Inputs remembered for one network, tens of kilobytes each; a window slider may visit many.
 MAX_INPUTS = 128
 
@@ -50,16 +48,23 @@ class ActivationLaw:
     workspaces: tuple[tuple[int, int, int], ...] = ()
 
     @classmethod
-    def from_traces(cls, two: PassTrace, three: PassTrace) -> ActivationLaw | None:
-        """Return the law of passes over two and three windows, or None if their events do not follow one."""
-        if two.events.storage_ids != three.events.storage_ids:
+    def from_traces(cls, few: PassTrace, many: PassTrace) -> ActivationLaw | None:
+        """Return the law of passes over `FEW` and `MANY` windows, or None if their events do not follow one."""
+        if few.events.storage_ids != many.events.storage_ids:
             return None
-        sizes = list(zip(two.events.signed_bytes, three.events.signed_bytes, strict=True))
-        per_window = array("q", (more - less for less, more in sizes))
-        once = array("q", (3 * less - 2 * more for less, more in sizes))
+        sizes = list(zip(few.events.signed_bytes, many.events.signed_bytes, strict=True))
+        pairs = [
+            (workspace_bytes(a), workspace_bytes(b)) for a, b in zip(few.convolutions, many.convolutions, strict=True)
+        ]
+        if any((more - less) % (MANY - FEW) for less, more in (*sizes, *pairs)):
+            return None
+        per_window = array("q", (_each(*pair) for pair in sizes))
+        once = array("q", (_once(*pair) for pair in sizes))
         if any(a * b < 0 for a, b in zip(once, per_window, strict=True)):
             return None  # some batch would free what it allocates
-        return cls(once, per_window, _affine_workspaces(two, three))
+        events = (convolution.at_event for convolution in few.convolutions)
+        workspaces = tuple((at, _once(*pair), _each(*pair)) for at, pair in zip(events, pairs, strict=True))
+        return cls(once, per_window, workspaces)
 
     def profile(self, batch: int, *, step_bytes: int = 1) -> PassProfile:
         """Return the memory of a pass over *batch* windows, >= 2, each allocation rounded up to *step_bytes*."""
@@ -70,10 +75,12 @@ class ActivationLaw:
         return PassProfile.of(list(accumulate(rounded)), workspaces)
 
 
-def _affine_workspaces(two: PassTrace, three: PassTrace) -> tuple[tuple[int, int, int], ...]:
-    pairs = zip(two.convolutions, three.convolutions, strict=True)
-    sizes = [(less.at_event, workspace_bytes(less), workspace_bytes(more)) for less, more in pairs]
-    return tuple((at, 3 * less - 2 * more, more - less) for at, less, more in sizes)
+def _each(less: int, more: int) -> int:
+    return (more - less) // (MANY - FEW)
+
+
+def _once(less: int, more: int) -> int:
+    return less - FEW * _each(less, more)
 
 
 class _Input(NamedTuple):
@@ -113,7 +120,6 @@ class ActivationCache:
 
     def __init__(self, *, step_bytes: int | None = None) -> None:
         self._step_bytes = step_bytes
-        self._lawful: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
         self._inputs: WeakKeyDictionary[torch.nn.Module, OrderedDict[_Input, _Known]] = WeakKeyDictionary()
         self._weights: WeakKeyDictionary[torch.nn.Module, dict[int, int]] = WeakKeyDictionary()
         self._lock = threading.Lock()  # held for moments only, unlike the next
@@ -131,8 +137,9 @@ class ActivationCache:
     ) -> int:
         """Return the most that a pass over *batch* windows has alive at once besides the weights, its input included.
 
-        The first call for several windows traces batches of 2 and 3; from these any other follows in well under a
-        millisecond. A batch of 1 is traced alone, and so is each batch of a network whose allocations are not affine.
+        The first call for several windows traces a small batch and a large one; from these any other follows in well
+        under a millisecond. A batch of 1 is traced alone, and so is each batch of a network whose allocations are not
+        affine.
 
         Parameters
         ----------
@@ -226,36 +233,14 @@ class ActivationCache:
             if batch > 1 and not known.is_law_sought:
                 known.is_law_sought = True
                 self._seek_law(tracer, key, known)
-            if (
-                known.law is not None
-                and batch > LAW_BATCHES[-1]
-                and not self._keeps_law(network, tracer, key, known.law)
-            ):
-                known.law = None
             if batch not in known.profiles:
                 known.profiles[batch] = self._profile(tracer, key, known, batch)
         except ModelError as error:
             known.refusals[batch] = (str(error), _without_tracebacks(error.__cause__))
             raise
 
-    def _keeps_law(self, network: torch.nn.Module, tracer: ForwardTracer, key: _Input, law: ActivationLaw) -> bool:
-        """Whether a network's larger passes follow the law of its small ones: tried once, as it is a trait of its code.
-
-        One that cuts its batch into pieces does not.
-        """
-        if network not in self._lawful:
-            step = self._step(key.device_type)
-            try:
-                found = tracer.trace(key.shape(CONFIRMING_BATCH)).profile(step)
-            except ModelError:  # it takes no batch as large; those between are asked for as they are
-                return False
-            expected = law.profile(CONFIRMING_BATCH, step_bytes=step)
-            off = abs(found.activations_bytes - expected.activations_bytes)
-            self._lawful[network] = off <= LAWFUL * expected.activations_bytes
-        return self._lawful[network]
-
     def _profile(self, tracer: ForwardTracer, key: _Input, known: _Known, batch: int) -> PassProfile:
-        if known.law is None or batch < LAW_BATCHES[0]:
+        if known.law is None or batch < FEW:
             traced = tracer.trace(key.shape(batch))
             known.first = known.first or traced
             return traced.profile(self._step(key.device_type))

@@ -3,6 +3,10 @@
 Torch's meta tensors have no data either, but no device: nothing is autocast for them, and code that asks where its
 input is goes astray. Torch's fake tensors have one, and take five times as long for an operation, as they also check
 what a compiler relies on. These run each operation on the meta tensor they hold, and only claim to be elsewhere.
+
+Code may keep tensors for the next call, by shape and device. So that it never takes these for real ones, the number of
+the device that they claim is `NOWHERE`, which no machine has; and away from a `DatalessMode` nothing can be done to
+them.
 """
 
 from __future__ import annotations
@@ -13,9 +17,14 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["DatalessMode", "DatalessTensor", "storage_of", "tensors_in"]
+from napari_tessera.errors import ModelError
+
+__all__ = ["DatalessMode", "DatalessTensor", "has_no_data", "storage_of", "tensors_in"]
+
+aten = torch.ops.aten
 
 _META = torch.device("meta")
+NOWHERE = 99
 # Most arguments of operations, for which a look at abstract classes would take longer than the operation.
 _PLAIN = (int, float, str, type(None), torch.dtype, torch.device)
 
@@ -42,7 +51,7 @@ class DatalessTensor(torch.Tensor):
             strides=held.stride(),
             storage_offset=held.storage_offset(),
             dtype=held.dtype,
-            device=_indexed(device),
+            device=torch.device(device.type, NOWHERE),
         )
         tensor.held = held
         return tensor
@@ -53,7 +62,10 @@ class DatalessTensor(torch.Tensor):
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return _Call().run(func, args, kwargs or {})
+        raise ModelError(
+            "the network keeps a tensor of the pass that was traced for the plan, which has no data: let it keep "
+            "tensors on its modules, or by device, so that each pass finds its own"
+        )
 
     def __repr__(self) -> str:  # type: ignore[override]
         return f"{type(self).__name__}({tuple(self.shape)}, {self.dtype}, {self.device})"
@@ -79,6 +91,11 @@ class DatalessMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return _Call(self._results).run(func, args, kwargs or {})
 
 
+def has_no_data(tensor: torch.Tensor) -> bool:
+    """Whether *tensor* has a shape, but no values."""
+    return tensor.is_meta or isinstance(tensor, DatalessTensor)
+
+
 def storage_of(tensor: torch.Tensor) -> torch.UntypedStorage:
     """Return the storage that *tensor* shares with its views."""
     return (tensor.held if isinstance(tensor, DatalessTensor) else tensor).untyped_storage()
@@ -94,11 +111,6 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
     elif not isinstance(value, _PLAIN) and isinstance(value, Mapping):
         for item in value.values():
             yield from tensors_in(item)
-
-
-def _indexed(device: torch.device) -> torch.device:
-    """Return *device* with the number that torch would otherwise ask a driver for."""
-    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 
 class _Result(NamedTuple):
@@ -142,8 +154,8 @@ class _Call:
         Of earlier operations: torch takes a millisecond for the shape of some, and networks repeat themselves.
     """
 
-    def __init__(self, results: dict[Any, _Result] | None = None) -> None:
-        self._results = {} if results is None else results
+    def __init__(self, results: dict[Any, _Result]) -> None:
+        self._results = results
         self._arguments: dict[int, DatalessTensor] = {}  # by the identity of what each holds
         self._device: Any = None
 
@@ -163,10 +175,20 @@ class _Call:
         known = self._results.get(key)
         if known is not None:
             return self._claimed(known.made(everything))
-        output = func(*held, **options)
+        unmoved = self._unmoved(func, args, kwargs)
+        output = func(*held, **options) if unmoved is None else unmoved
         if (found := _Result.of(output, everything, facts)) is not None:
             self._results[key] = found
         return self._claimed(output)
+
+    def _unmoved(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | None:
+        """Return what the tensor holds that is only moved within one kind of device: a real one would stay as it is."""
+        if func is not aten._to_copy.default or not isinstance(args[0], DatalessTensor):
+            return None
+        moved, there = args[0], kwargs.get("device")
+        is_there = there is not None and there.type == moved.device.type and kwargs.get("dtype") in (None, moved.dtype)
+        is_plain = kwargs.get("memory_format") in (None, torch.preserve_format)
+        return aten.alias.default(moved.held) if is_there and is_plain else None
 
     def _held(self, value: Any) -> Any:
         if isinstance(value, DatalessTensor):

@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from napari_tessera.errors import ModelError
-from napari_tessera.planning.dataless import storage_of, tensors_in
+from napari_tessera.planning.dataless import has_no_data, storage_of, tensors_in
 
 __all__ = ["Convolution", "MemoryEvents", "Recorder", "round_up", "storage_sizes"]
 
@@ -142,14 +142,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Return what a tensor holds, or something made up if it holds nothing; sizes seldom depend on it."""
         if not all(isinstance(arg, torch.Tensor) for arg in args):  # TorchScript hands some 0-d ones over as numbers
             return args[0] is args[1] if func is aten.equal.default else args[0]
-        try:
+        if not any(map(has_no_data, args)):
             with _disable_current_modes():  # under the mode of data-less tensors even a real number has no value
                 return func(*args)
-        except RuntimeError:
-            self.guessed = True
-            if func is aten.equal.default:
-                return False
-            return 1.0 if args[0].is_floating_point() else 1
+        self.guessed = True
+        if func is aten.equal.default:
+            return False
+        return 1.0 if args[0].is_floating_point() else 1
 
     def _note(self, output: torch.Tensor, windows: torch.Tensor, weight: torch.Tensor, *args: Any) -> None:
         _bias, _stride, _padding, _dilation, transposed, _output_padding, groups = args[:7]

@@ -18,7 +18,7 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from napari_tessera.planning.dataless import DatalessMode, DatalessTensor
+from napari_tessera.planning.dataless import DatalessMode
 
 __all__ = ["Skeleton", "autocast_flags", "build_skeleton", "network_weights", "share_weights"]
 
@@ -79,12 +79,14 @@ def build_skeleton(network: torch.nn.Module, device_type: str) -> Skeleton:
     twins = _Twins(torch.device(device_type))
     with torch.inference_mode(False), torch.no_grad():
         weights = [*network.parameters(), *network.buffers()]
-        memo: dict[int, Any] = {id(weight): twins.of_weight(weight) for weight in weights}
+        with DatalessMode():
+            memo: dict[int, Any] = {id(weight): twins.of_weight(weight) for weight in weights}
         found = [memo[id(weight)] for weight in weights]
         for script in _script_roots(network):
             memo[id(script)] = twin = _ScriptTwin(script, twins.of_weight)
             found += twin.weights
-        module = _copy_module(network, memo, twins.of_attribute)
+        with DatalessMode():
+            module = _copy_module(network, memo, twins.of_attribute)
     return Skeleton(module, tuple(found), device_type)
 
 
@@ -163,11 +165,11 @@ class _TensorCopies(TorchFunctionMode):
 
 
 class _Twins:
-    """Makes data-less tensors; those of one real storage share one storage."""
+    """Makes data-less tensors, in their mode; those of one real storage share one storage."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._storages: dict[tuple[int, torch.dtype, torch.device], DatalessTensor] = {}
+        self._storages: dict[tuple[int, torch.dtype, torch.device], torch.Tensor] = {}
 
     def of_weight(self, tensor: torch.Tensor) -> torch.Tensor:
         twin = self._make(tensor, self._device)
@@ -182,7 +184,7 @@ class _Twins:
         key = (storage._cdata, tensor.dtype, device)
         if key not in self._storages:
             length = storage.nbytes() // tensor.element_size()
-            self._storages[key] = DatalessTensor(torch.empty(length, dtype=tensor.dtype, device="meta"), device)
+            self._storages[key] = torch.empty(length, dtype=tensor.dtype, device=device)
         return self._storages[key].as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
 
 
@@ -197,8 +199,9 @@ class _ScriptTwin(torch.nn.Module):
         super().__init__()
         graph, attributes, constants = _lower(script)
         self._function = torch._C._create_function_from_graph("forward", graph)
-        self._constants = [of_weight(constant) for constant in constants]
-        self.weights = [of_weight(weight) for weight in attributes] + self._constants
+        with DatalessMode():
+            self._constants = [of_weight(constant) for constant in constants]
+            self.weights = [of_weight(weight) for weight in attributes] + self._constants
 
     def forward(self, *inputs: torch.Tensor) -> Any:
         device_type = inputs[0].device.type
