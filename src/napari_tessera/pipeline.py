@@ -144,16 +144,13 @@ def iter_results(
     TesseraError
         Whatever else goes wrong with a volume, the model or memory.
     """
-    hand_on = on_event or (lambda event: None)
+    notify = on_event or (lambda event: None)
     devices = open_devices(plan.settings.device)
     # Only the host's allocator keeps no peak of its own.
-    first = FirstPasses() if [device.torch_device.type for device in devices] == ["cpu"] else None
-
-    def notify(event: Event) -> None:
-        if first is not None:
-            first.note(event)
-        hand_on(event)
-
+    on_cpu = [device.torch_device.type for device in devices] == ["cpu"]
+    first = FirstPasses() if on_cpu and plan.first_passes_decide else None
+    if first is not None:
+        notify = first.heard_by(notify)
     began, passes = time.perf_counter(), 0
     for device in devices:
         device.start_peak(model.bytes_on(device.torch_device))

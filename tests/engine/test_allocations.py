@@ -65,22 +65,53 @@ def test_another_profile_is_left_alone() -> None:
 
 
 def test_the_first_passes_of_a_run_count() -> None:
-    with FirstPasses(passes=2) as first:
+    first = FirstPasses(passes=2)
+    tell = first.heard_by(lambda event: None)
+    with first:
         take(1)
-        first.note(PassFinished(0, 1, 9, 1, 0.1))
+        tell(PassFinished(0, 1, 9, 1, 0.1))
         take(2)
-        assert first.peak_bytes is None
-        first.note(PassFinished(0, 2, 9, 1, 0.1))
+        tell(PassFinished(0, 2, 9, 1, 0.1))
         take(3)
     assert first.peak_bytes == 2 * MIB
 
 
 def test_making_labels_is_no_pass() -> None:
-    with FirstPasses() as first:
+    first = FirstPasses()
+    tell = first.heard_by(lambda event: None)
+    with first:
         take(1)
-        first.note(DecodingStarted(0, "threshold"))
+        tell(PassFinished(0, 1, 9, 1, 0.1))
+        tell(DecodingStarted(0, "threshold"))
         take(2)
     assert first.peak_bytes == MIB
+
+
+def test_what_goes_on_beside_the_passes_does_not_count() -> None:
+    kept = []
+
+    def handler(event: object) -> None:
+        kept.append(torch.ones(5 * MIB // 4))
+        take(5)
+        peaks.append(peak_of_allocations(lambda: take(1)))
+
+    peaks: list[int | None] = []
+    first = FirstPasses()
+    tell = first.heard_by(handler)
+    with first:
+        for _ in range(2):
+            take(1)
+            tell(PassFinished(0, 1, 9, 1, 0.1))
+        stays = torch.ones(MIB // 4)
+        take(1)
+    assert first.peak_bytes == stays.nbytes + MIB
+    assert peaks == [MIB, MIB]
+
+
+def test_without_a_pass_nothing_is_known() -> None:
+    with FirstPasses() as first:
+        take(1)
+    assert first.peak_bytes is None
 
 
 def test_stopping_twice_changes_nothing() -> None:

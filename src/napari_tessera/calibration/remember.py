@@ -101,7 +101,7 @@ class RunMemory:
     def _keep(self, run: RunFinished) -> None:
         plan = self._plan
         key, window = CalibrationKey.of(self._network, plan.settings, plan.device), plan.settings.window_size or ()
-        if run.peak_bytes is not None and self._peak_is_the_plans():
+        if run.peak_bytes is not None and not plan.counts_are_bounds and torch_sees_memory_of(self._network):
             of_pass = CalibrationKey.of(self._network, plan.settings, plan.device, windows=plan.need.windows)
             self._store.add(of_pass, window, plan.need.windows, measurement_of(plan, run.peak_bytes))
         if self._decoded_voxels:
@@ -109,25 +109,6 @@ class RunMemory:
         batch = plan.settings.sw_batch_size
         if times := self._times.get(batch):  # smaller ones are leftovers, timed once or twice
             self._store.add_times(key, window, {batch: median(times)})
-
-    def _peak_is_the_plans(self) -> bool:
-        """Whether the peak is that of the pass and the accumulator that the plan found to decide."""
-        plan = self._plan
-        if plan.counts_are_bounds or not torch_sees_memory_of(self._network):
-            return False
-        if plan.device.kind != "cpu":
-            return True
-        # There only the first passes are measured.
-        return plan.need.windows == max(self._times, default=0) and _begins_with_largest_slab(plan)
-
-
-def _begins_with_largest_slab(plan: Plan) -> bool:
-    voxels = [
-        prod(volume.layout.slab_shape(volume.layout.sweep_axis, block))
-        for volume in plan.volumes
-        for block in volume.blocks
-    ]
-    return voxels[0] == max(voxels)
 
 
 def measurement_of(plan: Plan, measured_bytes: int) -> Measurement:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch._C import _profiler
 
-from napari_tessera.engine.events import DecodingStarted, Event, PassFinished
+from napari_tessera.engine.events import DecodingStarted, Event, EventHandler, PassFinished
 
 if TYPE_CHECKING:
     from typing import Self
@@ -26,21 +26,25 @@ _ALLOCATION = "memory_alloc"  # releases are reported under the same name, as ne
 
 
 class HostAllocations:
-    """Adds up what the calling thread allocates on the host between `start` and `stop`.
+    """Adds up what the calling thread allocates on the host, from each `start` to the next `stop`.
 
-    Attributes
-    ----------
-    peak_bytes
-        By how much allocations exceeded releases at most; None until `stop`, or where another profile was under way.
+    What another profile of the thread keeps from being seen makes all of it unknown.
     """
 
     def __init__(self) -> None:
-        self.peak_bytes: int | None = None
-        self._is_running = False
+        self._live, self._peak = 0, 0
+        self._is_running = self._has_gap = False
+
+    @property
+    def peak_bytes(self) -> int | None:
+        """By how much allocations exceeded releases at most; None where that is not known."""
+        return None if self._has_gap else self._peak
 
     def start(self) -> None:
-        """Begin; nothing happens during another profile of this thread, or in a torch without that profiler."""
+        """Begin, or go on."""
+        # A later torch may do without that profiler.
         if not hasattr(_autograd, "_enable_profiler_legacy") or _autograd._profiler_enabled():
+            self._has_gap = True
             return
         memory_alone = _profiler.ProfilerConfig(
             _profiler.ProfilerState.CPU,
@@ -61,13 +65,14 @@ class HostAllocations:
         self._is_running = False
         threads = _autograd._disable_profiler_legacy()
         sizes = (event.cpu_memory_usage() for events in threads for event in events if event.kind() == _ALLOCATION)
-        self.peak_bytes = max(accumulate(sizes, initial=0))
+        for live in accumulate(sizes, initial=self._live):
+            self._live, self._peak = live, max(self._peak, live)
 
 
 class FirstPasses:
     """Measures, on the CPU, what a run allocates until its first passes are done; later ones repeat them.
 
-    A context manager around the run of one volume, on the thread that runs it; it is to be told of the run's events.
+    A context manager around the run of one volume, on the thread that runs it and handles its events.
 
     Parameters
     ----------
@@ -76,28 +81,38 @@ class FirstPasses:
     """
 
     def __init__(self, passes: int = 3) -> None:
-        self._left = passes
+        self._passes, self._seen = passes, 0
         self._allocations = HostAllocations()
+        self._is_open = False
 
     @property
     def peak_bytes(self) -> int | None:
         """By how much allocations exceeded releases at most; None where no pass was made, or none could be measured."""
-        return self._allocations.peak_bytes
+        return self._allocations.peak_bytes if self._seen else None
 
     def __enter__(self) -> Self:
+        self._is_open = True
         self._allocations.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._is_open = False
         self._allocations.stop()
 
-    def note(self, event: Event) -> None:
-        """Take note of *event*."""
-        self._left -= isinstance(event, PassFinished)
-        if self._left <= 0 or isinstance(event, DecodingStarted):
+    def heard_by(self, handler: EventHandler) -> EventHandler:
+        """Return *handler*, to be given the run's events: what it allocates itself does not count."""
+
+        def handle(event: Event) -> None:
             self._allocations.stop()
+            self._seen += isinstance(event, PassFinished)
+            handler(event)
+            self._is_open &= self._seen < self._passes and not isinstance(event, DecodingStarted)
+            if self._is_open:
+                self._allocations.start()
+
+        return handle
 
 
 def peak_of_allocations(call: Callable[[], object]) -> int | None:

@@ -172,7 +172,7 @@ class RunFinished:
         Wall time.
     peak_bytes
         The most that the run had allocated of the device, the weights included; on the CPU, during the first passes of
-        the first volume. None where it cannot tell (MPS, several CPU devices, another profile under way).
+        the first volume. None where that cannot be told (MPS, another profile under way) or is no peak by the plan.
     """
 
     forward_passes: int

@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 
+from napari_tessera.engine.attention import attention_by_parts
 from napari_tessera.engine.device_protocol import DeviceMemory
 from napari_tessera.engine.settings import Precision
 
@@ -37,7 +38,8 @@ def is_host_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def arithmetic(kind: str, precision: Precision) -> Iterator[None]:
-    """Run the body without gradients, and in a lower precision by autocast on devices of this *kind*."""
+    """Run the body without gradients, attention by parts, and by autocast in a lower precision on this *kind*."""
     lower = {Precision.BFLOAT16: torch.bfloat16, Precision.FLOAT16: torch.float16}.get(precision)
-    with torch.inference_mode(), torch.autocast(kind, dtype=lower) if lower else nullcontext():
+    lowered = torch.autocast(kind, dtype=lower) if lower else nullcontext()
+    with torch.inference_mode(), attention_by_parts(), lowered:
         yield

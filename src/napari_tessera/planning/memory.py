@@ -92,7 +92,8 @@ def estimate_memory(
 
     Beside the network's own memory, an engine step needs during the pass: the sum over views and the flipped input,
     when there is more than one view. After it: input and output (again as float32, where the pass ran in less; again in
-    the windows' own axes, where each has its own view) and the finished planes under activation and reduction.
+    the windows' own axes, where each has its own view) and the finished planes under activation and reduction; or the
+    input, the sum over views, and the output twice, as it came and turned back.
 
     Parameters
     ----------
@@ -108,6 +109,7 @@ def estimate_memory(
         Whether the driver's context is there already, and so is missing from what is free.
     """
     window_bytes = FLOAT_BYTES * prod(shape.window)
+    adding_bytes = shape.input_bytes + 3 * shape.output_bytes if shape.n_views > 1 else 0
     copies = 2 if shape.precision in (Precision.BFLOAT16, Precision.FLOAT16) or shape.interleaved else 1
     return DeviceNeed(
         weights_bytes=weights_bytes,
@@ -117,7 +119,7 @@ def estimate_memory(
         importance_bytes=window_bytes + window_bytes * shape.out_channels * shape.directed_tables,
         staging_bytes=min(READ_AHEAD.get(device_kind, 0), shape.waiting) * shape.input_bytes,
         during_bytes=shape.input_bytes + shape.output_bytes if shape.n_views > 1 else 0,
-        after_bytes=shape.input_bytes + copies * shape.output_bytes + 2 * slab.piece_bytes,
+        after_bytes=max(adding_bytes, shape.input_bytes + copies * shape.output_bytes + 2 * slab.piece_bytes),
         library_bytes=LIBRARY_BYTES.get(device_kind, 0),
         context_bytes=0 if has_context else CONTEXT_BYTES.get(device_kind, 0),
     )

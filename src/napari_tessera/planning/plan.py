@@ -293,6 +293,15 @@ class Plan:
         return self.settings.skip_below is not None and any(volume.occupied is None for volume in self.volumes)
 
     @property
+    def first_passes_decide(self) -> bool:
+        """Whether the peak is that of the first volume's first passes, as far as the plan can tell."""
+        volume = self.volumes[0]
+        slabs = [prod(each.layout.slab_shape(each.layout.sweep_axis, b)) for each in self.volumes for b in each.blocks]
+        first_windows = min(self.settings.sw_batch_size, volume.block_windows[0])
+        in_pass = self.need.after_bytes <= self.need.profile.activations_bytes
+        return in_pass and slabs[0] == max(slabs) and self.need.windows == first_windows and not self.counts_are_bounds
+
+    @property
     def skipped_windows(self) -> int:
         """Windows of all volumes that are empty and not computed."""
         return sum(volume.skipped_windows for volume in self.volumes)

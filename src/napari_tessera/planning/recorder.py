@@ -21,6 +21,11 @@ aten = torch.ops.aten
 
 # These read numbers, which a data-less tensor does not have.
 _VALUES = {aten.equal.default, aten._local_scalar_dense.default}
+# What they allocate inside is seen by nobody: names of the arguments with the tokens and with the number of heads.
+_FUSED = {
+    aten._native_multi_head_attention.default: ("query", "num_head"),
+    aten._transformer_encoder_layer_fwd.default: ("src", "num_heads"),
+}
 _CONVOLUTIONS = {aten.convolution.default, aten._convolution.default}
 
 
@@ -89,7 +94,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.events = MemoryEvents(array("q"), array("q"))
         self.convolutions: list[Convolution] = []
-        self.guessed = False
+        self.guessed = self.fused = False
         self._ignored = set(storage_sizes(weights))
         self._device_type = device_type
         self._live: dict[int, tuple[int, int]] = {}
@@ -122,6 +127,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func in _FUSED:
+            self._note_fused(func, args, kwargs)
         if func in _VALUES:
             return self._value(func, args)
         if _on_host_numbers(func, args):
@@ -149,6 +156,17 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is aten.equal.default:
             return False
         return 1.0 if args[0].is_floating_point() else 1
+
+    def _note_fused(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Count what an attention layer takes inside: queries, keys, values twice, and each token with every one."""
+        given = {argument.name: value for argument, value in zip(func._schema.arguments, args, strict=False)} | kwargs
+        tokens, heads = (given[name] for name in _FUSED[func])
+        batch, length, _ = tokens.shape
+        inside = tokens.element_size() * (6 * tokens.numel() + batch * heads * length * length)
+        self._log(self._born, inside)
+        self._log(self._born, -inside)
+        self._born += 1
+        self.fused = True
 
     def _note(self, output: torch.Tensor, windows: torch.Tensor, weight: torch.Tensor, *args: Any) -> None:
         _bias, _stride, _padding, _dilation, transposed, _output_padding, groups = args[:7]

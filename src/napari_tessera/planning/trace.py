@@ -18,6 +18,7 @@ from typing import Literal
 
 import torch
 
+from napari_tessera.engine.attention import attention_by_parts
 from napari_tessera.errors import ModelError
 from napari_tessera.planning.profile import PassProfile
 from napari_tessera.planning.recorder import Convolution, MemoryEvents, Recorder, round_up, storage_sizes
@@ -44,9 +45,8 @@ GUESSED_ERROR = 0.1
 MEASURED_ERROR = 0.3
 # And where passes over small windows grow faster than their voxels, as attention does.
 CURVED, CURVED_ERROR = 1.1, 1.0
-# Layers that torch may run as one fused operation when it computes no gradients, whose memory no trace sees.
-FUSED = (torch.nn.TransformerEncoderLayer,)
-FUSED_ERROR = 1.2
+# Whole attention layers that scripts run as one operation, of whose memory a trace sees the largest part only.
+FUSED_ERROR = 0.5
 # Sides of the window of a real pass: small enough to take about a second on a CPU.
 MEASURED_SIDE_VOX = 40
 # A network may refuse sides that this, or a smaller power of two, does not divide.
@@ -159,7 +159,13 @@ def measure_forward(
     recorder = Recorder(weights, device_type=device.type)
     module = share_weights(network)
     autocast = autocast_flags(device.type, _AUTOCAST.get(precision))
-    with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.no_grad(), autocast:
+    with (
+        torch.random.fork_rng(devices=[]),
+        torch.inference_mode(False),
+        torch.no_grad(),
+        attention_by_parts(),
+        autocast,
+    ):
         # A ramp: values on both sides of any threshold.
         windows = torch.linspace(0, 1, math.prod(input_shape), device=device).reshape(input_shape)
         out_shape = recorder.record(module, windows)
@@ -222,7 +228,7 @@ class ForwardTracer:
             error_fraction = max(error_fraction, GUESSED_ERROR)
         # A network that another library runs says itself how far its own account of it may be off.
         error_fraction = max(error_fraction, getattr(self._network, "memory_error", 0.0))
-        if any(isinstance(module, FUSED) for module in self._network.modules()):
+        if recorder.fused:
             error_fraction = max(error_fraction, FUSED_ERROR)
         peak, convolutions = recorder.events.peak_bytes(self._step_bytes), tuple(recorder.convolutions)
         return PassTrace(peak, self._weights_bytes, out_shape, recorder.events, convolutions, "traced", error_fraction)

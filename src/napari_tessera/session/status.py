@@ -93,8 +93,8 @@ def _ended_line(runner: Runner) -> Line:
         parts.append(format_duration(now.finished.seconds))
         if now.finished.peak_bytes is not None and runner.plan is not None:
             estimated = format_bytes(runner.plan.memory.counted_bytes)
-            what = "memory" if runner.plan.device.kind == "cpu" else "GPU"
-            parts.append(f"{what} peak {format_bytes(now.finished.peak_bytes)} (estimated {estimated})")
+            what = "first passes took" if runner.plan.device.kind == "cpu" else "GPU peak"
+            parts.append(f"{what} {format_bytes(now.finished.peak_bytes)} (estimated {estimated})")
     if now.recovered is not None:
         parts.append(_recovered(runner, now.recovered))
         return Line(" · ".join(parts), Tone.WARNING)
