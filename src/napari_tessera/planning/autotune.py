@@ -68,7 +68,7 @@ def fit_batch(plan_of: PlanOf, settings: Settings, *, pace: Pace | None = None) 
     if largest == 0 and most > 1 and plan_at(2).fits:
         largest = 2  # kernels for single windows may take more than those for two
     if largest == 0:
-        check_room(one)
+        check_room(min((one, plan_at(min(most, 2))), key=lambda plan: plan.most_bytes), is_least=True)
     pace = pace or one.pace
     least = 1 if one.fits else 2
     if pace is None or not pace.compares_batches:
@@ -150,12 +150,12 @@ def _candidates(least: int, largest: int) -> list[int]:
     return sorted({round(least * ratio ** (step / steps)) for step in range(steps + 1)})
 
 
-def check_room(plan: Plan) -> None:
-    """Raise `SettingsError`, with what would do, unless *plan* fits into what may be used."""
+def check_room(plan: Plan, *, is_least: bool = False) -> None:
+    """Raise `SettingsError`, with what would do, unless *plan* fits; *is_least*: no other batch needs less."""
     if plan.fits:
         return
     device, weights, batch = plan.device, plan.memory.weights_bytes, plan.settings.sw_batch_size
-    smaller = "choose a smaller window_size" if batch == 1 else "lower it, or choose a smaller window_size"
+    smaller = "choose a smaller window_size" if batch == 1 or is_least else "lower it, or choose a smaller window_size"
     run = f"a run with sw_batch_size {batch} needs"
     if not plan.host_fits:
         free = format_bytes(device.host_free_bytes)
