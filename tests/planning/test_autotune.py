@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 import napari_tessera as nt
 from napari_tessera.api import measure_device
 from napari_tessera.planning.pace import Pace
+from napari_tessera.units import parse_bytes
 
 MIB = 2**20
 SHAPE = (40, 70, 90)
@@ -79,8 +81,19 @@ def test_a_budget_below_the_weights_is_told(model: nt.Model) -> None:
 
 def test_a_budget_below_one_window_is_told(model: nt.Model) -> None:
     weights = nt.plan(SHAPE, model, SETTINGS).memory.weights_bytes
-    with pytest.raises(nt.SettingsError, match=r"sw_batch_size 1 needs .* smaller window_size"):
+    with pytest.raises(nt.SettingsError, match=r"sw_batch_size \d needs .* smaller window_size"):
         nt.autotune(SHAPE, model, SETTINGS, weights + 1000)
+
+
+def test_the_least_that_would_do_is_told(model: nt.Model) -> None:
+    with pytest.raises(nt.SettingsError) as refused:
+        nt.autotune(SHAPE, model, SETTINGS, 1 << 16)
+    told = re.search(r"(?:needs|at least) ([\d.]+ [KMG]iB)", str(refused.value))
+    assert told is not None
+    least = 1.01 * parse_bytes(told[1])  # it is rounded
+    assert nt.autotune(SHAPE, model, SETTINGS, round(least)).fits
+    with pytest.raises(nt.SettingsError):
+        nt.autotune(SHAPE, model, SETTINGS, round(0.97 * least))
 
 
 def test_the_least_that_is_told_suffices(model: nt.Model) -> None:

@@ -68,7 +68,7 @@ def fit_batch(plan_of: PlanOf, settings: Settings, *, pace: Pace | None = None) 
     if largest == 0 and most > 1 and plan_at(2).fits:
         largest = 2  # kernels for single windows may take more than those for two
     if largest == 0:
-        check_room(min((one, plan_at(min(most, 2))), key=lambda plan: plan.most_bytes), is_least=True)
+        check_room(min((one, plan_at(min(max(most, 1), 2))), key=lambda plan: plan.most_bytes), is_least=True)
     pace = pace or one.pace
     least = 1 if one.fits else 2
     if pace is None or not pace.compares_batches:
