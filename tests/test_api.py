@@ -297,7 +297,8 @@ def test_a_traced_plan_needs_no_second_trace(
 ) -> None:
     from napari_tessera.planning import trace
 
-    nt.plan((40, 40, 40), model, settings)
+    for n in (1, 2):  # one window alone has a trace of its own
+        nt.plan((40, 40, 40), model, nt.Settings.from_mapping(settings.to_dict() | {"sw_batch_size": n}))
 
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("traced again")

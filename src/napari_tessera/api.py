@@ -174,6 +174,7 @@ def plan(
             batch=sw_batch_size,
             precision=settings.precision.value,
             device_type=state.kind,
+            as_of=max(sw_batch_size, settings.sw_batch_size),
         )
 
     planned = resolve(

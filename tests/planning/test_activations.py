@@ -136,6 +136,13 @@ def test_one_window_alone_is_traced_alone(network: nn.Module, shapes: list[tuple
     assert shapes[1:] == [(n, 1, *WINDOW) for n in activations.LAW_BATCHES]
 
 
+def test_a_window_that_is_left_over_follows_the_others(network: nn.Module, shapes: list[tuple[int, ...]]) -> None:
+    cache = ActivationCache()
+    left_over = cache.profile(network, in_channels=1, window=WINDOW, batch=1, as_of=4).activations_bytes
+    assert shapes == [(n, 1, *WINDOW) for n in activations.LAW_BATCHES]
+    assert left_over == ask(cache, network, 1)
+
+
 def test_what_matters_is_traced_anew(network: nn.Module, shapes: list[tuple[int, ...]]) -> None:
     cache = ActivationCache()
     changes: list[dict[str, Any]] = [
