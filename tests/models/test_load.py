@@ -110,6 +110,26 @@ def test_torchscript(tmp_path: Path, network: UNet, side: str) -> None:
     assert model.spec.name == ("net" if side == "nowhere" else "small")
 
 
+class Several(torch.nn.Module):
+    """Gives its output in a dictionary, or beside another."""
+
+    def __init__(self, named: bool) -> None:
+        super().__init__()
+        self.layer, self.named = torch.nn.Conv2d(1, 2, 3, padding=1), named
+
+    def forward(self, windows: torch.Tensor) -> Any:
+        output = self.layer(windows)
+        return {"out": output} if self.named else (output, output)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("named", [True, False])
+def test_torchscript_with_several_outputs(tmp_path: Path, named: bool) -> None:
+    traced = torch.jit.trace(Several(named).eval(), torch.zeros(1, 1, 16, 16), strict=False)  # type: ignore[no-untyped-call]
+    torch.jit.save(traced, str(tmp_path / "several.pt"))  # type: ignore[no-untyped-call]
+    assert load_model(tmp_path / "several.pt", trust=True).spec.out_channels == 2
+
+
 def test_code_needs_trust_for_this_very_content(tmp_path: Path, network: UNet, store: TrustStore) -> None:
     path = script(network, tmp_path / "net.ts")
     with pytest.raises(UntrustedModelError, match=r"runs code.*--trust"):

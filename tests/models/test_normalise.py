@@ -24,7 +24,7 @@ def apply(volume: Any, normalisation: Normalisation, channel_axis: int | None = 
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(normalise, "CHUNK_VOXELS", 50)
+    monkeypatch.setattr(normalise, "PIECE_VOXELS", 50)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "float32", "float64", "bool"])
@@ -74,3 +74,53 @@ def test_values_that_are_not_numbers(mode: Any, value: float, words: str) -> Non
 def test_complex_images_are_refused() -> None:
     with pytest.raises(InputError, match="complex64"):
         measure_intensity(ArraySource(np.zeros((3, 3), np.complex64)), Normalisation("none"))
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int8", "uint16", "int16"])
+def test_percentiles_of_short_integers_are_exact(dtype: str) -> None:
+    limits = (0, 1) if dtype == "bool" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    image = np.random.default_rng(0).integers(*limits, (3, 50, 40), endpoint=True).astype(dtype)
+    found = measure_intensity(ArraySource(image), Normalisation("percentile", (("high", 97.3), ("low", 1.7))))
+    low, high = np.percentile(image.astype(np.float64), [1.7, 97.3])
+    assert (found.low[0], found.high[0]) == (pytest.approx(low), pytest.approx(high))
+
+
+def test_a_sample_does_not_fall_in_with_stripes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(normalise, "SAMPLE_VOXELS", 20_000)
+    image = np.full((4, 100, 250), 100.0, np.float32)
+    image[..., ::5] = 200.0
+    found = measure_intensity(ArraySource(image), Normalisation("percentile", (("high", 99.0), ("low", 1.0))))
+    assert (found.low[0], found.high[0]) == (100.0, 200.0)
+
+
+@pytest.mark.parametrize("kind", ["dask", "zarr"])
+def test_each_chunk_of_a_lazy_array_is_read_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(normalise, "PIECE_VOXELS", 3000)
+    image = np.random.default_rng(0).random((20, 30, 40), dtype=np.float32)
+    reads: list[str] = []
+    lazy: Any
+    if kind == "dask":
+        dask = pytest.importorskip("dask.array")
+
+        def block(block_info: Any = None) -> Any:
+            place = block_info[None]["array-location"]
+            reads.append(str(place))
+            return image[tuple(slice(*side) for side in place)]
+
+        lazy = dask.map_blocks(block, chunks=((8, 8, 4), (10, 10, 10), (20, 20)), dtype=np.float32, meta=image[:0])
+    else:
+        zarr = pytest.importorskip("zarr")
+
+        class Counting(zarr.storage.MemoryStore):  # type: ignore[misc,name-defined]
+            async def get(self, key: str, *args: Any, **kwargs: Any) -> Any:
+                if key.startswith("c/"):
+                    reads.append(key)
+                return await super().get(key, *args, **kwargs)
+
+        lazy = zarr.create_array(store=Counting(), shape=image.shape, chunks=(8, 10, 20), dtype="float32")
+        lazy[:] = image
+        reads.clear()
+    found = measure_intensity(ArraySource(lazy), Normalisation("zscore"))
+    assert found.shift[0] == pytest.approx(image.mean(), rel=1e-5)
+    assert sorted(reads) == sorted(set(reads))
+    assert len(reads) == 18

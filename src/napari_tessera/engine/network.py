@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from napari_tessera.engine.device_protocol import Device
     from napari_tessera.engine.sweep import Window
 
-__all__ = ["Forward", "Network"]
+__all__ = ["Forward", "Network", "first_tensor"]
 
 Network = Callable[..., Any]
 
@@ -87,7 +87,7 @@ class Forward:
 
     def _checked_call(self, tensor: torch.Tensor, windows: Sequence[Window]) -> torch.Tensor:
         try:
-            return _first_tensor(self._network(tensor, windows) if self._needs_windows else self._network(tensor))
+            return first_tensor(self._network(tensor, windows) if self._needs_windows else self._network(tensor))
         except TesseraError:
             raise
         except Exception as error:
@@ -112,7 +112,7 @@ def _last_line(error: Exception) -> str:
     return lines[-1] if lines else "no more is known"
 
 
-def _first_tensor(output: Any) -> torch.Tensor:
+def first_tensor(output: Any) -> torch.Tensor:
     """Return the network's output, or the first tensor of a tuple, list or dictionary of them."""
     while not isinstance(output, torch.Tensor):
         if isinstance(output, Mapping):

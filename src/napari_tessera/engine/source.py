@@ -70,6 +70,17 @@ class ArraySource:
         """Whether slicing costs nothing, so that caching planes would only waste memory."""
         return isinstance(self.array, np.ndarray)
 
+    @property
+    def chunk(self) -> tuple[int, ...] | None:
+        """Voxels per spatial axis that a lazy array computes or reads together; None where it names none."""
+        sides = getattr(self.array, "chunks", None)
+        if sides is None or len(sides) != len(self.array.shape):
+            return None
+        largest = [max(side, default=1) if isinstance(side, tuple) else int(side) for side in sides]
+        if self.channel_axis is not None:
+            largest.pop(self.channel_axis)
+        return tuple(max(side, 1) for side in largest)
+
     def read(self, region: Region) -> npt.NDArray[Any]:
         """Return the voxels of the spatial *region*, shape (C, *region); a view where the array allows."""
         try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import inf, prod
+from itertools import product
+from math import ceil, inf, prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from napari_tessera.engine.intensity import IntensityMap
 from napari_tessera.engine.resample import ResampledSource
+from napari_tessera.engine.source import ArraySource
 from napari_tessera.errors import InputError
 from napari_tessera.models.spec import Normalisation, NormalisationMode
 
@@ -20,9 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ["measure_intensity", "needs_values"]
 
-# Voxels looked at together: bounds the memory of a pass over a lazy volume.
-CHUNK_VOXELS = 8_000_000
-# Percentiles of floating-point images come from at most this many voxels, evenly spread.
+# Voxels looked at together: bounds the memory of a pass over a lazy volume, as far as its chunks allow.
+PIECE_VOXELS = 8_000_000
+# Percentiles of values with more than 16 bits come from about as many voxels, drawn at random: any regular choice would
+# fall in with something regular in an image.
 SAMPLE_VOXELS = 4_000_000
 # Modes that need what all voxels say together, of the modes that need any.
 MOMENT_MODES = frozenset({"zscore", "minmax"})
@@ -59,8 +62,8 @@ class _Moments:
 def measure_intensity(source: Source, normalisation: Normalisation | Sequence[Normalisation]) -> IntensityMap:
     """Return the map that brings *source* to its network's intensities.
 
-    Reads the volume once, in pieces (not at all for whole numbers that need no statistics). Percentiles come from at
-    most 4 million evenly spread voxels per channel, so they are exact for smaller volumes.
+    Reads the volume once, in pieces (not at all for whole numbers that need no statistics). Percentiles
+    of values of up to 16 bits, and of up to 4 million voxels, are exact; others come from as many, drawn at random.
 
     Parameters
     ----------
@@ -89,27 +92,70 @@ def needs_values(source: Source, normalisation: Normalisation | Sequence[Normali
     return bool({one.mode for one in each} & {*MOMENT_MODES, "percentile"}) or _may_hold_nan(source)
 
 
+class _Counts:
+    """How often each of the values that 16 bits hold occurs, per channel."""
+
+    def __init__(self, channels: int, dtype: np.dtype[Any]) -> None:
+        self._least = 0 if dtype.kind == "b" else int(np.iinfo(dtype).min)
+        self._counts = np.zeros((channels, 1 << (8 * dtype.itemsize)), np.int64)
+
+    def add(self, values: npt.NDArray[Any]) -> None:
+        """Add *values*, (C, n)."""
+        for counts, channel in zip(self._counts, values, strict=True):
+            counts += np.bincount(channel.astype(np.int64) - self._least, minlength=len(counts))
+
+    def percentiles(self, channel: int, percents: Sequence[float]) -> list[float]:
+        """Return what `numpy.percentile` does of all values of a channel."""
+        up_to = np.cumsum(self._counts[channel])
+        places = (up_to[-1] - 1) * np.asarray(percents) / 100
+        below, above = (np.searchsorted(up_to, edge, side="right") for edge in (np.floor(places), np.ceil(places)))
+        return [float(value) for value in self._least + below + (above - below) * (places - np.floor(places))]
+
+
+class _Sample:
+    """Some of the values, float32, per channel."""
+
+    def __init__(self, voxels: int) -> None:
+        self._share = min(SAMPLE_VOXELS / max(voxels, 1), 1.0)
+        self._random = np.random.default_rng(0)  # the same image, the same numbers
+        self._kept: list[npt.NDArray[np.float32]] = []
+
+    def add(self, values: npt.NDArray[Any]) -> None:
+        """Add some of *values*, (C, n)."""
+        if self._share < 1:
+            n = values.shape[1]
+            values = values[:, self._random.integers(0, n, ceil(n * self._share))]
+        self._kept.append(values.astype(np.float32))
+
+    def percentiles(self, channel: int, percents: Sequence[float]) -> list[float]:
+        """Return the percentiles of a channel's sample."""
+        return [float(value) for value in np.percentile(np.hstack(self._kept)[channel], percents)]
+
+
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """What was found of every channel; samples, (C, n), only for percentiles."""
+    """What was found of every channel; values only for percentiles."""
 
     moments: _Moments
-    samples: npt.NDArray[np.float32] | None
+    values: _Counts | _Sample | None
 
 
 def _measure(source: Source, modes: set[NormalisationMode]) -> _Measured:
     """Read the volume as far as *modes* need, and refuse what no network can take."""
-    moments, samples = _Moments.of(source.shape[0]), []
-    needs_moments, needs_samples = bool(modes & MOMENT_MODES), "percentile" in modes
-    every = -(-prod(source.shape[1:]) // SAMPLE_VOXELS)
-    if needs_moments or needs_samples or _may_hold_nan(source):
-        for values in _iter_chunks(source):
+    channels, *spatial = source.shape
+    moments, needs_moments = _Moments.of(channels), bool(modes & MOMENT_MODES)
+    found: _Counts | _Sample | None = None
+    if "percentile" in modes:
+        is_short = source.dtype.kind in "biu" and source.dtype.itemsize <= 2 and not _may_hold_nan(source)
+        found = _Counts(channels, source.dtype) if is_short else _Sample(prod(spatial))
+    if needs_moments or found is not None or _may_hold_nan(source):
+        for values in _iter_pieces(source):
             _refuse_non_finite(values)
             if needs_moments:
                 moments.add(values)
-            if needs_samples:
-                samples.append(values[:, ::every].astype(np.float32))
-    return _Measured(moments, np.hstack(samples) if samples else None)
+            if found is not None:
+                found.add(values)
+    return _Measured(moments, found)
 
 
 # (shift, scale, low, high) of one channel.
@@ -128,8 +174,8 @@ def _of_minmax(numbers: dict[str, float], measured: _Measured, channel: int) -> 
 
 
 def _of_percentiles(numbers: dict[str, float], measured: _Measured, channel: int) -> _ChannelMap:
-    assert measured.samples is not None
-    low, high = map(float, np.percentile(measured.samples[channel], [numbers["low"], numbers["high"]]))
+    assert measured.values is not None
+    low, high = measured.values.percentiles(channel, [numbers["low"], numbers["high"]])
     limits = (low, high) if numbers.get("clip", 1) else (-inf, inf)
     return low, _reciprocal(high - low + numbers.get("eps", 0.0)), *limits
 
@@ -149,12 +195,16 @@ _CHANNEL_MAPS: dict[NormalisationMode, Callable[[dict[str, float], _Measured, in
 }
 
 
-def _iter_chunks(source: Source) -> Iterator[npt.NDArray[Any]]:
-    """Yield the volume as (C, n) pieces along its slowest axis."""
+def _iter_pieces(source: Source) -> Iterator[npt.NDArray[Any]]:
+    """Yield the volume as (C, n) pieces: whole chunks of a lazy array, which it would else compute again and again."""
     channels, *spatial = source.shape
-    step = max(1, CHUNK_VOXELS // max(1, channels * prod(spatial[1:])))
-    for start in range(0, spatial[0], step):
-        region = (slice(start, start + step), *(slice(None) for _ in spatial[1:]))
+    box = list((source.chunk if isinstance(source, ArraySource) else None) or (1, *spatial[1:]))
+    for axis in reversed(range(len(box))):  # as many chunks at once as may be
+        fitting = PIECE_VOXELS // max(channels * prod(box), 1)
+        box[axis] = min(box[axis] * max(fitting, 1), spatial[axis])
+    starts = (range(0, side, step) for side, step in zip(spatial, box, strict=True))
+    for corner in product(*starts):
+        region = tuple(slice(start, start + step) for start, step in zip(corner, box, strict=True))
         yield source.read(region).reshape(channels, -1)
 
 

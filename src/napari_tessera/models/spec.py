@@ -34,6 +34,8 @@ _DECODER_FOR = {
     "affinities": "watershed",
     "contour-distance": "contour-distance",
 }
+# Far beyond any network, and far below what would fill the memory.
+MAX_CHANNELS, MAX_SIDE = 10_000, 1_000_000
 _NORMALISATION_PARAMETERS = {"percentile": ("low", "high"), "divide": ("by",), "fixed": ("mean", "std")}
 _OPTIONAL_PARAMETERS = {"percentile": ("clip", "eps"), "zscore": ("eps",), "minmax": ("eps",), "fixed": ("low", "high")}
 
@@ -63,6 +65,11 @@ class WindowRule:
             raise ModelError(
                 f"window default {self.default} and minimum {self.minimum} must be 1 or more, "
                 f"and step {self.step} 0 or more"
+            )
+        if max((*self.default, *self.minimum, *self.step)) > MAX_SIDE:
+            raise ModelError(
+                f"window default {self.default}, step {self.step} and minimum {self.minimum} may be at most {MAX_SIDE} "
+                f"voxels a side: correct the description"
             )
         if any(self.nearest(axis, side) != (side,) for axis, side in enumerate(self.default)):
             raise ModelError(f"window default {self.default} is not minimum {self.minimum} + n x step {self.step}")
@@ -233,6 +240,11 @@ class ModelSpec:
         """Check that the fields fit together."""
         if self.spatial_dims not in (2, 3):
             raise ModelError(f"spatial_dims is {self.spatial_dims}, but a model has 2 or 3")
+        if max(self.in_channels, self.out_channels) > MAX_CHANNELS:
+            raise ModelError(
+                f"the model has {self.in_channels} input and {self.out_channels} output channels; Tessera takes at "
+                f"most {MAX_CHANNELS} of each: correct the description"
+            )
         if min(self.in_channels, self.out_channels) < 1:
             raise ModelError(
                 f"the model has {self.in_channels} input and {self.out_channels} output channels; it needs one or more"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from napari_tessera.engine.network import first_tensor
 from napari_tessera.errors import ModelError
 from napari_tessera.models.formats.base import Description, Risk
 from napari_tessera.models.formats.embedded import EXTRA_FILE, find_spec, read_extra
@@ -79,8 +80,10 @@ def _infer(network: torch.nn.Module, path: Path) -> ModelSpec:
     for side in PROBE_SIDES:
         try:
             with torch.inference_mode():
-                output = network(torch.zeros(1, in_channels, *(side,) * dims))
-        except RuntimeError as error:
+                output = first_tensor(network(torch.zeros(1, in_channels, *(side,) * dims)))
+                if output.dim() != dims + 2:
+                    raise TypeError(f"its output has the shape {tuple(output.shape)}")
+        except (RuntimeError, TypeError) as error:
             failure = error
             continue
         return ModelSpec(
