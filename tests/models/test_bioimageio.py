@@ -216,6 +216,12 @@ def test_statistics_of_several_channels_together_are_refused(package: Path) -> N
         describe_model(package)
 
 
+def test_a_threshold_of_what_cannot_be_made_is_refused(package: Path) -> None:
+    turned = ("sigmoid", {}), ("scale_linear", {"gain": -1.0, "offset": 1.0}), ("binarize", {"threshold": 0.5})
+    with pytest.raises(ModelError, match=r"does 'scale_linear' after the network and then 'binarize'"):
+        describe_model(change(package, after(*turned)))
+
+
 @pytest.mark.parametrize(
     ("described", "activation", "decoder", "note"),
     [

@@ -151,7 +151,7 @@ def parse_model_file(text: str | bytes, where: str) -> ModelFile:
         output = content.get("output") if isinstance(content, dict) else None
         if isinstance(output, dict):
             refuse_embeddings([str(output.get("kind"))], where)
-        return ModelFile.model_validate(content)
+        return _coherent(ModelFile.model_validate(content), where)
     except ValidationError as error:
         problems = [_explain(problem) for problem in error.errors()]
         more = f"; and {len(problems) - MOST_PROBLEMS} more" if len(problems) > MOST_PROBLEMS else ""
@@ -160,6 +160,15 @@ def parse_model_file(text: str | bytes, where: str) -> ModelFile:
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"cannot read the model description {where}: {reason}") from error
+
+
+def _coherent(file: ModelFile, where: str) -> ModelFile:
+    """Return *file*, or say what is wrong that single fields do not show."""
+    try:
+        file.to_spec()
+    except ModelError as error:
+        raise ModelError(f"{where}: {error}") from error
+    return file
 
 
 def _explain(problem: Any) -> str:

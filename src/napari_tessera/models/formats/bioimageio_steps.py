@@ -233,13 +233,20 @@ def read_activation(source: str, tensor: Any) -> tuple[Activation, DecoderChoice
     """
     channel_axes = [axis for axis in tensor.axes if axis.type == "channel"]
     found = _After(source, channel_axes, len(channel_axes[0].channel_names) if channel_axes else 1)
+    left_out = ""
     for step in tensor.postprocessing:
+        if step.id == "binarize" and left_out:
+            raise ModelError(
+                f"{source} does '{left_out}' after the network and then 'binarize': Tessera has no step for the first, "
+                f"and without it the second would make other labels"
+            )
         if step.id in _NOT_LABELS_OF_OURS:
             raise ModelError(
                 f"{source} gives {_NOT_LABELS_OF_OURS[step.id]}, of which only its post-processing step '{step.id}' "
                 f"makes labels: Tessera has no such step"
             )
         if step.id not in _AFTER or not _AFTER[step.id](found, step):
+            left_out = step.id
             found.notes.append(
                 "The post-processing step 'custom' is code in the package and is not run."
                 if step.id == "custom"
