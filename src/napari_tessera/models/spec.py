@@ -68,8 +68,7 @@ class WindowRule:
             )
         if max((*self.default, *self.minimum, *self.step)) > MAX_SIDE:
             raise ModelError(
-                f"window default {self.default}, step {self.step} and minimum {self.minimum} may be at most {MAX_SIDE} "
-                f"voxels a side: correct the description"
+                f"default, step or minimum of the window is more than {MAX_SIDE} voxels a side: correct the description"
             )
         if any(self.nearest(axis, side) != (side,) for axis, side in enumerate(self.default)):
             raise ModelError(f"window default {self.default} is not minimum {self.minimum} + n x step {self.step}")
@@ -241,10 +240,7 @@ class ModelSpec:
         if self.spatial_dims not in (2, 3):
             raise ModelError(f"spatial_dims is {self.spatial_dims}, but a model has 2 or 3")
         if max(self.in_channels, self.out_channels) > MAX_CHANNELS:
-            raise ModelError(
-                f"the model has {self.in_channels} input and {self.out_channels} output channels; Tessera takes at "
-                f"most {MAX_CHANNELS} of each: correct the description"
-            )
+            raise ModelError(f"in_channels or out_channels is more than {MAX_CHANNELS}: correct the description")
         if min(self.in_channels, self.out_channels) < 1:
             raise ModelError(
                 f"the model has {self.in_channels} input and {self.out_channels} output channels; it needs one or more"
