@@ -142,7 +142,10 @@ def test_no_description_can_ask_for_memory(case: str, tmp_path: Path, peak: Call
     assert peak() < SMALL_PEAK_BYTES
     sentence = str(error.value)
     assert len(sentence) < 1000
-    said = r"far more weights than the \d+ \w+ that .* holds|among its arguments, but no network|whole number from 1|more than 1000000 voxels"
+    said = (
+        r"far more weights than the \d+ \w+ that .* holds|among its arguments, but no network|whole number from 1|"
+        r"more than 1000000 voxels"
+    )
     if case.endswith("-heads"):  # no head would have a channel of its own, which the constructor refuses
         said += "|cannot be built from"
     assert re.search(said, sentence), sentence
