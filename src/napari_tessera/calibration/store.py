@@ -33,6 +33,8 @@ KEPT = 5
 MOST_ENTRIES = 1000
 # How far an estimate may be off once these very passes were measured here.
 PASS_ERROR = 0.03
+# And once passes over another number of such windows were: on the CPU, kernels change with it.
+WINDOW_ERRORS = {"cpu": 0.08}
 # And once others of the network were. On CUDA a goal that benchmarks/memory_accuracy.py checks on a card; on the CPU
 # what benchmarks/calibration.py finds, where the kernels, and so the memory, change with the size of a pass.
 NETWORK_ERRORS = {"cuda": 0.03, "cpu": 0.15}
@@ -68,10 +70,10 @@ class NetworkMemory:
         here = [entry for entry in self.own if entry["window"] == list(window)]
         same = [entry for entry in here if entry["windows"] == windows]
         kind = self.key.device.split(" ")[0]
-        if same or (here and kind != "cpu"):
-            return _known(same or here, PASS_ERROR)
+        if here:
+            return _known(same or here, PASS_ERROR if same else WINDOW_ERRORS.get(kind, PASS_ERROR))
         if self.own:
-            return _known(here or self.own, SINGLE_ERROR if self.key.single else NETWORK_ERRORS.get(kind, DEVICE_ERROR))
+            return _known(self.own, SINGLE_ERROR if self.key.single else NETWORK_ERRORS.get(kind, DEVICE_ERROR))
         if not self.others or kind == "cpu":  # whose kernels differ too much from network to network
             return None
         # What no workspace explains is a trait of the network it was found in.
