@@ -12,9 +12,9 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+
+from napari_tessera.engine.shared_switch import SharedSwitch
 
 __all__ = ["ask_for_huge_pages", "kept_pages"]
 
@@ -24,9 +24,6 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGEST_KEPT_BYTES = 32 * 2**20
 # What glibc itself arrives at (twice the other) once buffers of that size have been freed.
 SETTLED_TRIM_BYTES = 2 * LARGEST_KEPT_BYTES
-
-_lock = threading.Lock()
-_runs = 0
 
 
 def ask_for_huge_pages() -> None:
@@ -45,26 +42,14 @@ def _glibc() -> ctypes.CDLL | None:
     return library if hasattr(library, "mallopt") and hasattr(library, "malloc_trim") else None
 
 
-@contextmanager
-def kept_pages() -> Iterator[None]:
-    """Keep freed pages while the body runs, and give them back afterwards.
-
-    The switch belongs to the whole process, so runs at the same time share it. Does nothing without glibc.
-    """
-    global _runs
+def _keep_pages() -> Callable[[], object]:
     library = _glibc()
     if library is None:
-        yield
-        return
-    with _lock:
-        _runs += 1
-        library.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT_BYTES)
-        library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-    try:
-        yield
-    finally:
-        with _lock:
-            _runs -= 1
-            if _runs == 0:
-                library.mallopt(M_TRIM_THRESHOLD, SETTLED_TRIM_BYTES)
-                library.malloc_trim(0)
+        return lambda: None
+    library.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT_BYTES)
+    library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    return lambda: (library.mallopt(M_TRIM_THRESHOLD, SETTLED_TRIM_BYTES), library.malloc_trim(0))
+
+
+# Keeps freed pages while the body runs, and gives them back afterwards. Does nothing without glibc.
+kept_pages = SharedSwitch(_keep_pages).held
