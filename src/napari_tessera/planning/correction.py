@@ -53,9 +53,9 @@ def fit_correction(need: DeviceNeed, measured_bytes: int, *, prior_scale: float)
         if counted(scale) == counted(0.0):  # no workspace decides, so this is only an upper bound of the scale
             scale = min(scale, prior_scale)
     factor = 1.0
-    is_pass = need.after_bytes <= need.profile.activations_bytes
+    rest = measured_bytes - counted(scale)
     # Where the peak comes after the pass, less of it says nothing about the pass.
-    if abs(measured_bytes - counted(scale)) > REST * measured_bytes and (is_pass or measured_bytes > counted(scale)):
+    if abs(rest) > REST * measured_bytes and (need.peaks_in_pass or rest > 0):
         most = max(measured_bytes / max(need.profile.activations_bytes, 1), 1.0)
         factor = _largest(lambda factor: counted(scale, factor) <= measured_bytes, most)
     return Correction(scale, factor, unused)

@@ -84,6 +84,11 @@ class DeviceNeed:
     library_bytes: int
     context_bytes: int
 
+    @property
+    def peaks_in_pass(self) -> bool:
+        """Whether the most is needed during the pass, and not in its place once it is over."""
+        return self.after_bytes <= self.profile.activations_bytes
+
     def estimate(self, correction: Correction) -> MemoryEstimate:
         """Return the terms, corrected by what has been measured."""
         activations = round(self.profile.activations_bytes * correction.activations_factor)

@@ -298,8 +298,8 @@ class Plan:
         volume = self.volumes[0]
         slabs = [prod(each.layout.slab_shape(each.layout.sweep_axis, b)) for each in self.volumes for b in each.blocks]
         first_windows = min(self.settings.sw_batch_size, volume.block_windows[0])
-        in_pass = self.need.after_bytes <= self.need.profile.activations_bytes
-        return in_pass and slabs[0] == max(slabs) and self.need.windows == first_windows and not self.counts_are_bounds
+        is_first = slabs[0] == max(slabs) and self.need.windows == first_windows
+        return self.need.peaks_in_pass and is_first and not self.counts_are_bounds
 
     @property
     def skipped_windows(self) -> int:
