@@ -9,10 +9,11 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
+from typing import IO
 
 from napari_tessera.errors import ModelError
 
-__all__ = ["copy_entry", "inside", "open_archive", "read_entry"]
+__all__ = ["copy_entry", "inside", "open_archive", "read_bounded", "read_entry"]
 
 MAX_ENTRIES = 100_000
 # Weights hardly shrink in a zip; what grows more than this on the way out is no network. Deflate can reach 1032.
@@ -64,9 +65,14 @@ def read_entry(archive: zipfile.ZipFile, name: str, *, label: str, limit: int) -
     """
     try:
         with archive.open(name) as entry:
-            content = entry.read(limit + 1)
+            return read_bounded(entry, label=label, limit=limit)
     except _ZIP_ERRORS as error:
         raise ModelError(f"cannot read {label}, it may be cut short: {error}") from error
+
+
+def read_bounded(file: IO[bytes], *, label: str, limit: int) -> bytes:
+    """Return the content of an open *file*, or refuse more than *limit* bytes; the error calls it *label*."""
+    content = file.read(limit + 1)
     if len(content) > limit:
         raise ModelError(f"{label} has more than {limit} bytes, which no description of a network has")
     return content

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from napari_tessera.errors import ModelError
-from napari_tessera.models.formats.archive import copy_entry, inside, open_archive, read_entry
+from napari_tessera.models.formats.archive import copy_entry, inside, open_archive, read_bounded, read_entry
 
 __all__ = ["MARKER", "Package", "open_package"]
 
@@ -65,12 +65,9 @@ class Package:
                 return read_entry(archive, f"{self.root}{name}", label=label, limit=limit)
         try:
             with inside(self.path, f"{self.root}{name}").open("rb") as file:
-                content = file.read(limit + 1)
+                return read_bounded(file, label=label, limit=limit)
         except OSError as error:
             raise ModelError(f"cannot read {label}, it may be cut short: {error}") from error
-        if len(content) > limit:
-            raise ModelError(f"{label} has more than {limit} bytes, which no description of a network has")
-        return content
 
     @contextmanager
     def on_disk(self, name: str) -> Iterator[Path]:
