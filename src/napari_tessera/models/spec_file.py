@@ -156,8 +156,8 @@ def parse_model_file(text: str | bytes, where: str) -> ModelFile:
         problems = [_explain(problem) for problem in error.errors()]
         more = f"; and {len(problems) - MOST_PROBLEMS} more" if len(problems) > MOST_PROBLEMS else ""
         raise ModelError(f"{where}: {'; '.join(problems[:MOST_PROBLEMS])}{more}") from error
-    # YAML raises a plain ValueError for what looks like a date and is none; too many brackets end in RecursionError.
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
+    # YAML raises a plain ValueError for what looks like a date and is none.
+    except (ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"cannot read the model description {where}: {reason}") from error
 
