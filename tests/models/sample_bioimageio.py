@@ -13,7 +13,7 @@ import torch
 import yaml
 from tests.models.sample import IN_CHANNELS, OUT_CHANNELS, Sample, reference_network
 
-__all__ = ["NEEDS", "describe", "make", "save_state_dict", "save_torchscript", "write", "zipped"]
+__all__ = ["NEEDS", "PAPERS", "describe", "make", "save_state_dict", "save_torchscript", "with_hash", "write", "zipped"]
 
 NEEDS = ("bioimageio.spec",)
 # BasicUNet of reference_network, as a description names it.
@@ -28,6 +28,15 @@ ARCHITECTURE = {
     },
 }
 SIDE = 32
+# What every description has to say of where it comes from.
+PAPERS: dict[str, Any] = {
+    "type": "model",
+    "format_version": "0.5.3",
+    "authors": [{"name": "A. Author"}],
+    "license": "CC-BY-4.0",
+    "cite": [{"text": "Author et al. 2026", "doi": "10.1234/small.cells"}],
+    "documentation": "README.md",
+}
 
 
 def make(folder: Path) -> Sample:
@@ -61,14 +70,9 @@ def describe(package: Path, network: torch.nn.Module, **weights: dict[str, Any])
     space = {"type": "space", "unit": "nanometer"}
     scales = {"z": 400.0, "y": 100.0, "x": 100.0}
     return {
-        "type": "model",
-        "format_version": "0.5.3",
+        **PAPERS,
         "name": "small cells",
         "description": "Cells,\nsmall ones.",
-        "authors": [{"name": "A. Author"}],
-        "license": "CC-BY-4.0",
-        "cite": [{"text": "Author et al. 2026", "doi": "10.1234/small.cells"}],
-        "documentation": "README.md",
         "inputs": [
             {
                 "id": "raw",
@@ -80,7 +84,7 @@ def describe(package: Path, network: torch.nn.Module, **weights: dict[str, Any])
                         for axis in "zyx"
                     ),
                 ],
-                "test_tensor": _file(package / "test_input.npy"),
+                "test_tensor": with_hash(package / "test_input.npy"),
                 "preprocessing": [
                     {"id": "zero_mean_unit_variance", "kwargs": {"axes": ["channel", "z", "y", "x"], "eps": 1e-6}}
                 ],
@@ -97,7 +101,7 @@ def describe(package: Path, network: torch.nn.Module, **weights: dict[str, Any])
                         for axis in "zyx"
                     ),
                 ],
-                "test_tensor": _file(package / "test_output.npy"),
+                "test_tensor": with_hash(package / "test_output.npy"),
                 "postprocessing": [{"id": "sigmoid"}],
             }
         ],
@@ -108,7 +112,7 @@ def describe(package: Path, network: torch.nn.Module, **weights: dict[str, Any])
 def save_state_dict(package: Path, network: torch.nn.Module) -> dict[str, Any]:
     """Write the weights of *network*, and return their entry."""
     torch.save(network.state_dict(), package / "weights.pt")
-    return {**_file(package / "weights.pt"), "pytorch_version": "2.10.0", "architecture": ARCHITECTURE}
+    return {**with_hash(package / "weights.pt"), "pytorch_version": "2.10.0", "architecture": ARCHITECTURE}
 
 
 def save_torchscript(package: Path, network: torch.nn.Module) -> dict[str, Any]:
@@ -117,8 +121,9 @@ def save_torchscript(package: Path, network: torch.nn.Module) -> dict[str, Any]:
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(network, torch.zeros(1, IN_CHANNELS, SIDE, SIDE, SIDE), check_trace=False)
         torch.jit.save(traced, str(package / "weights.torchscript"))
-    return {**_file(package / "weights.torchscript"), "pytorch_version": "2.10.0"}
+    return {**with_hash(package / "weights.torchscript"), "pytorch_version": "2.10.0"}
 
 
-def _file(path: Path) -> dict[str, str]:
+def with_hash(path: Path) -> dict[str, str]:
+    """Return how a description names the file at *path*."""
     return {"source": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -132,9 +131,6 @@ def as_bioimageio(folder: Path) -> Path:
     np.save(package / "test_output.npy", output)
     torch.save(network.state_dict(), package / "weights.pt")
 
-    def file(name: str) -> dict[str, str]:
-        return {"source": name, "sha256": hashlib.sha256((package / name).read_bytes()).hexdigest()}
-
     def axes(channels: list[str], **size: dict[str, Any]) -> list[dict[str, Any]]:
         space = [{"type": "space", "id": axis, "size": size[axis]} for axis in "yx"]
         return [{"type": "batch"}, {"type": "channel", "channel_names": channels}, *space]
@@ -142,19 +138,14 @@ def as_bioimageio(folder: Path) -> Path:
     sides = {axis: {"min": 32, "step": 16} for axis in "yx"}
     normalise = {"id": "zero_mean_unit_variance", "kwargs": {"axes": ["channel", "y", "x"], "eps": 1e-6}}
     content = {
-        "type": "model",
-        "format_version": "0.5.3",
+        **sample_bioimageio.PAPERS,
         "name": "flat cells",
         "description": "Flat ones.",
-        "authors": [{"name": "A. Author"}],
-        "license": "CC-BY-4.0",
-        "cite": [{"text": "Author et al. 2026", "doi": "10.1234/small.cells"}],
-        "documentation": "README.md",
         "inputs": [
             {
                 "id": "raw",
                 "axes": axes(["membrane"], **sides),
-                "test_tensor": file("test_input.npy"),
+                "test_tensor": sample_bioimageio.with_hash(package / "test_input.npy"),
                 "preprocessing": [normalise],
             }
         ],
@@ -162,13 +153,13 @@ def as_bioimageio(folder: Path) -> Path:
             {
                 "id": "cells",
                 "axes": axes(["inside", "outline"], **{a: {"tensor_id": "raw", "axis_id": a} for a in "yx"}),
-                "test_tensor": file("test_output.npy"),
+                "test_tensor": sample_bioimageio.with_hash(package / "test_output.npy"),
                 "postprocessing": [{"id": "sigmoid"}],
             }
         ],
         "weights": {
             "pytorch_state_dict": {
-                **file("weights.pt"),
+                **sample_bioimageio.with_hash(package / "weights.pt"),
                 "pytorch_version": "2.10.0",
                 "architecture": {"import_from": "monai.networks.nets", "callable": "BasicUNet", "kwargs": ARGUMENTS},
             }
