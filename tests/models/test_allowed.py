@@ -17,19 +17,17 @@ from napari_tessera.decode import decoder_names
 from napari_tessera.errors import ModelError
 from napari_tessera.models import allowed, architectures, spec
 from napari_tessera.models.allowed import TABLE, Names
-from napari_tessera.models.formats import (
-    bioimageio_steps,
-    bioimageio_weights,
-    connectomics_network,
-    connectomics_output,
-    monai_transforms,
-    nnunet_checkpoint,
-    nnunet_network,
-    nnunet_plans,
-    nnunet_spec,
-)
-from napari_tessera.models.formats import connectomics_checkpoint as connectomics_pickles
-from napari_tessera.models.formats.connectomics_config import read_configuration
+from napari_tessera.models.formats.bioimageio import steps as bioimageio_steps
+from napari_tessera.models.formats.bioimageio import weights as bioimageio_weights
+from napari_tessera.models.formats.connectomics import checkpoint as connectomics_pickles
+from napari_tessera.models.formats.connectomics import network as connectomics_network
+from napari_tessera.models.formats.connectomics import output as connectomics_output
+from napari_tessera.models.formats.connectomics.config import read_configuration
+from napari_tessera.models.formats.monai_bundle import transforms as monai_transforms
+from napari_tessera.models.formats.nnunet import checkpoint as nnunet_checkpoint
+from napari_tessera.models.formats.nnunet import network as nnunet_network
+from napari_tessera.models.formats.nnunet import plans as nnunet_plans
+from napari_tessera.models.formats.nnunet import spec as nnunet_spec
 from napari_tessera.models.formats.registry import FORMATS
 
 SOURCE = Path(napari_tessera.__file__).parent
@@ -141,11 +139,11 @@ def test_types_of_numbers_are_all_that_bioimageio_knows() -> None:
     assert set(known) <= set(allowed.BIOIMAGEIO_NUMBERS.names)
 
 
-# Which format a module of models/formats/ is of; those that several use are left out.
-MODULES = {
+# Which format a package of models/formats/ is of.
+PACKAGES = {
     "bioimageio": allowed.BIOIMAGEIO,
     "connectomics": allowed.CONNECTOMICS,
-    "monai": allowed.BUNDLE,
+    "monai_bundle": allowed.BUNDLE,
     "nnunet": allowed.NNUNET,
 }
 ROWS = {id(row): name for name, row in vars(allowed).items() if isinstance(row, Names)}
@@ -164,7 +162,7 @@ def test_every_row_is_used_by_its_own_formats_alone() -> None:
     for path in (SOURCE / "models").rglob("*.py"):
         rows = rows_used(parsed(path))
         used |= rows
-        form = MODULES.get(path.stem.partition("_")[0])
+        form = PACKAGES.get(path.parent.name)
         for row in rows if form else ():
             assert form in getattr(allowed, row).formats, (path.name, row)
     assert used == set(ROWS.values())
@@ -196,7 +194,7 @@ REVIEWED = {
     ("doctor/system.py", "run_program", "subprocess.run"): "the doctor's own commands, none from a file",
     ("models/formats/registry.py", "open", "importlib.import_module"): "a format's module, from the table of formats",
     ("models/formats/onnx.py", "_library", "importlib.import_module"): "onnx or onnxruntime, names in the source",
-    ("models/formats/bioimageio_weights.py", "_open_onnx", "importlib.import_module"): "a name in the source",
+    ("models/formats/bioimageio/weights.py", "_open_onnx", "importlib.import_module"): "a name in the source",
     ("models/plain_yaml.py", "load_yaml", "yaml.load"): "with a loader of plain data, derived from SafeLoader",
     (
         "models/formats/tensors_only.py",
@@ -214,10 +212,10 @@ REVIEWED = {
 # Attributes by a name that is no text in the source, under models/.
 LOOKED_UP = {
     ("models/architectures.py", "network_class"): "a class of MONAI_NETWORKS",
-    ("models/formats/bioimageio.py", "_number_type"): "a type of BIOIMAGEIO_NUMBERS",
-    ("models/formats/bioimageio_weights.py", "choose_weights"): "a key of BIOIMAGEIO_WEIGHTS, of parsed data",
-    ("models/formats/nnunet_network.py", ""): "the layers of NNUNET_LAYERS, when the module is imported",
-    ("models/formats/nnunet_network.py", "build_network"): "a class of NNUNET_NETWORKS, a block of NNUNET_BLOCKS",
+    ("models/formats/bioimageio/format.py", "_number_type"): "a type of BIOIMAGEIO_NUMBERS",
+    ("models/formats/bioimageio/weights.py", "choose_weights"): "a key of BIOIMAGEIO_WEIGHTS, of parsed data",
+    ("models/formats/nnunet/network.py", ""): "the layers of NNUNET_LAYERS, when the module is imported",
+    ("models/formats/nnunet/network.py", "build_network"): "a class of NNUNET_NETWORKS, a block of NNUNET_BLOCKS",
 }
 
 

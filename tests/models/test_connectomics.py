@@ -22,8 +22,8 @@ from tests.models.sample_connectomics import configuration, make, network, write
 
 import napari_tessera as nt
 from napari_tessera.errors import ModelError
-from napari_tessera.models.formats.connectomics import FORMAT
-from napari_tessera.models.formats.connectomics_unet import InterpolatingUNet
+from napari_tessera.models.formats.connectomics.format import FORMAT
+from napari_tessera.models.formats.connectomics.unet import InterpolatingUNet
 from napari_tessera.models.load import describe_model, find_risk, load_model
 
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from napari_tessera import Settings
 from napari_tessera.cli.app import app
 from napari_tessera.errors import OutputError, SettingsError
-from napari_tessera.models.formats.connectomics_settings import OpenedSettings, open_settings, write_connectomics
+from napari_tessera.models.formats.connectomics.settings import OpenedSettings, open_settings, write_connectomics
 
 C = {
     "default": {

@@ -20,7 +20,7 @@ from tests.models.sample_monai_bundle import INFERENCE, make, make_zip, write_bu
 
 import napari_tessera as nt
 from napari_tessera.errors import ModelError
-from napari_tessera.models.formats.monai_bundle import FORMAT
+from napari_tessera.models.formats.monai_bundle.format import FORMAT
 from napari_tessera.models.load import load_model
 
 

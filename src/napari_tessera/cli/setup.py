@@ -39,7 +39,7 @@ def merge_settings(file: Path | None, decoder_options: Sequence[str] | None, **o
 
 def _open_settings(file: Path) -> Settings:
     from napari_tessera.cli.console import say
-    from napari_tessera.models.formats.connectomics_settings import open_settings
+    from napari_tessera.models.formats.connectomics.settings import open_settings
 
     opened = open_settings(file)
     for note in opened.notes:

@@ -188,7 +188,7 @@ class Session:
 
     def use_settings_file(self, path: str | Path) -> tuple[str, ...]:
         """Read all settings from a file and return what of it was not carried over; see `open_settings`."""
-        from napari_tessera.models.formats.connectomics_settings import open_settings
+        from napari_tessera.models.formats.connectomics.settings import open_settings
 
         opened = open_settings(path)
         self.use_settings(opened.settings)
@@ -209,7 +209,7 @@ class Session:
         OutputError
             If it cannot be written.
         """
-        from napari_tessera.models.formats.connectomics_settings import write_connectomics
+        from napari_tessera.models.formats.connectomics.settings import write_connectomics
 
         assert self.settings is not None
         if for_connectomics:

@@ -45,15 +45,15 @@ class Entry:
 
 # The first row that suits a file counts: packages before single files.
 FORMATS = (
-    Entry("monai_bundle", markers=("configs/metadata.json",)),
-    Entry("nnunet", markers=("plans.json", "dataset.json")),
-    Entry("bioimageio", markers=("bioimageio.yaml",)),
-    Entry("bioimageio", markers=("rdf.yaml",)),
+    Entry("monai_bundle.format", markers=("configs/metadata.json",)),
+    Entry("nnunet.format", markers=("plans.json", "dataset.json")),
+    Entry("bioimageio.format", markers=("bioimageio.yaml",)),
+    Entry("bioimageio.format", markers=("rdf.yaml",)),
     Entry("tessera_file", suffixes=(".safetensors", ".yaml", ".yml")),
     Entry("torchscript", suffixes=(".pt", ".ts", ".jit", ".torchscript")),
     Entry("exported_program", suffixes=(".pt2",)),
     Entry("onnx", suffixes=(".onnx",)),
-    Entry("connectomics", suffixes=(".ckpt",)),
+    Entry("connectomics.format", suffixes=(".ckpt",)),
 )
 MODEL_SUFFIXES = tuple(suffix for entry in FORMATS for suffix in entry.suffixes)
 # What a person picks in a dialog for files: a file that is a model, a package, or one that stands for its folder.

@@ -14,7 +14,7 @@ from napari_tessera.models import allowed
 from napari_tessera.models.spec import DecoderChoice, ModelSpec, Normalisation, WindowRule
 
 if TYPE_CHECKING:
-    from napari_tessera.models.formats.nnunet_plans import Configuration, Dataset, Plans
+    from napari_tessera.models.formats.nnunet.plans import Configuration, Dataset, Plans
 
 __all__ = ["Outputs", "axis_order", "iter_notes", "make_spec", "read_outputs"]
 

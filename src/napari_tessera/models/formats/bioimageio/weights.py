@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from napari_tessera.errors import ModelError
 from napari_tessera.models import allowed, architectures
 from napari_tessera.models.empty_network import StoredWeights
-from napari_tessera.models.formats.bioimageio_package import Package, PackageFile
+from napari_tessera.models.formats.bioimageio.package import Package, PackageFile
 from napari_tessera.models.formats.script import open_script
 from napari_tessera.models.formats.state_dict import fill
 from napari_tessera.models.formats.tensors_only import dense_tensors, read_tensors_only

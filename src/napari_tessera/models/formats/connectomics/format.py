@@ -7,10 +7,10 @@ from pathlib import Path
 
 from napari_tessera.errors import ModelError
 from napari_tessera.models.formats.base import Description, Risk
-from napari_tessera.models.formats.connectomics_checkpoint import Checkpoint, Weights, read_checkpoint
-from napari_tessera.models.formats.connectomics_config import Configuration, Generation, read_configuration
-from napari_tessera.models.formats.connectomics_network import ONLY, Blueprint, Head, read_blueprint
-from napari_tessera.models.formats.connectomics_output import Channels, read_channels, read_decoder
+from napari_tessera.models.formats.connectomics.checkpoint import Checkpoint, Weights, read_checkpoint
+from napari_tessera.models.formats.connectomics.config import Configuration, Generation, read_configuration
+from napari_tessera.models.formats.connectomics.network import ONLY, Blueprint, Head, read_blueprint
+from napari_tessera.models.formats.connectomics.output import Channels, read_channels, read_decoder
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import ModelSpec, Normalisation, WindowRule
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from napari_tessera.errors import ModelError
 from napari_tessera.models.embeddings import refuse_embeddings
-from napari_tessera.models.formats import monai_config
-from napari_tessera.models.formats.monai_package import MARKER, Package
+from napari_tessera.models.formats.monai_bundle import config as monai_config
+from napari_tessera.models.formats.monai_bundle.package import MARKER, Package
 
 __all__ = ["MAX_CHANNELS", "Metadata", "read_metadata"]
 

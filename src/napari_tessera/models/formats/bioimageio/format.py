@@ -12,11 +12,11 @@ from napari_tessera.errors import ModelError
 from napari_tessera.models import allowed, architectures
 from napari_tessera.models.embeddings import refuse_embeddings
 from napari_tessera.models.formats.base import Description, Risk
-from napari_tessera.models.formats.bioimageio_axes import InOrder, Layout, read_layout
-from napari_tessera.models.formats.bioimageio_description import read_description
-from napari_tessera.models.formats.bioimageio_package import Package, open_package
-from napari_tessera.models.formats.bioimageio_steps import read_activation, read_normalisation
-from napari_tessera.models.formats.bioimageio_weights import Weights, choose_weights, open_network
+from napari_tessera.models.formats.bioimageio.axes import InOrder, Layout, read_layout
+from napari_tessera.models.formats.bioimageio.description import read_description
+from napari_tessera.models.formats.bioimageio.package import Package, open_package
+from napari_tessera.models.formats.bioimageio.steps import read_activation, read_normalisation
+from napari_tessera.models.formats.bioimageio.weights import Weights, choose_weights, open_network
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import ModelSpec, OutputKind, OutputSpec, WindowRule
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from napari_tessera.errors import ModelError
 
 if TYPE_CHECKING:
-    from napari_tessera.models.formats.bioimageio_package import Package
+    from napari_tessera.models.formats.bioimageio.package import Package
 
 __all__ = ["read_description"]
 

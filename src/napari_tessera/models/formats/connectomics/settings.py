@@ -11,14 +11,14 @@ import yaml
 
 from napari_tessera.engine.settings import Blend, Settings, TtaMode
 from napari_tessera.errors import OutputError, SettingsError
-from napari_tessera.models.formats.connectomics_config import (
+from napari_tessera.models.formats.connectomics.config import (
     Configuration,
     Generation,
     is_connectomics,
     read_configuration,
     read_tree,
 )
-from napari_tessera.models.formats.connectomics_output import CONTOUR_DISTANCE, PAIRS, SIZES, read_decoder
+from napari_tessera.models.formats.connectomics.output import CONTOUR_DISTANCE, PAIRS, SIZES, read_decoder
 
 __all__ = ["OpenedSettings", "open_settings", "write_connectomics"]
 

@@ -11,7 +11,7 @@ from napari_tessera.models import allowed
 from napari_tessera.models.spec import Activation, DecoderChoice, Normalisation
 
 if TYPE_CHECKING:
-    from napari_tessera.models.formats.monai_config import Component, Config
+    from napari_tessera.models.formats.monai_bundle.config import Component, Config
 
 __all__ = ["Postprocessing", "Preprocessing", "read_postprocessing", "read_preprocessing"]
 

@@ -11,7 +11,7 @@ from napari_tessera.models.embeddings import refuse_embeddings
 from napari_tessera.models.spec import Activation, DecoderChoice, OutputKind, OutputSpec
 
 if TYPE_CHECKING:
-    from napari_tessera.models.formats.connectomics_config import Configuration
+    from napari_tessera.models.formats.connectomics.config import Configuration
 
 __all__ = ["CONTOUR_DISTANCE", "PAIRS", "SIZES", "Channels", "read_channels", "read_decoder"]
 

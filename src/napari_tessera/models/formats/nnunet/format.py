@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from napari_tessera.errors import ModelError
 from napari_tessera.models.empty_network import StoredWeights
 from napari_tessera.models.formats.base import Description, Risk
-from napari_tessera.models.formats.nnunet_checkpoint import Checkpoint, read_checkpoint
-from napari_tessera.models.formats.nnunet_network import FoldAverage, Reordered, build_network
-from napari_tessera.models.formats.nnunet_plans import Architecture, read_dataset, read_plans
-from napari_tessera.models.formats.nnunet_spec import axis_order, iter_notes, make_spec, read_outputs
+from napari_tessera.models.formats.nnunet.checkpoint import Checkpoint, read_checkpoint
+from napari_tessera.models.formats.nnunet.network import FoldAverage, Reordered, build_network
+from napari_tessera.models.formats.nnunet.plans import Architecture, read_dataset, read_plans
+from napari_tessera.models.formats.nnunet.spec import axis_order, iter_notes, make_spec, read_outputs
 from napari_tessera.models.formats.state_dict import fill
 from napari_tessera.models.model import Model
 

@@ -15,8 +15,8 @@ from napari_tessera.models.empty_network import StoredWeights, build_empty
 from napari_tessera.models.formats.state_dict import describe_misfit, fill
 
 if TYPE_CHECKING:
-    from napari_tessera.models.formats.connectomics_checkpoint import Weights
-    from napari_tessera.models.formats.connectomics_config import Configuration
+    from napari_tessera.models.formats.connectomics.checkpoint import Weights
+    from napari_tessera.models.formats.connectomics.config import Configuration
 
 __all__ = ["ARCHITECTURES", "Blueprint", "Head", "read_blueprint"]
 
@@ -261,7 +261,7 @@ ARCHITECTURES: Mapping[str, Callable[[_Arguments], _Recipes]] = allowed.CONNECTO
 def _build_empty(name: str, arguments: dict[str, Any], stored: StoredWeights) -> torch.nn.Module:
     if name != INTERPOLATING:
         return architectures.build(name, arguments, stored)
-    from napari_tessera.models.formats.connectomics_unet import InterpolatingUNet
+    from napari_tessera.models.formats.connectomics.unet import InterpolatingUNet
 
     try:
         return build_empty(lambda: InterpolatingUNet(**arguments), stored).eval()

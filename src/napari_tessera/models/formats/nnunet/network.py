@@ -14,7 +14,7 @@ from napari_tessera.models import allowed
 from napari_tessera.models.empty_network import StoredWeights, build_empty
 
 if TYPE_CHECKING:
-    from napari_tessera.models.formats.nnunet_plans import Architecture
+    from napari_tessera.models.formats.nnunet.plans import Architecture
 
 __all__ = ["ARCHITECTURES", "FoldAverage", "Reordered", "build_network"]
 

@@ -15,14 +15,14 @@ import torch
 from napari_tessera.errors import ModelError, OutOfMemoryError
 from napari_tessera.models import architectures
 from napari_tessera.models.empty_network import StoredWeights
-from napari_tessera.models.formats import monai_config
 from napari_tessera.models.formats.base import Description, Risk
-from napari_tessera.models.formats.monai_config import Component, Config
-from napari_tessera.models.formats.monai_metadata import MAX_CHANNELS, Metadata, read_metadata
-from napari_tessera.models.formats.monai_package import Package, open_package
-from napari_tessera.models.formats.monai_transforms import Preprocessing, read_postprocessing, read_preprocessing
-from napari_tessera.models.formats.monai_weights import read_weights
-from napari_tessera.models.formats.monai_window import find_window, network_steps, read_inferer
+from napari_tessera.models.formats.monai_bundle import config as monai_config
+from napari_tessera.models.formats.monai_bundle.config import Component, Config
+from napari_tessera.models.formats.monai_bundle.metadata import MAX_CHANNELS, Metadata, read_metadata
+from napari_tessera.models.formats.monai_bundle.package import Package, open_package
+from napari_tessera.models.formats.monai_bundle.transforms import Preprocessing, read_postprocessing, read_preprocessing
+from napari_tessera.models.formats.monai_bundle.weights import read_weights
+from napari_tessera.models.formats.monai_bundle.window import find_window, network_steps, read_inferer
 from napari_tessera.models.formats.script import open_script
 from napari_tessera.models.formats.state_dict import fill
 from napari_tessera.models.model import Model

@@ -1,0 +1,1 @@
+"""PyTorch Connectomics: checkpoints of all its generations, and the YAML beside them."""

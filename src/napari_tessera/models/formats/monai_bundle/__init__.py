@@ -1,0 +1,1 @@
+"""MONAI bundles: folders and zips, read as data."""
