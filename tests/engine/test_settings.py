@@ -21,6 +21,7 @@ some_settings = st.builds(
     sw_batch_size=st.integers(1, 64),
     batch_size=st.integers(1, 8),
     tta_num=st.integers(1, 16),
+    tta_axes=st.sampled_from([None, "zyx", "zx", "xz", "y", ""]),
     tta_mode=st.sampled_from(["full", "interleaved"]),
     blend=st.sampled_from(["gaussian", "constant"]),
     precision=st.sampled_from(["float32", "tf32", "bfloat16", "float16"]),
@@ -70,6 +71,10 @@ def test_settings_can_be_hashed_pickled_and_rebuilt(settings: Settings) -> None:
         ({"device": "auto:3"}, "device is 'auto:3'"),
         ({"resolution": (0, 1, 1)}, "resolution is (0, 1, 1)"),
         ({"tta_mode": "interleavd"}, "tta_mode is 'interleavd', but it must be one of full, interleaved; did you"),
+        ({"tta_axes": "zq"}, "tta_axes is 'zq', but it must be letters of zyx, each once, such as 'yx'"),
+        ({"tta_axes": "zz"}, "tta_axes is 'zz'"),
+        ({"tta_axes": ["zy"]}, "tta_axes is ['zy']"),
+        ({"tta_axes": 0}, "tta_axes is 0"),
         ({"accumulator": "bfloat16"}, "accumulator is 'bfloat16', but it must be one of float32, float16"),
         ({"probabilities": "uint16"}, "probabilities is 'uint16', but it must be one of float32, float16, uint8"),
         ({"skip_below": float("inf")}, "skip_below is inf, but it must be a finite number"),
@@ -153,20 +158,27 @@ def test_a_bad_file_is_explained(tmp_path: Path, text: str, sentences: list[str]
 
 
 @pytest.mark.parametrize(
-    ("text", "tta_num"),
+    ("text", "tta_num", "tta_axes"),
     [
-        ("inference: {test_time_augmentation: true}", 8),
-        ("inference: {test_time_augmentation: false, tta_num: 8}", 1),
-        ("inference: {tta_num: 4}", 4),
-        ("inference: {blending: constant}", 1),
-        ("", 1),
-        ("inference:", 1),
+        ("inference: {test_time_augmentation: true}", 8, None),
+        ("inference: {test_time_augmentation: false, tta_num: 8}", 1, None),
+        ("inference: {tta_num: 4}", 4, None),
+        ("inference: {blending: constant}", 1, None),
+        ("", 1, None),
+        ("inference:", 1, None),
+        ("inference: {tta_axes: xz}", 4, "zx"),
+        ("inference: {tta_axes: [z, x], test_time_augmentation: true}", 4, "zx"),
+        ("inference: {tta_axes: y}", 2, "y"),
+        ("inference: {tta_axes: ''}", 1, ""),
+        ("inference: {tta_axes: zx, tta_num: 2}", 2, "zx"),
+        ("inference: {tta_axes: zx, test_time_augmentation: false}", 1, "zx"),
     ],
 )
-def test_augmentation_switch(tmp_path: Path, text: str, tta_num: int) -> None:
+def test_augmentation_switch(tmp_path: Path, text: str, tta_num: int, tta_axes: str | None) -> None:
     path = tmp_path / "s.yaml"
     path.write_text(text)
-    assert Settings.from_yaml(path).tta_num == tta_num
+    settings = Settings.from_yaml(path)
+    assert (settings.tta_num, settings.tta_axes) == (tta_num, tta_axes)
 
 
 def test_files_that_are_not_there_or_cannot_be_written(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_tessera.engine.tta import View, ViewAverage, views
+from napari_tessera.engine.tta import View, ViewAverage, max_views, views
 from napari_tessera.errors import SettingsError
 
 NEAREST = ((-1, 0, 0), (0, -1, 0), (0, 0, -1))
@@ -30,6 +32,7 @@ def affinities(labels: torch.Tensor, offsets: tuple[tuple[int, ...], ...]) -> to
     return torch.stack(channels)
 
 
+@settings(deadline=None)  # torch's first reflection takes longer than all later ones
 @given(n=st.integers(1, 16), seed=st.integers(0, 100))
 def test_undo_is_the_inverse(n: int, seed: int) -> None:
     windows = torch.rand(2, 3, 4, 5, 5, generator=torch.Generator().manual_seed(seed))
@@ -58,6 +61,41 @@ def test_a_number_of_views_that_does_not_exist(n: int, dims: int) -> None:
         views(n, dims)
 
 
+@pytest.mark.parametrize(
+    ("axes", "dims", "n", "flips"),
+    [
+        ("zx", 3, 4, [(), (2,), (0,), (0, 2)]),
+        ("z", 3, 2, [(), (0,)]),
+        ("y", 2, 2, [(), (0,)]),
+        ("yx", 3, 4, [(), (2,), (1,), (1, 2)]),
+        ("", 3, 1, [()]),
+    ],
+)
+def test_only_some_axes_may_be_reflected(axes: str, dims: int, n: int, flips: list[tuple[int, ...]]) -> None:
+    assert views(n, dims, axes) == tuple(map(View, flips))
+    assert max_views(dims, axes) == 2 * n
+    turned = views(2 * n, dims, axes)
+    assert turned == (*map(View, flips), *(View(flip, transpose=True) for flip in flips))
+
+
+@pytest.mark.parametrize(("n", "dims"), [(16, 3), (8, 2)])
+def test_all_axes_are_those_of_the_fixed_order(n: int, dims: int) -> None:
+    assert views(n, dims, "zyx"[-dims:]) == views(n, dims)
+
+
+@pytest.mark.parametrize(
+    ("n", "dims", "axes", "said"),
+    [
+        (9, 3, "zx", "tta_num is 9, but a 3D model, reflected along z, x (tta_axes), has 1 to 8 different views"),
+        (3, 3, "", "tta_num is 3, but a 3D model, reflected along no axis (tta_axes), has 1 to 2 different views"),
+        (2, 2, "zx", "tta_axes is 'zx', but a 2D model has the axes y, x: leave z out"),
+    ],
+)
+def test_views_that_the_axes_do_not_give(n: int, dims: int, axes: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(said)):
+        views(n, dims, axes)
+
+
 @given(n=st.sampled_from([1, 2, 3, 4, 7, 8, 16]), seed=st.integers(0, 50))
 def test_an_equivariant_network_is_left_as_it_is(n: int, seed: int) -> None:
     windows = torch.rand(2, 2, 5, 6, 6, generator=torch.Generator().manual_seed(seed))
@@ -69,18 +107,19 @@ def test_an_equivariant_network_is_left_as_it_is(n: int, seed: int) -> None:
 
 
 @given(
-    n=st.sampled_from([2, 4, 8, 16]),
+    chosen=st.sampled_from([(2, None), (4, None), (8, None), (16, None), (2, "z"), (4, "zx"), (8, "zy"), (2, "")]),
     seed=st.integers(0, 50),
     offsets=st.sampled_from(
         [NEAREST, (*NEAREST, (-2, 0, 0), (0, -3, 0), (0, 0, -3)), ((0, -2, -2), (0, -2, 2), (1, 0, 0)), ((-9, 0, 0),)]
     ),
 )
 def test_affinities_of_a_perfect_network_survive_every_view(
-    n: int, seed: int, offsets: tuple[tuple[int, ...], ...]
+    chosen: tuple[int, str | None], seed: int, offsets: tuple[tuple[int, ...], ...]
 ) -> None:
     """A network that knows the truth gives, seen through any view, the affinities of what it sees."""
     labels = torch.randint(0, 3, (6, 7, 7), generator=torch.Generator().manual_seed(seed))
-    average = ViewAverage(views(n, 3), tuple(labels.shape), offsets)
+    n, axes = chosen
+    average = ViewAverage(views(n, 3, axes), tuple(labels.shape), offsets)
     truth = affinities(labels, offsets)
     total = truth[None].clone()
     for view in average.views[1:]:

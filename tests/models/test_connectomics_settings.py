@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner
 
 from napari_tessera import Settings
 from napari_tessera.cli.app import app
+from napari_tessera.engine.tta import views
 from napari_tessera.errors import OutputError, SettingsError
 from napari_tessera.models.formats.connectomics.settings import OpenedSettings, open_settings, write_connectomics
 
@@ -97,25 +101,55 @@ def test_each_generation_is_recognised_and_what_is_left_out_is_named(
 
 
 @pytest.mark.parametrize(
-    ("augmentation", "n", "exact"),
+    ("augmentation", "n", "axes", "exact"),
     [
-        ({"enabled": False, "flip_axes": "all"}, 1, True),
-        ({"enabled": True}, 8, True),
-        ({"enabled": True, "flip_axes": "none"}, 1, True),
-        ({"enabled": True, "flip_axes": [2]}, 2, True),
-        ({"enabled": True, "flip_axes": [2, 1]}, 4, True),
-        ({"enabled": True, "flip_axes": [0]}, 2, False),
-        ({"enabled": True, "rotation90_axes": [[1, 2]]}, 16, True),
-        ({"enabled": True, "rotation90_axes": "all"}, 16, False),
-        ({"enabled": True, "ensemble_mode": "min"}, 8, False),
+        ({"enabled": False, "flip_axes": "all"}, 1, None, True),
+        ({"enabled": True}, 8, None, True),
+        ({"enabled": True, "flip_axes": "none"}, 1, None, True),
+        ({"enabled": True, "flip_axes": [2]}, 2, None, True),
+        ({"enabled": True, "flip_axes": [2, 1]}, 4, None, True),
+        ({"enabled": True, "flip_axes": [0]}, 2, "z", True),
+        ({"enabled": True, "flip_axes": [2, 0]}, 4, "zx", True),
+        ({"enabled": True, "flip_axes": [0, 0]}, 2, "z", False),
+        ({"enabled": True, "flip_axes": [0, 7]}, 2, "z", False),
+        ({"enabled": True, "rotation90_axes": [[1, 2]]}, 16, None, True),
+        ({"enabled": True, "flip_axes": [1, 2], "rotation90_axes": [[1, 2]]}, 8, "yx", True),
+        ({"enabled": True, "flip_axes": [0, 2], "rotation90_axes": [[1, 2]]}, 16, None, True),
+        ({"enabled": True, "flip_axes": [0], "rotation90_axes": [[1, 2]]}, 2, "z", False),
+        ({"enabled": True, "rotation90_axes": [[0, 1]]}, 8, None, False),
+        ({"enabled": True, "rotation90_axes": "all"}, 16, None, False),
+        ({"enabled": True, "ensemble_mode": "min"}, 8, None, False),
     ],
 )
-def test_augmentation(augmentation: dict[str, Any], n: int, exact: bool, tmp_path: Path) -> None:
+def test_augmentation(augmentation: dict[str, Any], n: int, axes: str | None, exact: bool, tmp_path: Path) -> None:
     found = opened(
         tmp_path, {"inference": {"window": {"blending": "constant"}, "test_time_augmentation": augmentation}}
     )
-    assert found.settings.tta_num == n
+    assert (found.settings.tta_num, found.settings.tta_axes) == (n, axes)
     assert any("not the very ones" in note for note in found.notes) is not exact
+
+
+def rotations_and_flips(axes: tuple[int, ...]) -> set[bytes]:
+    """Every view that a turn of y and x by 90° and reflections of *axes* make, as what it does to a cube."""
+    cube = np.arange(27).reshape(3, 3, 3)
+    chosen = [subset for n in range(len(axes) + 1) for subset in combinations(axes, n)]
+    return {np.rot90(np.flip(cube, flip), k, (1, 2)).tobytes() for flip in chosen for k in range(4)}
+
+
+@pytest.mark.parametrize("flips", [(0, 1, 2), (1, 2), (2,), (0, 1)])
+def test_rotations_are_the_views_that_it_becomes(flips: tuple[int, ...], tmp_path: Path) -> None:
+    augmentation = {"enabled": True, "flip_axes": list(flips), "rotation90_axes": [[1, 2]]}
+    found = opened(tmp_path, {"model": {}, "inference": {"test_time_augmentation": augmentation}}).settings
+    cube = torch.arange(27).reshape(1, 1, 3, 3, 3)
+    seen = [view.apply(cube).numpy().tobytes() for view in views(found.tta_num, 3, found.tta_axes)]
+    assert set(seen) == rotations_and_flips(flips)
+    assert len(set(seen)) == len(seen)
+
+
+def test_eight_views_of_version_1_are_those_of_the_plane(tmp_path: Path) -> None:
+    found = opened(tmp_path, {"INFERENCE": {"AUG_NUM": 8}, "MODEL": {"INPUT_SIZE": [8, 32, 32]}})
+    assert (found.settings.tta_num, found.settings.tta_axes) == (8, "yx")
+    assert not any("view" in note for note in found.notes)
 
 
 def test_the_file_that_training_leaves_has_its_stages_merged_already(tmp_path: Path) -> None:
@@ -180,6 +214,11 @@ def test_a_value_that_is_none_is_named_with_the_file(text: str, reason: str, tmp
         (Settings(window_size=(32, 32), tta_num=4, resolution=(0.1 + 0.2, 1 / 3)), {"resolution"}),
         (Settings(tta_num=16, resolution=(0.03, 0.006, 0.006)), set()),
         (Settings(tta_num=3, tta_mode="interleaved"), {"tta_num", "tta_mode"}),
+        (Settings(tta_num=4, tta_axes="zx"), set()),
+        (Settings(tta_num=2, tta_axes="yx"), set()),
+        (Settings(tta_num=8, tta_axes="yx"), set()),
+        (Settings(tta_num=8, tta_axes="zx"), {"tta_num", "tta_axes"}),
+        (Settings(window_size=(32, 32), tta_num=2, tta_axes="y"), set()),
         (
             Settings(
                 decoder="contour-distance",

@@ -223,17 +223,24 @@ def test_other_names_of_checkpoints(tmp_path: Path, fold: str, name: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("axes", "said"),
+    ("axes", "plan", "mirror_axes"),
     [
-        ((0, 1, 2), "reflections of z, y, x: tta_num 8 does the same"),
-        ((1, 2), "reflections of y, x: tta_num 4 does the same"),
-        ((0,), "reflections of z alone, which no tta_num does"),
-        (None, "trained without mirroring"),
+        ((0, 1, 2), plans(), "zyx"),
+        ((0, 2), plans(), "zx"),
+        ((0,), {**plans(), "transpose_forward": [2, 0, 1]}, "x"),
+        ((0, 2), {**plans(), "transpose_forward": [2, 0, 1]}, "yx"),
+        ((), plans(), ""),
+        (None, plans(), ""),
+        ((0, 1), plans(2), "yx"),
+        ((1,), plans(2), "x"),
     ],
 )
-def test_mirroring_is_told(folder: Folder, axes: tuple[int, ...] | None, said: str) -> None:
-    notes = load_model(folder(inference_allowed_mirroring_axes=axes)).notes
-    assert any(said in note for note in notes)
+def test_mirroring_is_of_the_axes_of_the_image(
+    folder: Folder, axes: tuple[int, ...] | None, plan: dict[str, Any], mirror_axes: str
+) -> None:
+    model = load_model(folder(plan, inference_allowed_mirroring_axes=axes))
+    assert model.spec.mirror_axes == mirror_axes
+    assert not any("mirror" in note for note in model.notes)
 
 
 def test_what_is_not_taken_over_is_told(folder: Folder) -> None:

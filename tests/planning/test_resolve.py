@@ -130,6 +130,7 @@ def test_what_the_settings_leave_open_comes_from_the_model() -> None:
         ((100, 0, 100), {}, InputError, "is empty"),
         ((100,) * 3, {"window_size": (64, 70, 64)}, SettingsError, "y is 70 but must be a multiple of 16"),
         ((100,) * 3, {"tta_num": 17}, SettingsError, "tta_num is 17"),
+        ((100,) * 3, {"tta_num": 16, "tta_axes": "zx"}, SettingsError, "has 1 to 8 different views"),
         ((100,) * 3, {"tta_num": 9, "window_size": (64, 64, 48)}, SettingsError, "needs equal sides"),
         ((100,) * 3, {"resolution": (1.0, 1.0)}, SettingsError, "resolution"),
     ],
@@ -139,6 +140,13 @@ def test_what_does_not_fit_is_refused_before_anything_runs(
 ) -> None:
     with pytest.raises(error, match=sentence):
         planned(shape, **settings)
+
+
+def test_axes_of_views_change_which_they_are_and_not_what_they_cost() -> None:
+    some, first = planned((99,) * 3, tta_num=4, tta_axes="zx"), planned((99,) * 3, tta_num=4)
+    assert [view.flips for view in some.views] == [(), (2,), (0,), (0, 2)]
+    assert (some.forward_passes, some.memory) == (first.forward_passes, first.memory)
+    assert some.to_dict()["settings"]["tta_axes"] == "zx"
 
 
 def test_no_volume_at_all() -> None:

@@ -8,6 +8,7 @@ from qtpy.QtCore import QSignalBlocker, Qt
 from qtpy.QtWidgets import QCheckBox, QComboBox, QGridLayout, QHBoxLayout, QSpinBox, QWidget
 from superqt import QLabeledDoubleSlider, QLabeledSlider
 
+from napari_tessera._qt.axis_checks import AxisChecks
 from napari_tessera._qt.fold import Fold
 from napari_tessera._qt.lines import LineLabel
 from napari_tessera._qt.optional_number import OptionalNumber
@@ -31,6 +32,8 @@ HELP = {
     "overlap": "Fraction of a window that it shares with the next. More overlap: fewer seams, more windows.",
     "sw_batch_size": "Windows in one forward pass. Costs GPU memory, buys speed; never changes the result.",
     "tta_num": "Views of every window that are averaged: flips, then flips of the transpose. Each multiplies the time.",
+    "tta_axes": "Axes that views may reflect. All reflections of n axes are 2ⁿ views; a model that was trained with "
+    "reflections brings its own axes.",
     "tta_mode": "full: every window sees every view. interleaved: each window sees one view, windows that overlap see "
     "different ones, and the passes are those of a single view.",
     "batch_size": "Volumes in host memory at once: one is computed while the next are loaded. Costs RAM only.",
@@ -82,6 +85,7 @@ class WindowsPanel(QWidget):
         self.sw_batch_size = QLabeledSlider(Qt.Orientation.Horizontal)
         self.fit = small_button("Fit", FIT)
         self.tta_num = QLabeledSlider(Qt.Orientation.Horizontal)
+        self.tta_axes = AxisChecks("tta_axes")
         self.batch_size = QSpinBox()
         self.tta_mode, self.accumulator, self.probabilities = QComboBox(), QComboBox(), QComboBox()
         self.precision, self.device, self.blend = QComboBox(), QComboBox(), QComboBox()
@@ -144,6 +148,7 @@ class WindowsPanel(QWidget):
 
     def _folded(self) -> dict[str, QWidget]:
         return {
+            "tta_axes": self.tta_axes,
             "batch_size": self.batch_size,
             "precision": self.precision,
             "accumulator": self.accumulator,
@@ -166,6 +171,7 @@ class WindowsPanel(QWidget):
         self.overlap.valueChanged.connect(lambda value: session.change(overlap=round(value, 2)))
         self.sw_batch_size.valueChanged.connect(lambda value: session.change(sw_batch_size=value))
         self.tta_num.valueChanged.connect(lambda value: session.change(tta_num=value))
+        self.tta_axes.valueChanged.connect(session.choose_tta_axes)
         self.batch_size.valueChanged.connect(lambda value: session.change(batch_size=value))
         self.tta_mode.textActivated.connect(lambda text: session.change(tta_mode=text))
         self.precision.textActivated.connect(lambda text: session.change(precision=text))
@@ -187,7 +193,10 @@ class WindowsPanel(QWidget):
         assert settings.window_size is not None
         self.window_size.setValue(settings.window_size)
         self._show_hint(settings.window_size)
-        self.tta_num.setMaximum(self._session.max_tta_num)
+        with QSignalBlocker(self.tta_num):  # to lower the limit must not change the setting
+            self.tta_num.setMaximum(self._session.max_tta_num)
+        self.tta_axes.set_axes(model.spec.axes)
+        self.tta_axes.setValue(model.spec.axes if settings.tta_axes is None else settings.tta_axes)
         for name in ("overlap", "sw_batch_size", "tta_num", "batch_size"):
             _show(getattr(self, name), getattr(settings, name))
         self.tta_mode.setEnabled(settings.tta_num > 1 and not self._session.fitting.active)

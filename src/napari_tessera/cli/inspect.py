@@ -10,6 +10,7 @@ from rich.table import Table
 
 from napari_tessera.cli import options
 from napari_tessera.cli.console import OUT, say
+from napari_tessera.session.card import mirrored_axes
 from napari_tessera.units import format_voxel_size
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def _facts(spec: "ModelSpec | None") -> dict[str, str]:
         "axes": f"{spec.axes}, {spec.in_channels} channel(s) in, {spec.out_channels} out",
         "window": f"{_sides(rule.default)}; {steps}",
         "overlap": "" if spec.overlap is None else f"{spec.overlap:g}",
+        "mirrored axes": mirrored_axes(spec),
         "voxel size": format_voxel_size(spec.voxel_size_um) if spec.voxel_size_um else "unknown",
         "normalisation": "; ".join(dict.fromkeys(map(_normalisation, spec.normalisations))),
         "activation": ", ".join(dict.fromkeys(spec.activations)),

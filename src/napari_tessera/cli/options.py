@@ -222,7 +222,17 @@ Tta = Annotated[
         parser=parse_whole,
         rich_help_panel=WINDOWS,
         help="Test-time augmentation: number of views, identity included, >= 1 (at most 8 in 2D, 16 in 3D). "
-        "Default: 1.",
+        "Default: 1, or what the model suggests.",
+    ),
+]
+TtaAxes = Annotated[
+    str | None,
+    typer.Option(
+        "--tta-axes",
+        metavar="AXES",
+        rich_help_panel=WINDOWS,
+        help="Axes that views may reflect, letters of zyx such as zx; without --tta, all their reflections are taken. "
+        "Default: the model's, else all axes.",
     ),
 ]
 TtaMode = Annotated[

@@ -46,6 +46,7 @@ def plan(
     sw_batch_size: options.SwBatchSize = None,
     batch_size: options.BatchSize = None,
     tta: options.Tta = None,
+    tta_axes: options.TtaAxes = None,
     tta_mode: options.TtaMode = None,
     skip_below: options.SkipBelow = None,
     mask: options.Mask = None,
@@ -74,6 +75,7 @@ def plan(
         sw_batch_size=sw_batch_size,
         batch_size=batch_size,
         tta_num=tta,
+        tta_axes=tta_axes,
         tta_mode=tta_mode,
         skip_below=skip_below,
         blend=blend,
@@ -86,7 +88,7 @@ def plan(
         decoder=decoder,
     )
     network = setup.open_model(model, trust=trust)
-    wanted = setup.with_suggestions(wanted, network, overlap_is_given=overlap is not None or settings is not None)
+    wanted = setup.with_suggestions(wanted, network, file=settings, overlap=overlap, tta_num=tta, tta_axes=tta_axes)
     from napari_tessera import api
 
     decoder = api.PROBABILITIES if probabilities else decoder

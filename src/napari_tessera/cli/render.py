@@ -15,7 +15,7 @@ from napari_tessera.session.cost import HOST_TERMS
 from napari_tessera.units import format_bytes, format_estimate
 
 if TYPE_CHECKING:
-    from napari_tessera import Plan
+    from napari_tessera import Plan, Settings
     from napari_tessera.planning.plan import DeviceState, VolumePlan
 
 __all__ = ["count_windows", "render_plan", "written_bytes"]
@@ -76,7 +76,7 @@ def _knobs(planned: Plan) -> str:
         f"overlap {settings.overlap:g}",
         f"sw_batch_size {settings.sw_batch_size}",
         f"batch_size {settings.batch_size}",
-        f"tta_num {settings.tta_num}" + (f" {settings.tta_mode}" if settings.tta_num > 1 else ""),
+        _views(settings),
         settings.blend.value,
         settings.precision.value,
     ]
@@ -89,6 +89,13 @@ def _knobs(planned: Plan) -> str:
     if settings.resample:
         knobs.append("resample")
     return ", ".join(knobs)
+
+
+def _views(settings: Settings) -> str:
+    if settings.tta_num == 1:
+        return "tta_num 1"
+    axes = "" if settings.tta_axes is None else f", tta_axes {settings.tta_axes or 'none'}"
+    return f"tta_num {settings.tta_num} {settings.tta_mode}{axes}"
 
 
 def _volumes_table(planned: Plan, names: Sequence[str]) -> Table:

@@ -57,6 +57,7 @@ def run(
     sw_batch_size: options.SwBatchSize = None,
     batch_size: options.BatchSize = None,
     tta: options.Tta = None,
+    tta_axes: options.TtaAxes = None,
     tta_mode: options.TtaMode = None,
     skip_below: options.SkipBelow = None,
     mask: options.Mask = None,
@@ -83,6 +84,7 @@ def run(
         sw_batch_size=sw_batch_size,
         batch_size=batch_size,
         tta_num=tta,
+        tta_axes=tta_axes,
         tta_mode=tta_mode,
         skip_below=skip_below,
         blend=blend,
@@ -96,7 +98,7 @@ def run(
     )
     outcomes = _choose_outcomes(images, output, save_plan, probabilities=probabilities, overwrite=overwrite)
     network = setup.open_model(model, trust=trust)
-    wanted = setup.with_suggestions(wanted, network, overlap_is_given=overlap is not None or settings is not None)
+    wanted = setup.with_suggestions(wanted, network, file=settings, overlap=overlap, tta_num=tta, tta_axes=tta_axes)
     from napari_tessera.api import PROBABILITIES
     from napari_tessera.cli.file_run import FileRun
 

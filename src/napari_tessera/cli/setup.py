@@ -27,9 +27,12 @@ def merge_settings(file: Path | None, decoder_options: Sequence[str] | None, **o
     from dataclasses import replace
 
     from napari_tessera import Settings
+    from napari_tessera.models.suggestions import count_reflections
 
     settings = _open_settings(file) if file else Settings()
     given = {name: value for name, value in overrides.items() if value is not None}
+    if "tta_axes" in given and "tta_num" not in given:  # axes alone stand for all their reflections
+        given["tta_num"] = count_reflections(given["tta_axes"])
     parameters = dict(settings.decoder_parameters)
     if given.get("decoder", settings.decoder) != settings.decoder and settings.decoder is not None:
         parameters = {}  # the file's are those of another decoder
@@ -47,13 +50,29 @@ def _open_settings(file: Path) -> Settings:
     return opened.settings
 
 
-def with_suggestions(settings: Settings, model: Model, *, overlap_is_given: bool) -> Settings:
-    """Return *settings* with the overlap that the model's author suggests, unless the user has named one."""
-    from dataclasses import replace
+def with_suggestions(settings: Settings, model: Model, *, file: Path | None, **options: Any) -> Settings:
+    """Return *settings* with what the model's author suggests, unless the user has said it.
 
-    if overlap_is_given or model.spec.overlap is None:
+    Parameters
+    ----------
+    settings
+        From `merge_settings`.
+    model
+        Suggests an overlap, and the axes to mirror.
+    file
+        The settings file, which says everything; None if there is none.
+    options
+        ``overlap``, ``tta_num`` and ``tta_axes`` as named on the command line; None where they are not.
+    """
+    from napari_tessera.models.suggestions import with_overlap_of, with_views_of
+
+    if file is not None:
         return settings
-    return replace(settings, overlap=model.spec.overlap)
+    if options["overlap"] is None:
+        settings = with_overlap_of(settings, model.spec)
+    if options["tta_axes"] is None:
+        settings = with_views_of(settings, model.spec, tta_num=options["tta_num"])
+    return settings
 
 
 def check_mask_option(mask: Path | None, images: Sequence[Path]) -> None:

@@ -72,6 +72,9 @@ class Settings:
         Volumes resident in host memory at once, >= 1: one is computed while the next are loaded.
     tta_num
         Test-time augmentation: number of views, identity included, >= 1 (at most 8 in 2D, 16 in 3D).
+    tta_axes
+        Axes that views may reflect, letters of ``"zyx"``; None allows all of them. All reflections of n axes are 2^n
+        views.
     tta_mode
         ``"full"``: every window sees every view. ``"interleaved"``: each window sees one view, windows that overlap see
         different ones, and the passes are those of a single view.
@@ -112,6 +115,7 @@ class Settings:
     sw_batch_size: int = 4
     batch_size: int = 1
     tta_num: int = 1
+    tta_axes: str | None = None
     tta_mode: TtaMode = TtaMode.FULL
     blend: Blend = Blend.GAUSSIAN
     precision: Precision = Precision.FLOAT32
@@ -132,6 +136,7 @@ class Settings:
             "sw_batch_size": _integer("sw_batch_size", self.sw_batch_size),
             "batch_size": _integer("batch_size", self.batch_size),
             "tta_num": _integer("tta_num", self.tta_num),
+            "tta_axes": None if self.tta_axes is None else _axes("tta_axes", self.tta_axes),
             "tta_mode": _choice("tta_mode", self.tta_mode, TtaMode),
             "blend": _choice("blend", self.blend, Blend),
             "precision": _choice("precision", self.precision, Precision),
@@ -204,6 +209,14 @@ def _sides(name: str, value: Any) -> tuple[int, ...]:
     if len(sides) not in (2, 3):
         raise SettingsError(f"{name} is {value!r}, but it needs one whole number per axis: (y, x) or (z, y, x)")
     return tuple(_integer(name, side) for side in sides)
+
+
+def _axes(name: str, value: Any) -> str:
+    """Return letters of axes in the order z, y, x; nothing stands for no axis."""
+    letters = [str(letter) for letter in value] if isinstance(value, (str, list, tuple)) else [str(value)]
+    if len(set(letters)) < len(letters) or not set(letters) <= set("zyx"):
+        raise SettingsError(f"{name} is {value!r}, but it must be letters of zyx, each once, such as 'yx'")
+    return "".join(sorted(letters, key="zyx".index))
 
 
 def _items(value: Any) -> list[Any]:

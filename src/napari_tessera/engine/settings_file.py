@@ -15,8 +15,8 @@ from napari_tessera.errors import OutputError, SettingsError, nearest
 
 __all__ = ["read_settings", "write_settings"]
 
-# Views when a file switches augmentation on without a number: the flips of all three axes.
-DEFAULT_VIEWS = 8
+# Axes when a file switches augmentation on and names neither axes nor a number of views: all three of them.
+DEFAULT_AXES = "zyx"
 
 
 class _Section(BaseModel):
@@ -36,6 +36,7 @@ class _Inference(_Section):
     batch_size: Any = None
     test_time_augmentation: bool | None = Field(default=None, strict=True)
     tta_num: Any = None
+    tta_axes: Any = None
     tta_mode: Any = None
     blend: Any = Field(default=None, alias="blending")
     precision: Any = None
@@ -103,8 +104,9 @@ def _flatten(parsed: _SettingsFile) -> dict[str, Any]:
     augmented = inference.pop("test_time_augmentation", None)
     if augmented is False:
         inference["tta_num"] = 1
-    elif augmented and "tta_num" not in inference:
-        inference["tta_num"] = DEFAULT_VIEWS
+    elif "tta_num" not in inference and (augmented or "tta_axes" in inference):
+        axes = inference.get("tta_axes", DEFAULT_AXES)
+        inference["tta_num"] = 2 ** (len(axes) if isinstance(axes, (str, list)) else 0)
     return {
         **inference,
         **parsed.data.model_dump(exclude_none=True),

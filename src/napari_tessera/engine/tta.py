@@ -67,37 +67,60 @@ class View:
         return tuple(turned)
 
 
-def max_views(spatial_dims: int) -> int:
-    """Return how many different views there are: 8 in 2D, 16 in 3D."""
-    return 2 << spatial_dims
+def max_views(spatial_dims: int, tta_axes: str | None = None) -> int:
+    """Return how many different views there are: 8 in 2D, 16 in 3D, fewer where only *tta_axes* may be reflected."""
+    return 2 << (spatial_dims if tta_axes is None else len(tta_axes))
 
 
-def views(tta_num: int, spatial_dims: int) -> tuple[View, ...]:
+def views(tta_num: int, spatial_dims: int, tta_axes: str | None = None) -> tuple[View, ...]:
     """Return the first *tta_num* views in the fixed order.
 
     The order is identity, x, y, yx, z, zx, zy, zyx (2D: the first four), then the same again after a transpose of
-    y and x. So 4 are the flips in the plane, 8 all flips of 3D, 16 all flips with and without transpose.
+    y and x. So 4 are the flips in the plane, 8 all flips of 3D, 16 all flips with and without transpose. Where only
+    some axes may be reflected, the views that reflect another one are left out of that order.
+
+    Parameters
+    ----------
+    tta_num
+        Number of views, the identity included, >= 1.
+    spatial_dims
+        2 or 3.
+    tta_axes
+        Letters of the axes that may be reflected, in the order z, y, x; None: all of them.
 
     Raises
     ------
     SettingsError
-        If there are not that many different views.
+        If there are not that many different views, or no such axis.
 
     Examples
     --------
     >>> [view.flips for view in views(4, spatial_dims=3)]
     [(), (2,), (1,), (1, 2)]
+    >>> [view.flips for view in views(4, spatial_dims=3, tta_axes="zx")]
+    [(), (2,), (0,), (0, 2)]
     """
-    most = max_views(spatial_dims)
-    if not 1 <= tta_num <= most:
+    names = "zyx"[-spatial_dims:]
+    reflected = names if tta_axes is None else tta_axes
+    unknown = [axis for axis in reflected if axis not in names]
+    if unknown:
         raise SettingsError(
-            f"tta_num is {tta_num}, but a {spatial_dims}D model has 1 to {most} different views: choose one of those"
+            f"tta_axes is '{tta_axes}', but a {spatial_dims}D model has the axes {', '.join(names)}: "
+            f"leave {', '.join(unknown)} out"
         )
+    most = max_views(spatial_dims, tta_axes)
+    if not 1 <= tta_num <= most:
+        within = "" if tta_axes is None else f", reflected along {', '.join(tta_axes) or 'no axis'} (tta_axes),"
+        raise SettingsError(
+            f"tta_num is {tta_num}, but a {spatial_dims}D model{within} has 1 to {most} different views: "
+            f"choose one of those{'' if tta_axes is None else ', or more axes'}"
+        )
+    axes = [names.index(axis) for axis in reflected]
     flips = [
-        tuple(axis for axis, on in enumerate(reflected) if on)
-        for reflected in product((False, True), repeat=spatial_dims)
+        tuple(axis for axis, on in zip(axes, chosen, strict=True) if on)
+        for chosen in product((False, True), repeat=len(axes))
     ]
-    ordered = [View(axes, transpose) for transpose in (False, True) for axes in flips]
+    ordered = [View(flip, transpose) for transpose in (False, True) for flip in flips]
     return tuple(ordered[:tta_num])
 
 

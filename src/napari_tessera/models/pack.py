@@ -99,6 +99,8 @@ def _content(spec: ModelSpec) -> dict[str, Any]:
         "licence": spec.licence,
         "citation": spec.citation,
     }
+    # No axis says something, too: that it was trained without mirroring.
+    mirrored = {} if spec.mirror_axes is None else {"mirror_axes": spec.mirror_axes}
     each = list(map(_normalisation, spec.normalisations))
     alike = all(one == each[0] for one in each)
     return {
@@ -112,6 +114,7 @@ def _content(spec: ModelSpec) -> dict[str, Any]:
         "activation": spec.activation if isinstance(spec.activation, str) else list(spec.activation),
         "output": {"kind": spec.output.kind, "offsets": [list(offset) for offset in spec.output.offsets]},
         "decoder": {"name": decoder.name, "parameters": _plain(dict(decoder.parameters))},
+        **mirrored,
     } | {name: value for name, value in optional.items() if value not in ("", None, [])}
 
 

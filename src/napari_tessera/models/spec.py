@@ -212,6 +212,9 @@ class ModelSpec:
         One colour for each of *classes*, ``#rrggbb``; may be empty.
     overlap
         Fraction of a window that its author suggests to share with the next; None if unknown.
+    mirror_axes
+        Axes along which its author averages over reflections, letters of `axes` in that order; nothing where it was
+        trained without mirroring, None if unknown.
     decoder
         The step from probabilities to labels that its author suggests; filled in by kind of output if None.
     description, licence, citation
@@ -230,6 +233,7 @@ class ModelSpec:
     classes: tuple[str, ...] = ()
     class_colours: tuple[str, ...] = ()
     overlap: float | None = None
+    mirror_axes: str | None = None
     decoder: DecoderChoice | None = None
     description: str = ""
     licence: str = ""
@@ -289,6 +293,10 @@ class ModelSpec:
             raise ModelError(f"the colour of a class is {wrong[0]!r}, but it must be written as #rrggbb")
         if self.overlap is not None and not 0 <= self.overlap < 1:
             raise ModelError(f"overlap is {self.overlap}, but it must be a fraction from 0 to below 1")
+        if self.mirror_axes not in (None, "".join(axis for axis in self.axes if axis in str(self.mirror_axes))):
+            raise ModelError(
+                f"mirror_axes is {self.mirror_axes!r}, but it must be letters of {self.axes}, each once, in that order"
+            )
 
     def _offsets_by_name(self) -> dict[str, tuple[int, ...]]:
         return {f"output.offsets[{i}]": offset for i, offset in enumerate(self.output.offsets)}

@@ -90,6 +90,7 @@ class ModelFile(_Part):
     normalisation: Annotated[tuple[_Normalisation, ...], BeforeValidator(_one_or_several)] = (_Normalisation(),)
     activation: Activation | tuple[Activation, ...] = "none"
     overlap: float | None = None
+    mirror_axes: str | None = None
     voxel_size_um: tuple[float, ...] | None = None
     output: _Output = Field(default_factory=_Output)
     classes: tuple[str, ...] = ()
@@ -109,6 +110,7 @@ class ModelFile(_Part):
             window=WindowRule(self.window.default, self.window.step, self.window.minimum),
             normalisation=each[0] if len(each) == 1 else each,
             overlap=self.overlap,
+            mirror_axes=self.mirror_axes,
             class_colours=self.class_colours,
             activation=self.activation,
             output=OutputSpec(self.output.kind, self.output.offsets),

@@ -119,7 +119,7 @@ def resolve(
     resamplings = tuple(
         resampling_of(tuple(shape), size, spec, settings) for shape, size in zip(shapes, sizes, strict=True)
     )
-    seen = views(settings.tta_num, spec.spatial_dims)
+    seen = views(settings.tta_num, spec.spatial_dims, settings.tta_axes)
     _check_transposes(settings, any(view.transpose for view in seen))
     window = settings.window_size or spec.window.default
     seen_shapes = [shape if new is None else new.shape for shape, new in zip(shapes, resamplings, strict=True)]

@@ -8,9 +8,9 @@ from napari_tessera.units import format_voxel_size
 
 if TYPE_CHECKING:
     from napari_tessera.models.model import Model
-    from napari_tessera.models.spec import WindowRule
+    from napari_tessera.models.spec import ModelSpec, WindowRule
 
-__all__ = ["spec_card", "window_complaints"]
+__all__ = ["mirrored_axes", "spec_card", "window_complaints"]
 
 
 def spec_card(model: Model) -> str:
@@ -25,6 +25,7 @@ def spec_card(model: Model) -> str:
         "voxel size": voxels,
         "window": f"{_sides(rule.default)}, "
         + (f"in steps of {_sides(rule.step)} from {_sides(rule.minimum)}" if any(rule.step) else "no other"),
+        "mirrored axes": mirrored_axes(spec),
         "intensities": ", ".join(dict.fromkeys(one.mode for one in spec.normalisations)),
         "decoder": spec.suggested_decoder.name,
         "from": model.origin,
@@ -33,6 +34,20 @@ def spec_card(model: Model) -> str:
     }
     lines = [f"{name}: {fact}" if name else fact for name, fact in facts.items() if fact]
     return "\n".join([*lines, *(f"not taken over: {note}" for note in model.notes)])
+
+
+def mirrored_axes(spec: ModelSpec) -> str:
+    """Return the axes along which the author averages over reflections; nothing where that is not known.
+
+    Examples
+    --------
+    >>> from napari_tessera.models.spec import ModelSpec, WindowRule
+    >>> mirrored_axes(ModelSpec("n", 3, 1, 2, WindowRule.free(3), mirror_axes="zx"))
+    'z, x: 4 views'
+    """
+    if spec.mirror_axes is None:
+        return ""
+    return f"{', '.join(spec.mirror_axes)}: {2 ** len(spec.mirror_axes)} views" if spec.mirror_axes else "none"
 
 
 def window_complaints(rule: WindowRule, window: tuple[int, ...]) -> dict[int, str]:

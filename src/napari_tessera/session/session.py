@@ -93,10 +93,12 @@ class Session:
 
     @property
     def max_tta_num(self) -> int:
-        """Return how many views the model allows."""
+        """Return how many views there are of the model's axes, those left out that may not be reflected."""
         from napari_tessera.engine.tta import max_views
 
-        return 1 if self.model is None else max_views(self.model.spec.spatial_dims)
+        if self.model is None or self.settings is None:
+            return 1
+        return max_views(self.model.spec.spatial_dims, self.settings.tta_axes)
 
     @property
     def volume_word(self) -> str:
@@ -216,6 +218,21 @@ class Session:
             return write_connectomics(path, self.settings)
         self.settings.to_yaml(path)
         return ()
+
+    def choose_tta_axes(self, axes: str) -> None:
+        """Let views reflect only *axes*, letters of the model's; all reflections stay all reflections."""
+        from napari_tessera.engine.tta import max_views
+        from napari_tessera.models.suggestions import count_reflections
+
+        assert self.model is not None
+        assert self.settings is not None
+        own = self.model.spec.axes
+        before = own if self.settings.tta_axes is None else self.settings.tta_axes
+        n = self.settings.tta_num
+        if n > 1 and n == count_reflections(before):
+            n = count_reflections(axes)
+        chosen = None if axes == own else axes
+        self.change(tta_axes=chosen, tta_num=min(n, max_views(len(own), chosen)))
 
     def reset_window(self) -> None:
         """Take the model's own window."""
@@ -365,30 +382,38 @@ class Session:
         model = self.shelf.model
         if model is None or model is self._model:
             return
-        self._model = model
+        previous, self._model = self._model, model
         self.changed_since_run = True
         self._planner.forget()
-        self.settings = self._settings_for(model)
+        self.settings = self._settings_for(model, previous)
         self._read_images()
         self.settings_changed.emit()
         self.images_changed.emit()
         self._replan()
 
-    def _settings_for(self, model: Model) -> Settings:
-        """Return the settings with what depends on the model set as *model* suggests."""
+    def _settings_for(self, model: Model, previous: Model | None) -> Settings:
+        """Return the settings with what depends on the model set as *model* suggests.
+
+        Views that the *previous* one suggested go with it.
+        """
         from napari_tessera.engine.settings import Settings
         from napari_tessera.engine.tta import max_views
+        from napari_tessera.models.suggestions import with_overlap_of, with_views_of
 
         spec, before = model.spec, self.settings or Settings()
-        return replace(
+        if previous is not None and previous.spec.mirror_axes and before == with_views_of(before, previous.spec):
+            before = replace(before, tta_num=1, tta_axes=None)
+        if before.tta_axes is not None and not set(before.tta_axes) <= set(spec.axes):
+            before = replace(before, tta_axes=None)
+        suited = replace(
             before,
             window_size=spec.window.default,
-            overlap=before.overlap if spec.overlap is None else spec.overlap,
-            tta_num=min(before.tta_num, max_views(spec.spatial_dims)),
+            tta_num=min(before.tta_num, max_views(spec.spatial_dims, before.tta_axes)),
             resolution=None,
             resample=before.resample and spec.voxel_size_um is not None,
             **_suggested_decoder(model),
         )
+        return with_views_of(with_overlap_of(suited, spec), spec)
 
     def _on_fitting(self) -> None:
         if not self.fitting.active:

@@ -11,6 +11,7 @@ from napari_tessera.models.formats.connectomics.checkpoint import Checkpoint, We
 from napari_tessera.models.formats.connectomics.config import Configuration, Generation, read_configuration
 from napari_tessera.models.formats.connectomics.network import ONLY, Blueprint, Head, read_blueprint
 from napari_tessera.models.formats.connectomics.output import Channels, read_channels, read_decoder
+from napari_tessera.models.formats.connectomics.views import Views, read_views
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import ModelSpec, Normalisation, WindowRule
 
@@ -156,6 +157,8 @@ def _describe(
         decoder = None
     overlap = config.first("inference.window.overlap", "inference.sliding_window.overlap", "inference.overlap")
     number = overlap if isinstance(overlap, float | int) and not isinstance(overlap, bool) else None
+    seen = read_views(config, blueprint.spatial_dims)
+    notes += _notes_on_views(seen)
     spec = ModelSpec(
         name=str(config.get("experiment_name", name))[:200],
         spatial_dims=blueprint.spatial_dims,
@@ -168,10 +171,20 @@ def _describe(
         voxel_size_um=_voxel_size(config, blueprint.spatial_dims),
         # Beyond 0.99 its program takes that.
         overlap=None if number is None else min(max(float(number), 0.0), 0.99),
+        # Where augmentation is off, the file does not say whether the network was trained with reflections.
+        mirror_axes=seen.axes if seen.tta_num > 1 else None,
         decoder=decoder,
         description=" ".join(str(config.get("description", "")).split())[:2000],
     )
     return spec, (*notes, *more, *left_out)
+
+
+def _notes_on_views(seen: Views) -> tuple[str, ...]:
+    """Return what a description has no place for: transposes, and views that Tessera does not have."""
+    notes: tuple[str, ...] = (seen.note,) if seen.note else ()
+    if seen.transposed:
+        notes += (f"its views are transposed along y and x, too: tta_num {seen.tta_num} does the same",)
+    return notes
 
 
 def _window(config: Configuration, blueprint: Blueprint) -> tuple[WindowRule, tuple[str, ...]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from napari_tessera.engine.settings import Blend, Settings, TtaMode
+from napari_tessera.engine.settings import Blend, Settings
 from napari_tessera.errors import OutputError, SettingsError
 from napari_tessera.models.formats.connectomics.config import (
     Configuration,
@@ -19,6 +19,7 @@ from napari_tessera.models.formats.connectomics.config import (
     read_tree,
 )
 from napari_tessera.models.formats.connectomics.output import CONTOUR_DISTANCE, PAIRS, SIZES, read_decoder
+from napari_tessera.models.formats.connectomics.views import read_views, write_views
 
 __all__ = ["OpenedSettings", "open_settings", "write_connectomics"]
 
@@ -111,10 +112,13 @@ def _read(config: Configuration) -> tuple[dict[str, Any], list[str]]:
     for name, (value, note) in {
         "overlap": _overlap(config, window),
         "blend": _blend(config),
-        "tta_num": _n_views(config, 2 if window is not None and len(window) == 2 else 3),
     }.items():
         values |= {} if value is None else {name: value}
         notes += [note] if note else []
+    dims = 2 if window is not None and len(window) == 2 else 3
+    seen = read_views(config, dims)
+    values |= {"tta_num": seen.tta_num, "tta_axes": seen.tta_axes(dims) if seen.tta_num > 1 else None}
+    notes += [seen.note] if seen.note else []
     sizes = config.numbers(*_RESOLUTION)
     if sizes is not None and (min(sizes) <= 0 or len(sizes) != len(window or sizes)):
         notes.append(f"the resolution {sizes} is left out: it is no length above 0 for each axis of the window")
@@ -153,51 +157,6 @@ def _blend(config: Configuration) -> tuple[str, str]:
     if name in list(Blend):
         return name, ""
     return Blend.GAUSSIAN.value, f"the blending '{name[:40]}' becomes gaussian, the nearest that Tessera has"
-
-
-def _n_views(config: Configuration, dims: int) -> tuple[int | None, str]:
-    """Return how many views, with a note where they are not the same ones."""
-    if config.generation is Generation.V1:
-        return _n_views_of_v1(config, dims)
-    if config.generation is Generation.A:
-        return (8 if dims == 3 else 4) if config.get("inference.test_time_augmentation") is True else 1, ""
-    place = "inference.test_time_augmentation"
-    if config.get(f"{place}.enabled") is not True:
-        config.used.add(place)
-        return 1, ""
-    flips, exact = _flips(config.get(f"{place}.flip_axes", "all" if config.generation is Generation.C else None), dims)
-    planes = config.get(f"{place}.rotation90_axes")
-    turned = planes in ("all", [[dims - 2, dims - 1]], [[-2, -1]])
-    exact &= planes is None or (turned and planes != "all" and len(flips) == dims)
-    exact &= config.get(f"{place}.ensemble_mode", "mean") == "mean"
-    exact &= config.get(f"{place}.rotate90_k") in (None, [0, 1, 2, 3])
-    exact &= config.first(f"{place}.flip_combinations", f"{place}.transforms") is None
-    n = 2 ** len(flips) * (2 if turned else 1)
-    return n, "" if exact else f"test-time augmentation becomes the mean of {n} views, not the very ones that it names"
-
-
-def _n_views_of_v1(config: Configuration, dims: int) -> tuple[int, str]:
-    n, mode = config.get("INFERENCE.AUG_NUM", 1), config.get("INFERENCE.AUG_MODE", "mean")
-    if n in (0, 1):
-        return 1, ""
-    if n not in (4, 8, 16) or n > 2 << dims:
-        raise config.complain("INFERENCE.AUG_NUM", n, "0, 4, 8 or, in 3D, 16")
-    if mode != "mean":
-        return n, f"the {n} views are averaged, not combined by '{str(mode)[:20]}'"
-    return n, "of the 8 views, those that transpose become flips along z" if n == 8 and dims == 3 else ""
-
-
-def _flips(value: Any, dims: int) -> tuple[tuple[int, ...], bool]:
-    """Return the axes that are flipped, and whether the views of all their combinations are the first of Tessera's."""
-    if value in (None, "none", []):
-        return (), True
-    if value == "all":
-        return tuple(range(dims)), True
-    items = value if isinstance(value, list) else [value]
-    axes = tuple(sorted({item % dims for item in items if isinstance(item, int) and -dims <= item < dims}))
-    if len(axes) != len(items):
-        return axes or tuple(range(min(dims, len(items)))), False
-    return axes, axes == tuple(range(dims - len(axes), dims))
 
 
 def _from_comment(path: Path) -> dict[str, Any]:
@@ -246,6 +205,8 @@ def write_connectomics(path: str | Path, settings: Settings) -> tuple[str, ...]:
         partial.replace(path)
     except OSError as error:
         raise OutputError(f"cannot write the settings file {path}: {error.strerror or error}") from error
+    if content["inference"]["test_time_augmentation"]["enabled"]:
+        other.pop("tta_axes", None)  # its program has the same views, however they are named here
     return tuple(other)
 
 
@@ -264,7 +225,7 @@ def _sections(settings: Settings) -> dict[str, Any]:
                 # It has no gaussian; bump falls off towards the borders as that does.
                 "blending": "constant" if settings.blend is Blend.CONSTANT else "bump",
             },
-            "test_time_augmentation": _augmentation(settings),
+            "test_time_augmentation": write_views(settings),
         }
     }
     if settings.resolution is not None:
@@ -272,21 +233,6 @@ def _sections(settings: Settings) -> dict[str, Any]:
     if settings.decoder == "contour-distance":
         content["decoding"] = {"steps": [{"name": CONTOUR_DISTANCE, "kwargs": _contour_distance(settings)}]}
     return content
-
-
-def _augmentation(settings: Settings) -> dict[str, Any]:
-    """Return the keys for the number of views, where its program has the same ones; else none."""
-    dims = 3 if settings.window_size is None else len(settings.window_size)
-    flips = {2**n: list(range(dims - n, dims)) for n in range(1, dims + 1)}
-    n = settings.tta_num
-    if n == 1 or settings.tta_mode is TtaMode.INTERLEAVED:
-        return {"enabled": False}
-    if n in flips:
-        return {"enabled": True, "flip_axes": flips[n], "ensemble_mode": "mean"}
-    if n == 2 << dims:
-        planes = [[dims - 2, dims - 1]]
-        return {"enabled": True, "flip_axes": "all", "rotation90_axes": planes, "ensemble_mode": "mean"}
-    return {"enabled": False}
 
 
 def _contour_distance(settings: Settings) -> dict[str, Any]:

@@ -98,10 +98,10 @@ def _read(path: Path) -> _Found:
     order = axis_order(plans, len(configuration.patch_size), folder / PLANS)
     outputs = read_outputs(dataset, folder / DATASET)
     name = f"{plans.dataset_name} {first.configuration}"
-    spec = make_spec(plans, configuration, dataset, outputs, order, name=name, path=folder)
-    notes = iter_notes(
-        plans, configuration, order, trainer=first.trainer, mirroring_axes=first.mirroring_axes, path=folder
+    spec = make_spec(
+        plans, configuration, dataset, outputs, order, mirroring_axes=first.mirroring_axes, name=name, path=folder
     )
+    notes = iter_notes(plans, configuration, order, trainer=first.trainer, path=folder)
     return _Found(folder, spec, configuration.architecture, order, checkpoints, (*left_out, *notes))
 
 

@@ -103,6 +103,7 @@ def make_spec(
     outputs: Outputs,
     order: Sequence[int],
     *,
+    mirroring_axes: Sequence[int],
     name: str,
     path: Path,
 ) -> ModelSpec:
@@ -114,6 +115,8 @@ def make_spec(
         What the folder says.
     order
         From `axis_order`.
+    mirroring_axes
+        Of the network, in its own order, from the checkpoint.
     name
         For people.
     path
@@ -138,6 +141,7 @@ def make_spec(
             voxel_size_um=_voxel_size_um(plans, configuration, order),
             classes=outputs.classes,
             overlap=OVERLAP,
+            mirror_axes=_mirror_axes(mirroring_axes, order),
             decoder=DecoderChoice("regions", (("labels", regions),)) if regions else None,
             description=dataset.description,
             licence=dataset.licence,
@@ -149,6 +153,14 @@ def make_spec(
 
 def _in_image_order(values: Sequence[Any], order: Sequence[int]) -> tuple[Any, ...]:
     return tuple(values[order.index(axis)] for axis in range(len(order)))
+
+
+def _mirror_axes(mirroring_axes: Sequence[int], order: Sequence[int]) -> str:
+    """Return the image's axes whose reflections nnU-Net averages over, in all combinations."""
+    names = "zyx"[-len(order) :]
+    # A network of planes has no third axis to mirror.
+    mirrored = {order[axis] for axis in mirroring_axes if axis < len(order)}
+    return "".join(names[axis] for axis in sorted(mirrored))
 
 
 def _window_rule(configuration: Configuration, order: Sequence[int]) -> WindowRule:
@@ -217,7 +229,6 @@ def iter_notes(
     order: Sequence[int],
     *,
     trainer: str,
-    mirroring_axes: Sequence[int],
     path: Path,
 ) -> Iterator[str]:
     """Yield what nnU-Net does and Tessera does not, one sentence each.
@@ -228,13 +239,12 @@ def iter_notes(
         What the folder says.
     order
         From `axis_order`.
-    trainer, mirroring_axes
+    trainer
         What the checkpoint says.
     path
         The folder.
     """
     dims = len(order)
-    yield _mirroring_note({order[axis] for axis in mirroring_axes if axis < dims}, dims)
     if dims == 2 and plans.transpose_forward[0] != 0:
         across = "zyx"[plans.transpose_forward[0]]
         yield f"It was trained on planes across {across}, not z: give it images whose planes are cut that way."
@@ -263,13 +273,3 @@ def iter_notes(
 def _post_processing_files() -> tuple[str, ...]:
     places = ("", "crossval_results_folds_0_1_2_3_4/")
     return tuple(f"{place}postprocessing.{suffix}" for place in places for suffix in ("pkl", "json"))
-
-
-def _mirroring_note(axes: set[int], dims: int) -> str:
-    names = ", ".join("zyx"[-dims:][axis] for axis in sorted(axes))
-    if not axes:
-        return "It was trained without mirroring: leave tta_num at 1."
-    # The first views of tta_num are those of the fastest axes.
-    if axes == set(range(dims - len(axes), dims)):
-        return f"nnU-Net averages over reflections of {names}: tta_num {2 ** len(axes)} does the same."
-    return f"nnU-Net averages over reflections of {names} alone, which no tta_num does: leave it at 1."
