@@ -23,6 +23,7 @@ OPTIONS = {
     "sw_batch_size": "--sw-batch-size",
     "batch_size": "--batch-size",
     "tta_num": "--tta",
+    "tta_axes": "--tta-axes",
     "tta_mode": "--tta-mode",
     "blend": "--blend",
     "precision": "--precision",

@@ -93,6 +93,54 @@ def test_options_override_the_file_and_the_file_the_defaults(
     assert (settings["overlap"], settings["sw_batch_size"], settings["batch_size"]) == (0.25, 2, 1)
 
 
+@pytest.mark.parametrize(
+    ("options", "n", "axes"),
+    [
+        ([], 4, "zx"),
+        (["--tta", "1"], 1, "zx"),
+        (["--tta", "2"], 2, "zx"),
+        (["--tta-axes", "xy"], 4, "yx"),
+        (["--tta-axes", "x", "--tta", "1"], 1, "x"),
+        (["--tta-axes", "zyx"], 8, "zyx"),
+        (["-s", "s.yaml"], 1, None),
+        (["-s", "s.yaml", "--tta-axes", "z"], 2, "z"),
+    ],
+)
+def test_a_model_brings_its_own_views(
+    tessera: Callable[..., Any],
+    save_network: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    n: int,
+    axes: str | None,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("s.yaml").write_text("inference: {overlap: 0.25}")
+    path = save_network(torch.nn.Identity(), "mirrored", mirror_axes="zx")
+    ended = tessera("plan", "--shape", "8,16,16", "-m", path, "--trust", "--json", *options)
+    planned = json.loads(ended.out)
+    assert (planned["settings"]["tta_num"], planned["settings"]["tta_axes"]) == (n, axes)
+    assert planned["forward_passes"] == n
+    shown = tessera("plan", "--shape", "8,16,16", "-m", path, "--trust", *options).out
+    assert (f"tta_num {n} full, tta_axes {axes}" in shown) is (n > 1)
+
+
+def test_a_model_without_mirroring_has_one_view_and_any_that_are_asked_for(
+    tessera: Callable[..., Any], save_network: Callable[..., Path]
+) -> None:
+    path = save_network(torch.nn.Identity(), "plain", mirror_axes="")
+    for options, n in (([], 1), (["--tta", "8"], 8)):
+        ended = tessera("plan", "--shape", "8,16,16", "-m", path, "--trust", "--json", *options)
+        assert json.loads(ended.out)["settings"]["tta_num"] == n
+
+
+def test_axes_that_are_none_of_the_models_are_refused(tessera: Callable[..., Any], model: Path) -> None:
+    ended = tessera("plan", "--shape", "8,16,16", "-m", model, "--tta-axes", "zq")
+    assert (ended.code, ended.out) == (2, "")
+    assert "tta_axes is 'zq', but it must be letters of zyx" in " ".join(ended.err.split())
+
+
 def test_decoder_given_drops_the_parameters_of_the_files_decoder(
     tessera: Callable[..., Any], model: Path, tmp_path: Path
 ) -> None:

@@ -308,6 +308,26 @@ def test_normalisation(transform: dict[str, Any], expected: Any, tmp_path: Path)
     assert (found.mode, pytest.approx(dict(found.parameters))) == expected
 
 
+@pytest.mark.parametrize(
+    ("augmentation", "mirror_axes", "said"),
+    [
+        ({"enabled": True, "flip_axes": [0, 2]}, "zx", ""),
+        ({"enabled": True}, "zyx", ""),
+        ({"enabled": False, "flip_axes": "all"}, None, ""),
+        ({"enabled": True, "flip_axes": [1, 2], "rotation90_axes": [[1, 2]]}, "yx", "tta_num 8 does the same"),
+        ({"enabled": True, "rotation90_axes": [[0, 1]]}, "zyx", "not the very ones that it names"),
+    ],
+)
+def test_its_own_views_are_suggested(
+    augmentation: dict[str, Any], mirror_axes: str | None, said: str, tmp_path: Path
+) -> None:
+    config = configured()
+    found = described(tmp_path, config | {"inference": {"test_time_augmentation": augmentation}})
+    assert found.spec.mirror_axes == mirror_axes
+    notes = [note for note in found.notes if "view" in note or "augmentation" in note]
+    assert [said in note for note in notes] == ([True] if said else [])
+
+
 def test_generation_b_with_softmax_keeps_all_channels_and_says_so(tmp_path: Path) -> None:
     config = {
         "model": {"architecture": "monai_unet", "input_size": [32, 32, 32], "out_channels": 2, "filters": [4, 8]},

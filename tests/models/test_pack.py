@@ -31,6 +31,15 @@ def test_a_packed_model_is_the_same(tmp_path: Path, name: str) -> None:
     np.testing.assert_array_equal(nt.predict(volume, again, settings), nt.predict(volume, model, settings))
 
 
+@pytest.mark.parametrize("mirror_axes", [None, "", "zx"])
+def test_axes_that_are_mirrored_come_along_and_so_does_that_there_are_none(
+    tmp_path: Path, mirror_axes: str | None
+) -> None:
+    model = nt.load_model(sample_tessera.make(tmp_path).path).with_spec(mirror_axes=mirror_axes)
+    path, _ = pack(model, tmp_path / "packed.yaml")
+    assert nt.load_model(path).spec.mirror_axes == mirror_axes
+
+
 def test_a_network_with_layers_of_two_names_is_packed(tmp_path: Path) -> None:
     arguments: dict[str, Any] = {"spatial_dims": 3, "in_channels": 1, "out_channels": 2, "kernel_size": [3, 3, 3]}
     arguments |= {"strides": [1, 2, 2], "upsample_kernel_size": [2, 2], "filters": [4, 8, 8], "deep_supervision": True}

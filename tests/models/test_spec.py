@@ -64,6 +64,8 @@ def test_a_step_of_0_allows_one_side() -> None:
         ({"spatial_dims": 4}, "spatial_dims is 4"),
         ({"out_channels": 0}, "1 input and 0 output channels"),
         ({"activation": "relu"}, "activation is 'relu'"),
+        ({"mirror_axes": "zq"}, "mirror_axes is 'zq', but it must be letters of zyx, each once, in that order"),
+        ({"mirror_axes": "xz"}, "mirror_axes is 'xz'"),
         ({"voxel_size_um": (0.0, 1.0, 1.0)}, "needs lengths above 0"),
         ({"voxel_size_um": (1.0, 1.0)}, r"voxel_size_um is \(1.0, 1.0\)"),
         ({"output": OutputSpec("affinities", ((-1, 0, 0),))}, "3 affinity channels and 1 offsets"),
@@ -163,6 +165,7 @@ def test_every_field_of_the_file_arrives(tmp_path: Path) -> None:
         "normalisation": {"mode": "percentile", "low": 1, "high": 99},
         "activation": "softmax",
         "voxel_size_um": [0.1, 0.2],
+        "mirror_axes": "x",
         "output": {"kind": "foreground"},
         "classes": ["background", "cell"],
         "decoder": {"name": "threshold", "parameters": {"threshold": 0.4}},
@@ -176,7 +179,7 @@ def test_every_field_of_the_file_arrives(tmp_path: Path) -> None:
     assert (spec.activation, spec.output.kind, spec.voxel_size_um) == ("softmax", "foreground", (0.1, 0.2))
     assert spec.classes == ("background", "cell")
     assert spec.suggested_decoder.parameters == (("threshold", 0.4),)
-    assert (spec.licence, spec.citation) == ("MIT", "nobody")
+    assert (spec.licence, spec.citation, spec.mirror_axes) == ("MIT", "nobody", "x")
 
 
 def test_windows_beyond_any_memory_are_refused() -> None:

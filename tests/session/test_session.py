@@ -146,6 +146,46 @@ def test_windows_that_are_not_allowed(session: Session, image: Any, drain_until:
     assert session.can_run
 
 
+def test_a_model_brings_its_own_views_and_takes_them_with_it(session: Session, network: Any, describe: Any) -> None:
+    mirrored = describe(network).with_spec(mirror_axes="zx")
+    session.shelf.use(mirrored)
+    assert session.settings is not None
+    assert (session.settings.tta_num, session.settings.tta_axes, session.max_tta_num) == (4, "zx", 8)
+    session.shelf.use(describe(network))
+    assert (session.settings.tta_num, session.settings.tta_axes, session.max_tta_num) == (1, None, 16)
+    session.shelf.use(mirrored)
+    session.change(tta_num=2)  # what a person has chosen stays
+    session.shelf.use(describe(network, spatial_dims=2))
+    assert (session.settings.tta_num, session.settings.tta_axes) == (2, None)
+    session.shelf.use(describe(network).with_spec(mirror_axes=""))
+    assert (session.settings.tta_num, session.settings.tta_axes) == (1, None)
+
+
+def test_axes_that_are_chosen_keep_all_reflections(session: Session, image: Any, drain_until: Any) -> None:
+    def now() -> tuple[int, str | None]:
+        assert session.settings is not None
+        return session.settings.tta_num, session.settings.tta_axes
+
+    session.choose_tta_axes("zx")
+    assert now() == (1, "zx")
+    session.choose_tta_axes("zyx")
+    session.change(tta_num=8)
+    session.choose_tta_axes("zx")
+    assert now() == (4, "zx")
+    session.set_images((image(16, 16, 16),))
+    drain_until(session, lambda: session.plan is not None and not session.planning)
+    assert session.plan is not None
+    assert session.plan.forward_passes == 4
+    session.choose_tta_axes("zyx")
+    assert now() == (8, None)
+    session.change(tta_num=16)
+    session.choose_tta_axes("zy")
+    assert now() == (8, "zy")
+    session.change(tta_num=4)
+    session.choose_tta_axes("")
+    assert now() == (1, "")
+
+
 def test_another_model_brings_its_own_window(session: Session, network: Any, describe: Any, image: Any) -> None:
     session.change(tta_num=16, overlap=0.25)
     session.shelf.use(describe(network, spatial_dims=2))
