@@ -290,6 +290,27 @@ def test_controls_of_the_newer_settings(person: Any, describe: Any, gate: Any, b
     assert shown == ["interleaved", "float16", "uint8"]
 
 
+def test_axes_of_views(person: Any, describe: Any, gate: Any, blobs: Any) -> None:
+    me = person(describe(gate).with_spec(mirror_axes="zyx"))
+    windows, axes = me.widget.windows, me.widget.windows.tta_axes
+    me.viewer.add_image(blobs(16, 16, 16), name="blobs")
+    windows.fold.set_open(True)
+    assert (windows.tta_num.value(), axes.value()) == (8, "zyx")
+    assert me.wait_for_plan().forward_passes == 8
+    _, y, _ = axes.boxes()
+    y.click()
+    assert (me.session.settings.tta_num, me.session.settings.tta_axes) == (4, "zx")
+    assert (windows.tta_num.value(), windows.tta_num.maximum()) == (4, 8)
+    assert me.wait_for_plan().forward_passes == 4
+    for box in axes.boxes()[::2]:  # the slider's limit falls below what it shows; the setting is what was chosen
+        box.click()
+    assert (me.session.settings.tta_num, me.session.settings.tta_axes) == (1, "")
+    assert (windows.tta_num.value(), windows.tta_num.maximum()) == (1, 2)
+    me.session.shelf.use(describe(gate, spatial_dims=2))
+    assert [box.text() for box in axes.boxes()] == ["y", "x"]
+    assert axes.value() == ""
+
+
 def test_nothing_is_cut_off_at_320_pixels(person: Any, describe: Any, gate: Any) -> None:
     me = person(describe(gate))
     me.widget.windows.fold.set_open(True)
