@@ -18,7 +18,6 @@ from scipy import ndimage
 from tests.models.sample_nnunet import checkpoint, dataset, make_network, plans, write_folder
 
 import napari_tessera as nt
-from napari_tessera.models.suggestions import with_views_of
 
 pytestmark = [
     pytest.mark.origin("nnunetv2.inference.predict_from_raw_data"),
@@ -136,7 +135,7 @@ def test_mirroring(
     model = nt.load_model(folder)
     assert model.spec.mirror_axes == suggested
     image, truth = cells((24, 64, 48), 5)
-    settings = with_views_of(nt.Settings(), model.spec)
+    settings = model.suggested_settings()
     assert settings.tta_num == 2 ** len(suggested)
     logits = nnunet_logits(folder, zscore(image)[None]).float()
     theirs = logits.softmax(0).numpy()
@@ -156,7 +155,7 @@ def test_mirroring_with_another_order_of_axes(taught: tuple[dict[str, Any], torc
     model = nt.load_model(folder)
     assert model.spec.mirror_axes == "zx"
     theirs = nnunet_logits(folder, zscore(image).transpose(2, 0, 1)[None].copy()).argmax(0).numpy().transpose(1, 2, 0)
-    ours = nt.segment(image, model, with_views_of(nt.Settings(), model.spec))
+    ours = nt.segment(image, model, model.suggested_settings())
     assert_same_labels(ours, theirs, truth)
 
 
@@ -168,4 +167,4 @@ def test_mirroring_in_the_plane(tmp_path: Path) -> None:
     model = nt.load_model(folder)
     assert model.spec.mirror_axes == "x"
     theirs = nnunet_logits(folder, zscore(image)[None, None]).argmax(0)[0].numpy()
-    assert_same_labels(nt.segment(image, model, with_views_of(nt.Settings(), model.spec)), theirs, truth)
+    assert_same_labels(nt.segment(image, model, model.suggested_settings()), theirs, truth)

@@ -6,11 +6,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 import torch
 
 from napari_tessera.errors import ModelError
 from napari_tessera.models.spec import Activation, ModelSpec, OutputKind, OutputSpec, WindowRule
+
+if TYPE_CHECKING:
+    from napari_tessera.engine.settings import Settings
 
 __all__ = ["Model", "activate"]
 
@@ -86,6 +90,16 @@ class Model:
             output=OutputSpec(output),
         )
         return cls(network, spec)
+
+    def suggested_settings(self) -> Settings:
+        """Return the default settings with the overlap and the views that the model's author suggests.
+
+        The widget and the command line begin with these; calls from Python take what they are given.
+        """
+        from napari_tessera.engine.settings import Settings
+        from napari_tessera.models.suggestions import with_overlap_of, with_views_of
+
+        return with_views_of(with_overlap_of(Settings(), self.spec), self.spec)
 
     def with_spec(self, **changes: object) -> Model:
         """Return the same network with fields of its description changed."""
