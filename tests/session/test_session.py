@@ -16,6 +16,7 @@ from napari_tessera.engine.grid import Block
 from napari_tessera.errors import SettingsError
 from napari_tessera.planning.plan import VolumePlan
 from napari_tessera.session.cost import device_bar, host_bar, passes_line, time_line
+from napari_tessera.session.images import AxisUse
 from napari_tessera.session.mask import MaskInput
 from napari_tessera.session.runner import RunState
 from napari_tessera.session.status import NO_IMAGE, status_line
@@ -65,6 +66,50 @@ def test_from_nothing_to_a_result(session: Session, image: Any, drain_until: Any
     assert status_line(session).text.startswith("1 class · ")
     assert status_line(session).tone is Tone.GOOD
     assert session.expected_seconds is not None
+
+
+def test_a_2d_model_runs_every_plane_of_a_time_series_of_stacks(
+    session: Session, network: Any, describe: Any, image: Any, drain_until: Any
+) -> None:
+    session.shelf.use(describe(network, spatial_dims=2))
+    series = image(2, 3, 20, 24, current=(1, 2, 0, 0))
+    series.data[1, 2, 4:12, 4:12] = 0  # one plane without a cell
+    series.data[1, 2, 14:18, 14:18] = 1
+    session.set_images((series,))
+    drain_until(session, lambda: not session.planning)
+    plan = session.plan
+    assert plan is not None
+    assert passes_line(plan, session.volume_word).text == f"6 planes, {plan.windows} windows → 6 passes"
+    assert plan.windows == 6 * 2 * 2
+    session.set_outputs(Outputs(labels=True, probabilities=True))
+    *_, result = run(session, drain_until)
+    assert session.runner.progress.done == plan.forward_passes
+    assert (result.axes, result.frame, result.labels.shape) == ((0, 1, 2, 3), (), (2, 3, 20, 24))
+    assert [values.shape for values in result.probabilities] == [(2, 3, 20, 24)] * 2
+    np.testing.assert_array_equal(result.labels, series.data > 0.5)
+    np.testing.assert_array_equal(result.probabilities[1] > 0.5, series.data > 0.5)
+    assert "frame" not in result.provenance
+    session.set_axis_use(AxisUse.CURRENT)
+    (one,) = run(session, drain_until)
+    assert (one.axes, one.frame, one.provenance["frame"]) == ((2, 3), (1, 2), [1, 2])
+    np.testing.assert_array_equal(one.labels, series.data[1, 2] > 0.5)
+
+
+def test_what_is_found_is_said_image_by_image(session: Session, image: Any, drain_until: Any) -> None:
+    pair = image(16, 16, 16, name="a"), image(16, 16, 16, name="b")
+    pair[1].data[:] = 0
+    session.set_images(pair)
+    run(session, drain_until)
+    line = status_line(session)
+    assert line.text.startswith("a: 1 class, b: 0 classes · ")
+    assert line.tooltip.splitlines()[1:] == ["a: 1 class", "b: 0 classes"]
+    session.set_images((*pair, *(image(16, 16, 16, name=name) for name in "cd")))
+    run(session, drain_until)
+    assert status_line(session).text.startswith("0 to 1 class in each of 4 images · ")
+    assert status_line(session).tooltip.splitlines()[1:] == ["a: 1 class", "b: 0 classes", "c: 1 class", "d: 1 class"]
+    session.choose_decoder("threshold")
+    run(session, drain_until)
+    assert status_line(session).text.startswith("3 objects in 4 images · ")
 
 
 def test_labels_and_probabilities_of_one_run_are_those_of_two(session: Session, image: Any, drain_until: Any) -> None:

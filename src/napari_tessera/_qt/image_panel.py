@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QComboBox, QGridLayout, QHBoxLayout, QLabel, QSizePol
 from napari_tessera._qt.layers import LayerWatch, capture, image_layers, selected_images
 from napari_tessera._qt.lines import LineLabel
 from napari_tessera._qt.parts import menu_button
-from napari_tessera.session.images import AxisUse, axis_uses, counts_planes
+from napari_tessera.session.images import AxisUse, axis_uses, count_in_front, counts_planes
 from napari_tessera.session.wording import Line, counted
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class ImagePanel(QWidget):
             for use in uses:
                 assert model is not None
                 word = "plane" if counts_planes(images[0], model.spec) else "frame"
-                self.axis_use.addItem(_name(use, images[0].shape[0], word), use)
+                self.axis_use.addItem(_name(use, count_in_front(images[0], model.spec), word), use)
             self.axis_use.setCurrentIndex(uses.index(readings[0].use) if readings and readings[0].use in uses else -1)
         self.axis_use.setVisible(len(uses) > 1)
 

@@ -85,7 +85,7 @@ class ResultLayers:
 def _make(result: ImageResult) -> list[tuple[type[Any], Any, dict[str, Any]]]:
     """Return kind, data and arguments of the layers that show *result* where its image lay when the run started."""
     arguments = result.image.view.arguments(result.axes) | {"metadata": {METADATA_KEY: dict(result.provenance)}}
-    frame = "" if result.frame is None else f" {result.frame}"
+    frame = "".join(f" {index}" for index in result.frame)
     layers: list[tuple[type[Any], Any, dict[str, Any]]] = []
     for name, values in zip(result.channel_names, result.probabilities, strict=False):
         # Probabilities: napari need not read the volume to find its limits.

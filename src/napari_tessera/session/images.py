@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from napari_tessera.errors import InputError
@@ -11,7 +12,7 @@ from napari_tessera.errors import InputError
 if TYPE_CHECKING:
     from napari_tessera.models.spec import ModelSpec
 
-__all__ = ["AxisUse", "ImageInput", "Reading", "axis_uses", "counts_planes", "read_axes"]
+__all__ = ["AxisUse", "ImageInput", "Reading", "axis_uses", "count_in_front", "counts_planes", "read_axes"]
 
 _LABELS = {"t": "T", "time": "T", "frame": "T", "c": "C", "ch": "C", "channel": "C", "channels": "C", "z": "Z"}
 _RGB_CHANNELS = (3, 4)
@@ -74,9 +75,10 @@ class Reading:
     Parameters
     ----------
     axes
-        One letter of TCZYX for each axis of the data, in its order.
+        One letter of TCZYX for each axis of the data, in its order. T is for every axis whose entries run one by one:
+        for a 2D model that is z, too.
     use
-        What the one axis in front counts; None where there is no choice.
+        What the axes in front count; None where there is no choice.
     note
         What is done to the colours, and whether planes run one by one, for the user; often empty.
     """
@@ -87,7 +89,9 @@ class Reading:
 
 
 def axis_uses(image: ImageInput, spec: ModelSpec) -> tuple[AxisUse, ...]:
-    """Return what the axis in front may count; empty unless there is exactly one more than the model's."""
+    """Return what the axes in front may count; empty where there is no choice."""
+    if _read_series(image, spec):
+        return (AxisUse.FRAMES, AxisUse.CURRENT)
     if len(image.plain_shape) != spec.spatial_dims + 1:
         return ()
     counts_channels = not image.rgb and image.shape[0] == spec.in_channels
@@ -97,15 +101,24 @@ def axis_uses(image: ImageInput, spec: ModelSpec) -> tuple[AxisUse, ...]:
 
 
 def counts_planes(image: ImageInput, spec: ModelSpec) -> bool:
-    """Whether the axis in front of those of a 2D model is z, for all that the image says, and not time."""
-    return spec.spatial_dims == 2 and len(image.plain_shape) == 3 and _label(image, 0) != "T"
+    """Whether z is in front of the axes of a 2D model, for all that the image says, and not time alone."""
+    if spec.spatial_dims != 2:
+        return False
+    return bool(_read_series(image, spec)) or (len(image.plain_shape) == 3 and _label(image, 0) != "T")
+
+
+def count_in_front(image: ImageInput, spec: ModelSpec) -> int:
+    """Return how many frames, planes or channels the axes in front count, where `axis_uses` has a choice."""
+    front = _read_series(image, spec) or "T"
+    return prod(side for side, axis in zip(image.shape, front, strict=False) if axis == "T")
 
 
 def read_axes(image: ImageInput, spec: ModelSpec, use: AxisUse = AxisUse.AUTO) -> Reading:
     """Return how *image* is read for a model.
 
     The last axes are the spatial ones, as many as the model has. One more axis in front counts channels where its
-    label or its length says so, else frames; of a stack and a 2D model these are planes, which run one by one.
+    label or its length says so, else frames; of a stack and a 2D model these are planes, which run one by one. So do
+    all planes of a time series of stacks.
 
     Raises
     ------
@@ -121,7 +134,8 @@ def read_axes(image: ImageInput, spec: ModelSpec, use: AxisUse = AxisUse.AUTO) -
             f"'{image.name}' is {len(shape)}D ({_sides(shape)}), but the model '{spec.name}' is {dims}D: "
             f"choose a stack, or a {len(shape)}D model"
         )
-    if extra > (1 if image.rgb else 2):
+    series = _read_series(image, spec)
+    if not series and extra > (1 if image.rgb else 2):
         raise InputError(
             f"'{image.name}' has {len(image.shape)} axes ({_sides(image.shape)}), more than the model '{spec.name}' "
             f"and a time axis need: slice it into layers of fewer axes"
@@ -129,7 +143,7 @@ def read_axes(image: ImageInput, spec: ModelSpec, use: AxisUse = AxisUse.AUTO) -
     note = _check_colours(image, spec) if image.rgb else ""
     front, chosen = _read_front(image, spec, use, extra)
     if chosen is AxisUse.FRAMES and counts_planes(image, spec):
-        by_planes = f"the {shape[0]} planes run one by one, as the model is 2D"
+        by_planes = f"the {count_in_front(image, spec)} planes run one by one, as the model is 2D"
         note = f"{note}; {by_planes}" if note else by_planes
     if "C" not in front and not image.rgb and spec.in_channels != 1:
         raise InputError(
@@ -142,6 +156,8 @@ def read_axes(image: ImageInput, spec: ModelSpec, use: AxisUse = AxisUse.AUTO) -
 def _read_front(image: ImageInput, spec: ModelSpec, use: AxisUse, extra: int) -> tuple[str, AxisUse | None]:
     if extra == 0:
         return "", None
+    if series := _read_series(image, spec):
+        return series, AxisUse.CURRENT if use is AxisUse.CURRENT else AxisUse.FRAMES
     if extra == 2:
         return _read_two(image, spec), None
     possible, label = axis_uses(image, spec), _label(image, 0)
@@ -155,6 +171,21 @@ def _read_front(image: ImageInput, spec: ModelSpec, use: AxisUse, extra: int) ->
             f"split its channels into layers (right click, Split Stack) and choose one"
         )
     return "T", AxisUse.FRAMES
+
+
+def _read_series(image: ImageInput, spec: ModelSpec) -> str:
+    """Return how the axes in front of a time series of stacks are read for a 2D model; nothing if it is none."""
+    extra = len(image.plain_shape) - spec.spatial_dims
+    if spec.spatial_dims != 2 or extra not in (2, 3):
+        return ""
+    labels = [_label(image, axis) for axis in range(extra)]
+    fits = [axis for axis in range(extra) if image.shape[axis] == spec.in_channels and labels[axis] in ("", "C")]
+    channels = [axis for axis in fits if labels[axis] == "C"] or fits
+    if image.rgb or extra == 2:
+        counts_channels = "C" in labels or (bool(channels) and not image.rgb) or extra == 3
+        suits = image.rgb or spec.in_channels == 1
+        return "TT" if suits and not counts_channels else ""
+    return "".join("C" if axis == channels[0] else "T" for axis in range(extra)) if len(channels) == 1 else ""
 
 
 def _read_two(image: ImageInput, spec: ModelSpec) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,7 +44,7 @@ class ImageResult:
     classes
         What the labels stand for; empty where they are objects.
     frame
-        Which frame of a time axis it is, if it is only one.
+        Which frame it is, an index for each axis that runs frame by frame, if it is only one; else empty.
     objects
         Different labels other than 0: objects of all frames, which have numbers of their own in each, or classes.
     final
@@ -60,7 +61,7 @@ class ImageResult:
     probabilities: tuple[Array, ...]
     channel_names: tuple[str, ...]
     classes: tuple[LabelClass, ...]
-    frame: int | None
+    frame: tuple[int, ...]
     objects: int
     final: bool
     complete: bool
@@ -69,7 +70,7 @@ class ImageResult:
 
 @dataclass(slots=True, eq=False)
 class ResultStack:
-    """Collects the volumes of one image; a time axis is put together again.
+    """Collects the volumes of one image; axes that run frame by frame are put together again.
 
     Parameters
     ----------
@@ -111,7 +112,7 @@ class ResultStack:
 
     def promise(self, *, labels: bool, probabilities: str | None) -> ImageResult:
         """Return a result of the shape to come, with nothing in it; *probabilities*: their type, None for none."""
-        frames = (self.frames,) if self._has_frames else ()
+        frames = self._frames_in_image if self._has_frames else ()
         shape = self.volume.shape
         if labels:
             self._labels = np.zeros((*frames, *shape), np.uint8)
@@ -134,27 +135,29 @@ class ResultStack:
         if not self._has_frames:
             return values
         if stack is None:
-            stack = np.zeros((self.frames, *values.shape), values.dtype)
+            stack = np.zeros((*self._frames_in_image, *values.shape), values.dtype)
         elif not np.can_cast(values.dtype, stack.dtype):
             stack = stack.astype(np.promote_types(values.dtype, stack.dtype))
-        stack[self._added] = values
+        stack[np.unravel_index(self._added, self._frames_in_image)] = values
         return stack
 
     @property
     def _has_frames(self) -> bool:
-        """Whether the result has the image's time axis."""
-        return self.volume.frame is not None and self.frames == self._frames_in_image
+        """Whether the result has the image's axes that run frame by frame."""
+        return bool(self._frames_in_image) and self.frames == prod(self._frames_in_image)
 
     @property
-    def _frames_in_image(self) -> int:
-        return self.image.shape[self.volume.reading.axes.index("T")]
+    def _frames_in_image(self) -> tuple[int, ...]:
+        """How many frames the image has along each of those axes."""
+        sides = zip(self.image.shape, self.volume.reading.axes, strict=True)
+        return tuple(side for side, axis in sides if axis == "T")
 
     def result(self, origin: Mapping[str, Any], recoveries: Sequence[MemoryRecovered], *, final: bool) -> ImageResult:
         """Return the result of what has been added; *final*: nothing will be added to it any more."""
         complete = self._complete and self.is_full
-        frame = None if self._has_frames else self.volume.frame
+        frame = () if self._has_frames else self.volume.frame
         extra: dict[str, Any] = {"source": self.image.name, "complete": complete}
-        extra |= {} if frame is None else {"frame": frame}
+        extra |= {"frame": frame[0] if len(frame) == 1 else list(frame)} if frame else {}
         classes = self._classes()
         if classes and self._labels is not None:
             extra["classes"] = [each.to_dict() for each in classes]
@@ -193,7 +196,7 @@ class ResultStack:
     def _channels(self) -> tuple[Array, ...]:
         if self._probabilities is None:
             return ()
-        return tuple(np.moveaxis(self._probabilities, 1 if self._has_frames else 0, 0))
+        return tuple(np.moveaxis(self._probabilities, len(self._frames_in_image) if self._has_frames else 0, 0))
 
 
 def _channel_names(spec: ModelSpec) -> tuple[str, ...]:

@@ -41,8 +41,8 @@ class Runner:
         Of the run that goes on, or of the last one.
     plan, outputs
         What is run, the same plan that was on screen, and what is kept of it.
-    objects
-        Objects found until now.
+    found
+        Name of every image that is done, and how many objects or classes it has.
     results
         Results that have been handed on.
     problem, report
@@ -67,7 +67,7 @@ class Runner:
         self.state = RunState.IDLE
         self.plan: Plan | None = None
         self.outputs = Outputs()
-        self.objects = 0
+        self.found: list[tuple[str, int]] = []
         self.results = 0
         self.problem = ""
         self.report = ""
@@ -89,7 +89,7 @@ class Runner:
             return False
         token = self._cancel = CancelToken()
         self._meter, self.plan, self.outputs = ProgressMeter(), plan, task.outputs
-        self.objects, self.results, self.problem, self.report = 0, 0, "", ""
+        self.found, self.results, self.problem, self.report = [], 0, "", ""
         self._enter(RunState.RUNNING)
         try:
             self.promised.emit(task.promises())
@@ -133,7 +133,8 @@ class Runner:
             self.progressed.emit()
 
     def _take(self, result: ImageResult) -> None:
-        self.objects += result.objects if result.final else 0
+        if result.final:
+            self.found.append((result.image.name, result.objects))
         self.results += 1
         self.result_ready.emit(result)
 

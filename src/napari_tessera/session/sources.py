@@ -29,14 +29,14 @@ class VolumeInput:
     image, reading
         The image and how its axes are read.
     frame
-        Index along its time axis; None if it has none.
+        Index along each axis that is read as T: time, for a 2D model also z. Empty if there is none.
     in_channels
         Channels that the model needs.
     """
 
     image: ImageInput
     reading: Reading
-    frame: int | None
+    frame: tuple[int, ...]
     in_channels: int
 
     @property
@@ -65,9 +65,10 @@ class VolumeInput:
     @property
     def part(self) -> Any:
         """What of the image's data it is: all, or a view of one frame."""
-        if self.frame is None:
+        if not self.frame:
             return self.image.data
-        return self.image.data[tuple(self.frame if axis == "T" else slice(None) for axis in self.reading.axes)]
+        index = iter(self.frame)
+        return self.image.data[tuple(next(index) if axis == "T" else slice(None) for axis in self.reading.axes)]
 
     def load(self) -> Source:
         """Return the volume for the engine; lazy arrays stay lazy where slicing them is."""
@@ -102,11 +103,13 @@ class _LuminanceSource:
 
 
 def split_volumes(image: ImageInput, reading: Reading, spec: ModelSpec) -> tuple[VolumeInput, ...]:
-    """Return the volumes of *image*, frame by frame where it has a time axis."""
-    if "T" not in reading.axes:
-        return (VolumeInput(image, reading, None, spec.in_channels),)
-    axis = reading.axes.index("T")
+    """Return the volumes of *image*, frame by frame where it has a time axis, the last such axis fastest."""
+    axes = [number for number, axis in enumerate(reading.axes) if axis == "T"]
+    frames = list(np.ndindex(*(image.shape[axis] for axis in axes)))  # of no axis the one empty index
     if reading.use is AxisUse.CURRENT:
-        now = min(max(image.current[axis], 0), image.shape[axis] - 1) if axis < len(image.current) else 0
-        return (VolumeInput(image, reading, now, spec.in_channels),)
-    return tuple(VolumeInput(image, reading, frame, spec.in_channels) for frame in range(image.shape[axis]))
+        frames = [tuple(_current(image, axis) for axis in axes)]
+    return tuple(VolumeInput(image, reading, frame, spec.in_channels) for frame in frames)
+
+
+def _current(image: ImageInput, axis: int) -> int:
+    return min(max(image.current[axis], 0), image.shape[axis] - 1) if axis < len(image.current) else 0

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["progress_text", "status_line"]
 
+# Images whose objects the line names one by one; the tooltip has more of them.
+NAMED, LISTED = 3, 20
 NO_IMAGE = "Open an image, or File > Open Sample > Tessera"
 
 
@@ -89,6 +91,7 @@ def _ended_line(runner: Runner) -> Line:
         kept = "Labels hold the finished part" if runner.results else "No plane was finished, so nothing was added"
         return Line(f"Stopped at {count(now.done)} of {counted(now.total, 'pass')}. {kept}", Tone.WARNING)
     parts = [_found(runner)]
+    each = _each_image(runner)
     if now.finished is not None:
         parts.append(format_duration(now.finished.seconds))
         if now.finished.peak_bytes is not None and runner.plan is not None:
@@ -97,12 +100,34 @@ def _ended_line(runner: Runner) -> Line:
             parts.append(f"{what} {format_bytes(now.finished.peak_bytes)} (estimated {estimated})")
     if now.recovered is not None:
         parts.append(_recovered(runner, now.recovered))
-        return Line(" · ".join(parts), Tone.WARNING)
-    return Line(" · ".join(parts), Tone.GOOD)
+    text, tone = " · ".join(parts), Tone.GOOD if now.recovered is None else Tone.WARNING
+    return Line(text, tone, "\n".join([text, *each]) if len(each) > 1 else "")
 
 
 def _found(runner: Runner) -> str:
+    """Return what is found, image by image where they are few. Classes are the same ones in all of them: no sum."""
     if not runner.outputs.labels:
         return "Probabilities"
+    word, numbers = _word(runner), [number for _, number in runner.found]
+    if len(numbers) < 2:
+        return counted(sum(numbers), word)
+    if len(numbers) <= NAMED:
+        return ", ".join(_each_image(runner))
+    if word == "object":
+        return f"{counted(sum(numbers), word)} in {counted(len(numbers), 'image')}"
+    least, most = min(numbers), max(numbers)
+    classes = counted(most, word) if least == most else f"{count(least)} to {counted(most, word)}"
+    return f"{classes} in each of {counted(len(numbers), 'image')}"
+
+
+def _each_image(runner: Runner) -> list[str]:
+    if not runner.outputs.labels:
+        return []
+    rows = [f"{name}: {counted(number, _word(runner))}" for name, number in runner.found[:LISTED]]
+    more = len(runner.found) - LISTED
+    return rows + ([f"and {counted(more, 'image')} more"] if more > 0 else [])
+
+
+def _word(runner: Runner) -> str:
     of_classes = runner.plan is not None and makes_classes(runner.plan.settings.decoder)
-    return counted(runner.objects, "class" if of_classes else "object")
+    return "class" if of_classes else "object"
