@@ -122,6 +122,31 @@ def test_colours_become_luminance_and_it_is_said(person: Any, describe: Any, gat
     assert labels.data[6, 6]
 
 
+def test_a_2d_model_runs_the_planes_of_a_time_series_of_stacks(
+    person: Any, describe: Any, gate: Any, blobs: Any
+) -> None:
+    me = person(describe(gate, spatial_dims=2))
+    series = np.stack([blobs(3, 24, 24), np.zeros((3, 24, 24), np.float32)])
+    series[1, 2, 14:18, 14:18] = 1
+    me.viewer.add_image(series, name="series", scale=(1, 0.5, 0.1, 0.1))
+    use = me.widget.image.axis_use
+    assert [use.itemText(index) for index in range(use.count())] == ["6 planes", "this plane"]
+    plan = me.wait_for_plan()
+    assert len(plan.volumes) == 6
+    assert me.widget.cost.passes.line().text.startswith("6 planes, ")
+    me.run()
+    assert me.session.runner.progress.done == plan.forward_passes
+    labels = labels_of(me, "series")
+    np.testing.assert_array_equal(labels.data > 0, series > 0.5)
+    np.testing.assert_allclose(labels.scale, (1, 0.5, 0.1, 0.1))
+    use.setCurrentIndex(1)
+    use.activated.emit(1)
+    for axis, step in enumerate((1, 2)):
+        me.viewer.dims.set_current_step(axis, step)
+    me.run()
+    np.testing.assert_array_equal(me.layer("series labels 1 2").data > 0, series[1, 2] > 0.5)
+
+
 def test_a_2d_model_runs_the_planes_of_a_stack(person: Any, describe: Any, gate: Any, blobs: Any) -> None:
     me = person(describe(gate, spatial_dims=2))
     stack = blobs(5, 24, 24)
