@@ -386,7 +386,8 @@ class Session:
             overlap=before.overlap if spec.overlap is None else spec.overlap,
             tta_num=min(before.tta_num, max_views(spec.spatial_dims)),
             resolution=None,
-            resample=before.resample and spec.voxel_size_um is not None,
+            # Where the model resamples by itself, that is what its user expects.
+            resample=None if spec.resampling.usual or spec.voxel_size_um is None else before.resample,
             **_suggested_decoder(model),
         )
 
