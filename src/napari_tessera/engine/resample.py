@@ -154,15 +154,14 @@ def _weighted_sum(
 ) -> npt.NDArray[Any]:
     """Return the sum over taps of the weighted voxels along *axis*, tap by tap: a matrix product would be blocked."""
     along = (-1,) + (1,) * (values.ndim - axis - 1)
-    total: npt.NDArray[Any] | None = None
-    for tap in range(index.shape[1]):
-        term = values.take(index[:, tap], axis)
+    total = values.take(index[:, 0], axis)
+    total *= weights[:, 0].reshape(along)
+    term = np.empty_like(total) if index.shape[1] > 1 else total
+    for tap in range(1, index.shape[1]):
+        # All indices are inside; to check them numpy would make a copy first.
+        np.take(values, index[:, tap], axis, out=term, mode="clip")
         term *= weights[:, tap].reshape(along)
-        if total is None:
-            total = term
-        else:
-            total += term
-    assert total is not None
+        total += term
     return total
 
 
