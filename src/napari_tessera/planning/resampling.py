@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -155,12 +155,13 @@ class Resampling:
         return 4 if image_itemsize <= 4 or self.scheme.normalise_first else 8
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain lists of numbers by name."""
-        return {
+        """Return plain lists of numbers by name; how, where it is not the usual way."""
+        sizes = {
             "image_voxel_size_um": list(self.image_voxel_size_um),
             "shape": list(self.shape),
             "voxel_size_um": list(self.voxel_size_um),
         }
+        return sizes if self.scheme == ResamplingScheme() else sizes | {"scheme": asdict(self.scheme)}
 
 
 def expected_voxel_size(settings: Settings, spec: ModelSpec) -> VoxelSize | None:
