@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_tessera.engine.occupancy import covered_voxels
+from napari_tessera.engine.resample import resample_labels
 
 if TYPE_CHECKING:
     from napari_tessera.engine.grid import WindowGrid
@@ -30,16 +31,20 @@ class FinishedPart:
         Where its windows lie.
     occupied
         Boolean, shape ``layout.counts``: the windows that are computed; None: all of them.
+    result_shape
+        Of a result that has been brought to other voxels; None: that of the layout. A voxel is final if the one of the
+        layout that its middle lies in is: the next one counts less.
     """
 
     layout: WindowGrid
     occupied: npt.NDArray[Any] | None = None
+    result_shape: tuple[int, ...] | None = None
     _regions: list[Limits] = field(default_factory=list)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The volume's, (*spatial)."""
-        return self.layout.shape
+        """The result's, (*spatial)."""
+        return self.result_shape or self.layout.shape
 
     @property
     def axis(self) -> int:
@@ -47,8 +52,9 @@ class FinishedPart:
         return self.layout.sweep_axis
 
     def add(self, region: Limits) -> None:
-        """Take note of a region, (start, stop) per axis; no two overlap."""
-        self._regions.append(region)
+        """Take note of a region of the layout, (start, stop) per axis; no two overlap."""
+        pairs = zip(region, self.layout.shape, self.shape, strict=True)
+        self._regions.append(tuple((_moved(a, old, new), _moved(b, old, new)) for (a, b), old, new in pairs))
 
     @property
     def planes(self) -> int:
@@ -70,6 +76,20 @@ class FinishedPart:
         """Whether nothing is there yet."""
         return not self._regions
 
+    def missing(self) -> npt.NDArray[np.bool_] | None:
+        """Return where nothing is final or no window is computed, boolean, of the result's shape; None: nowhere."""
+        missing = None if self.is_all else ~self.mask()
+        uncovered = self._uncovered()
+        if missing is None or uncovered is None:
+            return uncovered if missing is None else missing
+        missing |= uncovered
+        return missing
+
+    def _uncovered(self) -> npt.NDArray[np.bool_] | None:
+        if self.occupied is None or self.occupied.all():
+            return None
+        return resample_labels(~covered_voxels(self.layout, self.occupied), self.shape)
+
     def mask(self) -> npt.NDArray[np.bool_]:
         """Return which voxels are final, boolean, of the volume's shape."""
         final = np.zeros(self.shape, bool)
@@ -88,8 +108,9 @@ class FinishedPart:
             Makes labels of such an array.
         """
         labels = self._decode(reduced, decode)
-        if self.occupied is not None and not self.occupied.all():
-            labels[~covered_voxels(self.layout, self.occupied)] = 0
+        uncovered = self._uncovered()
+        if uncovered is not None:
+            labels[uncovered] = 0
         return labels
 
     def _decode(self, reduced: Array, decode: Callable[[Array], Array]) -> Array:
@@ -105,3 +126,9 @@ class FinishedPart:
         if self.planes < end:  # stitched in blocks, and not all of them have got that far
             labels[~self.mask()] = 0
         return labels
+
+
+def _moved(edge: int, size: int, new_size: int) -> int:
+    """Return the first of *new_size* voxels whose middle lies behind voxel *edge* - 1 of *size*."""
+    # The least i with (2 i + 1) * size // (2 * new_size) >= edge, in whole numbers.
+    return max(-(-(2 * edge * new_size - size) // (2 * size)), 0)

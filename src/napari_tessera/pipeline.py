@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_tessera.decode.reduce import choose_reduction
+from napari_tessera.decode.reduce import choose_reduction, keep_output
 from napari_tessera.engine.allocations import FirstPasses
 from napari_tessera.engine.device import Device, host_memory, open_devices
 from napari_tessera.engine.events import (
@@ -29,6 +29,7 @@ from napari_tessera.engine.events import (
     VolumeStarted,
     raise_if_cancelled,
 )
+from napari_tessera.engine.intensity import IntensityMap
 from napari_tessera.engine.occupancy import measure_occupied
 from napari_tessera.engine.parallel import Worker, run_on_devices
 from napari_tessera.engine.sink import ArraySink
@@ -41,7 +42,6 @@ from napari_tessera.units import format_bytes
 
 if TYPE_CHECKING:
     from napari_tessera.decode import Decoder
-    from napari_tessera.engine.intensity import IntensityMap
     from napari_tessera.engine.sweep import Sweep
     from napari_tessera.planning.plan import Plan, VolumePlan
     from napari_tessera.planning.resampling import Resampling
@@ -65,9 +65,10 @@ class VolumeResult:
     complete
         False when the run was cancelled: what is not *finished* is background.
     finished
-        The part that is final, on the grid that the windows lie in.
+        The part that is final, of *array*.
     resampling
-        What is still to be done to bring results to the image's own voxels; None: nothing.
+        What is still to be done to bring results to the image's own voxels; None: nothing, also where they were
+        decided there.
     """
 
     volume: int
@@ -224,17 +225,23 @@ def _iter_loaded(
     """Yield every volume with its intensities, at most ``batch_size`` of them in memory at once."""
     batch_size = plan.settings.batch_size
 
+    def intensity(number: int, source: Source) -> IntensityMap:
+        return measure(number, source) if measure else measure_intensity(source, model.spec.normalisation)
+
     def prepare(numbered: tuple[int, Load]) -> _Loaded:
         number, load = numbered
         planned, source = plan.volumes[number], load()
         _check_shape(number, source, planned, model)
         occupied = _occupied(source, planned, plan.settings.skip_below)
+        if planned.resampling is not None and planned.resampling.scheme.normalise_first:
+            source = planned.resampling.normalised(source, intensity(number, source))
+            found = IntensityMap.identity(source.shape[0])
+            return _Loaded(_into_memory(source) if batch_size > 1 else source, found, occupied)
         if planned.resampling is not None:
             source = planned.resampling.wrap(source)
         if batch_size > 1 and not (isinstance(source, ArraySource) and source.in_memory):
             source = _into_memory(source)
-        found = measure(number, source) if measure else measure_intensity(source, model.spec.normalisation)
-        return _Loaded(source, found, occupied)
+        return _Loaded(source, intensity(number, source), occupied)
 
     waiting = deque(enumerate(loads))
     if batch_size == 1:
@@ -295,8 +302,15 @@ class _VolumeRun:
         self._decoder = decoder
         self._notify = notify
         self._cancel = cancel
-        self._finished = FinishedPart(self._volume.layout)
-        self._reduced = choose_reduction(self._spec, decoder, plan.settings.probabilities)
+        # What the result is made of, and what is kept of the network's output until then.
+        self._reduced = self._kept = choose_reduction(self._spec, decoder, plan.settings.probabilities)
+        resampling = self._volume.resampling
+        self._back = resampling if resampling is not None and resampling.keeps_output else None
+        if self._back is not None:
+            self._kept = keep_output(self._spec)
+        self._finished = FinishedPart(
+            self._volume.layout, result_shape=None if self._back is None else self._volume.image_shape
+        )
         self.passes = 0
 
     def run(self, workers: Sequence[Worker]) -> VolumeResult:
@@ -306,16 +320,39 @@ class _VolumeRun:
         sweep = replace(self._plan.sweep(self._number, self._loaded.intensity), occupied=occupied)
         self._notify(VolumeStarted(self._number, sweep.forward_passes))
         with _host_memory_for("the result"):
-            shape = (self._reduced.channels, *self._volume.shape)
-            sink = ArraySink.filled(shape, self._reduced.dtype, self._reduced.reduction.background)
+            shape = (self._kept.channels, *self._volume.shape)
+            sink = ArraySink.filled(shape, self._kept.dtype, self._kept.reduction.background)
         complete = self._sweep(workers, sweep, sink)
         if not self._keep_partial:
             raise_if_cancelled(self._cancel)  # nobody waits for the labels any more
+        array, still_to_do = sink.array, self._volume.resampling
+        del sink  # what was kept is not needed beside the labels
+        if self._back is not None:
+            array, still_to_do = self._bring_back(array), None
         with _host_memory_for("turning probabilities into labels"):
-            array = self._decode(sink.array) if self._decoder is not None else sink.array
+            array = self._decode(array) if self._decoder is not None else array
         if complete:
             self._notify(VolumeFinished(self._number, time.perf_counter() - began))
-        return VolumeResult(self._number, array, complete, self._finished, self._volume.resampling)
+        return VolumeResult(self._number, array, complete, self._finished, still_to_do)
+
+    def _bring_back(self, output: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return what the result is made of, in the image's voxels, from the network's output in its own."""
+        import torch
+
+        assert self._back is not None
+        function = self._reduced.reduction.function
+
+        def finish(part: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+            raise_if_cancelled(None if self._keep_partial else self._cancel)
+            reduced: npt.NDArray[Any] = function(torch.from_numpy(part)).numpy()
+            return reduced
+
+        with _host_memory_for("bringing the result back to the image's voxels"):
+            found = self._back.bring_back_output(output, finish)
+            missing = self._finished.missing()
+            if missing is not None:
+                found[:, missing] = self._reduced.reduction.background
+        return found
 
     def _check_host_memory(self) -> None:
         """End before the first pass where the host cannot hold what the run needs: Linux would kill the program."""
@@ -340,7 +377,7 @@ class _VolumeRun:
                 workers,
                 self._loaded.source,
                 sweep,
-                reduction=self._reduced.reduction,
+                reduction=self._kept.reduction,
                 sink=sink,
                 volume=self._number,
                 on_event=self._observe,

@@ -30,7 +30,7 @@ some_settings = st.builds(
     skip_below=st.one_of(st.none(), st.floats(-1e6, 1e6)),
     device=st.sampled_from(["auto", "cpu", "cuda", "cuda:1", "mps", "cuda:0,cuda:1"]),
     resolution=st.one_of(st.none(), st.tuples(*[st.floats(0.001, 10)] * 3)),
-    resample=st.booleans(),
+    resample=st.none() | st.booleans(),
     decoder=st.sampled_from([None, "argmax", "watershed"]),
     decoder_parameters=st.dictionaries(st.sampled_from(["threshold", "min_size_vox"]), st.floats(0, 1)),
 )

@@ -27,6 +27,7 @@ from napari_tessera.models.formats.monai_bundle import transforms as monai_trans
 from napari_tessera.models.formats.nnunet import checkpoint as nnunet_checkpoint
 from napari_tessera.models.formats.nnunet import network as nnunet_network
 from napari_tessera.models.formats.nnunet import plans as nnunet_plans
+from napari_tessera.models.formats.nnunet import resampling as nnunet_resampling
 from napari_tessera.models.formats.nnunet import spec as nnunet_spec
 from napari_tessera.models.formats.registry import FORMATS
 
@@ -42,6 +43,7 @@ HANDLED: dict[str, tuple[Names, Any]] = {
     "nnU-Net's networks": (allowed.NNUNET_NETWORKS, nnunet_network.ARCHITECTURES),
     "nnU-Net's layers": (allowed.NNUNET_LAYERS, nnunet_network._LAYERS),
     "nnU-Net's schemes": (allowed.NNUNET_BEFORE, nnunet_spec._SCHEMES),
+    "nnU-Net's resampling": (allowed.NNUNET_RESAMPLING, nnunet_resampling._SCHEMES),
     "nnU-Net's old networks": (
         allowed.NNUNET_OLD_NETWORKS,
         get_args(nnunet_plans._OldConfiguration.model_fields["unet"].annotation),

@@ -14,6 +14,7 @@ from napari_tessera._qt.lines import LineLabel
 from napari_tessera._qt.optional_number import OptionalNumber
 from napari_tessera._qt.parts import named, offer, small_button
 from napari_tessera._qt.window_spins import WindowSpins
+from napari_tessera.planning.resampling import resamples
 from napari_tessera.session.card import window_complaints
 from napari_tessera.session.wording import Line, Tone
 
@@ -200,7 +201,7 @@ class WindowsPanel(QWidget):
         for name in ("overlap", "sw_batch_size", "tta_num", "batch_size"):
             _show(getattr(self, name), getattr(settings, name))
         self.tta_mode.setEnabled(settings.tta_num > 1 and not self._session.fitting.active)
-        self.resample.setChecked(settings.resample)
+        self.resample.setChecked(resamples(settings, model.spec))
         self.skip_below.setValue(settings.skip_below)
         if choices is not None:
             offer(self.tta_mode, choices.tta_modes, settings.tta_mode)

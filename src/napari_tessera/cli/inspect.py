@@ -14,6 +14,7 @@ from napari_tessera.session.card import mirrored_axes
 from napari_tessera.units import format_voxel_size
 
 if TYPE_CHECKING:
+    from napari_tessera.engine.interpolation import ResamplingScheme
     from napari_tessera.models.formats.base import Description, Risk
     from napari_tessera.models.spec import ModelSpec, Normalisation
 
@@ -81,6 +82,7 @@ def _facts(spec: "ModelSpec | None") -> dict[str, str]:
         "overlap": "" if spec.overlap is None else f"{spec.overlap:g}",
         "mirrored axes": mirrored_axes(spec),
         "voxel size": format_voxel_size(spec.voxel_size_um) if spec.voxel_size_um else "unknown",
+        "resampling": _resampling(spec.resampling),
         "normalisation": "; ".join(dict.fromkeys(map(_normalisation, spec.normalisations))),
         "activation": ", ".join(dict.fromkeys(spec.activations)),
         "output": spec.output.kind,
@@ -91,6 +93,20 @@ def _facts(spec: "ModelSpec | None") -> dict[str, str]:
         "": spec.description,
     }
     return {name: fact for name, fact in facts.items() if fact}
+
+
+def _resampling(scheme: "ResamplingScheme") -> str:
+    """Return how images are resampled, where it is not the usual way."""
+    if scheme == type(scheme)():
+        return ""
+    order = {0: "nearest", 1: "linear", 3: "cubic"}
+    parts = [f"{order[scheme.order]}, edges {scheme.edge}"]
+    if scheme.separate_above is not None:
+        parts.append(f"{order[scheme.separate_order]} along an axis more than {scheme.separate_above:g} times coarser")
+    if scheme.output_order is not None:
+        parts.append(f"labels decided in the image's own voxels ({order[scheme.output_order]})")
+    parts.append("unless switched off" if scheme.usual else "where asked for")
+    return "; ".join(parts)
 
 
 def _normalisation(normalisation: "Normalisation") -> str:

@@ -142,7 +142,7 @@ Resample = Annotated[
     typer.Option(
         "--resample/--no-resample",
         help="Bring images to the voxel size that the model expects before the network sees them, and results back to "
-        "the image's own voxels. Default: no.",
+        "the image's own voxels. Default: as nnU-Net does for its models where both voxel sizes are known, else no.",
     ),
 ]
 Resolution = Annotated[

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from napari_tessera.decode.base import Decoder
     from napari_tessera.models.spec import ModelSpec
 
-__all__ = ["Reduced", "check_probabilities", "choose_reduction", "restore_probabilities"]
+__all__ = ["Reduced", "check_probabilities", "choose_reduction", "keep_output", "restore_probabilities"]
 
 UINT8_LEVELS = 255
+MOST_FLOAT16 = 65504.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,15 @@ def choose_reduction(spec: ModelSpec, decoder: Decoder | None, kept: Probability
         return decoder.reduce(planes if only_order else _active(planes, spec), spec.output)
 
     return Reduced(channels, dtype, Reduction(reduce, normalised=not only_order, background=decoder.background))
+
+
+def keep_output(spec: ModelSpec) -> Reduced:
+    """Return what keeps the network's averaged output as it is, not activated, in float16."""
+
+    def narrow(planes: torch.Tensor) -> torch.Tensor:
+        return planes.clamp(-MOST_FLOAT16, MOST_FLOAT16).half()
+
+    return Reduced(spec.out_channels, "float16", Reduction(narrow))
 
 
 def check_probabilities(spec: ModelSpec, kept: ProbabilityType) -> None:

@@ -1,12 +1,11 @@
 """Another voxel size: images that are resampled part by part, as they are read, and results brought back.
 
-Voxel i of n stands for the middle of the i-th of n equal parts of the image, so a voxel of the result lies at
-``(i + 0.5) * factor - 0.5`` in voxels of the source, ``factor`` being source voxels per voxel of the result. Where an
-axis shrinks, a Gaussian of ``sigma = (factor - 1) / 2`` source voxels, cut at 4 sigma, comes before the linear
-interpolation; beyond its borders the image is mirrored at the middle of its outermost voxels. These are the choices of
-scikit-image's ``transform.resize(order=1, mode="reflect")``, whose documentation is the source of the formula.
+A `ResamplingScheme` says how. By default, where an axis shrinks, a Gaussian of ``sigma = (factor - 1) / 2`` source
+voxels, cut at 4 sigma, comes before the linear interpolation; beyond its borders the image is mirrored at the middle of
+its outermost voxels. These are the choices of scikit-image's ``transform.resize(order=1, mode="reflect")``, whose
+documentation is the source of the formula; ``order=3, mode="edge", anti_aliasing=False`` is another scheme.
 
-Both steps are weighted sums along one axis at a time, so they are taken together: each voxel of the result is one sum
+All steps are weighted sums along one axis at a time, so they are taken together: each voxel of the result is one sum
 over its neighbours along each axis. The sums are formed in one order whatever part is read, so how a volume is cut does
 not change a bit of it.
 """
@@ -14,22 +13,29 @@ not change a bit of it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from math import ceil, floor, prod
+from math import ceil, prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from napari_tessera.engine.interpolation import AxisResampling, ResamplingScheme
+
 if TYPE_CHECKING:
+    from napari_tessera.engine.limits import Limits
     from napari_tessera.engine.source import Region, Source
 
-__all__ = ["ResampledSource", "estimate_read_bytes", "resample_labels", "resample_linear", "resampled_dtype"]
+__all__ = [
+    "ResampledSource",
+    "estimate_read_bytes",
+    "iter_resampled_slabs",
+    "resample_labels",
+    "resample_linear",
+    "resampled_dtype",
+]
 
 Shape = tuple[int, ...]
 
-# Where the Gaussian is cut, as scikit-image and scipy do.
-TRUNCATE_SIGMAS = 4.0
 # Voxels of the source that are asked for at once: bounds what a lazy image has in memory for one read.
 READ_VOXELS = 128_000_000
 # Voxels, of the source or of the result, that are worked on together: bounds the floats beside them.
@@ -48,73 +54,6 @@ def resampled_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.float32 if exact else np.float64)
 
 
-@dataclass(frozen=True, slots=True)
-class _Axis:
-    """One axis: *size* voxels become *new_size*."""
-
-    size: int
-    new_size: int
-    antialias: bool = True
-
-    @property
-    def factor(self) -> float:
-        """Source voxels per voxel of the result."""
-        return self.size / self.new_size
-
-    @property
-    def sigma(self) -> float:
-        """Of the Gaussian, source voxels; 0 where the axis does not shrink."""
-        return max(self.factor - 1, 0.0) / 2 if self.antialias else 0.0
-
-    @property
-    def radius(self) -> int:
-        """How far the Gaussian reaches, source voxels."""
-        return int(TRUNCATE_SIGMAS * self.sigma + 0.5)
-
-    def reach(self, part: slice) -> slice:
-        """Return the source voxels that the *part* of the result needs, inside the image."""
-        if self.size == self.new_size:
-            return part
-        low = floor((part.start + 0.5) * self.factor - 0.5) - self.radius
-        high = floor((part.stop - 0.5) * self.factor - 0.5) + 1 + self.radius
-        # What lies outside is mirrored into the image.
-        first = 0 if low < 0 else low
-        last = self.size - 1 if high > self.size - 1 else high
-        if low < 0:
-            last = max(last, min(-low, self.size - 1))
-        if high > self.size - 1:
-            first = min(first, max(2 * (self.size - 1) - high, 0))
-        return slice(first, last + 1)
-
-    def taps(self, part: slice) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
-        """Return which source voxels add up to each voxel of *part*, and their weights, both (voxels, taps)."""
-        at = (np.arange(part.start, part.stop) + 0.5) * self.factor - 0.5
-        below = np.floor(at)
-        share = (at - below)[:, np.newaxis]
-        kernel = _gaussian(self.sigma, self.radius)
-        # The Gaussian around the voxel below and the one around the next, weighted as linear interpolation does.
-        weights = (1 - share) * np.append(kernel, 0.0) + share * np.insert(kernel, 0, 0.0)
-        index = below.astype(np.intp)[:, np.newaxis] + np.arange(-self.radius, self.radius + 2)
-        return _mirror(index, self.size), weights
-
-
-def _gaussian(sigma: float, radius: int) -> npt.NDArray[np.float64]:
-    if radius == 0:
-        return np.ones(1)
-    kernel: npt.NDArray[np.float64] = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
-    kernel /= kernel.sum()
-    return kernel
-
-
-def _mirror(index: npt.NDArray[np.intp], size: int) -> npt.NDArray[np.intp]:
-    """Return *index* mirrored into [0, size): -1 becomes 1, size becomes size - 2."""
-    if size == 1:
-        return np.zeros_like(index)
-    period = 2 * (size - 1)
-    index = np.abs(index) % period
-    return np.minimum(index, period - index)
-
-
 class ResampledSource:
     """A `Source` of another shape over the same extent; every read resamples the part that it asks for.
 
@@ -124,11 +63,26 @@ class ResampledSource:
         The image, of real numbers.
     shape
         Spatial shape to bring it to, voxels; as many axes as the source has.
+    scheme
+        How; the default if None.
+    separate
+        The axis that is resampled by itself, None where there is none; see `ResamplingScheme.separate_axis`.
+    limits
+        What resampled values are cut to; None: nothing is cut.
     """
 
-    def __init__(self, source: Source, shape: Shape) -> None:
+    def __init__(
+        self,
+        source: Source,
+        shape: Shape,
+        scheme: ResamplingScheme | None = None,
+        *,
+        separate: int | None = None,
+        limits: Limits | None = None,
+    ) -> None:
         self.source = source
-        self._axes = tuple(_Axis(*sizes) for sizes in zip(source.shape[1:], shape, strict=True))
+        self._limits = limits
+        self._axes = (scheme or ResamplingScheme()).axes(source.shape[1:], shape, separate)
 
     @property
     def shape(self) -> Shape:
@@ -150,11 +104,14 @@ class ResampledSource:
             reach = tuple(axis.reach(part) for axis, part in zip(self._axes, tile, strict=True))
             values = self.source.read(reach)
             for piece in _iter_tiles(tile, self._axes, WORK_VOXELS):
-                out[(slice(None), *_within(piece, whole))] = _resample(values, reach, piece, self._axes, self.dtype)
+                found = _resample(values, reach, piece, self._axes, self.dtype)
+                if self._limits is not None:
+                    self._limits.clip_(found, self._axes, piece)
+                out[(slice(None), *_within(piece, whole))] = found
         return out
 
 
-def _iter_tiles(parts: Sequence[slice], axes: Sequence[_Axis], most_voxels: int) -> Iterator[list[slice]]:
+def _iter_tiles(parts: Sequence[slice], axes: Sequence[AxisResampling], most_voxels: int) -> Iterator[list[slice]]:
     """Yield *parts* of the result, cut in halves until none has or needs more than *most_voxels*."""
     reaches = [axis.reach(part) for axis, part in zip(axes, parts, strict=True)]
     sides = [reach.stop - reach.start for reach in reaches]
@@ -178,7 +135,7 @@ def _resample(
     values: npt.NDArray[Any],
     reach: Sequence[slice],
     parts: Sequence[slice],
-    axes: Sequence[_Axis],
+    axes: Sequence[AxisResampling],
     dtype: np.dtype[Any],
 ) -> npt.NDArray[Any]:
     """Return *parts* of the result from *values*, (C, *reach)."""
@@ -197,31 +154,29 @@ def _weighted_sum(
 ) -> npt.NDArray[Any]:
     """Return the sum over taps of the weighted voxels along *axis*, tap by tap: a matrix product would be blocked."""
     along = (-1,) + (1,) * (values.ndim - axis - 1)
-    total: npt.NDArray[Any] | None = None
-    for tap in range(index.shape[1]):
-        term = values.take(index[:, tap], axis)
+    total = values.take(index[:, 0], axis)
+    total *= weights[:, 0].reshape(along)
+    term = np.empty_like(total) if index.shape[1] > 1 else total
+    for tap in range(1, index.shape[1]):
+        # All indices are inside; to check them numpy would make a copy first.
+        np.take(values, index[:, tap], axis, out=term, mode="clip")
         term *= weights[:, tap].reshape(along)
-        if total is None:
-            total = term
-        else:
-            total += term
-    assert total is not None
+        total += term
     return total
 
 
-def estimate_read_bytes(image_shape: Shape, shape: Shape, region: Shape, channels: int, itemsize: int) -> int:
+def estimate_read_bytes(axes: Sequence[AxisResampling], region: Shape, channels: int, itemsize: int) -> int:
     """Return what reading so large a *region* of a `ResampledSource` takes beside its result, bytes.
 
     Parameters
     ----------
-    image_shape, shape
-        Of the source and of what it is resampled to, spatial.
+    axes
+        What becomes of every axis.
     region
         Lengths of what is read, in voxels of the result.
     channels, itemsize
         Of the source; bytes per value.
     """
-    axes = [_Axis(*sizes) for sizes in zip(image_shape, shape, strict=True)]
     read = prod(
         min(ceil(side * axis.factor) + 2 * axis.radius + 2, axis.size) for side, axis in zip(region, axes, strict=True)
     )
@@ -250,7 +205,7 @@ def resample_linear(values: npt.NDArray[Any], shape: Shape) -> npt.NDArray[Any]:
     """Return *values*, (C, *spatial), interpolated linearly to (C, *shape), in their own type; whole ones rounded."""
     if values.shape[1:] == shape:
         return values
-    axes = [_Axis(*sizes, antialias=False) for sizes in zip(values.shape[1:], shape, strict=True)]
+    axes = [AxisResampling(*sizes, antialias=False) for sizes in zip(values.shape[1:], shape, strict=True)]
     out = np.empty((values.shape[0], *shape), values.dtype)
     work = resampled_dtype(values.dtype)
     reach = [slice(0, axis.size) for axis in axes]
@@ -260,3 +215,19 @@ def resample_linear(values: npt.NDArray[Any], shape: Shape) -> npt.NDArray[Any]:
             found = _resample(values[channel : channel + 1], reach, piece, axes, work)[0]
             out[channel][tuple(piece)] = np.rint(found) if values.dtype.kind in "iu" else found
     return out
+
+
+def iter_resampled_slabs(
+    values: npt.NDArray[Any], axes: Sequence[AxisResampling]
+) -> Iterator[tuple[Region, npt.NDArray[np.float32]]]:
+    """Yield all of *values*, (C, *spatial), resampled, in parts of no more than `WORK_VOXELS` over all channels.
+
+    Yields
+    ------
+    region, part
+        Where in the result it lies, and its values, float32 (C, *region), in memory of their own.
+    """
+    reach = [slice(0, axis.size) for axis in axes]
+    most = max(WORK_VOXELS // values.shape[0], 1)
+    for piece in _iter_tiles([slice(0, axis.new_size) for axis in axes], axes, most):
+        yield tuple(piece), _resample(values, reach, piece, axes, np.dtype(np.float32))

@@ -98,7 +98,8 @@ class Settings:
         plan warns when the image's differs.
     resample
         Whether an image of another voxel size is brought to the one that the model expects before the network sees it,
-        and the result back to the image's own voxels. Needs both sizes.
+        and the result back to the image's own voxels. Needs both sizes. None leaves it to the model: images for an
+        nnU-Net are resampled where both sizes are known, others are not.
     decoder
         Name of the step that turns probabilities into labels; None takes what the model suggests.
     decoder_parameters
@@ -124,7 +125,7 @@ class Settings:
     skip_below: float | None = None
     device: str = "auto"
     resolution: tuple[float, ...] | None = None
-    resample: bool = False
+    resample: bool | None = None
     decoder: str | None = None
     decoder_parameters: tuple[tuple[str, Any], ...] = ()
 
@@ -145,7 +146,7 @@ class Settings:
             "skip_below": None if self.skip_below is None else _finite("skip_below", self.skip_below),
             "device": _device_name(self.device),
             "resolution": None if self.resolution is None else _voxel_size(self.resolution),
-            "resample": _switch("resample", self.resample),
+            "resample": None if self.resample is None else _switch("resample", self.resample),
             "decoder_parameters": _pairs(self.decoder_parameters),
         }
         for name, value in checked.items():

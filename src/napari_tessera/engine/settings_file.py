@@ -126,7 +126,7 @@ def write_settings(path: Path, values: dict[str, Any]) -> None:
     inference = {name: values[name] for name in _Inference.model_fields if values.get(name) is not None}
     inference["test_time_augmentation"] = values["tta_num"] > 1
     content: dict[str, Any] = {"inference": inference}
-    data = {"resolution": values["resolution"], "resample": values["resample"] or None}
+    data = {"resolution": values["resolution"], "resample": values["resample"]}
     if any(value is not None for value in data.values()):
         content["data"] = {name: value for name, value in data.items() if value is not None}
     if values["decoder"] is not None or values["decoder_parameters"]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
+from itertools import product
 from math import prod
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -11,7 +13,7 @@ import numpy.typing as npt
 
 from napari_tessera.errors import InputError
 
-__all__ = ["ArraySource", "PlaneCache", "Source", "estimate_cache_bytes"]
+__all__ = ["ArraySource", "PlaneCache", "Source", "estimate_cache_bytes", "iter_regions"]
 
 if TYPE_CHECKING:
     from napari_tessera.engine.grid import WindowGrid
@@ -152,6 +154,21 @@ class PlaneCache:
     def _end_of(self, number: int) -> int:
         first, planes = self._held[number]
         return first + int(planes.shape[1 + self._axis])
+
+
+def iter_regions(source: Source, most_voxels: int) -> Iterator[Region]:
+    """Yield regions that cover *source*, of *most_voxels* over all channels as far as its chunks allow.
+
+    They are whole chunks of a lazy array, which it would else compute again and again.
+    """
+    channels, *spatial = source.shape
+    box = list(getattr(source, "chunk", None) or (1, *spatial[1:]))
+    for axis in reversed(range(len(box))):  # as many chunks at once as may be
+        fitting = most_voxels // max(channels * prod(box), 1)
+        box[axis] = min(box[axis] * max(fitting, 1), spatial[axis])
+    for corner in product(*(range(0, side, step) for side, step in zip(spatial, box, strict=True))):
+        ends = (min(start + step, side) for start, step, side in zip(corner, box, spatial, strict=True))
+        yield tuple(map(slice, corner, ends))
 
 
 def estimate_cache_bytes(source: Source, across: Region, grid: WindowGrid) -> int:

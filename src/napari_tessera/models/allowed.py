@@ -229,6 +229,16 @@ NNUNET_BEFORE = Names(
     },
     f"no scheme of nnU-Net is ever made: {_NO_CODE}",
 )
+NNUNET_RESAMPLING = Names(
+    "Resampling",
+    (NNUNET,),
+    {
+        "resample_data_or_seg_to_shape": "resampling: a cubic spline, output linearly",
+        "resample_torch_fornnunet": "resampling: linear, output linearly",
+        "no_resampling_hack": "resampling: none",
+    },
+    f"no function of nnU-Net is ever called: {_NO_CODE}",
+)
 BIOIMAGEIO_BEFORE = Names(
     "Steps before the network",
     (BIOIMAGEIO,),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
 from math import ceil, inf, prod
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ import numpy.typing as npt
 
 from napari_tessera.engine.intensity import IntensityMap
 from napari_tessera.engine.resample import ResampledSource
-from napari_tessera.engine.source import ArraySource
+from napari_tessera.engine.source import iter_regions
 from napari_tessera.errors import InputError
 from napari_tessera.models.spec import Normalisation, NormalisationMode
 
@@ -196,16 +195,9 @@ _CHANNEL_MAPS: dict[NormalisationMode, Callable[[dict[str, float], _Measured, in
 
 
 def _iter_pieces(source: Source) -> Iterator[npt.NDArray[Any]]:
-    """Yield the volume as (C, n) pieces: whole chunks of a lazy array, which it would else compute again and again."""
-    channels, *spatial = source.shape
-    box = list((source.chunk if isinstance(source, ArraySource) else None) or (1, *spatial[1:]))
-    for axis in reversed(range(len(box))):  # as many chunks at once as may be
-        fitting = PIECE_VOXELS // max(channels * prod(box), 1)
-        box[axis] = min(box[axis] * max(fitting, 1), spatial[axis])
-    starts = (range(0, side, step) for side, step in zip(spatial, box, strict=True))
-    for corner in product(*starts):
-        region = tuple(slice(start, start + step) for start, step in zip(corner, box, strict=True))
-        yield source.read(region).reshape(channels, -1)
+    """Yield the volume as (C, n) pieces."""
+    for region in iter_regions(source, PIECE_VOXELS):
+        yield source.read(region).reshape(source.shape[0], -1)
 
 
 def _may_hold_nan(source: Source) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from napari_tessera.engine.interpolation import ResamplingScheme
 from napari_tessera.errors import ModelError, OutputError
 from napari_tessera.models.architectures import built_from
 from napari_tessera.models.spec_file import ModelFile
@@ -94,6 +96,7 @@ def _content(spec: ModelSpec) -> dict[str, Any]:
         "description": spec.description,
         "overlap": spec.overlap,
         "voxel_size_um": None if spec.voxel_size_um is None else list(spec.voxel_size_um),
+        "resampling": {} if spec.resampling == ResamplingScheme() else asdict(spec.resampling),
         "classes": list(spec.classes),
         "class_colours": list(spec.class_colours),
         "licence": spec.licence,
@@ -115,7 +118,7 @@ def _content(spec: ModelSpec) -> dict[str, Any]:
         "output": {"kind": spec.output.kind, "offsets": [list(offset) for offset in spec.output.offsets]},
         "decoder": {"name": decoder.name, "parameters": _plain(dict(decoder.parameters))},
         **mirrored,
-    } | {name: value for name, value in optional.items() if value not in ("", None, [])}
+    } | {name: value for name, value in optional.items() if value not in ("", None, [], {})}
 
 
 def _normalisation(normalisation: Normalisation) -> dict[str, Any]:

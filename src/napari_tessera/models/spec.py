@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from math import inf, isfinite
 from typing import Any, Literal, get_args
 
+from napari_tessera.engine.interpolation import ResamplingScheme
 from napari_tessera.errors import ModelError, SettingsError
 from napari_tessera.models.embeddings import refuse_embeddings
 
@@ -206,6 +207,8 @@ class ModelSpec:
         What its channels mean.
     voxel_size_um
         The voxel size it was trained at, micrometres, image order; None if unknown.
+    resampling
+        How images of another voxel size are brought to it, and results back.
     classes
         Names of the output's classes, in channel order; may be empty.
     class_colours
@@ -238,6 +241,7 @@ class ModelSpec:
     description: str = ""
     licence: str = ""
     citation: str = ""
+    resampling: ResamplingScheme = field(default_factory=ResamplingScheme)
 
     def __post_init__(self) -> None:
         """Check that the fields fit together."""

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from napari_tessera.engine.interpolation import Edge, ResamplingScheme
 from napari_tessera.errors import ModelError, nearest
 from napari_tessera.models.embeddings import refuse_embeddings
 from napari_tessera.models.plain_yaml import load_yaml
@@ -75,6 +76,21 @@ class _Decoder(_Part):
         return DecoderChoice(self.name, tuple(sorted(self.parameters.items())))
 
 
+class _Resampling(_Part):
+    order: int = 1
+    antialias: bool = True
+    edge: Edge = "mirror"
+    separate_above: float | None = None
+    separate_order: int = 0
+    clip: bool = False
+    normalise_first: bool = False
+    output_order: int | None = None
+    usual: bool = False
+
+    def to_scheme(self) -> ResamplingScheme:
+        return ResamplingScheme(**self.model_dump())
+
+
 class ModelFile(_Part):
     """The keys of a model's YAML file (docs/models.md explains them)."""
 
@@ -92,6 +108,7 @@ class ModelFile(_Part):
     overlap: float | None = None
     mirror_axes: str | None = None
     voxel_size_um: tuple[float, ...] | None = None
+    resampling: _Resampling = Field(default_factory=_Resampling)
     output: _Output = Field(default_factory=_Output)
     classes: tuple[str, ...] = ()
     class_colours: tuple[str, ...] = ()
@@ -115,6 +132,7 @@ class ModelFile(_Part):
             activation=self.activation,
             output=OutputSpec(self.output.kind, self.output.offsets),
             voxel_size_um=self.voxel_size_um,
+            resampling=self.resampling.to_scheme(),
             classes=self.classes,
             decoder=None if self.decoder is None else self.decoder.to_choice(),
             description=" ".join(self.description.split()),

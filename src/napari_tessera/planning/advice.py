@@ -50,6 +50,7 @@ def advise(
     volume_sizes_um: Sequence[VoxelSize | None],
     model_size_um: VoxelSize | None,
     resamplings: Sequence[Resampling | None],
+    resamples: bool,
 ) -> tuple[Advice, ...]:
     """Return all advice on a plan, the most important first.
 
@@ -67,6 +68,8 @@ def advise(
         Voxel sizes of every volume and of the model, None where unknown.
     resamplings
         How every volume is resampled, None where it is not.
+    resamples
+        Whether volumes of another voxel size are to be resampled, where the size is known.
     """
     found = [
         *_on_device_memory(settings, grids, device, total_bytes),
@@ -74,7 +77,7 @@ def advise(
         *_on_mixed_up_batches(settings, host_bytes),
         *_on_blocks(grids, blocks, device),
         *_on_views(settings, grids),
-        *_on_voxel_size(settings, volume_sizes_um, model_size_um),
+        *_on_voxel_size(resamples, volume_sizes_um, model_size_um),
         *_on_padding(grids),
         *_on_precision(settings, device),
         *_on_resampling(resamplings),
@@ -162,9 +165,17 @@ def _on_views(settings: Settings, grids: tuple[WindowGrid, ...]) -> Iterator[Adv
 
 
 def _on_voxel_size(
-    settings: Settings, volume_sizes_um: Sequence[VoxelSize | None], model_size_um: VoxelSize | None
+    resamples: bool, volume_sizes_um: Sequence[VoxelSize | None], model_size_um: VoxelSize | None
 ) -> Iterator[Advice]:
-    if model_size_um is None or settings.resample:
+    if model_size_um is None:
+        return
+    if resamples:
+        if None in volume_sizes_um:
+            yield Advice(
+                Level.WARNING,
+                f"The voxel size of the image is unknown, and the model's images were resampled to "
+                f"{format_voxel_size(model_size_um)}: give it, or expect poor labels where it is another",
+            )
         return
     known = [size for size in volume_sizes_um if size is not None and len(size) == len(model_size_um)]
     # The oddest one: if there is no fault with it, then with none.

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from napari_tessera.engine.interpolation import ResamplingScheme
+from napari_tessera.engine.limits import measure_limits
+from napari_tessera.engine.normalised import NormalisedSource
 from napari_tessera.engine.resample import (
+    WORK_VOXELS,
     ResampledSource,
     estimate_read_bytes,
+    iter_resampled_slabs,
     resample_labels,
     resample_linear,
 )
@@ -21,6 +26,7 @@ from napari_tessera.units import format_voxel_size
 
 if TYPE_CHECKING:
     from napari_tessera.engine.grid import Block, WindowGrid
+    from napari_tessera.engine.intensity import IntensityMap
     from napari_tessera.engine.settings import Settings
     from napari_tessera.engine.source import Source
     from napari_tessera.models.spec import ModelSpec
@@ -30,6 +36,7 @@ __all__ = [
     "VoxelSize",
     "check_resolution",
     "expected_voxel_size",
+    "resamples",
     "resampling_of",
     "sizes_of_volumes",
 ]
@@ -51,16 +58,69 @@ class Resampling:
         The image's own spatial shape, and its voxel size, micrometres.
     shape, voxel_size_um
         What the network sees. The size is the model's but for what whole numbers of voxels ask for.
+    scheme
+        How.
+    separate_axis, separate_axis_back
+        The axis that is resampled by itself, on the way there and on the way back; None: there is none.
     """
 
     image_shape: Shape
     image_voxel_size_um: VoxelSize
     shape: Shape
     voxel_size_um: VoxelSize
+    scheme: ResamplingScheme = field(default_factory=ResamplingScheme)
+    separate_axis: int | None = None
+    separate_axis_back: int | None = None
+
+    @property
+    def keeps_output(self) -> bool:
+        """Whether the network's output is brought back before it is activated and labels are decided."""
+        return self.scheme.output_order is not None
+
+    def normalised(self, source: Source, intensity: IntensityMap) -> Source:
+        """Return *source*, the image, normalised and then as the network sees it; read for limits where need be."""
+        return self.wrap(NormalisedSource(source, intensity))
 
     def wrap(self, source: Source) -> Source:
         """Return *source*, the image, as the network sees it."""
-        return ResampledSource(source, self.shape)
+        limits = measure_limits(source, self.separate_axis) if self._may_overshoot else None
+        return ResampledSource(source, self.shape, self.scheme, separate=self.separate_axis, limits=limits)
+
+    @property
+    def _may_overshoot(self) -> bool:
+        axes = self.scheme.axes(self.image_shape, self.shape, self.separate_axis)
+        return self.scheme.clip and any(axis.order == 3 and axis.size != axis.new_size for axis in axes)
+
+    def bring_back_output(
+        self, output: npt.NDArray[Any], finish: Callable[[npt.NDArray[np.float32]], npt.NDArray[Any]]
+    ) -> npt.NDArray[Any]:
+        """Return what *finish* makes of the network's *output*, (C, *shape), on the image's own grid.
+
+        Parameters
+        ----------
+        output
+            As the network gave it, not activated.
+        finish
+            Given parts of the output in the image's voxels, float32 (C, *part); gives (C', *part). Voxelwise: only
+            such parts are held, never all of it.
+        """
+        back = self.scheme.axes_back(self.shape, self.image_shape, self.separate_axis_back)
+        found: npt.NDArray[Any] | None = None
+        for region, part in iter_resampled_slabs(output, back):
+            finished = finish(part)
+            if found is None:
+                found = np.empty((finished.shape[0], *self.image_shape), finished.dtype)
+            found[(slice(None), *region)] = finished
+        assert found is not None
+        return found
+
+    @staticmethod
+    def estimate_finishing_bytes(channels: int) -> int:
+        """Return what `bring_back_output` takes beside its argument and its result, at most.
+
+        Two arrays of floats are interpolated from a third, and activating takes two more.
+        """
+        return 5 * 4 * max(WORK_VOXELS, channels)
 
     def bring_back(self, result: npt.NDArray[Any], *, is_labels: bool) -> npt.NDArray[Any]:
         """Return labels, (*shape), or probabilities, (C, *shape), on the image's own grid, in their own type.
@@ -82,28 +142,36 @@ class Resampling:
         sides = [part.stop - part.start for part in grid.reach(block)]
         axis = grid.sweep_axis
         sides[axis] = min(grid.window[axis], sides[axis])
-        at_once = estimate_read_bytes(self.image_shape, self.shape, tuple(sides), channels, itemsize)
+        axes = self.scheme.axes(self.image_shape, self.shape, self.separate_axis)
+        # Normalised values lie beside those of the image.
+        read = itemsize + (4 if self.scheme.normalise_first else 0)
+        at_once = estimate_read_bytes(axes, tuple(sides), channels, read)
         sides[axis] = min(2 * grid.window[axis], grid.shape[axis])
         held: int = channels * self.itemsize(itemsize) * prod(sides)
         return at_once + held
 
-    @staticmethod
-    def itemsize(image_itemsize: int) -> int:
+    def itemsize(self, image_itemsize: int) -> int:
         """Return the bytes of a resampled value; those of 32 bits are taken to be floats."""
-        return 4 if image_itemsize <= 4 else 8
+        return 4 if image_itemsize <= 4 or self.scheme.normalise_first else 8
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain lists of numbers by name."""
-        return {
+        """Return plain lists of numbers by name; how, where it is not the usual way."""
+        sizes = {
             "image_voxel_size_um": list(self.image_voxel_size_um),
             "shape": list(self.shape),
             "voxel_size_um": list(self.voxel_size_um),
         }
+        return sizes if self.scheme == ResamplingScheme() else sizes | {"scheme": asdict(self.scheme)}
 
 
 def expected_voxel_size(settings: Settings, spec: ModelSpec) -> VoxelSize | None:
     """Return the voxel size that the model expects, micrometres: the settings' word, else its own; None: unknown."""
     return settings.resolution or spec.voxel_size_um
+
+
+def resamples(settings: Settings, spec: ModelSpec) -> bool:
+    """Whether images of another voxel size are resampled: the user's word, else the model's."""
+    return spec.resampling.usual if settings.resample is None else settings.resample
 
 
 def check_resolution(settings: Settings, spec: ModelSpec) -> None:
@@ -162,10 +230,10 @@ def resampling_of(
     SettingsError, InputError
         If the image is to be resampled, and a voxel size is unknown or differs by too much.
     """
-    if not settings.resample:
-        return None
     check_resolution(settings, spec)
     wanted = expected_voxel_size(settings, spec)
+    if not resamples(settings, spec) or (settings.resample is None and None in (wanted, voxel_size_um)):
+        return None
     if wanted is None:
         raise SettingsError(
             f"resample is on, but the model '{spec.name}' does not say its voxel size: set resolution, or switch "
@@ -181,7 +249,9 @@ def resampling_of(
     if new == tuple(shape):
         return None
     reached = tuple(a * side / other for side, a, other in zip(shape, voxel_size_um, new, strict=True))
-    return Resampling(tuple(shape), tuple(voxel_size_um), new, reached)
+    scheme, own = spec.resampling, tuple(voxel_size_um)
+    there, back = scheme.separate_axis(own, wanted), scheme.separate_axis(wanted, own)
+    return Resampling(tuple(shape), own, new, reached, scheme, there, back)
 
 
 def _check_sizes(shape: Shape, own: VoxelSize, wanted: VoxelSize) -> None:

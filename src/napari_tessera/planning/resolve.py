@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_tessera.decode.reduce import Reduced, check_probabilities, choose_reduction
+from napari_tessera.decode.reduce import Reduced, check_probabilities, choose_reduction, keep_output
 from napari_tessera.engine.blocks import cut_blocks, deal_blocks
 from napari_tessera.engine.grid import Block, WindowGrid
 from napari_tessera.engine.stitch import FLOAT_BYTES
@@ -28,6 +28,7 @@ from napari_tessera.planning.resampling import (
     VoxelSize,
     check_resolution,
     expected_voxel_size,
+    resamples,
     resampling_of,
     sizes_of_volumes,
 )
@@ -153,6 +154,7 @@ def resolve(
             volume_sizes_um=sizes,
             model_size_um=expected_voxel_size(settings, spec),
             resamplings=resamplings,
+            resamples=resamples(settings, spec),
         ),
     )
 
@@ -194,8 +196,12 @@ class _Run:
 
     @cached_property
     def reduced(self) -> Reduced:
-        """What leaves the device."""
+        """What results are made of."""
         return choose_reduction(self.spec, self.decoder, self.settings.probabilities)
+
+    def _kept(self, resampling: Resampling | None) -> Reduced:
+        """Return what leaves the device: what results are made of, or the output that is to be brought back first."""
+        return keep_output(self.spec) if resampling is not None and resampling.keeps_output else self.reduced
 
     @property
     def written_bytes_per_voxel(self) -> int:
@@ -241,7 +247,7 @@ class _Run:
 
     def _slab(self, grid: WindowGrid, block: Block) -> SlabShape:
         weighting = choose_weighting(
-            normalised=self.reduced.reduction.normalised,
+            normalised=any(self._kept(resampling).reduction.normalised for resampling in self.resamplings),
             skips=any(windows is not None for windows in self.occupied),
             partly_silent=self._interleaved and bool(_directed_offsets(self.spec)),
         )
@@ -303,20 +309,24 @@ class _Run:
 
     def host_estimate(self, itemsize: int, results_held: int) -> HostEstimate:
         """Return the host's memory; the largest volume decides."""
-        voxels = max(prod(grid.shape) for grid in self.grids)
+        decoded = max(prod(_result_shape(volume)) for volume in self.volumes)
         of_image = max(prod(volume.image_shape) for volume in self.volumes)
         batch = self.settings.sw_batch_size
         window_bytes = FLOAT_BYTES * self.spec.in_channels * prod(self.grids[0].window)
         on_host = self.peak_at(batch).memory.total_bytes if self.device.kind == "cpu" else 0
         return HostEstimate(
             volumes_bytes=min(self.settings.batch_size, len(self.grids)) * of_image * self.spec.in_channels * itemsize,
-            result_bytes=voxels * self.reduced.channels * np.dtype(self.reduced.dtype).itemsize,
+            result_bytes=max(self._kept_bytes(volume) for volume in self.volumes),
             sweep_bytes=window_bytes * self._held(batch) + on_host,
-            decoding_bytes=0 if self.decoder is None else self.decoder.working_bytes(voxels),
+            decoding_bytes=0 if self.decoder is None else self.decoder.working_bytes(decoded),
             # An array for all of them is made when the first comes, so the one that is decoded counts twice.
             held_bytes=results_held * of_image * self.written_bytes_per_voxel if results_held > 1 else 0,
             resampling_bytes=max(self._resampling_bytes(volume, itemsize) for volume in self.volumes),
         )
+
+    def _kept_bytes(self, volume: VolumePlan) -> int:
+        kept = self._kept(volume.resampling)
+        return prod(volume.shape) * kept.channels * np.dtype(kept.dtype).itemsize
 
     def _resampling_bytes(self, volume: VolumePlan, itemsize: int) -> int:
         """Return what resampling one volume, and bringing its result back, takes of the host's memory."""
@@ -324,6 +334,9 @@ class _Run:
         if resampling is None:
             return 0
         back = prod(volume.image_shape) * self.written_bytes_per_voxel
+        if resampling.keeps_output:
+            made_of = self.reduced.channels * np.dtype(self.reduced.dtype).itemsize
+            back = prod(volume.image_shape) * made_of + resampling.estimate_finishing_bytes(self.spec.out_channels)
         if resident > 1:  # whole volumes are resampled ahead
             copies = min(resident, len(self.grids)) * prod(volume.shape) * channels * resampling.itemsize(itemsize)
             whole = resampling.estimate_reading_bytes(
@@ -335,6 +348,12 @@ class _Run:
             resampling.estimate_reading_bytes(volume.layout, block, channels=channels, itemsize=itemsize)
             for block in blocks
         )
+
+
+def _result_shape(volume: VolumePlan) -> Shape:
+    """Return the shape in which labels are decided."""
+    keeps = volume.resampling is not None and volume.resampling.keeps_output
+    return volume.image_shape if keeps else volume.shape
 
 
 def _directed_offsets(spec: ModelSpec) -> tuple[Shape, ...]:

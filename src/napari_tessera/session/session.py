@@ -410,7 +410,8 @@ class Session:
             window_size=spec.window.default,
             tta_num=min(before.tta_num, max_views(spec.spatial_dims, before.tta_axes)),
             resolution=None,
-            resample=before.resample and spec.voxel_size_um is not None,
+            # Where the model resamples by itself, that is what its user expects.
+            resample=None if spec.resampling.usual or spec.voxel_size_um is None else before.resample,
             **_suggested_decoder(model),
         )
         return with_views_of(with_overlap_of(suited, spec), spec)

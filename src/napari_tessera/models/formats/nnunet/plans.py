@@ -17,6 +17,13 @@ __all__ = ["Architecture", "Configuration", "Dataset", "IntensityProperties", "P
 MAX_BYTES = 20_000_000
 
 
+# What nnU-Net's own planner writes, and what older plans without a word of it mean.
+DEFAULT_RESAMPLING = "resample_data_or_seg_to_shape"
+
+# What functions are given by name: numbers, switches, names; nothing that could be called.
+ResamplingArguments = dict[str, bool | int | float | str | None]
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
 
@@ -41,6 +48,10 @@ class Configuration(_Part):
     use_mask_for_norm: tuple[bool | None, ...] = ()
     previous_stage: str | None = None
     preprocessor_name: str = "DefaultPreprocessor"
+    resampling_fn_data: str = DEFAULT_RESAMPLING
+    resampling_fn_data_kwargs: ResamplingArguments = {"order": 3, "force_separate_z": None}
+    resampling_fn_probabilities: str = DEFAULT_RESAMPLING
+    resampling_fn_probabilities_kwargs: ResamplingArguments = {"order": 1, "force_separate_z": None}
     architecture: Architecture
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_tessera.errors import ModelError
 from napari_tessera.models import allowed
+from napari_tessera.models.formats.nnunet.resampling import read_resampling
 from napari_tessera.models.spec import DecoderChoice, ModelSpec, Normalisation, WindowRule
 
 if TYPE_CHECKING:
@@ -139,6 +140,7 @@ def make_spec(
             normalisation=_normalisations(plans, configuration, channels),
             activation="sigmoid" if regions else "softmax",
             voxel_size_um=_voxel_size_um(plans, configuration, order),
+            resampling=read_resampling(configuration).scheme,
             classes=outputs.classes,
             overlap=OVERLAP,
             mirror_axes=_mirror_axes(mirroring_axes, order),
@@ -251,8 +253,10 @@ def iter_notes(
     if plans.image_reader_writer not in _MILLIMETRE_READERS:
         yield (
             f"Its spacing {list(configuration.spacing)} is not taken over as a voxel size: images read by "
-            f"{plans.image_reader_writer} do not say in which unit."
+            f"{plans.image_reader_writer} do not say in which unit. Set resolution to it in micrometres, and "
+            f"images are resampled."
         )
+    yield from read_resampling(configuration).notes
     for channel, masked in enumerate(configuration.use_mask_for_norm):
         if masked and configuration.normalization_schemes[channel] == "ZScoreNormalization":
             yield (
