@@ -40,12 +40,19 @@ def find_spec(path: Path, text: str | bytes, where: str) -> ModelSpec | None:
     Raises
     ------
     ModelError
-        If the description is not valid.
+        If the description is not valid, or is one of more than the network in *path*.
     """
     beside = path.with_suffix(".yaml")
-    if beside.exists():
-        return read_model_file(beside).to_spec()
-    return parse_model_file(text, where).to_spec() if text else None
+    if not beside.exists() and not text:
+        return None
+    file = read_model_file(beside) if beside.exists() else parse_model_file(text, where)
+    if file.program is not None or file.around:
+        source, key = beside if beside.exists() else where, "around" if file.around else "program"
+        raise ModelError(
+            f"{source} has the key '{key}', which only a description that is opened itself may have: name {path.name} "
+            f"there as its program, and open it"
+        )
+    return file.spec
 
 
 def check_told(path: Path, spec: ModelSpec, *, spatial_dims: int, in_channels: int, out_channels: int) -> ModelSpec:

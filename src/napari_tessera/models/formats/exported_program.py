@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from napari_tessera.errors import ModelError, first_line
 from napari_tessera.models.formats.base import Description, Risk
 from napari_tessera.models.formats.embedded import EXTRA_FILE, check_told, find_spec, read_extra
 from napari_tessera.models.formats.passes import in_passes_of
+from napari_tessera.models.formats.stored_program import remember_program
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import ModelSpec, WindowRule
 
-__all__ = ["FORMAT", "ExportedProgram"]
+__all__ = ["FORMAT", "ExportedProgram", "open_exported"]
 
 # The graph of a network of thousands of layers as JSON; more is no network.
 MAX_JSON_BYTES = 50_000_000
@@ -61,15 +63,33 @@ class ExportedProgram:
         graph, text = _read(path)
         sizes, out_channels = _shapes(graph, path)
         spec = _spec(path, text, sizes, out_channels)
-        try:
-            program = torch.export.load(path)
-        except Exception as error:  # whatever a damaged archive makes of torch's reader
-            raise ModelError(f"cannot open {path} as an exported program: {first_line(error)}") from error
-        batch = sizes[0]
-        return Model(_Exported(program.module(), batch.least if batch.step == 0 else None), spec, str(path))
+        return Model(_open(path, sizes[0]), spec, str(path))
 
 
 FORMAT = ExportedProgram()
+
+
+def open_exported(path: Path) -> tuple[torch.nn.Module, int, int, int]:
+    """Return the program *path*, which the user trusts, and its spatial dimensions, input and output channels.
+
+    Raises
+    ------
+    ModelError
+        As `ExportedProgram.load` does.
+    """
+    graph, _ = _read(path)
+    sizes, out_channels = _shapes(graph, path)
+    return _open(path, sizes[0]), len(sizes) - 2, sizes[1].least, out_channels
+
+
+def _open(path: Path, batch: _Size) -> torch.nn.Module:
+    try:
+        program = torch.export.load(path)
+    except Exception as error:  # whatever a damaged archive makes of torch's reader
+        raise ModelError(f"cannot open {path} as an exported program: {first_line(error)}") from error
+    network = _Exported(program.module(), batch.least if batch.step == 0 else None)
+    remember_program(network, "exported-program", lambda: nullcontext(path), path)
+    return network
 
 
 class _Exported(torch.nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from napari_tessera.errors import ModelError
 from napari_tessera.models.formats.base import Description, Risk
 from napari_tessera.models.formats.embedded import EXTRA_FILE, find_spec, read_extra
 from napari_tessera.models.formats.script import open_script
+from napari_tessera.models.formats.stored_program import remember_program
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import ModelSpec, WindowRule
 
@@ -63,6 +65,7 @@ def _extra_file(path: Path) -> bytes:
 def _load(path: Path) -> Model:
     extra = {EXTRA_FILE: ""}
     network = open_script(path, str(path), extra)
+    remember_program(network, "torchscript", lambda: nullcontext(path), path)
     spec = _described(path, extra[EXTRA_FILE]) or _infer(network, path)
     return Model(network, spec, str(path))
 
