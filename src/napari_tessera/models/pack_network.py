@@ -10,22 +10,27 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from napari_tessera.engine.network import first_tensor
 from napari_tessera.errors import ModelError
 from napari_tessera.models.architectures import built_from
 from napari_tessera.models.formats.adapters import take_off
 from napari_tessera.models.formats.nnunet.network import FoldAverage
+from napari_tessera.models.formats.own_network import build_network
 from napari_tessera.models.formats.registry import PROGRAM
 from napari_tessera.models.formats.state_dict import once_each
 from napari_tessera.models.formats.stored_program import StoredProgram, program_of
 from napari_tessera.models.trust import fingerprint
 
 if TYPE_CHECKING:
-    import torch
-
     from napari_tessera.models.model import Model
+    from napari_tessera.models.network_file import Architecture
 
 __all__ = ["PackedFile", "PackedNetwork", "pack_network"]
 
+# How far two ways to compute the same may differ, float32.
+SAME = 1e-5
 _SUFFIXES = {"torchscript": ".pt", "exported-program": ".pt2", "onnx": ".onnx"}
 
 
@@ -73,7 +78,9 @@ def pack_network(model: Model, stem: str, lent: ExitStack) -> PackedNetwork:
     core, around = take_off(model.network)
     outside = {"around": around} if around else {}
     if (program := program_of(core)) is not None:
-        return _pack_program(program, stem, outside, lent)
+        if program.architecture is None:
+            return _pack_program(program, stem, outside, lent)
+        core = _rebuild(core, program.architecture, model)
     architecture = _architecture_of(core)
     if architecture is None:
         raise ModelError(
@@ -94,6 +101,31 @@ def _architecture_of(core: torch.nn.Module) -> dict[str, Any] | None:
     name, arguments = built[0]
     found: dict[str, Any] = {"class": name, "arguments": _plain(arguments)}
     return found if len(folds) == 1 else found | {"folds": len(folds)}
+
+
+def _rebuild(program: torch.nn.Module, architecture: Architecture, model: Model) -> torch.nn.Module:
+    """Return the network of the class that the description of *program* names, once it has proved to compute the same.
+
+    Raises
+    ------
+    ModelError
+        If its weights do not fit, or it computes something else.
+    """
+    origin = Path(model.origin)
+    remedy = f"take 'architecture' out of the description of {origin} to pack its program as it is"
+    # What runs a graph holds it as a part of itself.
+    weights = {name.removeprefix("graph."): each for name, each in program.state_dict().items()}
+    try:
+        network = build_network(architecture, weights, origin, label=f"of {origin}")
+    except ModelError as error:
+        raise ModelError(f"{error}; {remedy}") from error
+    spec = model.spec
+    windows = torch.randn(1, spec.in_channels, *spec.window.default, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        found, wanted = network(windows), first_tensor(program(windows))
+    if found.shape != wanted.shape or not torch.allclose(found, wanted, rtol=SAME, atol=SAME):
+        raise ModelError(f"{origin} does not compute what its description's {architecture.name} does: {remedy}")
+    return network
 
 
 def _plain(value: Any) -> Any:

@@ -14,6 +14,8 @@ from napari_tessera.errors import ModelError
 if TYPE_CHECKING:
     import torch
 
+    from napari_tessera.models.network_file import Architecture
+
 __all__ = ["ProgramKind", "StoredProgram", "program_of", "remember_program"]
 
 ProgramKind = Literal["torchscript", "exported-program", "onnx"]
@@ -29,12 +31,15 @@ class StoredProgram:
         What it is.
     lend
         Lends its file, beside which its data lie; from a zip it is a temporary copy.
+    architecture
+        What its description says that it is of: reviewed code may make the same of its weights. None if nothing.
     seen
         The files on disk that it was opened from, each with its size and its time of change then.
     """
 
     kind: ProgramKind
     lend: Callable[[], AbstractContextManager[Path]]
+    architecture: Architecture | None
     seen: tuple[tuple[Path, int, int], ...]
 
     def check_unchanged(self) -> None:
@@ -52,9 +57,10 @@ def remember_program(
     kind: ProgramKind,
     lend: Callable[[], AbstractContextManager[Path]],
     *files: Path,
+    architecture: Architecture | None = None,
 ) -> None:
     """Remember, for `program_of`, that *network* is the program that *lend* lends; it lies in *files* on disk."""
-    _STORED[network] = StoredProgram(kind, lend, tuple(map(_look, files)))
+    _STORED[network] = StoredProgram(kind, lend, architecture, tuple(map(_look, files)))
 
 
 def program_of(network: torch.nn.Module) -> StoredProgram | None:
