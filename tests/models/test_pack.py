@@ -35,6 +35,7 @@ from napari_tessera.models.folder import MODELS_VARIABLE, user_models
 from napari_tessera.models.load import describe_model, find_risk
 from napari_tessera.models.model import Model
 from napari_tessera.models.pack import pack
+from napari_tessera.models.spec import DecoderChoice
 from napari_tessera.models.trust import TrustStore
 
 
@@ -187,10 +188,9 @@ def test_a_bundles_own_axes_and_scale_survive(tmp_path: Path) -> None:
     assert (turn["do"], turn["axes"]) == ("turn", "xyz")
 
 
-def connectomics(folder: Path, network: torch.nn.Module, model: dict[str, Any], **inference: Any) -> Path:
+def connectomics(folder: Path, network: torch.nn.Module, model: dict[str, Any]) -> Path:
     config = sample_connectomics.configuration()
     config["default"]["model"] |= model
-    config["default"]["inference"] |= inference
     state = {name: tensor * 0.5 for name, tensor in network.state_dict().items() if tensor.is_floating_point()}
     state = network.state_dict() | state
     callbacks = {"EMAWeightsCallback{}": {"ema_state": state, "updates": 5, "decay": 0.999}}
@@ -227,13 +227,22 @@ def test_tesseras_own_unet_survives(units: int, tmp_path: Path) -> None:
 
 
 def test_chosen_and_scaled_channels_survive(tmp_path: Path) -> None:
-    activations = [{"channels": "1", "activation": "scale_sigmoid", "scale": 0.25}]
-    path = connectomics(
-        tmp_path / "from", sample_connectomics.network(), {}, model={"channel_activations": activations, "select": 1}
-    )
-    model = nt.load_model(path)
-    again = check_the_same(model, packed(model, tmp_path / "to"))
-    assert type(again.network) is type(model.network)
+    config = sample_connectomics.configuration()
+    config["default"]["model"] |= {"out_channels": 4}
+    config["default"]["inference"]["model"]["channel_activations"] = [
+        {"channels": "0:3", "activation": "scale_sigmoid:0.5"},
+        {"channels": -1, "activation": "tanh"},
+    ]
+    targets = [{"name": "affinity", "kwargs": {"affinity_mode": "banis"}}, {"name": "skeleton_aware_edt"}]
+    config["default"]["data"]["label_transform"] = {"targets": targets}
+    torch.manual_seed(0)
+    network = networks.BasicUNet(3, 1, 4, sample_connectomics.FEATURES, act="relu", norm="batch").eval()
+    model = nt.load_model(sample_connectomics.write(tmp_path / "from", network, config))
+    path = packed(model, tmp_path / "to")
+    check_the_same(model, path)
+    assert yaml.safe_load(path.read_text())["around"] == [
+        {"do": "channels", "kept": [0, 1, 2], "scales": [0.5, 0.5, 0.5]}
+    ]
 
 
 def test_a_network_that_was_changed_after_it_was_built_is_refused(tmp_path: Path) -> None:
@@ -380,8 +389,15 @@ def test_a_packed_program_may_be_packed_over_itself(tmp_path: Path) -> None:
     assert {file: file.read_bytes() for file in path.parent.iterdir()} == before
 
 
-def test_nothing_is_left_where_it_fails(tmp_path: Path) -> None:
-    model = nt.load_model(sample_torchscript.make(tmp_path).path, trust=True).with_spec(name="\ud800")
-    with pytest.raises(ModelError, match="holds text that YAML cannot"):
+@pytest.mark.parametrize(
+    ("decoder", "said"),
+    [
+        (DecoderChoice("argmax", (("what", object()),)), "cannot be described in YAML"),
+        (DecoderChoice("argmax", (("what", "x" * 1_000_000),)), "would have .* bytes, but one has at most 1000000"),
+    ],
+)
+def test_nothing_is_left_where_it_fails(decoder: DecoderChoice, said: str, tmp_path: Path) -> None:
+    model = nt.load_model(sample_torchscript.make(tmp_path).path, trust=True).with_spec(decoder=decoder)
+    with pytest.raises(ModelError, match=said):
         pack(model, tmp_path / "to" / "packed.yaml")
     assert list((tmp_path / "to").iterdir()) == []

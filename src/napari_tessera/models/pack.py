@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from napari_tessera.errors import ModelError, OutputError
+from napari_tessera.errors import ModelError, OutputError, first_line
 from napari_tessera.models.pack_network import pack_network
 from napari_tessera.models.spec_file import MAX_BYTES, ModelFile
 
@@ -78,11 +78,13 @@ def _text(content: dict[str, Any], model: Model) -> bytes:
     ModelError
         If it cannot.
     """
-    ModelFile.model_validate(content)
     try:
+        ModelFile.model_validate(content)
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120).encode()
-    except (ValueError, yaml.YAMLError) as error:
-        raise ModelError(f"'{model.spec.name}' ({model.origin}) holds text that YAML cannot: {error}") from error
+    except (ValueError, yaml.YAMLError) as error:  # pydantic's errors and those of text are ValueErrors
+        raise ModelError(
+            f"'{model.spec.name}' ({model.origin}) cannot be described in YAML: {first_line(error)}"
+        ) from error
     if len(text) > MAX_BYTES:
         raise ModelError(
             f"the description of '{model.spec.name}' would have {len(text)} bytes, but one has at most {MAX_BYTES}"

@@ -31,7 +31,6 @@ MAX_BYTES = 1_000_000
 # Of problems and of wrong values, as many as a sentence holds.
 MOST_PROBLEMS = 5
 MOST_LETTERS = 80
-MOST_NOTES = 100
 
 
 class _Window(Part):
@@ -96,7 +95,7 @@ class ModelFile(Part):
     decoder: _Decoder | None = None
     licence: str = ""
     citation: str = ""
-    notes: tuple[str, ...] = Field((), max_length=MOST_NOTES)
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def spec(self) -> ModelSpec:
