@@ -41,7 +41,7 @@ def test_python_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("text", blocks("yaml"))
 def test_yaml_is_valid(text: str, tmp_path: Path) -> None:
     if "tessera-model" in text:
-        ModelFile.model_validate(yaml.safe_load(text)).to_spec()
+        assert ModelFile.model_validate(yaml.safe_load(text)).spec.name
     else:
         (tmp_path / "s.yaml").write_text(text, encoding="utf-8")
         Settings.from_yaml(tmp_path / "s.yaml")

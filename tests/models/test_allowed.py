@@ -209,11 +209,12 @@ REVIEWED = {
         "torch.serialization.safe_globals",
     ): "stand-ins of the table",
     ("models/formats/script.py", "open_script", "torch.jit.load"): "a program; the user trusts this very file",
-    ("models/formats/exported_program.py", "load", "torch.export.load"): "a program; the user trusts this very file",
+    ("models/formats/exported_program.py", "_open", "torch.export.load"): "a program; the user trusts this very file",
 }
 # Attributes by a name that is no text in the source, under models/.
 LOOKED_UP = {
     ("models/architectures.py", "network_class"): "a class of MONAI_NETWORKS",
+    ("models/formats/adapters.py", ""): "the types of BIOIMAGEIO_NUMBERS, when the module is imported",
     ("models/formats/bioimageio/format.py", "_number_type"): "a type of BIOIMAGEIO_NUMBERS",
     ("models/formats/bioimageio/weights.py", "choose_weights"): "a key of BIOIMAGEIO_WEIGHTS, of parsed data",
     ("models/formats/nnunet/network.py", ""): "the layers of NNUNET_LAYERS, when the module is imported",

@@ -83,7 +83,7 @@ def test_the_description_sets_the_sliders(tmp_path: Path) -> None:
     assert spec.voxel_size_um == (3.0, 1.0, 1.0)
     assert (spec.classes, spec.activation, spec.overlap) == (("background", "cell"), "softmax", 0.5)
     assert spec.suggested_decoder == DecoderChoice("argmax")
-    assert spec.normalisation == (Normalisation("zscore"),)
+    assert spec.normalisation == Normalisation("zscore")
     assert (spec.description, spec.licence) == ("Cells of a plant.", "CC-BY-4.0")
     assert spec.citation == "Somebody et al. 2026"
 

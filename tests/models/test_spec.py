@@ -173,7 +173,7 @@ def test_every_field_of_the_file_arrives(tmp_path: Path) -> None:
         "citation": "nobody",
     }
     path.write_text(yaml.safe_dump(full))
-    spec = read_model_file(path).to_spec()
+    spec = read_model_file(path).spec
     assert spec.description == "Two lines"
     assert spec.normalisation == Normalisation("percentile", (("high", 99.0), ("low", 1.0)))
     assert (spec.activation, spec.output.kind, spec.voxel_size_um) == ("softmax", "foreground", (0.1, 0.2))

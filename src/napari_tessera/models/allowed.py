@@ -85,6 +85,12 @@ MONAI_NETWORKS = Names(
     "constructors neither run code given as an argument nor read or fetch files; texts among the arguments choose "
     "layers in MONAI's own tables",
 )
+OWN_NETWORKS = Names(
+    "Network classes of Tessera itself",
+    (TESSERA, CONNECTOMICS),
+    {"InterpolatingUNet": f"{_NETS}.UNet with another way up"},
+    "it is the class above, with layers of MONAI's own table in the place of others",
+)
 CONNECTOMICS_NETWORKS = Names(
     "Network types",
     (CONNECTOMICS,),
@@ -110,7 +116,7 @@ CONNECTOMICS_ELSEWHERE = Names(
 )
 NNUNET_NETWORKS = Names(
     "Network classes, as plans of several versions write them",
-    (NNUNET,),
+    (NNUNET, TESSERA),
     {
         f"{_DYNAMIC}.architectures.unet.PlainConvUNet": f"{_DYNAMIC}.architectures.unet.PlainConvUNet",
         f"{_DYNAMIC}.architectures.unet.ResidualEncoderUNet": f"{_DYNAMIC}.architectures.unet.ResidualEncoderUNet",
@@ -131,7 +137,7 @@ NNUNET_OLD_NETWORKS = Names(
 )
 NNUNET_LAYERS = Names(
     "Layers",
-    (NNUNET,),
+    (NNUNET, TESSERA),
     {
         name: f"torch.nn.{cls}"
         for module, classes in {
@@ -148,7 +154,7 @@ NNUNET_LAYERS = Names(
 )
 NNUNET_BLOCKS = Names(
     "Blocks of residual encoders",
-    (NNUNET,),
+    (NNUNET, TESSERA),
     _itself(
         f"{_DYNAMIC}.building_blocks.residual.BasicBlockD",
         f"{_DYNAMIC}.building_blocks.residual.BottleneckD",
@@ -254,7 +260,7 @@ BIOIMAGEIO_BEFORE = Names(
 )
 BIOIMAGEIO_NUMBERS = Names(
     "Types of numbers",
-    (BIOIMAGEIO,),
+    (BIOIMAGEIO, TESSERA),
     {
         name: f"torch.{name}"
         for name in (

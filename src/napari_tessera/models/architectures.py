@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from napari_tessera.models.empty_network import StoredWeights
 
-__all__ = ["ARCHITECTURES", "build", "built_from", "network_class", "only_window"]
+__all__ = ["ARCHITECTURES", "build", "build_with", "built_from", "network_class", "only_window", "remember_built"]
 
 _MONAI = "monai.networks.nets"
 
@@ -23,19 +24,27 @@ ARCHITECTURES = tuple(allowed.MONAI_NETWORKS.names)
 LARGEST_NUMBER, LONGEST_LIST, MOST_VALUES = 1_000_000, 64, 10_000
 
 
-# What networks were built from, for whoever writes them down again.
-_BUILT: WeakKeyDictionary[torch.nn.Module, tuple[str, dict[str, Any]]] = WeakKeyDictionary()
+# What networks were built from, and how, for whoever writes them down again.
+_BUILT: WeakKeyDictionary[torch.nn.Module, tuple[str, dict[str, Any], Callable[[], torch.nn.Module]]]
+_BUILT = WeakKeyDictionary()
 
 
 def built_from(network: torch.nn.Module) -> tuple[str, dict[str, Any]] | None:
-    """Return the class and the arguments that `build` made *network* of, if it is still what they give; else None."""
+    """Return the class and the arguments that *network* was built from, if it is still what they give; else None."""
     from napari_tessera.models.empty_network import StoredWeights, build_empty
 
-    built = _BUILT.get(network)
-    if built is None:
+    if network not in _BUILT:
         return None
-    again = build_empty(partial(_construct, *built), StoredWeights.of(network.state_dict(), "the network"))
-    return built if _kinds(again) == _kinds(network) else None
+    name, arguments, construct = _BUILT[network]
+    again = build_empty(construct, StoredWeights.of(network.state_dict(), "the network"))
+    return (name, arguments) if _kinds(again) == _kinds(network) else None
+
+
+def remember_built(
+    network: torch.nn.Module, name: str, arguments: dict[str, Any], construct: Callable[[], torch.nn.Module]
+) -> None:
+    """Remember, for `built_from`, that *construct* made *network*, as a description with these values would again."""
+    _BUILT[network] = (name, arguments, construct)
 
 
 def _kinds(network: torch.nn.Module) -> list[tuple[str, type]]:
@@ -59,24 +68,31 @@ def build(name: str, arguments: dict[str, Any], stored: StoredWeights) -> torch.
     ModelError
         If the class is not allowed, refuses the arguments, or makes far more weights than are stored.
     """
-    from napari_tessera.models.empty_network import build_empty
-
     if name not in ARCHITECTURES:
         raise ModelError(
             f"architecture '{name}' is not one that Tessera rebuilds{nearest(name, ARCHITECTURES)} "
             f"(it knows {', '.join(ARCHITECTURES)})"
         )
+    return build_with(partial(_construct, name, arguments), name, arguments, stored)
+
+
+def build_with(
+    construct: Callable[[], torch.nn.Module], name: str, arguments: dict[str, Any], stored: StoredWeights
+) -> torch.nn.Module:
+    """Return what *construct* makes, as `build` does, of a reviewed class that errors call *name*."""
+    from napari_tessera.models.empty_network import build_empty
+
     _refuse_absurd(name, arguments)
     said = f"architecture '{name}' cannot be built from {str(arguments)[:300]}"
     try:
-        network = build_empty(partial(_construct, name, arguments), stored).eval()
+        network = build_empty(construct, stored).eval()
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and "DefaultCPUAllocator: " not in str(error):
             raise ModelError(f"{said}: {error}") from error
         raise OutOfMemoryError(f"{said}: the host's memory did not suffice") from error
     except (TypeError, ValueError, LookupError, ArithmeticError, AssertionError, AttributeError, ImportError) as error:
         raise ModelError(f"{said}: {error}") from error
-    _BUILT[network] = (name, arguments)
+    remember_built(network, name, arguments, construct)
     return network
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from napari_tessera.errors import ModelError
-from napari_tessera.models.formats.registry import find_format
+from napari_tessera.models.formats.registry import description_beside, find_format
 
 __all__ = ["MODELS_VARIABLE", "models_folder", "user_models"]
 
@@ -27,7 +27,8 @@ def models_folder() -> Path:
 def user_models() -> dict[str, Path]:
     """Return what lies in the folder: name, which is that of the file without its ending, to file or folder.
 
-    A description that lies beside a file of its name is part of that model, as are weights beside a description.
+    A description that lies beside a file of its name is part of that model, as are weights, or a packed program, beside
+    a description.
     """
     folder = models_folder()
     if not folder.is_dir():
@@ -47,6 +48,8 @@ def _models_in(folder: Path) -> Iterator[Path]:
         if is_description and beside - {*DESCRIPTIONS, ".safetensors"}:
             continue
         if path.suffix.lower() == ".safetensors" and beside & set(DESCRIPTIONS):
+            continue
+        if description_beside(path) is not None:
             continue
         try:
             find_format(path)

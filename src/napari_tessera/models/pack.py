@@ -1,8 +1,8 @@
-"""Any model whose network Tessera rebuilds, in the project's own format: safetensors weights and a YAML description."""
+"""Any model in the project's own format: a YAML description, and weights or, where it has to be, a program."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,28 +10,29 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from napari_tessera.engine.interpolation import ResamplingScheme
-from napari_tessera.errors import ModelError, OutputError
-from napari_tessera.models.architectures import built_from
-from napari_tessera.models.spec_file import ModelFile
+from napari_tessera.errors import ModelError, OutputError, first_line
+from napari_tessera.models.pack_network import pack_network
+from napari_tessera.models.spec_file import MAX_BYTES, ModelFile
 
 if TYPE_CHECKING:
-    import torch
-
     from napari_tessera.models.model import Model
     from napari_tessera.models.spec import ModelSpec, Normalisation
 
 __all__ = ["pack"]
 
 
-def pack(model: Model, path: Path, *, overwrite: bool = False) -> tuple[Path, Path]:
-    """Write *model* as *path* (.yaml) and its weights beside it (.safetensors), and return both paths.
+def pack(model: Model, path: Path, *, overwrite: bool = False) -> tuple[Path, ...]:
+    """Write *model* as *path* (.yaml) with what it needs beside it, and return all paths, the description's first.
 
-    Opening them gives the same network with the same description, and never runs code.
+    A network that Tessera rebuilds from a description becomes safetensors weights, which never run code. One that is a
+    program (TorchScript, exported program, ONNX) cannot be rebuilt from names: its file is copied as it is, its SHA-256
+    is kept in the description, and opening it asks for trust as before. Opening what was written gives the same network
+    with the same description.
 
     Parameters
     ----------
     model
-        Its network must be of an allow-listed class, as loaded: see `architectures.ARCHITECTURES`.
+        As loaded. Of a program it is the file that is packed, not what was changed in memory since.
     path
         The description's file.
     overwrite
@@ -40,53 +41,57 @@ def pack(model: Model, path: Path, *, overwrite: bool = False) -> tuple[Path, Pa
     Raises
     ------
     ModelError
-        If the network is none that Tessera rebuilds from a description.
+        If the network is none that Tessera rebuilds from a description or opened from a file.
     OutputError
         If a file exists or cannot be written.
     """
-    from safetensors.torch import save_file
-
-    built = built_from(model.network)
-    if built is None:
-        raise ModelError(
-            f"'{model.spec.name}' ({model.origin}) cannot be packed: its network is not, as it is, one of a class that "
-            f"Tessera rebuilds, so keep its own file"
-        )
-    weights = path.with_suffix(".safetensors")
-    for file in (path, weights):
-        if file.exists() and not overwrite:
-            raise OutputError(f"'{file}' exists: choose another name, or say that it may be replaced")
-    name, arguments = built
-    content = _content(model.spec) | {
-        "architecture": {"class": name, "arguments": arguments},
-        "weights": weights.name,
-    }
-    ModelFile.model_validate(content)  # before anything is written
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = _apart(model.network.state_dict())
+    with ExitStack() as lent:
+        parts = pack_network(model, path.stem, lent)
+        targets = {path.with_name(part.name): part.write for part in parts.files}
+        for file in (path, *targets):
+            if file.exists() and not overwrite:
+                raise OutputError(f"'{file}' exists: choose another name, or say that it may be replaced")
         # Beside it and then in its place: the model may be the one that is mapped from the very file.
-        beside = weights.with_name(f".{weights.name}.partial")
+        partial = {file: file.with_name(f".{file.name}.partial") for file in (*targets, path)}
         try:
-            save_file(tensors, beside)
-            beside.replace(weights)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for file, write in targets.items():
+                write(partial[file])
+            written = {file.name: partial[file] for file in targets}
+            content = _content(model.spec) | parts.describe(written)
+            if model.notes:
+                content["notes"] = list(model.notes)
+            partial[path].write_bytes(_text(content, model))
+            for file, beside in partial.items():
+                beside.replace(file)
+        except OSError as error:
+            raise OutputError(f"cannot write '{path}': {error.strerror or error}") from error
         finally:
-            beside.unlink(missing_ok=True)
-        path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120), encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"cannot write '{path}': {error.strerror or error}") from error
-    return path, weights
+            for beside in partial.values():
+                beside.unlink(missing_ok=True)
+    return path, *targets
 
 
-def _apart(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return *weights* as safetensors takes them: what a network holds under two names, such as DynUNet, twice."""
-    found: dict[str, torch.Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in weights.items():
-        plain = tensor.detach().cpu().contiguous()
-        found[name] = plain.clone() if plain.data_ptr() in seen else plain
-        seen.add(plain.data_ptr())
-    return found
+def _text(content: dict[str, Any], model: Model) -> bytes:
+    """Return the description's text, which can be read again.
+
+    Raises
+    ------
+    ModelError
+        If it cannot.
+    """
+    try:
+        ModelFile.model_validate(content)
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120).encode()
+    except (ValueError, yaml.YAMLError) as error:  # pydantic's errors and those of text are ValueErrors
+        raise ModelError(
+            f"'{model.spec.name}' ({model.origin}) cannot be described in YAML: {first_line(error)}"
+        ) from error
+    if len(text) > MAX_BYTES:
+        raise ModelError(
+            f"the description of '{model.spec.name}' would have {len(text)} bytes, but one has at most {MAX_BYTES}"
+        )
+    return text
 
 
 def _content(spec: ModelSpec) -> dict[str, Any]:

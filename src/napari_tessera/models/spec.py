@@ -254,6 +254,8 @@ class ModelSpec:
                 f"the model has {self.in_channels} input and {self.out_channels} output channels; it needs one or more"
             )
         self._check_channels()
+        if len(set(self.normalisations)) == 1:  # said once, so that the same description is equal
+            object.__setattr__(self, "normalisation", self.normalisations[0])
         per_axis = {
             "window": self.window.default,
             "voxel_size_um": self.voxel_size_um,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from napari_tessera.engine.interpolation import Edge, ResamplingScheme
 from napari_tessera.errors import ModelError, nearest
 from napari_tessera.models.embeddings import refuse_embeddings
+from napari_tessera.models.network_file import MOST_ADAPTERS, Adapter, Architecture, Part, Program
 from napari_tessera.models.plain_yaml import load_yaml
 from napari_tessera.models.spec import (
     Activation,
@@ -23,7 +25,7 @@ from napari_tessera.models.spec import (
     WindowRule,
 )
 
-__all__ = ["MAX_BYTES", "Architecture", "ModelFile", "parse_model_file", "read_model_file"]
+__all__ = ["MAX_BYTES", "ModelFile", "parse_model_file", "read_model_file"]
 
 # A description is a page of text; anything much larger is not one.
 MAX_BYTES = 1_000_000
@@ -32,18 +34,7 @@ MOST_PROBLEMS = 5
 MOST_LETTERS = 80
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Architecture(_Part):
-    """A network class by its allow-listed name, with literal arguments."""
-
-    name: str = Field(alias="class")
-    arguments: dict[str, Any] = Field(default_factory=dict)
-
-
-class _Window(_Part):
+class _Window(Part):
     default: tuple[int, ...]
     step: tuple[int, ...]
     minimum: tuple[int, ...]
@@ -63,20 +54,20 @@ def _one_or_several(value: Any) -> Any:
     return [value] if isinstance(value, dict) else value
 
 
-class _Output(_Part):
+class _Output(Part):
     kind: OutputKind = "semantic"
     offsets: tuple[tuple[int, ...], ...] = ()
 
 
-class _Decoder(_Part):
+class _Decoder(Part):
     name: str
     parameters: dict[str, Any] = Field(default_factory=dict)
 
     def to_choice(self) -> DecoderChoice:
-        return DecoderChoice(self.name, tuple(sorted(self.parameters.items())))
+        return DecoderChoice(self.name, tuple(sorted((key, _frozen(value)) for key, value in self.parameters.items())))
 
 
-class _Resampling(_Part):
+class _Resampling(Part):
     order: int = 1
     antialias: bool = True
     edge: Edge = "mirror"
@@ -91,7 +82,12 @@ class _Resampling(_Part):
         return ResamplingScheme(**self.model_dump())
 
 
-class ModelFile(_Part):
+def _frozen(value: Any) -> Any:
+    """Return *value* with tuples for lists, as descriptions are frozen."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+class ModelFile(Part):
     """The keys of a model's YAML file (docs/models.md explains them)."""
 
     format: Literal["tessera-model/1"]
@@ -99,6 +95,8 @@ class ModelFile(_Part):
     description: str = ""
     architecture: Architecture | None = None
     weights: str | None = None
+    program: Program | None = None
+    around: tuple[Adapter, ...] = Field((), max_length=MOST_ADAPTERS)
     spatial_dims: int
     in_channels: int
     out_channels: int
@@ -115,9 +113,11 @@ class ModelFile(_Part):
     decoder: _Decoder | None = None
     licence: str = ""
     citation: str = ""
+    notes: tuple[str, ...] = ()
 
-    def to_spec(self) -> ModelSpec:
-        """Return the frozen description that the rest of Tessera uses."""
+    @cached_property
+    def spec(self) -> ModelSpec:
+        """The frozen description that the rest of Tessera uses."""
         each = tuple(one.to_normalisation() for one in self.normalisation)
         return ModelSpec(
             name=self.name,
@@ -185,9 +185,14 @@ def parse_model_file(text: str | bytes, where: str) -> ModelFile:
 def _coherent(file: ModelFile, where: str) -> ModelFile:
     """Return *file*, or say what is wrong that single fields do not show."""
     try:
-        file.to_spec()
+        spec = file.spec
     except ModelError as error:
         raise ModelError(f"{where}: {error}") from error
+    if file.program is not None and file.architecture is not None:
+        raise ModelError(f"{where} names an architecture and a program, but a network is one of them: keep one")
+    for adapter in file.around:
+        if complaint := adapter.complaint(spec.spatial_dims, spec.out_channels):
+            raise ModelError(f"{where}: of '{adapter.do}' in 'around', {complaint}")
     return file
 
 

@@ -11,8 +11,9 @@ from napari_tessera.models.spec_file import MAX_BYTES, parse_model_file, read_mo
 
 if TYPE_CHECKING:
     from napari_tessera.models.spec import ModelSpec
+    from napari_tessera.models.spec_file import ModelFile
 
-__all__ = ["EXTRA_FILE", "check_told", "find_spec", "read_extra"]
+__all__ = ["EXTRA_FILE", "check_told", "find_description", "find_spec", "read_extra"]
 
 # The name of a description inside an archive of torch's.
 EXTRA_FILE = "tessera.yaml"
@@ -35,17 +36,30 @@ def read_extra(archive: zipfile.ZipFile, path: Path) -> bytes:
 
 
 def find_spec(path: Path, text: str | bytes, where: str) -> ModelSpec | None:
-    """Return what ``<stem>.yaml`` beside *path* describes, else *text*, which lies *where*; None if neither is there.
+    """Return what the description that `find_description` finds stands for; raises as it does."""
+    file = find_description(path, text, where)
+    return None if file is None else file.spec
+
+
+def find_description(path: Path, text: str | bytes, where: str) -> ModelFile | None:
+    """Return ``<stem>.yaml`` beside *path*, else *text*, which lies *where*; None if neither is there.
 
     Raises
     ------
     ModelError
-        If the description is not valid.
+        If the description is not valid, or is one of more than the network in *path*.
     """
     beside = path.with_suffix(".yaml")
-    if beside.exists():
-        return read_model_file(beside).to_spec()
-    return parse_model_file(text, where).to_spec() if text else None
+    if not beside.exists() and not text:
+        return None
+    file = read_model_file(beside) if beside.exists() else parse_model_file(text, where)
+    if file.program is not None or file.around:
+        source, key = beside if beside.exists() else where, "around" if file.around else "program"
+        raise ModelError(
+            f"{source} has the key '{key}', which only a description that is opened itself may have: name {path.name} "
+            f"there as its program, and open it"
+        )
+    return file
 
 
 def check_told(path: Path, spec: ModelSpec, *, spatial_dims: int, in_channels: int, out_channels: int) -> ModelSpec:

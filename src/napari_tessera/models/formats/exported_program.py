@@ -5,20 +5,25 @@ from __future__ import annotations
 import json
 import re
 import zipfile
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from napari_tessera.errors import ModelError, first_line
 from napari_tessera.models.formats.base import Description, Risk
-from napari_tessera.models.formats.embedded import EXTRA_FILE, check_told, find_spec, read_extra
+from napari_tessera.models.formats.embedded import EXTRA_FILE, check_told, find_description, read_extra
 from napari_tessera.models.formats.passes import in_passes_of
+from napari_tessera.models.formats.stored_program import remember_program
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import ModelSpec, WindowRule
 
-__all__ = ["FORMAT", "ExportedProgram"]
+if TYPE_CHECKING:
+    from napari_tessera.models.network_file import Architecture
+
+__all__ = ["FORMAT", "ExportedProgram", "open_exported"]
 
 # The graph of a network of thousands of layers as JSON; more is no network.
 MAX_JSON_BYTES = 50_000_000
@@ -47,8 +52,8 @@ class ExportedProgram:
     def describe(self, path: Path) -> Description:
         """Return what the description beside *path* or inside it says, else what its graph says of shapes."""
         graph, text = _read(path)
-        sizes, out_channels = _shapes(graph, path)
-        return Description(_spec(path, text, sizes, out_channels))
+        spec, _ = _spec(path, text, *_shapes(graph, path))
+        return Description(spec)
 
     def load(self, path: Path) -> Model:
         """Open *path*; the caller has made sure that the user trusts it.
@@ -60,16 +65,34 @@ class ExportedProgram:
         """
         graph, text = _read(path)
         sizes, out_channels = _shapes(graph, path)
-        spec = _spec(path, text, sizes, out_channels)
-        try:
-            program = torch.export.load(path)
-        except Exception as error:  # whatever a damaged archive makes of torch's reader
-            raise ModelError(f"cannot open {path} as an exported program: {first_line(error)}") from error
-        batch = sizes[0]
-        return Model(_Exported(program.module(), batch.least if batch.step == 0 else None), spec, str(path))
+        spec, architecture = _spec(path, text, sizes, out_channels)
+        return Model(_open(path, sizes[0], architecture), spec, str(path))
 
 
 FORMAT = ExportedProgram()
+
+
+def open_exported(path: Path) -> tuple[torch.nn.Module, int, int, int]:
+    """Return the program *path*, which the user trusts, and its spatial dimensions, input and output channels.
+
+    Raises
+    ------
+    ModelError
+        As `ExportedProgram.load` does.
+    """
+    graph, _ = _read(path)
+    sizes, out_channels = _shapes(graph, path)
+    return _open(path, sizes[0]), len(sizes) - 2, sizes[1].least, out_channels
+
+
+def _open(path: Path, batch: _Size, architecture: Architecture | None = None) -> torch.nn.Module:
+    try:
+        program = torch.export.load(path)
+    except Exception as error:  # whatever a damaged archive makes of torch's reader
+        raise ModelError(f"cannot open {path} as an exported program: {first_line(error)}") from error
+    network = _Exported(program.module(), batch.least if batch.step == 0 else None)
+    remember_program(network, "exported-program", lambda: nullcontext(path), path, architecture=architecture)
+    return network
 
 
 class _Exported(torch.nn.Module):
@@ -143,16 +166,18 @@ def _size(size: dict[str, Any], ranges: dict[str, Any]) -> _Size:
     return _Size(-(-max(int(least), step) // step) * step, step)
 
 
-def _spec(path: Path, text: bytes, sizes: tuple[_Size, ...], out_channels: int) -> ModelSpec:
+def _spec(
+    path: Path, text: bytes, sizes: tuple[_Size, ...], out_channels: int
+) -> tuple[ModelSpec, Architecture | None]:
+    """Return the description, and the class that it names."""
     _, channels, *sides = sizes
-    if described := find_spec(path, text, f"{EXTRA_FILE} inside {path}"):
-        return check_told(
-            path, described, spatial_dims=len(sides), in_channels=channels.least, out_channels=out_channels
-        )
+    if described := find_description(path, text, f"{EXTRA_FILE} inside {path}"):
+        told = {"spatial_dims": len(sides), "in_channels": channels.least, "out_channels": out_channels}
+        return check_told(path, described.spec, **told), described.architecture
     free = WindowRule.free(len(sides)).default
     default = tuple(
         side.least if side.step == 0 else max(wanted // side.step * side.step, side.least)
         for side, wanted in zip(sides, free, strict=True)
     )
     rule = WindowRule(default, tuple(side.step for side in sides), tuple(side.least for side in sides))
-    return ModelSpec(path.stem, len(sides), channels.least, out_channels, rule)
+    return ModelSpec(path.stem, len(sides), channels.least, out_channels, rule), None

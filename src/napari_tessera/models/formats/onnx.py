@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from importlib import import_module
 from math import prod
 from pathlib import Path, PurePosixPath
@@ -14,13 +15,14 @@ from napari_tessera.models.formats.base import Description, Risk
 from napari_tessera.models.formats.embedded import check_told, find_spec
 from napari_tessera.models.formats.onnx_graph import OnnxShapes, external_files, walk_graphs
 from napari_tessera.models.formats.passes import in_passes_of
+from napari_tessera.models.formats.stored_program import remember_program
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import ModelSpec, WindowRule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["FORMAT", "Onnx", "OnnxNetwork"]
+__all__ = ["FORMAT", "Onnx", "OnnxNetwork", "open_onnx", "read_graph"]
 
 # A description may travel in the file's metadata under this key, or lie beside it as <stem>.yaml.
 METADATA_KEY = "tessera.yaml"
@@ -42,7 +44,7 @@ class Onnx:
 
     def describe(self, path: Path) -> Description:
         """Return what the description beside *path* or inside it says, else what the graph says of shapes."""
-        graph = _read(path)
+        graph = read_graph(path)
         return Description(_spec(path, graph, OnnxShapes.of(graph, path)))
 
     def load(self, path: Path) -> Model:
@@ -54,12 +56,33 @@ class Onnx:
             If onnx or onnxruntime is not installed, the file cannot be read, names files outside its folder, or takes
             anything but one tensor of windows.
         """
-        graph = _read(path)
+        graph = read_graph(path)
         shapes = OnnxShapes.of(graph, path)
-        return Model(OnnxNetwork(path, graph, shapes), _spec(path, graph, shapes), str(path))
+        spec = _spec(path, graph, shapes)
+        return Model(_open(path, graph, shapes), spec, str(path))
 
 
 FORMAT = Onnx()
+
+
+def open_onnx(path: Path) -> tuple[OnnxNetwork, set[str]]:
+    """Return the graph *path* as a network, and the names of the files beside it that it takes weights from.
+
+    Raises
+    ------
+    ModelError
+        As `Onnx.load` does.
+    """
+    graph = read_graph(path)
+    names = external_files(graph)
+    return _open(path, graph, OnnxShapes.of(graph, path)), names
+
+
+def _open(path: Path, graph: Any, shapes: OnnxShapes) -> OnnxNetwork:
+    data = [path.parent / name for name in external_files(graph)]
+    network = OnnxNetwork(path, graph, shapes)
+    remember_program(network, "onnx", lambda: nullcontext(path), path, *data)
+    return network
 
 
 class OnnxNetwork(torch.nn.Module):
@@ -84,7 +107,7 @@ class OnnxNetwork(torch.nn.Module):
     def __init__(self, path: Path, graph: Any = None, shapes: OnnxShapes | None = None) -> None:
         super().__init__()
         self._path = path
-        self._graph = _read(path) if graph is None else graph
+        self._graph = read_graph(path) if graph is None else graph
         self.shapes = OnnxShapes.of(self._graph, path) if shapes is None else shapes
         self._graph = _without_values(self._graph)
         self._sessions: dict[torch.device, Any] = {}
@@ -158,7 +181,7 @@ def _library(name: str) -> Any:
         raise ModelError(f"ONNX graphs need the library {name}, which is not there: {INSTALL}") from error
 
 
-def _read(path: Path) -> Any:
+def read_graph(path: Path) -> Any:
     """Return the graph at *path* without the weights that lie in other files, which are checked to be beside it."""
     onnx = _library("onnx")
     try:

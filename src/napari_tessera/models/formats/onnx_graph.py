@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from napari_tessera.errors import ModelError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["OnnxShapes", "external_files", "walk_graphs"]
+__all__ = ["OnnxShapes", "external_files", "rename_external_files", "walk_graphs"]
 
 # onnx.TensorProto.FLOAT
 FLOAT = 1
@@ -32,6 +32,18 @@ def walk_graphs(model: Any) -> Iterator[Any]:
 
 def external_files(model: Any) -> set[str]:
     """Return the names of the files that *model* takes tensors from, as they stand in it."""
+    return {entry.value if entry is not None else "" for entry in _iter_locations(model)}
+
+
+def rename_external_files(model: Any, names: Mapping[str, str]) -> None:
+    """Have *model* take its tensors from the files *names*, by the names that stood in it."""
+    for entry in _iter_locations(model):
+        if entry is not None:
+            entry.value = names[entry.value]
+
+
+def _iter_locations(model: Any) -> Iterator[Any]:
+    """Yield the entry, of each tensor that lies in another file, that names the file; None where it lacks one."""
     external = 1  # onnx.TensorProto.EXTERNAL
     tensors = [tensor for graph in walk_graphs(model) for tensor in graph.initializer]
     for graph in walk_graphs(model):
@@ -39,8 +51,9 @@ def external_files(model: Any) -> set[str]:
         tensors += [held for node in graph.node for each in node.attribute for held in (each.t, *each.tensors)]
     for function in model.functions:
         tensors += [held for node in function.node for each in node.attribute for held in (each.t, *each.tensors)]
-    found = [tensor for tensor in tensors if tensor.data_location == external]
-    return {next((e.value for e in tensor.external_data if e.key == "location"), "") for tensor in found}
+    for tensor in tensors:
+        if tensor.data_location == external:
+            yield next((entry for entry in tensor.external_data if entry.key == "location"), None)
 
 
 @dataclass(frozen=True, slots=True)

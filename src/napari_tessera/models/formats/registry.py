@@ -13,7 +13,7 @@ from napari_tessera.errors import ModelError
 if TYPE_CHECKING:
     from napari_tessera.models.formats.base import ModelFormat
 
-__all__ = ["FORMATS", "MODEL_PATTERNS", "MODEL_SUFFIXES", "Entry", "find_format"]
+__all__ = ["FORMATS", "MODEL_PATTERNS", "MODEL_SUFFIXES", "PROGRAM", "Entry", "description_beside", "find_format"]
 
 PACKAGE = "napari_tessera.models.formats"
 
@@ -63,6 +63,8 @@ MODEL_PATTERNS = (
     *dict.fromkeys(PurePosixPath(marker).name for entry in FORMATS for marker in entry.markers),
 )
 _OWN = next(entry for entry in FORMATS if entry.module == "tessera_file")
+# Between the name of a packed model and the ending of a program that is part of it: cells.program.pt of cells.yaml.
+PROGRAM = ".program"
 # Folders between the top of a package and its markers, such as that of its name.
 DEEPEST = 3
 
@@ -76,6 +78,8 @@ def find_format(path: Path) -> tuple[ModelFormat, Path]:
         If no format is.
     """
     names = _names_in(path)
+    if path.is_file() and description_beside(path) is not None:
+        return _OWN.open(), path
     for entry in FORMATS:
         if entry.markers and _holds(names, entry.markers):
             return entry.open(), path
@@ -87,6 +91,13 @@ def find_format(path: Path) -> tuple[ModelFormat, Path]:
     if path.is_dir():
         return _OWN.open(), _only_description(path)
     raise ModelError(f"{path} has the ending '{path.suffix}'; Tessera opens {', '.join(MODEL_SUFFIXES)}")
+
+
+def description_beside(path: Path) -> Path | None:
+    """Return the description of the packed model whose program the file *path* is; None if it is none."""
+    name, mark, _ = path.name.partition(f"{PROGRAM}.")
+    description = path.with_name(f"{name}.yaml")
+    return description if name and mark and description.is_file() else None
 
 
 def _names_in(path: Path) -> frozenset[str]:

@@ -10,7 +10,7 @@ from napari_tessera.errors import ModelError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["describe_misfit", "fill"]
+__all__ = ["describe_misfit", "fill", "once_each", "with_repeats"]
 
 
 def fill(network: torch.nn.Module, weights: Mapping[str, torch.Tensor], *, label: str, what: str) -> None:
@@ -52,3 +52,35 @@ def describe_misfit(weights: Mapping[str, torch.Tensor], wanted: Mapping[str, to
         first = min(differ)
         parts[-1] += f" ({first} is {tuple(weights[first].shape)}, but the network has {tuple(wanted[first].shape)})"
     return "; ".join(parts)
+
+
+def once_each(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return the weights of *network* by name, in memory of their own; what has several names has its first alone.
+
+    nnU-Net's networks hold every layer under up to four names.
+    """
+    found: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    places: set[int] = set()
+    for name, tensor in network.state_dict(keep_vars=True).items():
+        if id(tensor) in seen:
+            continue
+        plain = tensor.detach().cpu().contiguous()
+        # Two tensors over the same numbers are two all the same, of which safetensors wants a place for each.
+        found[name] = plain.clone() if plain.data_ptr() in places else plain
+        seen.add(id(tensor))
+        places.add(plain.data_ptr())
+    return found
+
+
+def with_repeats(weights: Mapping[str, torch.Tensor], network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return *weights*, as `once_each` gives them, under all names by which *network* knows each."""
+    found = dict(weights)
+    names: dict[int, list[str]] = {}
+    for name, tensor in network.state_dict(keep_vars=True).items():
+        names.setdefault(id(tensor), []).append(name)
+    for same in names.values():
+        first = next((found[name] for name in same if name in found), None)
+        if first is not None:
+            found |= {name: first for name in same if name not in found}
+    return found

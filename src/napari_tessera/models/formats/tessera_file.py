@@ -1,4 +1,7 @@
-"""The project's own format: safetensors weights beside a YAML description. No code runs, so no trust is needed."""
+"""The project's own format: a YAML description beside safetensors weights, or beside the program that a network is.
+
+Weights run no code, so no trust is needed; a program needs it as in the format that it comes from.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,8 @@ from safetensors.torch import load_file
 
 from napari_tessera.errors import ModelError
 from napari_tessera.models import architectures
-from napari_tessera.models.empty_network import StoredWeights
 from napari_tessera.models.formats.base import Description, Risk
-from napari_tessera.models.formats.state_dict import fill
+from napari_tessera.models.formats.registry import description_beside
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import ModelSpec, WindowRule
 from napari_tessera.models.spec_file import ModelFile, read_model_file
@@ -30,35 +32,37 @@ class TesseraFile:
     name = "Tessera model"
 
     def risk(self, path: Path) -> Risk | None:
-        """Return None: data alone, and architectures from a reviewed list."""
-        return None
+        """Return that a TorchScript or an exported program is one; None for weights and for ONNX graphs."""
+        from napari_tessera.models.formats.program_file import risk_of
+
+        description = _description_of(path)
+        program = read_model_file(description).program
+        return None if program is None else risk_of(description, program)
 
     def describe(self, path: Path) -> Description:
-        """Return what the YAML file *path*, or the one beside the safetensors file *path*, says."""
-        file = read_model_file(_description_of(path))
+        """Return what the YAML file *path*, or the one beside the weights or the program *path*, says."""
+        description = _description_of(path)
+        file = read_model_file(description)
         spec, notes = _spec(file)
-        return Description(spec, file.architecture.name if file.architecture else "", notes)
+        return Description(spec, _title(description, file), notes)
 
     def load(self, path: Path, *, origin: str | None = None) -> Model:
-        """Open the model whose description is the YAML file *path*, or whose weights are the safetensors file *path*.
+        """Open the model whose description is the YAML file *path*, or lies beside the weights or program *path*.
 
         Raises
         ------
         ModelError
-            If either file is missing, malformed, or does not fit the other.
+            If a file is missing, malformed, or does not fit the other.
         """
+        from napari_tessera.models.formats.adapters import wrap
+
         description = _description_of(path)
         file = read_model_file(description)
-        if file.architecture is None:
-            raise ModelError(f"{description} names no architecture, so there is nothing to load weights into: add one")
-        weights = path if path.suffix == ".safetensors" else _beside(description, file.weights)
-        tensors = _read(weights)
-        stored = StoredWeights.of(tensors, str(weights))
+        network = _open_network(path, description, file)
         try:
-            network = architectures.build(file.architecture.name, file.architecture.arguments, stored)
+            network = wrap(network, file.around)
         except ModelError as error:
             raise ModelError(f"{description}: {error}") from error
-        fill(network, tensors, label=str(weights), what="the architecture")
         spec, notes = _spec(file)
         return Model(network, spec, origin or str(description), notes)
 
@@ -66,19 +70,49 @@ class TesseraFile:
 FORMAT = TesseraFile()
 
 
+def _open_network(path: Path, description: Path, file: ModelFile) -> torch.nn.Module:
+    """Return the network without what stands around it."""
+    from napari_tessera.models.formats.own_network import build_network
+    from napari_tessera.models.formats.program_file import open_program
+
+    if file.program is not None:
+        return open_program(description, file)
+    if file.architecture is None:
+        raise ModelError(
+            f"{description} names no architecture, so there is nothing to load weights into: add one, or a program"
+        )
+    weights = path if path.suffix == ".safetensors" else _beside(description, file.weights)
+    return build_network(file.architecture, _read(weights), description, label=str(weights))
+
+
+def _title(description: Path, file: ModelFile) -> str:
+    """Return what the network is, for people; a program's files are there then."""
+    from napari_tessera.models.formats.program_file import TITLES, find_files
+
+    if file.program is not None:
+        first, *_ = find_files(description, file.program)
+        return f"{TITLES[file.program.kind]} {first.name}"
+    if file.architecture is None:
+        return ""
+    folds = file.architecture.folds
+    return f"{file.architecture.name} (mean of {folds} folds)" if folds > 1 else file.architecture.name
+
+
 def _spec(file: ModelFile) -> tuple[ModelSpec, tuple[str, ...]]:
-    """Return the description, whose windows are the only one that the network takes, if so, and a note on that."""
-    spec, architecture = file.to_spec(), file.architecture
-    only = architecture and architectures.only_window(architecture.name, architecture.arguments, spec.spatial_dims)
+    """Return the description, whose windows are the only one that the network takes, if so, and notes."""
+    spec, architecture = file.spec, file.architecture
+    if architecture is None or file.around:  # what stands around may turn the network's axes
+        return spec, file.notes
+    only = architectures.only_window(architecture.name, architecture.arguments, spec.spatial_dims)
     if not only:
-        return spec, ()
+        return spec, file.notes
     rule = WindowRule(only, (0,) * len(only), only)
     note = f"The window is {only}, the network's img_size, and not {spec.window.default}, which it does not take."
-    return replace(spec, window=rule), () if spec.window.default == only else (note,)
+    return replace(spec, window=rule), file.notes if spec.window.default == only else (*file.notes, note)
 
 
 def _description_of(path: Path) -> Path:
-    return path.with_suffix(".yaml") if path.suffix == ".safetensors" else path
+    return path.with_suffix(".yaml") if path.suffix == ".safetensors" else description_beside(path) or path
 
 
 def _beside(description: Path, name: str | None) -> Path:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from napari_tessera.engine.network import first_tensor
 from napari_tessera.errors import ModelError
 from napari_tessera.models.formats.base import Description, Risk
-from napari_tessera.models.formats.embedded import EXTRA_FILE, find_spec, read_extra
+from napari_tessera.models.formats.embedded import EXTRA_FILE, find_description, read_extra
 from napari_tessera.models.formats.script import open_script
+from napari_tessera.models.formats.stored_program import remember_program
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import ModelSpec, WindowRule
+
+if TYPE_CHECKING:
+    from napari_tessera.models.spec_file import ModelFile
 
 __all__ = ["FORMAT", "TorchScript"]
 
@@ -32,7 +38,8 @@ class TorchScript:
 
     def describe(self, path: Path) -> Description:
         """Return what the description beside *path*, or inside it, says."""
-        return Description(_described(path, _extra_file(path)))
+        described = _described(path, _extra_file(path))
+        return Description(None if described is None else described.spec)
 
     def load(self, path: Path) -> Model:
         """Open the archive *path*; the caller has made sure that the user trusts it.
@@ -63,12 +70,14 @@ def _extra_file(path: Path) -> bytes:
 def _load(path: Path) -> Model:
     extra = {EXTRA_FILE: ""}
     network = open_script(path, str(path), extra)
-    spec = _described(path, extra[EXTRA_FILE]) or _infer(network, path)
-    return Model(network, spec, str(path))
+    described = _described(path, extra[EXTRA_FILE])
+    architecture = None if described is None else described.architecture
+    remember_program(network, "torchscript", lambda: nullcontext(path), path, architecture=architecture)
+    return Model(network, _infer(network, path) if described is None else described.spec, str(path))
 
 
-def _described(path: Path, text: str | bytes) -> ModelSpec | None:
-    return find_spec(path, text, f"{EXTRA_FILE} inside {path}")
+def _described(path: Path, text: str | bytes) -> ModelFile | None:
+    return find_description(path, text, f"{EXTRA_FILE} inside {path}")
 
 
 def _infer(network: torch.nn.Module, path: Path) -> ModelSpec:

@@ -83,34 +83,43 @@ class InOrder(torch.nn.Module):
     ----------
     network
         Takes a tensor whose axes are *order_in*, gives one, or a list of one, whose axes are *order_out*.
-    layout
-        The axes.
+    order_in, order_out
+        Axes of the network's tensors, a letter each: b, c, z, y, x.
+    one_by_one
+        Whether it is given one window at a time.
     dtype
         What the network is given; it is cast as the last step before it.
     """
 
-    def __init__(self, network: torch.nn.Module, layout: Layout, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        order_in: str,
+        order_out: str,
+        *,
+        one_by_one: bool = False,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__()
         self.network = network
-        self._layout = layout
-        self._dtype = dtype
+        self.order_in, self.order_out, self.one_by_one, self.dtype = order_in, order_out, one_by_one, dtype
+        self._plain = "bc" + "".join(axis for axis in "zyx" if axis in order_in)
 
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
         """Return the output, float32 (B, C', *window), for *windows*, float32 (B, C, *window)."""
-        if self._layout.one_by_one and len(windows) > 1:
+        if self.one_by_one and len(windows) > 1:
             return torch.cat([self._call(window[None]) for window in windows])
         return self._call(windows)
 
     def _call(self, windows: torch.Tensor) -> torch.Tensor:
-        plain = f"bc{'zyx'[-self._layout.spatial_dims :]}"
-        given = plain
-        if "c" not in self._layout.order_in:
-            windows, given = windows.squeeze(1), plain.replace("c", "")
-        windows = windows.permute([given.index(axis) for axis in self._layout.order_in])
-        found = self.network(windows.to(self._dtype).contiguous())
+        given = self._plain
+        if "c" not in self.order_in:
+            windows, given = windows.squeeze(1), given.replace("c", "")
+        windows = windows.permute([given.index(axis) for axis in self.order_in])
+        found = self.network(windows.to(self.dtype).contiguous())
         output: torch.Tensor = found[0] if isinstance(found, (list, tuple)) else found
-        got = self._layout.order_out
-        output = output.permute([got.index(axis) for axis in plain if axis in got]).float()
+        got = self.order_out
+        output = output.permute([got.index(axis) for axis in self._plain if axis in got]).float()
         return output if "c" in got else output.unsqueeze(1)
 
 

@@ -73,7 +73,9 @@ class BioimageIo:
         network = open_network(read.package, read.weights, len(layout.in_channels), layout.spatial_dims)
         # A state dict's network has Tessera's axes already; the others may also give a list of one tensor.
         if not (layout.is_plain and read.weights.architecture):
-            network = InOrder(network, layout, read.dtype).eval()
+            network = InOrder(
+                network, layout.order_in, layout.order_out, one_by_one=layout.one_by_one, dtype=read.dtype
+            ).eval()
         return Model(network, read.spec, str(path), read.notes)
 
 

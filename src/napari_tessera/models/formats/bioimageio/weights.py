@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import weakref
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
@@ -17,6 +18,7 @@ from napari_tessera.models.empty_network import StoredWeights
 from napari_tessera.models.formats.bioimageio.package import Package, PackageFile
 from napari_tessera.models.formats.script import open_script
 from napari_tessera.models.formats.state_dict import fill
+from napari_tessera.models.formats.stored_program import ProgramKind, remember_program
 from napari_tessera.models.formats.tensors_only import dense_tensors, read_tensors_only
 
 if TYPE_CHECKING:
@@ -109,6 +111,7 @@ def open_network(package: Package, weights: Weights, in_channels: int, spatial_d
         where = f"'{weights.files[0].source}' of {package.path}"
         if weights.kind == "torchscript":
             network = open_script(path, where)
+            _remember(network, "torchscript", package, weights)
         else:
             # On Windows a mapped file cannot be deleted, as copies out of a zip are.
             network = _build(path, where, weights, mapped=not package.is_zip or os.name != "nt")
@@ -164,6 +167,18 @@ def _open_onnx(package: Package, weights: Weights) -> torch.nn.Module:
     with ExitStack() as stack:
         path, *_ = stack.enter_context(package.lend(*weights.files))
         network: torch.nn.Module = import_module("napari_tessera.models.formats.onnx").OnnxNetwork(path)
+        _remember(network, "onnx", package, weights)
         # onnxruntime may open the file again, for another device: a copy out of a zip lives as long as the network.
         weakref.finalize(network, stack.pop_all().close)
     return network
+
+
+def _remember(network: torch.nn.Module, kind: ProgramKind, package: Package, weights: Weights) -> None:
+    """Remember which files of the package *network* is, for whoever packs it."""
+
+    @contextmanager
+    def lend() -> Iterator[Path]:
+        with package.lend(*weights.files) as (path, *_):
+            yield path
+
+    remember_program(network, kind, lend, *(package.locate(file.source) for file in weights.files))

@@ -11,14 +11,14 @@ import torch
 
 from napari_tessera.errors import ModelError, nearest
 from napari_tessera.models import allowed, architectures
-from napari_tessera.models.empty_network import StoredWeights, build_empty
+from napari_tessera.models.empty_network import StoredWeights
 from napari_tessera.models.formats.state_dict import describe_misfit, fill
 
 if TYPE_CHECKING:
     from napari_tessera.models.formats.connectomics.checkpoint import Weights
     from napari_tessera.models.formats.connectomics.config import Configuration
 
-__all__ = ["ARCHITECTURES", "Blueprint", "Head", "read_blueprint"]
+__all__ = ["ARCHITECTURES", "INTERPOLATING", "Blueprint", "Head", "build_interpolating", "read_blueprint"]
 
 MONAI = "monai.networks.nets"
 # The step of a network whose position embedding is of one size.
@@ -261,12 +261,14 @@ ARCHITECTURES: Mapping[str, Callable[[_Arguments], _Recipes]] = allowed.CONNECTO
 def _build_empty(name: str, arguments: dict[str, Any], stored: StoredWeights) -> torch.nn.Module:
     if name != INTERPOLATING:
         return architectures.build(name, arguments, stored)
+    return build_interpolating(arguments, stored)
+
+
+def build_interpolating(arguments: dict[str, Any], stored: StoredWeights) -> torch.nn.Module:
+    """Return Tessera's own UNet from its literal *arguments*, as `architectures.build` does the others."""
     from napari_tessera.models.formats.connectomics.unet import InterpolatingUNet
 
-    try:
-        return build_empty(lambda: InterpolatingUNet(**arguments), stored).eval()
-    except (TypeError, ValueError, KeyError, NotImplementedError, RuntimeError) as error:
-        raise ModelError(f"a UNet cannot be built from {arguments}: {error}") from error
+    return architectures.build_with(lambda: InterpolatingUNet(**arguments), INTERPOLATING, arguments, stored)
 
 
 def _without_prefix(weights: Weights, wanted: Weights) -> Weights:

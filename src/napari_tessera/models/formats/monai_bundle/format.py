@@ -25,6 +25,7 @@ from napari_tessera.models.formats.monai_bundle.weights import read_weights
 from napari_tessera.models.formats.monai_bundle.window import find_window, network_steps, read_inferer
 from napari_tessera.models.formats.script import open_script
 from napari_tessera.models.formats.state_dict import fill
+from napari_tessera.models.formats.stored_program import remember_program
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import Activation, DecoderChoice, ModelSpec, OutputSpec, WindowRule
 
@@ -93,7 +94,7 @@ class TurnedNetwork(torch.nn.Module):
         super().__init__()
         self.training = False  # as the network within is, which may be a script that knows no such mode
         image = "zyx"[-len(order) :]
-        self.network, self.gain, self.offset = network, gain, offset
+        self.network, self.order, self.gain, self.offset = network, order, gain, offset
         self.to_network = (0, 1, *(2 + image.index(axis) for axis in order))
         self.to_image = (0, 1, *(2 + order.index(axis) for axis in image))
 
@@ -203,8 +204,11 @@ def _allowed_name(found: Component) -> str:
 
 def _load_network(bundle: _Bundle) -> torch.nn.Module:
     if bundle.architecture is None:
-        with bundle.package.on_disk(SCRIPT) as file:
-            return open_script(file, bundle.package.label(SCRIPT))
+        package = bundle.package
+        with package.on_disk(SCRIPT) as file:
+            script = open_script(file, package.label(SCRIPT))
+        remember_program(script, "torchscript", lambda: package.on_disk(SCRIPT), package.trusted_file(SCRIPT))
+        return script
     label = bundle.package.label(WEIGHTS)
     with bundle.package.on_disk(WEIGHTS) as file:
         # On Windows a mapped file cannot be deleted, as copies out of a zip are.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from napari_tessera.errors import ModelError, nearest
-from napari_tessera.models import allowed
+from napari_tessera.models import allowed, architectures
 from napari_tessera.models.empty_network import StoredWeights, build_empty
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class Reordered(torch.nn.Module):
     def __init__(self, network: torch.nn.Module, order: Sequence[int]) -> None:
         super().__init__()
         self.network = network
+        self.order = tuple(order)
         self.forth = (0, 1, *(2 + axis for axis in order))
         self.back = tuple(self.forth.index(axis) for axis in range(len(self.forth)))
 
@@ -122,12 +124,16 @@ def build_network(
     arguments = _check_arguments(architecture, path)
     if "block" in arguments:
         arguments["block"] = getattr(residual, _last(allowed.NNUNET_BLOCKS.names[arguments["block"]]))
+    channels = {"input_channels": in_channels, "num_classes": out_channels}
     # The layers of deep supervision are made, and their weights loaded, either way; off means one output, the finest.
-    arguments |= {"input_channels": in_channels, "num_classes": out_channels, "deep_supervision": False}
+    arguments |= channels | {"deep_supervision": False}
+    construct = partial(getattr(unet, _last(ARCHITECTURES[name])), **arguments)
     try:
-        return build_empty(lambda: getattr(unet, _last(ARCHITECTURES[name]))(**arguments), stored).eval()
+        network = build_empty(construct, stored).eval()
     except (TypeError, ValueError, LookupError, AssertionError, RuntimeError, AttributeError) as error:
-        raise ModelError(f"{path}: '{name}' cannot be built from the arguments in the plans: {error}") from error
+        raise ModelError(f"{path}: '{name}' cannot be built from its arguments: {error}") from error
+    architectures.remember_built(network, name, {**architecture.arch_kwargs, **channels}, construct)
+    return network
 
 
 def _check_arguments(architecture: Architecture, path: Path) -> dict[str, Any]:

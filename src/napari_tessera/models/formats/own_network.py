@@ -1,0 +1,113 @@
+"""The networks of Tessera's own format: of a reviewed class, filled with weights, several folds averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_tessera.errors import ModelError, nearest
+from napari_tessera.models import allowed, architectures
+from napari_tessera.models.empty_network import StoredWeights
+from napari_tessera.models.formats.state_dict import fill, with_repeats
+from napari_tessera.models.spec import MAX_CHANNELS
+
+if TYPE_CHECKING:
+    import torch
+
+    from napari_tessera.models.network_file import Architecture
+
+__all__ = ["CLASSES", "build_network"]
+
+# MONAI's, nnU-Net's, and the one of Tessera itself.
+CLASSES = (*allowed.MONAI_NETWORKS.names, *allowed.NNUNET_NETWORKS.names, *allowed.OWN_NETWORKS.names)
+# nnU-Net's plans say these two elsewhere; a description says them among the arguments, as its classes do.
+_SIZES = ("input_channels", "num_classes")
+
+
+def build_network(
+    architecture: Architecture, weights: Mapping[str, torch.Tensor], description: Path, *, label: str
+) -> torch.nn.Module:
+    """Return the network that *architecture* names, filled with *weights*, which it then shares.
+
+    Parameters
+    ----------
+    architecture
+        Several folds are averaged; the weights of fold ``i`` have names that begin with ``folds.i.``
+    weights
+        By name; those that the network holds under several names may be there once.
+    description
+        Where *architecture* was read, for errors.
+    label
+        How errors call the file of the weights.
+
+    Raises
+    ------
+    ModelError
+        If the class is not in the reviewed tables, refuses its arguments, or does not fit the weights.
+    """
+    if architecture.folds == 1:
+        return _build(architecture, weights, description, label)
+    from napari_tessera.models.formats.nnunet.network import FoldAverage
+
+    folds, known = [], 0
+    for number in range(architecture.folds):
+        prefix = f"folds.{number}."
+        own = {name.removeprefix(prefix): each for name, each in weights.items() if name.startswith(prefix)}
+        known += len(own)
+        folds.append(_build(architecture, own, description, f"of fold {number} in {label}"))
+    if known < len(weights):
+        wrong = min(name for name in weights if not name.startswith(_prefixes(architecture)))
+        raise ModelError(
+            f"the weights {label} do not fit the architecture: {description} says {architecture.folds} folds, of none "
+            f"of which '{wrong[:80]}' is"
+        )
+    return FoldAverage(folds).eval()
+
+
+def _prefixes(architecture: Architecture) -> tuple[str, ...]:
+    return tuple(f"folds.{number}." for number in range(architecture.folds))
+
+
+def _build(
+    architecture: Architecture, weights: Mapping[str, torch.Tensor], description: Path, label: str
+) -> torch.nn.Module:
+    try:
+        network = _build_empty(architecture, StoredWeights.of(weights, label), description)
+    except ModelError as error:
+        if str(description) in str(error):
+            raise
+        raise ModelError(f"{description}: {error}") from error
+    fill(network, with_repeats(weights, network), label=label, what="the architecture")
+    return network
+
+
+def _build_empty(architecture: Architecture, stored: StoredWeights, description: Path) -> torch.nn.Module:
+    """Return the network before it is filled."""
+    name, arguments = architecture.name, architecture.arguments
+    if name in allowed.NNUNET_NETWORKS.names:
+        return _build_nnunet(architecture, stored, description)
+    if name in allowed.OWN_NETWORKS.names:
+        from napari_tessera.models.formats.connectomics.network import build_interpolating
+
+        return build_interpolating(arguments, stored)
+    if name not in CLASSES:
+        raise ModelError(
+            f"architecture '{name[:200]}' is not one that Tessera rebuilds{nearest(name, CLASSES)} "
+            f"(it knows {', '.join(CLASSES)})"
+        )
+    return architectures.build(name, arguments, stored)
+
+
+def _build_nnunet(architecture: Architecture, stored: StoredWeights, description: Path) -> torch.nn.Module:
+    from napari_tessera.models.formats.nnunet import network, plans
+
+    arguments = dict(architecture.arguments)
+    in_channels, out_channels = sizes = [arguments.pop(key, None) for key in _SIZES]
+    for key, size in zip(_SIZES, sizes, strict=True):
+        if type(size) is not int or not 1 <= size <= MAX_CHANNELS:
+            raise ModelError(
+                f"the architecture's {key} is {str(size)[:40]}, but it must be a whole number from 1 to {MAX_CHANNELS}"
+            )
+    described = plans.Architecture(network_class_name=architecture.name, arch_kwargs=arguments)
+    return network.build_network(described, in_channels, out_channels, description, stored)
