@@ -20,7 +20,7 @@ from napari_tessera.models.formats.connectomics.config import (
 )
 from napari_tessera.models.formats.connectomics.output import CONTOUR_DISTANCE, PAIRS, SIZES, read_decoder
 
-__all__ = ["OpenedSettings", "open_settings", "write_connectomics"]
+__all__ = ["OpenedSettings", "open_settings", "read_overlap", "read_views", "write_connectomics"]
 
 NM_PER_UM = 1000
 # Beyond, its program takes this.
@@ -109,9 +109,9 @@ def _read(config: Configuration) -> tuple[dict[str, Any], list[str]]:
     if generation is Generation.A and config.get("inference.batch_size", -1) != -1:
         values["batch_size"] = config.get("inference.batch_size")
     for name, (value, note) in {
-        "overlap": _overlap(config, window),
+        "overlap": read_overlap(config, window),
         "blend": _blend(config),
-        "tta_num": _n_views(config, 2 if window is not None and len(window) == 2 else 3),
+        "tta_num": read_views(config, 2 if window is not None and len(window) == 2 else 3),
     }.items():
         values |= {} if value is None else {name: value}
         notes += [note] if note else []
@@ -126,7 +126,7 @@ def _read(config: Configuration) -> tuple[dict[str, Any], list[str]]:
     return values, [*notes, *left_out]
 
 
-def _overlap(config: Configuration, window: tuple[int, ...] | None) -> tuple[float | None, str]:
+def read_overlap(config: Configuration, window: tuple[int, ...] | None) -> tuple[float | None, str]:
     """Return the fraction, from a stride where there is one; the largest where axes differ, so that none loses."""
     stride_key, key = _OVERLAP[config.generation]
     stride = config.sides(stride_key) if stride_key else None
@@ -155,8 +155,8 @@ def _blend(config: Configuration) -> tuple[str, str]:
     return Blend.GAUSSIAN.value, f"the blending '{name[:40]}' becomes gaussian, the nearest that Tessera has"
 
 
-def _n_views(config: Configuration, dims: int) -> tuple[int | None, str]:
-    """Return how many views, with a note where they are not the same ones."""
+def read_views(config: Configuration, dims: int) -> tuple[int | None, str]:
+    """Return how many views are averaged, with a note where they are not the same ones."""
     if config.generation is Generation.V1:
         return _n_views_of_v1(config, dims)
     if config.generation is Generation.A:
