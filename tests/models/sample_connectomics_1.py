@@ -60,7 +60,7 @@ def write(
     optimizer = {"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": [{"lr": 0.04, "params": [0]}]}
     content = {"iteration": 100_000, "state_dict": weights, "optimizer": optimizer, "lr_scheduler": rate}
     torch.save(content | more, folder / name)
-    (folder / "config.yaml").write_text(yaml.safe_dump(own), encoding="utf-8")
+    (folder / f"{name.partition('.')[0]}.yaml").write_text(yaml.safe_dump(own), encoding="utf-8")
     if base is not None:
         (folder / "Mito-Base.yaml").write_text(yaml.safe_dump(base), encoding="utf-8")
     return folder / name

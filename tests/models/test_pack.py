@@ -18,7 +18,10 @@ from napari_tessera.errors import ModelError, OutputError
 from napari_tessera.models.pack import pack
 
 
-@pytest.mark.parametrize("name", ["sample_tessera", "sample_connectomics", "sample_monai_bundle", "sample_bioimageio"])
+@pytest.mark.parametrize(
+    "name",
+    ["sample_tessera", "sample_connectomics", "sample_connectomics_1", "sample_monai_bundle", "sample_bioimageio"],
+)
 def test_a_packed_model_is_the_same(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "from"
     folder.mkdir()

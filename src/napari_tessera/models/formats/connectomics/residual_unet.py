@@ -121,7 +121,7 @@ class ResidualUNet(nn.Module):
     ) -> None:
         super().__init__()
         layers = _Layers(spatial_dims, padding, act, norm)
-        deep = [True] * len(filters) if isotropic else list(isotropy)
+        deep = [True] * len(filters) if isotropic or spatial_dims == 2 else list(isotropy)
         if not filters or len(deep) != len(filters):
             raise ValueError(f"isotropy has {len(deep)} levels, but filters has {len(filters)}")
         if outputs is not None and not all(0 <= channel < out_channels for channel in outputs):

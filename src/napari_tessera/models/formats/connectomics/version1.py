@@ -14,6 +14,7 @@ from napari_tessera.models.formats.connectomics.targets import Use, read_targets
 from napari_tessera.models.spec import ModelSpec, Normalisation, WindowRule
 
 if TYPE_CHECKING:
+    from napari_tessera.models.allowed import Names
     from napari_tessera.models.formats.connectomics.config import Configuration
 
 __all__ = ["ARCHITECTURES", "read_version_1"]
@@ -103,7 +104,7 @@ def _arguments(config: Configuration, dims: int) -> dict[str, Any]:
     return {**sides, **chosen}
 
 
-def _word(config: Configuration, key: str, default: str, row: allowed.Names) -> str:
+def _word(config: Configuration, key: str, default: str, row: Names) -> str:
     value = config.get(key, default)
     if not isinstance(value, str) or value not in row.names:
         raise config.complain(key, value, f"one of {', '.join(row.names)}")
