@@ -22,6 +22,7 @@ from napari_tessera.models.formats.bioimageio import weights as bioimageio_weigh
 from napari_tessera.models.formats.connectomics import checkpoint as connectomics_pickles
 from napari_tessera.models.formats.connectomics import network as connectomics_network
 from napari_tessera.models.formats.connectomics import output as connectomics_output
+from napari_tessera.models.formats.connectomics import residual_unet, version1
 from napari_tessera.models.formats.connectomics.config import read_configuration
 from napari_tessera.models.formats.monai_bundle import transforms as monai_transforms
 from napari_tessera.models.formats.nnunet import checkpoint as nnunet_checkpoint
@@ -35,7 +36,13 @@ SOURCE = Path(napari_tessera.__file__).parent
 WHOLE = re.compile(r"[a-z_]+(\.\w+)+")
 
 HANDLED: dict[str, tuple[Names, Any]] = {
-    "MONAI's networks": (allowed.MONAI_NETWORKS, architectures.ARCHITECTURES),
+    "MONAI's networks": (allowed.MONAI_NETWORKS, architectures.ARCHITECTURES[: len(allowed.MONAI_NETWORKS.names)]),
+    "Tessera's networks": (allowed.OWN_NETWORKS, architectures.ARCHITECTURES[len(allowed.MONAI_NETWORKS.names) :]),
+    "norms": (allowed.RESIDUAL_NORMS, residual_unet.NORMS),
+    "activations": (allowed.RESIDUAL_ACTIVATIONS, residual_unet.ACTIVATIONS),
+    "paddings": (allowed.RESIDUAL_PADDINGS, residual_unet.PADDINGS),
+    "blocks": (allowed.RESIDUAL_BLOCKS, residual_unet.BLOCKS),
+    "Connectomics 1's networks": (allowed.CONNECTOMICS_1_NETWORKS, version1.ARCHITECTURES),
     "Connectomics' networks": (allowed.CONNECTOMICS_NETWORKS, connectomics_network.ARCHITECTURES),
     "Connectomics' activations": (allowed.CONNECTOMICS_ACTIVATIONS, connectomics_output._ACTIVATIONS),
     "Connectomics' decoders": (allowed.CONNECTOMICS_DECODERS, connectomics_output._DECODERS),
@@ -99,13 +106,14 @@ def test_networks_become_classes_that_are_there() -> None:
     for name in allowed.MONAI_NETWORKS.names:
         cls = architectures.network_class(name)
         assert name == f"monai.networks.nets.{cls.__name__}"
+    assert [architectures.network_class(name) for name in allowed.OWN_NETWORKS.names] == [residual_unet.ResidualUNet]
     with pytest.raises(LookupError):
         architectures.network_class("monai.networks.nets.HoVerNet")
-    for row in (allowed.CONNECTOMICS_NETWORKS, allowed.NNUNET_OLD_NETWORKS):
+    for row in (allowed.CONNECTOMICS_NETWORKS, allowed.CONNECTOMICS_1_NETWORKS, allowed.NNUNET_OLD_NETWORKS):
         for becomes in row.names.values():
             target = WHOLE.match(becomes)
             assert target is not None
-            assert target[0] in {*allowed.MONAI_NETWORKS.names, *allowed.NNUNET_NETWORKS.names}
+            assert target[0] in {*architectures.ARCHITECTURES, *allowed.NNUNET_NETWORKS.names}
     for name, becomes in allowed.NNUNET_LAYERS.names.items():
         assert f"torch.nn.{nnunet_network._LAYERS[name].__name__}" == becomes
 

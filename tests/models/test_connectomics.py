@@ -360,11 +360,6 @@ def test_other_architectures_are_named_with_what_to_do(name: str, remedy: str, t
         described(tmp_path, configured(arch={"type": name}))
 
 
-def test_version_1_is_named_as_such(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"version 1 .*'unet_residual_3d'"):
-        described(tmp_path, {"MODEL": {"ARCHITECTURE": "unet_residual_3d"}})
-
-
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
@@ -394,7 +389,7 @@ def test_missing_extra_and_cut_weights_are_told_in_a_sentence(tmp_path: Path) ->
     with pytest.raises(ModelError, match=r"cannot read the weights .*last.ckpt, the file may be cut short"):
         FORMAT.load(path)
     torch.save({"weights": 1}, path)
-    with pytest.raises(ModelError, match="no Lightning checkpoint: it has no state_dict"):
+    with pytest.raises(ModelError, match="no checkpoint of PyTorch Connectomics: it has no state_dict"):
         FORMAT.load(path)
     torch.save({**content, "pytc_metadata": {"model_arch": "rsunet"}}, path)
     with pytest.raises(ModelError, match=r"holds a rsunet, but .* describes a monai_basic_unet3d"):

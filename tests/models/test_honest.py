@@ -24,6 +24,7 @@ FILES = {
     "sample_exported": ("small.pt2",),
     "sample_onnx": ("small.onnx",),
     "sample_connectomics": ("last.ckpt", "last.yaml"),
+    "sample_connectomics_1": ("checkpoint_100000.pth.tar", "checkpoint_100000.yaml"),
     "sample_monai_bundle": ("model.pt", "metadata.json", "inference.json"),
     "sample_nnunet": ("checkpoint_final.pth", "plans.json", "dataset.json"),
     "sample_bioimageio": ("weights.pt", "rdf.yaml"),

@@ -102,6 +102,72 @@ CONNECTOMICS_NETWORKS = Names(
     },
     "each is one of the network classes above, built from arguments that are read and checked one by one",
 )
+# What Tessera's own networks are. Its name in a file is not its place here, which may change.
+OWN_NETWORKS = Names(
+    "Network classes of Tessera",
+    (TESSERA, CONNECTOMICS),
+    {"napari_tessera.ResidualUNet": "the residual U-Net of PyTorch Connectomics 1, written anew"},
+    "its constructor only makes layers of torch, of the kinds in the next four rows; every argument is checked first",
+)
+RESIDUAL_NORMS = Names(
+    "Norms of the residual U-Net",
+    (TESSERA, CONNECTOMICS),
+    {
+        **dict.fromkeys(("bn", "sync_bn"), "BatchNorm"),
+        **{"in": "InstanceNorm", "gn": "GroupNorm", "none": "Identity"},
+    },
+    "layers of torch that are given a number of channels",
+)
+RESIDUAL_ACTIVATIONS = Names(
+    "Activations of the residual U-Net",
+    (TESSERA, CONNECTOMICS),
+    {
+        **{"relu": "ReLU", "leaky_relu": "LeakyReLU", "elu": "ELU", "gelu": "GELU"},
+        **dict.fromkeys(("silu", "swish", "efficient_swish"), "SiLU"),
+        "none": "Identity",
+    },
+    "layers of torch that are given nothing from the file",
+)
+RESIDUAL_PADDINGS = Names(
+    "Paddings of the residual U-Net",
+    (TESSERA, CONNECTOMICS),
+    _itself("zeros", "reflect", "replicate", "circular"),
+    "words that torch's convolutions know",
+)
+RESIDUAL_BLOCKS = Names(
+    "Blocks of the residual U-Net",
+    (TESSERA, CONNECTOMICS),
+    {
+        "residual": "convolutions, then the activation",
+        "residual_pa": "the activation, then convolutions",
+        "residual_se": "the first of them, with squeeze and excitation",
+        "residual_se_pa": "the second of them, with squeeze and excitation",
+    },
+    "switches of Tessera's own layers",
+)
+CONNECTOMICS_1_NETWORKS = Names(
+    "Network types of version 1",
+    (CONNECTOMICS,),
+    dict.fromkeys(("unet_3d", "unet_plus_3d", "unet_2d", "unet_plus_2d"), "napari_tessera.ResidualUNet"),
+    "all are the network class of Tessera above, built from arguments that are read and checked one by one",
+)
+CONNECTOMICS_1_ELSEWHERE = Names(
+    "Network types of version 1 that are refused, with what they need",
+    (CONNECTOMICS,),
+    {
+        **dict.fromkeys(
+            ("fpn_3d", "deeplabv3a", "deeplabv3b", "deeplabv3c", "unetr", "swinunetr"),
+            "PyTorch Connectomics 1 itself "
+            "(pip install git+https://github.com/PytorchConnectomics/pytorch_connectomics@v1.0.0)",
+        ),
+        **dict.fromkeys(
+            ("unet_residual_3d", "unet_residual_2d", "unet_super", "super", "fpn"),
+            "PyTorch Connectomics of before 2021 "
+            "(pip install git+https://github.com/PytorchConnectomics/pytorch_connectomics@v0.20)",
+        ),
+    },
+    "the name only chooses a sentence; nothing is built or installed",
+)
 CONNECTOMICS_ELSEWHERE = Names(
     "Network types that are refused, with what they need",
     (CONNECTOMICS,),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from napari_tessera.errors import ModelError
-from napari_tessera.models.formats.registry import description_beside, find_format
+from napari_tessera.models.formats.registry import description_beside, find_format, model_stem
 
 __all__ = ["MODELS_VARIABLE", "models_folder", "user_models"]
 
@@ -33,7 +33,7 @@ def user_models() -> dict[str, Path]:
     folder = models_folder()
     if not folder.is_dir():
         return {}
-    return {path.stem if path.is_file() else path.name: path for path in _models_in(folder)}
+    return {model_stem(path) if path.is_file() else path.name: path for path in _models_in(folder)}
 
 
 def _models_in(folder: Path) -> Iterator[Path]:
@@ -41,9 +41,9 @@ def _models_in(folder: Path) -> Iterator[Path]:
     endings: dict[str, set[str]] = {}
     for path in paths:
         if path.is_file():
-            endings.setdefault(path.stem, set()).add(path.suffix.lower())
+            endings.setdefault(model_stem(path), set()).add(path.suffix.lower())
     for path in paths:
-        beside = endings.get(path.stem, set()) - {path.suffix.lower()}
+        beside = endings.get(model_stem(path), set()) - {path.suffix.lower()}
         is_description = path.suffix.lower() in DESCRIPTIONS
         if is_description and beside - {*DESCRIPTIONS, ".safetensors"}:
             continue

@@ -1,4 +1,7 @@
-"""Which format a file or folder is of. Looks at names alone, so nothing of a stranger's file is parsed for it."""
+"""Which format a file or folder is of. Looks at names alone, so nothing of a stranger's file is parsed for it.
+
+Names are those of files, and of what lies in a folder or a zip, as which torch writes what it saves, too.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,16 @@ from napari_tessera.errors import ModelError
 if TYPE_CHECKING:
     from napari_tessera.models.formats.base import ModelFormat
 
-__all__ = ["FORMATS", "MODEL_PATTERNS", "MODEL_SUFFIXES", "PROGRAM", "Entry", "description_beside", "find_format"]
+__all__ = [
+    "FORMATS",
+    "MODEL_PATTERNS",
+    "MODEL_SUFFIXES",
+    "PROGRAM",
+    "Entry",
+    "description_beside",
+    "find_format",
+    "model_stem",
+]
 
 PACKAGE = "napari_tessera.models.formats"
 
@@ -31,11 +43,14 @@ class Entry:
     markers
         Names of which a folder or a zip holds all, at one level near its top. A file of such a name stands for its
         folder.
+    weights_alone
+        Whether a file of the suffix is of it only where ``torch.save`` wrote it: weights, and no program.
     """
 
     module: str
     suffixes: tuple[str, ...] = ()
     markers: tuple[str, ...] = ()
+    weights_alone: bool = False
 
     def open(self) -> ModelFormat:
         """Return the format."""
@@ -50,12 +65,13 @@ FORMATS = (
     Entry("bioimageio.format", markers=("bioimageio.yaml",)),
     Entry("bioimageio.format", markers=("rdf.yaml",)),
     Entry("tessera_file", suffixes=(".safetensors", ".yaml", ".yml")),
+    Entry("connectomics.format", suffixes=(".pt",), weights_alone=True),
     Entry("torchscript", suffixes=(".pt", ".ts", ".jit", ".torchscript")),
     Entry("exported_program", suffixes=(".pt2",)),
     Entry("onnx", suffixes=(".onnx",)),
-    Entry("connectomics.format", suffixes=(".ckpt",)),
+    Entry("connectomics.format", suffixes=(".ckpt", ".pth.tar", ".pth")),
 )
-MODEL_SUFFIXES = tuple(suffix for entry in FORMATS for suffix in entry.suffixes)
+MODEL_SUFFIXES = tuple(dict.fromkeys(suffix for entry in FORMATS for suffix in entry.suffixes))
 # What a person picks in a dialog for files: a file that is a model, a package, or one that stands for its folder.
 MODEL_PATTERNS = (
     *(f"*{suffix}" for suffix in MODEL_SUFFIXES),
@@ -65,6 +81,8 @@ MODEL_PATTERNS = (
 _OWN = next(entry for entry in FORMATS if entry.module == "tessera_file")
 # Between the name of a packed model and the ending of a program that is part of it: cells.program.pt of cells.yaml.
 PROGRAM = ".program"
+# What files of torch.save begin with, of releases before 1.6, which are no zips.
+_MARK_OF_OLD = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"
 # Folders between the top of a package and its markers, such as that of its name.
 DEEPEST = 3
 
@@ -86,7 +104,9 @@ def find_format(path: Path) -> tuple[ModelFormat, Path]:
         if entry.markers and path.is_file() and _root_of(path, entry.markers) is not None:
             return entry.open(), _root_of(path, entry.markers) or path
     for entry in FORMATS:
-        if path.is_file() and path.suffix.lower() in entry.suffixes:
+        if path.is_file() and path.name.lower().endswith(entry.suffixes or ("\0",)):
+            if entry.weights_alone and not _holds_weights_alone(path):
+                continue
             return entry.open(), path
     if path.is_dir():
         return _OWN.open(), _only_description(path)
@@ -98,6 +118,25 @@ def description_beside(path: Path) -> Path | None:
     name, mark, _ = path.name.partition(f"{PROGRAM}.")
     description = path.with_name(f"{name}.yaml")
     return description if name and mark and description.is_file() else None
+
+
+def model_stem(path: Path) -> str:
+    """Return the name of the file *path* without its ending, which may be of two parts, such as ``.pth.tar``."""
+    ending = max((suffix for suffix in MODEL_SUFFIXES if path.name.lower().endswith(suffix)), key=len, default="")
+    return path.name[: -len(ending)] if 0 < len(ending) < len(path.name) else path.stem
+
+
+def _holds_weights_alone(path: Path) -> bool:
+    """Whether ``torch.save`` wrote *path*, and not ``torch.jit.save``, whose archives have constants, too."""
+    try:
+        if not zipfile.is_zipfile(path):
+            with path.open("rb") as file:
+                return file.read(len(_MARK_OF_OLD)) == _MARK_OF_OLD
+        with zipfile.ZipFile(path) as archive:
+            names = [PurePosixPath(name).name for name in archive.namelist()]
+    except (OSError, zipfile.BadZipFile):  # the format that is left says so
+        return False
+    return "data.pkl" in names and "constants.pkl" not in names
 
 
 def _names_in(path: Path) -> frozenset[str]:

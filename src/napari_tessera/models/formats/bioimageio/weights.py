@@ -151,7 +151,7 @@ def _architecture_of(architecture: Any) -> tuple[str, dict[str, Any]]:
     name = f"{place}.{architecture.callable}"
     if place == _NETS or place.startswith(f"{_NETS}."):
         name = f"{_NETS}.{architecture.callable}"
-    if name not in architectures.ARCHITECTURES:
+    if name not in allowed.MONAI_NETWORKS.names:
         raise ModelError(f"its architecture {name} is not one that Tessera rebuilds")
     return name, dict(architecture.kwargs)
 

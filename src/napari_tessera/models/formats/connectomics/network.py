@@ -27,6 +27,8 @@ LEVELS_OF_BASIC = 6
 # The one network that is not MONAI's own.
 INTERPOLATING = "InterpolatingUNet"
 
+# What Lightning, and what runs a network on several devices, puts before the names of its weights.
+_WRAPPERS = ("model.", "module.")
 _ELSEWHERE = allowed.CONNECTOMICS_ELSEWHERE.names
 
 
@@ -46,6 +48,8 @@ class Blueprint:
         Whether other sides fail, and not only lose a little.
     recipes
         (class, arguments) for each way in which its releases built it; what the weights fit is right.
+    hint
+        What to do where none fits.
     """
 
     name: str
@@ -55,6 +59,7 @@ class Blueprint:
     step: int
     exact: bool
     recipes: tuple[tuple[str, dict[str, Any]], ...]
+    hint: str = ""
 
     def build(self, weights: Weights, path: Path) -> torch.nn.Module:
         """Return the network with *weights*, which it then shares; *path* is for error messages.
@@ -74,7 +79,7 @@ class Blueprint:
                 fill(network, fitting, label=str(path), what=self.name)
                 return network.requires_grad_(False)
             complaint = complaint or problem
-        raise ModelError(f"the weights of {path} do not fit the configured {self.name}: {complaint}")
+        raise ModelError(f"the weights of {path} do not fit the configured {self.name}: {complaint}{self.hint}")
 
 
 class Head(torch.nn.Module):
@@ -274,8 +279,8 @@ def build_interpolating(arguments: dict[str, Any], stored: StoredWeights) -> tor
 def _without_prefix(weights: Weights, wanted: Weights) -> Weights:
     """Return the weights named as the network names them.
 
-    A wrapper adds ``model.`` to all names, a compiled module ``_orig_mod.``; MONAI's UNet begins with ``model.`` of its
-    own, so as many are taken off as makes the most names fit.
+    A wrapper adds ``model.`` or ``module.`` to all names, a compiled module ``_orig_mod.``; MONAI's UNet begins with
+    ``model.`` of its own, so as many are taken off as makes the most names fit.
     """
     plain = {name.replace("_orig_mod.", ""): tensor for name, tensor in weights.items()}
     return max(_iter_stripped(plain), key=lambda named: len(named.keys() & wanted.keys()))
@@ -283,6 +288,10 @@ def _without_prefix(weights: Weights, wanted: Weights) -> Weights:
 
 def _iter_stripped(weights: Weights) -> Iterator[Weights]:
     yield weights
-    while any(name.startswith("model.") for name in weights):
-        weights = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
+    while any(name.startswith(_WRAPPERS) for name in weights):
+        weights = {name.removeprefix(_wrapper_of(name)): tensor for name, tensor in weights.items()}
         yield weights
+
+
+def _wrapper_of(name: str) -> str:
+    return next((wrapper for wrapper in _WRAPPERS if name.startswith(wrapper)), "")

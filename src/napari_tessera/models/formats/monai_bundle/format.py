@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from napari_tessera.errors import ModelError, OutOfMemoryError
-from napari_tessera.models import architectures
+from napari_tessera.models import allowed, architectures
 from napari_tessera.models.empty_network import StoredWeights
 from napari_tessera.models.formats.base import Description, Risk
 from napari_tessera.models.formats.monai_bundle import config as monai_config
@@ -193,8 +193,8 @@ def _allowed_name(found: Component) -> str:
     full = f"{_NETS}.{found.name}"
     # MONAI finds its networks by their own name, by the package's, and by that of the module that they are in.
     inside = found.target == found.name or found.target.startswith(f"{_NETS}.")
-    if full not in architectures.ARCHITECTURES or not inside:
-        known = ", ".join(one.rpartition(".")[2] for one in architectures.ARCHITECTURES)
+    if full not in allowed.MONAI_NETWORKS.names or not inside:
+        known = ", ".join(one.rpartition(".")[2] for one in allowed.MONAI_NETWORKS.names)
         raise ModelError(
             f"{found.config.label}: the _target_ of '{found.where}' is '{found.target[:80]}', which is not one of the "
             f"networks that Tessera rebuilds ({known})"
