@@ -14,7 +14,7 @@ from tests.models import sample_tessera
 
 from napari_tessera.errors import ModelError, SettingsError
 from napari_tessera.models import spec_file
-from napari_tessera.models.load import load_model
+from napari_tessera.models.formats.tessera_file import FORMAT
 from napari_tessera.models.spec import ModelSpec, Normalisation, OutputSpec, WindowRule
 from napari_tessera.models.spec_file import read_model_file
 
@@ -159,13 +159,11 @@ def test_a_description_that_is_no_description(tmp_path: Path) -> None:
         read_model_file(path)
 
 
-def test_a_description_is_made_once_however_often_it_is_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_opening_a_file_makes_its_description_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
     monkeypatch.setattr(spec_file, "ModelSpec", lambda **fields: made.append(fields) or ModelSpec(**fields))
     path = sample_tessera.make(tmp_path).path
-    assert load_model(path).spec == ModelSpec(**made[0])
+    assert FORMAT.load(path).spec == ModelSpec(**made[0])
     assert len(made) == 1
 
 
