@@ -55,3 +55,21 @@ def test_what_is_no_model(tessera: Tessera, name: str) -> None:
     ended = tessera("inspect", name)
     assert ended.code != 0
     assert name in ended.err
+
+
+def test_a_packed_program_shows_its_risk_and_asks_for_trust(tessera: Tessera, tmp_path: Path) -> None:
+    sample = sample_torchscript.make(tmp_path)
+    assert tessera("pack", sample.path, "-o", tmp_path / "to" / "cells.yaml").code != 0, "nobody said that it may run"
+    packed = tessera("pack", sample.path, "-o", tmp_path / "to" / "cells.yaml", "--trust")
+    assert packed.code == 0, packed.err
+    assert packed.out.split() == [str(tmp_path / "to" / name) for name in ("cells.yaml", "cells.program.pt")]
+    (sha,) = json.loads(tessera("trust", "--json").out)
+    # It is the same file, so the answer holds; taken back, it is asked for again.
+    assert "you trust it" in " ".join(tessera("inspect", tmp_path / "to").out.split())
+    tessera("trust", "--revoke", sha)
+    found = " ".join(tessera("inspect", tmp_path / "to" / "cells.yaml").out.split())
+    assert "TorchScript archive cells.program.pt" in found
+    assert "runs code from its TorchScript archive, with your rights (cells.program.pt): refused until" in found
+    again = tessera("pack", tmp_path / "to" / "cells.yaml", "-o", tmp_path / "third.yaml")
+    assert again.code != 0
+    assert "cells.yaml is a Tessera model: opening it runs code" in " ".join(again.err.split())

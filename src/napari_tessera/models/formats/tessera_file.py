@@ -54,15 +54,11 @@ class TesseraFile:
         ModelError
             If a file is missing, malformed, or does not fit the other.
         """
-        from napari_tessera.models.formats.adapters import wrap
-
         description = _description_of(path)
         file = read_model_file(description)
         network = _open_network(path, description, file)
-        try:
-            network = wrap(network, file.around)
-        except ModelError as error:
-            raise ModelError(f"{description}: {error}") from error
+        if file.around:
+            network = _wrap(network, description, file)
         spec, notes = _spec(file)
         return Model(network, spec, origin or str(description), notes)
 
@@ -83,6 +79,15 @@ def _open_network(path: Path, description: Path, file: ModelFile) -> torch.nn.Mo
         )
     weights = path if path.suffix == ".safetensors" else _beside(description, file.weights)
     return build_network(file.architecture, _read(weights), description, label=str(weights))
+
+
+def _wrap(network: torch.nn.Module, description: Path, file: ModelFile) -> torch.nn.Module:
+    from napari_tessera.models.formats.adapters import wrap  # it knows those of all formats
+
+    try:
+        return wrap(network, file.around)
+    except ModelError as error:
+        raise ModelError(f"{description}: {error}") from error
 
 
 def _title(description: Path, file: ModelFile) -> str:
