@@ -107,6 +107,11 @@ def test_usual_unless_switched_off(model: nt.Model, volume: np.ndarray) -> None:
     planned = nt.plan(SHAPE, model, SETTINGS)
     assert any("voxel size of the image is unknown" in hint for hint in planned.hints)
     assert not any("unknown" in hint for hint in nt.plan(SHAPE, model, SETTINGS, voxel_size_um=OWN).hints)
+    planned = nt.plan(SHAPE, model, SETTINGS, voxel_size_um=(20.0, 7.0, 12.0))  # nanometres taken for micrometres
+    assert planned.volumes[0].shape == SHAPE
+    assert any("too far apart to resample, so check the unit" in hint for hint in planned.hints)
+    with pytest.raises(nt.InputError, match="differ by more than a factor of 100"):
+        nt.plan(SHAPE, model, replace(SETTINGS, resample=True), voxel_size_um=(20.0, 7.0, 12.0))
     nobody = model.with_spec(voxel_size_um=None)
     assert nt.plan(SHAPE, nobody, SETTINGS, voxel_size_um=OWN).volumes[0].shape == SHAPE
     found = api.provenance(nt.plan(SHAPE, model, SETTINGS, voxel_size_um=OWN), model)

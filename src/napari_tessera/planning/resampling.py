@@ -35,6 +35,7 @@ __all__ = [
     "Resampling",
     "VoxelSize",
     "check_resolution",
+    "differ_too_much",
     "expected_voxel_size",
     "resamples",
     "resampling_of",
@@ -174,6 +175,13 @@ def resamples(settings: Settings, spec: ModelSpec) -> bool:
     return spec.resampling.usual if settings.resample is None else settings.resample
 
 
+def differ_too_much(own: VoxelSize, wanted: VoxelSize) -> bool:
+    """Whether two voxel sizes differ by more than can be meant; False where they cannot be compared."""
+    if len(own) != len(wanted) or min(own) <= 0:
+        return False
+    return max(max(a / b, b / a) for a, b in zip(own, wanted, strict=True)) > MOST_FACTOR
+
+
 def check_resolution(settings: Settings, spec: ModelSpec) -> None:
     """Raise `SettingsError` if ``resolution`` has another number of axes than the model."""
     if settings.resolution is not None and len(settings.resolution) != spec.spatial_dims:
@@ -228,12 +236,15 @@ def resampling_of(
     Raises
     ------
     SettingsError, InputError
-        If the image is to be resampled, and a voxel size is unknown or differs by too much.
+        If the user wants it to be resampled, and a voxel size is unknown or differs by too much.
     """
     check_resolution(settings, spec)
     wanted = expected_voxel_size(settings, spec)
-    if not resamples(settings, spec) or (settings.resample is None and None in (wanted, voxel_size_um)):
+    if not resamples(settings, spec):
         return None
+    unclear = wanted is None or voxel_size_um is None or differ_too_much(voxel_size_um, wanted)
+    if unclear and settings.resample is None:
+        return None  # nobody has asked for it; the plan says so
     if wanted is None:
         raise SettingsError(
             f"resample is on, but the model '{spec.name}' does not say its voxel size: set resolution, or switch "
@@ -260,7 +271,7 @@ def _check_sizes(shape: Shape, own: VoxelSize, wanted: VoxelSize) -> None:
             f"resample is on, but the voxel size of the image is {own} and that of the model {wanted}: both need one "
             f"length per axis of {tuple(shape)}"
         )
-    if max(max(a / b, b / a) for a, b in zip(own, wanted, strict=True)) > MOST_FACTOR:
+    if differ_too_much(own, wanted):
         raise InputError(
             f"the voxels of the image are {format_voxel_size(own)}, those of the model {format_voxel_size(wanted)}: "
             f"they differ by more than a factor of {MOST_FACTOR}, so check the unit, or switch resample off"
