@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from napari_tessera.engine.interpolation import ResamplingScheme
 from napari_tessera.engine.limits import measure_limits
-from napari_tessera.engine.normalised import NormalisedSource
+from napari_tessera.engine.normalised import MAPPING_BYTES, NormalisedSource
 from napari_tessera.engine.resample import (
     WORK_VOXELS,
     ResampledSource,
@@ -148,6 +148,7 @@ class Resampling:
         read = itemsize + (4 if self.scheme.normalise_first else 0)
         at_once = estimate_read_bytes(axes, tuple(sides), channels, read)
         sides[axis] = min(2 * grid.window[axis], grid.shape[axis])
+        at_once += MAPPING_BYTES if self.scheme.normalise_first else 0
         held: int = channels * self.itemsize(itemsize) * prod(sides)
         return at_once + held
 
