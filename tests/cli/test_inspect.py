@@ -20,6 +20,16 @@ def test_the_facts_of_a_bundled_model(tessera: Tessera) -> None:
         assert fact in ended.out
 
 
+def test_how_it_resamples_where_that_is_not_the_usual_way(tessera: Tessera, tmp_path: Path) -> None:
+    sample = sample_tessera.make(tmp_path)
+    assert "resampling" not in tessera("inspect", sample.path).out
+    with sample.path.open("a") as file:
+        file.write("\nresampling: {order: 3, edge: repeat, separate_above: 3, output_order: 1, usual: true}\n")
+    said = " ".join(tessera("inspect", sample.path).out.split())
+    assert "cubic, edges repeat; nearest along an axis more than 3 times coarser; labels decided in the image's" in said
+    assert "unless switched off" in said
+
+
 def test_json_is_all_of_stdout(tessera: Tessera, tmp_path: Path) -> None:
     sample = sample_tessera.make(tmp_path)
     found = json.loads(tessera("inspect", sample.path, "--json").out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,10 +11,11 @@ if TYPE_CHECKING:
     from napari_tessera.engine.intensity import IntensityMap
     from napari_tessera.engine.source import Region, Source
 
-__all__ = ["NormalisedSource"]
+__all__ = ["MAPPING_BYTES", "NormalisedSource"]
 
-# Voxels mapped together: bounds the float64 beside what is read.
+# Values mapped together: bounds the float64 beside what is read, three arrays of it.
 PIECE_VOXELS = 1_000_000
+MAPPING_BYTES = 3 * 8 * PIECE_VOXELS
 
 
 class NormalisedSource:
@@ -49,9 +49,16 @@ class NormalisedSource:
         """Return the voxels of *region*, (C, *region), mapped."""
         values = self.source.read(region)
         mapped = np.empty(values.shape, np.float32)
-        channels, planes, *across = values.shape
-        step = max(PIECE_VOXELS // max(channels * prod(across), 1), 1)
-        for first in range(0, planes, step):
-            part = slice(first, first + step)
-            mapped[:, part] = self.intensity.on_host(values[:, part])
+        self._map(values, mapped)
         return mapped
+
+    def _map(self, values: npt.NDArray[Any], mapped: npt.NDArray[np.float32]) -> None:
+        """Fill *mapped*, half by half until the halves are small."""
+        longest = int(np.argmax(values.shape[1:])) + 1
+        middle = values.shape[longest] // 2
+        if values.size <= PIECE_VOXELS or middle == 0:
+            mapped[...] = self.intensity.on_host(values)
+            return
+        for half in (slice(None, middle), slice(middle, None)):
+            part = (slice(None),) * longest + (half,)
+            self._map(values[part], mapped[part])

@@ -10,6 +10,7 @@ from napari_tessera.engine.blocks import count_block_windows
 from napari_tessera.engine.interleave import coverage
 from napari_tessera.engine.settings import Precision, Settings, TtaMode
 from napari_tessera.planning.plan import Advice, DeviceState, Level
+from napari_tessera.planning.resampling import differ_too_much
 from napari_tessera.units import format_bytes, format_voxel_size
 
 if TYPE_CHECKING:
@@ -170,6 +171,14 @@ def _on_voxel_size(
     if model_size_um is None:
         return
     if resamples:
+        for size in volume_sizes_um:
+            if size is not None and differ_too_much(size, model_size_um):
+                yield Advice(
+                    Level.WARNING,
+                    f"Voxels are {format_voxel_size(size)}, the model's {format_voxel_size(model_size_um)}: too far "
+                    f"apart to resample, so check the unit, or expect poor labels",
+                )
+                return
         if None in volume_sizes_um:
             yield Advice(
                 Level.WARNING,
