@@ -85,7 +85,8 @@ class ResamplingScheme:
             raise ModelError("resampling has the output_order 3, but output is brought back with 0 or 1")
         if self.clip and self.separate_above is not None and self.separate_order != 0:
             raise ModelError(
-                f"resampling cuts planes to their own limits (clip), so separate_order must be 0, not {self.separate_order}"
+                f"resampling cuts planes to limits of their own (clip), so separate_order must be 0, not "
+                f"{self.separate_order}"
             )
         if self.edge not in ("mirror", "repeat"):
             raise ModelError(f"the edge of resampling is {self.edge!r}, but it must be mirror or repeat")

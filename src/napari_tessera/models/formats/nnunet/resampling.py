@@ -104,7 +104,7 @@ def _unknown(function: str, arguments: Mapping[str, Any]) -> FoundResampling:
     return FoundResampling(
         ResamplingScheme(),
         (
-            f"Its resampling by {function[:MOST_LETTERS]}({said}) is none that Tessera does: switch resample on for Tessera's own, or "
-            f"bring images to its voxel size first.",
+            f"Its resampling by {function[:MOST_LETTERS]}({said}) is none that Tessera does: switch resample on for "
+            f"Tessera's own, or bring images to its voxel size first.",
         ),
     )
