@@ -90,6 +90,7 @@ def test_never_and_always_separate(tmp_path: Path) -> None:
     [
         said("os.system", {"command": "x"}),
         said(NUMPY, COMMON | {"order": 2}),
+        said(NUMPY, COMMON | {"order": 3, "order_z": 1}, COMMON | {"order": 1, "order_z": 1}),
         said(NUMPY, COMMON | {"order": 3}, COMMON | {"order": 3}),
         said(NUMPY, COMMON | {"order": 3, "force_separate_z": True}, COMMON | {"order": 1}),
         said(NUMPY, COMMON | {"order": 3}, COMMON | {"order": 1, "order_z": 1}),

@@ -200,6 +200,7 @@ def test_a_stack_is_predicted_plane_by_plane(make: Callable[[Path], Path], stack
     if path.suffix in (".pt", ".pt2"):
         TrustStore().add(path)
     options = ["-m", str(path), "--window", "32,32", "--overlap", "0.25", "--sw-batch-size", "3", "--device", "cpu"]
+    options += ["--no-resample"]  # the voxels of the model are others
     for command in (["plan", str(image)], ["run", str(image), "-o", str(out), "--probabilities"]):
         ended = CliRunner().invoke(app, [*command, *options], env={"COLUMNS": "200"})
         assert ended.exit_code == 0, ended.output
