@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from napari_tessera.errors import ModelError
-from napari_tessera.models.formats.registry import find_format
+from napari_tessera.models.formats.registry import DESCRIPTIONS, MODEL_SUFFIXES, find_format
 
 __all__ = ["MODELS_VARIABLE", "models_folder", "user_models"]
 
 MODELS_VARIABLE = "TESSERA_MODELS"
-DESCRIPTIONS = (".yaml", ".yml")
 
 
 def models_folder() -> Path:
@@ -47,6 +46,9 @@ def _models_in(folder: Path) -> Iterator[Path]:
         if is_description and beside - {*DESCRIPTIONS, ".safetensors"}:
             continue
         if path.suffix.lower() == ".safetensors" and beside & set(DESCRIPTIONS):
+            continue
+        if path.is_file() and path.suffix.lower() in MODEL_SUFFIXES:  # broken ones, too: listed with the reason
+            yield path
             continue
         try:
             find_format(path)

@@ -13,6 +13,7 @@ import torch
 
 from napari_tessera.errors import ModelError, first_line
 from napari_tessera.models.formats.base import Description, Risk
+from napari_tessera.models.formats.contents import Content, look, refuse_no_model
 from napari_tessera.models.formats.embedded import EXTRA_FILE, check_told, find_spec, read_extra
 from napari_tessera.models.formats.passes import in_passes_of
 from napari_tessera.models.model import Model
@@ -62,7 +63,8 @@ class ExportedProgram:
         sizes, out_channels = _shapes(graph, path)
         spec = _spec(path, text, sizes, out_channels)
         try:
-            program = torch.export.load(path)
+            with path.open("rb") as file:  # torch warns of other names than .pt2, but not of files that are open
+                program = torch.export.load(path if path.suffix == ".pt2" else file)
         except Exception as error:  # whatever a damaged archive makes of torch's reader
             raise ModelError(f"cannot open {path} as an exported program: {first_line(error)}") from error
         batch = sizes[0]
@@ -90,12 +92,19 @@ class _Exported(torch.nn.Module):
 
 def _read(path: Path) -> tuple[dict[str, Any], bytes]:
     """Return the graph of an archive and the description inside it, nothing where there is none."""
+    content = look(path)
+    refuse_no_model(content, str(path))
+    if content is not Content.EXPORTED:
+        raise ModelError(f"{path} is no exported program, but {content.value}: save it with torch.export.save")
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             graph = next((name for name in names if name.endswith("/models/model.json")), None)
             if graph is None:
-                raise ModelError(f"{path} holds no graph, it may be cut short: export it again with torch.export.save")
+                raise ModelError(
+                    f"{path} holds no models/model.json, as what torch wrote before 2.8: export it again with a newer "
+                    f"torch"
+                )
             if archive.getinfo(graph).compress_type != zipfile.ZIP_STORED:
                 raise ModelError(f"the graph in {path} is compressed, which torch.export.save never does: export again")
             if archive.getinfo(graph).file_size > MAX_JSON_BYTES:

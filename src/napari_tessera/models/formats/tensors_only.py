@@ -14,6 +14,7 @@ import torch
 
 from napari_tessera.errors import ModelError, first_line
 from napari_tessera.models import allowed
+from napari_tessera.models.formats.contents import Content, look, refuse_no_model
 
 __all__ = ["dense_tensors", "read_tensors_only"]
 
@@ -63,9 +64,16 @@ def read_tensors_only(
     ModelError
         If the file cannot be read, is compressed, or refers to anything else; nothing of it has been run then.
     """
-    is_zip = zipfile.is_zipfile(path)
-    if needs_zip and not is_zip:
-        raise ModelError(f"cannot read the weights {label}, the file may be cut short: it is no zip")
+    content = look(path)
+    refuse_no_model(content, f"the file of weights {label}")
+    is_zip = content in (Content.WEIGHTS, Content.ZIP, Content.SCRIPT, Content.EXPORTED)
+    if content is Content.PICKLE and needs_zip:
+        raise ModelError(
+            f"the file of weights {label} is a pickle outside of a zip, as torch wrote before 1.6 (2020): where you "
+            f"trust it, load it and save it again with a newer torch"
+        )
+    if not is_zip and content is not Content.PICKLE:
+        raise ModelError(f"the file of weights {label} is not what torch.save writes, but {content.value}")
     try:
         names = _names_in_zip(path, label) if is_zip else _names_in_pickles(path)
     except ModelError:
@@ -77,6 +85,9 @@ def read_tensors_only(
         with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
             # Of older ways to pickle: what cannot be read is an error.
             warnings.simplefilter("ignore", UserWarning)
+            if path.suffix == ".safetensors":  # torch goes by the name, unless the file is open
+                with path.open("rb") as file:
+                    return torch.load(file, map_location="cpu", weights_only=True)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip and mapped)
     except Exception as error:  # whatever a broken or hostile pickle makes the restricted reader stumble over
         raise ModelError(f"cannot read the weights {label}, the file may be cut short: {_reason(error)}") from error

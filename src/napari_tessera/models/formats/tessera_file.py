@@ -1,4 +1,4 @@
-"""The project's own format: safetensors weights beside a YAML description. No code runs, so no trust is needed."""
+"""The project's own format: weights beside a YAML description. No code runs, so no trust is needed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from napari_tessera.errors import ModelError
 from napari_tessera.models import architectures
 from napari_tessera.models.empty_network import StoredWeights
 from napari_tessera.models.formats.base import Description, Risk
+from napari_tessera.models.formats.contents import Content, look, refuse_no_model
+from napari_tessera.models.formats.saved_weights import read_weights
 from napari_tessera.models.formats.state_dict import fill
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import ModelSpec, WindowRule
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["FORMAT", "TesseraFile"]
+
+_SUFFIXES = (".yaml", ".yml")
 
 
 class TesseraFile:
@@ -34,13 +38,15 @@ class TesseraFile:
         return None
 
     def describe(self, path: Path) -> Description:
-        """Return what the YAML file *path*, or the one beside the safetensors file *path*, says."""
+        """Return what the YAML file *path*, or the one beside the weights *path*, says."""
         file = read_model_file(_description_of(path))
         spec, notes = _spec(file)
         return Description(spec, file.architecture.name if file.architecture else "", notes)
 
     def load(self, path: Path, *, origin: str | None = None) -> Model:
-        """Open the model whose description is the YAML file *path*, or whose weights are the safetensors file *path*.
+        """Open the model whose description is the YAML file *path*, or whose weights are the file *path*.
+
+        Weights are safetensors, or what torch.save wrote of tensors alone.
 
         Raises
         ------
@@ -51,7 +57,7 @@ class TesseraFile:
         file = read_model_file(description)
         if file.architecture is None:
             raise ModelError(f"{description} names no architecture, so there is nothing to load weights into: add one")
-        weights = path if path.suffix == ".safetensors" else _beside(description, file.weights)
+        weights = _beside(description, file.weights) if path == description else path
         tensors = _read(weights)
         stored = StoredWeights.of(tensors, str(weights))
         try:
@@ -78,7 +84,16 @@ def _spec(file: ModelFile) -> tuple[ModelSpec, tuple[str, ...]]:
 
 
 def _description_of(path: Path) -> Path:
-    return path.with_suffix(".yaml") if path.suffix == ".safetensors" else path
+    """Return *path* if it is a description, else that of its name beside it."""
+    if path.suffix.lower() in _SUFFIXES:
+        return path
+    for suffix in _SUFFIXES:
+        if (beside := path.with_suffix(suffix)).is_file():
+            return beside
+    raise ModelError(
+        f"{path} holds weights alone, which do not say of what network they are: put {path.stem}.yaml beside it, which "
+        f"names its architecture (docs/models/tessera.md), or export the whole network as TorchScript, .pt2 or ONNX"
+    )
 
 
 def _beside(description: Path, name: str | None) -> Path:
@@ -93,11 +108,15 @@ def _beside(description: Path, name: str | None) -> Path:
 
 
 def _read(weights: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of a safetensors file, which are mapped into memory: writing to them writes no file."""
+    """Return the tensors of a file, which are mapped into memory: writing to them writes no file."""
+    if not weights.is_file():
+        raise ModelError(f"the weights {weights} are missing: put them beside their description")
+    content = look(weights)
+    refuse_no_model(content, str(weights))
+    if content in (Content.WEIGHTS, Content.PICKLE):
+        return read_weights(weights, str(weights))
     try:
         tensors: dict[str, torch.Tensor] = load_file(weights)
-    except FileNotFoundError as error:
-        raise ModelError(f"the weights {weights} are missing: put them beside their description") from error
     except (OSError, SafetensorError) as error:
         raise ModelError(f"cannot read the weights {weights}, the file may be cut short: {error}") from error
     return tensors

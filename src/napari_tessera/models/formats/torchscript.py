@@ -10,6 +10,7 @@ import torch
 from napari_tessera.engine.network import first_tensor
 from napari_tessera.errors import ModelError
 from napari_tessera.models.formats.base import Description, Risk
+from napari_tessera.models.formats.contents import Content, look, refuse_no_model
 from napari_tessera.models.formats.embedded import EXTRA_FILE, find_spec, read_extra
 from napari_tessera.models.formats.script import open_script
 from napari_tessera.models.model import Model
@@ -53,6 +54,10 @@ FORMAT = TorchScript()
 
 def _extra_file(path: Path) -> bytes:
     """Return the description inside an archive, nothing where there is none."""
+    content = look(path)
+    refuse_no_model(content, str(path))
+    if content is not Content.SCRIPT:
+        raise ModelError(f"{path} is no TorchScript archive, but {content.value}: save it with torch.jit.save")
     try:
         with zipfile.ZipFile(path) as archive:
             return read_extra(archive, path)
@@ -61,6 +66,7 @@ def _extra_file(path: Path) -> bytes:
 
 
 def _load(path: Path) -> Model:
+    _extra_file(path)
     extra = {EXTRA_FILE: ""}
     network = open_script(path, str(path), extra)
     spec = _described(path, extra[EXTRA_FILE]) or _infer(network, path)
