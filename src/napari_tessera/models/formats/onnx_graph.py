@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from math import prod
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from napari_tessera.errors import ModelError
@@ -13,10 +14,14 @@ from napari_tessera.errors import ModelError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["OnnxShapes", "external_files", "walk_graphs"]
+__all__ = ["OnnxShapes", "check_external", "walk_graphs"]
 
 # onnx.TensorProto.FLOAT
 FLOAT = 1
+# Bytes of one number, by onnx.TensorProto.DataType; those of less than a byte are packed and not in here.
+ITEM_BYTES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 14: 8, 15: 16, 16: 2}
+# Of a size in a file.
+MOST_DIGITS = 20
 
 
 def walk_graphs(model: Any) -> Iterator[Any]:
@@ -30,8 +35,19 @@ def walk_graphs(model: Any) -> Iterator[Any]:
         ]
 
 
-def external_files(model: Any) -> set[str]:
-    """Return the names of the files that *model* takes tensors from, as they stand in it."""
+def check_external(model: Any, path: Path) -> None:
+    """Check that all that *model*, which is the file *path*, takes from other files is there, in its folder.
+
+    Raises
+    ------
+    ModelError
+        If a file lies elsewhere, is missing, or ends before what is taken from it.
+    """
+    for tensor in _external_tensors(model):
+        _check_tensor(path, tensor)
+
+
+def _external_tensors(model: Any) -> list[Any]:
     external = 1  # onnx.TensorProto.EXTERNAL
     tensors = [tensor for graph in walk_graphs(model) for tensor in graph.initializer]
     for graph in walk_graphs(model):
@@ -39,8 +55,42 @@ def external_files(model: Any) -> set[str]:
         tensors += [held for node in graph.node for each in node.attribute for held in (each.t, *each.tensors)]
     for function in model.functions:
         tensors += [held for node in function.node for each in node.attribute for held in (each.t, *each.tensors)]
-    found = [tensor for tensor in tensors if tensor.data_location == external]
-    return {next((e.value for e in tensor.external_data if e.key == "location"), "") for tensor in found}
+    return [tensor for tensor in tensors if tensor.data_location == external]
+
+
+def _check_tensor(path: Path, tensor: Any) -> None:
+    """Raise unless *tensor*, whose values are in another file, lies within one beside *path*."""
+    told = Counter(entry.key for entry in tensor.external_data)
+    twice = [key for key, times in told.items() if times > 1]
+    if twice:
+        raise ModelError(f"{path} says twice of '{tensor.name[:80]}' what its {twice[0][:80]} is: that is refused")
+    said = {entry.key: entry.value for entry in tensor.external_data}
+    name = said.get("location", "")
+    size = _size_beside(path, name)
+    numbers = {key: said.get(key) or "0" for key in ("offset", "length")}
+    if not all(value.isascii() and value.isdecimal() and len(value) <= MOST_DIGITS for value in numbers.values()):
+        raise ModelError(f"{path} says of '{tensor.name[:80]}' that it lies at {str(numbers)[:80]}, which are no sizes")
+    offset, length = int(numbers["offset"]), int(numbers["length"])
+    wanted = prod(tensor.dims) * ITEM_BYTES.get(tensor.data_type, 0)
+    if length and length < wanted:
+        raise ModelError(f"{path} says that '{tensor.name[:80]}' has {length} bytes, but its shape needs {wanted}")
+    if offset + max(length, wanted) > size:
+        raise ModelError(
+            f"{path} takes '{tensor.name[:80]}' from byte {offset} to {offset + max(length, wanted)} of '{name}', but "
+            f"that has {size} bytes, so it was cut short or is another file: copy or download it again"
+        )
+
+
+def _size_beside(path: Path, name: str) -> int:
+    """Return the size of the file *name* that *path* takes weights from; raise unless it lies in its folder."""
+    folder = path.parent.resolve()
+    # A backslash parts folders on Windows alone; no exporter writes one.
+    inside = "\\" not in name and not PurePosixPath(name).is_absolute()
+    if not name or not inside or "\0" in name or not (folder / name).resolve().is_relative_to(folder):
+        raise ModelError(f"{path} takes weights from {name[:200]!r}, which is not in its folder: that is refused")
+    if not (folder / name).is_file():
+        raise ModelError(f"{path} takes weights from '{name[:200]}', which is missing: put it beside the file")
+    return (folder / name).stat().st_size
 
 
 @dataclass(frozen=True, slots=True)
