@@ -268,7 +268,7 @@ def spoilt(folder: Path, name: str, value: float) -> Path:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize(
-    "name", ["sample_tessera", "sample_connectomics", "sample_torchscript", "sample_exported", "sample_onnx"]
+    "name", ["sample_tessera", "sample_monai_bundle", "sample_torchscript", "sample_exported", "sample_onnx"]
 )
 def test_weights_that_are_no_numbers(tmp_path: Path, name: str, value: float) -> None:
     path = spoilt(tmp_path, name, value)

@@ -88,6 +88,20 @@ def test_pickles_run_nothing(tmp_path: Path, canary: Path, place: str, kind: str
     assert not canary.exists()
 
 
+class Storage:
+    """Pickles to a storage of a terabyte."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return torch.UntypedStorage, (10**12,)
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy"])
+def test_a_storage_of_a_size_is_not_reserved(tmp_path: Path, kind: str) -> None:
+    path = make_or_skip("sample_monai_bundle", tmp_path).path
+    (path / "models" / "model.pt").write_bytes(pickled(kind, {"a": Storage()}))
+    refused(path, "model.pt", "UntypedStorage")
+
+
 @pytest.mark.parametrize("suffix", [".pkl", ".bin", ""])
 def test_pickles_by_other_names_are_not_even_opened(tmp_path: Path, canary: Path, suffix: str) -> None:
     path = tmp_path / f"evil{suffix}"

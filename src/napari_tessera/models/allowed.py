@@ -345,11 +345,10 @@ PICKLED = Names(
     _itself(
         *("collections.OrderedDict", "collections.Counter", "builtins.set", "builtins.complex", "torch.Size"),
         *("torch.device", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"),
-        *("torch.nn.parameter.Parameter", "torch.serialization._get_layout", "torch.storage.UntypedStorage"),
+        *("torch.nn.parameter.Parameter", "torch.serialization._get_layout"),
     ),
     "all that tensors, and the plain numbers beside them, are made of; narrower than what weights_only=True accepts, "
-    "which has things that fill any amount of memory, such as bytearray (a storage that is made of a size reserves "
-    "it and fills nothing)",
+    "which has things that take any amount of memory, such as bytearray and storages that are made of a size",
 )
 PICKLED_PATTERNS = Names(
     "Pickled storages and types of numbers, as regular expressions that the whole name matches",

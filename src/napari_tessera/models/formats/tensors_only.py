@@ -7,6 +7,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Any
 
@@ -72,7 +73,7 @@ def read_tensors_only(
             f"the file of weights {label} is a pickle outside of a zip, as torch wrote before 1.6 (2020): where you "
             f"trust it, load it and save it again with a newer torch"
         )
-    if not is_zip and content is not Content.PICKLE:
+    if not is_zip and content is not Content.PICKLE and needs_zip:
         raise ModelError(f"the file of weights {label} is not what torch.save writes, but {content.value}")
     try:
         names = _names_in_zip(path, label) if is_zip else _names_in_pickles(path)
@@ -85,10 +86,11 @@ def read_tensors_only(
         with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
             # Of older ways to pickle: what cannot be read is an error.
             warnings.simplefilter("ignore", UserWarning)
-            if path.suffix == ".safetensors":  # torch goes by the name, unless the file is open
-                with path.open("rb") as file:
-                    return torch.load(file, map_location="cpu", weights_only=True)
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip and mapped)
+            # By this name torch takes it for safetensors, unless it is open, and then it cannot be mapped.
+            misnamed = path.suffix == ".safetensors"
+            with path.open("rb") if misnamed else nullcontext(path) as source:
+                mmap = is_zip and mapped and not misnamed
+                return torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # whatever a broken or hostile pickle makes the restricted reader stumble over
         raise ModelError(f"cannot read the weights {label}, the file may be cut short: {_reason(error)}") from error
 
