@@ -19,7 +19,7 @@ __all__ = ["models"]
 
 
 def models(as_json: options.Json = False) -> None:
-    """List the networks that come with Tessera, and those in your own folder of models, as they say of themselves; none is opened."""
+    """List the networks that come with Tessera, and those in your own folder of models; none is opened."""
     from napari_tessera.models.folder import models_folder, stored_bytes, user_models
     from napari_tessera.models.load import bundled_models
 

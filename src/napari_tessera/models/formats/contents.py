@@ -10,7 +10,7 @@ from napari_tessera.errors import ModelError
 
 __all__ = ["Content", "look", "names_in_zip", "refuse_no_model"]
 
-HEAD_BYTES = 16
+HEAD_BYTES = 32
 # Every zip begins so, or with the mark of an empty one.
 _ZIP_MARKS = (b"PK\x03\x04", b"PK\x05\x06")
 # An ONNX file begins with its version as field 1; then comes one of these fields of onnx.proto's ModelProto: producer,
@@ -32,7 +32,18 @@ class Content(Enum):
     CUT_ZIP = "a zip without its end"
     HDF5 = "an HDF5 file"
     EMPTY = "no bytes"
-    OTHER = "something else"
+    WEB_PAGE = "a web page"
+    LFS_POINTER = "a pointer of Git LFS"
+    OTHER = "a file of another kind"
+
+
+# Of kinds that begin alike, whatever follows, in lower case.
+_STARTS = {
+    b"\x89hdf": Content.HDF5,
+    b"<!doctype html": Content.WEB_PAGE,
+    b"<html": Content.WEB_PAGE,
+    b"version https://git-lfs": Content.LFS_POINTER,
+}
 
 
 def look(path: Path) -> Content:
@@ -54,8 +65,9 @@ def look(path: Path) -> Content:
     if head.startswith(_ZIP_MARKS):
         names = names_in_zip(path)
         return Content.CUT_ZIP if names is None else _of_zip(names)
-    if head.startswith(b"\x89HDF"):
-        return Content.HDF5
+    for start, content in _STARTS.items():
+        if head.lower().startswith(start):
+            return content
     # Before what two or three bytes tell: here they are those of a length.
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
         return Content.SAFETENSORS
@@ -71,7 +83,11 @@ def names_in_zip(path: Path) -> frozenset[str] | None:
     """Return the names in the zip *path*; None where its directory, which is its end, is not there."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return frozenset(archive.namelist())
+            entries = archive.infolist()
+            # A zip may lie within another, uncompressed: what is found then is the end of the inner one.
+            if entries and min(entry.header_offset for entry in entries) > 0:
+                return None
+            return frozenset(entry.filename for entry in entries)
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
         return None
 
@@ -79,7 +95,7 @@ def names_in_zip(path: Path) -> frozenset[str] | None:
 def _of_zip(names: frozenset[str]) -> Content:
     # Everything that torch writes lies in one folder.
     inside = {name.partition("/")[2] for name in names}
-    if "constants.pkl" in inside and any(name.startswith("code/") for name in inside):
+    if {"constants.pkl", "data.pkl"} <= inside and any(name.startswith("code/") for name in inside):
         return Content.SCRIPT
     if "archive_format" in inside or "models/model.json" in inside or "serialized_exported_program.json" in names:
         return Content.EXPORTED
@@ -100,5 +116,9 @@ def refuse_no_model(content: Content, label: str) -> None:
         raise ModelError(f"{label} is empty: copy or download it again")
     if content is Content.CUT_ZIP:
         raise ModelError(f"{label} was cut short, as its last part is missing: copy or download it again")
+    if content is Content.WEB_PAGE:
+        raise ModelError(f"{label} is a web page, as downloads that need a password or are gone leave: get it again")
+    if content is Content.LFS_POINTER:
+        raise ModelError(f"{label} is a pointer of Git LFS in the place of the file itself: run 'git lfs pull'")
     if content is Content.HDF5:
         raise ModelError(f"{label} is an HDF5 file, such as Keras writes, which Tessera does not open: export to ONNX")

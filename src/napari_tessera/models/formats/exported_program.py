@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import zipfile
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ __all__ = ["FORMAT", "ExportedProgram"]
 
 # The graph of a network of thousands of layers as JSON; more is no network.
 MAX_JSON_BYTES = 50_000_000
+# Of what torch says of an archive.
+MOST_LETTERS = 200
 # As torch writes sizes that may differ: a symbol, or a multiple of one.
 SYMBOL = re.compile(r"Symbol\('(\w+)'")
 MULTIPLE = re.compile(r"Mul\(Integer\((\d+)\), Symbol\('(\w+)'[^()]*\)\)")
@@ -62,16 +65,44 @@ class ExportedProgram:
         graph, text = _read(path)
         sizes, out_channels = _shapes(graph, path)
         spec = _spec(path, text, sizes, out_channels)
+        log = _TorchLog()
         try:
-            with path.open("rb") as file:  # torch warns of other names than .pt2, but not of files that are open
-                program = torch.export.load(path if path.suffix == ".pt2" else file)
+            with log:
+                program = torch.export.load(path)
         except Exception as error:  # whatever a damaged archive makes of torch's reader
-            raise ModelError(f"cannot open {path} as an exported program: {first_line(error)}") from error
+            reason = first_line(log.reason or error).partition(". ")[0][:MOST_LETTERS]
+            raise ModelError(
+                f"cannot open {path} as an exported program, it may be damaged or of another torch than "
+                f"{torch.__version__} ({reason}): export it again"
+            ) from error
         batch = sizes[0]
         return Model(_Exported(program.module(), batch.least if batch.step == 0 else None), spec, str(path))
 
 
 FORMAT = ExportedProgram()
+
+
+class _TorchLog(logging.Filter):
+    """Keeps what torch writes to its log while it opens an archive, with tracebacks, from being shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reason: BaseException | None = None
+        self._loggers = [logging.getLogger(name) for name in ("torch.export", "torch.export.pt2_archive._package")]
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Keep the error that is told of, which torch does not raise itself."""
+        if record.exc_info and self.reason is None:
+            self.reason = record.exc_info[1]
+        return False
+
+    def __enter__(self) -> None:
+        for logger in self._loggers:
+            logger.addFilter(self)
+
+    def __exit__(self, *_: object) -> None:
+        for logger in self._loggers:
+            logger.removeFilter(self)
 
 
 class _Exported(torch.nn.Module):
@@ -112,7 +143,9 @@ def _read(path: Path) -> tuple[dict[str, Any], bytes]:
             return json.loads(archive.read(graph)), read_extra(archive, path)
     # NotImplementedError is an unknown compression, RuntimeError a password, RecursionError too many brackets.
     except (OSError, EOFError, zipfile.BadZipFile, ValueError, RuntimeError) as error:
-        raise ModelError(f"cannot open {path} as an exported program, the file may be cut short: {error}") from error
+        raise ModelError(
+            f"cannot open {path} as an exported program, the file may be cut short ({error}): get it again"
+        ) from error
 
 
 def _shapes(content: dict[str, Any], path: Path) -> tuple[tuple[_Size, ...], int]:
@@ -128,7 +161,9 @@ def _shapes(content: dict[str, Any], path: Path) -> tuple[tuple[_Size, ...], int
         output = graph["tensor_values"][graph["outputs"][0]["as_tensor"]["name"]]["sizes"]
         out_channels = int(output[1]["as_int"])
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise ModelError(f"the graph in {path} does not say what shapes it takes and gives ({error!r})") from error
+        raise ModelError(
+            f"the graph in {path} does not say what shapes it takes and gives ({error!r}): export it again"
+        ) from error
     if len(sizes) not in (4, 5):
         raise ModelError(
             f"{path} takes an input of {len(sizes)} axes, but Tessera gives (windows, channels, y, x) or "

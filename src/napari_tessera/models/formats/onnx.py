@@ -196,7 +196,9 @@ def _read(path: Path) -> Any:
     try:
         graph = onnx.ModelProto.FromString(content)
     except Exception as error:  # protobuf has a class of its own for each kind
-        raise ModelError(f"cannot read {path} as ONNX, it may be damaged: {first_line(error)}") from error
+        raise ModelError(
+            f"cannot read {path} as ONNX, it may be damaged ({first_line(error)}): get it again"
+        ) from error
     if not graph.graph.node or not graph.graph.output or not graph.opset_import:
         raise ModelError(f"{path} holds no graph: it may be cut short, or no ONNX file")
     check_external(graph, path)

@@ -39,7 +39,11 @@ def open_script(
             network: torch.nn.Module = torch.jit.load(  # type: ignore[no-untyped-call]
                 str(path), map_location=device, _extra_files=extra_files
             )
-    except (RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # whatever a damaged archive makes of torch's reader, IndexError included
         reason = first_line(error).partition(". ")[0]  # then torch tells of its own insides
-        raise ModelError(f"cannot open {label} as TorchScript, the file may be cut short: {reason}") from error
+        if "INTERNAL ASSERT" in reason:
+            reason = "torch does not understand a part of it"
+        raise ModelError(
+            f"cannot open {label} as TorchScript, the file may be cut short ({reason}): get it again"
+        ) from error
     return network

@@ -80,7 +80,9 @@ def read_tensors_only(
     except ModelError:
         raise
     except Exception as error:  # OSError, BadZipFile, ValueError, IndexError, UnicodeDecodeError, ... for what is none
-        raise ModelError(f"cannot read the weights {label}, the file may be cut short: {first_line(error)}") from error
+        raise ModelError(
+            f"cannot read the weights {label}, the file may be cut short ({first_line(error)}): get it again"
+        ) from error
     stand_ins: list[Any] = [(_stand_for(name, stand_in, label), name) for name in names if not _is_allowed(name)]
     try:
         with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
@@ -92,7 +94,9 @@ def read_tensors_only(
                 mmap = is_zip and mapped and not misnamed
                 return torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # whatever a broken or hostile pickle makes the restricted reader stumble over
-        raise ModelError(f"cannot read the weights {label}, the file may be cut short: {_reason(error)}") from error
+        raise ModelError(
+            f"cannot read the weights {label}, the file may be cut short ({_reason(error)}): get it again"
+        ) from error
 
 
 def dense_tensors(found: Any, label: str) -> dict[str, torch.Tensor]:
@@ -116,7 +120,9 @@ def _reason(error: Exception) -> str:
     _, mark, reason = str(error).rpartition("WeightsUnpickler error:")
     if not mark and "weights_only" in reason:
         return "torch refuses to read it as data"
-    return (reason.strip().splitlines() or [type(error).__name__])[0][:300]
+    # First, where in its source torch stands; after the first sentence, what it advises its own authors.
+    said = re.sub(r"^\[enforce fail at [^\]]*\][ .]*", "", reason.strip()).partition(". ")[0].partition("  (Could")[0]
+    return (said.splitlines() or [type(error).__name__])[0][:300]
 
 
 def _is_dense(value: Any) -> bool:

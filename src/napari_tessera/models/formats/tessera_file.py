@@ -118,5 +118,7 @@ def _read(weights: Path) -> dict[str, torch.Tensor]:
     try:
         tensors: dict[str, torch.Tensor] = load_file(weights)
     except (OSError, SafetensorError) as error:
-        raise ModelError(f"cannot read the weights {weights}, the file may be cut short: {error}") from error
+        raise ModelError(
+            f"cannot read the weights {weights}, the file may be cut short ({error}): get it again"
+        ) from error
     return tensors

@@ -65,7 +65,9 @@ def _extra_file(path: Path) -> bytes:
         with zipfile.ZipFile(path) as archive:
             return read_extra(archive, path)
     except (OSError, zipfile.BadZipFile) as error:
-        raise ModelError(f"cannot open {path} as TorchScript, the file may be cut short: {error}") from error
+        raise ModelError(
+            f"cannot open {path} as TorchScript, the file may be cut short ({error}): get it again"
+        ) from error
 
 
 def _load(path: Path) -> Model:
