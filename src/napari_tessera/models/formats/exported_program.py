@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
-from napari_tessera.errors import ModelError, first_line
+from napari_tessera.errors import ModelError
 from napari_tessera.models.formats.base import Description, Risk
 from napari_tessera.models.formats.contents import Content, look, refuse_no_model
 from napari_tessera.models.formats.embedded import EXTRA_FILE, check_told, find_spec, read_extra
 from napari_tessera.models.formats.passes import in_passes_of
+from napari_tessera.models.formats.reasons import reason_of_torch
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import ModelSpec, WindowRule
 
@@ -24,8 +25,6 @@ __all__ = ["FORMAT", "ExportedProgram"]
 
 # The graph of a network of thousands of layers as JSON; more is no network.
 MAX_JSON_BYTES = 50_000_000
-# Of what torch says of an archive.
-MOST_LETTERS = 200
 # As torch writes sizes that may differ: a symbol, or a multiple of one.
 SYMBOL = re.compile(r"Symbol\('(\w+)'")
 MULTIPLE = re.compile(r"Mul\(Integer\((\d+)\), Symbol\('(\w+)'[^()]*\)\)")
@@ -70,7 +69,7 @@ class ExportedProgram:
             with log:
                 program = torch.export.load(path)
         except Exception as error:  # whatever a damaged archive makes of torch's reader
-            reason = first_line(log.reason or error).partition(". ")[0][:MOST_LETTERS]
+            reason = reason_of_torch(log.reason or error)
             raise ModelError(
                 f"cannot open {path} as an exported program, it may be damaged or of another torch than "
                 f"{torch.__version__} ({reason}): export it again"

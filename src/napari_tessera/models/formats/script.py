@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from napari_tessera.errors import ModelError, first_line
+from napari_tessera.errors import ModelError
+from napari_tessera.models.formats.reasons import reason_of_torch
 
 __all__ = ["open_script"]
 
@@ -40,9 +41,7 @@ def open_script(
                 str(path), map_location=device, _extra_files=extra_files
             )
     except Exception as error:  # whatever a damaged archive makes of torch's reader, IndexError included
-        reason = first_line(error).partition(". ")[0]  # then torch tells of its own insides
-        if "INTERNAL ASSERT" in reason:
-            reason = "torch does not understand a part of it"
+        reason = reason_of_torch(error)
         raise ModelError(
             f"cannot open {label} as TorchScript, the file may be cut short ({reason}): get it again"
         ) from error

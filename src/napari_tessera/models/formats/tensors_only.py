@@ -16,6 +16,7 @@ import torch
 from napari_tessera.errors import ModelError, first_line
 from napari_tessera.models import allowed
 from napari_tessera.models.formats.contents import Content, look, refuse_no_model
+from napari_tessera.models.formats.reasons import reason_of_torch
 
 __all__ = ["dense_tensors", "read_tensors_only"]
 
@@ -120,9 +121,7 @@ def _reason(error: Exception) -> str:
     _, mark, reason = str(error).rpartition("WeightsUnpickler error:")
     if not mark and "weights_only" in reason:
         return "torch refuses to read it as data"
-    # First, where in its source torch stands; after the first sentence, what it advises its own authors.
-    said = re.sub(r"^\[enforce fail at [^\]]*\][ .]*", "", reason.strip()).partition(". ")[0].partition("  (Could")[0]
-    return (said.splitlines() or [type(error).__name__])[0][:300]
+    return reason_of_torch(RuntimeError(reason))
 
 
 def _is_dense(value: Any) -> bool:
