@@ -54,7 +54,7 @@ def flipped(content: bytes, chance: random.Random) -> bytes:
 
 
 def outcomes(path: Path, where: Path, *names: str) -> list[str]:
-    """Return what each way to look at *path* says, checked to be a good sentence that has one of *names*; "" if none."""
+    """Return what each way to look at *path* says, which must be a good sentence with one of *names*; "" if nothing."""
     found = []
     for act in (find_risk, describe_model, check_model, lambda model: load_model(model, trust=True)):
         try:

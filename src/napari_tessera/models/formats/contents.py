@@ -97,7 +97,11 @@ def _of_zip(names: frozenset[str]) -> Content:
     inside = {name.partition("/")[2] for name in names}
     if {"constants.pkl", "data.pkl"} <= inside and any(name.startswith("code/") for name in inside):
         return Content.SCRIPT
-    if "archive_format" in inside or "models/model.json" in inside or "serialized_exported_program.json" in names:
+    if (
+        "archive_format" in inside
+        or "models/model.json" in inside
+        or "serialized_exported_program.json" in inside | names
+    ):
         return Content.EXPORTED
     if "data.pkl" in inside:
         return Content.WEIGHTS
