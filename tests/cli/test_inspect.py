@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.models import sample_tessera, sample_torchscript
+import torch
+from safetensors.torch import save_file
+from tests.models import sample_connectomics, sample_tessera, sample_torchscript
 
 Tessera = Callable[..., Any]
 
@@ -58,6 +61,22 @@ def test_trust_is_listed_and_taken_back(tessera: Tessera, tmp_path: Path) -> Non
     assert "give at least 6 digits" in refused.err
     assert tessera("trust", "--revoke", sha[:8]).code == 0
     assert "No file may run code" in tessera("trust").out
+
+
+def test_what_does_not_open_is_said_here_too(tessera: Tessera, tmp_path: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.system, (f"touch {tmp_path / 'canary'}",)
+
+    path = sample_connectomics.make(tmp_path).path
+    torch.save({"state_dict": {"model.a": Payload()}}, path)
+    ended = tessera("inspect", path)
+    assert ended.code == 3
+    assert "last.ckpt hold 'posix.system'" in " ".join(ended.err.split())
+    assert not (tmp_path / "canary").exists()
+    other = sample_tessera.make(tmp_path).path
+    save_file({"a": torch.zeros(1)}, other.with_suffix(".safetensors"))
+    assert "do not fit the architecture" in " ".join(tessera("inspect", other, "--json").err.split())
 
 
 @pytest.mark.parametrize("name", ["no-such-model", "x.h5"])

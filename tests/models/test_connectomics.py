@@ -226,7 +226,7 @@ def test_where_the_configuration_is_looked_for(tmp_path: Path) -> None:
         FORMAT.describe(path)
     for file in (path.parent / "a.yaml", path.parent / "b.yml", path.parent.parent / "config.yaml"):
         file.unlink()
-    with pytest.raises(ModelError, match=r"holds weights alone.*put the one .*last\.yaml"):
+    with pytest.raises(ModelError, match=r"holds weights alone.*put .*last\.yaml"):
         FORMAT.describe(path)
 
 
@@ -386,10 +386,10 @@ def test_missing_extra_and_cut_weights_are_told_in_a_sentence(tmp_path: Path) ->
     with pytest.raises(ModelError, match="it has unknown extra"):
         FORMAT.load(path)
     path.write_bytes(path.read_bytes()[:-2000])
-    with pytest.raises(ModelError, match=r"cannot read the weights .*last.ckpt, the file may be cut short"):
+    with pytest.raises(ModelError, match=r"last\.ckpt was cut short.*again"):
         FORMAT.load(path)
     torch.save({"weights": 1}, path)
-    with pytest.raises(ModelError, match="no checkpoint of PyTorch Connectomics: it has no state_dict"):
+    with pytest.raises(ModelError, match="no checkpoint of PyTorch Connectomics, as it has no state_dict"):
         FORMAT.load(path)
     torch.save({**content, "pytc_metadata": {"model_arch": "rsunet"}}, path)
     with pytest.raises(ModelError, match=r"holds a rsunet, but .* describes a monai_basic_unet3d"):

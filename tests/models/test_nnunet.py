@@ -308,7 +308,7 @@ def test_truncated_files(folder: Folder, name: str) -> None:
     path = folder()
     content = (path / name).read_bytes()
     (path / name).write_bytes(content[: len(content) // 2])
-    with pytest.raises(ModelError, match=rf"{name}.*may be cut short"):
+    with pytest.raises(ModelError, match=rf"{name}.*(may be|was) cut short"):
         load_model(path)
 
 
@@ -406,7 +406,7 @@ def test_a_pickle_that_runs_something(folder: Folder, tmp_path: Path, place: str
 def test_a_plain_pickle(folder: Folder, tmp_path: Path) -> None:
     canary, path = tmp_path / "canary", folder()
     the_checkpoint(path).write_bytes(pickle.dumps(Payload(canary)))
-    with pytest.raises(ModelError, match=r"cannot read the weights .*checkpoint_final\.pth.* it is no zip"):
+    with pytest.raises(ModelError, match=r"checkpoint_final\.pth is a pickle outside of a zip"):
         load_model(path)
     assert not canary.exists()
 

@@ -258,7 +258,7 @@ def test_tesseras_own_unet_is_bounded(tmp_path: Path) -> None:
         ([900_000, 900_000], "far more weights"),
         (["os.system"], "cannot be built"),
     ):
-        described = {"class": "InterpolatingUNet", "arguments": {**arguments, "channels": channels}}
+        described = {"class": "napari_tessera.InterpolatingUNet", "arguments": {**arguments, "channels": channels}}
         rewritten(path, set_in("architecture", to=described))
         with pytest.raises(ModelError, match=rf"small\.yaml: .*{said}"):
             load_model(path)

@@ -27,13 +27,14 @@ def inspect(
     ],
     as_json: options.Json = False,
 ) -> None:
-    """Show what a model's file says of its network; nothing of it is run, and no trust is needed."""
-    from napari_tessera.models.load import describe_model, find_risk
+    """Show what a model's file says of its network, or why it does not open; nothing of it is run."""
+    from napari_tessera.models.load import check_model, describe_model, find_risk
     from napari_tessera.models.trust import TrustStore
 
     form, description = describe_model(model)
     risk = find_risk(model)
     trusted = risk is not None and all(TrustStore().allows(file) for file in risk.files)
+    check_model(model)
     if as_json:
         typer.echo(json.dumps(_as_dict(form.name, description, risk, trusted=trusted), indent=1))
         return

@@ -85,12 +85,6 @@ MONAI_NETWORKS = Names(
     "constructors neither run code given as an argument nor read or fetch files; texts among the arguments choose "
     "layers in MONAI's own tables",
 )
-OWN_NETWORKS = Names(
-    "Network classes of Tessera itself",
-    (TESSERA, CONNECTOMICS),
-    {"InterpolatingUNet": f"{_NETS}.UNet with another way up"},
-    "it is the class above, with layers of MONAI's own table in the place of others",
-)
 CONNECTOMICS_NETWORKS = Names(
     "Network types",
     (CONNECTOMICS,),
@@ -102,12 +96,16 @@ CONNECTOMICS_NETWORKS = Names(
     },
     "each is one of the network classes above, built from arguments that are read and checked one by one",
 )
-# What Tessera's own networks are. Its name in a file is not its place here, which may change.
+# What Tessera's own networks are. Their names in a file are not their places here, which may change.
 OWN_NETWORKS = Names(
     "Network classes of Tessera",
     (TESSERA, CONNECTOMICS),
-    {"napari_tessera.ResidualUNet": "the residual U-Net of PyTorch Connectomics 1, written anew"},
-    "its constructor only makes layers of torch, of the kinds in the next four rows; every argument is checked first",
+    {
+        "napari_tessera.InterpolatingUNet": f"{_NETS}.UNet with another way up",
+        "napari_tessera.ResidualUNet": "the residual U-Net of PyTorch Connectomics 1, written anew",
+    },
+    "the first is a class above, with layers of MONAI's own table in the place of others; the constructor of the "
+    "second only makes layers of torch, of the kinds in the next four rows, and checks every argument first",
 )
 RESIDUAL_NORMS = Names(
     "Norms of the residual U-Net",
@@ -427,11 +425,10 @@ PICKLED = Names(
     _itself(
         *("collections.OrderedDict", "collections.Counter", "builtins.set", "builtins.complex", "torch.Size"),
         *("torch.device", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"),
-        *("torch.nn.parameter.Parameter", "torch.serialization._get_layout", "torch.storage.UntypedStorage"),
+        *("torch.nn.parameter.Parameter", "torch.serialization._get_layout"),
     ),
     "all that tensors, and the plain numbers beside them, are made of; narrower than what weights_only=True accepts, "
-    "which has things that fill any amount of memory, such as bytearray (a storage that is made of a size reserves "
-    "it and fills nothing)",
+    "which has things that take any amount of memory, such as bytearray and storages that are made of a size",
 )
 PICKLED_PATTERNS = Names(
     "Pickled storages and types of numbers, as regular expressions that the whole name matches",

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ARCHITECTURES",
-    "OWN",
+    "INTERPOLATING",
+    "RESIDUAL",
     "build",
     "build_with",
     "built_from",
@@ -28,7 +29,7 @@ __all__ = [
 
 _MONAI = "monai.networks.nets"
 
-OWN = "napari_tessera.ResidualUNet"
+INTERPOLATING, RESIDUAL = "napari_tessera.InterpolatingUNet", "napari_tessera.ResidualUNet"
 
 ARCHITECTURES = (*allowed.MONAI_NETWORKS.names, *allowed.OWN_NETWORKS.names)
 # Constructors make lists as long as a number says, and levels as deep as a list is long, before they make any weights.
@@ -122,10 +123,14 @@ def only_window(name: str, arguments: dict[str, Any], spatial_dims: int) -> tupl
 
 def network_class(name: str) -> type[torch.nn.Module]:
     """Return the class of one of `ARCHITECTURES`; `LookupError` for any other name."""
-    if name == OWN:
+    if name == RESIDUAL:
         from napari_tessera.models.formats.connectomics.residual_unet import ResidualUNet
 
         return ResidualUNet
+    if name == INTERPOLATING:
+        from napari_tessera.models.formats.connectomics.unet import InterpolatingUNet
+
+        return InterpolatingUNet
     import monai.networks.nets as nets
 
     found: type[torch.nn.Module] = getattr(nets, allowed.MONAI_NETWORKS.names[name].removeprefix(f"{_MONAI}."))

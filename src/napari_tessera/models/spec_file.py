@@ -171,6 +171,11 @@ def parse_model_file(text: str | bytes, where: str) -> ModelFile:
         output = content.get("output") if isinstance(content, dict) else None
         if isinstance(output, dict):
             refuse_embeddings([str(output.get("kind"))], where)
+        if not isinstance(content, dict) or "format" not in content:
+            raise ModelError(
+                f"{where} is no description of a model, which begins with 'format: tessera-model/1': if it belongs to "
+                f"another program, open the weights beside it, else see docs/models/tessera.md for its keys"
+            )
         return _coherent(ModelFile.model_validate(content), where)
     except ValidationError as error:
         problems = [_explain(problem) for problem in error.errors()]

@@ -81,7 +81,10 @@ def read_checkpoint(path: Path, *, needs_zip: bool = True) -> Checkpoint:
     """
     content = read_tensors_only(path, str(path), stand_in=_stand_in, needs_zip=needs_zip)
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
-        raise ModelError(f"{path} is no checkpoint of PyTorch Connectomics: it has no state_dict")
+        raise ModelError(
+            f"{path} is no checkpoint of PyTorch Connectomics, as it has no state_dict: if it is one itself, put a "
+            f"description beside it that names its architecture (docs/models/tessera.md)"
+        )
     metadata = content.get("pytc_metadata")
     named = metadata.get("model_arch") if isinstance(metadata, dict) else None
     weights = {name: value for name, value in content["state_dict"].items() if not str(name).startswith(_OF_TRAINING)}

@@ -14,7 +14,7 @@ from napari_tessera.models.formats.connectomics.network import ONLY, Blueprint, 
 from napari_tessera.models.formats.connectomics.output import Channels, read_channels, read_decoder
 from napari_tessera.models.formats.connectomics.version1 import read_version_1
 from napari_tessera.models.formats.connectomics.views import read_views
-from napari_tessera.models.formats.registry import model_stem
+from napari_tessera.models.formats.registry import MODEL_SUFFIXES, model_stem
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import ModelSpec, Normalisation, WindowRule
 
@@ -122,13 +122,13 @@ def _configuration_of(checkpoint: Path) -> Path:
     """Return the configuration of *checkpoint*.
 
     It is ``<stem>.yaml``, else the only one in its folder, else in the folder above, where training puts it. A base
-    (see `_base_of`) does not count beside others.
+    (see `_base_of`) does not count beside others, nor one that has the name of another model.
     """
     beside = [checkpoint.with_name(model_stem(checkpoint) + suffix) for suffix in _SUFFIXES]
     if named := [file for file in beside if file.is_file()]:
         return named[0]
     for folder in (checkpoint.absolute().parent, checkpoint.absolute().parent.parent):
-        every = _configurations_in(folder)
+        every = [file for file in _configurations_in(folder) if not _is_of_another(file)]
         found = [file for file in every if not _BASE.search(file.stem)] or every
         if len(found) == 1:
             return found[0]
@@ -138,10 +138,15 @@ def _configuration_of(checkpoint: Path) -> Path:
                 f"was trained with to {beside[0].name} beside it"
             )
     raise ModelError(
-        f"{checkpoint} holds weights alone, and there is no YAML configuration of PyTorch Connectomics beside it: put "
-        f"the one that it was trained with there as {beside[0].name} (weights of other programs open by the folder "
-        f"that describes them)"
+        f"{checkpoint} holds weights alone, which do not say of what network they are: put {beside[0].name} beside it, "
+        f"the configuration of PyTorch Connectomics that it was trained with or a description that names its "
+        f"architecture (docs/models/tessera.md), or export the whole network as TorchScript, .pt2 or ONNX"
     )
+
+
+def _is_of_another(configuration: Path) -> bool:
+    others = (suffix for suffix in MODEL_SUFFIXES if suffix not in _SUFFIXES)
+    return any(configuration.with_name(configuration.stem + suffix).is_file() for suffix in others)
 
 
 def _base_of(configuration: Path) -> Path | None:

@@ -18,14 +18,13 @@ if TYPE_CHECKING:
     from napari_tessera.models.formats.connectomics.checkpoint import Weights
     from napari_tessera.models.formats.connectomics.config import Configuration
 
-__all__ = ["ARCHITECTURES", "INTERPOLATING", "Blueprint", "Head", "build_interpolating", "read_blueprint"]
+__all__ = ["ARCHITECTURES", "Blueprint", "Head", "read_blueprint"]
 
 MONAI = "monai.networks.nets"
 # The step of a network whose position embedding is of one size.
 ONLY = 0
 LEVELS_OF_BASIC = 6
 # The one network that is not MONAI's own.
-INTERPOLATING = "InterpolatingUNet"
 
 # What Lightning, and what runs a network on several devices, puts before the names of its weights.
 _WRAPPERS = ("model.", "module.")
@@ -71,7 +70,7 @@ class Blueprint:
         """
         complaint = ""
         for name, arguments in self.recipes:
-            network = _build_empty(name, arguments, StoredWeights.of(weights, str(path)))
+            network = architectures.build(name, arguments, StoredWeights.of(weights, str(path)))
             wanted = network.state_dict()
             fitting = _without_prefix(weights, wanted)
             problem = describe_misfit(fitting, wanted)
@@ -223,7 +222,7 @@ def _unet(arguments: _Arguments) -> _Recipes:
         "upsample_interp_mode": arguments.text(f"{place}.upsample_interp_mode", "linear"),
         "upsample_align_corners": config.get(f"{place}.upsample_align_corners", True) is True,
     }
-    return step, True, [(INTERPOLATING, own)]
+    return step, True, [(architectures.INTERPOLATING, own)]
 
 
 def _unetr(arguments: _Arguments) -> _Recipes:
@@ -261,19 +260,6 @@ ARCHITECTURES: Mapping[str, Callable[[_Arguments], _Recipes]] = allowed.CONNECTO
         "monai_swin_unetr": _swin_unetr,
     }
 )
-
-
-def _build_empty(name: str, arguments: dict[str, Any], stored: StoredWeights) -> torch.nn.Module:
-    if name != INTERPOLATING:
-        return architectures.build(name, arguments, stored)
-    return build_interpolating(arguments, stored)
-
-
-def build_interpolating(arguments: dict[str, Any], stored: StoredWeights) -> torch.nn.Module:
-    """Return Tessera's own UNet from its literal *arguments*, as `architectures.build` does the others."""
-    from napari_tessera.models.formats.connectomics.unet import InterpolatingUNet
-
-    return architectures.build_with(lambda: InterpolatingUNet(**arguments), INTERPOLATING, arguments, stored)
 
 
 def _without_prefix(weights: Weights, wanted: Weights) -> Weights:

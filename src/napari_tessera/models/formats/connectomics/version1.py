@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_tessera.errors import ModelError, nearest
 from napari_tessera.models import allowed
-from napari_tessera.models.architectures import OWN
+from napari_tessera.models.architectures import RESIDUAL
 from napari_tessera.models.formats.connectomics.network import Blueprint
 from napari_tessera.models.formats.connectomics.settings import read_overlap
 from napari_tessera.models.formats.connectomics.targets import Use, read_targets
@@ -54,7 +54,7 @@ def read_version_1(config: Configuration, name: str) -> tuple[Blueprint, ModelSp
     }
     # A value that its second file would have given.
     hint = "" if config.base else "; a second file that training was given must lie beside it, with 'base' in its name"
-    recipes = ((OWN, arguments),)
+    recipes = ((RESIDUAL, arguments),)
     blueprint = Blueprint(architecture, dims, in_channels, out_channels, 1, False, recipes, hint)
     spec, notes = _describe(config, name, blueprint, arguments, use)
     return blueprint, spec, (*use.notes, *notes, *_left_out(config))

@@ -21,8 +21,8 @@ from napari_tessera.models.formats.monai_bundle.config import Component, Config
 from napari_tessera.models.formats.monai_bundle.metadata import MAX_CHANNELS, Metadata, read_metadata
 from napari_tessera.models.formats.monai_bundle.package import Package, open_package
 from napari_tessera.models.formats.monai_bundle.transforms import Preprocessing, read_postprocessing, read_preprocessing
-from napari_tessera.models.formats.monai_bundle.weights import read_weights
 from napari_tessera.models.formats.monai_bundle.window import find_window, network_steps, read_inferer
+from napari_tessera.models.formats.saved_weights import read_weights
 from napari_tessera.models.formats.script import open_script
 from napari_tessera.models.formats.state_dict import fill
 from napari_tessera.models.formats.stored_program import remember_program

@@ -193,7 +193,7 @@ def _read_json(path: Path) -> Any:
             raise ModelError(f"{path} has {path.stat().st_size} bytes; such a file of nnU-Net has at most {MAX_BYTES}")
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"cannot read {path}, the file may be cut short: {error}") from error
+        raise ModelError(f"cannot read {path}, the file may be cut short ({error}): get it again") from error
 
 
 def _parse(kind: type[Kind], content: Any, path: Path) -> Kind:
