@@ -27,13 +27,25 @@ class NormalisedSource:
         The image.
     intensity
         What its values become.
+    inside
+        Where the image's foreground is, boolean (*spatial); None: everywhere.
+    masked
+        For each channel whether it becomes 0 outside of the foreground.
     """
 
     dtype: np.dtype[Any] = np.dtype(np.float32)
 
-    def __init__(self, source: Source, intensity: IntensityMap) -> None:
+    def __init__(
+        self,
+        source: Source,
+        intensity: IntensityMap,
+        inside: npt.NDArray[np.bool_] | None = None,
+        masked: tuple[bool, ...] = (),
+    ) -> None:
         self.source = source
         self.intensity = intensity
+        self._inside = inside
+        self._masked = masked
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -50,6 +62,11 @@ class NormalisedSource:
         values = self.source.read(region)
         mapped = np.empty(values.shape, np.float32)
         self._map(values, mapped)
+        if self._inside is not None:
+            outside = ~self._inside[region]
+            for channel, masked in zip(mapped, self._masked, strict=True):
+                if masked:
+                    channel[outside] = 0
         return mapped
 
     def _map(self, values: npt.NDArray[Any], mapped: npt.NDArray[np.float32]) -> None:

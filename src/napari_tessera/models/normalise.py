@@ -14,10 +14,11 @@ from napari_tessera.engine.intensity import IntensityMap
 from napari_tessera.engine.resample import ResampledSource
 from napari_tessera.engine.source import iter_regions
 from napari_tessera.errors import InputError
+from napari_tessera.models.foreground import ForegroundSource, is_masked, measure_foreground
 from napari_tessera.models.spec import Normalisation, NormalisationMode
 
 if TYPE_CHECKING:
-    from napari_tessera.engine.source import Source
+    from napari_tessera.engine.source import Region, Source
 
 __all__ = ["measure_intensity", "needs_values"]
 
@@ -48,6 +49,8 @@ class _Moments:
     def add(self, values: npt.NDArray[Any]) -> None:
         """Add *values*, (C, n)."""
         n = values.shape[1]
+        if n == 0:
+            return
         mean = values.mean(axis=1, dtype=np.float64)
         squares = values.var(axis=1, dtype=np.float64) * n
         delta, total = mean - self.mean, self.count + n
@@ -80,6 +83,8 @@ def measure_intensity(source: Source, normalisation: Normalisation | Sequence[No
         raise InputError(f"the image has values of type {source.dtype}; Tessera needs whole or floating-point numbers")
     channels = source.shape[0]
     each = [normalisation] * channels if isinstance(normalisation, Normalisation) else list(normalisation)
+    if any(is_masked(each, channels)) and not isinstance(source, ForegroundSource):
+        source = ForegroundSource(source, measure_foreground(source))
     measured = _measure(source, {one.mode for one in each})
     maps = [_CHANNEL_MAPS[one.mode](dict(one.parameters), measured, number) for number, one in enumerate(each)]
     return IntensityMap(*(tuple(numbers) for numbers in zip(*maps, strict=True)))
@@ -133,9 +138,10 @@ class _Sample:
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """What was found of every channel; values only for percentiles."""
+    """What was found of every channel, of its foreground where that is known; values only for percentiles."""
 
     moments: _Moments
+    inside: _Moments
     values: _Counts | _Sample | None
 
 
@@ -143,18 +149,22 @@ def _measure(source: Source, modes: set[NormalisationMode]) -> _Measured:
     """Read the volume as far as *modes* need, and refuse what no network can take."""
     channels, *spatial = source.shape
     moments, needs_moments = _Moments.of(channels), bool(modes & MOMENT_MODES)
+    foreground = source.inside if isinstance(source, ForegroundSource) else None
+    inside = moments if foreground is None else _Moments.of(channels)
     found: _Counts | _Sample | None = None
     if "percentile" in modes:
         is_short = source.dtype.kind in "biu" and source.dtype.itemsize <= 2 and not _may_hold_nan(source)
         found = _Counts(channels, source.dtype) if is_short else _Sample(prod(spatial))
     if needs_moments or found is not None or _may_hold_nan(source):
-        for values in _iter_pieces(source):
+        for region, values in _iter_pieces(source):
             _refuse_non_finite(values)
             if needs_moments:
                 moments.add(values)
+            if foreground is not None:
+                inside.add(values[:, foreground[region].ravel()])
             if found is not None:
                 found.add(values)
-    return _Measured(moments, found)
+    return _Measured(moments, inside, found)
 
 
 # (shift, scale, low, high) of one channel.
@@ -162,8 +172,8 @@ _ChannelMap = tuple[float, float, float, float]
 
 
 def _of_zscore(numbers: dict[str, float], measured: _Measured, channel: int) -> _ChannelMap:
-    moments = measured.moments
-    std = float(np.sqrt(moments.squares[channel] / moments.count))
+    moments = measured.inside if numbers.get("masked") else measured.moments
+    std = float(np.sqrt(moments.squares[channel] / max(moments.count, 1)))
     return float(moments.mean[channel]), _reciprocal(std + numbers.get("eps", 0.0)), -inf, inf
 
 
@@ -194,10 +204,10 @@ _CHANNEL_MAPS: dict[NormalisationMode, Callable[[dict[str, float], _Measured, in
 }
 
 
-def _iter_pieces(source: Source) -> Iterator[npt.NDArray[Any]]:
-    """Yield the volume as (C, n) pieces."""
+def _iter_pieces(source: Source) -> Iterator[tuple[Region, npt.NDArray[Any]]]:
+    """Yield the volume as (C, n) pieces, each with where it lies."""
     for region in iter_regions(source, PIECE_VOXELS):
-        yield source.read(region).reshape(source.shape[0], -1)
+        yield region, source.read(region).reshape(source.shape[0], -1)
 
 
 def _may_hold_nan(source: Source) -> bool:

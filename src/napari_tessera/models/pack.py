@@ -102,6 +102,7 @@ def _content(spec: ModelSpec) -> dict[str, Any]:
         "overlap": spec.overlap,
         "voxel_size_um": None if spec.voxel_size_um is None else list(spec.voxel_size_um),
         "resampling": {} if spec.resampling == ResamplingScheme() else asdict(spec.resampling),
+        "crop": "" if spec.crop == "none" else spec.crop,
         "classes": list(spec.classes),
         "class_colours": list(spec.class_colours),
         "licence": spec.licence,

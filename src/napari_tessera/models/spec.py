@@ -14,6 +14,7 @@ from napari_tessera.models.embeddings import refuse_embeddings
 
 __all__ = [
     "Activation",
+    "CropMode",
     "DecoderChoice",
     "ModelSpec",
     "Normalisation",
@@ -25,6 +26,7 @@ __all__ = [
 
 OutputKind = Literal["semantic", "foreground", "boundary", "affinities", "contour-distance"]
 Activation = Literal["none", "sigmoid", "softmax", "tanh"]
+CropMode = Literal["none", "nonzero"]
 NormalisationMode = Literal["none", "zscore", "minmax", "percentile", "divide", "fixed"]
 
 # What turns each kind of output into labels when the model suggests nothing.
@@ -38,7 +40,12 @@ _DECODER_FOR = {
 # Far beyond any network, and far below what would fill the memory.
 MAX_CHANNELS, MAX_SIDE = 10_000, 1_000_000
 _NORMALISATION_PARAMETERS = {"percentile": ("low", "high"), "divide": ("by",), "fixed": ("mean", "std")}
-_OPTIONAL_PARAMETERS = {"percentile": ("clip", "eps"), "zscore": ("eps",), "minmax": ("eps",), "fixed": ("low", "high")}
+_OPTIONAL_PARAMETERS = {
+    "percentile": ("clip", "eps"),
+    "zscore": ("eps", "masked"),
+    "minmax": ("eps",),
+    "fixed": ("low", "high"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +127,8 @@ class Normalisation:
     mode
         ``none``; ``zscore``: (x - mean) / std; ``minmax``: to [0, 1]; ``percentile``: percentiles *low* and *high* to 0
         and 1, clipped unless *clip* is 0; ``divide``: x / *by*; ``fixed``: (x - *mean*) / *std*, x first clipped to
-        *low* and *high* where they are given. *eps*, where it is given, is added to what is divided by.
+        *low* and *high* where they are given. *eps*, where it is given, is added to what is divided by. With
+        *masked* 1, ``zscore`` is of the image's foreground alone and leaves 0 outside of it (`measure_foreground`).
     parameters
         Sorted (name, value) pairs.
     """
@@ -145,10 +153,11 @@ class Normalisation:
         if self.mode == "percentile":
             valid &= numbers["low"] >= 0 and numbers["high"] <= 100 and numbers.get("clip", 1) in (0, 1)
         valid &= numbers.get("by", 1) != 0 and numbers.get("std", 1) > 0 and numbers.get("eps", 0) >= 0
+        valid &= numbers.get("masked", 0) in (0, 1)
         if not valid or not all(map(isfinite, numbers.values())):
             raise ModelError(
                 f"normalisation {self.mode!r} has {numbers}, but it needs finite numbers: low < high, percentiles "
-                f"from 0 to 100, clip 0 or 1, by other than 0, std above 0, eps 0 or more"
+                f"from 0 to 100, clip and masked 0 or 1, by other than 0, std above 0, eps 0 or more"
             )
 
 
@@ -209,6 +218,9 @@ class ModelSpec:
         The voxel size it was trained at, micrometres, image order; None if unknown.
     resampling
         How images of another voxel size are brought to it, and results back.
+    crop
+        Which part of an image it sees: ``none``: all of it; ``nonzero``: the smallest box outside of which all channels
+        are 0. The rest is background.
     classes
         Names of the output's classes, in channel order; may be empty.
     class_colours
@@ -242,6 +254,7 @@ class ModelSpec:
     licence: str = ""
     citation: str = ""
     resampling: ResamplingScheme = field(default_factory=ResamplingScheme)
+    crop: CropMode = "none"
 
     def __post_init__(self) -> None:
         """Check that the fields fit together."""
@@ -253,6 +266,8 @@ class ModelSpec:
             raise ModelError(
                 f"the model has {self.in_channels} input and {self.out_channels} output channels; it needs one or more"
             )
+        if self.crop not in get_args(CropMode):
+            raise ModelError(f"crop is {self.crop!r}, but it must be one of {', '.join(get_args(CropMode))}")
         self._check_channels()
         if len(set(self.normalisations)) == 1:  # said once, so that the same description is equal
             object.__setattr__(self, "normalisation", self.normalisations[0])

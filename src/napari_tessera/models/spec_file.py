@@ -16,6 +16,7 @@ from napari_tessera.models.network_file import MOST_ADAPTERS, Adapter, Architect
 from napari_tessera.models.plain_yaml import load_yaml
 from napari_tessera.models.spec import (
     Activation,
+    CropMode,
     DecoderChoice,
     ModelSpec,
     Normalisation,
@@ -107,6 +108,7 @@ class ModelFile(Part):
     mirror_axes: str | None = None
     voxel_size_um: tuple[float, ...] | None = None
     resampling: _Resampling = Field(default_factory=_Resampling)
+    crop: CropMode = "none"
     output: _Output = Field(default_factory=_Output)
     classes: tuple[str, ...] = ()
     class_colours: tuple[str, ...] = ()
@@ -133,6 +135,7 @@ class ModelFile(Part):
             output=OutputSpec(self.output.kind, self.output.offsets),
             voxel_size_um=self.voxel_size_um,
             resampling=self.resampling.to_scheme(),
+            crop=self.crop,
             classes=self.classes,
             decoder=None if self.decoder is None else self.decoder.to_choice(),
             description=" ".join(self.description.split()),

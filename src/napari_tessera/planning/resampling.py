@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from napari_tessera.engine.interpolation import ResamplingScheme
 from napari_tessera.engine.limits import measure_limits
-from napari_tessera.engine.normalised import MAPPING_BYTES, NormalisedSource
+from napari_tessera.engine.normalised import MAPPING_BYTES
 from napari_tessera.engine.resample import (
     WORK_VOXELS,
     ResampledSource,
@@ -26,7 +26,6 @@ from napari_tessera.units import format_voxel_size
 
 if TYPE_CHECKING:
     from napari_tessera.engine.grid import Block, WindowGrid
-    from napari_tessera.engine.intensity import IntensityMap
     from napari_tessera.engine.settings import Settings
     from napari_tessera.engine.source import Source
     from napari_tessera.models.spec import ModelSpec
@@ -77,10 +76,6 @@ class Resampling:
     def keeps_output(self) -> bool:
         """Whether the network's output is brought back before it is activated and labels are decided."""
         return self.scheme.output_order is not None
-
-    def normalised(self, source: Source, intensity: IntensityMap) -> Source:
-        """Return *source*, the image, normalised and then as the network sees it; read for limits where need be."""
-        return self.wrap(NormalisedSource(source, intensity))
 
     def wrap(self, source: Source) -> Source:
         """Return *source*, the image, as the network sees it."""
