@@ -10,7 +10,7 @@ __all__ = ["reason_of_torch"]
 
 MOST_LETTERS = 200
 # Where in its source torch stands.
-_PLACE = re.compile(r"^\[enforce fail at [^\]]*\][ .]*")
+_PLACE = re.compile(r"^\[enforce fail at [^\]]*\][ .]*| \(of Python compilation unit at: 0x[0-9a-f]+\)")
 
 
 def reason_of_torch(error: BaseException) -> str:

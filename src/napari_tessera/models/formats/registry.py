@@ -146,7 +146,7 @@ def _format_of(path: Path, content: Content, names: frozenset[str]) -> Entry:
         raise ModelError(_describe_zip(path, names))
     if by_content is _CHECKPOINTS:
         _refuse_part(path)
-        return _OWN if _own_descriptions(path) else _CHECKPOINTS
+        return _OWN if by_name is _OWN or _own_descriptions(path) else _CHECKPOINTS
     found = by_content or by_name
     if found is None:
         raise ModelError(f"{path} is no zip, but {content.value}: get it again")
