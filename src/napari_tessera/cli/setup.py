@@ -51,9 +51,8 @@ def with_suggestions(settings: Settings, model: Model, *, overlap_is_given: bool
     """Return *settings* with the overlap that the model's author suggests, unless the user has named one."""
     from dataclasses import replace
 
-    if overlap_is_given or model.spec.overlap is None:
-        return settings
-    return replace(settings, overlap=model.spec.overlap)
+    overlap = model.spec.overlap_at(settings.window_size)
+    return settings if overlap_is_given or overlap is None else replace(settings, overlap=overlap)
 
 
 def check_mask_option(mask: Path | None, images: Sequence[Path]) -> None:

@@ -171,7 +171,10 @@ BIOIMAGEIO_WEIGHTS = Names(
 TESSERA_NORMALISATIONS = Names(
     "Normalisation modes",
     _DESCRIBED,
-    _itself("none", "zscore", "minmax", "percentile", "divide", "fixed"),
+    _itself(
+        *("none", "zscore", "minmax", "percentile", "divide", "fixed", "linear", "clip", "clip-percentiles", "gamma"),
+        *("threshold", "binarise", "sigmoid", "equalise"),
+    ),
     "Tessera's own, with plain numbers",
 )
 
