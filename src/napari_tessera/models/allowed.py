@@ -178,17 +178,25 @@ TESSERA_NORMALISATIONS = Names(
     "Tessera's own, with plain numbers",
 )
 
-MONAI_BEFORE = Names(
-    "Transforms before the network",
+MONAI_AXES = Names(
+    "Transforms of axes before the network",
+    (BUNDLE,),
+    {"LoadImage": "order of axes", "Orientation": "order of axes", "Spacing": "voxel size"},
+    f"no transform is ever made: {_NO_CODE}",
+)
+MONAI_INTENSITIES = Names(
+    "Transforms of intensities before the network",
     (BUNDLE,),
     {
-        "LoadImage": "order of axes",
+        "AdjustContrast": "normalisation: gamma",
+        "ClipIntensityPercentiles": "normalisation: clip-percentiles",
+        "HistogramNormalize": "normalisation: equalise",
         "NormalizeIntensity": "normalisation: zscore or fixed",
-        "Orientation": "order of axes",
-        "ScaleIntensity": "normalisation: minmax or fixed",
-        "ScaleIntensityRange": "normalisation: fixed",
+        "ScaleIntensity": "normalisation: minmax, fixed or linear",
+        "ScaleIntensityRange": "normalisation: fixed, linear or clip",
         "ScaleIntensityRangePercentiles": "normalisation: percentile",
-        "Spacing": "voxel size",
+        "ShiftIntensity": "normalisation: fixed",
+        "ThresholdIntensity": "normalisation: threshold",
     },
     f"no transform is ever made: {_NO_CODE}",
 )
@@ -200,6 +208,8 @@ MONAI_NEUTRAL = Names(
             "AddChannel",
             "AsChannelFirst",
             "CastToType",
+            "CopyItems",
+            "DataStats",
             "DeleteItems",
             "EnsureChannelFirst",
             "EnsureType",
@@ -208,11 +218,30 @@ MONAI_NEUTRAL = Names(
             "SaveImage",
             "SelectItems",
             "ToDevice",
+            "ToNumpy",
             "ToTensor",
         ),
         "nothing",
     ),
     "nothing is done, as they change neither values nor axes of what Tessera hands to a network",
+)
+MONAI_PADDING = Names(
+    "Transforms that are passed over before the network, with a note that says so",
+    (BUNDLE,),
+    dict.fromkeys(("DivisiblePad", "SpatialPad"), "nothing, as Tessera pads volumes to its windows"),
+    "nothing is done; the name only chooses a sentence",
+)
+MONAI_REFUSED = Names(
+    "Transforms before the network that are refused, with what they do (all others are, too)",
+    (BUNDLE,),
+    {
+        **dict.fromkeys(
+            ("CenterSpatialCrop", "CropForeground", "ResizeWithPadOrCrop", "SpatialCrop"), "cuts images to a part"
+        ),
+        **dict.fromkeys(("Flip", "Rotate90", "Transpose"), "turns images"),
+        **dict.fromkeys(("Resize", "Zoom"), "brings images to another size"),
+    },
+    "the name only chooses a sentence",
 )
 MONAI_LISTS = Names(
     "Lists of transforms",
