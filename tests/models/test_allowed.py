@@ -17,6 +17,7 @@ from napari_tessera.decode import decoder_names
 from napari_tessera.errors import ModelError
 from napari_tessera.models import allowed, architectures, spec
 from napari_tessera.models.allowed import TABLE, Names
+from napari_tessera.models.formats.bioimageio import after as bioimageio_after
 from napari_tessera.models.formats.bioimageio import steps as bioimageio_steps
 from napari_tessera.models.formats.bioimageio import weights as bioimageio_weights
 from napari_tessera.models.formats.connectomics import checkpoint as connectomics_pickles
@@ -55,7 +56,7 @@ HANDLED: dict[str, tuple[Names, Any]] = {
     "MONAI's intensities": (allowed.MONAI_INTENSITIES, monai_intensities.READERS),
     "MONAI's transforms after": (allowed.MONAI_AFTER, monai_after._POST),
     "bioimage.io's steps before": (allowed.BIOIMAGEIO_BEFORE, bioimageio_steps._BEFORE),
-    "bioimage.io's steps after": (allowed.BIOIMAGEIO_AFTER, bioimageio_steps._AFTER),
+    "bioimage.io's steps after": (allowed.BIOIMAGEIO_AFTER, bioimageio_after._AFTER),
     "bioimage.io's weights": (allowed.BIOIMAGEIO_WEIGHTS, bioimageio_weights._ORDER),
     "Tessera's normalisations": (allowed.TESSERA_NORMALISATIONS, get_args(spec.NormalisationMode)),
     "Tessera's activations": (allowed.TESSERA_ACTIVATIONS, get_args(spec.Activation)),

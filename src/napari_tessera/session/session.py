@@ -164,7 +164,13 @@ class Session:
             If a value is out of range; nothing has changed then.
         """
         assert self.settings is not None
-        self.use_settings(replace(self.settings, **settings))
+        after = replace(self.settings, **settings)
+        if self.model is not None and "overlap" not in settings:
+            # What the model suggests depends on the window; another overlap is the user's own.
+            before, now = map(self.model.spec.overlap_at, (self.settings.window_size, after.window_size))
+            if now is not None and self.settings.overlap == before:
+                after = replace(after, overlap=now)
+        self.use_settings(after)
 
     def use_settings(self, settings: Settings) -> None:
         """Take all *settings*; the window is filled in from the model where they have none.
@@ -380,10 +386,11 @@ class Session:
         from napari_tessera.engine.tta import max_views
 
         spec, before = model.spec, self.settings or Settings()
+        overlap = spec.overlap_at()
         return replace(
             before,
             window_size=spec.window.default,
-            overlap=before.overlap if spec.overlap is None else spec.overlap,
+            overlap=before.overlap if overlap is None else overlap,
             tta_num=min(before.tta_num, max_views(spec.spatial_dims)),
             resolution=None,
             resample=before.resample and spec.voxel_size_um is not None,
