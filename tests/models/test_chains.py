@@ -10,11 +10,9 @@ import torch
 from monai import transforms
 
 from napari_tessera.engine.source import ArraySource
-from napari_tessera.errors import InputError, ModelError
 from napari_tessera.models import normalise
-from napari_tessera.models.normalisation import Chain, Normalisation, chain_of, normalisation
-from napari_tessera.models.normalise import measure_intensity, needs_values
-from napari_tessera.models.spec import ModelSpec, WindowRule
+from napari_tessera.models.normalisation import Normalisation, chain_of, normalisation
+from napari_tessera.models.normalise import measure_intensity
 
 N = normalisation
 GAMMA = N("gamma", gamma=0.7, eps=1e-7)
@@ -107,7 +105,7 @@ def test_steps_are_those_of_monai(name: str, dtype: str, kind: str) -> None:
     steps, theirs = STEPS[name]
     volume = volume_of(dtype)
     expected: Any = torch.tensor(volume.astype(np.float32))
-    if "of the inverse" in name or "gamma" in name and "together" not in str(steps):
+    if "of the inverse" in name or ("gamma" in name and "together" not in str(steps)):
         expected = torch.stack([transforms.Compose(theirs)(channel[None])[0] for channel in expected])
     else:
         expected = transforms.Compose(theirs)(expected)
