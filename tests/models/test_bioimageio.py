@@ -124,8 +124,8 @@ def test_a_halo_asks_for_an_overlap_that_hides_it_at_any_window(package: Path) -
     assert spec.overlap_at((32, 128, 32)) == 2 * 8 / 128
 
 
-def test_a_large_halo_leaves_larger_windows_alone(package: Path) -> None:
-    rule = {"min": 48, "step": 16}
+def test_a_large_halo_has_a_large_window(package: Path) -> None:
+    rule = {"min": 80, "step": 16}
     change(package, merge(inputs__0__axes__3__size=rule, outputs__0__axes__3__halo=39))
     spec = describe_model(package)[1].spec
     assert spec is not None

@@ -35,8 +35,12 @@ CHAINS: list[list[Any]] = [
     [("clip", {"min_percentile": 3.0, "max_percentile": 97.0} | AXES), ZSCORE],
     [("clip", {"min_percentile": 3.0, "max": 120.0} | AXES), ("scale_linear", {"gain": 0.1, "offset": -10.0})],
     [ZSCORE, ("scale_linear", {"gain": -2.0, "offset": 0.5})],
-    [("scale_linear", {"gain": 0.1, "offset": -10.0}), ("sigmoid", {}), ("binarize", {"threshold": 0.4})]
-    + [("ensure_dtype", {"dtype": "float32"})],
+    [
+        ("scale_linear", {"gain": 0.1, "offset": -10.0}),
+        ("sigmoid", {}),
+        ("binarize", {"threshold": 0.4}),
+        ("ensure_dtype", {"dtype": "float32"}),
+    ],
     [ZSCORE, ("clip", {"min": -1.0, "max": 1.5}), ("scale_linear", {"gain": 2.0})],
 ]
 

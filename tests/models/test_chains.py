@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from monai import transforms
 
 from napari_tessera.engine.source import ArraySource
-from napari_tessera.models import normalise
-from napari_tessera.models.normalisation import Normalisation, chain_of, normalisation
+from napari_tessera.errors import ModelError
+from napari_tessera.models import normalise, pack
+from napari_tessera.models.normalisation import Chain, Normalisation, chain_of, normalisation
 from napari_tessera.models.normalise import measure_intensity
+from napari_tessera.models.spec import ModelSpec, WindowRule
+from napari_tessera.models.spec_file import read_model_file
 
 N = normalisation
 GAMMA = N("gamma", gamma=0.7, eps=1e-7)
@@ -67,10 +72,19 @@ STEPS: dict[str, tuple[list[Normalisation], list[Any]]] = {
         [transforms.ScaleIntensity(), transforms.AdjustContrast(2), transforms.NormalizeIntensity()],
     ),
     "shift, percentiles, shift, minmax": (
-        [N("linear", gain=1, offset=3), N("percentile", low=10, high=90, clip=0), N("linear", gain=-3, offset=1)]
-        + [N("minmax", together=1)],
-        [transforms.ShiftIntensity(3), transforms.ScaleIntensityRangePercentiles(10, 90, 0, 1, channel_wise=True)]
-        + [transforms.ScaleIntensity(None, None, factor=-4), transforms.ShiftIntensity(1), transforms.ScaleIntensity()],
+        [
+            N("linear", gain=1, offset=3),
+            N("percentile", low=10, high=90, clip=0),
+            N("linear", gain=-3, offset=1),
+            N("minmax", together=1),
+        ],
+        [
+            transforms.ShiftIntensity(3),
+            transforms.ScaleIntensityRangePercentiles(10, 90, 0, 1, channel_wise=True),
+            transforms.ScaleIntensity(None, None, factor=-4),
+            transforms.ShiftIntensity(1),
+            transforms.ScaleIntensity(),
+        ],
     ),
 }
 
@@ -116,3 +130,45 @@ def test_steps_are_those_of_monai(name: str, dtype: str, kind: str) -> None:
     windows = torch.tensor(volume.astype(np.float32))[None]
     assert found.apply_(windows) is windows
     np.testing.assert_allclose(windows[0].numpy(), expected, rtol=0, atol=3e-6 * scale)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "steps", "passes"),
+    [
+        ("float32", [N("zscore"), N("linear", gain=-2, offset=1), N("minmax"), N("zscore")], 1),
+        ("float32", [N("clip", low=20), N("zscore")], 1),
+        ("float32", [N("clip-percentiles", low=1, high=99), N("zscore"), N("gamma", gamma=2)], 2),
+        ("float32", [N("gamma", gamma=2), N("zscore"), N("equalise", bins=9, low=0, high=1)], 4),
+        ("uint8", [N("gamma", gamma=2), N("zscore"), N("equalise", bins=9, low=0, high=1)], 1),
+        ("uint8", [N("clip", low=20), N("sigmoid")], 0),
+    ],
+)
+def test_the_volume_is_read_as_often_as_statistics_do_not_follow(
+    dtype: str, steps: list[Normalisation], passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    whole = normalise._iter_pieces
+
+    def counted(source: Any) -> Any:
+        read.append(1)
+        return whole(source)
+
+    monkeypatch.setattr(normalise, "_iter_pieces", counted)
+    source = ArraySource(volume_of(dtype), channel_axis=0)
+    measure_intensity(source, chain_of(steps))
+    assert len(read) == passes
+    assert normalise.needs_values(source, chain_of(steps)) == (passes > 0)
+
+
+def test_a_chain_and_a_halo_come_back_from_a_file(tmp_path: Path) -> None:
+    chain = Chain((N("clip", low=3), N("zscore", nonzero=1)))
+    spec = ModelSpec("m", 3, 2, 1, WindowRule.free(3), (chain, N("gamma", gamma=2)), halo=(0, 8, 8))
+    path = tmp_path / "m.yaml"
+    path.write_text(yaml.safe_dump(pack._content(spec)))
+    assert read_model_file(path).to_spec() == spec
+
+
+def test_a_step_of_all_channels_must_be_at_one_place() -> None:
+    chains = Chain((N("clip", low=3), N("zscore", together=1))), N("zscore", together=1)
+    with pytest.raises(ModelError, match="step 1 of a normalisation is measured over all channels together"):
+        ModelSpec("m", 3, 2, 1, WindowRule.free(3), chains)
