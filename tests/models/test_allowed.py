@@ -17,6 +17,7 @@ from napari_tessera.decode import decoder_names
 from napari_tessera.errors import ModelError
 from napari_tessera.models import allowed, architectures, spec
 from napari_tessera.models.allowed import TABLE, Names
+from napari_tessera.models.formats.bioimageio import after as bioimageio_after
 from napari_tessera.models.formats.bioimageio import steps as bioimageio_steps
 from napari_tessera.models.formats.bioimageio import weights as bioimageio_weights
 from napari_tessera.models.formats.connectomics import checkpoint as connectomics_pickles
@@ -24,6 +25,8 @@ from napari_tessera.models.formats.connectomics import network as connectomics_n
 from napari_tessera.models.formats.connectomics import output as connectomics_output
 from napari_tessera.models.formats.connectomics import residual_unet, version1
 from napari_tessera.models.formats.connectomics.config import read_configuration
+from napari_tessera.models.formats.monai_bundle import after as monai_after
+from napari_tessera.models.formats.monai_bundle import intensities as monai_intensities
 from napari_tessera.models.formats.monai_bundle import transforms as monai_transforms
 from napari_tessera.models.formats.nnunet import checkpoint as nnunet_checkpoint
 from napari_tessera.models.formats.nnunet import network as nnunet_network
@@ -55,10 +58,14 @@ HANDLED: dict[str, tuple[Names, Any]] = {
         allowed.NNUNET_OLD_NETWORKS,
         get_args(nnunet_plans._OldConfiguration.model_fields["unet"].annotation),
     ),
-    "MONAI's transforms before": (allowed.MONAI_BEFORE, monai_transforms._PRE),
-    "MONAI's transforms after": (allowed.MONAI_AFTER, monai_transforms._POST),
+    "MONAI's transforms before": (
+        Names("both", (), {**allowed.MONAI_AXES.names, **allowed.MONAI_INTENSITIES.names}, "they are the table's"),
+        monai_transforms._PRE,
+    ),
+    "MONAI's intensities": (allowed.MONAI_INTENSITIES, monai_intensities.READERS),
+    "MONAI's transforms after": (allowed.MONAI_AFTER, monai_after._POST),
     "bioimage.io's steps before": (allowed.BIOIMAGEIO_BEFORE, bioimageio_steps._BEFORE),
-    "bioimage.io's steps after": (allowed.BIOIMAGEIO_AFTER, bioimageio_steps._AFTER),
+    "bioimage.io's steps after": (allowed.BIOIMAGEIO_AFTER, bioimageio_after._AFTER),
     "bioimage.io's weights": (allowed.BIOIMAGEIO_WEIGHTS, bioimageio_weights._ORDER),
     "Tessera's normalisations": (allowed.TESSERA_NORMALISATIONS, get_args(spec.NormalisationMode)),
     "Tessera's activations": (allowed.TESSERA_ACTIVATIONS, get_args(spec.Activation)),

@@ -16,7 +16,7 @@ from napari_tessera.units import format_voxel_size
 if TYPE_CHECKING:
     from napari_tessera.engine.interpolation import ResamplingScheme
     from napari_tessera.models.formats.base import Description, Risk
-    from napari_tessera.models.spec import ModelSpec, Normalisation
+    from napari_tessera.models.spec import Chain, ModelSpec, Normalisation
 
 __all__ = ["inspect"]
 
@@ -80,7 +80,8 @@ def _facts(spec: "ModelSpec | None") -> dict[str, str]:
         "name": spec.name,
         "axes": f"{spec.axes}, {spec.in_channels} channel(s) in, {spec.out_channels} out",
         "window": f"{_sides(rule.default)}; {steps}",
-        "overlap": "" if spec.overlap is None else f"{spec.overlap:g}",
+        "overlap": "" if spec.overlap_at() is None else f"{spec.overlap_at():g}",
+        "halo": "" if spec.halo is None else f"{_sides(spec.halo)} voxels on each side",
         "mirrored axes": mirrored_axes(spec),
         "voxel size": format_voxel_size(spec.voxel_size_um) if spec.voxel_size_um else "unknown",
         "resampling": _resampling(spec.resampling),
@@ -111,8 +112,8 @@ def _resampling(scheme: "ResamplingScheme") -> str:
     return "; ".join(parts)
 
 
-def _normalisation(normalisation: "Normalisation") -> str:
-    return f"{normalisation.mode} {_pairs(normalisation.parameters)}".strip()
+def _normalisation(normalisation: "Normalisation | Chain") -> str:
+    return ", then ".join(f"{step.mode} {_pairs(step.parameters)}".strip() for step in normalisation.steps)
 
 
 def _pairs(parameters: tuple[tuple[str, Any], ...]) -> str:

@@ -241,21 +241,32 @@ BIOIMAGEIO_WEIGHTS = Names(
 TESSERA_NORMALISATIONS = Names(
     "Normalisation modes",
     _DESCRIBED,
-    _itself("none", "zscore", "minmax", "percentile", "divide", "fixed"),
+    _itself(
+        *("none", "zscore", "minmax", "percentile", "divide", "fixed", "linear", "clip", "clip-percentiles", "gamma"),
+        *("threshold", "binarise", "sigmoid", "equalise"),
+    ),
     "Tessera's own, with plain numbers",
 )
 
-MONAI_BEFORE = Names(
-    "Transforms before the network",
+MONAI_AXES = Names(
+    "Transforms of axes before the network",
+    (BUNDLE,),
+    {"LoadImage": "order of axes", "Orientation": "order of axes", "Spacing": "voxel size"},
+    f"no transform is ever made: {_NO_CODE}",
+)
+MONAI_INTENSITIES = Names(
+    "Transforms of intensities before the network",
     (BUNDLE,),
     {
-        "LoadImage": "order of axes",
+        "AdjustContrast": "normalisation: gamma",
+        "ClipIntensityPercentiles": "normalisation: clip-percentiles",
+        "HistogramNormalize": "normalisation: equalise",
         "NormalizeIntensity": "normalisation: zscore or fixed",
-        "Orientation": "order of axes",
-        "ScaleIntensity": "normalisation: minmax or fixed",
-        "ScaleIntensityRange": "normalisation: fixed",
+        "ScaleIntensity": "normalisation: minmax, fixed or linear",
+        "ScaleIntensityRange": "normalisation: fixed, linear or clip",
         "ScaleIntensityRangePercentiles": "normalisation: percentile",
-        "Spacing": "voxel size",
+        "ShiftIntensity": "normalisation: fixed",
+        "ThresholdIntensity": "normalisation: threshold",
     },
     f"no transform is ever made: {_NO_CODE}",
 )
@@ -267,6 +278,8 @@ MONAI_NEUTRAL = Names(
             "AddChannel",
             "AsChannelFirst",
             "CastToType",
+            "CopyItems",
+            "DataStats",
             "DeleteItems",
             "EnsureChannelFirst",
             "EnsureType",
@@ -275,11 +288,30 @@ MONAI_NEUTRAL = Names(
             "SaveImage",
             "SelectItems",
             "ToDevice",
+            "ToNumpy",
             "ToTensor",
         ),
         "nothing",
     ),
     "nothing is done, as they change neither values nor axes of what Tessera hands to a network",
+)
+MONAI_PADDING = Names(
+    "Transforms that are passed over before the network, with a note that says so",
+    (BUNDLE,),
+    dict.fromkeys(("DivisiblePad", "SpatialPad"), "nothing, as Tessera pads volumes to its windows"),
+    "nothing is done; the name only chooses a sentence",
+)
+MONAI_REFUSED = Names(
+    "Transforms before the network that are refused, with what they do (all others are, too)",
+    (BUNDLE,),
+    {
+        **dict.fromkeys(
+            ("CenterSpatialCrop", "CropForeground", "ResizeWithPadOrCrop", "SpatialCrop"), "cuts images to a part"
+        ),
+        **dict.fromkeys(("Flip", "Rotate90", "Transpose"), "turns images"),
+        **dict.fromkeys(("Resize", "Zoom"), "brings images to another size"),
+    },
+    "the name only chooses a sentence",
 )
 MONAI_LISTS = Names(
     "Lists of transforms",
@@ -313,11 +345,13 @@ BIOIMAGEIO_BEFORE = Names(
     "Steps before the network",
     (BIOIMAGEIO,),
     {
-        "clip": "limits of the normalisation",
+        "binarize": "normalisation: binarise",
+        "clip": "limits of the normalisation, or normalisation: clip-percentiles",
         "ensure_dtype": "type of the numbers that the network is given",
         "fixed_zero_mean_unit_variance": "normalisation: fixed",
-        "scale_linear": "normalisation: divide or fixed",
+        "scale_linear": "normalisation: divide, fixed or linear",
         "scale_range": "normalisation: minmax or percentile",
+        "sigmoid": "normalisation: sigmoid",
         "zero_mean_unit_variance": "normalisation: zscore",
     },
     _NO_CODE,
@@ -374,7 +408,10 @@ BIOIMAGEIO_AFTER = Names(
     (BIOIMAGEIO,),
     {
         "binarize": "decoder: threshold",
+        "clip": "nothing of probabilities; else the threshold of the decoder",
         "ensure_dtype": "nothing, as labels have a type of their own",
+        "fixed_zero_mean_unit_variance": "a line of the network's output, or the threshold of the decoder",
+        "scale_linear": "a line of the network's output, or the threshold of the decoder",
         "sigmoid": "activation: sigmoid",
         "softmax": "activation: softmax",
     },

@@ -12,7 +12,7 @@ from napari_tessera.engine.source import iter_regions
 
 if TYPE_CHECKING:
     from napari_tessera.engine.source import Region, Source
-    from napari_tessera.models.spec import Normalisation
+    from napari_tessera.models.normalisation import Chain, Normalisation
 
 __all__ = ["ForegroundSource", "is_masked", "measure_foreground"]
 
@@ -20,10 +20,12 @@ __all__ = ["ForegroundSource", "is_masked", "measure_foreground"]
 PIECE_VOXELS = 8_000_000
 
 
-def is_masked(normalisation: Normalisation | Sequence[Normalisation], channels: int) -> tuple[bool, ...]:
+def is_masked(
+    normalisation: Normalisation | Chain | Sequence[Normalisation | Chain], channels: int
+) -> tuple[bool, ...]:
     """Return for each channel whether it is normalised by its foreground alone."""
     each = normalisation if isinstance(normalisation, Sequence) else [normalisation] * channels
-    return tuple(bool(dict(one.parameters).get("masked")) for one in each)
+    return tuple(any(step.has("masked") for step in one.steps) for one in each)
 
 
 def measure_foreground(source: Source) -> npt.NDArray[np.bool_]:
