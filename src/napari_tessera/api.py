@@ -405,14 +405,19 @@ def provenance(planned: Plan, model: Model) -> dict[str, Any]:
     """Return what a reader of the result needs to make it again: version, model, settings, counts."""
     from napari_tessera import __version__
 
+    crop = next((volume.crop for volume in planned.volumes if volume.crop is not None), None)
     resampled = next((volume.resampling for volume in planned.volumes if volume.resampling is not None), None)
-    return {
-        "software": f"napari-tessera {__version__}",
-        "model": model.spec.name,
-        "model_origin": model.origin,
-        "settings": planned.settings.to_dict(),
-        "windows": planned.windows,
-        "skipped_windows": planned.skipped_windows,
-        "forward_passes": planned.forward_passes,
-        "device": planned.device.name,
-    } | ({} if resampled is None else {"resampled": resampled.to_dict()})
+    return (
+        {
+            "software": f"napari-tessera {__version__}",
+            "model": model.spec.name,
+            "model_origin": model.origin,
+            "settings": planned.settings.to_dict(),
+            "windows": planned.windows,
+            "skipped_windows": planned.skipped_windows,
+            "forward_passes": planned.forward_passes,
+            "device": planned.device.name,
+        }
+        | ({} if resampled is None else {"resampled": resampled.to_dict()})
+        | ({} if crop is None else {"crop": crop.to_dict()})
+    )

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from napari_tessera.planning.plan import Plan, VolumePlan
     from napari_tessera.planning.resampling import Resampling
 
-__all__ = ["Load", "Measure", "VolumeResult", "iter_results"]
+__all__ = ["Load", "Measure", "VolumeResult", "iter_results", "normalised_source"]
 
 Load = Callable[[], Source]
 Measure = Callable[[int, Source], "IntensityMap"]
@@ -251,7 +251,7 @@ def _iter_loaded(
             source = planned.crop.of(source)
         occupied = _occupied(source, planned, plan.settings.skip_below)
         if masked or (planned.resampling is not None and planned.resampling.scheme.normalise_first):
-            source = _normalised(source, lambda source: intensity(number, source), masked)
+            source = normalised_source(source, lambda source: intensity(number, source), masked)
             if planned.resampling is not None:
                 source = planned.resampling.wrap(source)
             found = IntensityMap.identity(source.shape[0])
@@ -280,7 +280,7 @@ def _iter_loaded(
                 future.cancel()
 
 
-def _normalised(source: Source, measure: Callable[[Source], IntensityMap], masked: tuple[bool, ...]) -> Source:
+def normalised_source(source: Source, measure: Callable[[Source], IntensityMap], masked: tuple[bool, ...]) -> Source:
     """Return *source* normalised as it is read; *masked*: for each channel whether by its foreground; (): none is."""
     if not masked:
         return NormalisedSource(source, measure(source))

@@ -52,6 +52,7 @@ def advise(
     model_size_um: VoxelSize | None,
     resamplings: Sequence[Resampling | None],
     resamples: bool,
+    empty: int = 0,
 ) -> tuple[Advice, ...]:
     """Return all advice on a plan, the most important first.
 
@@ -71,8 +72,11 @@ def advise(
         How every volume is resampled, None where it is not.
     resamples
         Whether volumes of another voxel size are to be resampled, where the size is known.
+    empty
+        Volumes that are 0 everywhere, of which the network sees nothing.
     """
     found = [
+        *_on_empty(empty, len(grids)),
         *_on_device_memory(settings, grids, device, total_bytes),
         *_on_host_memory(host_bytes, settings, device),
         *_on_mixed_up_batches(settings, host_bytes),
@@ -84,6 +88,12 @@ def advise(
         *_on_resampling(resamplings),
     ]
     return tuple(sorted(found, key=lambda advice: -advice.level))
+
+
+def _on_empty(empty: int, volumes: int) -> Iterator[Advice]:
+    if empty:
+        which = "The image is" if volumes == 1 else f"{empty} of {volumes} volumes are"
+        yield Advice(Level.WARNING, f"{which} 0 everywhere: all of it is background, and nothing is computed")
 
 
 def _on_device_memory(

@@ -165,6 +165,7 @@ def resolve(
             model_size_um=expected_voxel_size(settings, spec),
             resamplings=resamplings,
             resamples=resamples(settings, spec),
+            empty=sum(box is not None and box.is_empty for box in boxes),
         ),
     )
 
