@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from tests.models.sample import IN_CHANNELS, OUT_CHANNELS, Sample
 
-__all__ = ["NEEDS", "checkpoint", "dataset", "make", "make_folds", "make_network", "plans", "write_folder"]
+__all__ = ["NEEDS", "checkpoint", "dataset", "make", "make_folds", "make_network", "make_zip", "plans", "write_folder"]
 
 NEEDS = ("dynamic_network_architectures",)
 CONFIGURATION = "3d_fullres"
@@ -167,3 +168,14 @@ def make_folds(folder: Path, dims: int) -> Sample:
     folds = [checkpoint(network, plan) for network in networks]
     path = write_folder(folder / f"nnUNetTrainer__nnUNetPlans__{name}", plan, dataset(), folds)
     return Sample(path, _Mean(networks).eval())
+
+
+def make_zip(folder: Path) -> Path:
+    """Return folds of a 3D network in a zip, with the folders around them that nnU-Net's export writes."""
+    trained = make_folds(folder, 3).path
+    place = folder / "zipped" / "nnUNet_results" / "Dataset001_Cells"
+    place.mkdir(parents=True)
+    shutil.move(trained, place / "nnUNetTrainer__nnUNetPlans__3d_fullres")
+    archive = shutil.make_archive(str(folder / "exported"), "zip", folder / "zipped")
+    shutil.rmtree(folder / "zipped")
+    return Path(archive)

@@ -8,14 +8,23 @@ import pickle
 import sys
 import tracemalloc
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tests.models.sample_nnunet import checkpoint, dataset, make, make_network, plans, write_folder
+from tests.models.sample_nnunet import (
+    checkpoint,
+    dataset,
+    make,
+    make_folds,
+    make_network,
+    make_zip,
+    plans,
+    write_folder,
+)
 
 import napari_tessera as nt
 from napari_tessera.errors import ModelError
@@ -347,13 +356,55 @@ def test_several_trained_folders(tmp_path: Path) -> None:
         load_model(tmp_path / "results")
 
 
-def test_a_zip_is_to_be_unpacked(tmp_path: Path) -> None:
-    path = make(tmp_path).path
-    with zipfile.ZipFile(tmp_path / "model.zip", "w") as archive:
-        for name in ("plans.json", "dataset.json"):
-            archive.write(path / name, name)
-    with pytest.raises(ModelError, match=r"model\.zip is an nnU-Net folder in a zip: unpack it"):
-        load_model(tmp_path / "model.zip")
+def test_a_zip_is_the_folder_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    folder = make_folds(tmp_path, 3).path
+    expected = load_model(folder)
+    path = make_zip(tmp_path)
+    model = load_model(path)
+    assert not list(scratch.iterdir())
+    assert (model.spec, model.notes, model.origin) == (expected.spec, expected.notes, str(path))
+    assert describe_model(path)[1].notes == model.notes
+    windows = torch.rand(1, 1, *model.spec.window.default)
+    with torch.inference_mode():
+        assert torch.equal(model.network(windows), expected.network(windows))
+
+
+def zip_of(path: Path, files: Mapping[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+ZIPPED = {"a/plans.json": b"{}", "a/dataset.json": b"{}"}
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (ZIPPED, r"model\.zip/a/plans\.json .*"),
+        (ZIPPED | {"b/plans.json": b"{}", "b/dataset.json": b"{}"}, r"2 trained nnU-Net folders \(a, b\): unpack it"),
+        (ZIPPED | {"../escape": b""}, r"'\.\./escape'"),
+        (ZIPPED | {"a/fold_0/checkpoint_final.pth": bytes(10**8)}, r"grow from \d+ to \d+ bytes"),
+        (ZIPPED | {"a/plans.json": b"[" * 10**5}, r"model\.zip/a/plans\.json"),
+    ],
+)
+def test_what_is_wrong_with_a_zip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, bytes], said: str
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    path = zip_of(tmp_path / "model.zip", files)
+    for act in (load_model, describe_model):
+        with pytest.raises(ModelError, match=said) as refused:
+            act(path)
+        assert str(scratch) not in str(refused.value)
+    assert not list(scratch.iterdir())
+    assert sorted(tmp_path.iterdir()) == [path, scratch]
 
 
 def test_a_cascade_is_refused(folder: Folder) -> None:

@@ -10,6 +10,7 @@ from napari_tessera.errors import ModelError
 from napari_tessera.models.empty_network import StoredWeights
 from napari_tessera.models.formats.base import Description, Risk
 from napari_tessera.models.formats.nnunet.checkpoint import Checkpoint, read_checkpoint
+from napari_tessera.models.formats.nnunet.folder import CHECKPOINTS, DATASET, PLANS, open_folder
 from napari_tessera.models.formats.nnunet.network import FoldAverage, Reordered, build_network
 from napari_tessera.models.formats.nnunet.plans import Architecture, read_dataset, read_plans
 from napari_tessera.models.formats.nnunet.spec import axis_order, iter_notes, make_spec, read_outputs
@@ -23,12 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMAT", "NnUNetFolder"]
 
-PLANS, DATASET = "plans.json", "dataset.json"
-# The first of these that any fold has is used of all folds, as nnU-Net does.
-CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
-# Folders between the one that is opened and the trained one: results / dataset / trainer__plans__configuration.
-DEEPEST = 3
-
 
 class NnUNetFolder:
     """What nnU-Net v2 leaves of a training: plans.json, dataset.json and one folder per fold."""
@@ -41,21 +36,23 @@ class NnUNetFolder:
 
     def describe(self, path: Path) -> Description:
         """Return what the plans and the heads of the checkpoints in *path* say."""
-        found = _read(path)
+        with open_folder(path) as folder:
+            found = _read(folder)
         network = found.architecture.network_class_name.rpartition(".")[2]
         folds = len(found.checkpoints)
         return Description(found.spec, f"{network} (mean of {folds} folds)" if folds > 1 else network, found.notes)
 
     def load(self, path: Path) -> Model:
-        """Open the folder *path*; several folds become one network that averages them.
+        """Open the folder or zip *path*; several folds become one network that averages them.
 
         Raises
         ------
         ModelError
             If a file is missing, malformed, holds more than data, or does not fit the others.
         """
-        found = _read(path)
-        folds = [_build(found, checkpoint) for checkpoint in found.checkpoints]
+        with open_folder(path) as folder:
+            found = _read(folder)
+            folds = [_build(found, checkpoint) for checkpoint in found.checkpoints]
         network = folds[0] if len(folds) == 1 else FoldAverage(folds)
         if found.order != tuple(sorted(found.order)):
             network = Reordered(network, found.order)
@@ -77,8 +74,7 @@ class _Found:
     notes: tuple[str, ...]
 
 
-def _read(path: Path) -> _Found:
-    folder = _trained_folder(path)
+def _read(folder: Path) -> _Found:
     plans, dataset = read_plans(folder / PLANS), read_dataset(folder / DATASET)
     if plans.label_manager != "LabelManager":
         raise ModelError(
@@ -112,19 +108,6 @@ def _build(found: _Found, checkpoint: Checkpoint) -> torch.nn.Module:
     network = build_network(found.architecture, *channels, found.folder / PLANS, stored)
     fill(network, checkpoint.weights, label=label, what="the architecture in the plans")
     return network
-
-
-def _trained_folder(path: Path) -> Path:
-    """Return the folder with the plans: *path*, or the only such one in it."""
-    if not path.is_dir():
-        raise ModelError(f"{path} is an nnU-Net folder in a zip: unpack it and open the folder")
-    levels = ["/".join([*["*"] * depth, PLANS]) for depth in range(DEEPEST)]
-    folders = sorted({plans.parent for level in levels for plans in path.glob(level)})
-    trained = [folder for folder in folders if (folder / DATASET).exists()]
-    if len(trained) != 1:
-        names = ", ".join(str(folder.relative_to(path)) for folder in trained)
-        raise ModelError(f"{path} holds {len(trained)} trained nnU-Net folders ({names}): name the one to open")
-    return trained[0]
 
 
 def _find_checkpoints(folder: Path) -> tuple[list[Path], list[str]]:
