@@ -20,6 +20,7 @@ from tests.models.make_samples import SAMPLES
 
 import napari_tessera as nt
 from napari_tessera.models.formats.registry import FORMATS
+from napari_tessera.models.suggestions import with_views_of
 from napari_tessera.volumes import open_tiff
 
 Tessera = Callable[..., Any]
@@ -107,9 +108,10 @@ def test_it_runs_with_the_results_of_python(tessera: Tessera, printed: Commands,
         assert not labels.exists()
     assert tessera(*run).code == 0
     loaded, volume = nt.load_model(model, trust=True), tifffile.imread(image)
-    np.testing.assert_array_equal(tifffile.imread(labels), nt.segment(volume, loaded, SETTINGS))
+    settings = with_views_of(SETTINGS, loaded.spec)  # as the command line begins
+    np.testing.assert_array_equal(tifffile.imread(labels), nt.segment(volume, loaded, settings))
 
     assert tessera(*run, "--probabilities", "--probability-type", "float32", "--overwrite").code == 0
-    kept, expected = open_tiff(labels), nt.predict(volume, loaded, SETTINGS)
+    kept, expected = open_tiff(labels), nt.predict(volume, loaded, settings)
     assert kept.axes == "C" + "ZYX"[-volume.ndim :]
     np.testing.assert_array_equal(np.asarray(kept.data), expected)
