@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_tessera.engine import crop as module
 from napari_tessera.engine.crop import Crop, CroppedSource, measure_crop
 from napari_tessera.engine.source import ArraySource
 
@@ -26,7 +25,7 @@ def image(channels: int = 1) -> np.ndarray:
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("piece", [1, 100, 8_000_000])
 def test_all_that_counts_is_in_the_box(monkeypatch: pytest.MonkeyPatch, lazy: bool, channels: int, piece: int) -> None:
-    monkeypatch.setattr(module, "PIECE_VOXELS", piece)
+    monkeypatch.setattr("napari_tessera.engine.source.PIECE_VOXELS", piece)
     values: Any = da.from_array(image(channels), chunks=(1, 4, 7, 10)) if lazy else image(channels)
     found = measure_crop(ArraySource(values, channel_axis=0))
     assert found == Crop((9, 20, 31), ((2, 5), (4, 11), (2, 30)))

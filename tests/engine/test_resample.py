@@ -106,7 +106,7 @@ def test_planes_by_themselves() -> None:
 
 def test_limits_are_measured_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     image = noise(2, 9, 20, 30)
-    monkeypatch.setattr("napari_tessera.engine.limits.PIECE_VOXELS", 500)
+    monkeypatch.setattr("napari_tessera.engine.source.PIECE_VOXELS", 500)
     source = ArraySource(image, channel_axis=0)
     for axis in (0, 1, 2):
         others = tuple(1 + other for other in range(3) if other != axis)

@@ -108,7 +108,7 @@ def lazy(volume: np.ndarray, kind: str) -> Any:
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(normalise, "PIECE_VOXELS", 300)
+    monkeypatch.setattr("napari_tessera.engine.source.PIECE_VOXELS", 300)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ settings those that a model suggests: nothing is set by hand.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
+from tests.models.nnunet_origin import one_thread, open_predictor, teach, zscore
 from tests.models.sample_nnunet import checkpoint, dataset, make_network, plans, write_folder
 
 import napari_tessera as nt
@@ -40,65 +40,11 @@ def cells(shape: tuple[int, ...], seed: int) -> tuple[NDArray[np.float32], NDArr
     return image.astype(np.float32), inside
 
 
-def zscore(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    return (image - image.mean()) / image.std()
-
-
-def teach(network: torch.nn.Module, patch: list[int], *, steps: int) -> torch.nn.Module:
-    """Train *network* to find cells, without reflections; the same every time."""
-    image, inside = cells((40, 160, 160)[-len(patch) :], 100)
-    values, truth = torch.from_numpy(zscore(image)), torch.from_numpy(inside).long()
-    generator, optimiser = np.random.default_rng(1), torch.optim.Adam(network.parameters(), 8e-3)
-    network.train()
-    for _ in range(steps):
-        starts = [[generator.integers(n - p + 1) for n, p in zip(image.shape, patch, strict=True)] for _ in range(2)]
-        boxes = [tuple(slice(s, s + p) for s, p in zip(start, patch, strict=True)) for start in starts]
-        output = network(torch.stack([values[box] for box in boxes])[:, None])
-        loss = torch.nn.functional.cross_entropy(output, torch.stack([truth[box] for box in boxes]))
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    return network.eval()
-
-
 def nnunet_logits(folder: Path, preprocessed: NDArray[np.float32]) -> torch.Tensor:
     """Return what nnU-Net's predictor, mirroring as it does by default, says of (C, Z, Y, X) in its own axes."""
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-    data = json.loads((folder / "dataset.json").read_text())
-    manager = PlansManager(json.loads((folder / "plans.json").read_text()))
-    # The predictor's own way of opening them needs all that training needs; weights that this test wrote are no risk.
-    fold = torch.load(folder / "fold_0" / "checkpoint_final.pth", weights_only=False)
-    configuration = manager.get_configuration(fold["init_args"]["configuration"])
-    labels = manager.get_label_manager(data)
-    network = get_network_from_plans(
-        configuration.network_arch_class_name,
-        configuration.network_arch_init_kwargs,
-        configuration.network_arch_init_kwargs_req_import,
-        len(data["channel_names"]),
-        labels.num_segmentation_heads,
-        deep_supervision=False,
-    )
-    predictor = nnUNetPredictor(
-        tile_step_size=0.5,
-        use_gaussian=True,
-        use_mirroring=True,
-        perform_everything_on_device=False,
-        device=torch.device("cpu"),
-        allow_tqdm=False,
-    )
-    predictor.manual_initialization(
-        network,
-        manager,
-        configuration,
-        [fold["network_weights"]],
-        data,
-        fold["trainer_name"],
-        fold["inference_allowed_mirroring_axes"],
-    )
-    return predictor.predict_logits_from_preprocessed_data(torch.from_numpy(preprocessed))
+    predictor, _ = open_predictor(folder, mirroring=True)
+    logits: torch.Tensor = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(preprocessed))
+    return logits
 
 
 def assert_same_labels(ours: NDArray[Any], theirs: NDArray[Any], truth: NDArray[np.bool_]) -> None:
@@ -108,13 +54,9 @@ def assert_same_labels(ours: NDArray[Any], theirs: NDArray[Any], truth: NDArray[
 
 @pytest.fixture(scope="module")
 def taught() -> tuple[dict[str, Any], torch.nn.Module]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # windows are small: threads that wait for each other cost more than they give
-    try:
+    with one_thread():
         plan = plans(patch_size=PATCH)
-        return plan, teach(make_network(plan, seed=1), PATCH, steps=STEPS)
-    finally:
-        torch.set_num_threads(before)
+        return plan, teach(make_network(plan, seed=1), PATCH, cells, seed=1, steps=STEPS)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +103,7 @@ def test_mirroring_with_another_order_of_axes(taught: tuple[dict[str, Any], torc
 
 def test_mirroring_in_the_plane(tmp_path: Path) -> None:
     plan = plans(2, patch_size=[64, 80])
-    network = teach(make_network(plan), [64, 80], steps=100)
+    network = teach(make_network(plan), [64, 80], cells, seed=1, steps=100)
     folder = write_folder(tmp_path, plan, dataset(), [checkpoint(network, plan, inference_allowed_mirroring_axes=(1,))])
     image, truth = cells((130, 160), 8)
     model = nt.load_model(folder)

@@ -8,9 +8,6 @@ that has learnt something are the same but for a few voxels, and with untrained 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
+from tests.models.nnunet_origin import one_thread, open_predictor, teach, zscore
 from tests.models.sample_nnunet import checkpoint, dataset, make_network, plans, write_folder
 
 import napari_tessera as nt
@@ -41,68 +39,9 @@ def cells(shape: tuple[int, ...], seed: int) -> tuple[NDArray[np.float32], NDArr
     return (np.where(inside, 160, 80) + 8 * generator.normal(size=shape)).astype(np.float32), inside
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Windows are small: threads that wait for each other cost more than they give."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def teach(network: torch.nn.Module, patch: list[int], *, seed: int, steps: int) -> torch.nn.Module:
-    """Train *network* to find cells, some seconds long; the same every time."""
-    image, inside = cells((40, 160, 160)[-len(patch) :], 100)
-    values, truth = torch.from_numpy(zscore(image)), torch.from_numpy(inside).long()
-    generator, optimiser = np.random.default_rng(seed), torch.optim.Adam(network.parameters(), 8e-3)
-    network.train()
-    for _ in range(steps):
-        starts = [[generator.integers(n - p + 1) for n, p in zip(image.shape, patch, strict=True)] for _ in range(2)]
-        boxes = [tuple(slice(s, s + p) for s, p in zip(start, patch, strict=True)) for start in starts]
-        output = network(torch.stack([values[box] for box in boxes])[:, None])
-        loss = torch.nn.functional.cross_entropy(output, torch.stack([truth[box] for box in boxes]))
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    return network.eval()
-
-
-def zscore(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    return (image - image.mean()) / image.std()
-
-
 def nnunet_logits(folder: Path, preprocessed: NDArray[np.float32]) -> tuple[torch.Tensor, Any]:
     """Return what nnU-Net's predictor says of (C, Z, Y, X) in its own order of axes, and its manager of labels."""
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-    data = json.loads((folder / "dataset.json").read_text())
-    manager = PlansManager(json.loads((folder / "plans.json").read_text()))
-    # The predictor's own way of opening them needs all that training needs; weights that this test wrote are no risk.
-    folds = [torch.load(file, weights_only=False) for file in sorted(folder.glob("fold_*/checkpoint_final.pth"))]
-    configuration = manager.get_configuration(folds[0]["init_args"]["configuration"])
-    labels = manager.get_label_manager(data)
-    network = get_network_from_plans(
-        configuration.network_arch_class_name,
-        configuration.network_arch_init_kwargs,
-        configuration.network_arch_init_kwargs_req_import,
-        len(data["channel_names"]),
-        labels.num_segmentation_heads,
-        deep_supervision=False,
-    )
-    predictor = nnUNetPredictor(
-        tile_step_size=0.5,
-        use_gaussian=True,
-        use_mirroring=False,
-        perform_everything_on_device=False,
-        device=torch.device("cpu"),
-        allow_tqdm=False,
-    )
-    weights = [fold["network_weights"] for fold in folds]
-    predictor.manual_initialization(network, manager, configuration, weights, data, "nnUNetTrainer", None)
+    predictor, labels = open_predictor(folder)
     return predictor.predict_logits_from_preprocessed_data(torch.from_numpy(preprocessed)), labels
 
 
@@ -116,8 +55,8 @@ def taught() -> tuple[dict[str, Any], list[torch.nn.Module]]:
     """Plans in 3D and two networks of them, the second being the first after some more lessons."""
     plan = plans(patch_size=[16, 32, 32])
     with one_thread():
-        first = teach(make_network(plan, seed=1), [16, 32, 32], seed=1, steps=120)
-        return plan, [first, teach(deepcopy(first), [16, 32, 32], seed=2, steps=20)]
+        first = teach(make_network(plan, seed=1), [16, 32, 32], cells, seed=1, steps=120)
+        return plan, [first, teach(deepcopy(first), [16, 32, 32], cells, seed=2, steps=20)]
 
 
 # The first shape gives both the same windows; the others do not.
@@ -153,7 +92,7 @@ def test_another_order_of_axes(taught: tuple[dict[str, Any], list[torch.nn.Modul
 def test_two_dimensions(tmp_path: Path) -> None:
     plan = plans(2, patch_size=[64, 80])
     with one_thread():
-        network = teach(make_network(plan), [64, 80], seed=1, steps=200)
+        network = teach(make_network(plan), [64, 80], cells, seed=1, steps=200)
     folder = write_folder(tmp_path, plan, dataset(), [checkpoint(network, plan)])
     image, truth = cells((190, 230), 8)
     logits, _ = nnunet_logits(folder, zscore(image)[None, None])

@@ -6,18 +6,20 @@ Where it finds that this takes away much, it normalises what is not zero alone, 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
+from tests.models.nnunet_origin import one_thread, open_predictor, teach
 from tests.models.sample_nnunet import checkpoint, dataset, make_network, plans, write_folder
-from tests.models.test_nnunet_origin import assert_same_labels, cells, one_thread, teach
+from tests.models.test_nnunet_origin import assert_same_labels, cells
 
 import napari_tessera as nt
+
+if TYPE_CHECKING:
+    import torch
 
 pytestmark = [
     pytest.mark.origin("nnunetv2.inference.predict_from_raw_data"),
@@ -65,7 +67,7 @@ def taught() -> dict[int, torch.nn.Module]:
     with one_thread():
         steps = {2: 200, 3: 120}
         return {
-            dims: teach(make_network(plans(dims, patch_size=patch)), patch, seed=1, steps=steps[dims])
+            dims: teach(make_network(plans(dims, patch_size=patch)), patch, cells, seed=1, steps=steps[dims])
             for dims, patch in PATCHES.items()
         }
 
@@ -88,28 +90,7 @@ def bordered(dims: int, channels: int, seed: int, *, corner: bool = False) -> tu
 
 def nnunet_labels(folder: Path, image: Image) -> NDArray[Any]:
     """Return the labels that nnU-Net makes of the raw *image*, (C, *spatial), without any step done for it."""
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-    data = json.loads((folder / "dataset.json").read_text())
-    manager = PlansManager(json.loads((folder / "plans.json").read_text()))
-    fold = torch.load(folder / "fold_0/checkpoint_final.pth", weights_only=False)
-    configuration = manager.get_configuration(fold["init_args"]["configuration"])
-    network = get_network_from_plans(
-        configuration.network_arch_class_name,
-        configuration.network_arch_init_kwargs,
-        configuration.network_arch_init_kwargs_req_import,
-        len(data["channel_names"]),
-        2,
-        deep_supervision=False,
-    )
-    predictor = nnUNetPredictor(
-        use_mirroring=False, perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False
-    )
-    predictor.manual_initialization(
-        network, manager, configuration, [fold["network_weights"]], data, "nnUNetTrainer", None
-    )
+    predictor, _ = open_predictor(folder)
     spacing = [0.003, 0.001, 0.001] if image.ndim == 4 else [999.0, 0.001, 0.001]
     volume = image if image.ndim == 4 else image[:, None]
     found = predictor.predict_single_npy_array(volume.copy(), {"spacing": spacing}, None, None, False)

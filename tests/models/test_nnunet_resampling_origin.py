@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from scipy import ndimage
+from tests.models.nnunet_origin import one_thread, open_predictor, teach
 from tests.models.sample_nnunet import checkpoint, dataset, make_network, plans, write_folder
-from tests.models.test_nnunet_origin import one_thread, teach
+from tests.models.test_nnunet_origin import cells as taught_cells
 
 import napari_tessera as nt
 from napari_tessera.engine.interpolation import ResamplingScheme
+
+if TYPE_CHECKING:
+    import torch
 
 pytestmark = [
     pytest.mark.origin("nnunetv2.inference.predict_from_raw_data"),
@@ -67,33 +69,7 @@ def nnunet_labels(
     folder: Path, image: NDArray[np.float32], spacing: tuple[float, ...], *, probabilities: bool = False
 ) -> Any:
     """Return what nnU-Net's predictor makes of *image*, (Z, Y, X), whose voxels are *spacing* millimetres."""
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-    data = json.loads((folder / "dataset.json").read_text())
-    manager = PlansManager(json.loads((folder / "plans.json").read_text()))
-    # The predictor's own way of opening them needs all that training needs; weights that this test wrote are no risk.
-    fold = torch.load(folder / "fold_0" / "checkpoint_final.pth", weights_only=False)
-    configuration = manager.get_configuration(fold["init_args"]["configuration"])
-    network = get_network_from_plans(
-        configuration.network_arch_class_name,
-        configuration.network_arch_init_kwargs,
-        configuration.network_arch_init_kwargs_req_import,
-        len(data["channel_names"]),
-        manager.get_label_manager(data).num_segmentation_heads,
-        deep_supervision=False,
-    )
-    predictor = nnUNetPredictor(
-        tile_step_size=0.5,
-        use_gaussian=True,
-        use_mirroring=False,
-        perform_everything_on_device=False,
-        device=torch.device("cpu"),
-        allow_tqdm=False,
-    )
-    weights = [fold["network_weights"]]
-    predictor.manual_initialization(network, manager, configuration, weights, data, "nnUNetTrainer", None)
+    predictor, _ = open_predictor(folder)
     return predictor.predict_single_npy_array(
         image[None], {"spacing": list(spacing)}, save_or_return_probabilities=probabilities
     )
@@ -104,7 +80,7 @@ def network() -> torch.nn.Module:
     """A network in 3D that finds cells."""
     plan = plans(patch_size=[16, 32, 32])
     with one_thread():
-        return teach(make_network(plan, seed=1), [16, 32, 32], seed=1, steps=120)
+        return teach(make_network(plan, seed=1), [16, 32, 32], taught_cells, seed=1, steps=120)
 
 
 def write(folder: Path, network: torch.nn.Module, spacing: tuple[float, ...], **changes: Any) -> Path:
@@ -215,7 +191,7 @@ def test_another_order_of_axes(network: torch.nn.Module, tmp_path: Path) -> None
 def test_two_dimensions(tmp_path: Path, own_mm: tuple[float, float]) -> None:
     plan = plans(2, patch_size=[64, 80])
     with one_thread():
-        network = teach(make_network(plan), [64, 80], seed=1, steps=200)
+        network = teach(make_network(plan), [64, 80], taught_cells, seed=1, steps=200)
     model_mm = (1.0, 1.0)
     folder = write(tmp_path, network, model_mm)
     image, truth = cells(image_shape(PLANE, model_mm, own_mm), finer(model_mm, own_mm), 8)

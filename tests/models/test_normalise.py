@@ -24,7 +24,7 @@ def apply(volume: Any, normalisation: Normalisation, channel_axis: int | None = 
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(normalise, "PIECE_VOXELS", 50)
+    monkeypatch.setattr("napari_tessera.engine.source.PIECE_VOXELS", 50)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "float32", "float64", "bool"])
@@ -95,7 +95,7 @@ def test_a_sample_does_not_fall_in_with_stripes(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("kind", ["dask", "zarr"])
 def test_each_chunk_of_a_lazy_array_is_read_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(normalise, "PIECE_VOXELS", 3000)
+    monkeypatch.setattr("napari_tessera.engine.source.PIECE_VOXELS", 3000)
     image = np.random.default_rng(0).random((20, 30, 40), dtype=np.float32)
     reads: list[str] = []
     lazy: Any

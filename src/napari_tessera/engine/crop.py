@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_tessera.engine.source import ArraySource, iter_regions
+from napari_tessera.engine.source import ArraySource, SourceView, iter_regions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from napari_tessera.engine.source import Region, Source
 
 __all__ = ["Crop", "CroppedSource", "measure_crop"]
-
-# Voxels looked at together: bounds the memory of the pass over a lazy image, as far as its chunks allow.
-PIECE_VOXELS = 8_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +88,7 @@ class Crop:
         return {"box": [list(limits) for limits in self.box], "is_empty": self.is_empty}
 
 
-class CroppedSource:
+class CroppedSource(SourceView):
     """A `Source` that is a box of another.
 
     Parameters
@@ -103,23 +100,13 @@ class CroppedSource:
     """
 
     def __init__(self, source: Source, crop: Crop) -> None:
-        self.source = source
+        super().__init__(source)
         self.crop = crop
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(C, *spatial) of the box."""
         return (self.source.shape[0], *self.crop.shape)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The image's own."""
-        return self.source.dtype
-
-    @property
-    def chunk(self) -> tuple[int, ...] | None:
-        """What the image is read in; None where it does not say."""
-        return getattr(self.source, "chunk", None)
 
     def read(self, region: Region) -> npt.NDArray[Any]:
         """Return the voxels of *region* of the box, (C, *region)."""
@@ -132,7 +119,7 @@ def measure_crop(source: Source) -> Crop:
     """Return the smallest box of *source* outside of which all channels are 0; reads the image once, in pieces."""
     shape = source.shape[1:]
     hit = [np.zeros(side, bool) for side in shape]
-    for region in iter_regions(source, PIECE_VOXELS):
+    for region in iter_regions(source):
         counts: npt.NDArray[Any] = (source.read(region) != 0).any(axis=0)
         for axis, part in enumerate(region):
             hit[axis][part] |= counts.any(axis=tuple(other for other in range(len(shape)) if other != axis))

@@ -18,10 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["Limits", "measure_limits"]
 
 
-# Voxels looked at together: bounds the memory of a pass over a lazy volume, as far as its chunks allow.
-PIECE_VOXELS = 8_000_000
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Limits:
     """What values lie between.
@@ -57,7 +53,7 @@ def measure_limits(source: Source, axis: int | None = None) -> Limits:
     low = np.full((channels, planes), np.inf, np.float32)
     high = np.full((channels, planes), -np.inf, np.float32)
     others = tuple(1 + other for other in range(len(spatial)) if other != axis)
-    for region in iter_regions(source, PIECE_VOXELS):
+    for region in iter_regions(source):
         values = source.read(region)
         at = slice(None) if axis is None else region[axis]
         low[:, at] = np.minimum(low[:, at], values.min(axis=others).reshape(channels, -1))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_tessera.engine.source import SourceView
+
 if TYPE_CHECKING:
     from napari_tessera.engine.intensity import IntensityMap
     from napari_tessera.engine.source import Region, Source
@@ -18,7 +20,7 @@ PIECE_VOXELS = 1_000_000
 MAPPING_BYTES = 3 * 8 * PIECE_VOXELS
 
 
-class NormalisedSource:
+class NormalisedSource(SourceView):
     """A `Source` whose values are mapped as they are read, float32.
 
     Parameters
@@ -33,8 +35,6 @@ class NormalisedSource:
         For each channel whether it becomes 0 outside of the foreground.
     """
 
-    dtype: np.dtype[Any] = np.dtype(np.float32)
-
     def __init__(
         self,
         source: Source,
@@ -42,20 +42,15 @@ class NormalisedSource:
         inside: npt.NDArray[np.bool_] | None = None,
         masked: tuple[bool, ...] = (),
     ) -> None:
-        self.source = source
+        super().__init__(source)
         self.intensity = intensity
         self._inside = inside
         self._masked = masked
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """(C, *spatial)."""
-        return self.source.shape
-
-    @property
-    def chunk(self) -> tuple[int, ...] | None:
-        """What the image is read in; None where it does not say."""
-        return getattr(self.source, "chunk", None)
+    def dtype(self) -> np.dtype[Any]:
+        """Float32."""
+        return np.dtype(np.float32)
 
     def read(self, region: Region) -> npt.NDArray[Any]:
         """Return the voxels of *region*, (C, *region), mapped."""

@@ -13,12 +13,15 @@ import numpy.typing as npt
 
 from napari_tessera.errors import InputError
 
-__all__ = ["ArraySource", "PlaneCache", "Source", "estimate_cache_bytes", "iter_regions"]
+__all__ = ["ArraySource", "PlaneCache", "Source", "SourceView", "estimate_cache_bytes", "iter_regions"]
 
 if TYPE_CHECKING:
     from napari_tessera.engine.grid import WindowGrid
 
 Region = tuple[slice, ...]
+
+# Voxels looked at together: bounds the memory of a pass over a lazy image, as far as its chunks allow.
+PIECE_VOXELS = 8_000_000
 
 
 class Source(Protocol):
@@ -94,6 +97,38 @@ class ArraySource:
             raise InputError(f"the image cannot be read: {error}") from error
 
 
+class SourceView:
+    """A `Source` that is another one seen in some way; what a subclass does not change is that one's own.
+
+    Parameters
+    ----------
+    source
+        The other one.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, *spatial)."""
+        return self.source.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of what `read` returns."""
+        return self.source.dtype
+
+    @property
+    def chunk(self) -> tuple[int, ...] | None:
+        """What the image is read in; None where it does not say."""
+        return getattr(self.source, "chunk", None)
+
+    def read(self, region: Region) -> npt.NDArray[Any]:
+        """Return the voxels of the spatial *region*, all channels, shape (C, *region)."""
+        return self.source.read(region)
+
+
 class PlaneCache:
     """A `Source` that reads every plane of a lazy array once, while windows advance along *axis*.
 
@@ -156,15 +191,15 @@ class PlaneCache:
         return first + int(planes.shape[1 + self._axis])
 
 
-def iter_regions(source: Source, most_voxels: int) -> Iterator[Region]:
-    """Yield regions that cover *source*, of *most_voxels* over all channels as far as its chunks allow.
+def iter_regions(source: Source) -> Iterator[Region]:
+    """Yield regions that cover *source*, of `PIECE_VOXELS` over all channels as far as its chunks allow.
 
     They are whole chunks of a lazy array, which it would else compute again and again.
     """
     channels, *spatial = source.shape
     box = list(getattr(source, "chunk", None) or (1, *spatial[1:]))
     for axis in reversed(range(len(box))):  # as many chunks at once as may be
-        fitting = most_voxels // max(channels * prod(box), 1)
+        fitting = PIECE_VOXELS // max(channels * prod(box), 1)
         box[axis] = min(box[axis] * max(fitting, 1), spatial[axis])
     for corner in product(*(range(0, side, step) for side, step in zip(spatial, box, strict=True))):
         ends = (min(start + step, side) for start, step, side in zip(corner, box, spatial, strict=True))

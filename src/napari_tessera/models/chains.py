@@ -17,7 +17,7 @@ import numpy as np
 from napari_tessera.engine.intensity import IntensityMap
 from napari_tessera.engine.pointwise import Binarise, Power, Sigmoid, Straight, Table, Threshold, joined
 from napari_tessera.models.normalisation import MEASURED, Normalisation
-from napari_tessera.models.statistics import Moments, Sample, Weighted
+from napari_tessera.models.statistics import Moments, Sample, Weighted, reciprocal
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -266,18 +266,18 @@ _Place = tuple[ChainedVolume, Sequence[Sequence["Pointwise"]], int, Normalisatio
 
 def _make_zscore(numbers: _Numbers, found: Any, place: _Place) -> Straight:
     spares = numbers.get("nonzero", 0) == 1
-    return Straight(found.mean, _reciprocal(found.std + numbers.get("eps", 0)), spares_zero=spares)
+    return Straight(found.mean, reciprocal(found.std + numbers.get("eps", 0)), spares_zero=spares)
 
 
 def _make_minmax(numbers: _Numbers, found: Any, place: _Place) -> Straight:
     low, high = found.low, found.high
-    return Straight(low, _reciprocal(high - low + numbers.get("eps", 0)))
+    return Straight(low, reciprocal(high - low + numbers.get("eps", 0)))
 
 
 def _make_percentile(numbers: _Numbers, found: Any, place: _Place) -> Straight:
     low, high = (found.percentile(numbers[name]) for name in ("low", "high"))
     limits = (low, high) if numbers.get("clip", 1) else (-inf, inf)
-    return Straight(low, _reciprocal(high - low + numbers.get("eps", 0)), *limits)
+    return Straight(low, reciprocal(high - low + numbers.get("eps", 0)), *limits)
 
 
 def _make_clip_percentiles(numbers: _Numbers, found: Any, place: _Place) -> Straight:
@@ -335,8 +335,3 @@ _MAKERS: dict[str, Callable[[_Numbers, Any, _Place], Pointwise]] = {
     "sigmoid": lambda numbers, found, place: Sigmoid(),
     "equalise": _make_table,
 }
-
-
-def _reciprocal(value: float) -> float:
-    """Return 1 / value; 1 where the value is 0, so that a constant image becomes zeros and not NaN."""
-    return 1 / value if value > 0 else 1.0

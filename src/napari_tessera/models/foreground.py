@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from napari_tessera.engine.source import iter_regions
+from napari_tessera.engine.source import SourceView, iter_regions
 
 if TYPE_CHECKING:
-    from napari_tessera.engine.source import Region, Source
+    from napari_tessera.engine.source import Source
     from napari_tessera.models.normalisation import Chain, Normalisation
 
 __all__ = ["ForegroundSource", "is_masked", "measure_foreground"]
-
-# Voxels looked at together.
-PIECE_VOXELS = 8_000_000
 
 
 def is_masked(
@@ -35,7 +32,7 @@ def measure_foreground(source: Source) -> npt.NDArray[np.bool_]:
     plane, whose zeros are all at its surface.
     """
     inside = np.empty(source.shape[1:], bool)
-    for region in iter_regions(source, PIECE_VOXELS):
+    for region in iter_regions(source):
         inside[region] = (source.read(region) != 0).any(axis=0)
     if inside.ndim < 3 or inside.all():
         return inside
@@ -45,7 +42,7 @@ def measure_foreground(source: Source) -> npt.NDArray[np.bool_]:
     return filled
 
 
-class ForegroundSource:
+class ForegroundSource(SourceView):
     """A `Source` of which it is known where its foreground is.
 
     Parameters
@@ -57,24 +54,5 @@ class ForegroundSource:
     """
 
     def __init__(self, source: Source, inside: npt.NDArray[np.bool_]) -> None:
-        self.source = source
+        super().__init__(source)
         self.inside = inside
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(C, *spatial)."""
-        return self.source.shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The image's own."""
-        return self.source.dtype
-
-    @property
-    def chunk(self) -> tuple[int, ...] | None:
-        """What the image is read in; None where it does not say."""
-        return getattr(self.source, "chunk", None)
-
-    def read(self, region: Region) -> npt.NDArray[Any]:
-        """Return the voxels of *region*, (C, *region), background included."""
-        return self.source.read(region)

@@ -18,15 +18,13 @@ from napari_tessera.errors import InputError
 from napari_tessera.models.chains import ChainedVolume, measure_chains
 from napari_tessera.models.foreground import ForegroundSource, is_masked, measure_foreground
 from napari_tessera.models.normalisation import MEASURED, Chain, Normalisation, NormalisationMode
-from napari_tessera.models.statistics import Counts, Moments, Sample
+from napari_tessera.models.statistics import Counts, Moments, Sample, reciprocal
 
 if TYPE_CHECKING:
     from napari_tessera.engine.source import Region, Source
 
 __all__ = ["measure_intensity", "needs_values"]
 
-# Voxels looked at together: bounds the memory of a pass over a lazy volume, as far as its chunks allow.
-PIECE_VOXELS = 8_000_000
 # Percentiles of values with more than 16 bits come from about as many voxels, drawn at random: any regular choice would
 # fall in with something regular in an image.
 SAMPLE_VOXELS = 4_000_000
@@ -86,8 +84,8 @@ def _measure_chains(source: Source, chains: Sequence[Sequence[Normalisation]]) -
         for _, piece in _iter_pieces(source):
             counts.add(piece)
     elif may_hold_nan and not is_measured:
-        for _, piece in _iter_pieces(source):
-            _refuse_non_finite(piece)
+        for _ in _iter_finite(source):
+            pass
     pieces = partial(_iter_finite, source) if may_hold_nan else partial(_iter_values, source)
     return measure_chains(ChainedVolume(pieces, counts, prod(source.shape[1:]), SAMPLE_VOXELS), chains)
 
@@ -143,19 +141,19 @@ _ChannelMap = tuple[float, float, float, float]
 def _of_zscore(numbers: dict[str, float], measured: _Measured, channel: int) -> _ChannelMap:
     moments = measured.inside if numbers.get("masked") else measured.moments
     std = float(np.sqrt(moments.squares[channel] / max(moments.count, 1)))
-    return float(moments.mean[channel]), _reciprocal(std + numbers.get("eps", 0.0)), -inf, inf
+    return float(moments.mean[channel]), reciprocal(std + numbers.get("eps", 0.0)), -inf, inf
 
 
 def _of_minmax(numbers: dict[str, float], measured: _Measured, channel: int) -> _ChannelMap:
     low, high = float(measured.moments.low[channel]), float(measured.moments.high[channel])
-    return low, _reciprocal(high - low + numbers.get("eps", 0.0)), -inf, inf
+    return low, reciprocal(high - low + numbers.get("eps", 0.0)), -inf, inf
 
 
 def _of_percentiles(numbers: dict[str, float], measured: _Measured, channel: int) -> _ChannelMap:
     assert measured.values is not None
     low, high = measured.values.percentiles(channel, [numbers["low"], numbers["high"]])
     limits = (low, high) if numbers.get("clip", 1) else (-inf, inf)
-    return low, _reciprocal(high - low + numbers.get("eps", 0.0)), *limits
+    return low, reciprocal(high - low + numbers.get("eps", 0.0)), *limits
 
 
 def _of_numbers(numbers: dict[str, float], measured: _Measured, channel: int) -> _ChannelMap:
@@ -175,7 +173,7 @@ _CHANNEL_MAPS: dict[NormalisationMode, Callable[[dict[str, float], _Measured, in
 
 def _iter_pieces(source: Source) -> Iterator[tuple[Region, npt.NDArray[Any]]]:
     """Yield the volume as (C, n) pieces, each with where it lies."""
-    for region in iter_regions(source, PIECE_VOXELS):
+    for region in iter_regions(source):
         yield region, source.read(region).reshape(source.shape[0], -1)
 
 
@@ -200,8 +198,3 @@ def _refuse_non_finite(values: npt.NDArray[Any]) -> None:
         f"the image holds values that are not numbers ({nan} NaN, {inf} infinite in the part read first): "
         f"replace them, for example with numpy.nan_to_num, and run again"
     )
-
-
-def _reciprocal(value: float) -> float:
-    """Return 1 / value; 1 where the value is 0, so that a constant image becomes zeros and not NaN."""
-    return 1 / value if value > 0 else 1.0

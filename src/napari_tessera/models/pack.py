@@ -11,7 +11,7 @@ import yaml
 
 from napari_tessera.engine.interpolation import ResamplingScheme
 from napari_tessera.errors import ModelError, OutputError, first_line
-from napari_tessera.models.pack_network import pack_network
+from napari_tessera.models.pack_network import pack_network, plain
 from napari_tessera.models.spec_file import MAX_BYTES, ModelFile
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _content(spec: ModelSpec) -> dict[str, Any]:
         "normalisation": each[0] if alike else each,
         "activation": spec.activation if isinstance(spec.activation, str) else list(spec.activation),
         "output": {"kind": spec.output.kind, "offsets": [list(offset) for offset in spec.output.offsets]},
-        "decoder": {"name": decoder.name, "parameters": _plain(dict(decoder.parameters))},
+        "decoder": {"name": decoder.name, "parameters": plain(dict(decoder.parameters))},
         **mirrored,
     } | {name: value for name, value in optional.items() if value not in ("", None, [], {})}
 
@@ -136,10 +136,3 @@ def _normalisation(normalisation: Normalisation | Chain) -> dict[str, Any]:
 
 def _step(normalisation: Normalisation) -> dict[str, Any]:
     return {"mode": normalisation.mode, **dict(normalisation.parameters)}
-
-
-def _plain(value: Any) -> Any:
-    """Return *value* with lists for tuples, as YAML knows none."""
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from napari_tessera.models.model import Model
     from napari_tessera.models.network_file import Architecture
 
-__all__ = ["PackedFile", "PackedNetwork", "pack_network"]
+__all__ = ["PackedFile", "PackedNetwork", "pack_network", "plain"]
 
 # How far two ways to compute the same may differ, float32.
 SAME = 1e-5
@@ -99,7 +99,7 @@ def _architecture_of(core: torch.nn.Module) -> dict[str, Any] | None:
     if built[0] is None or any(other != built[0] for other in built):
         return None
     name, arguments = built[0]
-    found: dict[str, Any] = {"class": name, "arguments": _plain(arguments)}
+    found: dict[str, Any] = {"class": name, "arguments": plain(arguments)}
     return found if len(folds) == 1 else found | {"folds": len(folds)}
 
 
@@ -128,11 +128,11 @@ def _rebuild(program: torch.nn.Module, architecture: Architecture, model: Model)
     return network
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return *value* with lists for tuples, as YAML knows none."""
     if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value
+        return {key: plain(each) for key, each in value.items()}
+    return [plain(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def _save_weights(network: torch.nn.Module, path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["Counts", "Moments", "Sample", "Weighted"]
+__all__ = ["Counts", "Moments", "Sample", "Weighted", "reciprocal"]
 
 
 @dataclass(slots=True)
@@ -133,3 +133,8 @@ class Weighted:
             values[np.searchsorted(up_to, edge, side="right")] for edge in (np.floor(place), np.ceil(place))
         )
         return float(below + (above - below) * (place - np.floor(place)))
+
+
+def reciprocal(value: float) -> float:
+    """Return 1 / value; 1 where the value is 0, so that a constant image becomes zeros and not NaN."""
+    return 1 / value if value > 0 else 1.0

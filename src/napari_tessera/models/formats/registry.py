@@ -146,7 +146,7 @@ def _format_of(path: Path, content: Content, names: frozenset[str]) -> Entry:
         raise ModelError(_describe_zip(path, names))
     if by_content is _CHECKPOINTS:
         _refuse_part(path)
-        return _OWN if by_name is _OWN or _own_descriptions(path) else _CHECKPOINTS
+        return _OWN if by_name is _OWN or _has_own_description(path) else _CHECKPOINTS
     found = by_content or by_name
     if found is None:
         raise ModelError(f"{path} is no zip, but {content.value}: get it again")
@@ -157,10 +157,10 @@ def _is_called_as(path: Path, entry: Entry) -> bool:
     return path.name.lower().endswith(entry.suffixes or ("\0",))
 
 
-def _own_descriptions(weights: Path) -> list[Path]:
-    """Return the descriptions of Tessera's own that have the name of *weights*."""
-    beside = [weights.with_name(model_stem(weights) + suffix) for suffix in DESCRIPTIONS]
-    return [path for path in beside if path.is_file() and _is_own(path)]
+def _has_own_description(weights: Path) -> bool:
+    """Whether a description of Tessera's own lies beside *weights*, of their name."""
+    beside = (weights.with_name(model_stem(weights) + suffix) for suffix in DESCRIPTIONS)
+    return any(path.is_file() and _is_own(path) for path in beside)
 
 
 def _is_own(description: Path) -> bool:

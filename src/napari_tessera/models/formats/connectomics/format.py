@@ -14,14 +14,13 @@ from napari_tessera.models.formats.connectomics.network import ONLY, Blueprint, 
 from napari_tessera.models.formats.connectomics.output import Channels, read_channels, read_decoder
 from napari_tessera.models.formats.connectomics.version1 import read_version_1
 from napari_tessera.models.formats.connectomics.views import read_views
-from napari_tessera.models.formats.registry import MODEL_SUFFIXES, model_stem
+from napari_tessera.models.formats.registry import DESCRIPTIONS, MODEL_SUFFIXES, model_stem
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import ModelSpec, Normalisation, WindowRule
 
 __all__ = ["FORMAT", "Connectomics"]
 
 UM_PER_NM = 1 / 1000
-_SUFFIXES = (".yaml", ".yml")
 # A word of a file's name, as in MitoEM-R-Base.
 _BASE = re.compile(r"(^|[-_. ])base([-_. ]|$)", re.IGNORECASE)
 _WINDOWS = (
@@ -124,7 +123,7 @@ def _configuration_of(checkpoint: Path) -> Path:
     It is ``<stem>.yaml``, else the only one in its folder, else in the folder above, where training puts it. A base
     (see `_base_of`) does not count beside others, nor one that has the name of another model.
     """
-    beside = [checkpoint.with_name(model_stem(checkpoint) + suffix) for suffix in _SUFFIXES]
+    beside = [checkpoint.with_name(model_stem(checkpoint) + suffix) for suffix in DESCRIPTIONS]
     if named := [file for file in beside if file.is_file()]:
         return named[0]
     for folder in (checkpoint.absolute().parent, checkpoint.absolute().parent.parent):
@@ -145,7 +144,7 @@ def _configuration_of(checkpoint: Path) -> Path:
 
 
 def _is_of_another(configuration: Path) -> bool:
-    others = (suffix for suffix in MODEL_SUFFIXES if suffix not in _SUFFIXES)
+    others = (suffix for suffix in MODEL_SUFFIXES if suffix not in DESCRIPTIONS)
     return any(configuration.with_name(configuration.stem + suffix).is_file() for suffix in others)
 
 
@@ -162,7 +161,7 @@ def _base_of(configuration: Path) -> Path | None:
 
 
 def _configurations_in(folder: Path) -> list[Path]:
-    return sorted(file for suffix in _SUFFIXES for file in folder.glob(f"*{suffix}") if file.is_file())
+    return sorted(file for suffix in DESCRIPTIONS for file in folder.glob(f"*{suffix}") if file.is_file())
 
 
 def _choose(
