@@ -66,7 +66,7 @@ _OWN = next(entry for entry in FORMATS if entry.module == "tessera_file")
 # Between the name of a packed model and the ending of a program that is part of it: cells.program.pt of cells.yaml.
 PROGRAM = ".program"
 # Folders between the top of a package and its markers, such as that of its name.
-DEEPEST = 3
+DEEPEST = 4
 
 
 def find_format(path: Path) -> tuple[ModelFormat, Path]:

@@ -11,6 +11,7 @@ from napari_tessera.models.empty_network import StoredWeights
 from napari_tessera.models.formats.base import Description, Risk
 from napari_tessera.models.formats.nnunet.checkpoint import Checkpoint, read_checkpoint
 from napari_tessera.models.formats.nnunet.network import FoldAverage, Reordered, build_network
+from napari_tessera.models.formats.nnunet.package import DATASET, PLANS, TrainedFolder, open_trained_folder
 from napari_tessera.models.formats.nnunet.plans import Architecture, read_dataset, read_plans
 from napari_tessera.models.formats.nnunet.spec import axis_order, iter_notes, make_spec, read_outputs
 from napari_tessera.models.formats.state_dict import fill
@@ -23,15 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMAT", "NnUNetFolder"]
 
-PLANS, DATASET = "plans.json", "dataset.json"
 # The first of these that any fold has is used of all folds, as nnU-Net does.
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
-# Folders between the one that is opened and the trained one: results / dataset / trainer__plans__configuration.
-DEEPEST = 3
 
 
 class NnUNetFolder:
-    """What nnU-Net v2 leaves of a training: plans.json, dataset.json and one folder per fold."""
+    """What nnU-Net v2 leaves of a training: plans.json, dataset.json and one folder per fold; also in a zip."""
 
     name = "nnU-Net folder"
 
@@ -47,7 +45,7 @@ class NnUNetFolder:
         return Description(found.spec, f"{network} (mean of {folds} folds)" if folds > 1 else network, found.notes)
 
     def load(self, path: Path) -> Model:
-        """Open the folder *path*; several folds become one network that averages them.
+        """Open the folder or zip *path*; several folds become one network that averages them.
 
         Raises
         ------
@@ -78,15 +76,16 @@ class _Found:
 
 
 def _read(path: Path) -> _Found:
-    folder = _trained_folder(path)
-    plans, dataset = read_plans(folder / PLANS), read_dataset(folder / DATASET)
+    trained = open_trained_folder(path)
+    folder, plans_label = trained.label(), trained.label(PLANS)
+    plans, dataset = read_plans(trained), read_dataset(trained)
     if plans.label_manager != "LabelManager":
         raise ModelError(
-            f"{folder / PLANS} has the label manager '{plans.label_manager}', whose code says what the channels mean; "
+            f"{plans_label} has the label manager '{plans.label_manager}', whose code says what the channels mean; "
             f"Tessera knows only nnU-Net's own"
         )
-    files, left_out = _find_checkpoints(folder)
-    checkpoints = tuple(read_checkpoint(file) for file in files)
+    files, left_out = _find_checkpoints(trained)
+    checkpoints = tuple(read_checkpoint(trained, file) for file in files)
     first = checkpoints[0]
     for other in checkpoints[1:]:
         if (other.configuration, other.trainer) != (first.configuration, first.trainer):
@@ -94,14 +93,14 @@ def _read(path: Path) -> _Found:
                 f"{first.path} is of {first.configuration} by {first.trainer} and {other.path} of "
                 f"{other.configuration} by {other.trainer}: folds of one network must be alike"
             )
-    configuration = plans.configuration(first.configuration, folder / PLANS)
-    order = axis_order(plans, len(configuration.patch_size), folder / PLANS)
-    outputs = read_outputs(dataset, folder / DATASET)
+    configuration = plans.configuration(first.configuration, plans_label)
+    order = axis_order(plans, len(configuration.patch_size), plans_label)
+    outputs = read_outputs(dataset, trained.label(DATASET))
     name = f"{plans.dataset_name} {first.configuration}"
     spec = make_spec(
         plans, configuration, dataset, outputs, order, mirroring_axes=first.mirroring_axes, name=name, path=folder
     )
-    notes = iter_notes(plans, configuration, order, trainer=first.trainer, path=folder)
+    notes = iter_notes(plans, configuration, order, trainer=first.trainer, trained=trained)
     return _Found(folder, spec, configuration.architecture, order, checkpoints, (*left_out, *notes))
 
 
@@ -114,32 +113,19 @@ def _build(found: _Found, checkpoint: Checkpoint) -> torch.nn.Module:
     return network
 
 
-def _trained_folder(path: Path) -> Path:
-    """Return the folder with the plans: *path*, or the only such one in it."""
-    if not path.is_dir():
-        raise ModelError(f"{path} is an nnU-Net folder in a zip: unpack it and open the folder")
-    levels = ["/".join([*["*"] * depth, PLANS]) for depth in range(DEEPEST)]
-    folders = sorted({plans.parent for level in levels for plans in path.glob(level)})
-    trained = [folder for folder in folders if (folder / DATASET).exists()]
-    if len(trained) != 1:
-        names = ", ".join(str(folder.relative_to(path)) for folder in trained)
-        raise ModelError(f"{path} holds {len(trained)} trained nnU-Net folders ({names}): name the one to open")
-    return trained[0]
-
-
-def _find_checkpoints(folder: Path) -> tuple[list[Path], list[str]]:
-    """Return the checkpoints to average, and notes on those that are left out."""
-    everything = folder / "fold_all"
-    folds = [fold for fold in sorted(folder.glob("fold_*")) if fold.is_dir() and fold != everything]
+def _find_checkpoints(trained: TrainedFolder) -> tuple[list[str], list[str]]:
+    """Return the names of the checkpoints to average, and notes on those that are left out."""
+    everything = "fold_all"
+    folds = [fold for fold in trained.folds() if fold != everything]
     for name in CHECKPOINTS:
         for chosen, rest in ((folds, [everything]), ([everything], [])):
-            files = [fold / name for fold in chosen if (fold / name).is_file()]
+            files = [f"{fold}/{name}" for fold in chosen if trained.holds(f"{fold}/{name}")]
             if files:
-                lacking = [fold.name for fold in chosen if not (fold / name).is_file()]
-                spare = [fold.name for fold in rest if any((fold / other).is_file() for other in CHECKPOINTS)]
+                lacking = [fold for fold in chosen if not trained.holds(f"{fold}/{name}")]
+                spare = [fold for fold in rest if any(trained.holds(f"{fold}/{other}") for other in CHECKPOINTS)]
                 notes = [f"The fold {fold} has no {name} and is left out of the mean." for fold in lacking]
                 notes += [f"{fold} is left out: the single folds are averaged, as nnU-Net does." for fold in spare]
                 return files, notes
     raise ModelError(
-        f"{folder} has no weights: there is no fold_*/{CHECKPOINTS[0]} and no fold_*/{CHECKPOINTS[1]} in it"
+        f"{trained.label()} has no weights: there is no fold_*/{CHECKPOINTS[0]} and no fold_*/{CHECKPOINTS[1]} in it"
     )

@@ -15,6 +15,7 @@ from napari_tessera.models.formats.nnunet.resampling import read_resampling
 from napari_tessera.models.spec import DecoderChoice, ModelSpec, Normalisation, WindowRule
 
 if TYPE_CHECKING:
+    from napari_tessera.models.formats.nnunet.package import TrainedFolder
     from napari_tessera.models.formats.nnunet.plans import Configuration, Dataset, Plans
 
 __all__ = ["Outputs", "axis_order", "iter_notes", "make_spec", "read_outputs"]
@@ -231,7 +232,7 @@ def iter_notes(
     order: Sequence[int],
     *,
     trainer: str,
-    path: Path,
+    trained: TrainedFolder,
 ) -> Iterator[str]:
     """Yield what nnU-Net does and Tessera does not, one sentence each.
 
@@ -243,7 +244,7 @@ def iter_notes(
         From `axis_order`.
     trainer
         What the checkpoint says.
-    path
+    trained
         The folder.
     """
     dims = len(order)
@@ -270,7 +271,7 @@ def iter_notes(
             f"It was trained by '{trainer}', whose code may change the network; Tessera builds the one that the plans "
             f"name, whose weights fit."
         )
-    if any((path / name).exists() for name in _post_processing_files()):
+    if any(trained.holds(name) for name in _post_processing_files()):
         yield "Its post-processing (the choice to keep only the largest component) is not applied."
 
 
