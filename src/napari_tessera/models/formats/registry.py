@@ -9,11 +9,21 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from napari_tessera.errors import ModelError
+from napari_tessera.models.formats.archive import split_at_zip
 
 if TYPE_CHECKING:
     from napari_tessera.models.formats.base import ModelFormat
 
-__all__ = ["FORMATS", "MODEL_PATTERNS", "MODEL_SUFFIXES", "PROGRAM", "Entry", "description_beside", "find_format"]
+__all__ = [
+    "FORMATS",
+    "MODEL_PATTERNS",
+    "MODEL_SUFFIXES",
+    "PROGRAM",
+    "Entry",
+    "description_beside",
+    "find_format",
+    "leads_into_zip",
+]
 
 PACKAGE = "napari_tessera.models.formats"
 
@@ -31,11 +41,14 @@ class Entry:
     markers
         Names of which a folder or a zip holds all, at one level near its top. A file of such a name stands for its
         folder.
+    in_zips
+        Whether a path may lead to one of several packages in a zip: ``models.zip/one``.
     """
 
     module: str
     suffixes: tuple[str, ...] = ()
     markers: tuple[str, ...] = ()
+    in_zips: bool = False
 
     def open(self) -> ModelFormat:
         """Return the format."""
@@ -46,7 +59,7 @@ class Entry:
 # The first row that suits a file counts: packages before single files.
 FORMATS = (
     Entry("monai_bundle.format", markers=("configs/metadata.json",)),
-    Entry("nnunet.format", markers=("plans.json", "dataset.json")),
+    Entry("nnunet.format", markers=("plans.json", "dataset.json"), in_zips=True),
     Entry("bioimageio.format", markers=("bioimageio.yaml",)),
     Entry("bioimageio.format", markers=("rdf.yaml",)),
     Entry("tessera_file", suffixes=(".safetensors", ".yaml", ".yml")),
@@ -77,6 +90,8 @@ def find_format(path: Path) -> tuple[ModelFormat, Path]:
     ModelError
         If no format is.
     """
+    if leads_into_zip(path):
+        return _find_in_zip(path), path
     names = _names_in(path)
     if path.is_file() and description_beside(path) is not None:
         return _OWN.open(), path
@@ -91,6 +106,23 @@ def find_format(path: Path) -> tuple[ModelFormat, Path]:
     if path.is_dir():
         return _OWN.open(), _only_description(path)
     raise ModelError(f"{path} has the ending '{path.suffix}'; Tessera opens {', '.join(MODEL_SUFFIXES)}")
+
+
+def leads_into_zip(path: Path) -> bool:
+    """Whether *path* is that of a folder in a zip, ``models.zip/one``: nothing that the disk knows."""
+    return not path.exists() and split_at_zip(path)[0] != path
+
+
+def _find_in_zip(path: Path) -> ModelFormat:
+    """Return the format of the folder in a zip to which *path* leads."""
+    archive, place = split_at_zip(path)
+    names = frozenset(name for name in _names_in(archive) if name.startswith(place))
+    if not names:
+        raise ModelError(f"{archive} holds no folder '{place.rstrip('/')}'")
+    for entry in FORMATS:
+        if entry.in_zips and _holds(names, entry.markers):
+            return entry.open()
+    raise ModelError(f"{path} is no package that opens from within a zip: open {archive} itself, or unpack it")
 
 
 def description_beside(path: Path) -> Path | None:

@@ -39,9 +39,9 @@ class NnUNetFolder:
 
     def describe(self, path: Path) -> Description:
         """Return what the plans and the heads of the checkpoints in *path* say."""
-        found = _read(path)
+        found = _read(path, heads_only=True)
         network = found.architecture.network_class_name.rpartition(".")[2]
-        folds = len(found.checkpoints)
+        folds = found.folds
         return Description(found.spec, f"{network} (mean of {folds} folds)" if folds > 1 else network, found.notes)
 
     def load(self, path: Path) -> Model:
@@ -65,17 +65,18 @@ FORMAT = NnUNetFolder()
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """All that a folder says."""
+    """All that a folder says; *checkpoints* are empty where only their heads were asked for."""
 
     folder: Path
     spec: ModelSpec
     architecture: Architecture
     order: tuple[int, ...]
+    folds: int
     checkpoints: tuple[Checkpoint, ...]
     notes: tuple[str, ...]
 
 
-def _read(path: Path) -> _Found:
+def _read(path: Path, *, heads_only: bool = False) -> _Found:
     trained = open_trained_folder(path)
     folder, plans_label = trained.label(), trained.label(PLANS)
     plans, dataset = read_plans(trained), read_dataset(trained)
@@ -85,7 +86,9 @@ def _read(path: Path) -> _Found:
             f"Tessera knows only nnU-Net's own"
         )
     files, left_out = _find_checkpoints(trained)
-    checkpoints = tuple(read_checkpoint(trained, file) for file in files)
+    # To read the head of a checkpoint in a zip is to unpack it: one tells enough, and opening them all compares them.
+    read = files[:1] if heads_only and trained.is_zip else files
+    checkpoints = tuple(read_checkpoint(trained, file) for file in read)
     first = checkpoints[0]
     for other in checkpoints[1:]:
         if (other.configuration, other.trainer) != (first.configuration, first.trainer):
@@ -101,7 +104,8 @@ def _read(path: Path) -> _Found:
         plans, configuration, dataset, outputs, order, mirroring_axes=first.mirroring_axes, name=name, path=folder
     )
     notes = iter_notes(plans, configuration, order, trainer=first.trainer, trained=trained)
-    return _Found(folder, spec, configuration.architecture, order, checkpoints, (*left_out, *notes))
+    architecture, kept = configuration.architecture, () if heads_only else checkpoints
+    return _Found(folder, spec, architecture, order, len(files), kept, (*left_out, *notes))
 
 
 def _build(found: _Found, checkpoint: Checkpoint) -> torch.nn.Module:
