@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,18 @@ import numpy as np
 import torch
 from tests.models.sample import IN_CHANNELS, OUT_CHANNELS, Sample
 
-__all__ = ["NEEDS", "checkpoint", "dataset", "make", "make_folds", "make_network", "plans", "write_folder"]
+__all__ = [
+    "NEEDS",
+    "checkpoint",
+    "dataset",
+    "make",
+    "make_folds",
+    "make_network",
+    "make_zip",
+    "plans",
+    "write_folder",
+    "zipped",
+]
 
 NEEDS = ("dynamic_network_architectures",)
 CONFIGURATION = "3d_fullres"
@@ -146,6 +159,23 @@ def make(folder: Path) -> Sample:
         folder / f"nnUNetTrainer__nnUNetPlans__{CONFIGURATION}", plan, dataset(), [checkpoint(network, plan)]
     )
     return Sample(path, network)
+
+
+def zipped(path: Path, *folders: Path) -> Path:
+    """Write trained *folders* into the zip *path*, below their dataset's name, as `nnUNetv2_export_model_to_zip` does."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for folder in folders:
+            for file in sorted(folder.rglob("*.*")):
+                archive.write(file, f"Dataset901_Cells/{folder.name}/{file.relative_to(folder).as_posix()}")
+    return path
+
+
+def make_zip(folder: Path) -> Sample:
+    """Write one trained fold as a zip into *folder*, and leave nothing beside it."""
+    sample = make(folder)
+    path = zipped(folder / "cells.zip", sample.path)
+    shutil.rmtree(sample.path)
+    return Sample(path, sample.network)
 
 
 class _Mean(torch.nn.Module):

@@ -325,15 +325,6 @@ def test_several_trained_folders(tmp_path: Path) -> None:
         load_model(tmp_path / "results")
 
 
-def test_a_zip_is_to_be_unpacked(tmp_path: Path) -> None:
-    path = make(tmp_path).path
-    with zipfile.ZipFile(tmp_path / "model.zip", "w") as archive:
-        for name in ("plans.json", "dataset.json"):
-            archive.write(path / name, name)
-    with pytest.raises(ModelError, match=r"model\.zip is an nnU-Net folder in a zip: unpack it"):
-        load_model(tmp_path / "model.zip")
-
-
 def test_a_cascade_is_refused(folder: Folder) -> None:
     with pytest.raises(ModelError, match="second stage of a cascade, whose input is the segmentation of '3d_lowres'"):
         load_model(folder(plans(previous_stage="3d_lowres")))

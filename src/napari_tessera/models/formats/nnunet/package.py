@@ -23,8 +23,8 @@ __all__ = ["DATASET", "PLANS", "TrainedFolder", "open_trained_folder"]
 PLANS, DATASET = "plans.json", "dataset.json"
 # Folders between the one that is opened and the trained one: nnUNet_results / dataset / trainer__plans__configuration.
 DEEPEST = 4
-# As many trained folders are named where there are several.
-MOST_NAMED = 6
+# As many trained folders are named where there are several, and so much of the name of each.
+MOST_NAMED, MOST_CHARACTERS = 6, 90
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +139,9 @@ def _refuse_others(trained: list[str], path: Path) -> None:
         return
     if not trained:
         raise ModelError(f"{path} holds no trained nnU-Net folder, which has {PLANS} and {DATASET}")
+    shown = [name[:MOST_CHARACTERS] for name in trained[:MOST_NAMED]]
     more = "" if len(trained) <= MOST_NAMED else f" and {len(trained) - MOST_NAMED} more"
     raise ModelError(
-        f"{path} holds {len(trained)} trained nnU-Net folders ({', '.join(trained[:MOST_NAMED])}{more}): name the one "
-        f"to open, such as {path / trained[0]}"
+        f"{path} holds {len(trained)} trained nnU-Net folders ({', '.join(shown)}{more}): name the one to open, "
+        f"such as {path / shown[0]}"
     )

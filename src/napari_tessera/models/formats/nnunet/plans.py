@@ -15,7 +15,7 @@ from napari_tessera.models.formats.nnunet.package import DATASET, PLANS, Trained
 __all__ = ["Architecture", "Configuration", "Dataset", "IntensityProperties", "Plans", "read_dataset", "read_plans"]
 
 # Plans are some pages of text; a dataset.json may list thousands of training cases.
-MAX_BYTES = 20_000_000
+MAX_BYTES = 4_000_000
 
 
 # What nnU-Net's own planner writes, and what older plans without a word of it mean.
