@@ -162,7 +162,7 @@ def make(folder: Path) -> Sample:
 
 
 def zipped(path: Path, *folders: Path) -> Path:
-    """Write trained *folders* into the zip *path*, below their dataset's name, as `nnUNetv2_export_model_to_zip` does."""
+    """Write trained *folders* into the zip *path* as nnU-Net exports it: compressed, in the folder of a dataset."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for folder in folders:
             for file in sorted(folder.rglob("*.*")):

@@ -16,6 +16,7 @@ from napari_tessera.models.formats.nnunet.plans import Architecture, read_datase
 from napari_tessera.models.formats.nnunet.spec import axis_order, iter_notes, make_spec, read_outputs
 from napari_tessera.models.formats.state_dict import fill
 from napari_tessera.models.model import Model
+from napari_tessera.models.network_file import MOST_FOLDS
 
 if TYPE_CHECKING:
     import torch
@@ -124,6 +125,8 @@ def _find_checkpoints(trained: TrainedFolder) -> tuple[list[str], list[str]]:
     for name in CHECKPOINTS:
         for chosen, rest in ((folds, [everything]), ([everything], [])):
             files = [f"{fold}/{name}" for fold in chosen if trained.holds(f"{fold}/{name}")]
+            if len(files) > MOST_FOLDS:
+                raise ModelError(f"{trained.label()} has {len(files)} folds, but Tessera averages at most {MOST_FOLDS}")
             if files:
                 lacking = [fold for fold in chosen if not trained.holds(f"{fold}/{name}")]
                 spare = [fold for fold in rest if any(trained.holds(f"{fold}/{other}") for other in CHECKPOINTS)]
