@@ -15,6 +15,8 @@ from skimage.transform import resize
 import napari_tessera as nt
 from napari_tessera import api
 from napari_tessera.engine.events import PassFinished
+from napari_tessera.engine.grid import WindowGrid
+from napari_tessera.engine.intensity import IntensityMap
 from napari_tessera.engine.interpolation import ResamplingScheme
 from napari_tessera.engine.source import ArraySource
 from napari_tessera.models.spec import Normalisation
@@ -107,6 +109,11 @@ def test_usual_unless_switched_off(model: nt.Model, volume: np.ndarray) -> None:
     planned = nt.plan(SHAPE, model, SETTINGS)
     assert any("voxel size of the image is unknown" in hint for hint in planned.hints)
     assert not any("unknown" in hint for hint in nt.plan(SHAPE, model, SETTINGS, voxel_size_um=OWN).hints)
+    planned = nt.plan(SHAPE, model, SETTINGS, voxel_size_um=(20.0, 7.0, 12.0))  # nanometres taken for micrometres
+    assert planned.volumes[0].shape == SHAPE
+    assert any("too far apart to resample, so check the unit" in hint for hint in planned.hints)
+    with pytest.raises(nt.InputError, match="differ by more than a factor of 100"):
+        nt.plan(SHAPE, model, replace(SETTINGS, resample=True), voxel_size_um=(20.0, 7.0, 12.0))
     nobody = model.with_spec(voxel_size_um=None)
     assert nt.plan(SHAPE, nobody, SETTINGS, voxel_size_um=OWN).volumes[0].shape == SHAPE
     found = api.provenance(nt.plan(SHAPE, model, SETTINGS, voxel_size_um=OWN), model)
@@ -196,3 +203,25 @@ def test_the_plan_counts_the_output_that_is_kept(model: nt.Model) -> None:
     assert labels.result_bytes == seen
     assert kept.result_bytes == 2 * 3 * seen  # three channels of float16
     assert kept.resampling_bytes > labels.resampling_bytes > 60 * 300 * 200
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_the_plan_counts_what_normalising_first_takes(dtype: str) -> None:
+    image = np.random.default_rng(0).uniform(0, 200, (40, 240, 300)).astype(dtype)
+    grid = WindowGrid.regular((60, 180, 240), (60, 64, 64), 0.5)
+    resampling = Resampling(image.shape, (1.0,) * 3, grid.shape, (1.0,) * 3, SCHEME)
+    intensity = IntensityMap((3.0,), (0.5,), (-np.inf,), (100.0,))
+    source = resampling.normalised(Copied(image), intensity)
+    tracemalloc.start()
+    source.read((slice(None),) * 3)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    estimate = resampling.estimate_reading_bytes(grid, grid.whole, channels=1, itemsize=image.itemsize)
+    assert 0.4 * estimate < peak <= 1.05 * estimate
+
+
+class Copied(ArraySource):
+    """Reads as a file does: into memory of its own."""
+
+    def read(self, region: Any) -> Any:
+        return super().read(region).copy()

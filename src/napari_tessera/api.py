@@ -21,29 +21,32 @@ from napari_tessera.engine.settings import Settings
 from napari_tessera.errors import InputError, ModelError, SettingsError
 from napari_tessera.pipeline import iter_results
 from napari_tessera.planning.activations import ActivationCache
-from napari_tessera.planning.occupied import check_mask, find_windows
 from napari_tessera.planning.plan import DeviceState, Plan
 from napari_tessera.planning.planes import plane_by_plane
 from napari_tessera.planning.profile import Correction, Known, PassProfile
 from napari_tessera.planning.resolve import Traced, complete_settings, resolve
+from napari_tessera.planning.survey import find_crop, find_occupied, voxel_size_of
 from napari_tessera.planning.windows import nearest_windows
 from napari_tessera.planning.workspace import CPU_SINGLE_ERROR, PRIOR_ERRORS, PRIOR_SCALES
-from napari_tessera.volumes.as_source import as_array, as_source
+from napari_tessera.volumes.as_source import as_source
 from napari_tessera.volumes.planes import Plane, split_planes
-from napari_tessera.volumes.volume import Volume
 
 if TYPE_CHECKING:
+    from napari_tessera.engine.crop import Crop
     from napari_tessera.engine.events import EventHandler
     from napari_tessera.engine.source import Source
     from napari_tessera.models.model import Model
     from napari_tessera.models.spec import ModelSpec
     from napari_tessera.planning.resampling import VoxelSize
+    from napari_tessera.planning.survey import Windows
     from napari_tessera.planning.trace import PassTrace
+
 
 __all__ = [
     "PROBABILITIES",
     "as_source",
     "choose_decoder",
+    "find_crop",
     "find_occupied",
     "measure_device",
     "plan",
@@ -104,7 +107,8 @@ def plan(
     dtype: npt.DTypeLike = "float32",
     voxel_size_um: VoxelSize | Sequence[VoxelSize | None] | None = None,
     device: DeviceState | None = None,
-    occupied: Sequence[npt.NDArray[Any] | None] | None = None,
+    occupied: Sequence[Windows] | None = None,
+    crops: Sequence[Crop | Sequence[Crop] | None] | None = None,
     output_chunk: tuple[int, ...] | None = None,
     results_held: int = 1,
     calibrations: CalibrationStore | None = None,
@@ -130,6 +134,9 @@ def plan(
         The device's state if it has been measured already; measured now if None.
     occupied
         For every one of *shapes*, which windows are computed, from `find_occupied`; None counts all of them.
+    crops
+        For every one of *shapes*, the box that the network sees, from `find_crop`; None: all of it, which is the most
+        for a model that crops.
     output_chunk
         Voxels per axis that the output is written in: where a volume is cut into blocks, they are whole chunks.
     results_held
@@ -149,7 +156,7 @@ def plan(
     """
     settings = settings or Settings()
     state = device or measure_device(settings.device)
-    volumes = plane_by_plane(_several(shapes), model.spec, voxel_size_um, occupied)
+    volumes = plane_by_plane(_several(shapes), model.spec, voxel_size_um, occupied, crops)
     chosen = None if decoder == PROBABILITIES else choose_decoder(model, settings, decoder)
 
     settings = complete_settings(settings, model.spec, chosen)
@@ -187,72 +194,13 @@ def plan(
         itemsize=np.dtype(dtype).itemsize,
         voxel_size_um=volumes.voxel_sizes_um,
         occupied=volumes.occupied,
+        crops=volumes.crops,
         output_chunk=output_chunk,
         results_held=results_held * volumes.most_planes,
     )
     timed = CalibrationKey.of(model.network, settings, state)
     decoding_s = taken.decoding_s_per_voxel(planned.decoder_text) if planned.decoder_text else 0.0
     return replace(planned, pace=taken.pace(timed, window), decoding_s_per_voxel=decoding_s)
-
-
-def find_occupied(
-    volume: Any,
-    model: Model,
-    settings: Settings | None = None,
-    *,
-    mask: Any = None,
-    voxel_size_um: VoxelSize | None = None,
-) -> npt.NDArray[np.bool_] | None:
-    """Return which windows of *volume* a run computes, None for all of them; reads the image, or the mask, once.
-
-    Parameters
-    ----------
-    volume, model, settings
-        As for `predict`; windows without a voxel above ``settings.skip_below`` are left out.
-    mask
-        An array of the volume's spatial shape; windows in which it is 0 everywhere are left out, too.
-    voxel_size_um
-        As for `predict`.
-
-    Returns
-    -------
-    numpy.ndarray or None
-        Boolean, one per window, shape of the plan's grid; of a stack for a 2D model with its planes in front.
-
-    Raises
-    ------
-    InputError
-        If the mask has another shape than the image.
-    SettingsError
-        If the window does not suit the model.
-    """
-    settings, wanted = settings or Settings(), None if mask is None else as_array(mask)
-    size = _voxel_size_of(volume, voxel_size_um)
-    planes = split_planes(volume, model.spec)
-    if planes is None:
-        return find_windows(as_source(volume, model.spec), model.spec, settings, wanted, size)
-    return _find_occupied_planes(planes, model, settings, wanted, None if size is None else tuple(size)[-2:])
-
-
-def _find_occupied_planes(
-    planes: Sequence[Plane], model: Model, settings: Settings, mask: Any, voxel_size_um: VoxelSize | None
-) -> npt.NDArray[np.bool_] | None:
-    if mask is None and settings.skip_below is None:
-        return None
-    if mask is not None:
-        check_mask(mask, (len(planes), *as_source(planes[0](), model.spec).shape[1:]))
-    found = [
-        find_windows(
-            as_source(plane(), model.spec), model.spec, settings, None if mask is None else mask[z], voxel_size_um
-        )
-        for z, plane in enumerate(planes)
-    ]
-    return np.stack([windows for windows in found if windows is not None])
-
-
-def _voxel_size_of(volume: Any, voxel_size_um: VoxelSize | None) -> VoxelSize | None:
-    """Return the voxel size that is given, else the one that the volume knows of itself."""
-    return voxel_size_um if voxel_size_um is not None or not isinstance(volume, Volume) else volume.voxel_size_um
 
 
 def _trace(model: Model, settings: Settings, device_type: str) -> PassTrace:
@@ -422,7 +370,7 @@ def _run_one(
 ) -> npt.NDArray[Any]:
     planes = split_planes(volume, model.spec)
     source = as_source(volume if planes is None else planes[0](), model.spec)
-    size = _voxel_size_of(volume, voxel_size_um)
+    size, crop = voxel_size_of(volume, voxel_size_um), find_crop(volume, model)
     planned = plan(
         source.shape[1:] if planes is None else (len(planes), *source.shape[1:]),
         model,
@@ -430,7 +378,8 @@ def _run_one(
         decoder=decoder,
         dtype=source.dtype,
         voxel_size_um=size,
-        occupied=[find_occupied(volume, model, settings, mask=mask, voxel_size_um=size)],
+        occupied=[find_occupied(volume, model, settings, mask=mask, voxel_size_um=size, crop=crop)],
+        crops=[crop],
     )
     chosen = None if decoder == PROBABILITIES else choose_decoder(model, settings, decoder)
     loads: list[Callable[[], Source]] = [lambda: source]
@@ -456,14 +405,19 @@ def provenance(planned: Plan, model: Model) -> dict[str, Any]:
     """Return what a reader of the result needs to make it again: version, model, settings, counts."""
     from napari_tessera import __version__
 
+    crop = next((volume.crop for volume in planned.volumes if volume.crop is not None), None)
     resampled = next((volume.resampling for volume in planned.volumes if volume.resampling is not None), None)
-    return {
-        "software": f"napari-tessera {__version__}",
-        "model": model.spec.name,
-        "model_origin": model.origin,
-        "settings": planned.settings.to_dict(),
-        "windows": planned.windows,
-        "skipped_windows": planned.skipped_windows,
-        "forward_passes": planned.forward_passes,
-        "device": planned.device.name,
-    } | ({} if resampled is None else {"resampled": resampled.to_dict()})
+    return (
+        {
+            "software": f"napari-tessera {__version__}",
+            "model": model.spec.name,
+            "model_origin": model.origin,
+            "settings": planned.settings.to_dict(),
+            "windows": planned.windows,
+            "skipped_windows": planned.skipped_windows,
+            "forward_passes": planned.forward_passes,
+            "device": planned.device.name,
+        }
+        | ({} if resampled is None else {"resampled": resampled.to_dict()})
+        | ({} if crop is None else {"crop": crop.to_dict()})
+    )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_tessera.decode.reduce import choose_reduction, keep_output
+from napari_tessera.decode.reduce import UINT8_LEVELS, choose_reduction, keep_output
 from napari_tessera.engine.allocations import FirstPasses
 from napari_tessera.engine.device import Device, host_memory, open_devices
 from napari_tessera.engine.events import (
@@ -30,23 +30,27 @@ from napari_tessera.engine.events import (
     raise_if_cancelled,
 )
 from napari_tessera.engine.intensity import IntensityMap
+from napari_tessera.engine.normalised import NormalisedSource
 from napari_tessera.engine.occupancy import measure_occupied
 from napari_tessera.engine.parallel import Worker, run_on_devices
+from napari_tessera.engine.settings import ProbabilityType
 from napari_tessera.engine.sink import ArraySink
 from napari_tessera.engine.source import ArraySource, Source, estimate_cache_bytes
 from napari_tessera.errors import CancelledError, InputError, OutOfMemoryError
 from napari_tessera.finished import FinishedPart
+from napari_tessera.models.foreground import ForegroundSource, is_masked, measure_foreground
 from napari_tessera.models.model import Model
 from napari_tessera.models.normalise import measure_intensity
 from napari_tessera.units import format_bytes
 
 if TYPE_CHECKING:
     from napari_tessera.decode import Decoder
+    from napari_tessera.engine.crop import Crop
     from napari_tessera.engine.sweep import Sweep
     from napari_tessera.planning.plan import Plan, VolumePlan
     from napari_tessera.planning.resampling import Resampling
 
-__all__ = ["Load", "Measure", "VolumeResult", "iter_results"]
+__all__ = ["Load", "Measure", "VolumeResult", "iter_results", "normalised_source"]
 
 Load = Callable[[], Source]
 Measure = Callable[[int, Source], "IntensityMap"]
@@ -69,6 +73,10 @@ class VolumeResult:
     resampling
         What is still to be done to bring results to the image's own voxels; None: nothing, also where they were
         decided there.
+    crop
+        The box of the image that results are still to be put back from; None: they are of all of it.
+    background
+        What is outside of the box, a number for each channel of the network's output.
     """
 
     volume: int
@@ -76,13 +84,20 @@ class VolumeResult:
     complete: bool
     finished: FinishedPart
     resampling: Resampling | None = None
+    crop: Crop | None = None
+    background: tuple[float, ...] = ()
 
     def bring_back(self, result: npt.NDArray[Any], *, is_labels: bool) -> npt.NDArray[Any]:
         """Return *result*, on the grid that the windows lie in, on the image's own: `array`, or labels made of it."""
-        if self.resampling is None:
-            return result
         with _host_memory_for("bringing the result back to the image's voxels"):
-            return self.resampling.bring_back(result, is_labels=is_labels)
+            if self.resampling is not None:
+                result = self.resampling.bring_back(result, is_labels=is_labels)
+            return result if self.crop is None else self.crop.put_back(result, () if is_labels else self.background)
+
+    def brought_back(self, *, is_labels: bool) -> VolumeResult:
+        """Return the same with its `array` on the image's own grid; *is_labels*: what it is of."""
+        array = self.bring_back(self.array, is_labels=is_labels)
+        return replace(self, array=array, resampling=None, crop=None)
 
     @property
     def axis(self) -> int:
@@ -166,10 +181,8 @@ def iter_results(
                 run = _VolumeRun(number, next(volumes), model, plan, decoder, notify, cancel, keep_partial)
                 with first if first is not None and number == 0 else nullcontext():
                     result = run.run(workers)
-                if bring_back and result.resampling is not None:
-                    array = result.bring_back(result.array, is_labels=decoder is not None)
-                    result = replace(result, array=array, resampling=None)
-                    del array
+                if bring_back:
+                    result = result.brought_back(is_labels=decoder is not None)
                 passes += run.passes
                 stopped = not result.complete
                 del run
@@ -224,6 +237,8 @@ def _iter_loaded(
 ) -> Generator[_Loaded, None, None]:
     """Yield every volume with its intensities, at most ``batch_size`` of them in memory at once."""
     batch_size = plan.settings.batch_size
+    each = is_masked(model.spec.normalisation, model.spec.in_channels)
+    masked = each if any(each) else ()
 
     def intensity(number: int, source: Source) -> IntensityMap:
         return measure(number, source) if measure else measure_intensity(source, model.spec.normalisation)
@@ -232,9 +247,13 @@ def _iter_loaded(
         number, load = numbered
         planned, source = plan.volumes[number], load()
         _check_shape(number, source, planned, model)
+        if planned.crop is not None:
+            source = planned.crop.of(source)
         occupied = _occupied(source, planned, plan.settings.skip_below)
-        if planned.resampling is not None and planned.resampling.scheme.normalise_first:
-            source = planned.resampling.normalised(source, intensity(number, source))
+        if masked or (planned.resampling is not None and planned.resampling.scheme.normalise_first):
+            source = normalised_source(source, lambda source: intensity(number, source), masked)
+            if planned.resampling is not None:
+                source = planned.resampling.wrap(source)
             found = IntensityMap.identity(source.shape[0])
             return _Loaded(_into_memory(source) if batch_size > 1 else source, found, occupied)
         if planned.resampling is not None:
@@ -259,6 +278,15 @@ def _iter_loaded(
         finally:
             for future in ahead:
                 future.cancel()
+
+
+def normalised_source(source: Source, measure: Callable[[Source], IntensityMap], masked: tuple[bool, ...]) -> Source:
+    """Return *source* normalised as it is read; *masked*: for each channel whether by its foreground; (): none is."""
+    if not masked:
+        return NormalisedSource(source, measure(source))
+    with _host_memory_for("finding the foreground"):
+        inside = measure_foreground(source)
+    return NormalisedSource(source, measure(ForegroundSource(source, inside)), inside, masked)
 
 
 def _into_memory(source: Source) -> Source:
@@ -309,7 +337,7 @@ class _VolumeRun:
         if self._back is not None:
             self._kept = keep_output(self._spec)
         self._finished = FinishedPart(
-            self._volume.layout, result_shape=None if self._back is None else self._volume.image_shape
+            self._volume.layout, result_shape=None if self._back is None else self._volume.seen_shape
         )
         self.passes = 0
 
@@ -333,7 +361,18 @@ class _VolumeRun:
             array = self._decode(array) if self._decoder is not None else array
         if complete:
             self._notify(VolumeFinished(self._number, time.perf_counter() - began))
-        return VolumeResult(self._number, array, complete, self._finished, still_to_do)
+        return VolumeResult(
+            self._number, array, complete, self._finished, still_to_do, self._volume.crop, self._background
+        )
+
+    @property
+    def _background(self) -> tuple[float, ...]:
+        """What the network would surely say of background: its first class where classes exclude each other, else 0."""
+        spec, channels = self._spec, self._spec.out_channels
+        if spec.output.kind != "semantic" or set(spec.activations) != {"softmax"}:
+            return (0.0,) * channels
+        full = UINT8_LEVELS if self._plan.settings.probabilities is ProbabilityType.UINT8 else 1
+        return (float(full), *(0.0,) * (channels - 1))
 
     def _bring_back(self, output: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return what the result is made of, in the image's voxels, from the network's output in its own."""

@@ -21,6 +21,7 @@ from napari_tessera.planning.trace import torch_sees_memory_of
 from napari_tessera.probe import measure_peak, measure_times
 
 if TYPE_CHECKING:
+    from napari_tessera.engine.crop import Crop
     from napari_tessera.models.model import Model
     from napari_tessera.planning.pace import Pace
     from napari_tessera.planning.plan import DeviceState, Plan
@@ -49,6 +50,7 @@ def autotune(
     pace: Pace | None = None,
     device: DeviceState | None = None,
     occupied: Occupied | Callable[[Settings], Occupied] | None = None,
+    crops: Sequence[Crop | Sequence[Crop] | None] | None = None,
     results_held: int = 1,
     calibrations: CalibrationStore | None = None,
 ) -> Plan:
@@ -56,7 +58,7 @@ def autotune(
 
     Parameters
     ----------
-    shapes, model, decoder, dtype, voxel_size_um, device, results_held, calibrations
+    shapes, model, decoder, dtype, voxel_size_um, device, crops, results_held, calibrations
         As for `plan`.
     settings
         What the user wants; all but ``sw_batch_size`` stays, and the window if that is to be chosen, too.
@@ -107,6 +109,7 @@ def autotune(
             voxel_size_um=voxel_size_um,
             device=state,
             occupied=find_occupied(settings),
+            crops=crops,
             results_held=results_held,
             calibrations=calibrations,
         )

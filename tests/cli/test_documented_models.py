@@ -13,7 +13,7 @@ import pytest
 from tests.models import make_samples
 from tests.models.make_samples import SAMPLES
 
-from napari_tessera.models.formats.registry import FORMATS
+from napari_tessera.models.formats.registry import FORMATS, model_stem
 
 FOLDER = Path(__file__).parents[2] / "docs" / "models"
 # Page: the sample that stands for what its reader has, and where the page says that it lies.
@@ -28,12 +28,14 @@ PAGES = {
     "exported-program": ("exported-program", "cells.pt2"),
     "onnx": ("onnx", "cells.onnx"),
 }
+# What else a page has commands for.
+MORE = {"pytorch-connectomics": ("connectomics-v1", "outputs/mitoem/checkpoint_100000.pth.tar")}
 
 
 def test_every_format_has_a_page() -> None:
     assert {page.stem for page in FOLDER.glob("*.md")} == set(PAGES)
     covered = {SAMPLES[sample].format for sample, _ in PAGES.values()}
-    assert covered == {entry.module for entry in FORMATS} | {"bundled"}
+    assert covered == {entry.module.partition(".")[0] for entry in FORMATS} | {"bundled"}
 
 
 def lay(made: Path, target: Path) -> None:
@@ -42,8 +44,10 @@ def lay(made: Path, target: Path) -> None:
     if made.is_dir():
         shutil.move(made, target)
         return
-    for file in made.parent.glob(f"{made.stem}.*"):
-        shutil.move(file, target.with_suffix(file.suffix))
+    stem, named = model_stem(made), model_stem(target)
+    for file in made.parent.iterdir():
+        own = file.name.startswith(f"{stem}.")
+        shutil.move(file, target.with_name(named + file.name.removeprefix(stem) if own else file.name))
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -57,9 +61,10 @@ def test_its_commands_run(
     monkeypatch.chdir(tmp_path)
     make_samples.write_images(tmp_path)
     (tmp_path / "volume.tif").rename("raw.tif")
-    if place:
-        (tmp_path / "made").mkdir()
-        lay(Path(recipe.make(tmp_path / "made")), tmp_path / place)
+    for number, (each, lies) in enumerate([(name, place), *([MORE[page]] if page in MORE else [])]):
+        if lies:
+            (tmp_path / f"made{number}").mkdir()
+            lay(Path(SAMPLES[each].make(tmp_path / f"made{number}")), tmp_path / lies)
     for configuration in sorted(tmp_path.glob("outputs/**/*.yaml"))[:1]:  # what a training also keeps elsewhere
         shutil.copy(configuration, "config.yaml")
     text = (FOLDER / f"{page}.md").read_text(encoding="utf-8")

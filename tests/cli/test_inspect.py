@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.models import sample_tessera, sample_torchscript
+import torch
+from safetensors.torch import save_file
+from tests.models import sample_connectomics, sample_tessera, sample_torchscript
 
 Tessera = Callable[..., Any]
 
@@ -18,6 +21,16 @@ def test_the_facts_of_a_bundled_model(tessera: Tessera) -> None:
     assert ended.code == 0
     for fact in ("Tessera model", "DynUNet", "64 x 64 x 64", "affinities", "runs nothing of the file"):
         assert fact in ended.out
+
+
+def test_how_it_resamples_where_that_is_not_the_usual_way(tessera: Tessera, tmp_path: Path) -> None:
+    sample = sample_tessera.make(tmp_path)
+    assert "resampling" not in tessera("inspect", sample.path).out
+    with sample.path.open("a") as file:
+        file.write("\nresampling: {order: 3, edge: repeat, separate_above: 3, output_order: 1, usual: true}\n")
+    said = " ".join(tessera("inspect", sample.path).out.split())
+    assert "cubic, edges repeat; nearest along an axis more than 3 times coarser; labels decided in the image's" in said
+    assert "unless switched off" in said
 
 
 def test_json_is_all_of_stdout(tessera: Tessera, tmp_path: Path) -> None:
@@ -50,8 +63,42 @@ def test_trust_is_listed_and_taken_back(tessera: Tessera, tmp_path: Path) -> Non
     assert "No file may run code" in tessera("trust").out
 
 
+def test_what_does_not_open_is_said_here_too(tessera: Tessera, tmp_path: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.system, (f"touch {tmp_path / 'canary'}",)
+
+    path = sample_connectomics.make(tmp_path).path
+    torch.save({"state_dict": {"model.a": Payload()}}, path)
+    ended = tessera("inspect", path)
+    assert ended.code == 3
+    assert "last.ckpt hold 'posix.system'" in " ".join(ended.err.split())
+    assert not (tmp_path / "canary").exists()
+    other = sample_tessera.make(tmp_path).path
+    save_file({"a": torch.zeros(1)}, other.with_suffix(".safetensors"))
+    assert "do not fit the architecture" in " ".join(tessera("inspect", other, "--json").err.split())
+
+
 @pytest.mark.parametrize("name", ["no-such-model", "x.h5"])
 def test_what_is_no_model(tessera: Tessera, name: str) -> None:
     ended = tessera("inspect", name)
     assert ended.code != 0
     assert name in ended.err
+
+
+def test_a_packed_program_shows_its_risk_and_asks_for_trust(tessera: Tessera, tmp_path: Path) -> None:
+    sample = sample_torchscript.make(tmp_path)
+    assert tessera("pack", sample.path, "-o", tmp_path / "to" / "cells.yaml").code != 0, "nobody said that it may run"
+    packed = tessera("pack", sample.path, "-o", tmp_path / "to" / "cells.yaml", "--trust")
+    assert packed.code == 0, packed.err
+    assert packed.out.split() == [str(tmp_path / "to" / name) for name in ("cells.yaml", "cells.program.pt")]
+    (sha,) = json.loads(tessera("trust", "--json").out)
+    # It is the same file, so the answer holds; taken back, it is asked for again.
+    assert "you trust it" in " ".join(tessera("inspect", tmp_path / "to").out.split())
+    tessera("trust", "--revoke", sha)
+    found = " ".join(tessera("inspect", tmp_path / "to" / "cells.yaml").out.split())
+    assert "TorchScript archive cells.program.pt" in found
+    assert "runs code from its TorchScript archive, with your rights (cells.program.pt): refused until" in found
+    again = tessera("pack", tmp_path / "to" / "cells.yaml", "-o", tmp_path / "third.yaml")
+    assert again.code != 0
+    assert "cells.yaml is a Tessera model: opening it runs code" in " ".join(again.err.split())

@@ -340,3 +340,5 @@ def test_the_overlap_that_a_model_suggests_counts_unless_the_user_names_one(
     assert overlap() == 0.25
     assert overlap("--overlap", "0.1") == 0.1
     assert overlap("--settings", str(tmp_path / "s.yaml")) == 0.4
+    path.write_text(path.read_text() + "halo: [0, 12, 12]\n")
+    assert overlap("--window", "48,48,48") == 24 / 48

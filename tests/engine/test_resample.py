@@ -157,6 +157,7 @@ def test_which_axis_is_separate(
     ("change", "said"),
     [
         ({"order": 2}, "each must be 0, 1 or 3"),
+        ({"order": 3, "clip": True, "separate_above": 3, "separate_order": 1}, "separate_order must be 0"),
         ({"output_order": 3}, "brought back with 0 or 1"),
         ({"edge": "wrap"}, "must be mirror or repeat"),
         ({"separate_above": 0.5}, "1 or more"),

@@ -17,6 +17,7 @@ from napari_tessera.engine.device import open_device
 from napari_tessera.engine.events import CancelToken, Event, MemoryRecovered, PassFinished, PlanesFinished
 from napari_tessera.engine.grid import WindowGrid
 from napari_tessera.engine.intensity import IntensityMap
+from napari_tessera.engine.pointwise import Sigmoid, Straight
 from napari_tessera.engine.reduction import Reduction
 from napari_tessera.engine.run import run_sweep
 from napari_tessera.engine.settings import Blend
@@ -195,6 +196,16 @@ def test_intensities_are_mapped_and_padding_is_zero_afterwards() -> None:
     result = run(network, volume, (3, 5), channels=1, intensity=intensity)
     np.testing.assert_allclose(result[0], [[0, 1, 1]])
     np.testing.assert_allclose(seen[0][0, 0], [[0, 0, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 0]])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_padding_is_zero_after_steps_of_which_no_value_is(dtype: type) -> None:
+    intensity = IntensityMap.of_steps([[Straight(shift=10.0, scale=0.1), Sigmoid()]])
+    seen: list[torch.Tensor] = []
+    volume = np.array([[10.0, 20.0, 30.0]], dtype)
+    run(lambda x: seen.append(x.clone()) or x, volume, (3, 5), channels=1, intensity=intensity)
+    middle = [0, *(1 / (1 + np.exp([0, -1, -2]))), 0]
+    np.testing.assert_allclose(seen[0][0, 0], [[0] * 5, middle, [0] * 5], rtol=1e-6)
 
 
 def test_planes_arrive_in_order_each_once_and_before_the_end() -> None:

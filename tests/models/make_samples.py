@@ -18,6 +18,7 @@ import numpy as np
 from tests.models import (
     sample_bioimageio,
     sample_connectomics,
+    sample_connectomics_1,
     sample_exported,
     sample_monai_bundle,
     sample_nnunet,
@@ -115,7 +116,7 @@ SAMPLES = {
     "connectomics-c": Recipe("connectomics", _checkpoint("C")),
     "connectomics-b": Recipe("connectomics", _checkpoint("B")),
     "connectomics-a": Recipe("connectomics", _checkpoint("A")),
-    "connectomics-v1": Recipe("connectomics", _checkpoint("v1"), refused="version 1 of PyTorch Connectomics"),
+    "connectomics-v1": Recipe("connectomics", lambda folder: sample_connectomics_1.make(folder).path),
     "monai-folder": Recipe("monai_bundle", lambda folder: sample_monai_bundle.make(folder).path),
     "monai-zip": Recipe("monai_bundle", _zipped_bundle),
     "nnunet-2d": Recipe("nnunet", _folds(2), needs=sample_nnunet.NEEDS, image="plane.tif"),

@@ -10,7 +10,7 @@ import torch
 import yaml
 from tests.models.sample import IN_CHANNELS, OUT_CHANNELS, Sample
 
-__all__ = ["configuration", "make", "make_generation", "network", "older_configuration", "write"]
+__all__ = ["configuration", "make", "make_generation", "network", "older_configuration", "reseeded", "write"]
 
 FEATURES = (4, 4, 8, 8, 16, 4)
 
@@ -37,12 +37,7 @@ def configuration() -> dict[str, Any]:
 
 
 def older_configuration(generation: str) -> dict[str, Any]:
-    """Return what describes the same network to an older *generation*: B, A, or v1, which has no such network."""
-    if generation == "v1":
-        return {
-            "MODEL": {"ARCHITECTURE": "unet_residual_3d", "IN_PLANES": IN_CHANNELS, "OUT_PLANES": OUT_CHANNELS},
-            "INFERENCE": {"INPUT_SIZE": [32, 32, 32], "STRIDE": [24, 24, 24], "OUTPUT_ACT": ["sigmoid"]},
-        }
+    """Return what describes the same network to an older *generation*: B or A."""
     model = {
         "architecture": "monai_basic_unet3d",
         "input_size": [32, 32, 32],
@@ -67,7 +62,11 @@ def network() -> torch.nn.Module:
 
     torch.manual_seed(7)
     channels = {"in_channels": IN_CHANNELS, "out_channels": OUT_CHANNELS}
-    built = BasicUNet(spatial_dims=3, features=FEATURES, act="relu", norm="batch", **channels).eval()
+    return reseeded(BasicUNet(spatial_dims=3, features=FEATURES, act="relu", norm="batch", **channels).eval())
+
+
+def reseeded(built: torch.nn.Module) -> torch.nn.Module:
+    """Return *built* with random batch statistics."""
     for name, buffer in built.named_buffers():
         # Near what layers give, or their activations would all be off and hide every other number.
         if name.endswith("running_mean"):
@@ -97,6 +96,6 @@ def make(folder: Path) -> Sample:
 
 
 def make_generation(folder: Path, generation: str) -> Sample:
-    """Write the sample as *generation* ("C", "B", "A" or "v1") does into *folder*."""
+    """Write the sample as *generation* ("C", "B" or "A") does into *folder*."""
     config = configuration() if generation == "C" else older_configuration(generation)
     return Sample(write(folder, network(), config), network())

@@ -17,12 +17,16 @@ from napari_tessera.decode import decoder_names
 from napari_tessera.errors import ModelError
 from napari_tessera.models import allowed, architectures, spec
 from napari_tessera.models.allowed import TABLE, Names
+from napari_tessera.models.formats.bioimageio import after as bioimageio_after
 from napari_tessera.models.formats.bioimageio import steps as bioimageio_steps
 from napari_tessera.models.formats.bioimageio import weights as bioimageio_weights
 from napari_tessera.models.formats.connectomics import checkpoint as connectomics_pickles
 from napari_tessera.models.formats.connectomics import network as connectomics_network
 from napari_tessera.models.formats.connectomics import output as connectomics_output
+from napari_tessera.models.formats.connectomics import residual_unet, version1
 from napari_tessera.models.formats.connectomics.config import read_configuration
+from napari_tessera.models.formats.monai_bundle import after as monai_after
+from napari_tessera.models.formats.monai_bundle import intensities as monai_intensities
 from napari_tessera.models.formats.monai_bundle import transforms as monai_transforms
 from napari_tessera.models.formats.nnunet import checkpoint as nnunet_checkpoint
 from napari_tessera.models.formats.nnunet import network as nnunet_network
@@ -35,7 +39,13 @@ SOURCE = Path(napari_tessera.__file__).parent
 WHOLE = re.compile(r"[a-z_]+(\.\w+)+")
 
 HANDLED: dict[str, tuple[Names, Any]] = {
-    "MONAI's networks": (allowed.MONAI_NETWORKS, architectures.ARCHITECTURES),
+    "MONAI's networks": (allowed.MONAI_NETWORKS, architectures.ARCHITECTURES[: len(allowed.MONAI_NETWORKS.names)]),
+    "Tessera's networks": (allowed.OWN_NETWORKS, architectures.ARCHITECTURES[len(allowed.MONAI_NETWORKS.names) :]),
+    "norms": (allowed.RESIDUAL_NORMS, residual_unet.NORMS),
+    "activations": (allowed.RESIDUAL_ACTIVATIONS, residual_unet.ACTIVATIONS),
+    "paddings": (allowed.RESIDUAL_PADDINGS, residual_unet.PADDINGS),
+    "blocks": (allowed.RESIDUAL_BLOCKS, residual_unet.BLOCKS),
+    "Connectomics 1's networks": (allowed.CONNECTOMICS_1_NETWORKS, version1.ARCHITECTURES),
     "Connectomics' networks": (allowed.CONNECTOMICS_NETWORKS, connectomics_network.ARCHITECTURES),
     "Connectomics' activations": (allowed.CONNECTOMICS_ACTIVATIONS, connectomics_output._ACTIVATIONS),
     "Connectomics' decoders": (allowed.CONNECTOMICS_DECODERS, connectomics_output._DECODERS),
@@ -48,10 +58,14 @@ HANDLED: dict[str, tuple[Names, Any]] = {
         allowed.NNUNET_OLD_NETWORKS,
         get_args(nnunet_plans._OldConfiguration.model_fields["unet"].annotation),
     ),
-    "MONAI's transforms before": (allowed.MONAI_BEFORE, monai_transforms._PRE),
-    "MONAI's transforms after": (allowed.MONAI_AFTER, monai_transforms._POST),
+    "MONAI's transforms before": (
+        Names("both", (), {**allowed.MONAI_AXES.names, **allowed.MONAI_INTENSITIES.names}, "they are the table's"),
+        monai_transforms._PRE,
+    ),
+    "MONAI's intensities": (allowed.MONAI_INTENSITIES, monai_intensities.READERS),
+    "MONAI's transforms after": (allowed.MONAI_AFTER, monai_after._POST),
     "bioimage.io's steps before": (allowed.BIOIMAGEIO_BEFORE, bioimageio_steps._BEFORE),
-    "bioimage.io's steps after": (allowed.BIOIMAGEIO_AFTER, bioimageio_steps._AFTER),
+    "bioimage.io's steps after": (allowed.BIOIMAGEIO_AFTER, bioimageio_after._AFTER),
     "bioimage.io's weights": (allowed.BIOIMAGEIO_WEIGHTS, bioimageio_weights._ORDER),
     "Tessera's normalisations": (allowed.TESSERA_NORMALISATIONS, get_args(spec.NormalisationMode)),
     "Tessera's activations": (allowed.TESSERA_ACTIVATIONS, get_args(spec.Activation)),
@@ -99,13 +113,15 @@ def test_networks_become_classes_that_are_there() -> None:
     for name in allowed.MONAI_NETWORKS.names:
         cls = architectures.network_class(name)
         assert name == f"monai.networks.nets.{cls.__name__}"
+    for name in allowed.OWN_NETWORKS.names:
+        assert name == f"napari_tessera.{architectures.network_class(name).__name__}"
     with pytest.raises(LookupError):
         architectures.network_class("monai.networks.nets.HoVerNet")
-    for row in (allowed.CONNECTOMICS_NETWORKS, allowed.NNUNET_OLD_NETWORKS):
+    for row in (allowed.CONNECTOMICS_NETWORKS, allowed.CONNECTOMICS_1_NETWORKS, allowed.NNUNET_OLD_NETWORKS):
         for becomes in row.names.values():
             target = WHOLE.match(becomes)
             assert target is not None
-            assert target[0] in {*allowed.MONAI_NETWORKS.names, *allowed.NNUNET_NETWORKS.names}
+            assert target[0] in {*architectures.ARCHITECTURES, *allowed.NNUNET_NETWORKS.names}
     for name, becomes in allowed.NNUNET_LAYERS.names.items():
         assert f"torch.nn.{nnunet_network._LAYERS[name].__name__}" == becomes
 

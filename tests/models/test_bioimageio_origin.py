@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tests.models.change_bioimageio import (
     ONE_WINDOW,
+    after,
     change,
     merge,
     steps,
@@ -27,9 +28,27 @@ ZSCORE = ("zero_mean_unit_variance", {"axes": ["channel", "z", "y", "x"]})
 RANGE = ("scale_range", {"axes": ["channel", "z", "y", "x"], "min_percentile": 2.0, "max_percentile": 99.0})
 
 
+AXES = {"axes": ["channel", "z", "y", "x"]}
+CHAINS: list[list[Any]] = [
+    [RANGE, ZSCORE],
+    [("clip", {"min": 70.0, "max": 140.0}), ZSCORE],
+    [("clip", {"min_percentile": 3.0, "max_percentile": 97.0} | AXES), ZSCORE],
+    [("clip", {"min_percentile": 3.0, "max": 120.0} | AXES), ("scale_linear", {"gain": 0.1, "offset": -10.0})],
+    [ZSCORE, ("scale_linear", {"gain": -2.0, "offset": 0.5})],
+    [
+        ("scale_linear", {"gain": 0.1, "offset": -10.0}),
+        ("sigmoid", {}),
+        ("binarize", {"threshold": 0.4}),
+        ("ensure_dtype", {"dtype": "float32"}),
+    ],
+    [ZSCORE, ("clip", {"min": -1.0, "max": 1.5}), ("scale_linear", {"gain": 2.0})],
+]
+
+
 @pytest.mark.parametrize(
     ("kind", "described"),
     [
+        *(("pytorch_state_dict", chain) for chain in CHAINS),
         ("pytorch_state_dict", [ZSCORE]),
         ("torchscript", [ZSCORE]),
         ("pytorch_state_dict", [RANGE]),
@@ -57,6 +76,9 @@ def test_predicts_what_bioimageio_core_predicts(
     entry = save_state_dict(package, network) if kind == "pytorch_state_dict" else save_torchscript(package, network)
     change(package, merge(weights={kind: entry}))
     change(package, steps(*described))
+
+    # A line of the output is no matter of how windows are stitched, so it is the network's.
+    change(package, after(("scale_linear", {"gain": 3.0, "offset": -1.0}), ("sigmoid", {})))
 
     with ValidationContext(log_warnings=False):
         theirs = load_model_description(package / "rdf.yaml", perform_io_checks=False)

@@ -211,11 +211,11 @@ def test_truncated_files(package: Path) -> None:
         with pytest.raises(ModelError, match=r"'weights.pt' in .* has the SHA-256 .* it is damaged or another file"):
             load_model(package)
         change(package, merge(weights__pytorch_state_dict__sha256=sha256(weights)))
-        with pytest.raises(ModelError, match=r"weights 'weights.pt' of .* (cut short|more than tensors)"):
+        with pytest.raises(ModelError, match=r"weights 'weights.pt' of .* (cut short|is empty|more than tensors)"):
             load_model(package)
     path = zipped(package)
     path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(ModelError, match=r"cannot read .* as a zip"):
+    with pytest.raises(ModelError, match=r"cannot read .* as a zip|was cut short"):
         load_model(path)
 
 

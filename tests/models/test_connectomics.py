@@ -226,7 +226,7 @@ def test_where_the_configuration_is_looked_for(tmp_path: Path) -> None:
         FORMAT.describe(path)
     for file in (path.parent / "a.yaml", path.parent / "b.yml", path.parent.parent / "config.yaml"):
         file.unlink()
-    with pytest.raises(ModelError, match=r"holds weights alone.*put the one .*last\.yaml"):
+    with pytest.raises(ModelError, match=r"holds weights alone.*put .*last\.yaml"):
         FORMAT.describe(path)
 
 
@@ -360,11 +360,6 @@ def test_other_architectures_are_named_with_what_to_do(name: str, remedy: str, t
         described(tmp_path, configured(arch={"type": name}))
 
 
-def test_version_1_is_named_as_such(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"version 1 .*'unet_residual_3d'"):
-        described(tmp_path, {"MODEL": {"ARCHITECTURE": "unet_residual_3d"}})
-
-
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
@@ -391,10 +386,10 @@ def test_missing_extra_and_cut_weights_are_told_in_a_sentence(tmp_path: Path) ->
     with pytest.raises(ModelError, match="it has unknown extra"):
         FORMAT.load(path)
     path.write_bytes(path.read_bytes()[:-2000])
-    with pytest.raises(ModelError, match=r"cannot read the weights .*last.ckpt, the file may be cut short"):
+    with pytest.raises(ModelError, match=r"last\.ckpt was cut short.*again"):
         FORMAT.load(path)
     torch.save({"weights": 1}, path)
-    with pytest.raises(ModelError, match="no Lightning checkpoint: it has no state_dict"):
+    with pytest.raises(ModelError, match="no checkpoint of PyTorch Connectomics, as it has no state_dict"):
         FORMAT.load(path)
     torch.save({**content, "pytc_metadata": {"model_arch": "rsunet"}}, path)
     with pytest.raises(ModelError, match=r"holds a rsunet, but .* describes a monai_basic_unet3d"):

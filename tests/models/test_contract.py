@@ -20,13 +20,14 @@ from napari_tessera.models.trust import TrustStore
 if TYPE_CHECKING:
     from tests.models.sample import Sample
 
-# One module beside this one for each format of the table.
+# One module beside this one for each format of the table; after a dash, what of a format is a network of its own.
 SAMPLES = {
     "tessera_file": "sample_tessera",
     "torchscript": "sample_torchscript",
     "exported_program": "sample_exported",
     "onnx": "sample_onnx",
     "connectomics": "sample_connectomics",
+    "connectomics-v1": "sample_connectomics_1",
     "monai_bundle": "sample_monai_bundle",
     "nnunet": "sample_nnunet",
     "bioimageio": "sample_bioimageio",
@@ -39,14 +40,14 @@ def sample(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def test_every_format_has_a_sample() -> None:
-    assert set(SAMPLES) == {entry.module.partition(".")[0] for entry in FORMATS}
+    assert {name.partition("-")[0] for name in SAMPLES} == {entry.module.partition(".")[0] for entry in FORMATS}
 
 
 def test_it_predicts_what_was_saved(sample: Sample) -> None:
     model = nt.load_model(sample.path, trust=True)
     origin = nt.Model(sample.network, model.spec)
     volume = 255 * np.random.default_rng(1).random((36, 40, 52)[-model.spec.spatial_dims :], np.float32)
-    window = model.spec.window.default if not all(model.spec.window.step) else (32,) * model.spec.spatial_dims
+    window = tuple(model.spec.window.nearest(axis, 32)[0] for axis in range(model.spec.spatial_dims))
     settings = nt.Settings(window_size=window, overlap=0.25, sw_batch_size=3, device="cpu")
     found, expected = (nt.predict(volume, each, settings) for each in (model, origin))
     assert found.shape == expected.shape

@@ -15,7 +15,7 @@ import torch
 from tests.models.absurd import CALLERS
 
 from napari_tessera.errors import ModelError
-from napari_tessera.models import architectures
+from napari_tessera.models import allowed, architectures
 from napari_tessera.models.empty_network import StoredWeights, build_empty
 from napari_tessera.models.formats.state_dict import fill
 from napari_tessera.models.load import load_model
@@ -74,7 +74,7 @@ def test_a_network_of_the_table_is_complete_once_it_is_filled(case: str) -> None
 
 
 def test_every_class_of_the_table_is_tried() -> None:
-    assert {f"{NETS}.{name}" for name, *_ in NETWORKS.values()} == set(architectures.ARCHITECTURES)
+    assert {f"{NETS}.{name}" for name, *_ in NETWORKS.values()} == set(allowed.MONAI_NETWORKS.names)
 
 
 class Computed(torch.nn.Module):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.models import sample_connectomics, sample_monai_bundle, sample_tessera, sample_torchscript
 
 import napari_tessera as nt
@@ -58,6 +60,32 @@ def test_a_model_is_one_however_many_files_it_has(folder: Path, capsys: pytest.C
     listed = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
     assert {"neurites-em", *user_models()} == set(listed)
     assert listed["bundle"]["format"] == "MONAI bundle"
+    files = (folder / "own.yaml", folder / "own.safetensors")
+    assert listed["own"]["bytes"] == sum(file.stat().st_size for file in files)
+    assert listed["bundle"]["bytes"] > (folder / "bundle" / "models" / "model.pt").stat().st_size
+
+
+def test_listing_reads_little_of_any_file_and_runs_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, memory: Callable[[], float]
+) -> None:
+    monkeypatch.setattr("torch.jit.load", lambda *_, **__: pytest.fail("a program was opened"))
+    monkeypatch.setattr("torch.export.load", lambda *_, **__: pytest.fail("a program was opened"))
+    moved(sample_torchscript.make, folder, "script")
+    moved(sample_connectomics.make, folder, "trained")
+    torch.save({"a": torch.zeros(100_000_000, dtype=torch.uint8)}, folder / "weights.pt")
+    for name in ("script.pt", "trained.ckpt"):
+        with zipfile.ZipFile(folder / name, "a") as archive:
+            archive.writestr("more", bytes(100_000_000))
+    (folder / "broken.onnx").write_bytes(b"\x08\x09\x12\xff\xff\xff\x7f" + bytes(100_000_000))
+    assert run_app(app, ["models", "--json"]) == 0  # what is imported for it, and the making of the files, is behind
+    begin = memory()
+    capsys.readouterr()
+    assert run_app(app, ["models", "--json"]) == 0
+    assert memory() - begin < 20e6
+    listed = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
+    assert listed["script"]["bytes"] > 100e6
+    assert "holds weights alone" in listed["weights"]["problem"]
+    assert "cut short" in listed["broken"]["problem"]
 
 
 def test_a_broken_one_is_listed_with_its_reason(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

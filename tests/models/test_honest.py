@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 from collections.abc import Callable
+from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
-from tests.models.sample import make_or_skip
+from tests.models import sample_connectomics, sample_tessera
+from tests.models.sample import make_or_skip, reference_network
 
 import napari_tessera as nt
 from napari_tessera.errors import ModelError, TesseraError
-from napari_tessera.models.load import load_model
+from napari_tessera.models.load import describe_model, load_model
 
 MOST_LETTERS = 400
 # What a sample of each format is made of.
@@ -24,6 +29,7 @@ FILES = {
     "sample_exported": ("small.pt2",),
     "sample_onnx": ("small.onnx",),
     "sample_connectomics": ("last.ckpt", "last.yaml"),
+    "sample_connectomics_1": ("checkpoint_100000.pth.tar", "checkpoint_100000.yaml"),
     "sample_monai_bundle": ("model.pt", "metadata.json", "inference.json"),
     "sample_nnunet": ("checkpoint_final.pth", "plans.json", "dataset.json"),
     "sample_bioimageio": ("weights.pt", "rdf.yaml"),
@@ -98,7 +104,16 @@ def test_files_where_folders_are_expected(tmp_path: Path, name: str) -> None:
 ENDINGS = (".safetensors", ".yaml", ".pt", ".pt2", ".onnx", ".ckpt", ".zip", ".h5")
 
 
-WRONG = [(name, file, end) for name, (file, *_) in FILES.items() for end in ENDINGS if not file.endswith(end)]
+# Whose single file says what it is, whatever it is called.
+KNOWN_ANYWHERE = ("sample_torchscript", "sample_exported", "sample_onnx")
+BY_CONTENT = (".safetensors", ".pt", ".pt2", ".onnx", ".ckpt", ".pth", ".zip")
+WRONG = [
+    (name, file, end)
+    for name, (file, *_) in FILES.items()
+    for end in ENDINGS
+    if not file.endswith(end) and not (name in KNOWN_ANYWHERE and end in BY_CONTENT)
+]
+MISNAMED = [(name, FILES[name][0], end) for name in KNOWN_ANYWHERE for end in BY_CONTENT]
 
 
 @pytest.mark.parametrize(("name", "file", "ending"), WRONG)
@@ -109,6 +124,107 @@ def test_wrong_endings(tmp_path: Path, name: str, file: str, ending: str) -> Non
     path.parent.mkdir(parents=True)
     source.rename(path)
     assert_refused(lambda: load_model(path, trust=True), "other", where=tmp_path)
+
+
+@pytest.mark.parametrize(("name", "file", "ending"), MISNAMED)
+def test_files_are_opened_as_what_they_hold(tmp_path: Path, name: str, file: str, ending: str) -> None:
+    sample = make_or_skip(name, tmp_path)
+    path = (tmp_path / file).rename(tmp_path / f"other{ending}")
+    with pytest.raises(ModelError, match="other") if sample.runs_code else nullcontext():
+        load_model(path)  # a program needs trust by any name
+    assert load_model(path, trust=True).spec.out_channels == 2
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """What torch.save wrote of a network's weights."""
+    path = tmp_path / "cells.pt"
+    torch.save(reference_network().state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize("ending", [".pt", ".pth", ".safetensors", ".onnx", ".pt2", ".ts"])
+def test_weights_alone_say_what_they_lack(tmp_path: Path, weights: Path, ending: str) -> None:
+    path = weights.rename(weights.with_suffix(ending))
+    for act in (describe_model, load_model):
+        assert_refused(
+            lambda act=act: act(path), f"cells{ending} holds weights alone", "put cells.yaml beside it", where=tmp_path
+        )
+
+
+@pytest.mark.parametrize("ending", [".pt", ".pth", ".safetensors"])
+def test_weights_open_with_a_description_of_their_network(tmp_path: Path, weights: Path, ending: str) -> None:
+    path = weights.rename(weights.with_suffix(ending))
+    description = yaml.safe_load(sample_tessera.make(tmp_path).path.read_text())
+    description["weights"] = path.name
+    path.with_suffix(".yaml").write_text(yaml.safe_dump(description))
+    windows = torch.rand(1, 1, 32, 32, 32)
+    for opened in (path, path.with_suffix(".yaml")):
+        with torch.inference_mode():
+            torch.testing.assert_close(load_model(opened).network(windows), reference_network()(windows))
+
+
+def test_weights_beside_a_description_of_another_program(tmp_path: Path, weights: Path) -> None:
+    path = weights.rename(weights.with_suffix(".safetensors"))
+    path.with_suffix(".yaml").write_text("train: {epochs: 3}\nmodel: {name: unet}\n")
+    assert_refused(lambda: load_model(path), "cells.yaml is no description of a model", where=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "package"),
+    [
+        ("sample_monai_bundle", "model.pt", "MONAI bundle"),
+        ("sample_nnunet", "checkpoint_final.pth", "nnU-Net folder"),
+        ("sample_bioimageio", "weights.pt", "bioimage.io package"),
+    ],
+)
+def test_weights_of_a_package_name_it(tmp_path: Path, name: str, file: str, package: str) -> None:
+    make_or_skip(name, tmp_path)
+    (path,) = tmp_path.rglob(file)
+    assert_refused(lambda: load_model(path), f"part of the {package}", "open that", where=tmp_path)
+
+
+def test_a_checkpoint_and_its_configuration_are_one_model(tmp_path: Path) -> None:
+    path = sample_connectomics.make(tmp_path).path
+    for opened in (path, path.with_suffix(".yaml"), tmp_path):
+        assert load_model(opened).origin == str(path)
+    path.with_suffix(".yaml").rename(tmp_path / "config.yaml")
+    assert load_model(tmp_path).origin == str(path)
+    shutil.copy(path, tmp_path / "epoch=9.ckpt")
+    assert_refused(lambda: load_model(tmp_path), "holds 2 models (epoch=9.ckpt, last.ckpt)", where=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["x.ckpt", "x.onnx", "x.zip", "x"])
+def test_folders_without_a_model(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "notes.txt").write_text("mine")
+    assert_refused(lambda: load_model(tmp_path / name), f"{name} is a folder without a model", where=tmp_path)
+
+
+@pytest.mark.parametrize("file", ["notes.txt", "net.onnx"])
+def test_zips_of_other_things(tmp_path: Path, file: str) -> None:
+    path = tmp_path / "other.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(file, "content")
+    todo = "unpack it and open net.onnx" if file.endswith("onnx") else "get a zip that holds them"
+    assert_refused(lambda: load_model(path), "other.zip is a zip without configs/metadata.json", todo, where=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "is empty"), (b"\x89HDF\r\n\x1a\n" * 9, "is an HDF5 file"), (b"PK\3\4" * 9, "cut short")],
+)
+@pytest.mark.parametrize("ending", [".pt", ".pt2", ".ckpt", ".safetensors", ".onnx"])
+def test_what_no_model_is(tmp_path: Path, content: bytes, reason: str, ending: str) -> None:
+    path = tmp_path / f"cells{ending}"
+    path.write_bytes(content)
+    assert_refused(lambda: load_model(path, trust=True), f"cells{ending} ", reason, where=tmp_path)
+
+
+def test_a_checkpoint_that_was_cut_short_says_what_to_do(tmp_path: Path) -> None:
+    path = sample_connectomics.make(tmp_path).path
+    path.write_bytes(path.read_bytes()[:-300])
+    assert_refused(lambda: load_model(path), "last.ckpt was cut short", "copy or download it again", where=tmp_path)
 
 
 # What a description says of a network that is not so. Formats that rebuild theirs find it when they load: see the tests
@@ -137,3 +253,43 @@ def test_volumes_of_another_number_of_channels(tmp_path: Path, name: str) -> Non
     model = load_model(make_or_skip(name, tmp_path).path)
     volume = np.zeros((3, 32, 32, 32), np.float32)
     assert_refused(lambda: nt.predict(volume, model), model.spec.name, where=tmp_path, error=TesseraError)
+
+
+def spoilt(folder: Path, name: str, value: float) -> Path:
+    """Write the reference network, whose last layer has a weight of *value*."""
+    network = reference_network()
+    last = list(network.parameters())[-1]
+    with torch.no_grad():
+        last[0] = value
+    module = import_module(f"tests.models.{name}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "reference_network", lambda: network)
+        return make_or_skip(name, folder).path
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "name", ["sample_tessera", "sample_monai_bundle", "sample_torchscript", "sample_exported", "sample_onnx"]
+)
+def test_weights_that_are_no_numbers(tmp_path: Path, name: str, value: float) -> None:
+    path = spoilt(tmp_path, name, value)
+    model = load_model(path, trust=True)
+    volume = np.random.default_rng(0).random((32,) * 3, np.float32)
+    kind = "NaN" if value != value else "infinite values"
+    assert_refused(
+        lambda: nt.predict(volume, model, nt.Settings(device="cpu", overlap=0, window_size=(32,) * 3)),
+        path.name,
+        kind,
+        where=tmp_path,
+    )
+
+
+def test_a_network_of_numbers_may_give_what_is_none(tmp_path: Path) -> None:
+    class Contrast(torch.nn.Module):
+        def forward(self, windows: torch.Tensor) -> torch.Tensor:
+            return windows / windows.std(dim=(2, 3, 4), keepdim=True)
+
+    model = nt.Model.from_network(Contrast(), in_channels=1, out_channels=1)
+    volume = np.zeros((16,) * 3, np.float32)
+    found = nt.predict(volume, model, nt.Settings(window_size=(16,) * 3, device="cpu"))
+    assert np.isnan(found).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,46 @@ def test_torchscript_with_several_outputs(tmp_path: Path, named: bool) -> None:
     assert load_model(tmp_path / "several.pt", trust=True).spec.out_channels == 2
 
 
+def test_an_undescribed_torchscript_is_tried_without_data(
+    tmp_path: Path, network: UNet, memory: Callable[[], float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = script(network, tmp_path / "net.pt")
+    monkeypatch.setattr("napari_tessera.models.formats.torchscript.PROBE_SIDES", (8192,))
+    load_model(path, trust=True)
+    begin = memory()
+    model = load_model(path, trust=True)
+    assert memory() - begin < 8192**2, "the window alone has four times as many bytes"
+    assert (model.spec.in_channels, model.spec.out_channels) == (1, 2)
+    assert "net.yaml beside it can say more" in model.notes[0]
+
+
+class Constant(torch.nn.Module):
+    """Holds a tensor of the CPU in its code, and takes windows of at least 64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Conv3d(1, 2, 64)
+        self.values = (torch.zeros(2),)
+
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        return self.layer(windows) + torch.tensor([0.0, 1.0], device="cpu").view(1, 2, 1, 1, 1)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_what_does_not_run_without_data_is_tried_with_a_small_window(tmp_path: Path) -> None:
+    scripted = torch.jit.script(Constant().eval())
+    torch.jit.save(scripted, str(tmp_path / "net.pt"))  # type: ignore[no-untyped-call]
+    assert load_model(tmp_path / "net.pt", trust=True).spec.out_channels == 2
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_what_no_window_of_a_trial_suits_says_how_to_avoid_it(tmp_path: Path) -> None:
+    scripted = torch.jit.script(torch.nn.Conv3d(1, 2, 129).eval())
+    torch.jit.save(scripted, str(tmp_path / "net.pt"))  # type: ignore[no-untyped-call]
+    with pytest.raises(ModelError, match=r"net\.pt does not run on .*put a description beside it, net\.yaml"):
+        load_model(tmp_path / "net.pt", trust=True)
+
+
 def test_code_needs_trust_for_this_very_content(tmp_path: Path, network: UNet, store: TrustStore) -> None:
     path = script(network, tmp_path / "net.ts")
     with pytest.raises(UntrustedModelError, match=r"runs code.*--trust"):
@@ -173,9 +214,7 @@ def test_an_untrusted_file_is_not_even_opened(tmp_path: Path, store: TrustStore)
 
     path = tmp_path / "evil.pt"
     torch.save({"x": Payload()}, path)
-    with pytest.raises(UntrustedModelError):
-        load_model(path, store=store)
-    with pytest.raises(ModelError, match="as TorchScript"):
+    with pytest.raises(ModelError, match="holds weights alone"):
         load_model(path, trust=True, store=store)
     assert not canary.exists()
 
@@ -218,7 +257,7 @@ def test_truncated_files(folder: Path, network: UNet) -> None:
         load_model(folder)
     path = script(network, folder / "net.pt")
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ModelError, match="may be cut short"):
+    with pytest.raises(ModelError, match=r"net\.pt was cut short"):
         load_model(path, trust=True)
 
 
@@ -228,7 +267,7 @@ def test_names_that_are_no_model(tmp_path: Path) -> None:
     (tmp_path / "m.h5").touch()
     with pytest.raises(ModelError, match=r"ending '.h5'; Tessera opens .safetensors, .yaml"):
         load_model(tmp_path / "m.h5")
-    with pytest.raises(ModelError, match="holds 0 descriptions"):
+    with pytest.raises(ModelError, match="is a folder without a model: name one"):
         load_model(tmp_path)
 
 

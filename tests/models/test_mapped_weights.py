@@ -20,6 +20,7 @@ needs_maps = pytest.mark.skipif(not MAPS.exists(), reason="what is mapped is tol
 MAPPED = {
     "sample_tessera": "small.safetensors",
     "sample_connectomics": "last.ckpt",
+    "sample_connectomics_1": "checkpoint_100000.pth.tar",
     "sample_monai_bundle": "bundle/models/model.pt",
     "sample_nnunet": "nnUNetTrainer__nnUNetPlans__3d_fullres/fold_0/checkpoint_final.pth",
     "sample_bioimageio": "bioimageio/weights.pt",

@@ -16,7 +16,7 @@ from tests.models.change_monai_bundle import SMALL, changed, describe, inference
 from tests.models.sample_monai_bundle import INFERENCE, METADATA, make, write_bundle
 
 import napari_tessera as nt
-from napari_tessera.errors import UntrustedModelError
+from napari_tessera.errors import ModelError, UntrustedModelError
 from napari_tessera.models.load import describe_model, find_risk, load_model
 from napari_tessera.models.spec import DecoderChoice, Normalisation
 from napari_tessera.models.trust import TrustStore
@@ -129,12 +129,11 @@ def test_sides_follow_the_metadata_and_the_network(tmp_path: Path, rule: Any, st
 
 def test_what_is_not_taken_over_is_said(tmp_path: Path) -> None:
     content = inference(
-        {"_target_": "CropForegroundd", "source_key": "$print('canary')"},
+        {"_target_": "CropForegroundd", "keys": "label", "source_key": "$print('canary')"},
         {"_target_": "ScaleIntensityRanged", "a_min": 0, "a_max": 9, "b_min": 0, "b_max": 1, "clip": True},
-        {"_target_": "NormalizeIntensityd", "nonzero": True},
+        {"_target_": "SpatialPadd", "spatial_size": "$[64] * 3"},
         {"_target_": "ScaleIntensityd", "keys": "label"},
     )
-    content["postprocessing"]["transforms"] += [{"_target_": "KeepLargestConnectedComponentd", "keys": "pred"}]
     content["inferer"] |= {"overlap": [0.25, 0.5, 0.5], "sigma_scale": 0.25}
     metadata = copy.deepcopy(METADATA)
     metadata["network_data_format"]["outputs"]["pred"]["num_channels"] = 5
@@ -142,15 +141,63 @@ def test_what_is_not_taken_over_is_said(tmp_path: Path) -> None:
     assert found.spec.normalisation == Normalisation("fixed", (("high", 9), ("low", 0), ("mean", 0), ("std", 9)))
     assert found.spec.overlap == 0.5
     for text in (
-        "CropForegroundd of the preprocessing is not taken over",
-        "NormalizeIntensityd of the preprocessing is not taken over",
-        "leaves voxels of value 0 out",
-        "KeepLargestConnectedComponentd of the postprocessing is not taken over",
+        "The padding SpatialPadd is not taken over",
         "one overlap per axis",
         "sigma_scale 0.25",
         "out_channels 5, but the network has 2",
     ):
         assert sum(text in note for note in found.notes) == 1, text
+
+
+@pytest.mark.parametrize(
+    ("transform", "reason"),
+    [
+        ({"_target_": "CropForegroundd", "source_key": "image"}, "cuts images to a part"),
+        ({"_target_": "Flipd", "spatial_axis": 0}, "turns images"),
+        ({"_target_": "Rotate90d"}, "turns images"),
+        ({"_target_": "Resized", "spatial_size": [64, 64, 64]}, "brings images to another size"),
+        ({"_target_": "RandGaussianNoised"}, "changes images at random"),
+        ({"_target_": "GaussianSmoothd"}, "is none that Tessera does"),
+        ({"_target_": "Lambdad", "func": "$lambda x: x * 2"}, "is none that Tessera does"),
+        ({"_target_": "AdjustContrastd", "gamma": 2, "retain_stats": True}, "has retain_stats"),
+        (
+            {"_target_": "ClipIntensityPercentilesd", "lower": 1, "upper": 99, "sharpness_factor": 10},
+            "sharpness_factor",
+        ),
+        ({"_target_": "HistogramNormalized", "mask_key": "mask"}, "has a mask"),
+        ({"_target_": "NormalizeIntensityd", "subtrahend": 3}, "only one of subtrahend and divisor"),
+        ({"_target_": "ScaleIntensityRanged", "a_min": 3, "a_max": 3}, "a_min 3.0 and a_max 3.0"),
+        (
+            {"_target_": "ScaleIntensityRanged", "a_min": 3, "a_max": 5, "b_min": 1, "b_max": 0, "clip": True},
+            "b_min 1, b_max 0 and clip",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value["_target_"],
+)
+def test_a_step_before_the_network_that_tessera_does_not_do_is_refused(
+    tmp_path: Path, transform: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(ModelError, match=reason) as caught:
+        describe(tmp_path, inference({"_target_": "ScaleIntensityd"}, transform))
+    assert f"inference.json: 'preprocessing::transforms::1', {transform['_target_']}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("transform", "reason"),
+    [
+        ({"_target_": "KeepLargestConnectedComponentd"}, "'KeepLargestConnectedComponentd', which Tessera does not do"),
+        ({"_target_": "Activationsd", "other": "$torch.tanh"}, "a function 'other'"),
+        ({"_target_": "AsDiscreted", "threshold": 3}, "the threshold 3, but"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value["_target_"],
+)
+def test_a_step_after_the_network_that_tessera_does_not_do_is_refused(
+    tmp_path: Path, transform: dict[str, Any], reason: str
+) -> None:
+    content = changed(INFERENCE)
+    content["postprocessing"]["transforms"] = [{"keys": "pred"} | transform]
+    with pytest.raises(ModelError, match=reason):
+        describe(tmp_path, content)
 
 
 def test_a_sigmoid_channel_is_foreground(tmp_path: Path) -> None:

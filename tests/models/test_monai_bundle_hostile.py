@@ -72,11 +72,17 @@ def test_expressions_that_are_not_needed_do_not_run_and_do_not_matter(tmp_path: 
         handlers={"_target_": "os.system", "command": f"touch {canary}"},
         dataset_dir=run,
     )
-    content["postprocessing"]["transforms"].append({"_target_": "os.system", "command": f"touch {canary}"})
     content["network_def"]["_requires_"] = run
     model = load_model(write_bundle(tmp_path / "bundle", reference_network(), inference=content))
     nt.predict(np.zeros((16, 32, 32), np.float32), model)
-    assert any("os.system of the postprocessing is not taken over" in note for note in model.notes)
+
+
+def test_a_step_after_the_network_that_is_not_monais_is_refused(tmp_path: Path, canary: Path) -> None:
+    content = changed(INFERENCE)
+    content["postprocessing"]["transforms"].append({"_target_": "os.system", "command": f"touch {canary}"})
+    path = write_bundle(tmp_path / "bundle", reference_network(), inference=content)
+    with pytest.raises(ModelError, match=r"inference\.json: 'postprocessing::transforms::2' is 'os\.system', which"):
+        load_model(path)
 
 
 class Payload:

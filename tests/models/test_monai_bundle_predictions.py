@@ -47,6 +47,24 @@ def test_a_bundle_predicts_what_its_network_does(tmp_path: Path, maker: Any) -> 
         [{"_target_": "ScaleIntensityd"}, {"_target_": "NormalizeIntensityd", "subtrahend": 0.5, "divisor": 0.25}],
         [{"_target_": "ScaleIntensityRanged", "a_min": 10, "a_max": 90}, {"_target_": "NormalizeIntensityd"}],
         [{"_target_": "ScaleIntensityd"}, {"_target_": "NormalizeIntensityd", "channel_wise": True}],
+        [{"_target_": "AdjustContrastd", "gamma": 0.6}],
+        [{"_target_": "AdjustContrastd", "gamma": 0.6, "invert_image": True}, {"_target_": "ScaleIntensityd"}],
+        [{"_target_": "HistogramNormalized", "num_bins": 40, "max": 3}, {"_target_": "NormalizeIntensityd"}],
+        [{"_target_": "ThresholdIntensityd", "threshold": 30}, {"_target_": "NormalizeIntensityd", "nonzero": True}],
+        [
+            {"_target_": "ThresholdIntensityd", "threshold": 70, "above": False, "cval": 2},
+            {"_target_": "ClipIntensityPercentilesd", "lower": 5, "upper": None},
+            {"_target_": "NormalizeIntensityd"},
+        ],
+        [{"_target_": "ShiftIntensityd", "offset": -20.5}, {"_target_": "ScaleIntensityd", "minv": 1, "maxv": 0}],
+        [{"_target_": "ScaleIntensityRanged", "a_min": 90, "a_max": 10, "b_min": 0, "b_max": 1, "clip": True}],
+        [{"_target_": "ScaleIntensityRanged", "a_min": 10, "a_max": 90, "b_min": 0.2, "clip": True}],
+        [
+            {"_target_": "ScaleIntensityRangePercentilesd", "lower": 2, "upper": 97, "b_min": 0, "b_max": 1}
+            | {"clip": True},
+            {"_target_": "NormalizeIntensityd"},
+            {"_target_": "AdjustContrastd", "gamma": 2},
+        ],
     ],
     ids=lambda transforms: "+".join(f"{one['_target_']}{len(one)}" for one in transforms),
 )
@@ -67,6 +85,23 @@ def test_intensities_are_those_of_monais_transforms(tmp_path: Path, transforms: 
     with torch.inference_mode():
         expected = network(torch.as_tensor(image)[None])[0].numpy()
     assert np.abs(expected).max() > 1e-3
+    np.testing.assert_allclose(nt.predict(volume, model), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_statistics_of_several_channels_together_are_monais(tmp_path: Path) -> None:
+    volume = (np.random.default_rng(2).random((2, 16, 16, 16)) * np.reshape([100, 30], (2, 1, 1, 1))).astype(np.float32)
+    transforms = [{"_target_": "ScaleIntensityd"}, {"_target_": "NormalizeIntensityd", "nonzero": True}]
+    image = torch.tensor(volume)
+    image = monai_transforms.NormalizeIntensity(nonzero=True)(monai_transforms.ScaleIntensity()(image))
+    torch.manual_seed(5)
+    arguments = SMALL | {"in_channels": 2, "norm": "batch"}
+    network = networks.UNet(**arguments).eval()
+    content = inference(*transforms, network_def={"_target_": "monai.networks.nets.UNet", **arguments})
+    content["inferer"]["roi_size"] = 16
+    content["postprocessing"]["transforms"] = []
+    model = load_model(write_bundle(tmp_path / "bundle", network, inference=content))
+    with torch.inference_mode():
+        expected = network(torch.as_tensor(image)[None])[0].numpy()
     np.testing.assert_allclose(nt.predict(volume, model), expected, rtol=1e-5, atol=1e-5)
 
 

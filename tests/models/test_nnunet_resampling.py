@@ -90,6 +90,7 @@ def test_never_and_always_separate(tmp_path: Path) -> None:
     [
         said("os.system", {"command": "x"}),
         said(NUMPY, COMMON | {"order": 2}),
+        said(NUMPY, COMMON | {"order": 3, "order_z": 1}, COMMON | {"order": 1, "order_z": 1}),
         said(NUMPY, COMMON | {"order": 3}, COMMON | {"order": 3}),
         said(NUMPY, COMMON | {"order": 3, "force_separate_z": True}, COMMON | {"order": 1}),
         said(NUMPY, COMMON | {"order": 3}, COMMON | {"order": 1, "order_z": 1}),
@@ -133,7 +134,7 @@ window: {default: [8, 8, 8], step: [1, 1, 1], minimum: [1, 1, 1]}
 resampling: {order: 3, antialias: false, edge: repeat, separate_above: 3, clip: true, normalise_first: true,
   output_order: 1, usual: true}
 """
-    assert parse_model_file(text, "n.yaml").to_spec().resampling == CUBIC
+    assert parse_model_file(text, "n.yaml").spec.resampling == CUBIC
     with pytest.raises(ModelError, match=r"n\.yaml: .*each must be 0, 1 or 3"):
         parse_model_file(text.replace("order: 3,", "order: 2,"), "n.yaml")
     with pytest.raises(ModelError, match=r"resampling\.edge"):

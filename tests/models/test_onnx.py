@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ onnx = pytest.importorskip("onnx", reason="onnx (the extra onnx) is not installe
 pytest.importorskip("onnxruntime", reason="onnxruntime (the extra onnx) is not installed")
 
 from napari_tessera.models.formats.onnx import FORMAT, METADATA_KEY  # noqa: E402
+from napari_tessera.models.formats.onnx_reader import KEPT_BYTES, read_skeleton  # noqa: E402
 
 
 def graph_of(*, batch: int | str = "n", side: int | str = "s", channels: int = 1, out: int = 2) -> Any:
@@ -105,6 +108,98 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     (folder / "weights.bin").symlink_to(tmp_path / "secret.bin")
     with pytest.raises(ModelError, match="not in its folder"):
         FORMAT.load(saved(folder, external(graph_of(), "weights.bin")))
+
+
+def beside(folder: Path, **keys: object) -> Path:
+    """Write a graph with weights in a file of 8 bytes, which *keys* describe."""
+    (folder / "weights.bin").write_bytes(bytes(8))
+    model = external(graph_of(), "weights.bin")
+    for key, value in keys.items():
+        entry = model.graph.initializer[0].external_data.add()
+        entry.key, entry.value = key, str(value)
+    return saved(folder, model)
+
+
+@pytest.mark.parametrize("keys", [{"offset": 0, "length": 8}, {"length": 8}, {"offset": 0}, {}])
+def test_weights_that_lie_within_a_file(tmp_path: Path, keys: dict[str, int]) -> None:
+    assert FORMAT.load(beside(tmp_path, **keys)).spec.out_channels == 2
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        ({"offset": 4, "length": 8}, r"from byte 4 to 12 of 'weights\.bin', but that has 8 bytes.*copy or download"),
+        ({"offset": 4}, "from byte 4 to 12"),
+        ({"offset": 2**60}, "but that has 8 bytes"),
+        ({"length": 9}, "from byte 0 to 9"),
+        ({"length": 4}, "has 4 bytes, but its shape needs 8"),
+        ({"offset": -4}, "which are no sizes"),
+        ({"length": "many"}, "which are no sizes"),
+        ({"offset": "9" * 5000}, "which are no sizes"),
+        ({"location": "../secret.bin"}, "says twice"),
+        ({"location": "weights.bin"}, "says twice"),
+    ],
+)
+def test_weights_beyond_the_end_of_a_file(tmp_path: Path, keys: dict[str, object], reason: str) -> None:
+    path = beside(tmp_path, **keys)
+    for act in (FORMAT.load, FORMAT.describe):
+        with pytest.raises(ModelError, match=rf"net\.onnx .*{reason}"):
+            act(path)
+
+
+def test_every_cut_is_one_sentence(tmp_path: Path) -> None:
+    content = graph_of().SerializeToString()
+    path = tmp_path / "net.onnx"
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        with pytest.raises(ModelError, match=r"net\.onnx") as caught:
+            FORMAT.load(path)
+        assert "\n" not in str(caught.value)
+
+
+def large(folder: Path, megabytes: int) -> Path:
+    """Write a graph whose only weights are a kernel of so many megabytes."""
+    return saved(folder, graph_of(channels=5000, out=megabytes * 50))
+
+
+def test_opening_takes_no_memory_for_the_weights(tmp_path: Path, memory: Callable[[], float]) -> None:
+    path = large(tmp_path, 40)
+    begin = memory()
+    model = FORMAT.load(path)
+    FORMAT.describe(path)
+    assert memory() - begin < 0.5 * path.stat().st_size
+    assert model.spec.out_channels == 2000
+    assert model.network.weights.nbytes >= 40e6  # type: ignore[union-attr, operator]
+
+
+def test_a_graph_without_its_values_is_the_same_graph(tmp_path: Path) -> None:
+    path = sample_onnx.make(tmp_path).path
+    whole, read = onnx.load(path), onnx.ModelProto.FromString(read_skeleton(path))
+    for tensor in whole.graph.initializer:
+        if len(tensor.raw_data) > KEPT_BYTES:
+            tensor.ClearField("raw_data")
+    assert read == whole
+
+
+def test_onnxruntime_that_is_missing_is_noticed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(tmp_path, graph_of())
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    for act in (FORMAT.load, FORMAT.describe):
+        with pytest.raises(ModelError, match=r"need the library onnxruntime.*napari-tessera\[onnx\]"):
+            act(path)
+
+
+def test_errors_of_onnxruntime_name_no_places_in_its_source(tmp_path: Path) -> None:
+    model = graph_of(side=16)
+    model.ir_version = 99
+    newer = FORMAT.load(saved(tmp_path, model)).network
+    with pytest.raises(ModelError, match=r"cannot run .*net\.onnx: Unsupported model IR version") as caught:
+        newer(torch.ones(1, 1, 16, 16, 16))
+    assert "::" not in str(caught.value)
+    fixed = FORMAT.load(saved(tmp_path, graph_of(side=16))).network
+    with pytest.raises(ModelError, match=r"net\.onnx on windows of shape \(1, 1, 8, 8, 8\): ") as caught:
+        fixed(torch.ones(1, 1, 8, 8, 8))
+    assert "ONNXRuntimeError" not in str(caught.value)
 
 
 def test_weights_beside_it_are_read(tmp_path: Path) -> None:

@@ -232,7 +232,7 @@ def test_tesseras_own_unet_survives(units: int, tmp_path: Path) -> None:
     model = nt.load_model(connectomics(tmp_path / "from", network, {"arch": {"type": "monai_unet"}, "monai": own}))
     path = packed(model, tmp_path / "to")
     check_the_same(model, path)
-    assert yaml.safe_load(path.read_text())["architecture"]["class"] == "InterpolatingUNet"
+    assert yaml.safe_load(path.read_text())["architecture"]["class"] == "napari_tessera.InterpolatingUNet"
 
 
 def test_chosen_and_scaled_channels_survive(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_weights_of_a_graph_need_their_sum(tmp_path: Path) -> None:
         (set_in("around", to=[{"do": "import", "name": "os"}]), "around.0"),
         (set_in("around", to=[{"do": "turn", "axes": "xyz"}] * 9), "around"),
         (set_in("around", to=[{"do": "turn", "axes": "xyzt"}]), "'turn' in 'around', axes is 'xyzt'"),
-        (set_in("around", to=[{"do": "turn", "axes": "xyz", "gain": float("inf")}]), "around.0.turn.gain"),
+        (set_in("around", to=[{"do": "line", "gain": [float("inf")], "offset": [0]}]), "around.0.line.gain"),
         (set_in("around", to=[{"do": "reorder", "order": [0, 1, 1]}]), r"order is \[0, 1, 1\]"),
         (set_in("around", to=[{"do": "channels", "kept": [0], "scales": [1]}]), "keeps 1 channels with 1 scales"),
         (set_in("around", to=[{"do": "channels", "kept": [0, -1], "scales": [1, 1]}]), "channels from 0"),
@@ -258,7 +258,7 @@ def test_tesseras_own_unet_is_bounded(tmp_path: Path) -> None:
         ([900_000, 900_000], "far more weights"),
         (["os.system"], "cannot be built"),
     ):
-        described = {"class": "InterpolatingUNet", "arguments": {**arguments, "channels": channels}}
+        described = {"class": "napari_tessera.InterpolatingUNet", "arguments": {**arguments, "channels": channels}}
         rewritten(path, set_in("architecture", to=described))
         with pytest.raises(ModelError, match=rf"small\.yaml: .*{said}"):
             load_model(path)

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import napari_tessera as nt
 from napari_tessera.cli.app import app
 from napari_tessera.errors import InputError
+from napari_tessera.models.suggestions import with_views_of
 from napari_tessera.models.trust import TrustStore
 from napari_tessera.volumes import Volume, open_tiff, write_tiff
 
@@ -183,12 +184,13 @@ def test_a_stack_is_predicted_plane_by_plane(make: Callable[[Path], Path], stack
     path = make(tmp_path)
     model = nt.load_model(path, trust=True)
     assert model.spec.spatial_dims == 2
-    expected = np.stack([nt.predict(plane, model, SETTINGS) for plane in stack], axis=1)
+    settings = with_views_of(SETTINGS, model.spec)  # as the command line does
+    expected = np.stack([nt.predict(plane, model, settings) for plane in stack], axis=1)
     assert np.ptp(expected) > 1e-2, "or anything would do"
     passes: list[Any] = []
-    found = nt.predict(stack, model, SETTINGS, on_event=passes.append)
+    found = nt.predict(stack, model, settings, on_event=passes.append)
     np.testing.assert_array_equal(found, expected)
-    planned = nt.plan(stack.shape, model, SETTINGS)
+    planned = nt.plan(stack.shape, model, settings)
     done = [event for event in passes if type(event).__name__ == "PassFinished"]
     assert len(planned.volumes) == PLANES
     assert planned.forward_passes == len(done)
@@ -198,6 +200,7 @@ def test_a_stack_is_predicted_plane_by_plane(make: Callable[[Path], Path], stack
     if path.suffix in (".pt", ".pt2"):
         TrustStore().add(path)
     options = ["-m", str(path), "--window", "32,32", "--overlap", "0.25", "--sw-batch-size", "3", "--device", "cpu"]
+    options += ["--no-resample"]  # the voxels of the model are others
     for command in (["plan", str(image)], ["run", str(image), "-o", str(out), "--probabilities"]):
         ended = CliRunner().invoke(app, [*command, *options], env={"COLUMNS": "200"})
         assert ended.exit_code == 0, ended.output

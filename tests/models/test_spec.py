@@ -10,8 +10,11 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.models import sample_tessera
 
 from napari_tessera.errors import ModelError, SettingsError
+from napari_tessera.models import spec_file
+from napari_tessera.models.formats.tessera_file import FORMAT
 from napari_tessera.models.spec import ModelSpec, Normalisation, OutputSpec, WindowRule
 from napari_tessera.models.spec_file import read_model_file
 
@@ -156,6 +159,14 @@ def test_a_description_that_is_no_description(tmp_path: Path) -> None:
     path.write_text("!!python/object/apply:os.system ['true']")
     with pytest.raises(ModelError, match="cannot read"):
         read_model_file(path)
+
+
+def test_opening_a_file_makes_its_description_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    monkeypatch.setattr(spec_file, "ModelSpec", lambda **fields: made.append(fields) or ModelSpec(**fields))
+    path = sample_tessera.make(tmp_path).path
+    assert FORMAT.load(path).spec == ModelSpec(**made[0])
+    assert len(made) == 1
 
 
 def test_every_field_of_the_file_arrives(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_bare_pickles_are_refused(tmp_path: Path, protocol: int) -> None:
     (tmp_path / "a.pt").write_bytes(pickle.dumps(Calls(os.mkdir, str(canary)), protocol))
     with pytest.raises(ModelError, match="may run code"):
         read_tensors_only(tmp_path / "a.pt", "a")
-    with pytest.raises(ModelError, match="it is no zip"):
+    with pytest.raises(ModelError, match=r"outside of a zip|is not what torch\.save writes"):
         read_tensors_only(tmp_path / "a.pt", "a", needs_zip=True)
     assert not canary.exists()
 

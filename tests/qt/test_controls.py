@@ -15,6 +15,7 @@ from qtpy.QtWidgets import QMessageBox
 
 from napari_tessera import api
 from napari_tessera._qt.fold import Fold
+from napari_tessera.engine.interpolation import ResamplingScheme
 from napari_tessera.planning.plan import DeviceState
 from napari_tessera.session.runner import RunState
 from napari_tessera.session.wording import Tone
@@ -425,3 +426,14 @@ def test_a_voxel_size_that_differs_is_offered_to_be_mended(person: Any, describe
     np.testing.assert_array_equal(labels.data > 0, image > 0.5)
     me.widget.windows.resample.click()
     assert me.wait_for_plan().volumes[0].shape == (24, 24, 24)
+
+
+def test_a_model_that_resamples_by_itself_shows_it(person: Any, describe: Any, gate: Any, blobs: Any) -> None:
+    scheme = ResamplingScheme(output_order=1, usual=True)
+    me = person(describe(gate).with_spec(voxel_size_um=(0.01, 0.01, 0.01), resampling=scheme))
+    me.viewer.add_image(blobs(24, 24, 24), name="blobs", scale=(0.02, 0.01, 0.01), units=("um",) * 3)
+    assert me.wait_for_plan().volumes[0].shape == (48, 24, 24)
+    assert me.widget.windows.resample.isChecked()
+    me.widget.windows.resample.click()
+    assert me.wait_for_plan().volumes[0].shape == (24, 24, 24)
+    assert not me.widget.windows.resample.isChecked()

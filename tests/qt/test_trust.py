@@ -154,3 +154,19 @@ def test_the_button_names_the_formats_there_are(person: Any) -> None:
     tip = person().widget.model.open.toolTip()
     for name in ("TorchScript archive", "ONNX graph", "nnU-Net folder", "MONAI bundle", "bioimage.io package"):
         assert name in tip
+
+
+def test_a_packed_program_is_asked_about_as_its_original(person: Any, stranger: Path, tmp_path: Path) -> None:
+    from napari_tessera.models.load import load_model
+    from napari_tessera.models.pack import pack
+
+    path, program = pack(load_model(stranger, trust=True), tmp_path / "packed" / "cells.yaml")
+    me = person()
+    dialog = ask(me, path)
+    words = [label.text() for label in dialog.findChildren(type(dialog.does))]
+    assert "Opening it runs code from its TorchScript archive, with your rights." in words
+    assert {"cells.program.pt", "Tessera model", short_sha(fingerprint(stranger))} <= set(words)
+    me.click(dialog.trust)
+    me.wait(lambda: not me.session.shelf.loading)
+    assert me.session.model.spec.name == "stranger"
+    assert TrustStore().names() == {fingerprint(program): "cells.program.pt"}

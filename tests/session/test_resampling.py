@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from napari_tessera.engine.interpolation import ResamplingScheme
 from napari_tessera.session import ImageInput, Session
 from napari_tessera.session.cost import host_bar, passes_line
 from napari_tessera.session.mask import MaskInput
@@ -139,3 +140,32 @@ def test_another_model_without_a_voxel_size_switches_it_off(
     at_model_size.shelf.use(describe(network))
     assert at_model_size.settings is not None
     assert not at_model_size.settings.resample
+
+
+def test_a_model_that_resamples_by_itself(
+    session: Session, network: Any, describe: Callable[..., Any], drain_until: Any
+) -> None:
+    scheme = ResamplingScheme(order=3, antialias=False, edge="repeat", normalise_first=True, output_order=1, usual=True)
+    session.shelf.use(describe(network).with_spec(voxel_size_um=MODEL, resampling=scheme))
+    session.set_images((image(*SHAPE),))
+    drain_until(session, lambda: not session.planning)
+    assert session.settings is not None
+    assert session.settings.resample is None
+    assert session.plan is not None
+    assert session.plan.volumes[0].shape == (32, 24, 24)
+    session.choose_decoder("threshold")
+    (alone,) = run(session, drain_until)
+    np.testing.assert_array_equal(alone.labels > 0, session.images[0].data > 0.5)
+    session.set_outputs(Outputs(labels=True, probabilities=True))
+    drain_until(session, lambda: not session.planning)
+    (both,) = run(session, drain_until)
+    np.testing.assert_array_equal(both.labels, alone.labels)
+    assert [channel.shape for channel in both.probabilities] == [SHAPE] * 2
+    session.set_images((image(*SHAPE, sizes=()),))  # of unknown voxels: as they are, and it is said
+    drain_until(session, lambda: not session.planning)
+    assert session.plan.volumes[0].shape == SHAPE
+    assert any("voxel size of the image is unknown" in hint for hint in session.plan.hints)
+    session.change(resample=False)
+    session.set_images((image(*SHAPE),))
+    drain_until(session, lambda: not session.planning)
+    assert session.plan.volumes[0].shape == SHAPE

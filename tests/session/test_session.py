@@ -245,6 +245,19 @@ def test_another_model_brings_its_own_window(session: Session, network: Any, des
     assert len(session.volumes) == 16
 
 
+def test_the_overlap_that_hides_a_halo_follows_the_window_until_the_user_chooses(
+    session: Session, network: Any, describe: Any
+) -> None:
+    session.shelf.use(describe(network).with_spec(halo=(2, 4, 4)))
+    assert session.settings is not None
+    assert session.settings.overlap == 8 / 16
+    session.change(window_size=(32, 32, 32))
+    assert session.settings.overlap == 8 / 32
+    session.change(overlap=0.1)
+    session.change(window_size=(16, 16, 16))
+    assert session.settings.overlap == 0.1
+
+
 def test_a_view_that_fails_does_not_leave_a_run_for_ever(session: Session, image: Any) -> None:
     def fail(promises: Any) -> None:
         raise ValueError("cannot show it")

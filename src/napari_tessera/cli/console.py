@@ -11,7 +11,7 @@ OUT = Console(highlight=False)
 ERR = Console(stderr=True, highlight=False)
 
 # Said before the images are read for the first time: that may take as long as reading them.
-LOOKING = "reading the images to find empty windows ..."
+LOOKING = "reading the images to find what is empty ..."
 
 _STYLES = {"Error": "bold red", "Warning": "bold yellow", "Stopped": "bold yellow", "Note": "bold"}
 

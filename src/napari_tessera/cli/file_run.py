@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from napari_tessera.cli.images import Windows
     from napari_tessera.cli.outcome import Outcome
     from napari_tessera.decode import Decoder
+    from napari_tessera.engine.crop import Crop
     from napari_tessera.pipeline import VolumeResult
     from napari_tessera.volumes.volume import ArrayLike
 
@@ -92,8 +93,9 @@ class FileRun:
         def find(settings: Settings) -> list[Windows]:
             return [windows for item in items for windows in _find_windows(item, settings, where)]
 
+        crops = [crop for item in items for crop in _find_crops(item)]
         images = [item.image for item in items]
-        planned = plan_images(images, model, settings, decoder, find=find, choice=choice or Choice())
+        planned = plan_images(images, model, settings, decoder, find=find, choice=choice or Choice(), crops=crops)
         return cls(items, model, planned, chosen, "" if mask is None else mask.name)
 
     @property
@@ -187,6 +189,14 @@ class FileRun:
         except TesseraError as error:
             return f"not even the finished frames ({error})"
         return f"{partial} ({item.result.n_added} of {len(item.volumes)} frames)"
+
+
+def _find_crops(item: Item) -> Sequence[Crop | None]:
+    try:
+        return item.image.crops
+    except InputError:
+        # The run meets the same error where it costs this image alone.
+        return [None] * len(item.volumes)
 
 
 def _find_windows(item: Item, settings: Settings, mask: ArrayLike | None) -> list[Windows]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_tessera.api import as_source
+from napari_tessera.engine.crop import measure_crop
 from napari_tessera.errors import InputError
 from napari_tessera.planning.occupied import check_mask, find_masked, find_windows, window_grid
 from napari_tessera.planning.resampling import resampling_of
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from napari_tessera import Model, ModelSpec, Plan, Settings
     from napari_tessera.cli.choice import Choice
+    from napari_tessera.engine.crop import Crop
     from napari_tessera.engine.source import Source
     from napari_tessera.volumes.volume import ArrayLike
 
@@ -72,6 +74,7 @@ class ImageFile:
         self._spec = spec
         self._axes = axes
         self._open: Volume | None = None
+        self._crops: list[Crop | None] | None = None
         volume = open_volume(path, axes=axes)
         try:
             if voxel_size_um is not None:
@@ -117,6 +120,24 @@ class ImageFile:
         except InputError as error:
             raise InputError(f"{self.path.name}: {error}") from error
 
+    @property
+    def crops(self) -> list[Crop | None]:
+        """The box of every frame that the network sees, None for all of it; the file is read once if the model crops.
+
+        Raises
+        ------
+        InputError
+            If the file cannot be read.
+        """
+        if self._crops is None and self._spec.crop == "none":
+            self._crops = [None] * self.n_frames
+        elif self._crops is None:
+            try:
+                self._crops = [measure_crop(load()) for load in self.loads]
+            except InputError as error:
+                raise InputError(f"{self.path.name}: {error}") from error
+        return self._crops
+
     def find_windows(self, settings: Settings, mask: ArrayLike | None = None) -> list[Windows]:
         """Return, frame by frame, which windows a run computes, None for all of them.
 
@@ -136,16 +157,25 @@ class ImageFile:
         if settings.skip_below is None:
             if mask is None:
                 return [None] * self.n_frames
-            grid = window_grid(self.spatial_shape, self._spec, settings, self.voxel_size_um)
-            each = [find_masked(one, grid) for one in masks[: self.stack.get("Z", 1)]]
-            return [windows for _ in range(self.stack.get("T", 1)) for windows in each]
+            return self._find_masked(settings, masks)
         try:
             return [
-                find_windows(load(), self._spec, settings, one, self.voxel_size_um)
-                for load, one in zip(self.loads, masks, strict=True)
+                find_windows(load(), self._spec, settings, one, self.voxel_size_um, crop)
+                for load, one, crop in zip(self.loads, masks, self.crops, strict=True)
             ]
         except InputError as error:
             raise InputError(f"{self.path.name}: {error}") from error
+
+    def _find_masked(self, settings: Settings, masks: Sequence[ArrayLike | None]) -> list[Windows]:
+        """Return which windows of every frame lie in its mask; frames of one box and one mask are looked at once."""
+        found: dict[tuple[int, Crop | None], Windows] = {}
+        planes = self.stack.get("Z", 1)
+        for frame, (mask, crop) in enumerate(zip(masks, self.crops, strict=True)):
+            if (frame % planes, crop) not in found:
+                shape = self.spatial_shape if crop is None else crop.shape
+                grid = window_grid(shape, self._spec, settings, self.voxel_size_um)
+                found[frame % planes, crop] = find_masked(mask, grid, crop)
+        return [found[frame % planes, crop] for frame, crop in enumerate(self.crops)]
 
     def _load(self, frame: int) -> Source:
         # Opened again, and let go with the last frame: many files must not stay in memory until the end of the run.
@@ -201,6 +231,7 @@ def plan_images(
     *,
     find: Callable[[Settings], Sequence[Windows]],
     choice: Choice,
+    crops: Sequence[Crop | None] | None = None,
 ) -> Plan:
     """Return the plan of a run over all frames of all *images*, in order.
 
@@ -212,6 +243,8 @@ def plan_images(
         Finds for settings which windows of every frame are computed: see `ImageFile.find_windows`.
     choice
         What of the settings is chosen.
+    crops
+        The box of every frame that the network sees; None: all of it.
 
     Raises
     ------
@@ -226,5 +259,6 @@ def plan_images(
         dtype=max((image.dtype for image in images), key=lambda dtype: dtype.itemsize),
         voxel_size_um=[image.voxel_size_um for image in images for _ in image.loads],
         find=find,
+        crops=crops,
         results_held=max(len(image.loads) for image in images),
     )

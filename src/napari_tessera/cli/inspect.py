@@ -16,7 +16,7 @@ from napari_tessera.units import format_voxel_size
 if TYPE_CHECKING:
     from napari_tessera.engine.interpolation import ResamplingScheme
     from napari_tessera.models.formats.base import Description, Risk
-    from napari_tessera.models.spec import ModelSpec, Normalisation
+    from napari_tessera.models.spec import Chain, ModelSpec, Normalisation
 
 __all__ = ["inspect"]
 
@@ -27,13 +27,14 @@ def inspect(
     ],
     as_json: options.Json = False,
 ) -> None:
-    """Show what a model's file says of its network; nothing of it is run, and no trust is needed."""
-    from napari_tessera.models.load import describe_model, find_risk
+    """Show what a model's file says of its network, or why it does not open; nothing of it is run."""
+    from napari_tessera.models.load import check_model, describe_model, find_risk
     from napari_tessera.models.trust import TrustStore
 
     form, description = describe_model(model)
     risk = find_risk(model)
     trusted = risk is not None and all(TrustStore().allows(file) for file in risk.files)
+    check_model(model)
     if as_json:
         typer.echo(json.dumps(_as_dict(form.name, description, risk, trusted=trusted), indent=1))
         return
@@ -79,10 +80,12 @@ def _facts(spec: "ModelSpec | None") -> dict[str, str]:
         "name": spec.name,
         "axes": f"{spec.axes}, {spec.in_channels} channel(s) in, {spec.out_channels} out",
         "window": f"{_sides(rule.default)}; {steps}",
-        "overlap": "" if spec.overlap is None else f"{spec.overlap:g}",
+        "overlap": "" if spec.overlap_at() is None else f"{spec.overlap_at():g}",
+        "halo": "" if spec.halo is None else f"{_sides(spec.halo)} voxels on each side",
         "mirrored axes": mirrored_axes(spec),
         "voxel size": format_voxel_size(spec.voxel_size_um) if spec.voxel_size_um else "unknown",
         "resampling": _resampling(spec.resampling),
+        "crop": "" if spec.crop == "none" else "to what is not zero in any channel; the rest is background",
         "normalisation": "; ".join(dict.fromkeys(map(_normalisation, spec.normalisations))),
         "activation": ", ".join(dict.fromkeys(spec.activations)),
         "output": spec.output.kind,
@@ -109,8 +112,8 @@ def _resampling(scheme: "ResamplingScheme") -> str:
     return "; ".join(parts)
 
 
-def _normalisation(normalisation: "Normalisation") -> str:
-    return f"{normalisation.mode} {_pairs(normalisation.parameters)}".strip()
+def _normalisation(normalisation: "Normalisation | Chain") -> str:
+    return ", then ".join(f"{step.mode} {_pairs(step.parameters)}".strip() for step in normalisation.steps)
 
 
 def _pairs(parameters: tuple[tuple[str, Any], ...]) -> str:

@@ -10,7 +10,7 @@ from rich.text import Text
 from napari_tessera.cli import options
 from napari_tessera.cli.console import OUT
 from napari_tessera.errors import ModelError
-from napari_tessera.units import format_voxel_size
+from napari_tessera.units import format_bytes, format_voxel_size
 
 if TYPE_CHECKING:
     from napari_tessera.models.spec import ModelSpec
@@ -20,16 +20,21 @@ __all__ = ["models"]
 
 def models(as_json: options.Json = False) -> None:
     """List the networks that come with Tessera, and those in your own folder of models; none is opened."""
-    from napari_tessera.models.folder import models_folder, user_models
+    from napari_tessera.models.folder import models_folder, stored_bytes, user_models
     from napari_tessera.models.load import bundled_models
 
     found = {**user_models(), **bundled_models()}  # a bundled name wins, as it does for --model
     facts = {name: _look(path) for name, path in found.items()}
+    sizes = {name: stored_bytes(path) for name, path in found.items()}
     if as_json:
-        typer.echo(json.dumps([{"name": name, **_plain(*fact)} for name, fact in facts.items()], indent=1))
+        typer.echo(
+            json.dumps(
+                [{"name": name, "bytes": sizes[name], **_plain(*fact)} for name, fact in facts.items()], indent=1
+            )
+        )
         return
     for name, (form, spec, problem) in facts.items():
-        OUT.print(Text(name, style="bold"))
+        OUT.print(Text.assemble((name, "bold"), f"  {format_bytes(sizes[name])}"))
         OUT.print(problem or _line(form, spec), markup=False)
     OUT.print(f"Your own: put files or folders into {models_folder()}", markup=False)
 

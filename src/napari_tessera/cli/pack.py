@@ -1,4 +1,4 @@
-"""``tessera pack``: any model whose network Tessera rebuilds, as a description and weights that run no code."""
+"""``tessera pack``: any model in Tessera's own format, as a description with weights or, if need be, a program."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,12 +14,15 @@ def pack(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's file or folder.")],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="YAML", help="The description's file; the weights go beside it."),
+        typer.Option("--output", "-o", metavar="YAML", help="The description's file; weights or program go beside it."),
     ],
     trust: options.Trust = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
 ) -> None:
-    """Write a model as safetensors weights and a YAML description, which open without trust anywhere."""
+    """Write a model as a YAML description and safetensors weights, which never run code.
+
+    TorchScript, exported programs and ONNX graphs stay what they are: their file is copied beside the description.
+    """
     network = setup.open_model(model, trust=trust)
     from napari_tessera.models.pack import pack
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["plan"]
 
+ALL_SEEN = "zeros around an image are cut off when it is run: without the image, what is counted is the most"
 ALL_COUNTED = "without the image no window is known to be empty: all are counted"
 
 
@@ -96,6 +97,8 @@ def plan(
     if shape:
         if wanted.skip_below is not None:
             say(ALL_COUNTED, kind="Note")
+        if network.spec.crop != "none":
+            say(ALL_SEEN, kind="Note")
         shapes = [tuple(sides) for sides in shape]
         names = _names_of_shapes(shapes, network)
         planned = choice.plan(shapes, network, wanted, decoder=decoder, voxel_size_um=voxel_size)
@@ -139,11 +142,12 @@ def _plan_files(
     for note in (note for image in images for note in image.notes):
         say(note, kind="Note")
     where = None if mask is None else open_mask(mask, images[0])
-    if settings.skip_below is not None:
+    if settings.skip_below is not None or model.spec.crop != "none":
         say(LOOKING)
+    crops = [crop for image in images for crop in image.crops]
 
     def find(settings: "Settings") -> list["Windows"]:
         return [windows for image in images for windows in image.find_windows(settings, where)]
 
     names = [name for image in images for name in image.names]
-    return names, plan_images(images, model, settings, decoder, find=find, choice=choice)
+    return names, plan_images(images, model, settings, decoder, find=find, choice=choice, crops=crops)

@@ -114,8 +114,10 @@ def _volumes_table(planned: Plan, names: Sequence[str]) -> Table:
 
 def _columns(planned: Plan) -> list[str]:
     columns = ["voxels", "grid", "windows"]
+    if any(volume.crop is not None and volume.crop.shape != volume.image_shape for volume in planned.volumes):
+        columns.insert(1, "cropped")
     if any(volume.resampling is not None for volume in planned.volumes):
-        columns.insert(1, "resampled")
+        columns.insert(columns.index("grid"), "resampled")
     if planned.skipped_windows:
         columns.append("left out")
     if any(len(volume.blocks) > 1 for volume in planned.volumes):
@@ -126,6 +128,7 @@ def _columns(planned: Plan) -> list[str]:
 def _cells(volume: VolumePlan) -> dict[str, str]:
     return {
         "voxels": by(volume.image_shape),
+        "cropped": by(volume.seen_shape),
         "resampled": by(volume.shape),
         "grid": by(volume.grid),
         "windows": str(volume.windows),

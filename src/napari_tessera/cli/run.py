@@ -102,7 +102,7 @@ def run(
     from napari_tessera.api import PROBABILITIES
     from napari_tessera.cli.file_run import FileRun
 
-    if wanted.skip_below is not None and not quiet:
+    if (wanted.skip_below is not None or network.spec.crop != "none") and not quiet:
         say(LOOKING)
     chosen = PROBABILITIES if probabilities else decoder
     job = FileRun.prepare(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from napari_tessera.decode.base import Decoder
     from napari_tessera.models.spec import ModelSpec
 
-__all__ = ["Reduced", "check_probabilities", "choose_reduction", "keep_output", "restore_probabilities"]
+__all__ = ["UINT8_LEVELS", "Reduced", "check_probabilities", "choose_reduction", "keep_output", "restore_probabilities"]
 
 UINT8_LEVELS = 255
 MOST_FLOAT16 = 65504.0

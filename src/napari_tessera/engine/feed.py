@@ -59,22 +59,41 @@ class WindowReader:
             self._read_window(window.start, values[place])
 
     def _read_window(self, start: Sequence[int], into: Any) -> None:
-        inside: list[slice] = []
-        outside: list[slice] = []
-        for axis, (pad, _), first in zip(self._grid.axes, self._grid.pad_vox, start, strict=True):
-            low, high = max(first - pad, 0), min(first - pad + axis.window_vox, axis.image_vox)
-            inside.append(slice(low, high))
-            outside.append(slice(low + pad - first, high + pad - first))
+        of_image, of_window = self._covered(start)
         if self._grid.is_padded:
             # Padding is zero in the network's intensities: the value that the map takes there is its shift.
             fill = 0.0 if self.maps_on_host else np.asarray(self._intensity.shift, np.float32)
             into[...] = np.reshape(fill, (-1,) + (1,) * len(self._grid.axes))
-        values = self._source.read(tuple(inside))
-        into[(slice(None), *outside)] = self._intensity.on_host(values) if self.maps_on_host else values
+        values = self._source.read(of_image)
+        into[(slice(None), *of_window)] = self._intensity.on_host(values) if self.maps_on_host else values
 
-    def finish(self, windows: torch.Tensor) -> torch.Tensor:
-        """Bring *windows*, on the device, to the network's intensities, in place."""
-        return windows if self.maps_on_host else self._intensity.apply_(windows)
+    def _covered(self, start: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+        """Return which part of the image a window has, and which part of the window that is; the rest is padding."""
+        of_image: list[slice] = []
+        of_window: list[slice] = []
+        for axis, (pad, _), first in zip(self._grid.axes, self._grid.pad_vox, start, strict=True):
+            low, high = max(first - pad, 0), min(first - pad + axis.window_vox, axis.image_vox)
+            of_image.append(slice(low, high))
+            of_window.append(slice(low + pad - first, high + pad - first))
+        return tuple(of_image), tuple(of_window)
+
+    def finish(self, values: torch.Tensor, windows: Sequence[Window]) -> torch.Tensor:
+        """Bring *values*, (B, C, *window) on the device, which are of *windows*, to the network's, in place."""
+        if self.maps_on_host:
+            return values
+        mapped = self._intensity.apply_(values)
+        if self._intensity.further and self._grid.is_padded:
+            # No value need become zero by steps that are no line, so padding is made zero after them.
+            for place, window in enumerate(windows):
+                _clear_outside(mapped[place], self._covered(window.start)[1])
+        return mapped
+
+
+def _clear_outside(values: torch.Tensor, covered: Sequence[slice]) -> None:
+    """Make zero what of *values*, (C, *window), lies outside the part that is *covered*."""
+    for axis, part in enumerate(covered, start=1):
+        values.narrow(axis, 0, part.start).zero_()
+        values.narrow(axis, part.stop, values.shape[axis] - part.stop).zero_()
 
 
 class _Slot:
@@ -172,7 +191,7 @@ class WindowFeed:
                 there.copy_(slot.host[: len(windows)], non_blocking=True)
             slot.copied = self._copying.mark()
             self._lane.after(slot.copied)
-        return self._reader.finish(there)
+        return self._reader.finish(there, windows)
 
     def used(self) -> Mark:
         """Mark that all batches handed over until now have been used; call it before the next is asked for."""

@@ -83,6 +83,11 @@ class ResamplingScheme:
             raise ModelError(f"resampling has the orders {orders}, but each must be 0, 1 or 3")
         if self.output_order == 3:
             raise ModelError("resampling has the output_order 3, but output is brought back with 0 or 1")
+        if self.clip and self.separate_above is not None and self.separate_order != 0:
+            raise ModelError(
+                f"resampling cuts planes to limits of their own (clip), so separate_order must be 0, not "
+                f"{self.separate_order}"
+            )
         if self.edge not in ("mirror", "repeat"):
             raise ModelError(f"the edge of resampling is {self.edge!r}, but it must be mirror or repeat")
         if self.separate_above is not None and not self.separate_above >= 1:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,9 +14,13 @@ if TYPE_CHECKING:
     from napari_tessera.engine.device_protocol import Device
     from napari_tessera.engine.sweep import Window
 
-__all__ = ["Forward", "Network", "first_tensor"]
+__all__ = ["Forward", "Network", "UnusableWeightsError", "first_tensor"]
 
 Network = Callable[..., Any]
+
+
+class UnusableWeightsError(ModelError):
+    """The network gives what is no number, and weights of it are none either."""
 
 
 class Forward:
@@ -46,7 +51,8 @@ class Forward:
         Raises
         ------
         ModelError
-            If the network raises (kept as ``__cause__``) or gives an output of another shape. A lack of memory is
+            If the network raises (kept as ``__cause__``), gives an output of another shape, or, in the first pass, what
+            is no number because weights of it are none. A lack of memory is
             raised as it is.
         """
         if self._probed is not None:
@@ -69,6 +75,8 @@ class Forward:
                 f"the network gave an output of shape {tuple(output.shape)} for an input of shape "
                 f"{tuple(tensor.shape)}, but {expected} was expected: check out_channels of the model's description"
             )
+        if not self._has_run:
+            _refuse_unusable(self._network, output)
         self._has_run = True
         return output.float()
 
@@ -97,6 +105,37 @@ class Forward:
                 f"the network failed on an input of shape {tuple(tensor.shape)}: "
                 f"{type(error).__name__}: {_last_line(error)}"
             ) from error
+
+
+def _refuse_unusable(network: Network, output: torch.Tensor) -> None:
+    """Raise if *output* has values that are no numbers because weights of *network* are none.
+
+    Weights are looked at only then: reading them all beforehand would cost what mapping them into memory saves. Other
+    reasons, such as a window without contrast that a network divides by, are the network's own and no error.
+    """
+    # A sum takes no memory beside the output, and is no number where any value is none.
+    if not output.is_floating_point() or math.isfinite(output.sum(dtype=torch.float32).item()):
+        return
+    for name, tensor in _iter_weights(network):
+        if tensor.is_meta or not tensor.is_floating_point() or tensor.isfinite().all():
+            continue
+        kind = "NaN" if tensor.isnan().any() else "infinite values"
+        raise UnusableWeightsError(
+            f"the network gives values that are no numbers, as its weights '{name[:80]}' hold {kind}: training had "
+            f"failed by then, so take an earlier checkpoint"
+        )
+
+
+def _iter_weights(network: Network) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield what a network has learned, by name; modules whose weights torch does not hold yield them themselves."""
+    if not isinstance(network, torch.nn.Module):
+        return
+    yield from network.named_parameters()
+    # Masks of attention are infinite for good reason, but what normalisation layers have counted is not.
+    yield from ((name, tensor) for name, tensor in network.named_buffers() if "running_" in name)
+    for module in network.modules():
+        if (own := getattr(module, "iter_weights", None)) is not None:
+            yield from own()
 
 
 def _is_about_layout(error: BaseException | None) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,10 +11,11 @@ if TYPE_CHECKING:
     from napari_tessera.engine.intensity import IntensityMap
     from napari_tessera.engine.source import Region, Source
 
-__all__ = ["NormalisedSource"]
+__all__ = ["MAPPING_BYTES", "NormalisedSource"]
 
-# Voxels mapped together: bounds the float64 beside what is read.
+# Values mapped together: bounds the float64 beside what is read, three arrays of it.
 PIECE_VOXELS = 1_000_000
+MAPPING_BYTES = 3 * 8 * PIECE_VOXELS
 
 
 class NormalisedSource:
@@ -27,13 +27,25 @@ class NormalisedSource:
         The image.
     intensity
         What its values become.
+    inside
+        Where the image's foreground is, boolean (*spatial); None: everywhere.
+    masked
+        For each channel whether it becomes 0 outside of the foreground.
     """
 
     dtype: np.dtype[Any] = np.dtype(np.float32)
 
-    def __init__(self, source: Source, intensity: IntensityMap) -> None:
+    def __init__(
+        self,
+        source: Source,
+        intensity: IntensityMap,
+        inside: npt.NDArray[np.bool_] | None = None,
+        masked: tuple[bool, ...] = (),
+    ) -> None:
         self.source = source
         self.intensity = intensity
+        self._inside = inside
+        self._masked = masked
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -49,9 +61,21 @@ class NormalisedSource:
         """Return the voxels of *region*, (C, *region), mapped."""
         values = self.source.read(region)
         mapped = np.empty(values.shape, np.float32)
-        channels, planes, *across = values.shape
-        step = max(PIECE_VOXELS // max(channels * prod(across), 1), 1)
-        for first in range(0, planes, step):
-            part = slice(first, first + step)
-            mapped[:, part] = self.intensity.on_host(values[:, part])
+        self._map(values, mapped)
+        if self._inside is not None:
+            outside = ~self._inside[region]
+            for channel, masked in zip(mapped, self._masked, strict=True):
+                if masked:
+                    channel[outside] = 0
         return mapped
+
+    def _map(self, values: npt.NDArray[Any], mapped: npt.NDArray[np.float32]) -> None:
+        """Fill *mapped*, half by half until the halves are small."""
+        longest = int(np.argmax(values.shape[1:])) + 1
+        middle = values.shape[longest] // 2
+        if values.size <= PIECE_VOXELS or middle == 0:
+            mapped[...] = self.intensity.on_host(values)
+            return
+        for half in (slice(None, middle), slice(middle, None)):
+            part = (slice(None),) * longest + (half,)
+            self._map(values[part], mapped[part])

@@ -85,12 +85,6 @@ MONAI_NETWORKS = Names(
     "constructors neither run code given as an argument nor read or fetch files; texts among the arguments choose "
     "layers in MONAI's own tables",
 )
-OWN_NETWORKS = Names(
-    "Network classes of Tessera itself",
-    (TESSERA, CONNECTOMICS),
-    {"InterpolatingUNet": f"{_NETS}.UNet with another way up"},
-    "it is the class above, with layers of MONAI's own table in the place of others",
-)
 CONNECTOMICS_NETWORKS = Names(
     "Network types",
     (CONNECTOMICS,),
@@ -101,6 +95,76 @@ CONNECTOMICS_NETWORKS = Names(
         "monai_swin_unetr": f"{_NETS}.SwinUNETR",
     },
     "each is one of the network classes above, built from arguments that are read and checked one by one",
+)
+# What Tessera's own networks are. Their names in a file are not their places here, which may change.
+OWN_NETWORKS = Names(
+    "Network classes of Tessera",
+    (TESSERA, CONNECTOMICS),
+    {
+        "napari_tessera.InterpolatingUNet": f"{_NETS}.UNet with another way up",
+        "napari_tessera.ResidualUNet": "the residual U-Net of PyTorch Connectomics 1, written anew",
+    },
+    "the first is a class above, with layers of MONAI's own table in the place of others; the constructor of the "
+    "second only makes layers of torch, of the kinds in the next four rows, and checks every argument first",
+)
+RESIDUAL_NORMS = Names(
+    "Norms of the residual U-Net",
+    (TESSERA, CONNECTOMICS),
+    {
+        **dict.fromkeys(("bn", "sync_bn"), "BatchNorm"),
+        **{"in": "InstanceNorm", "gn": "GroupNorm", "none": "Identity"},
+    },
+    "layers of torch that are given a number of channels",
+)
+RESIDUAL_ACTIVATIONS = Names(
+    "Activations of the residual U-Net",
+    (TESSERA, CONNECTOMICS),
+    {
+        **{"relu": "ReLU", "leaky_relu": "LeakyReLU", "elu": "ELU", "gelu": "GELU"},
+        **dict.fromkeys(("silu", "swish", "efficient_swish"), "SiLU"),
+        "none": "Identity",
+    },
+    "layers of torch that are given nothing from the file",
+)
+RESIDUAL_PADDINGS = Names(
+    "Paddings of the residual U-Net",
+    (TESSERA, CONNECTOMICS),
+    _itself("zeros", "reflect", "replicate", "circular"),
+    "words that torch's convolutions know",
+)
+RESIDUAL_BLOCKS = Names(
+    "Blocks of the residual U-Net",
+    (TESSERA, CONNECTOMICS),
+    {
+        "residual": "convolutions, then the activation",
+        "residual_pa": "the activation, then convolutions",
+        "residual_se": "the first of them, with squeeze and excitation",
+        "residual_se_pa": "the second of them, with squeeze and excitation",
+    },
+    "switches of Tessera's own layers",
+)
+CONNECTOMICS_1_NETWORKS = Names(
+    "Network types of version 1",
+    (CONNECTOMICS,),
+    dict.fromkeys(("unet_3d", "unet_plus_3d", "unet_2d", "unet_plus_2d"), "napari_tessera.ResidualUNet"),
+    "all are the network class of Tessera above, built from arguments that are read and checked one by one",
+)
+CONNECTOMICS_1_ELSEWHERE = Names(
+    "Network types of version 1 that are refused, with what they need",
+    (CONNECTOMICS,),
+    {
+        **dict.fromkeys(
+            ("fpn_3d", "deeplabv3a", "deeplabv3b", "deeplabv3c", "unetr", "swinunetr"),
+            "PyTorch Connectomics 1 itself "
+            "(pip install git+https://github.com/PytorchConnectomics/pytorch_connectomics@v1.0.0)",
+        ),
+        **dict.fromkeys(
+            ("unet_residual_3d", "unet_residual_2d", "unet_super", "super", "fpn"),
+            "PyTorch Connectomics of before 2021 "
+            "(pip install git+https://github.com/PytorchConnectomics/pytorch_connectomics@v0.20)",
+        ),
+    },
+    "the name only chooses a sentence; nothing is built or installed",
 )
 CONNECTOMICS_ELSEWHERE = Names(
     "Network types that are refused, with what they need",
@@ -177,21 +241,32 @@ BIOIMAGEIO_WEIGHTS = Names(
 TESSERA_NORMALISATIONS = Names(
     "Normalisation modes",
     _DESCRIBED,
-    _itself("none", "zscore", "minmax", "percentile", "divide", "fixed"),
+    _itself(
+        *("none", "zscore", "minmax", "percentile", "divide", "fixed", "linear", "clip", "clip-percentiles", "gamma"),
+        *("threshold", "binarise", "sigmoid", "equalise"),
+    ),
     "Tessera's own, with plain numbers",
 )
 
-MONAI_BEFORE = Names(
-    "Transforms before the network",
+MONAI_AXES = Names(
+    "Transforms of axes before the network",
+    (BUNDLE,),
+    {"LoadImage": "order of axes", "Orientation": "order of axes", "Spacing": "voxel size"},
+    f"no transform is ever made: {_NO_CODE}",
+)
+MONAI_INTENSITIES = Names(
+    "Transforms of intensities before the network",
     (BUNDLE,),
     {
-        "LoadImage": "order of axes",
+        "AdjustContrast": "normalisation: gamma",
+        "ClipIntensityPercentiles": "normalisation: clip-percentiles",
+        "HistogramNormalize": "normalisation: equalise",
         "NormalizeIntensity": "normalisation: zscore or fixed",
-        "Orientation": "order of axes",
-        "ScaleIntensity": "normalisation: minmax or fixed",
-        "ScaleIntensityRange": "normalisation: fixed",
+        "ScaleIntensity": "normalisation: minmax, fixed or linear",
+        "ScaleIntensityRange": "normalisation: fixed, linear or clip",
         "ScaleIntensityRangePercentiles": "normalisation: percentile",
-        "Spacing": "voxel size",
+        "ShiftIntensity": "normalisation: fixed",
+        "ThresholdIntensity": "normalisation: threshold",
     },
     f"no transform is ever made: {_NO_CODE}",
 )
@@ -203,6 +278,8 @@ MONAI_NEUTRAL = Names(
             "AddChannel",
             "AsChannelFirst",
             "CastToType",
+            "CopyItems",
+            "DataStats",
             "DeleteItems",
             "EnsureChannelFirst",
             "EnsureType",
@@ -211,11 +288,30 @@ MONAI_NEUTRAL = Names(
             "SaveImage",
             "SelectItems",
             "ToDevice",
+            "ToNumpy",
             "ToTensor",
         ),
         "nothing",
     ),
     "nothing is done, as they change neither values nor axes of what Tessera hands to a network",
+)
+MONAI_PADDING = Names(
+    "Transforms that are passed over before the network, with a note that says so",
+    (BUNDLE,),
+    dict.fromkeys(("DivisiblePad", "SpatialPad"), "nothing, as Tessera pads volumes to its windows"),
+    "nothing is done; the name only chooses a sentence",
+)
+MONAI_REFUSED = Names(
+    "Transforms before the network that are refused, with what they do (all others are, too)",
+    (BUNDLE,),
+    {
+        **dict.fromkeys(
+            ("CenterSpatialCrop", "CropForeground", "ResizeWithPadOrCrop", "SpatialCrop"), "cuts images to a part"
+        ),
+        **dict.fromkeys(("Flip", "Rotate90", "Transpose"), "turns images"),
+        **dict.fromkeys(("Resize", "Zoom"), "brings images to another size"),
+    },
+    "the name only chooses a sentence",
 )
 MONAI_LISTS = Names(
     "Lists of transforms",
@@ -249,11 +345,13 @@ BIOIMAGEIO_BEFORE = Names(
     "Steps before the network",
     (BIOIMAGEIO,),
     {
-        "clip": "limits of the normalisation",
+        "binarize": "normalisation: binarise",
+        "clip": "limits of the normalisation, or normalisation: clip-percentiles",
         "ensure_dtype": "type of the numbers that the network is given",
         "fixed_zero_mean_unit_variance": "normalisation: fixed",
-        "scale_linear": "normalisation: divide or fixed",
+        "scale_linear": "normalisation: divide, fixed or linear",
         "scale_range": "normalisation: minmax or percentile",
+        "sigmoid": "normalisation: sigmoid",
         "zero_mean_unit_variance": "normalisation: zscore",
     },
     _NO_CODE,
@@ -310,7 +408,10 @@ BIOIMAGEIO_AFTER = Names(
     (BIOIMAGEIO,),
     {
         "binarize": "decoder: threshold",
+        "clip": "nothing of probabilities; else the threshold of the decoder",
         "ensure_dtype": "nothing, as labels have a type of their own",
+        "fixed_zero_mean_unit_variance": "a line of the network's output, or the threshold of the decoder",
+        "scale_linear": "a line of the network's output, or the threshold of the decoder",
         "sigmoid": "activation: sigmoid",
         "softmax": "activation: softmax",
     },
@@ -361,11 +462,10 @@ PICKLED = Names(
     _itself(
         *("collections.OrderedDict", "collections.Counter", "builtins.set", "builtins.complex", "torch.Size"),
         *("torch.device", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"),
-        *("torch.nn.parameter.Parameter", "torch.serialization._get_layout", "torch.storage.UntypedStorage"),
+        *("torch.nn.parameter.Parameter", "torch.serialization._get_layout"),
     ),
     "all that tensors, and the plain numbers beside them, are made of; narrower than what weights_only=True accepts, "
-    "which has things that fill any amount of memory, such as bytearray (a storage that is made of a size reserves "
-    "it and fills nothing)",
+    "which has things that take any amount of memory, such as bytearray and storages that are made of a size",
 )
 PICKLED_PATTERNS = Names(
     "Pickled storages and types of numbers, as regular expressions that the whole name matches",

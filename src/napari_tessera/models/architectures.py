@@ -15,11 +15,23 @@ if TYPE_CHECKING:
 
     from napari_tessera.models.empty_network import StoredWeights
 
-__all__ = ["ARCHITECTURES", "build", "build_with", "built_from", "network_class", "only_window", "remember_built"]
+__all__ = [
+    "ARCHITECTURES",
+    "INTERPOLATING",
+    "RESIDUAL",
+    "build",
+    "build_with",
+    "built_from",
+    "network_class",
+    "only_window",
+    "remember_built",
+]
 
 _MONAI = "monai.networks.nets"
 
-ARCHITECTURES = tuple(allowed.MONAI_NETWORKS.names)
+INTERPOLATING, RESIDUAL = "napari_tessera.InterpolatingUNet", "napari_tessera.ResidualUNet"
+
+ARCHITECTURES = (*allowed.MONAI_NETWORKS.names, *allowed.OWN_NETWORKS.names)
 # Constructors make lists as long as a number says, and levels as deep as a list is long, before they make any weights.
 LARGEST_NUMBER, LONGEST_LIST, MOST_VALUES = 1_000_000, 64, 10_000
 
@@ -111,6 +123,14 @@ def only_window(name: str, arguments: dict[str, Any], spatial_dims: int) -> tupl
 
 def network_class(name: str) -> type[torch.nn.Module]:
     """Return the class of one of `ARCHITECTURES`; `LookupError` for any other name."""
+    if name == RESIDUAL:
+        from napari_tessera.models.formats.connectomics.residual_unet import ResidualUNet
+
+        return ResidualUNet
+    if name == INTERPOLATING:
+        from napari_tessera.models.formats.connectomics.unet import InterpolatingUNet
+
+        return InterpolatingUNet
     import monai.networks.nets as nets
 
     found: type[torch.nn.Module] = getattr(nets, allowed.MONAI_NETWORKS.names[name].removeprefix(f"{_MONAI}."))

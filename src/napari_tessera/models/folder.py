@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from glob import escape
+from itertools import islice
 from pathlib import Path
 
 from napari_tessera.errors import ModelError
-from napari_tessera.models.formats.registry import description_beside, find_format
+from napari_tessera.models.formats.registry import (
+    DESCRIPTIONS,
+    MODEL_SUFFIXES,
+    description_beside,
+    find_format,
+    model_stem,
+)
 
-__all__ = ["MODELS_VARIABLE", "models_folder", "user_models"]
+__all__ = ["MODELS_VARIABLE", "models_folder", "stored_bytes", "user_models"]
 
 MODELS_VARIABLE = "TESSERA_MODELS"
-DESCRIPTIONS = (".yaml", ".yml")
+MOST_FILES = 10_000
 
 
 def models_folder() -> Path:
@@ -33,7 +41,16 @@ def user_models() -> dict[str, Path]:
     folder = models_folder()
     if not folder.is_dir():
         return {}
-    return {path.stem if path.is_file() else path.name: path for path in _models_in(folder)}
+    return {model_stem(path) if path.is_file() else path.name: path for path in _models_in(folder)}
+
+
+def stored_bytes(path: Path) -> int:
+    """Return the bytes of a model's files, as a list of models shows them: a folder's, or those of one name.
+
+    Of a folder with very many files, of the first `MOST_FILES` alone.
+    """
+    files = path.rglob("*") if path.is_dir() else path.parent.glob(f"{escape(path.stem)}.*")
+    return sum(file.stat().st_size for file in islice(files, MOST_FILES) if file.is_file())
 
 
 def _models_in(folder: Path) -> Iterator[Path]:
@@ -41,15 +58,18 @@ def _models_in(folder: Path) -> Iterator[Path]:
     endings: dict[str, set[str]] = {}
     for path in paths:
         if path.is_file():
-            endings.setdefault(path.stem, set()).add(path.suffix.lower())
+            endings.setdefault(model_stem(path), set()).add(path.suffix.lower())
     for path in paths:
-        beside = endings.get(path.stem, set()) - {path.suffix.lower()}
+        beside = endings.get(model_stem(path), set()) - {path.suffix.lower()}
         is_description = path.suffix.lower() in DESCRIPTIONS
         if is_description and beside - {*DESCRIPTIONS, ".safetensors"}:
             continue
         if path.suffix.lower() == ".safetensors" and beside & set(DESCRIPTIONS):
             continue
         if description_beside(path) is not None:
+            continue
+        if path.is_file() and path.name.lower().endswith(MODEL_SUFFIXES):  # broken ones, too: listed with the reason
+            yield path
             continue
         try:
             find_format(path)

@@ -14,7 +14,16 @@ if TYPE_CHECKING:
     from napari_tessera.models.formats.base import Description, ModelFormat, Risk
     from napari_tessera.models.model import Model
 
-__all__ = ["BUNDLED", "MODEL_SUFFIXES", "bundled_models", "describe_model", "find_risk", "load_model", "remember_trust"]
+__all__ = [
+    "BUNDLED",
+    "MODEL_SUFFIXES",
+    "bundled_models",
+    "check_model",
+    "describe_model",
+    "find_risk",
+    "load_model",
+    "remember_trust",
+]
 
 BUNDLED = "bundled"
 
@@ -67,6 +76,22 @@ def describe_model(model: str | Path) -> tuple[ModelFormat, Description]:
     """
     form, path = _find(_bundled(model) or model)
     return form, form.describe(path)
+
+
+def check_model(model: str | Path) -> None:
+    """Raise what `load_model` would, as far as that can be told without running anything of the file.
+
+    A model that is data alone is opened, which reads its names and sizes and maps its weights into memory; of one that
+    holds code, no more is looked at than `describe_model` does.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be opened.
+    """
+    form, path = _find(_bundled(model) or model)
+    if form.risk(path) is None:
+        form.load(path)
 
 
 def find_risk(model: str | Path) -> Risk | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from napari_tessera.engine.network import UnusableWeightsError
 from napari_tessera.errors import ModelError
 from napari_tessera.models.spec import Activation, ModelSpec, OutputKind, OutputSpec, WindowRule
 
@@ -121,6 +122,8 @@ class Model:
             if training:
                 network.eval()
             yield network if home == device else network.to(device)
+        except UnusableWeightsError as error:
+            raise ModelError(f"{self.origin}: {error}") from error
         finally:
             if home != device:
                 network.to(home)

@@ -62,18 +62,34 @@ class Reorder(Part):
         return "" if valid else f"order is {list(self.order)}, but it must be an order of {list(range(spatial_dims))}"
 
 
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
 class Turn(Part):
-    """The network has its axes in another order, such as ``xyz``, and is given ``x * gain + offset``."""
+    """The network has its axes in another order, such as ``xyz``."""
 
     do: Literal["turn"]
     axes: str
-    gain: float = Field(1.0, allow_inf_nan=False)
-    offset: float = Field(0.0, allow_inf_nan=False)
 
     def complaint(self, spatial_dims: int, out_channels: int) -> str:
         """Return what is wrong with it for a model of so many axes and channels; empty where nothing is."""
         image = "zyx"[-spatial_dims:]
         return "" if sorted(self.axes) == sorted(image) else f"axes is {self.axes[:20]!r}, but it must order {image}"
+
+
+class Line(Part):
+    """The network's output is ``x * gain + offset``, with one of each for every channel."""
+
+    do: Literal["line"]
+    gain: tuple[Number, ...] = Field(max_length=MAX_CHANNELS)
+    offset: tuple[Number, ...] = Field(max_length=MAX_CHANNELS)
+
+    def complaint(self, spatial_dims: int, out_channels: int) -> str:
+        """Return what is wrong with it for a model of so many axes and channels; empty where nothing is."""
+        found = len(self.gain), len(self.offset)
+        return (
+            "" if found == (out_channels,) * 2 else f"gain and offset have {found} numbers for {out_channels} channels"
+        )
 
 
 class Channels(Part):
@@ -114,4 +130,4 @@ class Tensor(Part):
         return ""
 
 
-Adapter = Annotated[Reorder | Turn | Channels | Tensor, Field(discriminator="do")]
+Adapter = Annotated[Reorder | Turn | Line | Channels | Tensor, Field(discriminator="do")]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import ceil, inf, prod
+from functools import partial
+from math import inf, prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,10 +15,13 @@ from napari_tessera.engine.intensity import IntensityMap
 from napari_tessera.engine.resample import ResampledSource
 from napari_tessera.engine.source import iter_regions
 from napari_tessera.errors import InputError
-from napari_tessera.models.spec import Normalisation, NormalisationMode
+from napari_tessera.models.chains import ChainedVolume, measure_chains
+from napari_tessera.models.foreground import ForegroundSource, is_masked, measure_foreground
+from napari_tessera.models.normalisation import MEASURED, Chain, Normalisation, NormalisationMode
+from napari_tessera.models.statistics import Counts, Moments, Sample
 
 if TYPE_CHECKING:
-    from napari_tessera.engine.source import Source
+    from napari_tessera.engine.source import Region, Source
 
 __all__ = ["measure_intensity", "needs_values"]
 
@@ -30,38 +34,15 @@ SAMPLE_VOXELS = 4_000_000
 MOMENT_MODES = frozenset({"zscore", "minmax"})
 
 
-@dataclass(slots=True)
-class _Moments:
-    """Running count, mean and squared deviations (Chan's parallel update), minimum and maximum, per channel."""
-
-    mean: npt.NDArray[np.float64]
-    squares: npt.NDArray[np.float64]
-    low: npt.NDArray[np.float64]
-    high: npt.NDArray[np.float64]
-    count: int = 0
-
-    @classmethod
-    def of(cls, channels: int) -> _Moments:
-        zeros = np.zeros(channels)
-        return cls(zeros, zeros.copy(), np.full(channels, np.inf), np.full(channels, -np.inf))
-
-    def add(self, values: npt.NDArray[Any]) -> None:
-        """Add *values*, (C, n)."""
-        n = values.shape[1]
-        mean = values.mean(axis=1, dtype=np.float64)
-        squares = values.var(axis=1, dtype=np.float64) * n
-        delta, total = mean - self.mean, self.count + n
-        self.squares = self.squares + squares + delta**2 * (self.count * n / total)
-        self.mean = self.mean + delta * (n / total)
-        self.low = np.minimum(self.low, values.min(axis=1))
-        self.high = np.maximum(self.high, values.max(axis=1))
-        self.count = total
+# What happens to a channel.
+Steps = Normalisation | Chain
 
 
-def measure_intensity(source: Source, normalisation: Normalisation | Sequence[Normalisation]) -> IntensityMap:
+def measure_intensity(source: Source, normalisation: Steps | Sequence[Steps]) -> IntensityMap:
     """Return the map that brings *source* to its network's intensities.
 
-    Reads the volume once, in pieces (not at all for whole numbers that need no statistics). Percentiles
+    Reads the volume once, in pieces (not at all for whole numbers that need no statistics); for a chain again for
+    every step whose statistics do not follow from those before, where values have more than 16 bits. Percentiles
     of values of up to 16 bits, and of up to 4 million voxels, are exact; others come from as many, drawn at random.
 
     Parameters
@@ -79,82 +60,80 @@ def measure_intensity(source: Source, normalisation: Normalisation | Sequence[No
     if source.dtype.kind not in "biuf":
         raise InputError(f"the image has values of type {source.dtype}; Tessera needs whole or floating-point numbers")
     channels = source.shape[0]
-    each = [normalisation] * channels if isinstance(normalisation, Normalisation) else list(normalisation)
-    measured = _measure(source, {one.mode for one in each})
-    maps = [_CHANNEL_MAPS[one.mode](dict(one.parameters), measured, number) for number, one in enumerate(each)]
+    each = [normalisation] * channels if isinstance(normalisation, Normalisation | Chain) else list(normalisation)
+    plain = [one for one in each if isinstance(one, Normalisation) and one.is_plain]
+    if len(plain) < len(each):
+        return _measure_chains(source, [one.steps for one in each])
+    if any(is_masked(plain, channels)) and not isinstance(source, ForegroundSource):
+        source = ForegroundSource(source, measure_foreground(source))
+    measured = _measure(source, {one.mode for one in plain})
+    maps = [_CHANNEL_MAPS[one.mode](dict(one.parameters), measured, number) for number, one in enumerate(plain)]
     return IntensityMap(*(tuple(numbers) for numbers in zip(*maps, strict=True)))
 
 
-def needs_values(source: Source, normalisation: Normalisation | Sequence[Normalisation]) -> bool:
+def needs_values(source: Source, normalisation: Steps | Sequence[Steps]) -> bool:
     """Whether `measure_intensity` reads the volume: not for whole numbers that need no statistics."""
-    each = [normalisation] if isinstance(normalisation, Normalisation) else normalisation
-    return bool({one.mode for one in each} & {*MOMENT_MODES, "percentile"}) or _may_hold_nan(source)
+    each = [normalisation] if isinstance(normalisation, Normalisation | Chain) else normalisation
+    return any(step.mode in MEASURED for one in each for step in one.steps) or _may_hold_nan(source)
 
 
-class _Counts:
-    """How often each of the values that 16 bits hold occurs, per channel."""
-
-    def __init__(self, channels: int, dtype: np.dtype[Any]) -> None:
-        self._least = 0 if dtype.kind == "b" else int(np.iinfo(dtype).min)
-        self._counts = np.zeros((channels, 1 << (8 * dtype.itemsize)), np.int64)
-
-    def add(self, values: npt.NDArray[Any]) -> None:
-        """Add *values*, (C, n)."""
-        for counts, channel in zip(self._counts, values, strict=True):
-            counts += np.bincount(channel.astype(np.int64) - self._least, minlength=len(counts))
-
-    def percentiles(self, channel: int, percents: Sequence[float]) -> list[float]:
-        """Return what `numpy.percentile` does of all values of a channel."""
-        up_to = np.cumsum(self._counts[channel])
-        places = (up_to[-1] - 1) * np.asarray(percents) / 100
-        below, above = (np.searchsorted(up_to, edge, side="right") for edge in (np.floor(places), np.ceil(places)))
-        return [float(value) for value in self._least + below + (above - below) * (places - np.floor(places))]
+def _measure_chains(source: Source, chains: Sequence[Sequence[Normalisation]]) -> IntensityMap:
+    """Return the map of *chains*, one for each channel; refuses what no network can take on the first reading."""
+    counts, may_hold_nan = None, _may_hold_nan(source)
+    is_measured = any(step.mode in MEASURED for chain in chains for step in chain)
+    if is_measured and _is_short(source):
+        counts = Counts(len(chains), source.dtype)
+        for _, piece in _iter_pieces(source):
+            counts.add(piece)
+    elif may_hold_nan and not is_measured:
+        for _, piece in _iter_pieces(source):
+            _refuse_non_finite(piece)
+    pieces = partial(_iter_finite, source) if may_hold_nan else partial(_iter_values, source)
+    return measure_chains(ChainedVolume(pieces, counts, prod(source.shape[1:]), SAMPLE_VOXELS), chains)
 
 
-class _Sample:
-    """Some of the values, float32, per channel."""
+def _iter_finite(source: Source) -> Iterator[npt.NDArray[Any]]:
+    for _, piece in _iter_pieces(source):
+        _refuse_non_finite(piece)
+        yield piece
 
-    def __init__(self, voxels: int) -> None:
-        self._share = min(SAMPLE_VOXELS / max(voxels, 1), 1.0)
-        self._random = np.random.default_rng(0)  # the same image, the same numbers
-        self._kept: list[npt.NDArray[np.float32]] = []
 
-    def add(self, values: npt.NDArray[Any]) -> None:
-        """Add some of *values*, (C, n)."""
-        if self._share < 1:
-            n = values.shape[1]
-            values = values[:, self._random.integers(0, n, ceil(n * self._share))]
-        self._kept.append(values.astype(np.float32))
+def _iter_values(source: Source) -> Iterator[npt.NDArray[Any]]:
+    return (piece for _, piece in _iter_pieces(source))
 
-    def percentiles(self, channel: int, percents: Sequence[float]) -> list[float]:
-        """Return the percentiles of a channel's sample."""
-        return [float(value) for value in np.percentile(np.hstack(self._kept)[channel], percents)]
+
+def _is_short(source: Source) -> bool:
+    return source.dtype.kind in "biu" and source.dtype.itemsize <= 2 and not _may_hold_nan(source)
 
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """What was found of every channel; values only for percentiles."""
+    """What was found of every channel, of its foreground where that is known; values only for percentiles."""
 
-    moments: _Moments
-    values: _Counts | _Sample | None
+    moments: Moments
+    inside: Moments
+    values: Counts | Sample | None
 
 
 def _measure(source: Source, modes: set[NormalisationMode]) -> _Measured:
     """Read the volume as far as *modes* need, and refuse what no network can take."""
     channels, *spatial = source.shape
-    moments, needs_moments = _Moments.of(channels), bool(modes & MOMENT_MODES)
-    found: _Counts | _Sample | None = None
+    moments, needs_moments = Moments.of(channels), bool(modes & MOMENT_MODES)
+    foreground = source.inside if isinstance(source, ForegroundSource) else None
+    inside = moments if foreground is None else Moments.of(channels)
+    found: Counts | Sample | None = None
     if "percentile" in modes:
-        is_short = source.dtype.kind in "biu" and source.dtype.itemsize <= 2 and not _may_hold_nan(source)
-        found = _Counts(channels, source.dtype) if is_short else _Sample(prod(spatial))
+        found = Counts(channels, source.dtype) if _is_short(source) else Sample(prod(spatial), SAMPLE_VOXELS)
     if needs_moments or found is not None or _may_hold_nan(source):
-        for values in _iter_pieces(source):
+        for region, values in _iter_pieces(source):
             _refuse_non_finite(values)
             if needs_moments:
                 moments.add(values)
+            if foreground is not None:
+                inside.add(values[:, foreground[region].ravel()])
             if found is not None:
                 found.add(values)
-    return _Measured(moments, found)
+    return _Measured(moments, inside, found)
 
 
 # (shift, scale, low, high) of one channel.
@@ -162,8 +141,8 @@ _ChannelMap = tuple[float, float, float, float]
 
 
 def _of_zscore(numbers: dict[str, float], measured: _Measured, channel: int) -> _ChannelMap:
-    moments = measured.moments
-    std = float(np.sqrt(moments.squares[channel] / moments.count))
+    moments = measured.inside if numbers.get("masked") else measured.moments
+    std = float(np.sqrt(moments.squares[channel] / max(moments.count, 1)))
     return float(moments.mean[channel]), _reciprocal(std + numbers.get("eps", 0.0)), -inf, inf
 
 
@@ -194,10 +173,10 @@ _CHANNEL_MAPS: dict[NormalisationMode, Callable[[dict[str, float], _Measured, in
 }
 
 
-def _iter_pieces(source: Source) -> Iterator[npt.NDArray[Any]]:
-    """Yield the volume as (C, n) pieces."""
+def _iter_pieces(source: Source) -> Iterator[tuple[Region, npt.NDArray[Any]]]:
+    """Yield the volume as (C, n) pieces, each with where it lies."""
     for region in iter_regions(source, PIECE_VOXELS):
-        yield source.read(region).reshape(source.shape[0], -1)
+        yield region, source.read(region).reshape(source.shape[0], -1)
 
 
 def _may_hold_nan(source: Source) -> bool:

@@ -16,7 +16,7 @@ from napari_tessera.models.spec_file import MAX_BYTES, ModelFile
 
 if TYPE_CHECKING:
     from napari_tessera.models.model import Model
-    from napari_tessera.models.spec import ModelSpec, Normalisation
+    from napari_tessera.models.spec import Chain, ModelSpec, Normalisation
 
 __all__ = ["pack"]
 
@@ -100,8 +100,10 @@ def _content(spec: ModelSpec) -> dict[str, Any]:
     optional = {
         "description": spec.description,
         "overlap": spec.overlap,
+        "halo": None if spec.halo is None else list(spec.halo),
         "voxel_size_um": None if spec.voxel_size_um is None else list(spec.voxel_size_um),
         "resampling": {} if spec.resampling == ResamplingScheme() else asdict(spec.resampling),
+        "crop": "" if spec.crop == "none" else spec.crop,
         "classes": list(spec.classes),
         "class_colours": list(spec.class_colours),
         "licence": spec.licence,
@@ -126,7 +128,13 @@ def _content(spec: ModelSpec) -> dict[str, Any]:
     } | {name: value for name, value in optional.items() if value not in ("", None, [], {})}
 
 
-def _normalisation(normalisation: Normalisation) -> dict[str, Any]:
+def _normalisation(normalisation: Normalisation | Chain) -> dict[str, Any]:
+    if len(normalisation.steps) > 1:
+        return {"chain": list(map(_step, normalisation.steps))}
+    return _step(normalisation.steps[0])
+
+
+def _step(normalisation: Normalisation) -> dict[str, Any]:
     return {"mode": normalisation.mode, **dict(normalisation.parameters)}
 
 

@@ -157,10 +157,10 @@ def _pack_program(program: StoredProgram, stem: str, outside: dict[str, Any], le
 
 def _onnx_files(source: Path, name: str) -> tuple[PackedFile, ...]:
     """Return the graph *source* and the files of its weights, which get the graph's name; it is told of that."""
-    from napari_tessera.models.formats.onnx import read_graph
+    from napari_tessera.models.formats.onnx import read_whole_graph
     from napari_tessera.models.formats.onnx_graph import external_files, rename_external_files
 
-    graph = read_graph(source)
+    graph = read_whole_graph(source)
     names = {old: f"{name}.data{number or ''}" for number, old in enumerate(sorted(external_files(graph)))}
     if not names:
         return (PackedFile(name, partial(_copy, source)),)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import inf, isfinite
+from itertools import zip_longest
+from math import isfinite
 from typing import Any, Literal, get_args
 
 from napari_tessera.engine.interpolation import ResamplingScheme
 from napari_tessera.errors import ModelError, SettingsError
 from napari_tessera.models.embeddings import refuse_embeddings
+from napari_tessera.models.normalisation import Chain, Normalisation, NormalisationMode
 
 __all__ = [
     "Activation",
+    "Chain",
+    "CropMode",
     "DecoderChoice",
     "ModelSpec",
     "Normalisation",
@@ -25,7 +29,7 @@ __all__ = [
 
 OutputKind = Literal["semantic", "foreground", "boundary", "affinities", "contour-distance"]
 Activation = Literal["none", "sigmoid", "softmax", "tanh"]
-NormalisationMode = Literal["none", "zscore", "minmax", "percentile", "divide", "fixed"]
+CropMode = Literal["none", "nonzero"]
 
 # What turns each kind of output into labels when the model suggests nothing.
 _DECODER_FOR = {
@@ -37,8 +41,6 @@ _DECODER_FOR = {
 }
 # Far beyond any network, and far below what would fill the memory.
 MAX_CHANNELS, MAX_SIDE = 10_000, 1_000_000
-_NORMALISATION_PARAMETERS = {"percentile": ("low", "high"), "divide": ("by",), "fixed": ("mean", "std")}
-_OPTIONAL_PARAMETERS = {"percentile": ("clip", "eps"), "zscore": ("eps",), "minmax": ("eps",), "fixed": ("low", "high")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,47 +114,6 @@ class WindowRule:
 
 
 @dataclass(frozen=True, slots=True)
-class Normalisation:
-    """How intensities are brought to what the network was trained on, with statistics of the whole volume.
-
-    Parameters
-    ----------
-    mode
-        ``none``; ``zscore``: (x - mean) / std; ``minmax``: to [0, 1]; ``percentile``: percentiles *low* and *high* to 0
-        and 1, clipped unless *clip* is 0; ``divide``: x / *by*; ``fixed``: (x - *mean*) / *std*, x first clipped to
-        *low* and *high* where they are given. *eps*, where it is given, is added to what is divided by.
-    parameters
-        Sorted (name, value) pairs.
-    """
-
-    mode: NormalisationMode = "none"
-    parameters: tuple[tuple[str, float], ...] = ()
-
-    def __post_init__(self) -> None:
-        """Check mode and parameters."""
-        if self.mode not in get_args(NormalisationMode):
-            raise ModelError(
-                f"normalisation mode is {self.mode!r}, but it must be one of {', '.join(get_args(NormalisationMode))}"
-            )
-        wanted, given = _NORMALISATION_PARAMETERS.get(self.mode, ()), set(dict(self.parameters))
-        if not set(wanted) <= given <= {*wanted, *_OPTIONAL_PARAMETERS.get(self.mode, ())}:
-            raise ModelError(
-                f"normalisation {self.mode!r} has the parameters {list(dict(self.parameters))}, "
-                f"but it needs {list(wanted)}"
-            )
-        numbers = dict(self.parameters)
-        valid = numbers.get("low", -inf) < numbers.get("high", inf)
-        if self.mode == "percentile":
-            valid &= numbers["low"] >= 0 and numbers["high"] <= 100 and numbers.get("clip", 1) in (0, 1)
-        valid &= numbers.get("by", 1) != 0 and numbers.get("std", 1) > 0 and numbers.get("eps", 0) >= 0
-        if not valid or not all(map(isfinite, numbers.values())):
-            raise ModelError(
-                f"normalisation {self.mode!r} has {numbers}, but it needs finite numbers: low < high, percentiles "
-                f"from 0 to 100, clip 0 or 1, by other than 0, std above 0, eps 0 or more"
-            )
-
-
-@dataclass(frozen=True, slots=True)
 class OutputSpec:
     """What the channels mean once activated.
 
@@ -200,7 +161,7 @@ class ModelSpec:
     window
         Which window sizes it accepts, and the one to begin with.
     normalisation
-        What happens before it: to all channels alike, or one for each.
+        What happens before it, a step or a chain of them: to all channels alike, or one for each.
     activation
         What happens after it: to all channels, or one for each; channels side by side that are of a softmax are of one.
     output
@@ -209,6 +170,9 @@ class ModelSpec:
         The voxel size it was trained at, micrometres, image order; None if unknown.
     resampling
         How images of another voxel size are brought to it, and results back.
+    crop
+        Which part of an image it sees: ``none``: all of it; ``nonzero``: the smallest box outside of which all channels
+        are 0. The rest is background.
     classes
         Names of the output's classes, in channel order; may be empty.
     class_colours
@@ -218,6 +182,8 @@ class ModelSpec:
     mirror_axes
         Axes along which its author averages over reflections, letters of `axes` in that order; nothing where it was
         trained without mirroring, None if unknown.
+    halo
+        Voxels per axis along each side of a window in which its output is not to be trusted; None if unknown.
     decoder
         The step from probabilities to labels that its author suggests; filled in by kind of output if None.
     description, licence, citation
@@ -229,7 +195,7 @@ class ModelSpec:
     in_channels: int
     out_channels: int
     window: WindowRule
-    normalisation: Normalisation | tuple[Normalisation, ...] = field(default_factory=Normalisation)
+    normalisation: Normalisation | Chain | tuple[Normalisation | Chain, ...] = field(default_factory=Normalisation)
     activation: Activation | tuple[Activation, ...] = "none"
     output: OutputSpec = field(default_factory=OutputSpec)
     voxel_size_um: tuple[float, ...] | None = None
@@ -237,11 +203,13 @@ class ModelSpec:
     class_colours: tuple[str, ...] = ()
     overlap: float | None = None
     mirror_axes: str | None = None
+    halo: tuple[int, ...] | None = None
     decoder: DecoderChoice | None = None
     description: str = ""
     licence: str = ""
     citation: str = ""
     resampling: ResamplingScheme = field(default_factory=ResamplingScheme)
+    crop: CropMode = "none"
 
     def __post_init__(self) -> None:
         """Check that the fields fit together."""
@@ -253,12 +221,15 @@ class ModelSpec:
             raise ModelError(
                 f"the model has {self.in_channels} input and {self.out_channels} output channels; it needs one or more"
             )
+        if self.crop not in get_args(CropMode):
+            raise ModelError(f"crop is {self.crop!r}, but it must be one of {', '.join(get_args(CropMode))}")
         self._check_channels()
         if len(set(self.normalisations)) == 1:  # said once, so that the same description is equal
             object.__setattr__(self, "normalisation", self.normalisations[0])
         per_axis = {
             "window": self.window.default,
             "voxel_size_um": self.voxel_size_um,
+            "halo": self.halo,
             **self._offsets_by_name(),
         }
         for name, value in per_axis.items():
@@ -266,6 +237,13 @@ class ModelSpec:
                 raise ModelError(f"{name} is {tuple(value)}, but a {self.spatial_dims}D model needs one value per axis")
         if self.voxel_size_um is not None and not all(isfinite(size) and size > 0 for size in self.voxel_size_um):
             raise ModelError(f"voxel_size_um is {self.voxel_size_um}, but it needs lengths above 0, in micrometres")
+        if self.halo is not None and not all(
+            0 <= 2 * h < w for h, w in zip(self.halo, self.window.default, strict=True)
+        ):
+            raise ModelError(
+                f"a halo of {self.halo} voxels leaves nothing of the window of {self.window.default}: it needs 0 or "
+                f"more on each side, and less than half of the window"
+            )
         if self.output.kind == "affinities" and len(self.output.offsets) != self.out_channels:
             raise ModelError(
                 f"the model has {self.out_channels} affinity channels and {len(self.output.offsets)} offsets; "
@@ -289,6 +267,18 @@ class ModelSpec:
             raise ModelError(
                 f"the model has {self.in_channels} input channels and {len(self.normalisations)} normalisations; it "
                 f"needs one for each, or one for all"
+            )
+        for place, at_place in enumerate(zip_longest(*(one.steps for one in self.normalisations))):
+            if any(step is not None and step.has("together") for step in at_place) and len(set(at_place)) > 1:
+                raise ModelError(
+                    f"step {place + 1} of a normalisation is measured over all channels together, so each of the "
+                    f"{self.in_channels} channels needs that very step at that place"
+                )
+        by_foreground = any(step.has("masked") for one in self.normalisations for step in one.steps)
+        if by_foreground and not all(isinstance(one, Normalisation) and one.is_plain for one in self.normalisations):
+            raise ModelError(
+                "one channel is normalised by its foreground (masked: 1) and another by more than one clip and scale: "
+                "Tessera does not do both in one model"
             )
         if self.class_colours and len(self.class_colours) != len(self.classes):
             raise ModelError(
@@ -318,10 +308,24 @@ class ModelSpec:
         return (self.activation,) * self.out_channels if isinstance(self.activation, str) else self.activation
 
     @property
-    def normalisations(self) -> tuple[Normalisation, ...]:
+    def normalisations(self) -> tuple[Normalisation | Chain, ...]:
         """One for each input channel."""
-        same = isinstance(self.normalisation, Normalisation)
-        return (self.normalisation,) * self.in_channels if same else self.normalisation  # type: ignore[return-value]
+        if isinstance(self.normalisation, tuple):
+            return self.normalisation
+        return (self.normalisation,) * self.in_channels
+
+    def overlap_at(self, window: Sequence[int] | None = None) -> float | None:
+        """Return the overlap to suggest for *window*, the default one if None; None if nothing is known.
+
+        Of a window of w voxels with a halo of h, the middle w - 2h are good. Windows that follow each other by a stride
+        of at most w - 2h leave no voxel to the halos alone, and the stride is w * (1 - overlap): overlap >= 2h / w. Of
+        a window that is all halo, no overlap makes up for that: the most is a stride of one voxel.
+        """
+        if self.halo is None or not any(self.halo):
+            return self.overlap
+        sides = window or self.window.default
+        least = max(min(2 * halo, side - 1) / side for halo, side in zip(self.halo, sides, strict=True))
+        return max(least, self.overlap or 0.0)
 
     @property
     def gives_probabilities(self) -> bool:

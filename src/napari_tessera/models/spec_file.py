@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from napari_tessera.engine.interpolation import Edge, ResamplingScheme
 from napari_tessera.errors import ModelError, nearest
@@ -16,6 +16,8 @@ from napari_tessera.models.network_file import MOST_ADAPTERS, Adapter, Architect
 from napari_tessera.models.plain_yaml import load_yaml
 from napari_tessera.models.spec import (
     Activation,
+    Chain,
+    CropMode,
     DecoderChoice,
     ModelSpec,
     Normalisation,
@@ -50,8 +52,29 @@ class _Normalisation(BaseModel):
         return Normalisation(self.mode, tuple(sorted((name, float(value)) for name, value in numbers)))
 
 
+class _Chain(Part):
+    chain: tuple[_Normalisation, ...]
+
+    def to_normalisation(self) -> Chain:
+        return Chain(tuple(step.to_normalisation() for step in self.chain))
+
+
 def _one_or_several(value: Any) -> Any:
     return [value] if isinstance(value, dict) else value
+
+
+# pydantic puts these into the places of errors, where they mean nothing to people.
+_TAGS = ("<step>", "<chain>")
+
+
+def _kind_of_steps(value: Any) -> str:
+    return _TAGS[isinstance(value, _Chain) or (isinstance(value, dict) and "chain" in value)]
+
+
+# Told apart by their keys, so that what is wrong with one is not mixed up with what is wrong with the other.
+_Steps = Annotated[
+    Annotated[_Normalisation, Tag(_TAGS[0])] | Annotated[_Chain, Tag(_TAGS[1])], Discriminator(_kind_of_steps)
+]
 
 
 class _Output(Part):
@@ -101,12 +124,14 @@ class ModelFile(Part):
     in_channels: int
     out_channels: int
     window: _Window
-    normalisation: Annotated[tuple[_Normalisation, ...], BeforeValidator(_one_or_several)] = (_Normalisation(),)
+    normalisation: Annotated[tuple[_Steps, ...], BeforeValidator(_one_or_several)] = (_Normalisation(),)
     activation: Activation | tuple[Activation, ...] = "none"
     overlap: float | None = None
     mirror_axes: str | None = None
+    halo: tuple[int, ...] | None = None
     voxel_size_um: tuple[float, ...] | None = None
     resampling: _Resampling = Field(default_factory=_Resampling)
+    crop: CropMode = "none"
     output: _Output = Field(default_factory=_Output)
     classes: tuple[str, ...] = ()
     class_colours: tuple[str, ...] = ()
@@ -128,11 +153,13 @@ class ModelFile(Part):
             normalisation=each[0] if len(each) == 1 else each,
             overlap=self.overlap,
             mirror_axes=self.mirror_axes,
+            halo=self.halo,
             class_colours=self.class_colours,
             activation=self.activation,
             output=OutputSpec(self.output.kind, self.output.offsets),
             voxel_size_um=self.voxel_size_um,
             resampling=self.resampling.to_scheme(),
+            crop=self.crop,
             classes=self.classes,
             decoder=None if self.decoder is None else self.decoder.to_choice(),
             description=" ".join(self.description.split()),
@@ -171,6 +198,11 @@ def parse_model_file(text: str | bytes, where: str) -> ModelFile:
         output = content.get("output") if isinstance(content, dict) else None
         if isinstance(output, dict):
             refuse_embeddings([str(output.get("kind"))], where)
+        if not isinstance(content, dict) or "format" not in content:
+            raise ModelError(
+                f"{where} is no description of a model, which begins with 'format: tessera-model/1': if it belongs to "
+                f"another program, open the weights beside it, else see docs/models/tessera.md for its keys"
+            )
         return _coherent(ModelFile.model_validate(content), where)
     except ValidationError as error:
         problems = [_explain(problem) for problem in error.errors()]
@@ -197,7 +229,7 @@ def _coherent(file: ModelFile, where: str) -> ModelFile:
 
 
 def _explain(problem: Any) -> str:
-    where = ".".join(str(part) for part in problem["loc"])
+    where = ".".join(str(part) for part in problem["loc"] if part not in _TAGS)
     if problem["type"] == "extra_forbidden" and len(problem["loc"]) == 1:
         return f"unknown key '{where}'{nearest(where, ModelFile.model_fields)}"
     if problem["type"] == "missing":

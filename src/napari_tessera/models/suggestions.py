@@ -13,8 +13,9 @@ __all__ = ["count_reflections", "with_overlap_of", "with_views_of"]
 
 
 def with_overlap_of(settings: Settings, spec: ModelSpec) -> Settings:
-    """Return *settings* with the overlap that the model suggests, if it does."""
-    return settings if spec.overlap is None else replace(settings, overlap=spec.overlap)
+    """Return *settings* with the overlap that the model suggests for their window, if it does."""
+    overlap = spec.overlap_at(settings.window_size)
+    return settings if overlap is None else replace(settings, overlap=overlap)
 
 
 def with_views_of(settings: Settings, spec: ModelSpec, *, tta_num: int | None = None) -> Settings:

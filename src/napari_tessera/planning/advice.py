@@ -10,6 +10,7 @@ from napari_tessera.engine.blocks import count_block_windows
 from napari_tessera.engine.interleave import coverage
 from napari_tessera.engine.settings import Precision, Settings, TtaMode
 from napari_tessera.planning.plan import Advice, DeviceState, Level
+from napari_tessera.planning.resampling import differ_too_much
 from napari_tessera.units import format_bytes, format_voxel_size
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def advise(
     model_size_um: VoxelSize | None,
     resamplings: Sequence[Resampling | None],
     resamples: bool,
+    empty: int = 0,
 ) -> tuple[Advice, ...]:
     """Return all advice on a plan, the most important first.
 
@@ -70,8 +72,11 @@ def advise(
         How every volume is resampled, None where it is not.
     resamples
         Whether volumes of another voxel size are to be resampled, where the size is known.
+    empty
+        Volumes that are 0 everywhere, of which the network sees nothing.
     """
     found = [
+        *_on_empty(empty, len(grids)),
         *_on_device_memory(settings, grids, device, total_bytes),
         *_on_host_memory(host_bytes, settings, device),
         *_on_mixed_up_batches(settings, host_bytes),
@@ -83,6 +88,12 @@ def advise(
         *_on_resampling(resamplings),
     ]
     return tuple(sorted(found, key=lambda advice: -advice.level))
+
+
+def _on_empty(empty: int, volumes: int) -> Iterator[Advice]:
+    if empty:
+        which = "The image is" if volumes == 1 else f"{empty} of {volumes} volumes are"
+        yield Advice(Level.WARNING, f"{which} 0 everywhere: all of it is background, and nothing is computed")
 
 
 def _on_device_memory(
@@ -170,6 +181,14 @@ def _on_voxel_size(
     if model_size_um is None:
         return
     if resamples:
+        for size in volume_sizes_um:
+            if size is not None and differ_too_much(size, model_size_um):
+                yield Advice(
+                    Level.WARNING,
+                    f"Voxels are {format_voxel_size(size)}, the model's {format_voxel_size(model_size_um)}: too far "
+                    f"apart to resample, so check the unit, or expect poor labels",
+                )
+                return
         if None in volume_sizes_um:
             yield Advice(
                 Level.WARNING,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from napari_tessera.engine.crop import Crop
     from napari_tessera.engine.settings import Settings
     from napari_tessera.models.spec import ModelSpec
     from napari_tessera.planning.resampling import VoxelSize
@@ -24,7 +25,7 @@ __all__ = ["check_mask", "find_masked", "find_windows", "window_grid"]
 def window_grid(
     shape: tuple[int, ...], spec: ModelSpec, settings: Settings, voxel_size_um: VoxelSize | None = None
 ) -> WindowGrid:
-    """Return the windows of an image of spatial *shape*, as a plan lays them: where it is resampled, of that.
+    """Return the windows of an image or a box of one, spatial *shape*, as a plan lays them: if resampled, of that.
 
     Raises
     ------
@@ -44,12 +45,14 @@ def check_mask(mask: Any, shape: tuple[int, ...], name: str = "the mask") -> Non
         raise InputError(f"{name} has the shape {found}, but the image is {shape}: give one of the same shape")
 
 
-def find_masked(mask: Any, grid: WindowGrid) -> npt.NDArray[np.bool_]:
+def find_masked(mask: Any, grid: WindowGrid, crop: Crop | None = None) -> npt.NDArray[np.bool_]:
     """Return which windows of *grid* hold a voxel of *mask* that is above 0; the mask is read once.
 
-    The mask is in the image's own voxels, also where the windows are those of the resampled image.
+    The mask is of all of the image, in its own voxels, also where the windows are those of the resampled image, or of
+    the box *crop*.
     """
-    return measure_occupied(ArraySource(mask), grid, above=0)
+    whole = ArraySource(mask)
+    return measure_occupied(whole if crop is None else crop.of(whole), grid, above=0)
 
 
 def find_windows(
@@ -58,6 +61,7 @@ def find_windows(
     settings: Settings,
     mask: Any = None,
     voxel_size_um: VoxelSize | None = None,
+    crop: Crop | None = None,
 ) -> npt.NDArray[np.bool_] | None:
     """Return which windows of one volume a run computes, None for all of them.
 
@@ -71,6 +75,8 @@ def find_windows(
         An array of the volume's spatial shape: windows in which it is 0 everywhere are left out, too. None: no mask.
     voxel_size_um
         Of the volume, micrometres; needed where it is resampled.
+    crop
+        The box of the volume that the network sees; None: all of it.
 
     Returns
     -------
@@ -86,12 +92,12 @@ def find_windows(
         If the window does not suit the model.
     """
     shape = source.shape[1:]
-    grid = window_grid(shape, spec, settings, voxel_size_um)
+    grid = window_grid(shape if crop is None else crop.shape, spec, settings, voxel_size_um)
     found: npt.NDArray[np.bool_] | None = None
     if mask is not None:
         check_mask(mask, shape)
-        found = find_masked(mask, grid)
+        found = find_masked(mask, grid, crop)
     if settings.skip_below is not None:
-        full = measure_occupied(source, grid, above=settings.skip_below)
+        full = measure_occupied(source if crop is None else crop.of(source), grid, above=settings.skip_below)
         found = full if found is None else full & found
     return found

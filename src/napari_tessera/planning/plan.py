@@ -13,6 +13,7 @@ from napari_tessera.engine.grid import Block, WindowGrid, count_forward_passes
 from napari_tessera.engine.sweep import Sweep, count_occupied, is_interleaved
 
 if TYPE_CHECKING:
+    from napari_tessera.engine.crop import Crop
     from napari_tessera.engine.intensity import IntensityMap
     from napari_tessera.engine.settings import Settings
     from napari_tessera.engine.tta import View
@@ -90,6 +91,8 @@ class VolumePlan:
         Boolean, shape ``layout.counts``: the windows that are computed; None: all of them.
     resampling
         How the image is brought to the model's voxel size first; None: it is taken as it is.
+    crop
+        The box of the image that all the others are of; None: all of it.
     """
 
     layout: WindowGrid
@@ -97,6 +100,7 @@ class VolumePlan:
     blocks: tuple[Block, ...]
     occupied: npt.NDArray[Any] | None = field(default=None, compare=False)
     resampling: Resampling | None = None
+    crop: Crop | None = None
 
     @classmethod
     def of(
@@ -108,9 +112,10 @@ class VolumePlan:
         blocks: tuple[Block, ...] = (),
         occupied: npt.NDArray[Any] | None = None,
         resampling: Resampling | None = None,
+        crop: Crop | None = None,
     ) -> VolumePlan:
         """Count the passes of *layout*, each batch of windows seen through *n_views* views."""
-        planned = cls(layout, 0, blocks or (layout.whole,), occupied, resampling)
+        planned = cls(layout, 0, blocks or (layout.whole,), occupied, resampling, crop)
         counts = planned.block_windows
         passes = sum(count_forward_passes(n, sw_batch_size=sw_batch_size, n_views=n_views) for n in counts)
         return replace(planned, forward_passes=passes)
@@ -123,6 +128,11 @@ class VolumePlan:
     @property
     def image_shape(self) -> tuple[int, ...]:
         """The image's own spatial shape, and the result's."""
+        return self.seen_shape if self.crop is None else self.crop.image_shape
+
+    @property
+    def seen_shape(self) -> tuple[int, ...]:
+        """The spatial shape of what the network sees of the image, in the image's own voxels."""
         return self.shape if self.resampling is None else self.resampling.image_shape
 
     @property
@@ -212,6 +222,8 @@ class Plan:
         How long its passes take there, if that is known.
     decoding_s_per_voxel
         How long its decoder takes there, if that is known; 0 without one.
+    awaits_crop
+        Whether zeros around an image are to be cut off and have not been looked for yet: all of it is counted.
     """
 
     settings: Settings
@@ -230,6 +242,7 @@ class Plan:
     measured: Measurement | None = None
     pace: Pace | None = None
     decoding_s_per_voxel: float | None = None
+    awaits_crop: bool = False
 
     @property
     def most_bytes(self) -> int:
@@ -289,8 +302,9 @@ class Plan:
 
     @property
     def counts_are_bounds(self) -> bool:
-        """Whether the run will compute fewer windows: empty ones are to be skipped and have not been looked for yet."""
-        return self.settings.skip_below is not None and any(volume.occupied is None for volume in self.volumes)
+        """Whether the run may compute fewer windows: what is empty is left out and has not been looked for yet."""
+        skips = self.settings.skip_below is not None and any(volume.occupied is None for volume in self.volumes)
+        return skips or self.awaits_crop
 
     @property
     def first_passes_decide(self) -> bool:
@@ -351,6 +365,7 @@ class Plan:
             "volumes": [
                 {
                     "shape": list(volume.image_shape),
+                    "crop": None if volume.crop is None else volume.crop.to_dict(),
                     "resampled": None if volume.resampling is None else volume.resampling.to_dict(),
                     "grid": list(volume.grid),
                     "windows": volume.windows,

@@ -12,7 +12,10 @@ from napari_tessera.planning.resampling import VoxelSize, sizes_of_volumes
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from napari_tessera.engine.crop import Crop
     from napari_tessera.models.spec import ModelSpec
+
+    Windows = npt.NDArray[Any] | Sequence[npt.NDArray[Any]] | None
 
 __all__ = ["PlannedVolumes", "count_planes", "plane_by_plane"]
 
@@ -29,6 +32,8 @@ class PlannedVolumes:
         Micrometres; None where unknown.
     occupied
         Which windows are computed; None: all of them.
+    crops
+        The boxes that the network sees; None: all of the volume.
     most_planes
         Volumes that the largest stack is made of, 1 where there is none: their results are one.
     """
@@ -36,6 +41,7 @@ class PlannedVolumes:
     shapes: tuple[tuple[int, ...], ...]
     voxel_sizes_um: tuple[VoxelSize | None, ...]
     occupied: tuple[npt.NDArray[Any] | None, ...]
+    crops: tuple[Crop | None, ...]
     most_planes: int = 1
 
 
@@ -48,7 +54,8 @@ def plane_by_plane(
     shapes: Sequence[tuple[int, ...]],
     spec: ModelSpec,
     voxel_size_um: VoxelSize | Sequence[VoxelSize | None] | None,
-    occupied: Sequence[npt.NDArray[Any] | None] | None,
+    occupied: Sequence[Windows] | None,
+    crops: Sequence[Crop | Sequence[Crop] | None] | None = None,
 ) -> PlannedVolumes:
     """Return the volumes of a plan, the planes of each stack in the place of the stack.
 
@@ -59,7 +66,9 @@ def plane_by_plane(
     spec
         The model.
     occupied
-        One for each of *shapes*; that of a stack has its planes along the first axis.
+        One for each of *shapes*; that of a stack has its planes along the first axis, or is one for each of them.
+    crops
+        One for each of *shapes*; of a stack one for each of its planes.
 
     Raises
     ------
@@ -72,22 +81,26 @@ def plane_by_plane(
         raise InputError(
             f"occupied says it of {len(windows)} volume(s), but there are {len(shapes)}: give one for each"
         )
+    boxes = tuple(crops) if crops is not None else (None,) * len(shapes)
     counts = [count_planes(shape, spec) for shape in shapes]
-    volumes = [
+    volumes: list[tuple[tuple[int, ...], VoxelSize | None, Any, Any]] = [
         volume
-        for shape, size, which, planes in zip(shapes, sizes, windows, counts, strict=True)
-        for volume in ([(shape, size, which)] if planes is None else _planes(shape, size, which))
+        for shape, size, which, box, planes in zip(shapes, sizes, windows, boxes, counts, strict=True)
+        for volume in ([(shape, size, which, box)] if planes is None else _planes(shape, size, which, box))
     ]
     return PlannedVolumes(
-        shapes=tuple(shape for shape, _, _ in volumes),
-        voxel_sizes_um=tuple(size for _, size, _ in volumes),
-        occupied=tuple(which for _, _, which in volumes),
+        shapes=tuple(shape for shape, *_ in volumes),
+        voxel_sizes_um=tuple(size for _, size, _, _ in volumes),
+        occupied=tuple(which for _, _, which, _ in volumes),
+        crops=tuple(box for *_, box in volumes),
         most_planes=max((planes or 1 for planes in counts), default=1),
     )
 
 
 def _planes(
-    shape: tuple[int, ...], size: VoxelSize | None, occupied: npt.NDArray[Any] | None
-) -> list[tuple[tuple[int, ...], VoxelSize | None, npt.NDArray[Any] | None]]:
-    each = [None] * shape[0] if occupied is None else list(occupied)
-    return [(shape[1:], None if size is None else size[-2:], windows) for windows in each]
+    shape: tuple[int, ...], size: VoxelSize | None, occupied: Any, crops: Any
+) -> list[tuple[tuple[int, ...], VoxelSize | None, Any, Any]]:
+    windows = [None] * shape[0] if occupied is None else list(occupied)
+    boxes = [None] * shape[0] if crops is None else list(crops)
+    own = None if size is None else size[-2:]
+    return [(shape[1:], own, which, box) for which, box in zip(windows, boxes, strict=True)]

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from napari_tessera.engine.interpolation import ResamplingScheme
 from napari_tessera.engine.limits import measure_limits
-from napari_tessera.engine.normalised import NormalisedSource
+from napari_tessera.engine.normalised import MAPPING_BYTES
 from napari_tessera.engine.resample import (
     WORK_VOXELS,
     ResampledSource,
@@ -26,7 +26,6 @@ from napari_tessera.units import format_voxel_size
 
 if TYPE_CHECKING:
     from napari_tessera.engine.grid import Block, WindowGrid
-    from napari_tessera.engine.intensity import IntensityMap
     from napari_tessera.engine.settings import Settings
     from napari_tessera.engine.source import Source
     from napari_tessera.models.spec import ModelSpec
@@ -35,6 +34,7 @@ __all__ = [
     "Resampling",
     "VoxelSize",
     "check_resolution",
+    "differ_too_much",
     "expected_voxel_size",
     "resamples",
     "resampling_of",
@@ -76,10 +76,6 @@ class Resampling:
     def keeps_output(self) -> bool:
         """Whether the network's output is brought back before it is activated and labels are decided."""
         return self.scheme.output_order is not None
-
-    def normalised(self, source: Source, intensity: IntensityMap) -> Source:
-        """Return *source*, the image, normalised and then as the network sees it; read for limits where need be."""
-        return self.wrap(NormalisedSource(source, intensity))
 
     def wrap(self, source: Source) -> Source:
         """Return *source*, the image, as the network sees it."""
@@ -147,6 +143,7 @@ class Resampling:
         read = itemsize + (4 if self.scheme.normalise_first else 0)
         at_once = estimate_read_bytes(axes, tuple(sides), channels, read)
         sides[axis] = min(2 * grid.window[axis], grid.shape[axis])
+        at_once += MAPPING_BYTES if self.scheme.normalise_first else 0
         held: int = channels * self.itemsize(itemsize) * prod(sides)
         return at_once + held
 
@@ -172,6 +169,13 @@ def expected_voxel_size(settings: Settings, spec: ModelSpec) -> VoxelSize | None
 def resamples(settings: Settings, spec: ModelSpec) -> bool:
     """Whether images of another voxel size are resampled: the user's word, else the model's."""
     return spec.resampling.usual if settings.resample is None else settings.resample
+
+
+def differ_too_much(own: VoxelSize, wanted: VoxelSize) -> bool:
+    """Whether two voxel sizes differ by more than can be meant; False where they cannot be compared."""
+    if len(own) != len(wanted) or min(own) <= 0:
+        return False
+    return max(max(a / b, b / a) for a, b in zip(own, wanted, strict=True)) > MOST_FACTOR
 
 
 def check_resolution(settings: Settings, spec: ModelSpec) -> None:
@@ -228,12 +232,15 @@ def resampling_of(
     Raises
     ------
     SettingsError, InputError
-        If the image is to be resampled, and a voxel size is unknown or differs by too much.
+        If the user wants it to be resampled, and a voxel size is unknown or differs by too much.
     """
     check_resolution(settings, spec)
     wanted = expected_voxel_size(settings, spec)
-    if not resamples(settings, spec) or (settings.resample is None and None in (wanted, voxel_size_um)):
+    if not resamples(settings, spec):
         return None
+    unclear = wanted is None or voxel_size_um is None or differ_too_much(voxel_size_um, wanted)
+    if unclear and settings.resample is None:
+        return None  # nobody has asked for it; the plan says so
     if wanted is None:
         raise SettingsError(
             f"resample is on, but the model '{spec.name}' does not say its voxel size: set resolution, or switch "
@@ -260,7 +267,7 @@ def _check_sizes(shape: Shape, own: VoxelSize, wanted: VoxelSize) -> None:
             f"resample is on, but the voxel size of the image is {own} and that of the model {wanted}: both need one "
             f"length per axis of {tuple(shape)}"
         )
-    if max(max(a / b, b / a) for a, b in zip(own, wanted, strict=True)) > MOST_FACTOR:
+    if differ_too_much(own, wanted):
         raise InputError(
             f"the voxels of the image are {format_voxel_size(own)}, those of the model {format_voxel_size(wanted)}: "
             f"they differ by more than a factor of {MOST_FACTOR}, so check the unit, or switch resample off"

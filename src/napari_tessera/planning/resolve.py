@@ -18,6 +18,7 @@ from napari_tessera.engine.stitch import FLOAT_BYTES
 from napari_tessera.engine.sweep import choose_weighting, is_interleaved
 from napari_tessera.engine.tta import views
 from napari_tessera.errors import InputError, SettingsError
+from napari_tessera.models.foreground import is_masked
 from napari_tessera.planning.advice import advise
 from napari_tessera.planning.estimate import DeviceNeed, HostEstimate, MemoryEstimate
 from napari_tessera.planning.memory import PassShape, SlabShape, estimate_memory
@@ -35,6 +36,7 @@ from napari_tessera.planning.resampling import (
 
 if TYPE_CHECKING:
     from napari_tessera.decode import Decoder
+    from napari_tessera.engine.crop import Crop
     from napari_tessera.engine.settings import Settings
     from napari_tessera.models.spec import ModelSpec
 
@@ -76,6 +78,7 @@ def resolve(
     itemsize: int = 4,
     voxel_size_um: VoxelSize | Sequence[VoxelSize | None] | None = None,
     occupied: Sequence[npt.NDArray[Any] | None] | None = None,
+    crops: Sequence[Crop | None] | None = None,
     output_chunk: Shape | None = None,
     results_held: int = 1,
 ) -> Plan:
@@ -101,6 +104,8 @@ def resolve(
         Of all volumes, or of each one, micrometres; None where unknown.
     occupied
         For every volume which windows are computed (see `VolumePlan`), None: all of them.
+    crops
+        For every volume the box of it that the network sees, None: all of it.
     output_chunk
         Voxels per axis that the output is written in: blocks are whole chunks. None: whole steps of the windows.
     results_held
@@ -117,18 +122,22 @@ def resolve(
     settings = complete_settings(settings, spec, decoder)
     _check_shapes(shapes, spec)
     sizes = sizes_of_volumes(voxel_size_um, len(shapes))
+    boxes = _checked_crops(crops, shapes)
     resamplings = tuple(
-        resampling_of(tuple(shape), size, spec, settings) for shape, size in zip(shapes, sizes, strict=True)
+        resampling_of(tuple(shape) if box is None else box.shape, size, spec, settings)
+        for shape, size, box in zip(shapes, sizes, boxes, strict=True)
     )
     seen = views(settings.tta_num, spec.spatial_dims, settings.tta_axes)
     _check_transposes(settings, any(view.transpose for view in seen))
     window = settings.window_size or spec.window.default
-    seen_shapes = [shape if new is None else new.shape for shape, new in zip(shapes, resamplings, strict=True)]
+    own_shapes = [tuple(shape) if box is None else box.shape for shape, box in zip(shapes, boxes, strict=True)]
+    seen_shapes = [shape if new is None else new.shape for shape, new in zip(own_shapes, resamplings, strict=True)]
     grids = tuple(WindowGrid.regular(shape, window, settings.overlap) for shape in seen_shapes)
     skipped = tuple(occupied) if occupied is not None else (None,) * len(grids)
-    # Chunks of a result are no whole numbers of resampled voxels.
-    chunk = output_chunk if not any(resamplings) else None
-    run = _Run(grids, resamplings, spec, settings, traced, device, decoder, skipped, chunk)
+    skipped = tuple(_left(*each) for each in zip(skipped, grids, boxes, strict=True))
+    # Chunks of a result are no whole numbers of resampled voxels, and a box begins anywhere in one.
+    chunk = output_chunk if not any((*resamplings, *boxes)) else None
+    run = _Run(grids, resamplings, boxes, spec, settings, traced, device, decoder, skipped, chunk)
     host, peak = run.host_estimate(itemsize, results_held), run.peak_at(settings.sw_batch_size)
     return Plan(
         settings=settings,
@@ -144,6 +153,7 @@ def resolve(
         measured=peak.known.latest,
         host=host,
         output_bytes=sum(prod(shape) for shape in shapes) * run.written_bytes_per_voxel,
+        awaits_crop=spec.crop == "nonzero" and None in boxes,
         advice=advise(
             settings,
             grids,
@@ -155,6 +165,7 @@ def resolve(
             model_size_um=expected_voxel_size(settings, spec),
             resamplings=resamplings,
             resamples=resamples(settings, spec),
+            empty=sum(box is not None and box.is_empty for box in boxes),
         ),
     )
 
@@ -177,6 +188,7 @@ class _Run:
 
     grids: tuple[WindowGrid, ...]
     resamplings: tuple[Resampling | None, ...]
+    crops: tuple[Crop | None, ...]
     spec: ModelSpec
     settings: Settings
     traced: Traced
@@ -226,8 +238,11 @@ class _Run:
                 blocks=self.blocks[grid],
                 occupied=windows,
                 resampling=resampling,
+                crop=crop,
             )
-            for grid, windows, resampling in zip(self.grids, self.occupied, self.resamplings, strict=True)
+            for grid, windows, resampling, crop in zip(
+                self.grids, self.occupied, self.resamplings, self.crops, strict=True
+            )
         )
 
     def _cut(self, grid: WindowGrid) -> tuple[Block, ...]:
@@ -321,22 +336,30 @@ class _Run:
             decoding_bytes=0 if self.decoder is None else self.decoder.working_bytes(decoded),
             # An array for all of them is made when the first comes, so the one that is decoded counts twice.
             held_bytes=results_held * of_image * self.written_bytes_per_voxel if results_held > 1 else 0,
-            resampling_bytes=max(self._resampling_bytes(volume, itemsize) for volume in self.volumes),
+            resampling_bytes=max(
+                self._resampling_bytes(volume, itemsize) + self._cropping_bytes(volume) for volume in self.volumes
+            ),
         )
 
     def _kept_bytes(self, volume: VolumePlan) -> int:
         kept = self._kept(volume.resampling)
         return prod(volume.shape) * kept.channels * np.dtype(kept.dtype).itemsize
 
+    def _cropping_bytes(self, volume: VolumePlan) -> int:
+        """Return what a volume's foreground and its result in the whole image take of the host's memory."""
+        masked = any(is_masked(self.spec.normalisation, self.spec.in_channels))
+        inside = min(self.settings.batch_size, len(self.grids)) * prod(volume.seen_shape) if masked else 0
+        return inside + (0 if volume.crop is None else prod(volume.image_shape) * self.written_bytes_per_voxel)
+
     def _resampling_bytes(self, volume: VolumePlan, itemsize: int) -> int:
         """Return what resampling one volume, and bringing its result back, takes of the host's memory."""
         resampling, channels, resident = volume.resampling, self.spec.in_channels, self.settings.batch_size
         if resampling is None:
             return 0
-        back = prod(volume.image_shape) * self.written_bytes_per_voxel
+        back = prod(volume.seen_shape) * self.written_bytes_per_voxel
         if resampling.keeps_output:
             made_of = self.reduced.channels * np.dtype(self.reduced.dtype).itemsize
-            back = prod(volume.image_shape) * made_of + resampling.estimate_finishing_bytes(self.spec.out_channels)
+            back = prod(volume.seen_shape) * made_of + resampling.estimate_finishing_bytes(self.spec.out_channels)
         if resident > 1:  # whole volumes are resampled ahead
             copies = min(resident, len(self.grids)) * prod(volume.shape) * channels * resampling.itemsize(itemsize)
             whole = resampling.estimate_reading_bytes(
@@ -353,7 +376,24 @@ class _Run:
 def _result_shape(volume: VolumePlan) -> Shape:
     """Return the shape in which labels are decided."""
     keeps = volume.resampling is not None and volume.resampling.keeps_output
-    return volume.image_shape if keeps else volume.shape
+    return volume.seen_shape if keeps else volume.shape
+
+
+def _checked_crops(crops: Sequence[Crop | None] | None, shapes: Sequence[Shape]) -> tuple[Crop | None, ...]:
+    boxes = (None,) * len(shapes) if crops is None else tuple(crops)
+    if len(boxes) != len(shapes) or any(
+        box is not None and box.image_shape != tuple(shape) for box, shape in zip(boxes, shapes, strict=False)
+    ):
+        raise InputError(
+            f"the crops are of images of {[box and box.image_shape for box in boxes]}, but the volumes are of "
+            f"{[tuple(shape) for shape in shapes]}: measure one for each of them"
+        )
+    return boxes
+
+
+def _left(occupied: npt.NDArray[Any] | None, grid: WindowGrid, crop: Crop | None) -> npt.NDArray[Any] | None:
+    """Return which windows are computed: none of an image that is empty."""
+    return np.zeros(grid.counts, bool) if crop is not None and crop.is_empty else occupied
 
 
 def _directed_offsets(spec: ModelSpec) -> tuple[Shape, ...]:

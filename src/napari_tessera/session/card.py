@@ -26,7 +26,9 @@ def spec_card(model: Model) -> str:
         "window": f"{_sides(rule.default)}, "
         + (f"in steps of {_sides(rule.step)} from {_sides(rule.minimum)}" if any(rule.step) else "no other"),
         "mirrored axes": mirrored_axes(spec),
-        "intensities": ", ".join(dict.fromkeys(one.mode for one in spec.normalisations)),
+        "intensities": ", ".join(
+            dict.fromkeys(" then ".join(step.mode for step in one.steps) for one in spec.normalisations)
+        ),
         "decoder": spec.suggested_decoder.name,
         "from": model.origin,
         "licence": spec.licence,

@@ -72,8 +72,12 @@ def passes_line(plan: Plan, word: str = "volume") -> Line:
     if len(plan.volumes) > LISTED:
         rows.append(f"and {counted(len(plan.volumes) - LISTED, word)} more")
     if plan.counts_are_bounds:
-        text = f"{volumes}up to {counted(plan.windows, 'window')}, empty ones are skipped"
-        rows.append("less the windows that are empty: they are counted when the run starts")
+        left_out = "empty ones are skipped" if plan.settings.skip_below is not None else "zero borders are cut off"
+        text = f"{volumes}up to {counted(plan.windows, 'window')}, {left_out}"
+        if plan.settings.skip_below is not None:
+            rows.append("less the windows that are empty: they are counted when the run starts")
+        if plan.awaits_crop:
+            rows.append("less what lies in zeros around the image: they are cut off when the run starts")
     return Line(text, tooltip="\n".join(rows))
 
 
@@ -93,9 +97,13 @@ def _formula(plan: Plan, volume: VolumePlan) -> str:
         again = f", {counted(volume.repeated_windows, 'window')} computed again" if volume.repeated_windows else ""
         rows.insert(0, f"{len(volume.blocks)} blocks{again}")
     if volume.resampling is not None:
-        own, new = (" × ".join(map(str, sides)) for sides in (volume.image_shape, volume.shape))
+        own, new = (" × ".join(map(str, sides)) for sides in (volume.seen_shape, volume.shape))
         sizes = volume.resampling.image_voxel_size_um, volume.resampling.voxel_size_um
         grid = f"{own} voxels of {format_voxel_size(sizes[0])} → {new} of {format_voxel_size(sizes[1])}; {grid}"
+    if volume.crop is not None:
+        whole, box = (" × ".join(map(str, sides)) for sides in (volume.image_shape, volume.seen_shape))
+        what = "0 everywhere, all background" if volume.crop.is_empty else f"{box} are not zero"
+        grid = f"of {whole} voxels {what}; {grid}"
     return "; ".join([grid, *rows])
 
 

@@ -24,15 +24,15 @@ import weakref
 import zlib
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from napari_tessera.engine.intensity import IntensityMap
-
 __all__ = ["IntensityCache", "version_of"]
+
+# An intensity map, or the box of what is not zero.
+Found = TypeVar("Found")
 
 # A file that was written a moment ago may be written again without its time changing: clocks of file systems tick.
 SETTLED_S = 2.0
@@ -85,19 +85,17 @@ class _Entry:
     """What was measured of one array: for everything that is measured of it, the version and the numbers."""
 
     alive: weakref.ref[Any]
-    maps: dict[Hashable, tuple[Hashable, IntensityMap]] = field(default_factory=dict)
+    found: dict[Hashable, tuple[Hashable, Any]] = field(default_factory=dict)
 
 
 class IntensityCache:
-    """Remembers the intensities of arrays as long as the arrays live and do not change. Safe to use from any thread."""
+    """Remembers what was measured of arrays as long as they live and do not change. Safe to use from any thread."""
 
     def __init__(self) -> None:
         self._entries: dict[int, _Entry] = {}
         self._lock = threading.Lock()
 
-    def measure(
-        self, data: Any, what: Hashable, measure: Callable[[], IntensityMap], *, part: Any = None
-    ) -> IntensityMap:
+    def measure(self, data: Any, what: Hashable, measure: Callable[[], Found], *, part: Any = None) -> Found:
         """Return what *measure* gives, or gave before for the same *data* in the same state.
 
         Parameters
@@ -105,7 +103,7 @@ class IntensityCache:
         data
             The array that is measured; known by its identity.
         what
-            What is measured of it: frame, channels, normalisation, shape after resampling.
+            What is measured of it: intensities or box, frame, channels, normalisation, shape after resampling.
         measure
             Reads the array.
         part
@@ -117,14 +115,15 @@ class IntensityCache:
             return measure()
         with self._lock:
             entry = self._entry(data)
-            known = entry.maps.get(what)
+            known = entry.found.get(what)
         if known is not None and known[0] == version:
-            return known[1]
+            same: Found = known[1]
+            return same
         found = measure()
         if version_of(looked_at) == version:  # else it was written meanwhile
             with self._lock:
                 if self._entries.get(id(data)) is entry:  # else it was forgotten meanwhile
-                    entry.maps[what] = (version, found)
+                    entry.found[what] = (version, found)
         return found
 
     def forget(self, data: Any) -> None:

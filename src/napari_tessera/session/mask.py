@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from napari_tessera.engine.crop import Crop
     from napari_tessera.engine.grid import WindowGrid
 
 __all__ = ["MaskInput"]
@@ -37,7 +38,7 @@ class MaskInput:
     name: str
     data: Any
     number: int = field(default_factory=lambda: next(_numbers), init=False)
-    _found: dict[WindowGrid, npt.NDArray[np.bool_]] = field(default_factory=dict, init=False)
+    _found: dict[tuple[WindowGrid, Crop | None], npt.NDArray[np.bool_]] = field(default_factory=dict, init=False)
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Raise `InputError` unless the mask has the image's spatial *shape*."""
@@ -45,13 +46,14 @@ class MaskInput:
 
         check_mask(self.data, shape, f"'{self.name}'")
 
-    def find_windows(self, grid: WindowGrid) -> npt.NDArray[np.bool_]:
+    def find_windows(self, grid: WindowGrid, crop: Crop | None = None) -> npt.NDArray[np.bool_]:
         """Return which windows of *grid* hold a voxel of the mask; it is read once for every grid.
 
-        The grid may be that of the resampled image; the mask is in the image's own voxels.
+        The grid may be that of the resampled image, or of its box *crop*; the mask is in the image's own voxels.
         """
         from napari_tessera.planning.occupied import find_masked
 
-        if grid not in self._found:
-            self._found[grid] = find_masked(self.data, grid)
-        return self._found[grid]
+        key = grid, crop
+        if key not in self._found:
+            self._found[key] = find_masked(self.data, grid, crop)
+        return self._found[key]

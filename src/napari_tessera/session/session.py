@@ -166,7 +166,13 @@ class Session:
             If a value is out of range; nothing has changed then.
         """
         assert self.settings is not None
-        self.use_settings(replace(self.settings, **settings))
+        after = replace(self.settings, **settings)
+        if self.model is not None and "overlap" not in settings:
+            # What the model suggests depends on the window; another overlap is the user's own.
+            before, now = map(self.model.spec.overlap_at, (self.settings.window_size, after.window_size))
+            if now is not None and self.settings.overlap == before:
+                after = replace(after, overlap=now)
+        self.use_settings(after)
 
     def use_settings(self, settings: Settings) -> None:
         """Take all *settings*; the window is filled in from the model where they have none.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ from napari_tessera.session.results import ImageResult, ResultStack
 if TYPE_CHECKING:
     from napari_tessera import Plan
     from napari_tessera.decode import Decoder
+    from napari_tessera.engine.crop import Crop
     from napari_tessera.engine.grid import WindowGrid
     from napari_tessera.engine.intensity import IntensityMap
     from napari_tessera.engine.settings import Settings
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from napari_tessera.session.mask import MaskInput
     from napari_tessera.session.sources import VolumeInput
 
+    Found = TypeVar("Found")
     Windows = npt.NDArray[Any] | None
 
 __all__ = ["Outputs", "Task"]
@@ -127,17 +130,17 @@ class Task:
             found = fit_window(plan_of, start, rule)
         return found
 
-    def _resolve(self, occupied: Sequence[Windows] | None) -> Plan:
+    def _resolve(self, occupied: Sequence[Windows] | None, crops: Sequence[Crop] | None = None) -> Plan:
         if not self.outputs.probabilities:
-            return self._plan(None, occupied)
-        kept = self._plan(_probabilities(), occupied)
+            return self._plan(None, occupied, crops)
+        kept = self._plan(_probabilities(), occupied, crops)
         if not self.outputs.labels:
             return kept
-        labels = self._plan(None, occupied)
-        # Probabilities are swept and kept, labels are made of them afterwards. Of a resampled image they are there
-        # twice in the end, as the network gave them and in the image's own voxels.
-        is_resampled = any(volume.resampling is not None for volume in kept.volumes)
-        kept_bytes = kept.output_bytes + (kept.host.result_bytes if is_resampled else 0)
+        labels = self._plan(None, occupied, crops)
+        # Probabilities are swept and kept, labels are made of them afterwards. Of a resampled or cropped image they are
+        # there twice in the end, as the network gave them and in the image's own voxels.
+        is_other = any(volume.resampling is not None or volume.crop is not None for volume in kept.volumes)
+        kept_bytes = kept.output_bytes + (kept.host.result_bytes if is_other else 0)
         return replace(
             kept,
             settings=labels.settings,
@@ -145,7 +148,7 @@ class Task:
             output_bytes=labels.output_bytes + kept.output_bytes,
         )
 
-    def _find_masked(self) -> list[Windows] | None:
+    def _find_masked(self, crops: Sequence[Crop] | None = None) -> list[Windows] | None:
         """Return which windows the mask leaves, None for all: also where those that are empty have to be found."""
         if self.mask is None:
             return None
@@ -153,28 +156,48 @@ class Task:
             self.mask.check(volume.shape)
         if self.settings.skip_below is not None:
             return None
-        return [self.mask.find_windows(self._grid_of(volume)) for volume in self.volumes]
+        boxes = crops or (None,) * len(self.volumes)
+        return [
+            self.mask.find_windows(self._grid_of(volume, crop), crop)
+            for volume, crop in zip(self.volumes, boxes, strict=True)
+        ]
 
-    def _grid_of(self, volume: VolumeInput) -> WindowGrid:
+    def _grid_of(self, volume: VolumeInput, crop: Crop | None) -> WindowGrid:
         from napari_tessera.planning.occupied import window_grid
 
-        return window_grid(volume.shape, self.model.spec, self.settings, volume.voxel_size_um)
+        shape = volume.shape if crop is None else crop.shape
+        return window_grid(shape, self.model.spec, self.settings, volume.voxel_size_um)
 
-    def _count(self, plan: Plan | None, cancel: threading.Event) -> Plan:
-        """Return *plan*, resolved anew if None, or if a mask or the images themselves decide on the windows."""
-        from napari_tessera.planning.occupied import find_windows
+    def _find_crops(self, cancel: threading.Event) -> list[Crop] | None:
+        """Return the box of every volume that the network sees, None where it sees all; reads the images."""
+        from napari_tessera.engine.crop import measure_crop
 
-        if self.settings.skip_below is None:
-            return self.resolve() if plan is None or self.mask is not None else plan
-        mask = None if self.mask is None else self.mask.data
-        occupied: list[Windows] = []
+        if self.model.spec.crop == "none":
+            return None
+        found = []
         for volume in self.volumes:
             raise_if_cancelled(cancel)
-            size = volume.voxel_size_um
-            occupied.append(find_windows(volume.load(), self.model.spec, self.settings, mask, size))
-        return self._resolve(occupied)
+            found.append(self._remember(volume, ("crop",), partial(measure_crop, volume.load())))
+        return found
 
-    def _plan(self, decoder: str | None, occupied: Sequence[Windows] | None) -> Plan:
+    def _count(self, plan: Plan | None, cancel: threading.Event) -> Plan:
+        """Return *plan*, resolved anew if None, or if a mask or the images decide on box and windows."""
+        from napari_tessera.planning.occupied import find_windows
+
+        crops = self._find_crops(cancel)
+        if self.settings.skip_below is None:
+            if plan is not None and self.mask is None and crops is None:
+                return plan
+            return self._resolve(self._find_masked(crops), crops)
+        mask = None if self.mask is None else self.mask.data
+        occupied: list[Windows] = []
+        for volume, crop in zip(self.volumes, crops or (None,) * len(self.volumes), strict=True):
+            raise_if_cancelled(cancel)
+            size = volume.voxel_size_um
+            occupied.append(find_windows(volume.load(), self.model.spec, self.settings, mask, size, crop))
+        return self._resolve(occupied, crops)
+
+    def _plan(self, decoder: str | None, occupied: Sequence[Windows] | None, crops: Sequence[Crop] | None) -> Plan:
         from napari_tessera import api
 
         return api.plan(
@@ -185,6 +208,7 @@ class Task:
             dtype=max((volume.dtype for volume in self.volumes), key=lambda dtype: dtype.itemsize),
             voxel_size_um=[volume.voxel_size_um for volume in self.volumes],
             occupied=occupied,
+            crops=crops,
             results_held=len(self.volumes),  # they become layers
         )
 
@@ -213,8 +237,8 @@ class Task:
         Parameters
         ----------
         plan
-            From `resolve`; resolved now if None. Counted anew where a mask says, or empty windows decide, what is
-            computed: painting goes on until the run starts, and empty windows are only looked for then.
+            From `resolve`; resolved now if None. Counted anew where a mask says, or what is empty decides, what is
+            computed: painting goes on until the run starts, and what is empty is only looked for then.
         on_plan, on_event, on_result
             Called on this thread: once, often, and once per frame.
         cancel
@@ -288,8 +312,7 @@ class Task:
                     continue
                 on_event(DecodingStarted(result.volume, decoder.name))
                 labels = result.bring_back(_decode(result, decoder, self.model), is_labels=True)
-                array = result.bring_back(result.array, is_labels=False)
-                yield volume, replace(result, array=array, resampling=None), labels
+                yield volume, result.brought_back(is_labels=False), labels
 
     def _measure(self, number: int, source: Source) -> IntensityMap:
         """Return the intensities of volume *number*, which is read as *source*."""
@@ -298,11 +321,17 @@ class Task:
         volume, normalisation = self.volumes[number], self.model.spec.normalisation
         if self.intensities is None or not needs_values(source, normalisation):
             return measure_intensity(source, normalisation)
-        what = volume.reading.axes, volume.frame, source.shape, source.dtype, normalisation
+        what = source.shape, source.dtype, normalisation
+        return self._remember(volume, what, lambda: measure_intensity(source, normalisation))
+
+    def _remember(self, volume: VolumeInput, what: tuple[Hashable, ...], measure: Callable[[], Found]) -> Found:
+        """Return what *measure* gives of *volume*, or gave before, of the same values."""
+        if self.intensities is None:
+            return measure()
         data = volume.image.data
         # A frame of a lazy array would be read here; of those nothing is looked at.
         part = volume.part if isinstance(data, np.ndarray) else None
-        return self.intensities.measure(data, what, lambda: measure_intensity(source, normalisation), part=part)
+        return self.intensities.measure(data, (volume.reading.axes, volume.frame, *what), measure, part=part)
 
 
 def _is_measured(plan: Plan) -> bool:

@@ -12,11 +12,12 @@ import torch
 
 from napari_tessera.errors import ModelError, nearest
 from napari_tessera.models import allowed
+from napari_tessera.models.formats.bioimageio.after import OnLine
 from napari_tessera.models.formats.bioimageio.axes import InOrder
 from napari_tessera.models.formats.connectomics.network import Head
 from napari_tessera.models.formats.monai_bundle.format import TurnedNetwork
 from napari_tessera.models.formats.nnunet.network import Reordered
-from napari_tessera.models.network_file import Channels, Reorder, Tensor, Turn
+from napari_tessera.models.network_file import Channels, Line, Reorder, Tensor, Turn
 
 if TYPE_CHECKING:
     from napari_tessera.models.network_file import Adapter
@@ -56,7 +57,9 @@ def _made(network: torch.nn.Module, adapter: Adapter) -> torch.nn.Module:
         case Reorder():
             return Reordered(network, adapter.order)
         case Turn():
-            return TurnedNetwork(network, adapter.axes, adapter.gain, adapter.offset)
+            return TurnedNetwork(network, adapter.axes)
+        case Line():
+            return OnLine(network, adapter.gain, adapter.offset)
         case Channels():
             return Head(network, adapter.kept, adapter.scales)
         case Tensor():
@@ -75,7 +78,9 @@ def _written(network: torch.nn.Module) -> dict[str, Any] | None:
         case Reordered():
             return {"do": "reorder", "order": list(network.order)}
         case TurnedNetwork():
-            return {"do": "turn", "axes": network.order, "gain": network.gain, "offset": network.offset}
+            return {"do": "turn", "axes": network.order}
+        case OnLine():
+            return {"do": "line", "gain": network.gain.tolist(), "offset": network.offset.tolist()}
         case Head():
             return {"do": "channels", "kept": list(network.channels), "scales": list(network.scales)}
         case InOrder():

@@ -39,7 +39,7 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         archive = zipfile.ZipFile(path)
     except _ZIP_ERRORS as error:
-        raise ModelError(f"cannot read {path} as a zip, it may be cut short: {error}") from error
+        raise ModelError(f"cannot read {path} as a zip, it may be cut short ({error}): get it again") from error
     with archive:
         entries = archive.infolist()
         if len(entries) > MAX_ENTRIES:
@@ -79,7 +79,7 @@ def read_entry(archive: zipfile.ZipFile, name: str, *, label: str, limit: int) -
         with archive.open(name) as entry:
             return read_bounded(entry, label=label, limit=limit)
     except _ZIP_ERRORS as error:
-        raise ModelError(f"cannot read {label}, it may be cut short: {error}") from error
+        raise ModelError(f"cannot read {label}, it may be cut short ({error}): get it again") from error
 
 
 def read_bounded(file: IO[bytes], *, label: str, limit: int) -> bytes:
@@ -111,7 +111,7 @@ def copy_entry(archive: zipfile.ZipFile, name: str, target: Path, *, label: str)
         with archive.open(entry) as packed, target.open("wb") as file:
             shutil.copyfileobj(packed, file, COPY_BYTES)
     except _ZIP_ERRORS as error:
-        raise ModelError(f"cannot read {label}, it may be cut short: {error}") from error
+        raise ModelError(f"cannot read {label}, it may be cut short ({error}): get it again") from error
 
 
 def inside(folder: Path, name: str) -> Path:

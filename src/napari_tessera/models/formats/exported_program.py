@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import zipfile
 from contextlib import nullcontext
@@ -12,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from napari_tessera.errors import ModelError, first_line
+from napari_tessera.errors import ModelError
 from napari_tessera.models.formats.base import Description, Risk
+from napari_tessera.models.formats.contents import Content, look, refuse_no_model
 from napari_tessera.models.formats.embedded import EXTRA_FILE, check_told, find_description, read_extra
 from napari_tessera.models.formats.passes import in_passes_of
+from napari_tessera.models.formats.reasons import reason_of_torch
 from napari_tessera.models.formats.stored_program import remember_program
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import ModelSpec, WindowRule
@@ -86,13 +89,41 @@ def open_exported(path: Path) -> tuple[torch.nn.Module, int, int, int]:
 
 
 def _open(path: Path, batch: _Size, architecture: Architecture | None = None) -> torch.nn.Module:
+    log = _TorchLog()
     try:
-        program = torch.export.load(path)
+        with log:
+            program = torch.export.load(path)
     except Exception as error:  # whatever a damaged archive makes of torch's reader
-        raise ModelError(f"cannot open {path} as an exported program: {first_line(error)}") from error
+        raise ModelError(
+            f"cannot open {path} as an exported program, it may be damaged or of another torch than "
+            f"{torch.__version__} ({reason_of_torch(log.reason or error)}): export it again"
+        ) from error
     network = _Exported(program.module(), batch.least if batch.step == 0 else None)
     remember_program(network, "exported-program", lambda: nullcontext(path), path, architecture=architecture)
     return network
+
+
+class _TorchLog(logging.Filter):
+    """Keeps what torch writes to its log while it opens an archive, with tracebacks, from being shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reason: BaseException | None = None
+        self._loggers = [logging.getLogger(name) for name in ("torch.export", "torch.export.pt2_archive._package")]
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Keep the error that is told of, which torch does not raise itself."""
+        if record.exc_info and self.reason is None:
+            self.reason = record.exc_info[1]
+        return False
+
+    def __enter__(self) -> None:
+        for logger in self._loggers:
+            logger.addFilter(self)
+
+    def __exit__(self, *_: object) -> None:
+        for logger in self._loggers:
+            logger.removeFilter(self)
 
 
 class _Exported(torch.nn.Module):
@@ -113,12 +144,19 @@ class _Exported(torch.nn.Module):
 
 def _read(path: Path) -> tuple[dict[str, Any], bytes]:
     """Return the graph of an archive and the description inside it, nothing where there is none."""
+    content = look(path)
+    refuse_no_model(content, str(path))
+    if content is not Content.EXPORTED:
+        raise ModelError(f"{path} is no exported program, but {content.value}: save it with torch.export.save")
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             graph = next((name for name in names if name.endswith("/models/model.json")), None)
             if graph is None:
-                raise ModelError(f"{path} holds no graph, it may be cut short: export it again with torch.export.save")
+                raise ModelError(
+                    f"{path} holds no models/model.json, as what torch wrote before 2.8: export it again with a newer "
+                    f"torch"
+                )
             if archive.getinfo(graph).compress_type != zipfile.ZIP_STORED:
                 raise ModelError(f"the graph in {path} is compressed, which torch.export.save never does: export again")
             if archive.getinfo(graph).file_size > MAX_JSON_BYTES:
@@ -126,7 +164,9 @@ def _read(path: Path) -> tuple[dict[str, Any], bytes]:
             return json.loads(archive.read(graph)), read_extra(archive, path)
     # NotImplementedError is an unknown compression, RuntimeError a password, RecursionError too many brackets.
     except (OSError, EOFError, zipfile.BadZipFile, ValueError, RuntimeError) as error:
-        raise ModelError(f"cannot open {path} as an exported program, the file may be cut short: {error}") from error
+        raise ModelError(
+            f"cannot open {path} as an exported program, the file may be cut short ({error}): get it again"
+        ) from error
 
 
 def _shapes(content: dict[str, Any], path: Path) -> tuple[tuple[_Size, ...], int]:
@@ -142,7 +182,9 @@ def _shapes(content: dict[str, Any], path: Path) -> tuple[tuple[_Size, ...], int
         output = graph["tensor_values"][graph["outputs"][0]["as_tensor"]["name"]]["sizes"]
         out_channels = int(output[1]["as_int"])
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise ModelError(f"the graph in {path} does not say what shapes it takes and gives ({error!r})") from error
+        raise ModelError(
+            f"the graph in {path} does not say what shapes it takes and gives ({error!r}): export it again"
+        ) from error
     if len(sizes) not in (4, 5):
         raise ModelError(
             f"{path} takes an input of {len(sizes)} axes, but Tessera gives (windows, channels, y, x) or "

@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import nullcontext
 from importlib import import_module
+from importlib.util import find_spec as find_library
 from math import prod
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from napari_tessera.errors import ModelError, first_line
 from napari_tessera.models.formats.base import Description, Risk
 from napari_tessera.models.formats.embedded import check_told, find_spec
-from napari_tessera.models.formats.onnx_graph import OnnxShapes, external_files, walk_graphs
+from napari_tessera.models.formats.onnx_graph import ITEM_BYTES, OnnxShapes, check_external, external_files, walk_graphs
+from napari_tessera.models.formats.onnx_reader import iter_values, read_skeleton
 from napari_tessera.models.formats.passes import in_passes_of
 from napari_tessera.models.formats.stored_program import remember_program
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import ModelSpec, WindowRule
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-__all__ = ["FORMAT", "Onnx", "OnnxNetwork", "open_onnx", "read_graph"]
+__all__ = ["FORMAT", "Onnx", "OnnxNetwork", "open_onnx", "read_whole_graph"]
 
 # A description may travel in the file's metadata under this key, or lie beside it as <stem>.yaml.
 METADATA_KEY = "tessera.yaml"
 INSTALL = "install it with: pip install 'napari-tessera[onnx]'"
-# protobuf's own limit; larger networks keep their weights in files beside it.
-MAX_BYTES = 2**31 - 1
-# Shapes are computed from the values of small tensors, such as the factors of a resize.
-KEPT_BYTES = 65_536
+# Where in its source onnxruntime stood.
+SOURCE_PLACE = re.compile(r"\S*\.(?:cc|cpp|cu|cuh|h|hpp):\d+ ?")
+MOST_LETTERS = 200
+# onnx.TensorProto's FLOAT, FLOAT16 and DOUBLE.
+FLOATING_POINT = {1: np.float32, 10: np.float16, 11: np.float64}
 
 
 class Onnx:
@@ -109,10 +114,9 @@ class OnnxNetwork(torch.nn.Module):
         self._path = path
         self._graph = read_graph(path) if graph is None else graph
         self.shapes = OnnxShapes.of(self._graph, path) if shapes is None else shapes
-        self._graph = _without_values(self._graph)
         self._sessions: dict[torch.device, Any] = {}
         # Counts as weights in a plan, and moves nowhere: onnxruntime has the values.
-        size = _weights_bytes(self._graph, path)
+        size = _weights_bytes(self._graph)
         self.register_buffer("weights", torch.empty(size, dtype=torch.uint8, device="meta"), persistent=False)
         self.training = False
 
@@ -126,11 +130,24 @@ class OnnxNetwork(torch.nn.Module):
             return self.shapes.replay(self._graph, windows)
         return in_passes_of(self.shapes.batch, self._run, windows)
 
+    def iter_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield the weights that are in the file itself and of floating point, by name, one after another."""
+        for name, kind, values in iter_values(self._path):
+            if kind in FLOATING_POINT:
+                yield name, torch.from_numpy(np.frombuffer(bytearray(values), FLOATING_POINT[kind]))
+
     def _run(self, windows: torch.Tensor) -> torch.Tensor:
         windows = windows.contiguous()
         session = self._session(windows.device)
         if windows.device.type != "cuda":
-            (output,) = session.run([self.shapes.output], {self.shapes.input: windows.numpy(force=True)})
+            try:
+                (output,) = session.run([self.shapes.output], {self.shapes.input: windows.numpy(force=True)})
+            except Exception as error:  # onnxruntime has a class of its own for each kind
+                if "allocate" in str(error):
+                    raise
+                raise ModelError(
+                    f"onnxruntime cannot run {self._path} on windows of shape {tuple(windows.shape)}: {_reason(error)}"
+                ) from error
             return torch.from_numpy(output).to(windows.device)
         shape = self.shapes.output_shape(self._graph, tuple(windows.shape))
         output = torch.empty(shape, dtype=torch.float32, device=windows.device)
@@ -167,66 +184,60 @@ def _open_session(path: Path, device: torch.device) -> Any:
     try:
         return runtime.InferenceSession(str(path), options, providers=wanted)
     except Exception as error:  # onnxruntime has a class of its own for each kind
-        raise ModelError(f"onnxruntime cannot run {path}: {first_line(error)}") from error
+        raise ModelError(f"onnxruntime cannot run {path}: {_reason(error)}") from error
 
 
 def _has_no_data(windows: torch.Tensor) -> bool:
     return windows.data_ptr() == 0
 
 
-def _library(name: str) -> Any:
+def _library(name: str, *, needed_now: bool = True) -> Any:
+    """Return a library; None where it is there but not *needed_now*, as importing takes a while."""
     try:
-        return import_module(name)
-    except ImportError as error:
+        if needed_now:
+            return import_module(name)
+        if find_library(name) is None:
+            raise ImportError(name)
+    except (ImportError, ValueError) as error:  # ValueError: it is marked as not to be had
         raise ModelError(f"ONNX graphs need the library {name}, which is not there: {INSTALL}") from error
+    return None
+
+
+def _reason(error: Exception) -> str:
+    """Return what onnxruntime says, without its codes and the places in its source."""
+    text = " ".join(str(error).split())
+    before, place, after = text.rpartition(found[-1]) if (found := SOURCE_PLACE.findall(text)) else ("", "", text)
+    said = after.rpartition(") ")[2] if place else after
+    return (said or before).rpartition(" : ")[2].strip()[:MOST_LETTERS] or type(error).__name__
+
+
+def read_whole_graph(path: Path) -> Any:
+    """Return the graph at *path* with the values that lie in the file itself, checked as `read_graph` does."""
+    read_graph(path)
+    return _library("onnx").load(str(path), load_external_data=False)
 
 
 def read_graph(path: Path) -> Any:
-    """Return the graph at *path* without the weights that lie in other files, which are checked to be beside it."""
+    """Return the graph at *path* without the values of its weights; what lies in other files is checked to be there."""
     onnx = _library("onnx")
+    _library("onnxruntime", needed_now=False)
+    content = read_skeleton(path)
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ModelError(f"{path} has {path.stat().st_size} bytes; an ONNX file has at most {MAX_BYTES}")
-        graph = onnx.load(str(path), load_external_data=False)
-    except ModelError:
-        raise
+        graph = onnx.ModelProto.FromString(content)
     except Exception as error:  # protobuf has a class of its own for each kind
-        reason = first_line(error)
-        raise ModelError(f"cannot read {path} as ONNX, the file may be cut short: {reason}") from error
-    if not graph.graph.node:
+        raise ModelError(
+            f"cannot read {path} as ONNX, it may be damaged ({first_line(error)}): get it again"
+        ) from error
+    if not graph.graph.node or not graph.graph.output or not graph.opset_import:
         raise ModelError(f"{path} holds no graph: it may be cut short, or no ONNX file")
-    for name in external_files(graph):
-        _check_beside(path, name)
+    check_external(graph, path)
     return graph
 
 
-def _check_beside(path: Path, name: str) -> None:
-    """Raise unless the file *name* that *path* takes weights from lies in its folder."""
-    folder = path.parent.resolve()
-    inside = not PurePosixPath(name).is_absolute() and (folder / name).resolve().is_relative_to(folder)
-    if not name or not inside:
-        raise ModelError(f"{path} takes weights from '{name}', which is not in its folder: that is refused")
-    if not (folder / name).is_file():
-        raise ModelError(f"{path} takes weights from '{name}', which is missing: put it beside the file")
-
-
-def _weights_bytes(model: Any, path: Path) -> int:
-    onnx = _library("onnx")
-    sizes = 0
-    for graph in walk_graphs(model):
-        for tensor in graph.initializer:
-            sizes += prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    return int(sizes)
-
-
-def _without_values(model: Any) -> Any:
-    """Return *model*, which loses them too, without the values of large weights: onnxruntime has its own."""
-    for graph in walk_graphs(model):
-        for tensor in graph.initializer:
-            if len(tensor.raw_data) > KEPT_BYTES:
-                tensor.ClearField("raw_data")
-    # protobuf gives memory back with a whole message only.
-    return type(model).FromString(model.SerializeToString())
+def _weights_bytes(model: Any) -> int:
+    """Return the bytes of all weights; those of less than a byte count as one."""
+    tensors = (tensor for graph in walk_graphs(model) for tensor in graph.initializer)
+    return sum(max(prod(tensor.dims), 0) * ITEM_BYTES.get(tensor.data_type, 1) for tensor in tensors)
 
 
 def _spec(path: Path, model: Any, shapes: OnnxShapes) -> ModelSpec:

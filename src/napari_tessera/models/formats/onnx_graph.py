@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from math import prod
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from napari_tessera.errors import ModelError
@@ -13,10 +14,14 @@ from napari_tessera.errors import ModelError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["OnnxShapes", "external_files", "rename_external_files", "walk_graphs"]
+__all__ = ["OnnxShapes", "check_external", "external_files", "rename_external_files", "walk_graphs"]
 
 # onnx.TensorProto.FLOAT
 FLOAT = 1
+# Bytes of one number, by onnx.TensorProto.DataType; those of less than a byte are packed and not in here.
+ITEM_BYTES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 14: 8, 15: 16, 16: 2}
+# Of a size in a file.
+MOST_DIGITS = 20
 
 
 def walk_graphs(model: Any) -> Iterator[Any]:
@@ -32,18 +37,34 @@ def walk_graphs(model: Any) -> Iterator[Any]:
 
 def external_files(model: Any) -> set[str]:
     """Return the names of the files that *model* takes tensors from, as they stand in it."""
-    return {entry.value if entry is not None else "" for entry in _iter_locations(model)}
+    return {entry.value for entry in _iter_locations(model)}
 
 
 def rename_external_files(model: Any, names: Mapping[str, str]) -> None:
     """Have *model* take its tensors from the files *names*, by the names that stood in it."""
     for entry in _iter_locations(model):
-        if entry is not None:
-            entry.value = names[entry.value]
+        entry.value = names[entry.value]
 
 
 def _iter_locations(model: Any) -> Iterator[Any]:
-    """Yield the entry, of each tensor that lies in another file, that names the file; None where it lacks one."""
+    """Yield the entry, of each tensor that lies in another file, that names the file."""
+    for tensor in _external_tensors(model):
+        yield from (entry for entry in tensor.external_data if entry.key == "location")
+
+
+def check_external(model: Any, path: Path) -> None:
+    """Check that all that *model*, which is the file *path*, takes from other files is there, in its folder.
+
+    Raises
+    ------
+    ModelError
+        If a file lies elsewhere, is missing, or ends before what is taken from it.
+    """
+    for tensor in _external_tensors(model):
+        _check_tensor(path, tensor)
+
+
+def _external_tensors(model: Any) -> list[Any]:
     external = 1  # onnx.TensorProto.EXTERNAL
     tensors = [tensor for graph in walk_graphs(model) for tensor in graph.initializer]
     for graph in walk_graphs(model):
@@ -51,9 +72,42 @@ def _iter_locations(model: Any) -> Iterator[Any]:
         tensors += [held for node in graph.node for each in node.attribute for held in (each.t, *each.tensors)]
     for function in model.functions:
         tensors += [held for node in function.node for each in node.attribute for held in (each.t, *each.tensors)]
-    for tensor in tensors:
-        if tensor.data_location == external:
-            yield next((entry for entry in tensor.external_data if entry.key == "location"), None)
+    return [tensor for tensor in tensors if tensor.data_location == external]
+
+
+def _check_tensor(path: Path, tensor: Any) -> None:
+    """Raise unless *tensor*, whose values are in another file, lies within one beside *path*."""
+    told = Counter(entry.key for entry in tensor.external_data)
+    twice = [key for key, times in told.items() if times > 1]
+    if twice:
+        raise ModelError(f"{path} says twice of '{tensor.name[:80]}' what its {twice[0][:80]} is: that is refused")
+    said = {entry.key: entry.value for entry in tensor.external_data}
+    name = said.get("location", "")
+    size = _size_beside(path, name)
+    numbers = {key: said.get(key) or "0" for key in ("offset", "length")}
+    if not all(value.isascii() and value.isdecimal() and len(value) <= MOST_DIGITS for value in numbers.values()):
+        raise ModelError(f"{path} says of '{tensor.name[:80]}' that it lies at {str(numbers)[:80]}, which are no sizes")
+    offset, length = int(numbers["offset"]), int(numbers["length"])
+    wanted = prod(tensor.dims) * ITEM_BYTES.get(tensor.data_type, 0)
+    if length and length < wanted:
+        raise ModelError(f"{path} says that '{tensor.name[:80]}' has {length} bytes, but its shape needs {wanted}")
+    if offset + max(length, wanted) > size:
+        raise ModelError(
+            f"{path} takes '{tensor.name[:80]}' from byte {offset} to {offset + max(length, wanted)} of '{name}', but "
+            f"that has {size} bytes, so it was cut short or is another file: copy or download it again"
+        )
+
+
+def _size_beside(path: Path, name: str) -> int:
+    """Return the size of the file *name* that *path* takes weights from; raise unless it lies in its folder."""
+    folder = path.parent.resolve()
+    # A backslash parts folders on Windows alone; no exporter writes one.
+    inside = "\\" not in name and not PurePosixPath(name).is_absolute()
+    if not name or not inside or "\0" in name or not (folder / name).resolve().is_relative_to(folder):
+        raise ModelError(f"{path} takes weights from {name[:200]!r}, which is not in its folder: that is refused")
+    if not (folder / name).is_file():
+        raise ModelError(f"{path} takes weights from '{name[:200]}', which is missing: put it beside the file")
+    return (folder / name).stat().st_size
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CLASSES", "build_network"]
 
-# MONAI's, nnU-Net's, and the one of Tessera itself.
-CLASSES = (*allowed.MONAI_NETWORKS.names, *allowed.NNUNET_NETWORKS.names, *allowed.OWN_NETWORKS.names)
+CLASSES = (*architectures.ARCHITECTURES, *allowed.NNUNET_NETWORKS.names)
 # nnU-Net's plans say these two elsewhere; a description says them among the arguments, as its classes do.
 _SIZES = ("input_channels", "num_classes")
 
@@ -87,10 +86,6 @@ def _build_empty(architecture: Architecture, stored: StoredWeights, description:
     name, arguments = architecture.name, architecture.arguments
     if name in allowed.NNUNET_NETWORKS.names:
         return _build_nnunet(architecture, stored, description)
-    if name in allowed.OWN_NETWORKS.names:
-        from napari_tessera.models.formats.connectomics.network import build_interpolating
-
-        return build_interpolating(arguments, stored)
     if name not in CLASSES:
         raise ModelError(
             f"architecture '{name[:200]}' is not one that Tessera rebuilds{nearest(name, CLASSES)} "

@@ -1,8 +1,9 @@
-"""Which format a file or folder is of. Looks at names alone, so nothing of a stranger's file is parsed for it."""
+"""Which format a file or folder is of. Looks at names and first bytes alone: nothing of a stranger's file is parsed."""
 
 from __future__ import annotations
 
-import zipfile
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path, PurePosixPath
@@ -10,11 +11,13 @@ from typing import TYPE_CHECKING
 
 from napari_tessera.errors import ModelError
 from napari_tessera.models.formats.archive import split_at_zip
+from napari_tessera.models.formats.contents import Content, look, names_in_zip, refuse_no_model
 
 if TYPE_CHECKING:
     from napari_tessera.models.formats.base import ModelFormat
 
 __all__ = [
+    "DESCRIPTIONS",
     "FORMATS",
     "MODEL_PATTERNS",
     "MODEL_SUFFIXES",
@@ -23,6 +26,7 @@ __all__ = [
     "description_beside",
     "find_format",
     "leads_into_zip",
+    "model_stem",
 ]
 
 PACKAGE = "napari_tessera.models.formats"
@@ -38,6 +42,8 @@ class Entry:
         In this package; its ``FORMAT`` is the `ModelFormat`. Imported only when a file is of it.
     suffixes
         Of files, lower case.
+    contents
+        Of files: what they hold counts more than what they are called.
     markers
         Names of which a folder or a zip holds all, at one level near its top. A file of such a name stands for its
         folder.
@@ -47,6 +53,7 @@ class Entry:
 
     module: str
     suffixes: tuple[str, ...] = ()
+    contents: tuple[Content, ...] = ()
     markers: tuple[str, ...] = ()
     in_zips: bool = False
 
@@ -62,22 +69,33 @@ FORMATS = (
     Entry("nnunet.format", markers=("plans.json", "dataset.json"), in_zips=True),
     Entry("bioimageio.format", markers=("bioimageio.yaml",)),
     Entry("bioimageio.format", markers=("rdf.yaml",)),
-    Entry("tessera_file", suffixes=(".safetensors", ".yaml", ".yml")),
-    Entry("torchscript", suffixes=(".pt", ".ts", ".jit", ".torchscript")),
-    Entry("exported_program", suffixes=(".pt2",)),
-    Entry("onnx", suffixes=(".onnx",)),
-    Entry("connectomics.format", suffixes=(".ckpt",)),
+    Entry("tessera_file", suffixes=(".safetensors", ".yaml", ".yml"), contents=(Content.SAFETENSORS,)),
+    Entry("torchscript", suffixes=(".pt", ".ts", ".jit", ".torchscript"), contents=(Content.SCRIPT,)),
+    Entry("exported_program", suffixes=(".pt2",), contents=(Content.EXPORTED,)),
+    Entry("onnx", suffixes=(".onnx",), contents=(Content.ONNX,)),
+    Entry(
+        "connectomics.format",
+        suffixes=(".ckpt", ".pth.tar", ".pth"),
+        contents=(Content.WEIGHTS, Content.PICKLE),
+    ),
 )
-MODEL_SUFFIXES = tuple(suffix for entry in FORMATS for suffix in entry.suffixes)
+MODEL_SUFFIXES = tuple(dict.fromkeys(suffix for entry in FORMATS for suffix in entry.suffixes))
 # What a person picks in a dialog for files: a file that is a model, a package, or one that stands for its folder.
 MODEL_PATTERNS = (
     *(f"*{suffix}" for suffix in MODEL_SUFFIXES),
     "*.zip",
     *dict.fromkeys(PurePosixPath(marker).name for entry in FORMATS for marker in entry.markers),
 )
+DESCRIPTIONS = (".yaml", ".yml")
 _OWN = next(entry for entry in FORMATS if entry.module == "tessera_file")
+_CHECKPOINTS = next(entry for entry in FORMATS if Content.WEIGHTS in entry.contents)
+# The line of a description of Tessera's own, and how far into a file it is looked for.
+_OWN_LINE = re.compile(rb"""^["']?format["']?\s*:\s*["']?tessera-model/""", re.MULTILINE)
+_LOOKED_AT_BYTES = 65_536
 # Between the name of a packed model and the ending of a program that is part of it: cells.program.pt of cells.yaml.
 PROGRAM = ".program"
+# Of file names that an error lists.
+MOST_NAMED = 5
 # Folders between the top of a package and its markers, such as that of its name.
 DEEPEST = 4
 
@@ -90,39 +108,24 @@ def find_format(path: Path) -> tuple[ModelFormat, Path]:
     ModelError
         If no format is.
     """
+    if path.is_dir():
+        return _find_in_folder(path)
     if leads_into_zip(path):
         return _find_in_zip(path), path
-    names = _names_in(path)
-    if path.is_file() and description_beside(path) is not None:
+    if not path.is_file():
+        raise ModelError(f"{path} is neither a file nor a folder: name the file or the folder of a model")
+    if description_beside(path) is not None:
         return _OWN.open(), path
+    content = look(path)
+    names = names_in_zip(path) if content is Content.ZIP else None
     for entry in FORMATS:
-        if entry.markers and _holds(names, entry.markers):
+        if entry.markers and _holds(names or frozenset(), entry.markers):
             return entry.open(), path
-        if entry.markers and path.is_file() and _root_of(path, entry.markers) is not None:
-            return entry.open(), _root_of(path, entry.markers) or path
-    for entry in FORMATS:
-        if path.is_file() and path.suffix.lower() in entry.suffixes:
-            return entry.open(), path
-    if path.is_dir():
-        return _OWN.open(), _only_description(path)
-    raise ModelError(f"{path} has the ending '{path.suffix}'; Tessera opens {', '.join(MODEL_SUFFIXES)}")
-
-
-def leads_into_zip(path: Path) -> bool:
-    """Whether *path* is that of a folder in a zip, ``models.zip/one``: nothing that the disk knows."""
-    return not path.exists() and split_at_zip(path)[0] != path
-
-
-def _find_in_zip(path: Path) -> ModelFormat:
-    """Return the format of the folder in a zip to which *path* leads."""
-    archive, place = split_at_zip(path)
-    names = frozenset(name for name in _names_in(archive) if name.startswith(place))
-    if not names:
-        raise ModelError(f"{archive} holds no folder '{place.rstrip('/')}'")
-    for entry in FORMATS:
-        if entry.in_zips and _holds(names, entry.markers):
-            return entry.open()
-    raise ModelError(f"{path} is no package that opens from within a zip: open {archive} itself, or unpack it")
+        if entry.markers and (root := _root_of(path, entry.markers)) is not None:
+            return entry.open(), root
+    if path.suffix.lower() in DESCRIPTIONS and (checkpoint := _checkpoint_of(path)) is not None:
+        return find_format(checkpoint)
+    return _format_of(path, content, names or frozenset()).open(), path
 
 
 def description_beside(path: Path) -> Path | None:
@@ -132,19 +135,134 @@ def description_beside(path: Path) -> Path | None:
     return description if name and mark and description.is_file() else None
 
 
-def _names_in(path: Path) -> frozenset[str]:
-    """Return what a folder or a zip holds, relative to it; nothing for other files."""
-    if path.is_dir():
-        levels = ("/".join(["*"] * depth) for depth in range(1, DEEPEST + 1))
-        found = (inside for level in levels for inside in path.glob(level))
-        return frozenset(inside.relative_to(path).as_posix() for inside in found)
-    if path.is_file() and path.suffix.lower() == ".zip":
-        try:
-            with zipfile.ZipFile(path) as archive:
-                return frozenset(archive.namelist())
-        except (OSError, zipfile.BadZipFile) as error:
-            raise ModelError(f"cannot read {path} as a zip, it may be cut short: {error}") from error
-    return frozenset()
+def leads_into_zip(path: Path) -> bool:
+    """Whether *path* is that of a folder in a zip, ``models.zip/one``, of which the disk knows nothing."""
+    return not path.exists() and split_at_zip(path)[0] != path
+
+
+def model_stem(path: Path) -> str:
+    """Return the name of the file *path* without its ending, which may be of two parts, such as ``.pth.tar``."""
+    ending = max((suffix for suffix in MODEL_SUFFIXES if path.name.lower().endswith(suffix)), key=len, default="")
+    return path.name[: -len(ending)] if 0 < len(ending) < len(path.name) else path.stem
+
+
+def _format_of(path: Path, content: Content, names: frozenset[str]) -> Entry:
+    """Return the format of a single file: of what it holds, else of its name; *names* are what lies in it as a zip."""
+    by_content = next((entry for entry in FORMATS if content in entry.contents), None)
+    by_name = next((entry for entry in FORMATS if _is_called_as(path, entry)), None)
+    if by_name is None and path.suffix.lower() != ".zip":
+        what = f"; it holds {content.value}: give it the ending {by_content.suffixes[0]}" if by_content else ""
+        raise ModelError(f"{path} has the ending '{path.suffix}'; Tessera opens {', '.join(MODEL_SUFFIXES)}{what}")
+    refuse_no_model(content, str(path))
+    if content is Content.ZIP and by_name is None:
+        raise ModelError(_describe_zip(path, names))
+    if by_content is _CHECKPOINTS:
+        _refuse_part(path)
+        return _OWN if by_name is _OWN or _own_descriptions(path) else _CHECKPOINTS
+    found = by_content or by_name
+    if found is None:
+        raise ModelError(f"{path} is no zip, but {content.value}: get it again")
+    return found
+
+
+def _is_called_as(path: Path, entry: Entry) -> bool:
+    return path.name.lower().endswith(entry.suffixes or ("\0",))
+
+
+def _own_descriptions(weights: Path) -> list[Path]:
+    """Return the descriptions of Tessera's own that have the name of *weights*."""
+    beside = [weights.with_name(model_stem(weights) + suffix) for suffix in DESCRIPTIONS]
+    return [path for path in beside if path.is_file() and _is_own(path)]
+
+
+def _is_own(description: Path) -> bool:
+    try:
+        with description.open("rb") as file:
+            return _OWN_LINE.search(file.read(_LOOKED_AT_BYTES)) is not None
+    except OSError as error:
+        raise ModelError(f"cannot read {description}: {error.strerror or error}") from error
+
+
+def _find_in_folder(folder: Path) -> tuple[ModelFormat, Path]:
+    """Return the format of a package, or of the only model in *folder*."""
+    names = _names_below(folder)
+    for entry in FORMATS:
+        if entry.markers and _holds(names, entry.markers):
+            return entry.open(), folder
+    models = _models_in(folder)
+    if len(models) == 1:
+        return find_format(models[0])
+    if models:
+        raise ModelError(f"{folder} holds {len(models)} models ({_listed(path.name for path in models)}): name one")
+    shards = (
+        ", and if it is one checkpoint in parts, join them to one file" if _is_called_as(folder, _CHECKPOINTS) else ""
+    )
+    raise ModelError(
+        f"{folder} is a folder without a model: name one that holds a file of {', '.join(MODEL_SUFFIXES)}, or "
+        f"{_all_markers()}{shards}"
+    )
+
+
+def _find_in_zip(path: Path) -> ModelFormat:
+    """Return the format of the folder in a zip to which *path* leads."""
+    archive, place = split_at_zip(path)
+    names = frozenset(name for name in names_in_zip(archive) or () if name.startswith(place))
+    if not names:
+        raise ModelError(f"{archive} holds no folder '{place.rstrip('/')}': name one that it holds, or the zip itself")
+    for entry in FORMATS:
+        if entry.in_zips and _holds(names, entry.markers):
+            return entry.open()
+    raise ModelError(f"{path} is no package that opens from within a zip: open {archive} itself, or unpack it")
+
+
+def _models_in(folder: Path) -> list[Path]:
+    """Return the files of *folder* that are models: of weights and their description, one counts."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name.lower().endswith(MODEL_SUFFIXES))
+    descriptions = [path for path in files if path.suffix.lower() in DESCRIPTIONS]
+    weights = [path for path in files if path.suffix.lower() == ".safetensors"]
+    others = [path for path in files if path not in descriptions and path not in weights]
+    if others and not weights:
+        return others
+    described = {model_stem(path) for path in others}
+    return [*others, *(path for path in descriptions if path.stem not in described)] or weights
+
+
+def _checkpoint_of(description: Path) -> Path | None:
+    """Return the checkpoint that *description* has the name of, unless it is one of Tessera's own."""
+    beside = (description.with_suffix(suffix) for suffix in _CHECKPOINTS.suffixes)
+    return next((path for path in beside if path.is_file() and not _is_own(description)), None)
+
+
+def _refuse_part(path: Path) -> None:
+    """Raise if the weights *path* are a part of a package, which says what network they are of."""
+    for root in path.absolute().parents[:2]:
+        for entry in FORMATS:
+            if entry.markers and all((root / marker).is_file() for marker in entry.markers):
+                raise ModelError(f"{path} holds weights alone, as part of the {entry.open().name} {root}: open that")
+
+
+def _describe_zip(path: Path, names: frozenset[str]) -> str:
+    """Return why a zip without markers is not opened, and what to do."""
+    inside = sorted(name for name in names if name.lower().endswith(MODEL_SUFFIXES))
+    does = f": unpack it and open {_listed(inside)}" if inside else ": get a zip that holds them"
+    return f"{path} is a zip without {_all_markers()}{does}"
+
+
+def _all_markers() -> str:
+    rows = [f"{' and '.join(entry.markers)} ({entry.open().name})" for entry in FORMATS if entry.markers]
+    return f"{', '.join(rows[:-1])} or {rows[-1]}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    first = [name[:80] for name in names]
+    return ", ".join(first[:MOST_NAMED]) + (" ..." if len(first) > MOST_NAMED else "")
+
+
+def _names_below(folder: Path) -> frozenset[str]:
+    """Return what lies in *folder* and not too deep, relative to it."""
+    levels = ("/".join(["*"] * depth) for depth in range(1, DEEPEST + 1))
+    found = (inside for level in levels for inside in folder.glob(level))
+    return frozenset(inside.relative_to(folder).as_posix() for inside in found)
 
 
 def _holds(names: frozenset[str], markers: tuple[str, ...]) -> bool:
@@ -166,10 +284,3 @@ def _root_of(path: Path, markers: tuple[str, ...]) -> Path | None:
         if all((root / other).exists() for other in markers):
             return root
     return None
-
-
-def _only_description(folder: Path) -> Path:
-    found = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
-    if len(found) != 1:
-        raise ModelError(f"the folder {folder} holds {len(found)} descriptions (.yaml); name the one to open")
-    return found[0]

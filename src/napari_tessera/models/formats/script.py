@@ -7,13 +7,16 @@ from pathlib import Path
 
 import torch
 
-from napari_tessera.errors import ModelError, first_line
+from napari_tessera.errors import ModelError
+from napari_tessera.models.formats.reasons import reason_of_torch
 
 __all__ = ["open_script"]
 
 
-def open_script(path: Path, label: str, extra_files: dict[str, str] | None = None) -> torch.nn.Module:
-    """Return the TorchScript network in *path*, on the CPU; its weights are read into memory.
+def open_script(
+    path: Path, label: str, extra_files: dict[str, str] | None = None, *, device: str = "cpu"
+) -> torch.nn.Module:
+    """Return the TorchScript network in *path*; its weights are read into memory, or nowhere on the device ``meta``.
 
     Parameters
     ----------
@@ -23,6 +26,8 @@ def open_script(path: Path, label: str, extra_files: dict[str, str] | None = Non
         How errors call it.
     extra_files
         Filled with the content of the files of these names that lie in the archive.
+    device
+        Where its weights are put.
 
     Raises
     ------
@@ -33,9 +38,11 @@ def open_script(path: Path, label: str, extra_files: dict[str, str] | None = Non
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is deprecated, and everywhere
             network: torch.nn.Module = torch.jit.load(  # type: ignore[no-untyped-call]
-                str(path), map_location="cpu", _extra_files=extra_files
+                str(path), map_location=device, _extra_files=extra_files
             )
-    except (RuntimeError, ValueError, OSError) as error:
-        reason = first_line(error).partition(". ")[0]  # then torch tells of its own insides
-        raise ModelError(f"cannot open {label} as TorchScript, the file may be cut short: {reason}") from error
+    except Exception as error:  # whatever a damaged archive makes of torch's reader, IndexError included
+        reason = reason_of_torch(error)
+        raise ModelError(
+            f"cannot open {label} as TorchScript, the file may be cut short ({reason}): get it again"
+        ) from error
     return network

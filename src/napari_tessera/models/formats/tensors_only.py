@@ -7,6 +7,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,6 +15,8 @@ import torch
 
 from napari_tessera.errors import ModelError, first_line
 from napari_tessera.models import allowed
+from napari_tessera.models.formats.contents import Content, look, refuse_no_model
+from napari_tessera.models.formats.reasons import reason_of_torch
 
 __all__ = ["dense_tensors", "read_tensors_only"]
 
@@ -63,23 +66,38 @@ def read_tensors_only(
     ModelError
         If the file cannot be read, is compressed, or refers to anything else; nothing of it has been run then.
     """
-    is_zip = zipfile.is_zipfile(path)
-    if needs_zip and not is_zip:
-        raise ModelError(f"cannot read the weights {label}, the file may be cut short: it is no zip")
+    content = look(path)
+    refuse_no_model(content, f"the file of weights {label}")
+    is_zip = content in (Content.WEIGHTS, Content.ZIP, Content.SCRIPT, Content.EXPORTED)
+    if content is Content.PICKLE and needs_zip:
+        raise ModelError(
+            f"the file of weights {label} is a pickle outside of a zip, as torch wrote before 1.6 (2020): where you "
+            f"trust it, load it and save it again with a newer torch"
+        )
+    if not is_zip and content is not Content.PICKLE and needs_zip:
+        raise ModelError(f"the file of weights {label} is not what torch.save writes, but {content.value}")
     try:
         names = _names_in_zip(path, label) if is_zip else _names_in_pickles(path)
     except ModelError:
         raise
     except Exception as error:  # OSError, BadZipFile, ValueError, IndexError, UnicodeDecodeError, ... for what is none
-        raise ModelError(f"cannot read the weights {label}, the file may be cut short: {first_line(error)}") from error
+        raise ModelError(
+            f"cannot read the weights {label}, the file may be cut short ({first_line(error)}): get it again"
+        ) from error
     stand_ins: list[Any] = [(_stand_for(name, stand_in, label), name) for name in names if not _is_allowed(name)]
     try:
         with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
             # Of older ways to pickle: what cannot be read is an error.
             warnings.simplefilter("ignore", UserWarning)
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip and mapped)
+            # By this name torch takes it for safetensors, unless it is open, and then it cannot be mapped.
+            misnamed = path.suffix == ".safetensors"
+            with path.open("rb") if misnamed else nullcontext(path) as source:
+                mmap = is_zip and mapped and not misnamed
+                return torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # whatever a broken or hostile pickle makes the restricted reader stumble over
-        raise ModelError(f"cannot read the weights {label}, the file may be cut short: {_reason(error)}") from error
+        raise ModelError(
+            f"cannot read the weights {label}, the file may be cut short ({_reason(error)}): get it again"
+        ) from error
 
 
 def dense_tensors(found: Any, label: str) -> dict[str, torch.Tensor]:
@@ -103,7 +121,7 @@ def _reason(error: Exception) -> str:
     _, mark, reason = str(error).rpartition("WeightsUnpickler error:")
     if not mark and "weights_only" in reason:
         return "torch refuses to read it as data"
-    return (reason.strip().splitlines() or [type(error).__name__])[0][:300]
+    return reason_of_torch(RuntimeError(reason))
 
 
 def _is_dense(value: Any) -> bool:

@@ -15,7 +15,9 @@ from safetensors.torch import load_file
 from napari_tessera.errors import ModelError
 from napari_tessera.models import architectures
 from napari_tessera.models.formats.base import Description, Risk
-from napari_tessera.models.formats.registry import description_beside
+from napari_tessera.models.formats.contents import Content, look, refuse_no_model
+from napari_tessera.models.formats.registry import DESCRIPTIONS, description_beside, model_stem
+from napari_tessera.models.formats.saved_weights import read_weights
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import ModelSpec, WindowRule
 from napari_tessera.models.spec_file import ModelFile, read_model_file
@@ -49,20 +51,18 @@ class TesseraFile:
     def load(self, path: Path, *, origin: str | None = None) -> Model:
         """Open the model whose description is the YAML file *path*, or lies beside the weights or program *path*.
 
+        Weights are safetensors, or what torch.save wrote of tensors alone.
+
         Raises
         ------
         ModelError
             If a file is missing, malformed, or does not fit the other.
         """
-        from napari_tessera.models.formats.adapters import wrap
-
         description = _description_of(path)
         file = read_model_file(description)
         network = _open_network(path, description, file)
-        try:
-            network = wrap(network, file.around)
-        except ModelError as error:
-            raise ModelError(f"{description}: {error}") from error
+        if file.around:
+            network = _wrap(network, description, file)
         spec, notes = _spec(file)
         return Model(network, spec, origin or str(description), notes)
 
@@ -81,8 +81,17 @@ def _open_network(path: Path, description: Path, file: ModelFile) -> torch.nn.Mo
         raise ModelError(
             f"{description} names no architecture, so there is nothing to load weights into: add one, or a program"
         )
-    weights = path if path.suffix == ".safetensors" else _beside(description, file.weights)
+    weights = _beside(description, file.weights) if path == description else path
     return build_network(file.architecture, _read(weights), description, label=str(weights))
+
+
+def _wrap(network: torch.nn.Module, description: Path, file: ModelFile) -> torch.nn.Module:
+    from napari_tessera.models.formats.adapters import wrap  # it knows those of all formats
+
+    try:
+        return wrap(network, file.around)
+    except ModelError as error:
+        raise ModelError(f"{description}: {error}") from error
 
 
 def _title(description: Path, file: ModelFile) -> str:
@@ -112,7 +121,19 @@ def _spec(file: ModelFile) -> tuple[ModelSpec, tuple[str, ...]]:
 
 
 def _description_of(path: Path) -> Path:
-    return path.with_suffix(".yaml") if path.suffix == ".safetensors" else description_beside(path) or path
+    """Return *path* if it is a description, else the one beside the weights or the program that it is."""
+    if path.suffix.lower() in DESCRIPTIONS:
+        return path
+    if (packed := description_beside(path)) is not None:
+        return packed
+    for suffix in DESCRIPTIONS:
+        if (beside := path.with_name(model_stem(path) + suffix)).is_file():
+            return beside
+    raise ModelError(
+        f"{path} holds weights alone, which do not say of what network they are: put {model_stem(path)}.yaml beside "
+        f"it, which names its architecture (docs/models/tessera.md), or export the whole network as TorchScript, .pt2 "
+        f"or ONNX"
+    )
 
 
 def _beside(description: Path, name: str | None) -> Path:
@@ -127,11 +148,17 @@ def _beside(description: Path, name: str | None) -> Path:
 
 
 def _read(weights: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of a safetensors file, which are mapped into memory: writing to them writes no file."""
+    """Return the tensors of a file, which are mapped into memory: writing to them writes no file."""
+    if not weights.is_file():
+        raise ModelError(f"the weights {weights} are missing: put them beside their description")
+    content = look(weights)
+    refuse_no_model(content, str(weights))
+    if content in (Content.WEIGHTS, Content.PICKLE):
+        return read_weights(weights, str(weights))
     try:
         tensors: dict[str, torch.Tensor] = load_file(weights)
-    except FileNotFoundError as error:
-        raise ModelError(f"the weights {weights} are missing: put them beside their description") from error
     except (OSError, SafetensorError) as error:
-        raise ModelError(f"cannot read the weights {weights}, the file may be cut short: {error}") from error
+        raise ModelError(
+            f"cannot read the weights {weights}, the file may be cut short ({error}): get it again"
+        ) from error
     return tensors

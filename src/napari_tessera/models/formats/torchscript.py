@@ -12,6 +12,7 @@ import torch
 from napari_tessera.engine.network import first_tensor
 from napari_tessera.errors import ModelError
 from napari_tessera.models.formats.base import Description, Risk
+from napari_tessera.models.formats.contents import Content, look, refuse_no_model
 from napari_tessera.models.formats.embedded import EXTRA_FILE, find_description, read_extra
 from napari_tessera.models.formats.script import open_script
 from napari_tessera.models.formats.stored_program import remember_program
@@ -25,6 +26,8 @@ __all__ = ["FORMAT", "TorchScript"]
 
 # Sides to try when nothing is said of the network: every common down-sampling divides one of them.
 PROBE_SIDES = (32, 64, 96, 128)
+# Of a window that is really computed: a common network takes well below a gigabyte and a few seconds for it.
+MOST_VOXELS = 64**3
 
 
 class TorchScript:
@@ -45,7 +48,8 @@ class TorchScript:
         """Open the archive *path*; the caller has made sure that the user trusts it.
 
         The description is ``<stem>.yaml`` beside the archive, else ``tessera.yaml`` inside it, else it is inferred from
-        the first convolution and one small forward pass (channels and dimensions only).
+        the first convolution and the shape that a trial without data, or a small one, gives (channels and dimensions
+        only; a note says so).
 
         Raises
         ------
@@ -60,20 +64,33 @@ FORMAT = TorchScript()
 
 def _extra_file(path: Path) -> bytes:
     """Return the description inside an archive, nothing where there is none."""
+    content = look(path)
+    refuse_no_model(content, str(path))
+    if content is not Content.SCRIPT:
+        raise ModelError(f"{path} is no TorchScript archive, but {content.value}: save it with torch.jit.save")
     try:
         with zipfile.ZipFile(path) as archive:
             return read_extra(archive, path)
     except (OSError, zipfile.BadZipFile) as error:
-        raise ModelError(f"cannot open {path} as TorchScript, the file may be cut short: {error}") from error
+        raise ModelError(
+            f"cannot open {path} as TorchScript, the file may be cut short ({error}): get it again"
+        ) from error
 
 
 def _load(path: Path) -> Model:
+    _extra_file(path)
     extra = {EXTRA_FILE: ""}
     network = open_script(path, str(path), extra)
     described = _described(path, extra[EXTRA_FILE])
     architecture = None if described is None else described.architecture
     remember_program(network, "torchscript", lambda: nullcontext(path), path, architecture=architecture)
-    return Model(network, _infer(network, path) if described is None else described.spec, str(path))
+    if described is not None:
+        return Model(network, described.spec, str(path))
+    note = (
+        f"Nothing describes this network: dimensions and channels are those of its first layer and of a trial, and "
+        f"intensities are not normalised; {path.stem}.yaml beside it can say more (docs/models/torchscript.md)."
+    )
+    return Model(network, _infer(network, path), str(path), (note,))
 
 
 def _described(path: Path, text: str | bytes) -> ModelFile | None:
@@ -81,28 +98,35 @@ def _described(path: Path, text: str | bytes) -> ModelFile | None:
 
 
 def _infer(network: torch.nn.Module, path: Path) -> ModelSpec:
+    """Return what the first convolution and the shape of an output tell."""
     kernel = next((p for p in network.parameters() if p.dim() in (4, 5)), None)
     if kernel is None:
         raise ModelError(f"{path} says nothing of its channels and axes: put a description beside it, {path.stem}.yaml")
     dims, in_channels = kernel.dim() - 2, int(kernel.shape[1])
     failure: Exception | None = None
-    for side in PROBE_SIDES:
+    # On the meta device shapes are found without computing. What has tensors of its own elsewhere does not run there.
+    for device, sides in (("meta", PROBE_SIDES), ("cpu", [s for s in PROBE_SIDES if s**dims <= MOST_VOXELS])):
         try:
-            with torch.inference_mode():
-                output = first_tensor(network(torch.zeros(1, in_channels, *(side,) * dims)))
-                if output.dim() != dims + 2:
-                    raise TypeError(f"its output has the shape {tuple(output.shape)}")
-        except (RuntimeError, TypeError) as error:
+            tried = network if device == "cpu" else open_script(path, str(path), device=device)
+        except ModelError as error:
             failure = error
             continue
-        return ModelSpec(
-            name=path.stem,
-            spatial_dims=dims,
-            in_channels=in_channels,
-            out_channels=int(output.shape[1]),
-            window=WindowRule.free(dims),
-        )
+        for side in sides:
+            try:
+                out_channels = _channels_of(tried, torch.zeros(1, in_channels, *(side,) * dims, device=device))
+            except (RuntimeError, TypeError) as error:
+                failure = error
+                continue
+            return ModelSpec(path.stem, dims, in_channels, out_channels, WindowRule.free(dims))
     raise ModelError(
         f"{path} does not run on {in_channels}-channel windows of {PROBE_SIDES} voxels: "
         f"put a description beside it, {path.stem}.yaml"
     ) from failure
+
+
+def _channels_of(network: torch.nn.Module, windows: torch.Tensor) -> int:
+    with torch.inference_mode():
+        output = first_tensor(network(windows))
+    if output.dim() != windows.dim():
+        raise TypeError(f"its output has the shape {tuple(output.shape)}")
+    return int(output.shape[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 import torch
@@ -46,8 +47,8 @@ class Layout:
         Their names; one name where a tensor has no channel axis.
     window
         Which windows the network accepts.
-    overlap
-        At which every voxel lies within the halo of some window only; None without a halo.
+    halo
+        Voxels on each side in which a window's output is not to be trusted; None without any.
     voxel_size_um
         Micrometres, in image order; None if not every axis says.
     order_in, order_out
@@ -62,7 +63,7 @@ class Layout:
     in_channels: tuple[str, ...]
     out_channels: tuple[str, ...]
     window: WindowRule
-    overlap: float | None
+    halo: tuple[int, ...] | None
     voxel_size_um: tuple[float, ...] | None
     order_in: str
     order_out: str
@@ -160,7 +161,7 @@ def read_layout(source: str, taken: Any, given: Any) -> Layout:
         in_channels=_channels(axes_in),
         out_channels=_channels(axes_out),
         window=window,
-        overlap=_overlap(source, window, halos),
+        halo=_halo(source, window, halos),
         voxel_size_um=voxel_size,
         order_in=order_in,
         order_out=order_out,
@@ -227,28 +228,19 @@ def _window(source: str, spatial: str, axes: Sequence[Any], halos: Sequence[int]
             rules.append((size, 0, size))
             continue
         # What is left between the halos must be something, so that windows can cover the volume with it.
-        wanted = max(SIDE[len(spatial)], 2 * halo + 1)
-        steps = max(0, round((wanted - size.min) / size.step))
-        steps += size.min + steps * size.step <= 2 * halo
-        rules.append((size.min + steps * size.step, size.step, size.min))
+        least = size.min + max(0, ceil((2 * halo + 1 - size.min) / size.step)) * size.step
+        steps = max(0, round((SIDE[len(spatial)] - least) / size.step))
+        rules.append((least + steps * size.step, size.step, least))
     default, step, minimum = (tuple(numbers) for numbers in zip(*rules, strict=True))
     return WindowRule(default, step, minimum), tuple(notes)
 
 
-def _overlap(source: str, window: WindowRule, halos: Sequence[int]) -> float | None:
-    """Return the overlap at which no voxel needs to be seen from within a halo.
-
-    Of a window of w voxels with a halo of h, the middle w - 2h are good. Windows that follow each other by a stride of
-    at most w - 2h leave no voxel to the halos alone, and the stride is w * (1 - overlap): overlap >= 2h / w.
-    """
-    if not any(halos):
-        return None
-    overlap = max(2 * halo / side for halo, side in zip(halos, window.default, strict=True))
-    if overlap >= 1:
+def _halo(source: str, window: WindowRule, halos: Sequence[int]) -> tuple[int, ...] | None:
+    if any(2 * halo >= side for halo, side in zip(halos, window.default, strict=True)):
         raise ModelError(
             f"{source}: its halo of {tuple(halos)} voxels leaves nothing of its window of {window.default}"
         )
-    return overlap
+    return tuple(halos) if any(halos) else None
 
 
 def _voxel_size(axes: Sequence[Any]) -> tuple[tuple[float, ...] | None, tuple[str, ...]]:

@@ -12,10 +12,11 @@ from napari_tessera.errors import ModelError
 from napari_tessera.models import allowed, architectures
 from napari_tessera.models.embeddings import refuse_embeddings
 from napari_tessera.models.formats.base import Description, Risk
+from napari_tessera.models.formats.bioimageio.after import After, OnLine, read_postprocessing
 from napari_tessera.models.formats.bioimageio.axes import InOrder, Layout, read_layout
 from napari_tessera.models.formats.bioimageio.description import read_description
 from napari_tessera.models.formats.bioimageio.package import Package, open_package
-from napari_tessera.models.formats.bioimageio.steps import read_activation, read_normalisation
+from napari_tessera.models.formats.bioimageio.steps import read_normalisation
 from napari_tessera.models.formats.bioimageio.weights import Weights, choose_weights, open_network
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import ModelSpec, OutputKind, OutputSpec, WindowRule
@@ -34,6 +35,7 @@ class _Read:
     weights: Weights
     layout: Layout
     dtype: torch.dtype
+    after: After
     spec: ModelSpec
     notes: tuple[str, ...]
 
@@ -76,6 +78,8 @@ class BioimageIo:
             network = InOrder(
                 network, layout.order_in, layout.order_out, one_by_one=layout.one_by_one, dtype=read.dtype
             ).eval()
+        if read.after.is_line:
+            network = OnLine(network, read.after.gain, read.after.offset).eval()
         return Model(network, read.spec, str(path), read.notes)
 
 
@@ -95,7 +99,7 @@ def _read(path: Path) -> _Read:
     layout = read_layout(str(path), taken, given)
     refuse_embeddings([str(given.id), *layout.out_channels], str(path))
     before = read_normalisation(str(path), taken)
-    activation, decoder, after_notes = read_activation(str(path), given)
+    after = read_postprocessing(str(path), given)
     if weights.architecture and not before.dtype.startswith("float"):
         raise ModelError(
             f"{path} gives its network {before.dtype}, but {weights.architecture} computes with floating-point numbers"
@@ -109,19 +113,19 @@ def _read(path: Path) -> _Read:
         out_channels=len(layout.out_channels),
         window=WindowRule(only, (0,) * len(only), only) if only and layout.is_plain else layout.window,
         normalisation=before.normalisation,
-        activation=activation,
+        activation=after.activation,
         output=OutputSpec(kind),
         voxel_size_um=layout.voxel_size_um,
         classes=layout.out_channels if kind == "semantic" else (),
-        overlap=layout.overlap,
-        decoder=decoder,
+        halo=layout.halo,
+        decoder=after.decoder,
         description=" ".join(str(description.description).split()),
         licence=_licence_of(description),
         citation=_citation_of(description),
     )
     about = (f"bioimage.io does not say what an output means: it is taken as {kind}, by the names of its channels.",)
-    every = (*notes, *weights.notes, *layout.notes, *before.notes, *after_notes, *about, *_notes_on(description))
-    return _Read(package, weights, layout, _number_type(before.dtype), spec, every)
+    every = (*notes, *weights.notes, *layout.notes, *before.notes, *after.notes, *about, *_notes_on(description))
+    return _Read(package, weights, layout, _number_type(before.dtype), after, spec, every)
 
 
 def _number_type(name: str) -> torch.dtype:

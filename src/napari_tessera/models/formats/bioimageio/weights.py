@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_tessera.errors import ModelError
+from napari_tessera.errors import ModelError, OutOfMemoryError
 from napari_tessera.models import allowed, architectures
 from napari_tessera.models.empty_network import StoredWeights
 from napari_tessera.models.formats.bioimageio.package import Package, PackageFile
@@ -151,14 +151,17 @@ def _architecture_of(architecture: Any) -> tuple[str, dict[str, Any]]:
     name = f"{place}.{architecture.callable}"
     if place == _NETS or place.startswith(f"{_NETS}."):
         name = f"{_NETS}.{architecture.callable}"
-    if name not in architectures.ARCHITECTURES:
+    if name not in allowed.MONAI_NETWORKS.names:
         raise ModelError(f"its architecture {name} is not one that Tessera rebuilds")
     return name, dict(architecture.kwargs)
 
 
 def _build(path: Path, where: str, weights: Weights, *, mapped: bool) -> torch.nn.Module:
     tensors = dense_tensors(read_tensors_only(path, where, mapped=mapped), where)
-    network = architectures.build(weights.architecture, weights.arguments, StoredWeights.of(tensors, where))
+    try:
+        network = architectures.build(weights.architecture, weights.arguments, StoredWeights.of(tensors, where))
+    except (ModelError, OutOfMemoryError) as error:
+        raise type(error)(f"the description of {where}: {error}") from error
     fill(network, tensors, label=where, what=weights.architecture)
     return network
 

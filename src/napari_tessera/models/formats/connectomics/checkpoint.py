@@ -1,4 +1,4 @@
-"""Lightning checkpoints as PyTorch Connectomics writes them: weights by name, mapped into memory, never run."""
+"""Checkpoints as PyTorch Connectomics writes them: weights by name, mapped into memory, never run."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ __all__ = ["Checkpoint", "Weights", "read_checkpoint"]
 
 Weights = Mapping[str, torch.Tensor]
 
-# Parts of a Lightning module that only training needs.
-_OF_TRAINING = ("loss_functions.", "loss_weighter.")
+# Parts of a Lightning module that only training needs, and how many an average of version 1 is of.
+_OF_TRAINING = ("loss_functions.", "loss_weighter.", "n_averaged")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +64,27 @@ def _stand_in(name: str) -> Callable[..., Any] | None:
     return _STAND_INS.get(name)
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path, *, needs_zip: bool = True) -> Checkpoint:
     """Read the checkpoint *path*; its tensors are mapped into memory, not copied.
+
+    Parameters
+    ----------
+    path
+        The file.
+    needs_zip
+        False takes files of releases of torch before 1.6, too, as version 1 was used with; they are read into memory.
 
     Raises
     ------
     ModelError
         If it cannot be read, holds other things than weights and plain data, or is no checkpoint.
     """
-    content = read_tensors_only(path, str(path), stand_in=_stand_in, needs_zip=True)
+    content = read_tensors_only(path, str(path), stand_in=_stand_in, needs_zip=needs_zip)
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
-        raise ModelError(f"{path} is no Lightning checkpoint: it has no state_dict")
+        raise ModelError(
+            f"{path} is no checkpoint of PyTorch Connectomics, as it has no state_dict: if it is one itself, put a "
+            f"description beside it that names its architecture (docs/models/tessera.md)"
+        )
     metadata = content.get("pytc_metadata")
     named = metadata.get("model_arch") if isinstance(metadata, dict) else None
     weights = {name: value for name, value in content["state_dict"].items() if not str(name).startswith(_OF_TRAINING)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -21,6 +22,8 @@ __all__ = ["Configuration", "Generation", "is_connectomics", "read_configuration
 MAX_NODES = 50_000
 MAX_DEPTH = 40
 
+# Windows, strides and widths, each of at most as many letters as that.
+_NUMBER, LONGEST_TUPLE = re.compile(r"-?\d{1,9}(\.\d{1,9})?"), 200
 _TOP_OF_V1 = {"SYSTEM", "MODEL", "DATASET", "AUGMENTOR", "SOLVER", "MONITOR", "INFERENCE"}
 _TOP = {
     *("_base_", "default", "evaluation", "experiment_name", "model", "monitor", "optimization", "save_path", "system"),
@@ -60,6 +63,8 @@ class Configuration:
         What is raised about its values.
     used
         The keys that were asked for: all others are `left_out`.
+    base
+        The file of what holds where it says nothing; None without one.
     """
 
     path: Path
@@ -67,6 +72,7 @@ class Configuration:
     generation: Generation
     error: type[TesseraError] = ModelError
     used: set[str] = field(default_factory=set)
+    base: Path | None = None
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return the value at the dotted *key*, which then counts as used; *default* where it is not given or null."""
@@ -131,8 +137,19 @@ class Configuration:
         return tuple(found)
 
 
-def read_configuration(path: Path, *, error: type[TesseraError] = ModelError) -> Configuration:
+def read_configuration(
+    path: Path, *, base: Path | None = None, error: type[TesseraError] = ModelError
+) -> Configuration:
     """Read a file of PyTorch Connectomics.
+
+    Parameters
+    ----------
+    path
+        The file.
+    base
+        Of version 1, which takes two: what holds where *path* says nothing.
+    error
+        What is raised.
 
     Raises
     ------
@@ -143,7 +160,8 @@ def read_configuration(path: Path, *, error: type[TesseraError] = ModelError) ->
     if not is_connectomics(tree):
         raise error(f"{path} is no configuration of PyTorch Connectomics: it has no section such as model or inference")
     if tree.keys() & _TOP_OF_V1:
-        return Configuration(path, _without_none(tree), Generation.V1, error)
+        below = read_tree(base, error=error) if base is not None else {}
+        return Configuration(path, _as_yacs_reads(_overlay(below, tree)), Generation.V1, error, base=base)
     merged = _merge_stages(tree)
     return Configuration(path, merged, _generation_of(merged), error)
 
@@ -202,12 +220,19 @@ class _Copier:
         return str(node)  # dates and the like
 
 
-def _without_none(tree: dict[str, Any]) -> dict[str, Any]:
-    """Return *tree* with null for the word None, as which version 1 reads it."""
-    return {
-        key: _without_none(value) if isinstance(value, dict) else None if value == "None" else value
-        for key, value in tree.items()
-    }
+def _as_yacs_reads(value: Any) -> Any:
+    """Return *value* as version 1 reads it: the word None stands for null, and numbers in parentheses for a list."""
+    if isinstance(value, dict):
+        return {key: _as_yacs_reads(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_as_yacs_reads(one) for one in value]
+    if value == "None":
+        return None
+    if isinstance(value, str) and len(value) <= LONGEST_TUPLE and value.startswith("(") and value.endswith(")"):
+        parts = [part.strip() for part in value[1:-1].removesuffix(",").split(",")]
+        if all(map(_NUMBER.fullmatch, parts)):
+            return [float(part) if "." in part else int(part) for part in parts]
+    return value
 
 
 def _merge_stages(tree: dict[str, Any]) -> dict[str, Any]:

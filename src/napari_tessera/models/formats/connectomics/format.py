@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from napari_tessera.models.formats.connectomics.checkpoint import Checkpoint, We
 from napari_tessera.models.formats.connectomics.config import Configuration, Generation, read_configuration
 from napari_tessera.models.formats.connectomics.network import ONLY, Blueprint, Head, read_blueprint
 from napari_tessera.models.formats.connectomics.output import Channels, read_channels, read_decoder
-from napari_tessera.models.formats.connectomics.views import Views, read_views
+from napari_tessera.models.formats.connectomics.version1 import read_version_1
+from napari_tessera.models.formats.connectomics.views import read_views
+from napari_tessera.models.formats.registry import MODEL_SUFFIXES, model_stem
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import ModelSpec, Normalisation, WindowRule
 
@@ -19,6 +22,8 @@ __all__ = ["FORMAT", "Connectomics"]
 
 UM_PER_NM = 1 / 1000
 _SUFFIXES = (".yaml", ".yml")
+# A word of a file's name, as in MitoEM-R-Base.
+_BASE = re.compile(r"(^|[-_. ])base([-_. ]|$)", re.IGNORECASE)
 _WINDOWS = (
     *("inference.window.window_size", "inference.sliding_window.window_size", "inference.window_size"),
     *("model.output_size", "data.dataloader.patch_size", "data.patch_size", "model.input_size"),
@@ -30,7 +35,7 @@ _RESOLUTIONS = (
 
 
 class Connectomics:
-    """Lightning checkpoints of PyTorch Connectomics, with its YAML file beside them."""
+    """Checkpoints of PyTorch Connectomics, of version 1 or with Lightning, with its YAML file beside them."""
 
     name = "PyTorch Connectomics checkpoint"
 
@@ -60,7 +65,7 @@ class Connectomics:
             If the checkpoint or its configuration cannot be read, or they do not fit each other.
         """
         opened = _Opened.read(path)
-        checkpoint = read_checkpoint(path)
+        checkpoint = read_checkpoint(path, needs_zip=opened.config.generation is not Generation.V1)
         if checkpoint.architecture and checkpoint.architecture != opened.blueprint.name:
             raise ModelError(
                 f"{path} holds a {checkpoint.architecture}, but {opened.config.path} describes a "
@@ -89,43 +94,75 @@ class _Opened:
 
     @classmethod
     def read(cls, checkpoint: Path) -> _Opened:
-        config = read_configuration(_configuration_of(checkpoint))
+        path = _configuration_of(checkpoint)
+        config = read_configuration(path)
         if config.generation is Generation.V1:
-            named = str(config.get("MODEL.ARCHITECTURE", "unet_3d"))[:80]
-            raise ModelError(
-                f"{config.path} is of version 1 of PyTorch Connectomics, whose networks ('{named}') are its own: "
-                f"export the network from there as TorchScript, .pt2 or ONNX"
-            )
+            return cls._read_version_1(checkpoint, read_configuration(path, base=_base_of(path)))
         blueprint = read_blueprint(config)
         channels = read_channels(config, blueprint.out_channels, blueprint.spatial_dims)
-        spec, notes = _describe(checkpoint.stem, config, blueprint, channels)
-        left_out = [key for key in config.left_out() if key.split(".")[0] in ("inference", "decoding", "data")]
-        if left_out:
-            notes += (f"{config.path.name} also says what Tessera does not take over: {', '.join(left_out)}",)
-        return cls(config, blueprint, channels, spec, (*channels.notes, *notes))
+        spec, notes = _describe(model_stem(checkpoint), config, blueprint, channels)
+        return cls(config, blueprint, channels, spec, (*channels.notes, *notes, *_left_out(config)))
+
+    @classmethod
+    def _read_version_1(cls, checkpoint: Path, config: Configuration) -> _Opened:
+        blueprint, spec, notes = read_version_1(config, model_stem(checkpoint))
+        if config.base is not None:
+            notes = (f"{config.base.name} holds where {config.path.name} says nothing", *notes)
+        # Its network returns the channels that are used itself.
+        channels = Channels(tuple(range(blueprint.out_channels)), (1.0,), spec.activations, spec.output)
+        return cls(config, blueprint, channels, spec, (*notes, *_left_out(config)))
+
+
+def _left_out(config: Configuration) -> tuple[str, ...]:
+    keys = [key for key in config.left_out() if key.split(".")[0] in ("inference", "INFERENCE", "decoding", "data")]
+    return (f"{config.path.name} also says what Tessera does not take over: {', '.join(keys)}",) if keys else ()
 
 
 def _configuration_of(checkpoint: Path) -> Path:
     """Return the configuration of *checkpoint*.
 
-    It is ``<stem>.yaml``, else the only one in its folder, else in the folder above, where training puts it.
+    It is ``<stem>.yaml``, else the only one in its folder, else in the folder above, where training puts it. A base
+    (see `_base_of`) does not count beside others, nor one that has the name of another model.
     """
-    for suffix in _SUFFIXES:
-        if checkpoint.with_suffix(suffix).is_file():
-            return checkpoint.with_suffix(suffix)
+    beside = [checkpoint.with_name(model_stem(checkpoint) + suffix) for suffix in _SUFFIXES]
+    if named := [file for file in beside if file.is_file()]:
+        return named[0]
     for folder in (checkpoint.absolute().parent, checkpoint.absolute().parent.parent):
-        found = sorted(file for suffix in _SUFFIXES for file in folder.glob(f"*{suffix}"))
+        every = [file for file in _configurations_in(folder) if not _is_of_another(file)]
+        found = [file for file in every if not _BASE.search(file.stem)] or every
         if len(found) == 1:
             return found[0]
         if found:
             raise ModelError(
                 f"{checkpoint} has no configuration of its name, and {folder} holds {len(found)}: copy the one that it "
-                f"was trained with to {checkpoint.with_suffix('.yaml').name} beside it"
+                f"was trained with to {beside[0].name} beside it"
             )
     raise ModelError(
-        f"{checkpoint} holds weights alone, and there is no YAML configuration beside it: put the one that it was "
-        f"trained with there as {checkpoint.with_suffix('.yaml').name}"
+        f"{checkpoint} holds weights alone, which do not say of what network they are: put {beside[0].name} beside it, "
+        f"the configuration of PyTorch Connectomics that it was trained with or a description that names its "
+        f"architecture (docs/models/tessera.md), or export the whole network as TorchScript, .pt2 or ONNX"
     )
+
+
+def _is_of_another(configuration: Path) -> bool:
+    others = (suffix for suffix in MODEL_SUFFIXES if suffix not in _SUFFIXES)
+    return any(configuration.with_name(configuration.stem + suffix).is_file() for suffix in others)
+
+
+def _base_of(configuration: Path) -> Path | None:
+    """Return the file that lies below *configuration*, as version 1 takes it: the one with ``base`` in its name."""
+    found = [file for file in _configurations_in(configuration.parent) if _BASE.search(file.stem)]
+    others = [file for file in found if not file.samefile(configuration)]
+    if len(others) > 1 and len(found) == len(others):
+        raise ModelError(
+            f"{configuration} lies beside {len(others)} files with 'base' in their names: keep the one that its "
+            f"training began with"
+        )
+    return others[0] if others and len(found) == len(others) else None
+
+
+def _configurations_in(folder: Path) -> list[Path]:
+    return sorted(file for suffix in _SUFFIXES for file in folder.glob(f"*{suffix}") if file.is_file())
 
 
 def _choose(
@@ -158,7 +195,7 @@ def _describe(
     overlap = config.first("inference.window.overlap", "inference.sliding_window.overlap", "inference.overlap")
     number = overlap if isinstance(overlap, float | int) and not isinstance(overlap, bool) else None
     seen = read_views(config, blueprint.spatial_dims)
-    notes += _notes_on_views(seen)
+    notes += seen.notes
     spec = ModelSpec(
         name=str(config.get("experiment_name", name))[:200],
         spatial_dims=blueprint.spatial_dims,
@@ -171,20 +208,11 @@ def _describe(
         voxel_size_um=_voxel_size(config, blueprint.spatial_dims),
         # Beyond 0.99 its program takes that.
         overlap=None if number is None else min(max(float(number), 0.0), 0.99),
-        # Where augmentation is off, the file does not say whether the network was trained with reflections.
-        mirror_axes=seen.axes if seen.tta_num > 1 else None,
+        mirror_axes=seen.mirror_axes,
         decoder=decoder,
         description=" ".join(str(config.get("description", "")).split())[:2000],
     )
     return spec, (*notes, *more, *left_out)
-
-
-def _notes_on_views(seen: Views) -> tuple[str, ...]:
-    """Return what a description has no place for: transposes, and views that Tessera does not have."""
-    notes: tuple[str, ...] = (seen.note,) if seen.note else ()
-    if seen.transposed:
-        notes += (f"its views are transposed along y and x, too: tta_num {seen.tta_num} does the same",)
-    return notes
 
 
 def _window(config: Configuration, blueprint: Blueprint) -> tuple[WindowRule, tuple[str, ...]]:

@@ -18,15 +18,16 @@ if TYPE_CHECKING:
     from napari_tessera.models.formats.connectomics.checkpoint import Weights
     from napari_tessera.models.formats.connectomics.config import Configuration
 
-__all__ = ["ARCHITECTURES", "INTERPOLATING", "Blueprint", "Head", "build_interpolating", "read_blueprint"]
+__all__ = ["ARCHITECTURES", "Blueprint", "Head", "read_blueprint"]
 
 MONAI = "monai.networks.nets"
 # The step of a network whose position embedding is of one size.
 ONLY = 0
 LEVELS_OF_BASIC = 6
 # The one network that is not MONAI's own.
-INTERPOLATING = "InterpolatingUNet"
 
+# What Lightning, and what runs a network on several devices, puts before the names of its weights.
+_WRAPPERS = ("model.", "module.")
 _ELSEWHERE = allowed.CONNECTOMICS_ELSEWHERE.names
 
 
@@ -46,6 +47,8 @@ class Blueprint:
         Whether other sides fail, and not only lose a little.
     recipes
         (class, arguments) for each way in which its releases built it; what the weights fit is right.
+    hint
+        What to do where none fits.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Blueprint:
     step: int
     exact: bool
     recipes: tuple[tuple[str, dict[str, Any]], ...]
+    hint: str = ""
 
     def build(self, weights: Weights, path: Path) -> torch.nn.Module:
         """Return the network with *weights*, which it then shares; *path* is for error messages.
@@ -66,7 +70,7 @@ class Blueprint:
         """
         complaint = ""
         for name, arguments in self.recipes:
-            network = _build_empty(name, arguments, StoredWeights.of(weights, str(path)))
+            network = architectures.build(name, arguments, StoredWeights.of(weights, str(path)))
             wanted = network.state_dict()
             fitting = _without_prefix(weights, wanted)
             problem = describe_misfit(fitting, wanted)
@@ -74,7 +78,7 @@ class Blueprint:
                 fill(network, fitting, label=str(path), what=self.name)
                 return network.requires_grad_(False)
             complaint = complaint or problem
-        raise ModelError(f"the weights of {path} do not fit the configured {self.name}: {complaint}")
+        raise ModelError(f"the weights of {path} do not fit the configured {self.name}: {complaint}{self.hint}")
 
 
 class Head(torch.nn.Module):
@@ -218,7 +222,7 @@ def _unet(arguments: _Arguments) -> _Recipes:
         "upsample_interp_mode": arguments.text(f"{place}.upsample_interp_mode", "linear"),
         "upsample_align_corners": config.get(f"{place}.upsample_align_corners", True) is True,
     }
-    return step, True, [(INTERPOLATING, own)]
+    return step, True, [(architectures.INTERPOLATING, own)]
 
 
 def _unetr(arguments: _Arguments) -> _Recipes:
@@ -258,24 +262,11 @@ ARCHITECTURES: Mapping[str, Callable[[_Arguments], _Recipes]] = allowed.CONNECTO
 )
 
 
-def _build_empty(name: str, arguments: dict[str, Any], stored: StoredWeights) -> torch.nn.Module:
-    if name != INTERPOLATING:
-        return architectures.build(name, arguments, stored)
-    return build_interpolating(arguments, stored)
-
-
-def build_interpolating(arguments: dict[str, Any], stored: StoredWeights) -> torch.nn.Module:
-    """Return Tessera's own UNet from its literal *arguments*, as `architectures.build` does the others."""
-    from napari_tessera.models.formats.connectomics.unet import InterpolatingUNet
-
-    return architectures.build_with(lambda: InterpolatingUNet(**arguments), INTERPOLATING, arguments, stored)
-
-
 def _without_prefix(weights: Weights, wanted: Weights) -> Weights:
     """Return the weights named as the network names them.
 
-    A wrapper adds ``model.`` to all names, a compiled module ``_orig_mod.``; MONAI's UNet begins with ``model.`` of its
-    own, so as many are taken off as makes the most names fit.
+    A wrapper adds ``model.`` or ``module.`` to all names, a compiled module ``_orig_mod.``; MONAI's UNet begins with
+    ``model.`` of its own, so as many are taken off as makes the most names fit.
     """
     plain = {name.replace("_orig_mod.", ""): tensor for name, tensor in weights.items()}
     return max(_iter_stripped(plain), key=lambda named: len(named.keys() & wanted.keys()))
@@ -283,6 +274,10 @@ def _without_prefix(weights: Weights, wanted: Weights) -> Weights:
 
 def _iter_stripped(weights: Weights) -> Iterator[Weights]:
     yield weights
-    while any(name.startswith("model.") for name in weights):
-        weights = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
+    while any(name.startswith(_WRAPPERS) for name in weights):
+        weights = {name.removeprefix(_wrapper_of(name)): tensor for name, tensor in weights.items()}
         yield weights
+
+
+def _wrapper_of(name: str) -> str:
+    return next((wrapper for wrapper in _WRAPPERS if name.startswith(wrapper)), "")

@@ -13,7 +13,7 @@ from napari_tessera.models.spec import Activation, DecoderChoice, OutputKind, Ou
 if TYPE_CHECKING:
     from napari_tessera.models.formats.connectomics.config import Configuration
 
-__all__ = ["CONTOUR_DISTANCE", "PAIRS", "SIZES", "Channels", "read_channels", "read_decoder"]
+__all__ = ["CONTOUR_DISTANCE", "PAIRS", "PLAIN_ACTIVATIONS", "SIZES", "Channels", "read_channels", "read_decoder"]
 
 CONTOUR_DISTANCE = "decode_instance_binary_contour_distance"
 # Its names in older releases.
@@ -36,6 +36,7 @@ SCALED = "scale_sigmoid"
 _ACTIVATIONS: dict[str, Activation] = allowed.CONNECTOMICS_ACTIVATIONS.handled(
     {"sigmoid": "sigmoid", "softmax": "softmax", "tanh": "tanh", "none": "none", SCALED: "sigmoid"}
 )
+PLAIN_ACTIVATIONS = {name: activation for name, activation in _ACTIVATIONS.items() if name != SCALED}
 # The factor of the logits when the file gives none.
 SCALE = 0.2
 
@@ -276,8 +277,7 @@ def _parse_activation(config: Configuration, key: str, value: Any) -> tuple[floa
                 key, value, "scale_sigmoid, or that with a number such as scale_sigmoid:0.5"
             ) from None
     if name not in _ACTIVATIONS or number:
-        plain = [one for one in _ACTIVATIONS if one != SCALED]
-        raise config.complain(key, value, f"{SCALED} or one of {', '.join(plain)}")
+        raise config.complain(key, value, f"{SCALED} or one of {', '.join(PLAIN_ACTIVATIONS)}")
     return 1.0, _ACTIVATIONS[name]
 
 

@@ -21,7 +21,7 @@ from napari_tessera.models.formats.connectomics.config import (
 from napari_tessera.models.formats.connectomics.output import CONTOUR_DISTANCE, PAIRS, SIZES, read_decoder
 from napari_tessera.models.formats.connectomics.views import read_views, write_views
 
-__all__ = ["OpenedSettings", "open_settings", "write_connectomics"]
+__all__ = ["OpenedSettings", "open_settings", "read_overlap", "write_connectomics"]
 
 NM_PER_UM = 1000
 # Beyond, its program takes this.
@@ -110,7 +110,7 @@ def _read(config: Configuration) -> tuple[dict[str, Any], list[str]]:
     if generation is Generation.A and config.get("inference.batch_size", -1) != -1:
         values["batch_size"] = config.get("inference.batch_size")
     for name, (value, note) in {
-        "overlap": _overlap(config, window),
+        "overlap": read_overlap(config, window),
         "blend": _blend(config),
     }.items():
         values |= {} if value is None else {name: value}
@@ -130,7 +130,7 @@ def _read(config: Configuration) -> tuple[dict[str, Any], list[str]]:
     return values, [*notes, *left_out]
 
 
-def _overlap(config: Configuration, window: tuple[int, ...] | None) -> tuple[float | None, str]:
+def read_overlap(config: Configuration, window: tuple[int, ...] | None) -> tuple[float | None, str]:
     """Return the fraction, from a stride where there is one; the largest where axes differ, so that none loses."""
     stride_key, key = _OVERLAP[config.generation]
     stride = config.sides(stride_key) if stride_key else None

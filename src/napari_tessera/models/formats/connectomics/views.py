@@ -39,6 +39,19 @@ class Views:
         """How many they are."""
         return int(2 ** (len(self.axes) + self.transposed))
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the description of a network has no place for: transposes, and views that Tessera does not have."""
+        notes: tuple[str, ...] = (self.note,) if self.note else ()
+        if self.transposed:
+            notes += (f"its views are transposed along y and x, too: tta_num {self.tta_num} does the same",)
+        return notes
+
+    @property
+    def mirror_axes(self) -> str | None:
+        """The axes as the description of a network has them: None where augmentation is off, which says nothing."""
+        return self.axes if self.tta_num > 1 else None
+
     def tta_axes(self, dims: int) -> str | None:
         """Return the axes as a setting: None where the fixed order of views begins with these."""
         names = "zyx"[-dims:]

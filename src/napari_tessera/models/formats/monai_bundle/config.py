@@ -46,7 +46,7 @@ def parse(content: bytes, label: str, *, is_yaml: bool = False) -> dict[str, Any
         found = load_yaml(content) if is_yaml else json.loads(content)
     # YAML raises a plain ValueError for what looks like a date and is none; too many brackets end in RecursionError.
     except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ModelError(f"{label} is not valid: {' '.join(str(error).split())}") from error
+        raise ModelError(f"{label} is not valid, so mend it or get it again: {' '.join(str(error).split())}") from error
     if not isinstance(found, dict):
         raise ModelError(f"{label} holds a {type(found).__name__}, but a MONAI bundle has names and values there")
     return {str(key): value for key, value in found.items()}

@@ -13,16 +13,17 @@ from typing import Any
 import torch
 
 from napari_tessera.errors import ModelError, OutOfMemoryError
-from napari_tessera.models import architectures
+from napari_tessera.models import allowed, architectures
 from napari_tessera.models.empty_network import StoredWeights
 from napari_tessera.models.formats.base import Description, Risk
 from napari_tessera.models.formats.monai_bundle import config as monai_config
+from napari_tessera.models.formats.monai_bundle.after import read_postprocessing
 from napari_tessera.models.formats.monai_bundle.config import Component, Config
 from napari_tessera.models.formats.monai_bundle.metadata import MAX_CHANNELS, Metadata, read_metadata
 from napari_tessera.models.formats.monai_bundle.package import Package, open_package
-from napari_tessera.models.formats.monai_bundle.transforms import Preprocessing, read_postprocessing, read_preprocessing
-from napari_tessera.models.formats.monai_bundle.weights import read_weights
+from napari_tessera.models.formats.monai_bundle.transforms import Preprocessing, read_preprocessing
 from napari_tessera.models.formats.monai_bundle.window import find_window, network_steps, read_inferer
+from napari_tessera.models.formats.saved_weights import read_weights
 from napari_tessera.models.formats.script import open_script
 from napari_tessera.models.formats.state_dict import fill
 from napari_tessera.models.formats.stored_program import remember_program
@@ -86,22 +87,18 @@ class TurnedNetwork(torch.nn.Module):
         Called with its own axes.
     order
         Its axes, such as ``xyz``; the image's are zyx or yx.
-    gain, offset
-        It is given ``x * gain + offset``.
     """
 
-    def __init__(self, network: torch.nn.Module, order: str, gain: float = 1.0, offset: float = 0.0) -> None:
+    def __init__(self, network: torch.nn.Module, order: str) -> None:
         super().__init__()
         self.training = False  # as the network within is, which may be a script that knows no such mode
         image = "zyx"[-len(order) :]
-        self.network, self.order, self.gain, self.offset = network, order, gain, offset
+        self.network, self.order = network, order
         self.to_network = (0, 1, *(2 + image.index(axis) for axis in order))
         self.to_image = (0, 1, *(2 + order.index(axis) for axis in image))
 
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
         """Return the network's output, (B, C', *window), for *windows*, (B, C, *window), both in image order."""
-        if (self.gain, self.offset) != (1.0, 0.0):
-            windows = windows * self.gain + self.offset
         output: torch.Tensor = self.network(windows.permute(self.to_network).contiguous())
         return output.permute(self.to_image)
 
@@ -141,9 +138,7 @@ class _Parts:
     def turn(self, network: torch.nn.Module) -> torch.nn.Module:
         """Return *network* for windows in image order; itself where nothing differs."""
         before = self.before
-        if before.order == self.spec.axes and (before.gain, before.offset) == (1.0, 0.0):
-            return network
-        return TurnedNetwork(network, before.order, before.gain, before.offset)
+        return network if before.order == self.spec.axes else TurnedNetwork(network, before.order)
 
 
 def _open(path: Path) -> _Bundle:
@@ -193,8 +188,8 @@ def _allowed_name(found: Component) -> str:
     full = f"{_NETS}.{found.name}"
     # MONAI finds its networks by their own name, by the package's, and by that of the module that they are in.
     inside = found.target == found.name or found.target.startswith(f"{_NETS}.")
-    if full not in architectures.ARCHITECTURES or not inside:
-        known = ", ".join(one.rpartition(".")[2] for one in architectures.ARCHITECTURES)
+    if full not in allowed.MONAI_NETWORKS.names or not inside:
+        known = ", ".join(one.rpartition(".")[2] for one in allowed.MONAI_NETWORKS.names)
         raise ModelError(
             f"{found.config.label}: the _target_ of '{found.where}' is '{found.target[:80]}', which is not one of the "
             f"networks that Tessera rebuilds ({known})"
@@ -238,7 +233,7 @@ def _describe(bundle: _Bundle) -> _Parts:
         in_channels=inputs,
         out_channels=outputs,
         window=_reordered(window, turn),
-        normalisation=before.normalisation,
+        normalisation=before.steps.normalisation,
         activation=after.activation,
         output=_output(after.activation, after.decoder, outputs),
         voxel_size_um=size if len(size) == dims else None,
@@ -301,17 +296,12 @@ def _output(activation: Activation, decoder: DecoderChoice | None, channels: int
 
 def _notes_on_axes(before: Preprocessing) -> list[str]:
     image = "zyx"[-len(before.order) :]
-    notes = []
-    if before.order != image:
-        notes.append(
-            f"The network has its axes as {', '.join(before.order)}, so windows are turned from {', '.join(image)} on "
-            f"their way in and back on their way out."
-        )
-    if (before.gain, before.offset) != (1.0, 0.0):
-        notes.append(
-            f"Normalised intensities are multiplied by {before.gain:g} and {before.offset:g} is added inside the model."
-        )
-    return notes
+    if before.order == image:
+        return []
+    return [
+        f"The network has its axes as {', '.join(before.order)}, so windows are turned from {', '.join(image)} on "
+        f"their way in and back on their way out."
+    ]
 
 
 def _note_expressions(config: Config) -> Sequence[str]:

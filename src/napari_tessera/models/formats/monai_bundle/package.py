@@ -67,7 +67,7 @@ class Package:
             with inside(self.path, f"{self.root}{name}").open("rb") as file:
                 return read_bounded(file, label=label, limit=limit)
         except OSError as error:
-            raise ModelError(f"cannot read {label}, it may be cut short: {error}") from error
+            raise ModelError(f"cannot read {label}, it may be cut short ({error}): get it again") from error
 
     @contextmanager
     def on_disk(self, name: str) -> Iterator[Path]:

@@ -16,6 +16,8 @@ __all__ = ["FoundResampling", "read_resampling"]
 
 # Voxels this much longer along one axis than along the shortest are resampled plane by plane.
 ANISOTROPIC = 3.0
+# Of what plans say, as much as a sentence holds.
+MOST_LETTERS = 200
 
 # nnU-Net normalises first, decides labels on the image's grid, and resamples every image.
 _COMMON = ResamplingScheme(
@@ -36,7 +38,8 @@ _WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "aniso_axis_mode": ("nearest-exact",),
     "memefficient_seg_resampling": (True, False),
 }
-_NUMBERS_WITHOUT_EFFECT = ("num_threads", "device")
+# Whatever they are, they change how long it takes and no value.
+_OF_NO_CONSEQUENCE = ("num_threads", "device")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +83,15 @@ def _scheme(name: str, arguments: Mapping[str, Any]) -> ResamplingScheme | None:
     orders = rest.pop("order", known.order), rest.pop("order_z", 0)
     if not all(order in (0, 1, 3) and type(order) is int for order in orders) or orders[1] == 3:
         return None
+    if orders == (3, 1):  # between planes that have been cut to limits of their own
+        return None
     above = rest.pop("separate_z_anisotropy_threshold", ANISOTROPIC)
     # Not forced means that the threshold decides; to be left out means so for one of the functions alone.
     forced = rest.pop("force_separate_z", False if known.separate_above is None else None)
     if type(above) not in (int, float) or not above >= 1 or forced not in (None, False):
         return None
     understood = all(
-        name in _NUMBERS_WITHOUT_EFFECT or value in _WITHOUT_EFFECT.get(name, ()) for name, value in rest.items()
+        argument in _OF_NO_CONSEQUENCE or value in _WITHOUT_EFFECT.get(argument, ()) for argument, value in rest.items()
     )
     if not understood:
         return None
@@ -95,11 +100,11 @@ def _scheme(name: str, arguments: Mapping[str, Any]) -> ResamplingScheme | None:
 
 
 def _unknown(function: str, arguments: Mapping[str, Any]) -> FoundResampling:
-    said = ", ".join(f"{name}={value}" for name, value in arguments.items())
+    said = ", ".join(f"{name}={value}" for name, value in arguments.items())[:MOST_LETTERS]
     return FoundResampling(
         ResamplingScheme(),
         (
-            f"Its resampling by {function}({said}) is none that Tessera does: switch resample on for Tessera's own, or "
-            f"bring images to its voxel size first.",
+            f"Its resampling by {function[:MOST_LETTERS]}({said}) is none that Tessera does: switch resample on for "
+            f"Tessera's own, or bring images to its voxel size first.",
         ),
     )

@@ -24,6 +24,8 @@ __all__ = ["Outputs", "axis_order", "iter_notes", "make_spec", "read_outputs"]
 OVERLAP = 0.5
 # nnU-Net divides by nothing smaller.
 SMALLEST_STD = 1e-8
+# Where most of the training images was zero, which is left so.
+MASKED_ZSCORE = Normalisation("zscore", (("masked", 1.0),))
 # Readers whose files state a voxel size in millimetres. Those of TIFF and PNG make one up or take any unit.
 _MILLIMETRE_READERS = ("SimpleITKIO", "SimpleITKIOWithReorient", "NibabelIO", "NibabelIOWithReorient")
 _MM_IN_UM = 1000.0
@@ -142,6 +144,7 @@ def make_spec(
             activation="sigmoid" if regions else "softmax",
             voxel_size_um=_voxel_size_um(plans, configuration, order),
             resampling=read_resampling(configuration).scheme,
+            crop="nonzero",
             classes=outputs.classes,
             overlap=OVERLAP,
             mirror_axes=_mirror_axes(mirroring_axes, order),
@@ -186,7 +189,12 @@ def _normalisations(plans: Plans, configuration: Configuration, channels: int) -
     schemes = configuration.normalization_schemes
     if len(schemes) != channels:
         raise ModelError(f"it has {channels} channels and {len(schemes)} normalisation schemes; it needs one for each")
-    return tuple(_normalisation(plans, scheme, channel) for channel, scheme in enumerate(schemes))
+    masks = configuration.use_mask_for_norm or (None,) * channels
+    if len(masks) != channels:
+        raise ModelError(f"it has {channels} channels and {len(masks)} use_mask_for_norm; it needs one for each")
+    each = (_normalisation(plans, scheme, channel) for channel, scheme in enumerate(schemes))
+    # nnU-Net's other schemes take no notice of the mask.
+    return tuple(MASKED_ZSCORE if mask and one.mode == "zscore" else one for one, mask in zip(each, masks, strict=True))
 
 
 def _normalisation(plans: Plans, scheme: str, channel: int) -> Normalisation:
@@ -258,12 +266,6 @@ def iter_notes(
             f"images are resampled."
         )
     yield from read_resampling(configuration).notes
-    for channel, masked in enumerate(configuration.use_mask_for_norm):
-        if masked and configuration.normalization_schemes[channel] == "ZScoreNormalization":
-            yield (
-                f"Channel {channel} was normalised by the mean and deviation of what is not zero, and zeros stayed "
-                f"zero; Tessera takes those of the whole volume."
-            )
     if configuration.preprocessor_name != "DefaultPreprocessor":
         yield f"Its preprocessor {configuration.preprocessor_name} is not nnU-Net's default one and is not taken over."
     if not _PLAIN_TRAINERS.fullmatch(trainer):

@@ -1,4 +1,4 @@
-"""The weights of a MONAI bundle: tensors and nothing else, found where training programs put them."""
+"""The weights in a file that torch.save wrote: tensors and nothing else, found where training programs put them."""
 
 from __future__ import annotations
 

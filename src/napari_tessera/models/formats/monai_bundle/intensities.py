@@ -1,0 +1,204 @@
+"""MONAI's transforms of intensities as Tessera's steps, exactly, or a refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from napari_tessera.errors import ModelError
+from napari_tessera.models import allowed
+from napari_tessera.models.normalisation import Chain, Normalisation, chain_of, normalisation
+
+if TYPE_CHECKING:
+    from napari_tessera.models.formats.monai_bundle.config import Component
+
+__all__ = ["READERS", "Steps"]
+
+# What AdjustContrast adds to the range of values that it divides by.
+GAMMA_EPS = 1e-7
+
+
+class Steps:
+    """What happens to the intensities of each of *channels*, so far."""
+
+    def __init__(self, channels: int) -> None:
+        self._each: list[list[Normalisation]] = [[] for _ in range(channels)]
+
+    @property
+    def channels(self) -> int:
+        """How many there are."""
+        return len(self._each)
+
+    @property
+    def normalisation(self) -> Normalisation | Chain | tuple[Normalisation | Chain, ...]:
+        """What happens to all channels alike, or one for each."""
+        each = tuple(map(chain_of, self._each))
+        return each[0] if len(set(each)) == 1 else each
+
+    def do(self, *steps: Normalisation) -> None:
+        """Do *steps* to every channel."""
+        for channel in self._each:
+            channel += steps
+
+    def do_each(self, steps: list[Normalisation]) -> None:
+        """Do one of *steps* to each channel."""
+        for channel, step in zip(self._each, steps, strict=True):
+            channel.append(step)
+
+    def together(self, transform: Component, *, always: bool = False) -> dict[str, float]:
+        """Return the switch of statistics of several channels together, where *transform* has such."""
+        apart = not always and bool(transform.literal("channel_wise", False))
+        return {} if apart or self.channels == 1 else {"together": 1.0}
+
+
+def _read_scale(found: Steps, transform: Component) -> None:
+    low, high = transform.number("minv", 0.0), transform.number("maxv", 1.0)
+    if low is None and high is None:
+        factor = transform.number("factor", None)
+        if factor is not None:
+            found.do(_line(transform, 1 + factor, 0.0))
+        return
+    # As MONAI does: neither of the two counts without the other.
+    gain, offset = (1.0, 0.0) if low is None or high is None else (high - low, low)
+    found.do(normalisation("minmax", **found.together(transform)), _line(transform, gain, offset))
+
+
+def _read_scale_range(found: Steps, transform: Component) -> None:
+    start, stop = transform.number("a_min", None), transform.number("a_max", None)
+    if start is None or stop is None or start == stop:
+        raise _unusable(transform, f"a_min {start} and a_max {stop}, but Tessera needs two that differ")
+    gain, offset, low, high = _onto(transform)
+    if start < stop and gain > 0 and low is not None and high is not None:
+        std = (stop - start) / gain
+        found.do(normalisation("fixed", mean=start - offset * std, std=std, low=start, high=stop))
+        return
+    slope = gain / (stop - start)
+    found.do(_line(transform, slope, offset - start * slope), *_limits(transform, low, high))
+
+
+def _read_scale_percentiles(found: Steps, transform: Component) -> None:
+    lower, upper = transform.number("lower", None), transform.number("upper", None)
+    if lower is None or upper is None:
+        raise _unusable(transform, "no percentiles lower and upper, which Tessera needs")
+    gain, offset, low, high = _onto(transform)
+    if transform.literal("relative", False):
+        gain, offset = gain * (upper - lower) / 100, offset + gain * lower / 100
+    if low is not None and high is not None:
+        low, high = offset, offset + gain
+    clips = low is not None and high is not None and gain > 0
+    step = normalisation("percentile", low=lower, high=upper, clip=float(clips), **found.together(transform))
+    found.do(step, _line(transform, gain, offset), *(() if clips else _limits(transform, low, high)))
+
+
+def _onto(transform: Component) -> tuple[float, float, float | None, float | None]:
+    """Return gain and offset that bring 0 to 1 to b_min to b_max, and to what is clipped after that."""
+    low, high = transform.number("b_min", None), transform.number("b_max", None)
+    gain, offset = (1.0, 0.0) if low is None or high is None else (high - low, low)
+    return gain, offset, *((low, high) if transform.literal("clip", False) else (None, None))
+
+
+def _limits(transform: Component, low: float | None, high: float | None) -> list[Normalisation]:
+    limits = {name: value for name, value in (("low", low), ("high", high)) if value is not None}
+    if low is not None and high is not None and low >= high:
+        raise _unusable(transform, f"b_min {low:g}, b_max {high:g} and clip, which leaves one value")
+    return [normalisation("clip", **limits)] if limits else []
+
+
+def _read_normalise(found: Steps, transform: Component) -> None:
+    means, stds = (_per_channel(transform, name, found.channels) for name in ("subtrahend", "divisor"))
+    if (means is None) != (stds is None):
+        raise _unusable(transform, "only one of subtrahend and divisor, but Tessera needs both or neither")
+    nonzero = {"nonzero": 1.0} if transform.literal("nonzero", False) else {}
+    if means is None or stds is None:
+        found.do(normalisation("zscore", **nonzero, **found.together(transform)))
+        return
+    # MONAI divides by 1 where it is told to divide by 0.
+    found.do_each(
+        [normalisation("fixed", mean=mean, std=std or 1.0, **nonzero) for mean, std in zip(means, stds, strict=True)]
+    )
+
+
+def _read_shift(found: Steps, transform: Component) -> None:
+    offset = transform.number("offset", None)
+    if offset is None:
+        raise _unusable(transform, "no offset, which Tessera needs")
+    found.do(_line(transform, 1.0, offset))
+
+
+def _read_contrast(found: Steps, transform: Component) -> None:
+    gamma = transform.number("gamma", None)
+    if gamma is None or gamma <= 0:
+        raise _unusable(transform, f"gamma {gamma}, but Tessera needs a number above 0")
+    if transform.literal("retain_stats", False):
+        raise _unusable(
+            transform, "retain_stats, which Tessera does not do: take it out of the file with the transform"
+        )
+    step = normalisation("gamma", gamma=gamma, eps=GAMMA_EPS, **found.together(transform, always=True))
+    turned = [_line(transform, -1.0, 0.0)] if transform.literal("invert_image", False) else []
+    found.do(*turned, step, *turned)
+
+
+def _read_histogram(found: Steps, transform: Component) -> None:
+    if transform.raw.get("mask") is not None or transform.raw.get("mask_key") is not None:
+        raise _unusable(transform, "a mask, but Tessera takes the histogram of all voxels")
+    bins, low, high = (
+        transform.number(name, default) for name, default in (("num_bins", 256), ("min", 0), ("max", 255))
+    )
+    if bins is None or low is None or high is None:
+        raise _unusable(transform, "no num_bins, min and max, which Tessera needs")
+    found.do(normalisation("equalise", bins=bins, low=low, high=high, **found.together(transform, always=True)))
+
+
+def _read_threshold(found: Steps, transform: Component) -> None:
+    at, fill = transform.number("threshold", None), transform.number("cval", 0.0)
+    if at is None or fill is None:
+        raise _unusable(transform, "no threshold, which Tessera needs")
+    found.do(normalisation("threshold", at=at, fill=fill, above=float(bool(transform.literal("above", True)))))
+
+
+def _read_clip(found: Steps, transform: Component) -> None:
+    if transform.literal("sharpness_factor", None) is not None:
+        raise _unusable(transform, "a sharpness_factor, but Tessera clips at values")
+    low, high = transform.number("lower", None), transform.number("upper", None)
+    percents = {"low": 0.0 if low is None else low, "high": 100.0 if high is None else high}
+    found.do(normalisation("clip-percentiles", **percents, **found.together(transform)))
+
+
+READERS: dict[str, Callable[[Steps, Component], None]] = allowed.MONAI_INTENSITIES.handled(
+    {
+        "AdjustContrast": _read_contrast,
+        "ClipIntensityPercentiles": _read_clip,
+        "HistogramNormalize": _read_histogram,
+        "NormalizeIntensity": _read_normalise,
+        "ScaleIntensity": _read_scale,
+        "ScaleIntensityRange": _read_scale_range,
+        "ScaleIntensityRangePercentiles": _read_scale_percentiles,
+        "ShiftIntensity": _read_shift,
+        "ThresholdIntensity": _read_threshold,
+    }
+)
+
+
+def _line(transform: Component, gain: float, offset: float) -> Normalisation:
+    """Return ``x * gain + offset``."""
+    if (gain, offset) == (1.0, 0.0):
+        return Normalisation()
+    if gain == 0:
+        raise _unusable(transform, "numbers that make all voxels alike")
+    if gain < 0:
+        return normalisation("linear", gain=gain, offset=offset)
+    return normalisation("fixed", mean=-offset / gain, std=1 / gain)
+
+
+def _per_channel(transform: Component, argument: str, channels: int) -> list[float] | None:
+    value = transform.literal(argument, None)
+    many = value if isinstance(value, list) else [value] * channels
+    if value is None:
+        return None
+    if len(many) != channels or not all(isinstance(one, int | float) for one in many):
+        raise _unusable(transform, f"{argument} {str(value)[:40]}, but Tessera needs one number, or one per channel")
+    return [float(one) for one in many]
+
+
+def _unusable(transform: Component, reason: str) -> ModelError:
+    return ModelError(f"{transform.config.label}: '{transform.where}', {transform.name[:40]}, has {reason}")

@@ -1,0 +1,174 @@
+"""Chains of normalisations, measured over whole volumes: equal to MONAI's transforms, step by step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from monai import transforms
+
+from napari_tessera.engine.source import ArraySource
+from napari_tessera.errors import ModelError
+from napari_tessera.models import normalise, pack
+from napari_tessera.models.normalisation import Chain, Normalisation, chain_of, normalisation
+from napari_tessera.models.normalise import measure_intensity
+from napari_tessera.models.spec import ModelSpec, WindowRule
+from napari_tessera.models.spec_file import read_model_file
+
+N = normalisation
+GAMMA = N("gamma", gamma=0.7, eps=1e-7)
+STEPS: dict[str, tuple[list[Normalisation], list[Any]]] = {
+    "gamma": ([GAMMA], [transforms.AdjustContrast(0.7)]),
+    "gamma of the inverse": (
+        [N("linear", gain=-1, offset=0), GAMMA, N("linear", gain=-1, offset=0)],
+        [transforms.AdjustContrast(0.7, invert_image=True)],
+    ),
+    "equalise": (
+        [N("equalise", bins=64, low=0, high=255, together=1)],
+        [transforms.HistogramNormalize(num_bins=64)],
+    ),
+    "threshold": ([N("threshold", at=60, fill=-2)], [transforms.ThresholdIntensity(60, cval=-2)]),
+    "threshold from above": (
+        [N("threshold", at=60, fill=70, above=0)],
+        [transforms.ThresholdIntensity(60, above=False, cval=70)],
+    ),
+    "clip at percentiles": (
+        [N("clip-percentiles", low=2.5, high=97, together=1)],
+        [transforms.ClipIntensityPercentiles(2.5, 97)],
+    ),
+    "clip at one percentile": (
+        [N("clip-percentiles", low=0, high=97, together=1)],
+        [transforms.ClipIntensityPercentiles(None, 97)],
+    ),
+    "clip at percentiles, zscore": (
+        [N("clip-percentiles", low=2.5, high=97), N("zscore")],
+        [
+            transforms.ClipIntensityPercentiles(2.5, 97, channel_wise=True),
+            transforms.NormalizeIntensity(channel_wise=True),
+        ],
+    ),
+    "nonzero": (
+        [N("threshold", at=40, fill=0), N("zscore", nonzero=1)],
+        [transforms.ThresholdIntensity(40), transforms.NormalizeIntensity(nonzero=True, channel_wise=True)],
+    ),
+    "nonzero of all channels": (
+        [N("threshold", at=40, fill=0), N("zscore", nonzero=1, together=1)],
+        [transforms.ThresholdIntensity(40), transforms.NormalizeIntensity(nonzero=True)],
+    ),
+    "nonzero with numbers": (
+        [N("threshold", at=40, fill=0), N("fixed", nonzero=1, mean=50, std=7)],
+        [
+            transforms.ThresholdIntensity(40),
+            transforms.NormalizeIntensity([50, 50], [7, 7], nonzero=True, channel_wise=True),
+        ],
+    ),
+    "zscore of all channels": ([N("zscore", together=1)], [transforms.NormalizeIntensity()]),
+    "minmax, gamma, zscore": (
+        [N("minmax", together=1), N("gamma", gamma=2, eps=1e-7, together=1), N("zscore", together=1)],
+        [transforms.ScaleIntensity(), transforms.AdjustContrast(2), transforms.NormalizeIntensity()],
+    ),
+    "shift, percentiles, shift, minmax": (
+        [
+            N("linear", gain=1, offset=3),
+            N("percentile", low=10, high=90, clip=0),
+            N("linear", gain=-3, offset=1),
+            N("minmax", together=1),
+        ],
+        [
+            transforms.ShiftIntensity(3),
+            transforms.ScaleIntensityRangePercentiles(10, 90, 0, 1, channel_wise=True),
+            transforms.ScaleIntensity(None, None, factor=-4),
+            transforms.ShiftIntensity(1),
+            transforms.ScaleIntensity(),
+        ],
+    ),
+}
+
+
+def volume_of(dtype: str) -> np.ndarray:
+    volume = np.random.default_rng(1).gamma(9, [[[[5]]], [[[8]]]], (2, 13, 11, 12))
+    return volume.clip(0, 255 if dtype == "uint8" else None).astype(dtype)
+
+
+def lazy(volume: np.ndarray, kind: str) -> Any:
+    if kind == "dask":
+        return pytest.importorskip("dask.array").from_array(volume, chunks=(1, 5, 4, 12))
+    if kind == "zarr":
+        stored = pytest.importorskip("zarr").create_array(
+            store={}, shape=volume.shape, chunks=(1, 5, 4, 12), dtype=volume.dtype
+        )
+        stored[:] = volume
+        return stored
+    return volume
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(normalise, "PIECE_VOXELS", 300)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kind"), [("float32", "numpy"), ("uint8", "dask"), ("float32", "dask"), ("uint16", "zarr")]
+)
+@pytest.mark.parametrize("name", STEPS)
+def test_steps_are_those_of_monai(name: str, dtype: str, kind: str) -> None:
+    steps, theirs = STEPS[name]
+    volume = volume_of(dtype)
+    expected: Any = torch.tensor(volume.astype(np.float32))
+    if "of the inverse" in name or ("gamma" in name and "together" not in str(steps)):
+        expected = torch.stack([transforms.Compose(theirs)(channel[None])[0] for channel in expected])
+    else:
+        expected = transforms.Compose(theirs)(expected)
+    found = measure_intensity(ArraySource(lazy(volume, kind), channel_axis=0), chain_of(steps))
+    expected = np.asarray(expected)
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(found.on_host(volume), expected, rtol=0, atol=3e-6 * scale)
+    windows = torch.tensor(volume.astype(np.float32))[None]
+    assert found.apply_(windows) is windows
+    np.testing.assert_allclose(windows[0].numpy(), expected, rtol=0, atol=3e-6 * scale)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "steps", "passes"),
+    [
+        ("float32", [N("zscore"), N("linear", gain=-2, offset=1), N("minmax"), N("zscore")], 1),
+        ("float32", [N("clip", low=20), N("zscore")], 1),
+        ("float32", [N("clip-percentiles", low=1, high=99), N("zscore"), N("gamma", gamma=2)], 2),
+        ("float32", [N("gamma", gamma=2), N("zscore"), N("equalise", bins=9, low=0, high=1)], 4),
+        ("uint8", [N("gamma", gamma=2), N("zscore"), N("equalise", bins=9, low=0, high=1)], 1),
+        ("uint8", [N("clip", low=20), N("sigmoid")], 0),
+    ],
+)
+def test_the_volume_is_read_as_often_as_statistics_do_not_follow(
+    dtype: str, steps: list[Normalisation], passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    whole = normalise._iter_pieces
+
+    def counted(source: Any) -> Any:
+        read.append(1)
+        return whole(source)
+
+    monkeypatch.setattr(normalise, "_iter_pieces", counted)
+    source = ArraySource(volume_of(dtype), channel_axis=0)
+    measure_intensity(source, chain_of(steps))
+    assert len(read) == passes
+    assert normalise.needs_values(source, chain_of(steps)) == (passes > 0)
+
+
+def test_a_chain_and_a_halo_come_back_from_a_file(tmp_path: Path) -> None:
+    chain = Chain((N("clip", low=3), N("zscore", nonzero=1)))
+    spec = ModelSpec("m", 3, 2, 1, WindowRule.free(3), (chain, N("gamma", gamma=2)), halo=(0, 8, 8))
+    path = tmp_path / "m.yaml"
+    path.write_text(yaml.safe_dump(pack._content(spec)))
+    assert read_model_file(path).to_spec() == spec
+
+
+def test_a_step_of_all_channels_must_be_at_one_place() -> None:
+    chains = Chain((N("clip", low=3), N("zscore", together=1))), N("zscore", together=1)
+    with pytest.raises(ModelError, match="step 1 of a normalisation is measured over all channels together"):
+        ModelSpec("m", 3, 2, 1, WindowRule.free(3), chains)

@@ -1,0 +1,82 @@
+"""Cropping in the session: counted as the most until it runs, results of the whole image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from napari_tessera.session import ImageInput, Session
+from napari_tessera.session.cost import passes_line
+from napari_tessera.session.mask import MaskInput
+from napari_tessera.session.task import Outputs
+
+SHAPE, BOX = (40, 60, 50), (slice(9, 33), slice(20, 52), slice(5, 31))
+
+
+@pytest.fixture
+def cropping(session: Session, network: Any, describe: Callable[..., Any]) -> Session:
+    session.shelf.use(describe(network).with_spec(crop="nonzero"))
+    return session
+
+
+def bright() -> ImageInput:
+    values = np.zeros(SHAPE, np.float32)
+    values[BOX] = 1
+    return ImageInput("image", values)
+
+
+def run(session: Session, drain_until: Any) -> list[Any]:
+    results: list[Any] = []
+    session.runner.result_ready.connect(results.append)
+    assert session.start_run(), session.problem
+    drain_until(session, lambda: not session.runner.active)
+    assert not session.runner.problem
+    return [result for result in results if result.final]
+
+
+@pytest.mark.parametrize("outputs", [Outputs(), Outputs(labels=True, probabilities=True)])
+def test_planned_as_the_most_and_run_in_the_box(cropping: Session, drain_until: Any, outputs: Outputs) -> None:
+    session = cropping
+    session.set_outputs(outputs)
+    session.set_images((bright(),))
+    drain_until(session, lambda: not session.planning)
+    assert session.plan is not None
+    line = passes_line(session.plan)
+    assert "up to" in line.text
+    assert "zero borders are cut off" in line.text
+    most = session.plan.forward_passes
+    (result,) = run(session, drain_until)
+    assert session.runner.plan is not None
+    assert session.runner.progress.done == session.runner.plan.forward_passes < most
+    assert "of 40 × 60 × 50 voxels 24 × 32 × 26 are not zero" in passes_line(session.runner.plan).tooltip
+    assert result.labels.shape == SHAPE
+    np.testing.assert_array_equal(result.labels > 0, bright().data > 0)
+    assert result.complete
+    if outputs.probabilities:
+        assert [channel[0, 0, 0] for channel in result.probabilities] == [1, 0]
+        assert result.probabilities[1].shape == SHAPE
+    assert result.provenance["crop"]["box"] == [[9, 33], [20, 52], [5, 31]]
+
+
+def test_a_mask_counts_in_the_box(cropping: Session, drain_until: Any) -> None:
+    values = np.zeros(SHAPE, np.uint8)
+    values[10:12, 21:23, 6:8] = 1
+    cropping.set_images((bright(),))
+    cropping.set_mask(MaskInput("mask", values))
+    drain_until(cropping, lambda: not cropping.planning)
+    (result,) = run(cropping, drain_until)
+    assert result.labels[10, 21, 6] == 1
+    assert not result.labels[~(bright().data > 0)].any()
+
+
+def test_an_empty_image_is_background(cropping: Session, drain_until: Any) -> None:
+    cropping.set_images((ImageInput("image", np.zeros(SHAPE, np.float32)),))
+    drain_until(cropping, lambda: not cropping.planning)
+    results = run(cropping, drain_until)
+    assert cropping.runner.plan is not None
+    assert cropping.runner.plan.forward_passes == 0
+    assert any("0 everywhere" in hint for hint in cropping.runner.plan.hints)
+    assert [bool(result.labels.any()) for result in results] == [False]
