@@ -206,7 +206,7 @@ def test_an_encrypted_entry(archive: Path) -> None:
 def test_no_weights_and_no_plans(archive: Path) -> None:
     with zipfile.ZipFile(archive) as opened:
         files = {name: opened.read(name) for name in opened.namelist()}
-    for left_out, said in ((WEIGHTS, "has no weights: there is no fold_*"), (PLANS, "has the ending '.zip'")):
+    for left_out, said in ((WEIGHTS, "has no weights: there is no fold_*"), (PLANS, "is a zip without")):
         with zipfile.ZipFile(archive, "w") as opened:
             for name, content in files.items():
                 if name != left_out:

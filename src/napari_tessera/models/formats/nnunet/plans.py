@@ -193,7 +193,9 @@ def _read_json(trained: TrainedFolder, name: str) -> Any:
     try:
         return json.loads(content.decode())
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"cannot read {trained.label(name)}, the file may be cut short ({error}): get it again") from error
+        raise ModelError(
+            f"cannot read {trained.label(name)}, the file may be cut short ({error}): get it again"
+        ) from error
 
 
 def _parse(kind: type[Kind], content: Any, path: Path) -> Kind:
