@@ -278,6 +278,42 @@ def test_as_many_masks_as_channels(folder: Folder) -> None:
         load_model(folder(plans(use_mask_for_norm=[True, True])))
 
 
+@pytest.mark.parametrize(
+    ("plan", "reader", "said"),
+    [
+        (plans(spacing=[0.05, 0.01, 0.02]), "Tiff3DIO", "0.05 x 0.01 x 0.02 (z y x) in a unit that Tiff3DIO does not"),
+        ({**plans(spacing=[9, 0.5, 0.25]), "transpose_forward": [2, 0, 1]}, "Tiff3DIO", "0.5 x 0.25 x 9 (z y x)"),
+        (plans(spacing=[1, 1, 1]), "Tiff3DIO", "or nothing said one and nnU-Net took 1, so it is not taken over"),
+        (plans(2, spacing=[2, 3]), "MyReader", "2 x 3 (y x) in a unit that MyReader does not know,"),
+        (plans(2, spacing=[1, 1]), "NaturalImage2DIO", "trained on pixels, whatever their size: its spacing is 1 x 1,"),
+    ],
+)
+def test_spacing_without_a_unit_is_told_and_not_taken_over(
+    folder: Folder, plan: dict[str, Any], reader: str, said: str
+) -> None:
+    model = load_model(folder({**plan, "image_reader_writer": reader}))
+    assert model.spec.voxel_size_um is None
+    (note,) = (note for note in model.notes if "spacing" in note)
+    assert said in note
+    assert "set resolution to it" in note
+    assert "--resolution" in note
+
+
+def test_the_resolution_in_the_note_resamples(folder: Folder) -> None:
+    plan = {**plans(spacing=[0.5, 0.25, 0.1]), "image_reader_writer": "Tiff3DIO", "transpose_forward": [2, 0, 1]}
+    model = load_model(folder(plan))
+    (note,) = (note for note in model.notes if "--resolution" in note)
+    said = note.partition("--resolution ")[2].split()[0]
+    assert said == "0.25,0.1,0.5"
+    shape, size = (16, 24, 30), (0.5, 0.1, 0.25)
+    (before,) = nt.plan(shape, model, nt.Settings(device="cpu"), voxel_size_um=size).volumes
+    assert before.resampling is None
+    given = nt.Settings(device="cpu", resolution=tuple(map(float, said.split(","))))
+    (after,) = nt.plan(shape, model, given, voxel_size_um=size).volumes
+    assert after.resampling is not None
+    assert after.resampling.shape == (32, 24, 15)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which files are mapped")
 def test_weights_stay_in_the_file(folder: Folder) -> None:
     path = the_checkpoint(folder())
@@ -377,7 +413,8 @@ def test_plans_that_are_wrong(folder: Folder, change: dict[str, Any], said: str)
         ({"normalization_schemes": ["MyNormalization"]}, "normalisation scheme 'MyNormalization'"),
         ({"patch_size": [9, 16, 16]}, "window default"),
         ({"patch_size": [16]}, "the patch has 1 axes"),
-        ({"spacing": [0.0, 1.0, 1.0]}, "voxel_size_um"),
+        ({"spacing": [0.0, 1.0, 1.0]}, "the spacing is (0.0, 1.0, 1.0)"),
+        ({"spacing": [1.0, 1.0]}, "the network has 3 axes"),
     ],
 )
 def test_configurations_that_are_wrong(folder: Folder, change: dict[str, Any], said: str) -> None:
