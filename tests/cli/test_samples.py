@@ -8,6 +8,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from napari_tessera.models.formats.registry import FORMATS
 from napari_tessera.volumes import open_tiff
 
 Tessera = Callable[..., Any]
-SETTINGS = nt.Settings(overlap=0.25, sw_batch_size=2, device="cpu")
 OPTIONS = ("--overlap", 0.25, "--sw-batch-size", 2, "--device", "cpu", "-q")
 
 
@@ -107,9 +107,10 @@ def test_it_runs_with_the_results_of_python(tessera: Tessera, printed: Commands,
         assert not labels.exists()
     assert tessera(*run).code == 0
     loaded, volume = nt.load_model(model, trust=True), tifffile.imread(image)
-    np.testing.assert_array_equal(tifffile.imread(labels), nt.segment(volume, loaded, SETTINGS))
+    settings = replace(loaded.suggested_settings(), overlap=0.25, sw_batch_size=2, device="cpu")
+    np.testing.assert_array_equal(tifffile.imread(labels), nt.segment(volume, loaded, settings))
 
     assert tessera(*run, "--probabilities", "--probability-type", "float32", "--overwrite").code == 0
-    kept, expected = open_tiff(labels), nt.predict(volume, loaded, SETTINGS)
+    kept, expected = open_tiff(labels), nt.predict(volume, loaded, settings)
     assert kept.axes == "C" + "ZYX"[-volume.ndim :]
     np.testing.assert_array_equal(np.asarray(kept.data), expected)
