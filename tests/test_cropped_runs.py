@@ -183,6 +183,7 @@ def test_a_stopped_run_is_put_back_too(model: nt.Model, volume: np.ndarray) -> N
 def test_a_packed_model_crops_and_masks_as_before(model: nt.Model, tmp_path: Path) -> None:
     from tests.models.sample_tessera import make  # a network that can be rebuilt
 
+    (tmp_path / "given").mkdir()
     sample = nt.load_model(make(tmp_path / "given").path)
     changed = sample.with_spec(crop="nonzero", normalisation=MASKED)
     again = nt.load_model(pack(changed, tmp_path / "packed.yaml")[0])

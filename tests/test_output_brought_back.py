@@ -18,6 +18,7 @@ from napari_tessera.engine.events import PassFinished
 from napari_tessera.engine.grid import WindowGrid
 from napari_tessera.engine.intensity import IntensityMap
 from napari_tessera.engine.interpolation import ResamplingScheme
+from napari_tessera.engine.normalised import NormalisedSource
 from napari_tessera.engine.source import ArraySource
 from napari_tessera.models.spec import Normalisation
 from napari_tessera.pipeline import iter_results
@@ -211,7 +212,7 @@ def test_the_plan_counts_what_normalising_first_takes(dtype: str) -> None:
     grid = WindowGrid.regular((60, 180, 240), (60, 64, 64), 0.5)
     resampling = Resampling(image.shape, (1.0,) * 3, grid.shape, (1.0,) * 3, SCHEME)
     intensity = IntensityMap((3.0,), (0.5,), (-np.inf,), (100.0,))
-    source = resampling.normalised(Copied(image), intensity)
+    source = resampling.wrap(NormalisedSource(Copied(image), intensity))
     tracemalloc.start()
     source.read((slice(None),) * 3)
     _, peak = tracemalloc.get_traced_memory()

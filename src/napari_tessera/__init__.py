@@ -22,7 +22,7 @@ from napari_tessera.errors import (
 )
 
 if TYPE_CHECKING:
-    from napari_tessera.api import find_occupied, plan, predict, segment
+    from napari_tessera.api import find_crop, find_occupied, plan, predict, segment
     from napari_tessera.engine.events import CancelToken
     from napari_tessera.engine.grid import WindowGrid
     from napari_tessera.engine.settings import Settings
@@ -56,6 +56,7 @@ __all__ = [
     "__version__",
     "autotune",
     "calibrate",
+    "find_crop",
     "find_occupied",
     "load_model",
     "plan",
@@ -72,6 +73,7 @@ _HOME = {
     "WindowGrid": "engine.grid",
     "autotune": "tuning",
     "calibrate": "tuning",
+    "find_crop": "api",
     "find_occupied": "api",
     "load_model": "models.load",
     "plan": "api",

@@ -464,7 +464,7 @@ def test_model_errors(tessera: Tessera, image: Path, tmp_path: Path) -> None:
     assert (ended.code, "did you mean 'bundled'?" in ended.err) == (3, True)
     (tmp_path / "cut.pt").write_bytes(b"PK")
     ended = tessera("run", image, "-o", tmp_path / "a.tif", "-m", tmp_path / "cut.pt", "--trust")
-    assert (ended.code, "cannot open" in ended.err) == (3, True)
+    assert (ended.code, "no TorchScript" in ended.err) == (3, True)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import shlex
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,11 @@ from tests.models.make_samples import SAMPLES
 
 import napari_tessera as nt
 from napari_tessera.models.formats.registry import FORMATS
+from napari_tessera.models.suggestions import with_views_of
 from napari_tessera.volumes import open_tiff
 
 Tessera = Callable[..., Any]
+SETTINGS = nt.Settings(overlap=0.25, sw_batch_size=2, device="cpu")
 OPTIONS = ("--overlap", 0.25, "--sw-batch-size", 2, "--device", "cpu", "-q")
 
 
@@ -107,7 +108,7 @@ def test_it_runs_with_the_results_of_python(tessera: Tessera, printed: Commands,
         assert not labels.exists()
     assert tessera(*run).code == 0
     loaded, volume = nt.load_model(model, trust=True), tifffile.imread(image)
-    settings = replace(loaded.suggested_settings(), overlap=0.25, sw_batch_size=2, device="cpu")
+    settings = with_views_of(SETTINGS, loaded.spec)  # as the command line begins
     np.testing.assert_array_equal(tifffile.imread(labels), nt.segment(volume, loaded, settings))
 
     assert tessera(*run, "--probabilities", "--probability-type", "float32", "--overwrite").code == 0

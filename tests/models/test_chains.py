@@ -165,7 +165,7 @@ def test_a_chain_and_a_halo_come_back_from_a_file(tmp_path: Path) -> None:
     spec = ModelSpec("m", 3, 2, 1, WindowRule.free(3), (chain, N("gamma", gamma=2)), halo=(0, 8, 8))
     path = tmp_path / "m.yaml"
     path.write_text(yaml.safe_dump(pack._content(spec)))
-    assert read_model_file(path).to_spec() == spec
+    assert read_model_file(path).spec == spec
 
 
 def test_a_step_of_all_channels_must_be_at_one_place() -> None:

@@ -8,14 +8,21 @@ import pickle
 import sys
 import tracemalloc
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tests.models.sample_nnunet import checkpoint, dataset, make, make_network, plans, write_folder
+from tests.models.sample_nnunet import (
+    checkpoint,
+    dataset,
+    make,
+    make_network,
+    plans,
+    write_folder,
+)
 
 import napari_tessera as nt
 from napari_tessera.errors import ModelError
@@ -381,6 +388,43 @@ def test_several_trained_folders(tmp_path: Path) -> None:
         make(tmp_path / "results" / name)
     with pytest.raises(ModelError, match=r"2 trained nnU-Net folders .*name the one to open"):
         load_model(tmp_path / "results")
+
+
+def zip_of(path: Path, files: Mapping[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+ZIPPED = {"a/plans.json": b"{}", "a/dataset.json": b"{}"}
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (ZIPPED, r"model\.zip/a/plans\.json .*"),
+        (
+            ZIPPED | {"b/plans.json": b"{}", "b/dataset.json": b"{}"},
+            r"2 trained nnU-Net folders \(a, b\): name",
+        ),
+        (ZIPPED | {"../escape": b""}, r"'\.\./escape'"),
+        (ZIPPED | {"a/plans.json": b"[" * 10**5}, r"model\.zip/a/plans\.json"),
+    ],
+)
+def test_what_is_wrong_with_a_zip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, bytes], said: str
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    path = zip_of(tmp_path / "model.zip", files)
+    for act in (load_model, describe_model):
+        with pytest.raises(ModelError, match=said) as refused:
+            act(path)
+        assert str(scratch) not in str(refused.value)
+    assert not list(scratch.iterdir())
+    assert sorted(tmp_path.iterdir()) == [path, scratch]
 
 
 def test_a_cascade_is_refused(folder: Folder) -> None:

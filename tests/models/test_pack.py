@@ -206,6 +206,26 @@ def connectomics(folder: Path, network: torch.nn.Module, model: dict[str, Any]) 
     return sample_connectomics.write(folder, network, config, callbacks=callbacks)
 
 
+def test_a_line_after_a_packages_network_and_its_chain_survive(package: Path, tmp_path: Path) -> None:
+    chain = [{"id": "clip", "kwargs": {"min": 0.0}}, {"id": "scale_linear", "kwargs": {"gain": 0.5, "offset": 0.25}}]
+    line = {"id": "scale_linear", "kwargs": {"gain": -2.0, "offset": 0.5}}
+    change(package, merge(inputs__0__preprocessing=[*chain, {"id": "sigmoid"}]))
+    plain = nt.load_model(package)
+    change(package, merge(outputs__0__postprocessing=[line, {"id": "sigmoid"}]))
+    model = nt.load_model(package)
+    path = packed(model, tmp_path / "to")
+    again = check_the_same(model, path)
+    windows = torch.rand(1, 1, *model.spec.window.default)
+    with torch.inference_mode():
+        torch.testing.assert_close(again.network(windows), -2 * plain.network(windows) + 0.5)
+    channels = model.spec.out_channels
+    assert yaml.safe_load(path.read_text())["around"][-1] == {
+        "do": "line",
+        "gain": [-2.0] * channels,
+        "offset": [0.5] * channels,
+    }
+
+
 def test_the_choice_of_averaged_weights_survives(tmp_path: Path) -> None:
     from napari_tessera.models.formats.connectomics.format import FORMAT
 

@@ -7,51 +7,9 @@ row has been checked for it. ``docs/models.md`` shows the table; `tests.models.a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import TypeVar
+from napari_tessera.models.names import Names
 
 __all__ = ["TABLE", "Names"]
-
-Handler = TypeVar("Handler")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Names:
-    """One kind of name: a row of the table.
-
-    Parameters
-    ----------
-    kind
-        What is named, for people.
-    formats
-        Which formats may say it, each by its `ModelFormat.name`.
-    names
-        What each name becomes; in the order in which error messages list them.
-    reviewed
-        Why it is safe: what was checked for each of the names.
-    """
-
-    kind: str
-    formats: tuple[str, ...]
-    names: Mapping[str, str]
-    reviewed: str
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "names", MappingProxyType(dict(self.names)))
-
-    def handled(self, handlers: Mapping[str, Handler]) -> dict[str, Handler]:
-        """Return *handlers*, which must be for exactly the names of this row, in its order.
-
-        Raises
-        ------
-        LookupError
-            If a name lacks its handler, or a handler its name: so that neither is there without the other.
-        """
-        if differing := sorted(handlers.keys() ^ self.names.keys()):
-            raise LookupError(f"{self.kind}: {', '.join(differing)} must be both in the reviewed table and handled")
-        return {name: handlers[name] for name in self.names}
 
 
 def _itself(*names: str) -> dict[str, str]:

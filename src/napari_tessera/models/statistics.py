@@ -34,6 +34,8 @@ class Moments:
     def add(self, values: npt.NDArray[Any]) -> None:
         """Add *values*, (C, n)."""
         n = values.shape[1]
+        if n == 0:
+            return
         mean = values.mean(axis=1, dtype=np.float64)
         squares = values.var(axis=1, dtype=np.float64) * n
         self._join(n, mean, squares, values.min(axis=1), values.max(axis=1))
