@@ -29,7 +29,10 @@ PAGES = {
     "onnx": ("onnx", "cells.onnx"),
 }
 # What else a page has commands for.
-MORE = {"pytorch-connectomics": ("connectomics-v1", "outputs/mitoem/checkpoint_100000.pth.tar")}
+MORE = {
+    "pytorch-connectomics": ("connectomics-v1", "outputs/mitoem/checkpoint_100000.pth.tar"),
+    "nnunet": ("nnunet-zip", "exported.zip"),
+}
 
 
 def test_every_format_has_a_page() -> None:

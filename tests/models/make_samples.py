@@ -121,7 +121,7 @@ SAMPLES = {
     "monai-zip": Recipe("monai_bundle", _zipped_bundle),
     "nnunet-2d": Recipe("nnunet", _folds(2), needs=sample_nnunet.NEEDS, image="plane.tif"),
     "nnunet-3d": Recipe("nnunet", _folds(3), needs=sample_nnunet.NEEDS),
-    "nnunet-zip": Recipe("nnunet", sample_nnunet.make_zip, needs=sample_nnunet.NEEDS),
+    "nnunet-zip": Recipe("nnunet", lambda folder: sample_nnunet.make_zip(folder).path, needs=sample_nnunet.NEEDS),
     "bioimageio-folder": Recipe(
         "bioimageio", lambda folder: sample_bioimageio.make(folder).path, needs=sample_bioimageio.NEEDS
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,39 @@ import numpy as np
 import torch
 from tests.models.sample import IN_CHANNELS, OUT_CHANNELS, Sample
 
-__all__ = ["NEEDS", "checkpoint", "dataset", "make", "make_folds", "make_network", "make_zip", "plans", "write_folder"]
+__all__ = [
+    "NEEDS",
+    "checkpoint",
+    "dataset",
+    "make",
+    "make_folds",
+    "make_network",
+    "make_zip",
+    "plans",
+    "write_folder",
+    "zipped",
+]
 
 NEEDS = ("dynamic_network_architectures",)
 CONFIGURATION = "3d_fullres"
+# Of the foreground of the training images.
+INTENSITIES = {
+    "max": 255.0,
+    "mean": 100.0,
+    "median": 101.0,
+    "min": 0.0,
+    "percentile_00_5": 50.0,
+    "percentile_99_5": 180.0,
+    "std": 20.0,
+}
 _UNET = "dynamic_network_architectures.architectures.unet"
 
 
 def plans(dims: int = 3, **changes: Any) -> dict[str, Any]:
-    """Return plans for a network with two poolings in every axis but one; *changes* go to its configuration."""
+    """Return plans as nnU-Net's planner writes them, for a network with two poolings in every axis but one.
+
+    *changes* go to its configuration, of which there is one: real plans have others beside it.
+    """
     features = [4, 8, 8]
     arguments = {
         "n_stages": 3,
@@ -38,31 +63,48 @@ def plans(dims: int = 3, **changes: Any) -> dict[str, Any]:
         "nonlin_kwargs": {"inplace": True},
     }
     configuration = {
-        "data_identifier": "nnUNetPlans_x",
+        "data_identifier": f"nnUNetPlans_{CONFIGURATION if dims == 3 else '2d'}",
         "preprocessor_name": "DefaultPreprocessor",
         "batch_size": 2,
         "patch_size": [8, 16, 16] if dims == 3 else [16, 16],
+        "median_image_size_in_voxels": [20.0, 64.0, 64.0][-dims:],
         "spacing": [0.003, 0.001, 0.001][-dims:],
         "normalization_schemes": ["ZScoreNormalization"],
         "use_mask_for_norm": [False],
+        **resampling(),
         "architecture": {
             "network_class_name": f"{_UNET}.PlainConvUNet",
             "arch_kwargs": arguments,
             "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
         },
+        "batch_dice": dims == 2,
         **changes,
     }
     return {
         "dataset_name": "Dataset901_Cells",
         "plans_name": "nnUNetPlans",
+        "original_median_spacing_after_transp": [0.003, 0.001, 0.001],
+        "original_median_shape_after_transp": [20, 64, 64],
         "image_reader_writer": "SimpleITKIO",
         "transpose_forward": [0, 1, 2],
         "transpose_backward": [0, 1, 2],
-        "label_manager": "LabelManager",
         "configurations": {CONFIGURATION if dims == 3 else "2d": configuration},
-        "foreground_intensity_properties_per_channel": {
-            "0": {"mean": 100.0, "std": 20.0, "percentile_00_5": 50.0, "percentile_99_5": 180.0, "max": 255.0}
-        },
+        "experiment_planner_used": "ExperimentPlanner",
+        "label_manager": "LabelManager",
+        "foreground_intensity_properties_per_channel": {"0": dict(INTENSITIES)},
+    }
+
+
+def resampling() -> dict[str, Any]:
+    """Return the functions and arguments with which nnU-Net resamples unless its user planned otherwise."""
+    arguments = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
+    return {
+        "resampling_fn_data": "resample_data_or_seg_to_shape",
+        "resampling_fn_seg": "resample_data_or_seg_to_shape",
+        "resampling_fn_data_kwargs": arguments,
+        "resampling_fn_seg_kwargs": {**arguments, "is_seg": True, "order": 1},
+        "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
+        "resampling_fn_probabilities_kwargs": {**arguments, "order": 1},
     }
 
 
@@ -149,6 +191,23 @@ def make(folder: Path) -> Sample:
     return Sample(path, network)
 
 
+def zipped(path: Path, *folders: Path) -> Path:
+    """Write trained *folders* into the zip *path* as nnU-Net exports it: compressed, in the folder of a dataset."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for folder in folders:
+            for file in sorted(folder.rglob("*.*")):
+                archive.write(file, f"Dataset901_Cells/{folder.name}/{file.relative_to(folder).as_posix()}")
+    return path
+
+
+def make_zip(folder: Path) -> Sample:
+    """Write one trained fold as a zip into *folder*, and leave nothing beside it."""
+    sample = make(folder)
+    path = zipped(folder / "cells.zip", sample.path)
+    shutil.rmtree(sample.path)
+    return Sample(path, sample.network)
+
+
 class _Mean(torch.nn.Module):
     """The mean of what several networks say."""
 
@@ -168,14 +227,3 @@ def make_folds(folder: Path, dims: int) -> Sample:
     folds = [checkpoint(network, plan) for network in networks]
     path = write_folder(folder / f"nnUNetTrainer__nnUNetPlans__{name}", plan, dataset(), folds)
     return Sample(path, _Mean(networks).eval())
-
-
-def make_zip(folder: Path) -> Path:
-    """Return folds of a 3D network in a zip, with the folders around them that nnU-Net's export writes."""
-    trained = make_folds(folder, 3).path
-    place = folder / "zipped" / "nnUNet_results" / "Dataset001_Cells"
-    place.mkdir(parents=True)
-    shutil.move(trained, place / "nnUNetTrainer__nnUNetPlans__3d_fullres")
-    archive = shutil.make_archive(str(folder / "exported"), "zip", folder / "zipped")
-    shutil.rmtree(folder / "zipped")
-    return Path(archive)

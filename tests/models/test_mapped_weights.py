@@ -58,10 +58,11 @@ def test_weights_are_mapped_from_their_file(written: tuple[Path, Path, torch.nn.
 
 @needs_maps
 def test_weights_from_a_zip_are_mapped_from_a_copy_that_is_gone(tmp_path: Path) -> None:
-    from tests.models import sample_bioimageio, sample_monai_bundle
+    from tests.models import sample_bioimageio, sample_monai_bundle, sample_nnunet
 
     bioimageio = sample_bioimageio.zipped(sample_bioimageio.make(tmp_path).path)
-    for path in (sample_monai_bundle.make_zip(tmp_path / "monai").path, bioimageio):
+    nnunet = sample_nnunet.make_zip(tmp_path / "nnunet").path
+    for path in (sample_monai_bundle.make_zip(tmp_path / "monai").path, bioimageio, nnunet):
         model = nt.load_model(path)
         (behind,) = {file_behind(tensor) for tensor in tensors_of(model)}
         assert "tessera-" in behind

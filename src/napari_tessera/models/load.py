@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from napari_tessera.errors import ModelError, UntrustedModelError, nearest
 from napari_tessera.models.folder import user_models
-from napari_tessera.models.formats.registry import MODEL_SUFFIXES, find_format
+from napari_tessera.models.formats.registry import MODEL_SUFFIXES, find_format, leads_into_zip
 from napari_tessera.models.trust import TrustStore, fingerprint
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def _find(model: str | Path) -> tuple[ModelFormat, Path]:
         path = Path(model).expanduser()
     except RuntimeError as error:  # a home folder of nobody
         raise ModelError(f"there is no model {model}: {error}") from error
-    if not path.exists():
+    if not path.exists() and not leads_into_zip(path):
         own = user_models()
         if str(model) not in own:
             raise ModelError(f"there is no model {model}{nearest(str(model), [BUNDLED, *bundled_models(), *own])}")

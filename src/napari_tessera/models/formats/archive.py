@@ -13,7 +13,7 @@ from typing import IO
 
 from napari_tessera.errors import ModelError
 
-__all__ = ["copy_entry", "inside", "open_archive", "read_bounded", "read_entry"]
+__all__ = ["copy_entry", "inside", "open_archive", "read_bounded", "read_entry", "split_at_zip"]
 
 MAX_ENTRIES = 100_000
 # Weights hardly shrink in a zip; what grows more than this on the way out is no network. Deflate can reach 1032.
@@ -53,6 +53,18 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
             if stat.S_ISLNK(entry.external_attr >> 16):
                 raise ModelError(f"{path} holds a link, '{entry.filename[:80]}': put a copy in its place")
         yield archive
+
+
+def split_at_zip(path: Path) -> tuple[Path, str]:
+    """Return the zip that *path* is or leads into, and the folder in it, which ends with "/"; "" is all of it.
+
+    A path that leads into none is returned as it is.
+    """
+    for above in (path, *path.parents):
+        if above.suffix.lower() == ".zip" and above.is_file():
+            place = path.relative_to(above).as_posix()
+            return above, "" if place == "." else f"{place}/"
+    return path, ""
 
 
 def read_entry(archive: zipfile.ZipFile, name: str, *, label: str, limit: int) -> bytes:

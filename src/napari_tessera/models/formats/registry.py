@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from napari_tessera.errors import ModelError
+from napari_tessera.models.formats.archive import split_at_zip
 from napari_tessera.models.formats.contents import Content, look, names_in_zip, refuse_no_model
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ __all__ = [
     "Entry",
     "description_beside",
     "find_format",
+    "leads_into_zip",
     "model_stem",
 ]
 
@@ -45,12 +47,15 @@ class Entry:
     markers
         Names of which a folder or a zip holds all, at one level near its top. A file of such a name stands for its
         folder.
+    in_zips
+        Whether a path may lead to one of several packages in a zip: ``models.zip/one``.
     """
 
     module: str
     suffixes: tuple[str, ...] = ()
     contents: tuple[Content, ...] = ()
     markers: tuple[str, ...] = ()
+    in_zips: bool = False
 
     def open(self) -> ModelFormat:
         """Return the format."""
@@ -61,7 +66,7 @@ class Entry:
 # The first row that suits a file counts: packages before single files.
 FORMATS = (
     Entry("monai_bundle.format", markers=("configs/metadata.json",)),
-    Entry("nnunet.format", markers=("plans.json", "dataset.json")),
+    Entry("nnunet.format", markers=("plans.json", "dataset.json"), in_zips=True),
     Entry("bioimageio.format", markers=("bioimageio.yaml",)),
     Entry("bioimageio.format", markers=("rdf.yaml",)),
     Entry("tessera_file", suffixes=(".safetensors", ".yaml", ".yml"), contents=(Content.SAFETENSORS,)),
@@ -92,7 +97,7 @@ PROGRAM = ".program"
 # Of file names that an error lists.
 MOST_NAMED = 5
 # Folders between the top of a package and its markers, such as that of its name.
-DEEPEST = 3
+DEEPEST = 4
 
 
 def find_format(path: Path) -> tuple[ModelFormat, Path]:
@@ -105,6 +110,8 @@ def find_format(path: Path) -> tuple[ModelFormat, Path]:
     """
     if path.is_dir():
         return _find_in_folder(path)
+    if leads_into_zip(path):
+        return _find_in_zip(path), path
     if not path.is_file():
         raise ModelError(f"{path} is neither a file nor a folder: name the file or the folder of a model")
     if description_beside(path) is not None:
@@ -126,6 +133,11 @@ def description_beside(path: Path) -> Path | None:
     name, mark, _ = path.name.partition(f"{PROGRAM}.")
     description = path.with_name(f"{name}.yaml")
     return description if name and mark and description.is_file() else None
+
+
+def leads_into_zip(path: Path) -> bool:
+    """Whether *path* is that of a folder in a zip, ``models.zip/one``, of which the disk knows nothing."""
+    return not path.exists() and split_at_zip(path)[0] != path
 
 
 def model_stem(path: Path) -> str:
@@ -189,6 +201,18 @@ def _find_in_folder(folder: Path) -> tuple[ModelFormat, Path]:
         f"{folder} is a folder without a model: name one that holds a file of {', '.join(MODEL_SUFFIXES)}, or "
         f"{_all_markers()}{shards}"
     )
+
+
+def _find_in_zip(path: Path) -> ModelFormat:
+    """Return the format of the folder in a zip to which *path* leads."""
+    archive, place = split_at_zip(path)
+    names = frozenset(name for name in names_in_zip(archive) or () if name.startswith(place))
+    if not names:
+        raise ModelError(f"{archive} holds no folder '{place.rstrip('/')}': name one that it holds, or the zip itself")
+    for entry in FORMATS:
+        if entry.in_zips and _holds(names, entry.markers):
+            return entry.open()
+    raise ModelError(f"{path} is no package that opens from within a zip: open {archive} itself, or unpack it")
 
 
 def _models_in(folder: Path) -> list[Path]:

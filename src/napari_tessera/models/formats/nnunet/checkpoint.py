@@ -13,6 +13,8 @@ from napari_tessera.models.formats.tensors_only import dense_tensors, read_tenso
 if TYPE_CHECKING:
     import torch
 
+    from napari_tessera.models.formats.nnunet.package import TrainedFolder
+
 __all__ = ["Checkpoint", "read_checkpoint"]
 
 
@@ -39,7 +41,7 @@ class Checkpoint:
     Parameters
     ----------
     path
-        Of the file.
+        Of the file, for people: it may lead through a zip.
     configuration
         Which of the plans' configurations it was trained for.
     trainer
@@ -57,15 +59,17 @@ class Checkpoint:
     weights: dict[str, torch.Tensor]
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Open the checkpoint *path*.
+def read_checkpoint(trained: TrainedFolder, name: str) -> Checkpoint:
+    """Open the checkpoint *name* of a trained folder.
 
     Raises
     ------
     ModelError
         If it is cut short, holds more than data, or lacks what nnU-Net writes.
     """
-    content = read_tensors_only(path, str(path), stand_in=_stand_in, needs_zip=True)
+    path = trained.label(name)
+    with trained.on_disk(name) as file:
+        content = read_tensors_only(file, str(path), stand_in=_stand_in, needs_zip=True, mapped=trained.is_mappable)
     try:
         arguments, weights = content["init_args"], content["network_weights"]
         configuration, trainer = arguments["configuration"], content.get("trainer_name", "")

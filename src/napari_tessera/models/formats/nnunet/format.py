@@ -10,12 +10,13 @@ from napari_tessera.errors import ModelError
 from napari_tessera.models.empty_network import StoredWeights
 from napari_tessera.models.formats.base import Description, Risk
 from napari_tessera.models.formats.nnunet.checkpoint import Checkpoint, read_checkpoint
-from napari_tessera.models.formats.nnunet.folder import CHECKPOINTS, DATASET, PLANS, open_folder
 from napari_tessera.models.formats.nnunet.network import FoldAverage, Reordered, build_network
+from napari_tessera.models.formats.nnunet.package import DATASET, PLANS, TrainedFolder, open_trained_folder
 from napari_tessera.models.formats.nnunet.plans import Architecture, read_dataset, read_plans
 from napari_tessera.models.formats.nnunet.spec import axis_order, iter_notes, make_spec, read_outputs
 from napari_tessera.models.formats.state_dict import fill
 from napari_tessera.models.model import Model
+from napari_tessera.models.network_file import MOST_FOLDS
 
 if TYPE_CHECKING:
     import torch
@@ -24,9 +25,12 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMAT", "NnUNetFolder"]
 
+# The first of these that any fold has is used of all folds, as nnU-Net does.
+CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
+
 
 class NnUNetFolder:
-    """What nnU-Net v2 leaves of a training: plans.json, dataset.json and one folder per fold."""
+    """What nnU-Net v2 leaves of a training: plans.json, dataset.json and one folder per fold; also in a zip."""
 
     name = "nnU-Net folder"
 
@@ -36,10 +40,9 @@ class NnUNetFolder:
 
     def describe(self, path: Path) -> Description:
         """Return what the plans and the heads of the checkpoints in *path* say."""
-        with open_folder(path) as folder:
-            found = _read(folder)
+        found = _read(path, heads_only=True)
         network = found.architecture.network_class_name.rpartition(".")[2]
-        folds = len(found.checkpoints)
+        folds = found.folds
         return Description(found.spec, f"{network} (mean of {folds} folds)" if folds > 1 else network, found.notes)
 
     def load(self, path: Path) -> Model:
@@ -50,9 +53,8 @@ class NnUNetFolder:
         ModelError
             If a file is missing, malformed, holds more than data, or does not fit the others.
         """
-        with open_folder(path) as folder:
-            found = _read(folder)
-            folds = [_build(found, checkpoint) for checkpoint in found.checkpoints]
+        found = _read(path)
+        folds = [_build(found, checkpoint) for checkpoint in found.checkpoints]
         network = folds[0] if len(folds) == 1 else FoldAverage(folds)
         if found.order != tuple(sorted(found.order)):
             network = Reordered(network, found.order)
@@ -64,25 +66,30 @@ FORMAT = NnUNetFolder()
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """All that a folder says."""
+    """All that a folder says; *checkpoints* are empty where only their heads were asked for."""
 
     folder: Path
     spec: ModelSpec
     architecture: Architecture
     order: tuple[int, ...]
+    folds: int
     checkpoints: tuple[Checkpoint, ...]
     notes: tuple[str, ...]
 
 
-def _read(folder: Path) -> _Found:
-    plans, dataset = read_plans(folder / PLANS), read_dataset(folder / DATASET)
+def _read(path: Path, *, heads_only: bool = False) -> _Found:
+    trained = open_trained_folder(path)
+    folder, plans_label = trained.label(), trained.label(PLANS)
+    plans, dataset = read_plans(trained), read_dataset(trained)
     if plans.label_manager != "LabelManager":
         raise ModelError(
-            f"{folder / PLANS} has the label manager '{plans.label_manager}', whose code says what the channels mean; "
+            f"{plans_label} has the label manager '{plans.label_manager}', whose code says what the channels mean; "
             f"Tessera knows only nnU-Net's own"
         )
-    files, left_out = _find_checkpoints(folder)
-    checkpoints = tuple(read_checkpoint(file) for file in files)
+    files, left_out = _find_checkpoints(trained)
+    # To read the head of a checkpoint in a zip is to unpack it: one tells enough, and opening them all compares them.
+    read = files[:1] if heads_only and trained.is_zip else files
+    checkpoints = tuple(read_checkpoint(trained, file) for file in read)
     first = checkpoints[0]
     for other in checkpoints[1:]:
         if (other.configuration, other.trainer) != (first.configuration, first.trainer):
@@ -90,15 +97,16 @@ def _read(folder: Path) -> _Found:
                 f"{first.path} is of {first.configuration} by {first.trainer} and {other.path} of "
                 f"{other.configuration} by {other.trainer}: folds of one network must be alike"
             )
-    configuration = plans.configuration(first.configuration, folder / PLANS)
-    order = axis_order(plans, len(configuration.patch_size), folder / PLANS)
-    outputs = read_outputs(dataset, folder / DATASET)
+    configuration = plans.configuration(first.configuration, plans_label)
+    order = axis_order(plans, len(configuration.patch_size), plans_label)
+    outputs = read_outputs(dataset, trained.label(DATASET))
     name = f"{plans.dataset_name} {first.configuration}"
     spec = make_spec(
         plans, configuration, dataset, outputs, order, mirroring_axes=first.mirroring_axes, name=name, path=folder
     )
-    notes = iter_notes(plans, configuration, order, trainer=first.trainer, path=folder)
-    return _Found(folder, spec, configuration.architecture, order, checkpoints, (*left_out, *notes))
+    notes = iter_notes(plans, configuration, order, trainer=first.trainer, trained=trained)
+    architecture, kept = configuration.architecture, () if heads_only else checkpoints
+    return _Found(folder, spec, architecture, order, len(files), kept, (*left_out, *notes))
 
 
 def _build(found: _Found, checkpoint: Checkpoint) -> torch.nn.Module:
@@ -110,19 +118,21 @@ def _build(found: _Found, checkpoint: Checkpoint) -> torch.nn.Module:
     return network
 
 
-def _find_checkpoints(folder: Path) -> tuple[list[Path], list[str]]:
-    """Return the checkpoints to average, and notes on those that are left out."""
-    everything = folder / "fold_all"
-    folds = [fold for fold in sorted(folder.glob("fold_*")) if fold.is_dir() and fold != everything]
+def _find_checkpoints(trained: TrainedFolder) -> tuple[list[str], list[str]]:
+    """Return the names of the checkpoints to average, and notes on those that are left out."""
+    everything = "fold_all"
+    folds = [fold for fold in trained.folds() if fold != everything]
     for name in CHECKPOINTS:
         for chosen, rest in ((folds, [everything]), ([everything], [])):
-            files = [fold / name for fold in chosen if (fold / name).is_file()]
+            files = [f"{fold}/{name}" for fold in chosen if trained.holds(f"{fold}/{name}")]
+            if len(files) > MOST_FOLDS:
+                raise ModelError(f"{trained.label()} has {len(files)} folds, but Tessera averages at most {MOST_FOLDS}")
             if files:
-                lacking = [fold.name for fold in chosen if not (fold / name).is_file()]
-                spare = [fold.name for fold in rest if any((fold / other).is_file() for other in CHECKPOINTS)]
+                lacking = [fold for fold in chosen if not trained.holds(f"{fold}/{name}")]
+                spare = [fold for fold in rest if any(trained.holds(f"{fold}/{other}") for other in CHECKPOINTS)]
                 notes = [f"The fold {fold} has no {name} and is left out of the mean." for fold in lacking]
                 notes += [f"{fold} is left out: the single folds are averaged, as nnU-Net does." for fold in spare]
                 return files, notes
     raise ModelError(
-        f"{folder} has no weights: there is no fold_*/{CHECKPOINTS[0]} and no fold_*/{CHECKPOINTS[1]} in it"
+        f"{trained.label()} has no weights: there is no fold_*/{CHECKPOINTS[0]} and no fold_*/{CHECKPOINTS[1]} in it"
     )

@@ -10,11 +10,12 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 from napari_tessera.errors import ModelError
 from napari_tessera.models import allowed
+from napari_tessera.models.formats.nnunet.package import DATASET, PLANS, TrainedFolder
 
 __all__ = ["Architecture", "Configuration", "Dataset", "IntensityProperties", "Plans", "read_dataset", "read_plans"]
 
 # Plans are some pages of text; a dataset.json may list thousands of training cases.
-MAX_BYTES = 20_000_000
+MAX_BYTES = 4_000_000
 
 
 # What nnU-Net's own planner writes, and what older plans without a word of it mean.
@@ -171,7 +172,7 @@ class Dataset(_Part):
     reference: _Text = ""
 
 
-def read_plans(path: Path) -> Plans:
+def read_plans(trained: TrainedFolder) -> Plans:
     """Read plans.json.
 
     Raises
@@ -179,21 +180,22 @@ def read_plans(path: Path) -> Plans:
     ModelError
         If it cannot be read or is malformed; the sentence names the file and every problem.
     """
-    return _parse(Plans, _read_json(path), path)
+    return _parse(Plans, _read_json(trained, PLANS), trained.label(PLANS))
 
 
-def read_dataset(path: Path) -> Dataset:
+def read_dataset(trained: TrainedFolder) -> Dataset:
     """Read dataset.json; raises as `read_plans` does."""
-    return _parse(Dataset, _read_json(path), path)
+    return _parse(Dataset, _read_json(trained, DATASET), trained.label(DATASET))
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(trained: TrainedFolder, name: str) -> Any:
+    content = trained.read(name, limit=MAX_BYTES)
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ModelError(f"{path} has {path.stat().st_size} bytes; such a file of nnU-Net has at most {MAX_BYTES}")
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"cannot read {path}, the file may be cut short ({error}): get it again") from error
+        return json.loads(content.decode())
+    except (ValueError, RecursionError) as error:
+        raise ModelError(
+            f"cannot read {trained.label(name)}, the file may be cut short ({error}): get it again"
+        ) from error
 
 
 def _parse(kind: type[Kind], content: Any, path: Path) -> Kind:

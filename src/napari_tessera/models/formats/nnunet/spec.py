@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 from napari_tessera.errors import ModelError
 from napari_tessera.models import allowed
 from napari_tessera.models.formats.nnunet.resampling import read_resampling
+from napari_tessera.models.formats.nnunet.spacing import read_spacing
 from napari_tessera.models.spec import DecoderChoice, ModelSpec, Normalisation, WindowRule
 
 if TYPE_CHECKING:
+    from napari_tessera.models.formats.nnunet.package import TrainedFolder
     from napari_tessera.models.formats.nnunet.plans import Configuration, Dataset, Plans
 
 __all__ = ["Outputs", "axis_order", "iter_notes", "make_spec", "read_outputs"]
@@ -25,9 +27,6 @@ OVERLAP = 0.5
 SMALLEST_STD = 1e-8
 # Where most of the training images was zero, which is left so.
 MASKED_ZSCORE = Normalisation("zscore", (("masked", 1.0),))
-# Readers whose files state a voxel size in millimetres. Those of TIFF and PNG make one up or take any unit.
-_MILLIMETRE_READERS = ("SimpleITKIO", "SimpleITKIOWithReorient", "NibabelIO", "NibabelIOWithReorient")
-_MM_IN_UM = 1000.0
 # Trainers that build the network of the plans; others may build another.
 _PLAIN_TRAINERS = re.compile(r"nnUNetTrainer(_\d+epochs?|NoMirroring|NoDeepSupervision|_onlyMirror01)?")
 
@@ -141,7 +140,7 @@ def make_spec(
             window=_window_rule(configuration, order),
             normalisation=_normalisations(plans, configuration, channels),
             activation="sigmoid" if regions else "softmax",
-            voxel_size_um=_voxel_size_um(plans, configuration, order),
+            voxel_size_um=read_spacing(plans, configuration, order).voxel_size_um,
             resampling=read_resampling(configuration).scheme,
             crop="nonzero",
             classes=outputs.classes,
@@ -224,22 +223,13 @@ _SCHEMES: dict[str, Normalisation | None] = allowed.NNUNET_BEFORE.handled(
 )
 
 
-def _voxel_size_um(plans: Plans, configuration: Configuration, order: Sequence[int]) -> tuple[float, ...] | None:
-    if plans.image_reader_writer not in _MILLIMETRE_READERS:
-        return None
-    if len(configuration.spacing) != len(order):
-        raise ModelError(f"the spacing is {configuration.spacing}, but the network has {len(order)} axes")
-    # Floats of the plans times 1000 would show digits that nobody wrote.
-    return tuple(round(mm * _MM_IN_UM, 6) for mm in _in_image_order(configuration.spacing, order))
-
-
 def iter_notes(
     plans: Plans,
     configuration: Configuration,
     order: Sequence[int],
     *,
     trainer: str,
-    path: Path,
+    trained: TrainedFolder,
 ) -> Iterator[str]:
     """Yield what nnU-Net does and Tessera does not, one sentence each.
 
@@ -251,19 +241,14 @@ def iter_notes(
         From `axis_order`.
     trainer
         What the checkpoint says.
-    path
+    trained
         The folder.
     """
     dims = len(order)
     if dims == 2 and plans.transpose_forward[0] != 0:
         across = "zyx"[plans.transpose_forward[0]]
         yield f"It was trained on planes across {across}, not z: give it images whose planes are cut that way."
-    if plans.image_reader_writer not in _MILLIMETRE_READERS:
-        yield (
-            f"Its spacing {list(configuration.spacing)} is not taken over as a voxel size: images read by "
-            f"{plans.image_reader_writer} do not say in which unit. Set resolution to it in micrometres, and "
-            f"images are resampled."
-        )
+    yield from read_spacing(plans, configuration, order).notes
     yield from read_resampling(configuration).notes
     if configuration.preprocessor_name != "DefaultPreprocessor":
         yield f"Its preprocessor {configuration.preprocessor_name} is not nnU-Net's default one and is not taken over."
@@ -272,7 +257,7 @@ def iter_notes(
             f"It was trained by '{trainer}', whose code may change the network; Tessera builds the one that the plans "
             f"name, whose weights fit."
         )
-    if any((path / name).exists() for name in _post_processing_files()):
+    if any(trained.holds(name) for name in _post_processing_files()):
         yield "Its post-processing (the choice to keep only the largest component) is not applied."
 
 
