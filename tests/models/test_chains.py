@@ -11,11 +11,12 @@ import torch
 import yaml
 from monai import transforms
 
+from napari_tessera.engine.resample import ResampledSource
 from napari_tessera.engine.source import ArraySource
 from napari_tessera.errors import ModelError
 from napari_tessera.models import normalise, pack
 from napari_tessera.models.normalisation import Chain, Normalisation, chain_of, normalisation
-from napari_tessera.models.normalise import measure_intensity
+from napari_tessera.models.normalise import measure_intensity, needs_values
 from napari_tessera.models.spec import ModelSpec, WindowRule
 from napari_tessera.models.spec_file import read_model_file
 
@@ -172,3 +173,60 @@ def test_a_step_of_all_channels_must_be_at_one_place() -> None:
     chains = Chain((N("clip", low=3), N("zscore", together=1))), N("zscore", together=1)
     with pytest.raises(ModelError, match="step 1 of a normalisation is measured over all channels together"):
         ModelSpec("m", 3, 2, 1, WindowRule.free(3), chains)
+
+
+def to_bytes(image: Any) -> Any:
+    """Return whole numbers from 0 to 255, calculated in the image's own numbers and rounded down."""
+    return ((image - image.min()) / float(image.max() - image.min() + 1e-6) * 255).astype(np.uint8)
+
+
+TO_BYTES = N("eight-bits", eps=1e-6, together=1)
+
+
+@pytest.mark.parametrize("span", [1, 2, 51, 255, 256, 1000, 5100, 65_535])
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32])
+def test_whole_numbers_come_to_8_bits_exactly(dtype: type, span: int) -> None:
+    """Also those that end exactly at a level, as the largest does: what is added to the span moves it below."""
+    image = np.arange(span + 1, dtype=dtype).reshape(1, 1, 1, -1)
+    image = np.concatenate([image, image // 2], axis=0) + dtype(0 if span == 65_535 else 7)
+    found = measure_intensity(ArraySource(image, channel_axis=0), TO_BYTES).apply_(
+        torch.from_numpy(image.astype(np.float32))[None]
+    )
+    np.testing.assert_array_equal(found[0].numpy(), to_bytes(image))
+    assert found.max() == 254
+
+
+def test_floats_come_to_8_bits_but_for_those_at_the_edge_of_a_level() -> None:
+    image = np.random.default_rng(0).normal(3, 40, (1, 20, 30, 40)).astype(np.float32)
+    found = (
+        measure_intensity(ArraySource(image, channel_axis=0), TO_BYTES)
+        .apply_(torch.from_numpy(image.copy())[None])[0]
+        .numpy()
+    )
+    difference = np.abs(found - to_bytes(image))
+    assert difference.max() <= 1
+    assert np.count_nonzero(difference) <= 2
+
+
+@pytest.mark.parametrize("resampled", [False, True])
+def test_images_of_8_bits_stay_as_they_are_and_are_not_read(resampled: bool) -> None:
+    image = np.random.default_rng(0).integers(66, 167, (1, 8, 9, 10), dtype=np.uint8)
+    source: Any = ArraySource(image, channel_axis=0)
+    if resampled:
+        source = ResampledSource(source, (8, 18, 20))
+    else:
+        assert not needs_values(source, TO_BYTES)
+    assert measure_intensity(source, TO_BYTES).is_identity
+    assert needs_values(ArraySource(image.astype(np.uint16), channel_axis=0), TO_BYTES)
+    then = measure_intensity(source, Chain((TO_BYTES, N("fixed", mean=127.5, std=127.5))))
+    assert (then.shift, then.scale, then.further) == ((127.5,), (1 / 127.5,), ())
+
+
+def test_steps_before_and_after_8_bits() -> None:
+    image = np.random.default_rng(0).integers(0, 4000, (1, 8, 9, 10), dtype=np.uint16)
+    chain = Chain((N("clip", low=100, high=900), TO_BYTES, N("zscore")))
+    found = measure_intensity(ArraySource(image, channel_axis=0), chain).apply_(
+        torch.from_numpy(image.astype(np.float32))[None]
+    )
+    expected = to_bytes(np.clip(image, 100, 900)).astype(np.float64)
+    np.testing.assert_allclose(found[0].numpy(), (expected - expected.mean()) / expected.std(), atol=0.02)

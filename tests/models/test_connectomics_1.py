@@ -21,8 +21,10 @@ from napari_tessera.models.formats.connectomics.format import FORMAT
 from napari_tessera.models.formats.connectomics.residual_unet import ResidualUNet
 from napari_tessera.models.formats.registry import find_format
 from napari_tessera.models.load import describe_model, find_risk, load_model
+from napari_tessera.models.normalisation import Chain, normalisation
 
 WINDOW = (9, 17, 17)
+TO_BYTES = normalisation("eight-bits", eps=1e-6, together=1)
 
 
 def described(folder: Path, content: dict[str, Any]) -> Any:
@@ -159,13 +161,13 @@ def test_what_is_described_before_weights_are_looked_at(tmp_path: Path) -> None:
     assert (form.name, description.architecture) == ("PyTorch Connectomics checkpoint", "unet_plus_3d")
     rule = spec.window
     assert (rule.default, rule.step, rule.minimum) == ((17, 33, 33), (2, 4, 4), (3, 5, 5))
-    assert dict(spec.normalisation.parameters) == {"mean": 127.5, "std": 127.5}
-    assert (spec.normalisation.mode, spec.activations, spec.overlap) == ("fixed", ("sigmoid", "tanh"), 1 - 8 / 17)
+    assert spec.normalisation == Chain((TO_BYTES, normalisation("fixed", mean=127.5, std=127.5)))
+    assert (spec.activations, spec.overlap) == (("sigmoid", "tanh"), 1 - 8 / 17)
     assert spec.mirror_axes == "yx"
     assert (spec.output.kind, spec.suggested_decoder.name) == ("contour-distance", "contour-distance")
     notes = " ".join(description.notes)
     for said in (
-        *("Mito-Base.yaml holds where checkpoint_100000.yaml says nothing", "give it 8 bits"),
+        *("Mito-Base.yaml holds where checkpoint_100000.yaml says nothing", "do so first for networks of that time"),
         *("INFERENCE.PAD_SIZE", "the largest, 0.529412"),
     ):
         assert said in notes
@@ -216,14 +218,22 @@ def test_yacs_writes_tuples_and_none_as_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("dataset", "expected"),
     [
-        ({"MEAN": 0.4, "STD": 0.2}, ("fixed", {"mean": 102.0, "std": 51.0})),
-        ({"MATCH_ACT": "sigmoid"}, ("divide", {"by": 255.0})),
-        ({"MATCH_ACT": "tanh"}, ("fixed", {"mean": 127.5, "std": 127.5})),
+        ({"MEAN": 0.4, "STD": 0.2}, [TO_BYTES, normalisation("fixed", mean=102, std=51)]),
+        ({"MATCH_ACT": "sigmoid"}, [TO_BYTES, normalisation("divide", by=255)]),
+        ({"MATCH_ACT": "tanh"}, [TO_BYTES, normalisation("fixed", mean=127.5, std=127.5)]),
+        ({"MATCH_ACT": "tanh", "NORMALIZE_RANGE": False}, [normalisation("fixed", mean=127.5, std=127.5)]),
     ],
 )
 def test_normalisation(dataset: dict[str, Any], expected: Any, tmp_path: Path) -> None:
     found = described(tmp_path, {"MODEL": {}, "DATASET": dataset}).spec.normalisation
-    assert (found.mode, pytest.approx(dict(found.parameters))) == expected
+    assert [step.mode for step in found.steps] == [step.mode for step in expected]
+    for one, other in zip(found.steps, expected, strict=True):
+        assert dict(one.parameters) == pytest.approx(dict(other.parameters))
+
+
+def test_a_range_that_is_neither_normalised_nor_not(tmp_path: Path) -> None:
+    with pytest.raises(nt.ModelError, match=r"NORMALIZE_RANGE.*true or false"):
+        described(tmp_path, {"MODEL": {}, "DATASET": {"NORMALIZE_RANGE": "some"}})
 
 
 def test_what_else_is_not_done_is_told(tmp_path: Path) -> None:

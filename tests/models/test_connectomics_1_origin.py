@@ -7,14 +7,18 @@ copy of it on PYTHONPATH. Its networks need torch, numpy, monai and einops alone
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
+import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from numpy.typing import NDArray
 
 import napari_tessera as nt
 from napari_tessera.models.load import load_model
@@ -90,17 +94,37 @@ def test_logits_are_those_of_its_own_network(name: str, options: dict[str, Any],
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_window_of_a_volume_is_what_its_own_inference_gives(tmp_path: Path) -> None:
-    """From 8 bits to activations: normalisation, network, and an activation for each target."""
+# What the file of `normalize_range` imports for its figures.
+DRAWING = ("matplotlib", "matplotlib.pyplot", "mpl_toolkits", "mpl_toolkits.axes_grid1", "skimage", "skimage.color")
+
+
+def normalised_range(volume: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return what the original makes of *volume*; its file is loaded alone, as its package needs much more."""
+    import connectomics
+
+    path = Path(connectomics.__path__[0]) / "data" / "utils" / "data_misc.py"
+    spec = importlib.util.spec_from_file_location("data_misc", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with mock.patch.dict(sys.modules, dict.fromkeys(DRAWING, mock.MagicMock())):
+        spec.loader.exec_module(module)
+    found: NDArray[np.uint8] = module.normalize_range(volume)
+    return found
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_a_window_of_a_volume_is_what_its_own_inference_gives(dtype: type, tmp_path: Path) -> None:
+    """From values to activations: range and normalisation, network, and an activation for each target."""
     from connectomics.model.utils.misc import SplitActivation
 
     options = {"BLOCK_TYPE": "residual_se"}
     built = original("unet_plus_3d", options)
     loaded = load_model(written(tmp_path, built, "unet_plus_3d", options))
-    volume = np.random.default_rng(0).integers(0, 256, STRIDED, dtype=np.uint8)
+    volume = np.random.default_rng(0).integers(30, 166, STRIDED).astype(dtype)
     with contextlib.redirect_stdout(io.StringIO()):
         activate = SplitActivation(["0", "4-1-1", "5-2d-0-0-5.0-0"], ["sigmoid", "sigmoid", "tanh"])
-    image = torch.from_numpy(((volume / 255.0).astype(np.float32) - 0.5) / 0.5)
+    image = torch.from_numpy(((normalised_range(volume) / 255.0).astype(np.float32) - 0.5) / 0.5)
     with torch.inference_mode():
         expected = activate(built(image[None, None]))[0].numpy()
     found = nt.predict(volume, loaded, nt.Settings(device="cpu", overlap=0))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Values = npt.NDArray[np.float64]
 
-__all__ = ["Binarise", "Pointwise", "Power", "Sigmoid", "Straight", "Table", "Threshold", "joined"]
+__all__ = ["Binarise", "Levels", "Pointwise", "Power", "Sigmoid", "Straight", "Table", "Threshold", "joined"]
 
 
 class Pointwise(Protocol):
@@ -169,6 +169,29 @@ class Table:
     def on_host(self, values: Values) -> Values:
         """Return *values*, float64 of any shape, changed."""
         return np.interp(values, self.at, self.becomes)
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """How many of the *edges* are not above x: whole numbers from 0.
+
+    Parameters
+    ----------
+    edges
+        Ascending; some may be equal.
+    """
+
+    edges: tuple[float, ...]
+
+    def apply_(self, values: torch.Tensor) -> None:
+        """Change *values*, float32 (*spatial), in place."""
+        edges = torch.tensor(self.edges, dtype=values.dtype, device=values.device)
+        for plane in _planes(values):
+            plane.copy_(torch.searchsorted(edges, plane.contiguous(), right=True))
+
+    def on_host(self, values: Values) -> Values:
+        """Return *values*, float64 of any shape, changed."""
+        return np.searchsorted(self.edges, values, side="right").astype(np.float64)
 
 
 def joined(before: Any, after: Any) -> Straight | None:

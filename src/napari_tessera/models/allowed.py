@@ -201,7 +201,7 @@ TESSERA_NORMALISATIONS = Names(
     _DESCRIBED,
     _itself(
         *("none", "zscore", "minmax", "percentile", "divide", "fixed", "linear", "clip", "clip-percentiles", "gamma"),
-        *("threshold", "binarise", "sigmoid", "equalise"),
+        *("threshold", "binarise", "sigmoid", "equalise", "eight-bits"),
     ),
     "Tessera's own, with plain numbers",
 )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_tessera.engine.intensity import IntensityMap
-from napari_tessera.engine.pointwise import Binarise, Power, Sigmoid, Straight, Table, Threshold, joined
+from napari_tessera.engine.pointwise import Binarise, Levels, Power, Sigmoid, Straight, Table, Threshold, joined
 from napari_tessera.models.normalisation import MEASURED, Normalisation
 from napari_tessera.models.statistics import Moments, Sample, Weighted, reciprocal
 
@@ -32,6 +32,8 @@ __all__ = ["ChainedVolume", "measure_chains"]
 
 # All channels, in the place of the number of one.
 TOGETHER = -1
+# That 8 bits hold.
+LEVELS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +50,15 @@ class ChainedVolume:
         Of one channel.
     most
         About how many values of a channel percentiles come from.
+    is_whole
+        Whether all its values are whole numbers.
     """
 
     pieces: Callable[[], Iterator[npt.NDArray[Any]]]
     counts: Counts | None
     voxels: int
     most: int
+    is_whole: bool
 
     def iter_parts(self, done: Sequence[Sequence[Pointwise]]) -> Iterator[list[Part]]:
         """Yield the volume in pieces, a part per channel, after the steps that are *done* to each channel."""
@@ -319,6 +324,16 @@ def _make_table(numbers: _Numbers, found: Any, place: _Place) -> Table:
     return Table(tuple((edges[:-1] + edges[1:]) / 2), tuple(map(float, becomes)))
 
 
+def _make_levels(numbers: _Numbers, found: Any, place: _Place) -> Levels:
+    """Return the levels of which each begins where the values reach it."""
+    volume, done, channel, _ = place
+    low, high = found.low, found.high
+    edges = low + (high - low + numbers.get("eps", 0)) * np.arange(1, LEVELS) / (LEVELS - 1)
+    if volume.is_whole and not done[channel]:
+        edges = np.ceil(edges) - 0.5  # of whole numbers: no rounding of float32 can reach an edge
+    return Levels(tuple(map(float, edges)))
+
+
 _MAKERS: dict[str, Callable[[_Numbers, Any, _Place], Pointwise]] = {
     "none": _make_numbers,
     "divide": _make_numbers,
@@ -334,4 +349,5 @@ _MAKERS: dict[str, Callable[[_Numbers, Any, _Place], Pointwise]] = {
     "binarise": lambda numbers, found, place: Binarise(numbers["at"]),
     "sigmoid": lambda numbers, found, place: Sigmoid(),
     "equalise": _make_table,
+    "eight-bits": _make_levels,
 }

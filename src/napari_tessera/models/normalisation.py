@@ -26,10 +26,11 @@ NormalisationMode = Literal[
     "binarise",
     "sigmoid",
     "equalise",
+    "eight-bits",
 ]
 
 # Modes with numbers that are measured of the volume.
-MEASURED = frozenset({"zscore", "minmax", "percentile", "clip-percentiles", "gamma", "equalise"})
+MEASURED = frozenset({"zscore", "minmax", "percentile", "clip-percentiles", "gamma", "equalise", "eight-bits"})
 # Far more steps than any preprocessing has; each may need a pass over the volume.
 MAX_STEPS = 16
 # As many as there are values of 16 bits: a histogram of more is of no use, and a file could ask for any memory.
@@ -56,6 +57,7 @@ _OPTIONAL: dict[str, tuple[str, ...]] = {
     "gamma": ("eps", "together"),
     "threshold": ("above",),
     "equalise": ("together",),
+    "eight-bits": ("eps", "together"),
 }
 # One clip and line.
 _PLAIN = ("none", "divide", "fixed", "zscore", "minmax", "percentile")
@@ -75,7 +77,8 @@ class Normalisation:
         which one may be missing; ``clip-percentiles``: to the percentiles *low* and *high*; ``gamma``: x to the power
         of *gamma*, between the least value and the largest; ``threshold``: x where it is more than *at* (less, if
         *above* is 0), else *fill*; ``binarise``: 1 where x is more than *at*, else 0; ``sigmoid``; ``equalise``: the
-        histogram of *bins* made level, from *low* to *high*.
+        histogram of *bins* made level, from *low* to *high*; ``eight-bits``: to whole numbers from 0 to 255, rounded
+        down, by the least value and the largest, unless the image has them already.
     parameters
         Sorted (name, value) pairs. *eps*, where it is given, is added to what is divided by. Switches, 0 or 1:
         *together*, statistics are those of all channels; *of_image*, they are those of the image before any step;

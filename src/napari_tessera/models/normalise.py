@@ -17,7 +17,7 @@ from napari_tessera.engine.source import iter_regions
 from napari_tessera.errors import InputError
 from napari_tessera.models.chains import ChainedVolume, measure_chains
 from napari_tessera.models.foreground import ForegroundSource, is_masked, measure_foreground
-from napari_tessera.models.normalisation import MEASURED, Chain, Normalisation, NormalisationMode
+from napari_tessera.models.normalisation import MEASURED, Chain, Normalisation, NormalisationMode, chain_of
 from napari_tessera.models.statistics import Counts, Moments, Sample, reciprocal
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def measure_intensity(source: Source, normalisation: Steps | Sequence[Steps]) ->
         raise InputError(f"the image has values of type {source.dtype}; Tessera needs whole or floating-point numbers")
     channels = source.shape[0]
     each = [normalisation] * channels if isinstance(normalisation, Normalisation | Chain) else list(normalisation)
+    each = [_with_values_of(source, one) for one in each]
     plain = [one for one in each if isinstance(one, Normalisation) and one.is_plain]
     if len(plain) < len(each):
         return _measure_chains(source, [one.steps for one in each])
@@ -72,7 +73,15 @@ def measure_intensity(source: Source, normalisation: Steps | Sequence[Steps]) ->
 def needs_values(source: Source, normalisation: Steps | Sequence[Steps]) -> bool:
     """Whether `measure_intensity` reads the volume: not for whole numbers that need no statistics."""
     each = [normalisation] if isinstance(normalisation, Normalisation | Chain) else normalisation
-    return any(step.mode in MEASURED for one in each for step in one.steps) or _may_hold_nan(source)
+    steps = (step for one in each for step in _with_values_of(source, one).steps)
+    return any(step.mode in MEASURED for step in steps) or _may_hold_nan(source)
+
+
+def _with_values_of(source: Source, steps: Steps) -> Steps:
+    """Return *steps* without those that bring values to 8 bits, where the image has no others."""
+    if _image_of(source).dtype != np.uint8 or all(step.mode != "eight-bits" for step in steps.steps):
+        return steps
+    return chain_of([step for step in steps.steps if step.mode != "eight-bits"])
 
 
 def _measure_chains(source: Source, chains: Sequence[Sequence[Normalisation]]) -> IntensityMap:
@@ -87,7 +96,8 @@ def _measure_chains(source: Source, chains: Sequence[Sequence[Normalisation]]) -
         for _ in _iter_finite(source):
             pass
     pieces = partial(_iter_finite, source) if may_hold_nan else partial(_iter_values, source)
-    return measure_chains(ChainedVolume(pieces, counts, prod(source.shape[1:]), SAMPLE_VOXELS), chains)
+    volume = ChainedVolume(pieces, counts, prod(source.shape[1:]), SAMPLE_VOXELS, is_whole=source.dtype.kind in "biu")
+    return measure_chains(volume, chains)
 
 
 def _iter_finite(source: Source) -> Iterator[npt.NDArray[Any]]:
@@ -179,8 +189,11 @@ def _iter_pieces(source: Source) -> Iterator[tuple[Region, npt.NDArray[Any]]]:
 
 def _may_hold_nan(source: Source) -> bool:
     """Whether *source* can hold what is no number: what has been resampled is of floats, whatever it was before."""
-    image = source.source if isinstance(source, ResampledSource) else source
-    return image.dtype.kind == "f"
+    return _image_of(source).dtype.kind == "f"
+
+
+def _image_of(source: Source) -> Source:
+    return source.source if isinstance(source, ResampledSource) else source
 
 
 def _refuse_non_finite(values: npt.NDArray[Any]) -> None:

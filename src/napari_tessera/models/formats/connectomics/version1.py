@@ -12,7 +12,8 @@ from napari_tessera.models.formats.connectomics.network import Blueprint
 from napari_tessera.models.formats.connectomics.settings import read_overlap
 from napari_tessera.models.formats.connectomics.targets import Use, read_targets
 from napari_tessera.models.formats.connectomics.views import read_views
-from napari_tessera.models.spec import ModelSpec, Normalisation, WindowRule
+from napari_tessera.models.normalisation import Chain, Normalisation, chain_of, normalisation
+from napari_tessera.models.spec import ModelSpec, WindowRule
 
 if TYPE_CHECKING:
     from napari_tessera.models.allowed import Names
@@ -28,6 +29,7 @@ ARCHITECTURES: dict[str, tuple[int, bool]] = allowed.CONNECTOMICS_1_NETWORKS.han
 FILTERS, ISOTROPY, WINDOW = (28, 36, 48, 64, 80), (False, False, False, True, True), (8, 256, 256)
 MEAN = STD = 0.5
 EIGHT_BITS = 255.0
+RANGE_EPS = 1e-6
 # Keys of inference that say nothing of how a network is applied (None), or ask for what Tessera does with this value.
 _NEUTRAL: dict[str, Any] = {
     **dict.fromkeys(("AUG_NUM", "AUG_MODE", "OUTPUT_SIZE", "OUTPUT_NAME", "OUTPUT_PATH", "IMAGE_NAME", "INPUT_PATH")),
@@ -118,7 +120,7 @@ def _describe(
     dims = blueprint.spatial_dims
     given = config.sides("INFERENCE.INPUT_SIZE", "MODEL.INPUT_SIZE") or WINDOW
     overlap, note = read_overlap(config, given)
-    normalisation, notes = _normalisation(config, blueprint.in_channels)
+    steps, notes = _normalisation(config)
     seen = read_views(config, dims)
     window = _window(given[-dims:], arguments)
     spec = ModelSpec(
@@ -127,7 +129,7 @@ def _describe(
         in_channels=blueprint.in_channels,
         out_channels=len(use.channels),
         window=window,
-        normalisation=normalisation,
+        normalisation=steps,
         activation=use.activations,
         output=use.output,
         classes=use.classes,
@@ -152,19 +154,23 @@ def _window(wanted: tuple[int, ...], arguments: dict[str, Any]) -> WindowRule:
     return WindowRule(wanted, tuple(step if fits else 1 for step, fits in zip(steps, suits, strict=True)), minimum)
 
 
-def _normalisation(config: Configuration, channels: int) -> tuple[Normalisation, tuple[str, ...]]:
-    """Return what is done to images of 8 bits; others are brought to 8 bits first there, as a note says."""
+def _normalisation(config: Configuration) -> tuple[Normalisation | Chain, tuple[str, ...]]:
+    """Return what is done to images: those of other than 8 bits are brought to 8 bits first."""
     config.used.add("DATASET")
     notes: tuple[str, ...] = ()
-    if config.get("DATASET.NORMALIZE_RANGE", True) is not False:
+    stretches = config.get("DATASET.NORMALIZE_RANGE", True)
+    if not isinstance(stretches, bool):
+        raise config.complain("DATASET.NORMALIZE_RANGE", stretches, "true or false")
+    if stretches:
         notes = (
-            "images of other than 8 bits are brought to 0 to 255 by their minimum and maximum there, and not by "
-            "Tessera: give it 8 bits (DATASET.NORMALIZE_RANGE)",
+            "images of 8 bits are taken as they are, as by release 1.0; code from before March 2022 brought them to 0 "
+            "to 255 by their minimum and maximum, too: do so first for networks of that time (DATASET.NORMALIZE_RANGE)",
         )
     match = str(config.get("DATASET.MATCH_ACT", "none"))
     if match not in _MATCHED:
         raise config.complain("DATASET.MATCH_ACT", match, f"one of {', '.join(_MATCHED)}")
-    return _MATCHED[match](config), notes
+    to_bytes = (normalisation("eight-bits", eps=RANGE_EPS, together=1),) if stretches else ()
+    return chain_of((*to_bytes, _MATCHED[match](config))), notes
 
 
 def _by_mean(config: Configuration) -> Normalisation:
