@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import pytest
 
@@ -80,3 +83,31 @@ def test_an_empty_image_is_background(cropping: Session, drain_until: Any) -> No
     assert cropping.runner.plan.forward_passes == 0
     assert any("0 everywhere" in hint for hint in cropping.runner.plan.hints)
     assert [bool(result.labels.any()) for result in results] == [False]
+
+
+def slices(block_info: Any) -> tuple[slice, ...]:
+    return tuple(slice(*limits) for limits in block_info[None]["array-location"])
+
+
+@pytest.mark.parametrize("kind", ["memory", "dask", "zarr"])
+def test_a_box_is_that_of_the_values_there_now(cropping: Session, drain_until: Any, kind: str, tmp_path: Path) -> None:
+    values = bright().data
+    data: Any = values
+    if kind == "dask":
+        data = da.map_blocks(
+            lambda block_info: values[slices(block_info)], chunks=((20, 20), (30, 30), (25, 25)), meta=values[:0]
+        )
+    elif kind == "zarr":
+        zarr = pytest.importorskip("zarr")
+        data = zarr.create_array(tmp_path / "image.zarr", data=values, chunks=(20, 30, 25))
+        for path in (tmp_path / "image.zarr").rglob("*"):
+            os.utime(path, (1e9, 1e9))  # long ago: what is found of it may be kept
+    cropping.set_images((ImageInput("image", data),))
+    drain_until(cropping, lambda: not cropping.planning)
+    (before,) = run(cropping, drain_until)
+    np.testing.assert_array_equal(before.labels > 0, values > 0)
+    written = values if kind == "dask" else data  # what is behind a dask array changes without it
+    written[2, 3, 4] = 1
+    *_, after = run(cropping, drain_until)
+    assert after.provenance["crop"]["box"] == [[2, 33], [3, 52], [4, 31]]
+    assert after.labels[2, 3, 4] == 1

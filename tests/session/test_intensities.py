@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dask.array as da
@@ -123,22 +125,31 @@ class Counting:
 
 
 class StandIn(Counting):
-    """As much of a zarr array as Tessera asks for."""
+    """As much of a zarr array as Tessera asks for; its values are not those of its *folder*."""
 
     __module__ = "zarr.core.array"
+    path = "image"
+
+    def __init__(self, values: np.ndarray, folder: Path) -> None:
+        super().__init__(values)
+        self.store = SimpleNamespace(root=folder)
+        (folder / "image" / "c").mkdir(parents=True, exist_ok=True)
+        chunk = folder / "image" / "c" / "0"
+        chunk.write_bytes(bytes(8))
+        settle(chunk)
 
 
-def lazies(values: np.ndarray) -> dict[str, tuple[Counting, Any]]:
-    counted, own = Counting(values), StandIn(values)
+def lazies(values: np.ndarray, folder: Path) -> dict[str, tuple[Counting, Any]]:
+    counted, own = Counting(values), StandIn(values, folder)
     return {"dask": (counted, da.from_array(counted, chunks=(8, 24, 24), meta=values[:0])), "zarr": (own, own)}
 
 
 @pytest.mark.parametrize("kind", ["dask", "zarr"])
 def test_lazy_arrays_are_read_for_statistics_once(
-    scaled: Session, drain_until: Any, saved: Path, measured: Any, kind: str
+    scaled: Session, drain_until: Any, saved: Path, measured: Any, kind: str, tmp_path: Path
 ) -> None:
     values = np.load(saved)[0]
-    counted, data = lazies(values)[kind]
+    counted, data = lazies(values, tmp_path)[kind]
     first = run(scaled, drain_until, data)
     once = counted.voxels
     np.testing.assert_array_equal(run(scaled, drain_until, data), first)
@@ -149,14 +160,45 @@ def test_lazy_arrays_are_read_for_statistics_once(
     scaled.forget_intensities(data)
     assert not run(scaled, drain_until, data)[6:18, 6:18, 6:18].any()
     assert len(measured) == 2
-    _, other = lazies(values)[kind]
+    _, other = lazies(values, tmp_path)[kind]
     run(scaled, drain_until, other)
     assert len(measured) == 3, "another array is another image"
 
 
-def test_a_real_zarr_array_is_taken_for_unchanging(tmp_path: Path) -> None:
+def zarr_files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("change", ["write", "remove", "add"])
+def test_a_zarr_array_that_is_written_is_measured_anew(
+    scaled: Session, drain_until: Any, measured: Any, tmp_path: Path, change: str
+) -> None:
     zarr = pytest.importorskip("zarr")
-    assert version_of(zarr.array(np.zeros((3, 3)))) is not None
+    group = zarr.open_group(tmp_path / "image.zarr", mode="w")
+    data = group.create_array("raw", shape=SHAPE, chunks=(12, 12, 12), dtype="f4", fill_value=0)
+    data[6:18, 6:18, 6:18] = 100
+    if change == "add":
+        (tmp_path / "image.zarr" / "raw" / "c" / "0" / "0" / "0").unlink()
+    for path in zarr_files(tmp_path):
+        settle(path)
+    before = run(scaled, drain_until, data)
+    np.testing.assert_array_equal(run(scaled, drain_until, data), before)
+    assert len(measured) == 1
+    if change == "remove":
+        (tmp_path / "image.zarr" / "raw" / "c" / "0" / "0" / "0").unlink()
+    else:
+        data[0, 0, 0] = 1000
+    labels = run(scaled, drain_until, data)
+    assert len(measured) == 2
+    assert labels[13:18, 13:18, 13:18].any() == (change == "remove")
+
+
+def test_a_zarr_array_elsewhere_is_measured_anew(tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr")
+    assert version_of(zarr.array(np.zeros((3, 3)))) is None
+    gone = zarr.open_array(tmp_path / "gone.zarr", mode="w", shape=(3, 3), dtype="u1")
+    shutil.rmtree(tmp_path / "gone.zarr")
+    assert version_of(gone) is None
 
 
 def test_numbers_that_need_no_values_look_at_none(

@@ -8,9 +8,12 @@ what tells that its values are the same:
   voxels would be faster still, and would not see a retouched spot.
 - **In a file that is mapped for reading**, time and size of the file tell. One that is mapped for writing is measured
   anew each time: to look at its values is to read it.
-- **Of dask and zarr**, values are taken not to change as long as the array is the same object: a dask graph cannot be
-  written to, and of a zarr array that is, the viewer shows old chunks, too. `IntensityCache.forget` is for the moment
-  at which the viewer says that a layer's data have been set.
+- **Of a zarr array in a folder**, the times and sizes of its files tell. One that lies elsewhere, in memory or on a
+  server, is measured anew.
+- **Of dask**, values are taken not to change as long as the array is the same object: a graph cannot be written to, and
+  dask itself knows results by the names in it. What a graph reads may be written all the same, so what would leave out
+  a part of an image is not to be remembered of it: see `is_taken_to_stay`. `IntensityCache.forget` is for the moment at
+  which the viewer says that a layer's data have been set.
 - **Of any other array-like** nothing is known, so it is measured anew.
 """
 
@@ -24,20 +27,19 @@ import weakref
 import zlib
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["IntensityCache", "version_of"]
+__all__ = ["IntensityCache", "is_taken_to_stay", "version_of"]
 
 # An intensity map, or the box of what is not zero.
 Found = TypeVar("Found")
 
 # A file that was written a moment ago may be written again without its time changing: clocks of file systems tick.
 SETTLED_S = 2.0
-# Packages whose arrays stay as they are, by convention.
-UNCHANGING = ("dask", "zarr")
 
 
 def version_of(data: Any) -> Hashable | None:
@@ -46,7 +48,7 @@ def version_of(data: Any) -> Hashable | None:
     Reads the values of arrays in memory, and of no others.
     """
     if not isinstance(data, np.ndarray):
-        return "unchanging" if type(data).__module__.partition(".")[0] in UNCHANGING else None
+        return "unchanging" if is_taken_to_stay(data) else _store_version(data) if _is_of("zarr", data) else None
     source: Any = data
     mapped: np.memmap[Any, Any] | None = None
     is_writable = False
@@ -60,6 +62,34 @@ def version_of(data: Any) -> Hashable | None:
         name = None if mapped is None or is_writable else mapped.filename
         return None if name is None else _file_version(name)
     return _checksum(data) if data.dtype.kind in "biuf" else None
+
+
+def is_taken_to_stay(data: Any) -> bool:
+    """Whether *data* do not change by convention, which nothing ensures."""
+    return _is_of("dask", data)
+
+
+def _is_of(package: str, data: Any) -> bool:
+    return type(data).__module__.partition(".")[0] == package
+
+
+def _store_version(array: Any) -> Hashable | None:
+    """Return what tells the files of a zarr *array* from those that it had before; None if it lies in no folder."""
+    root = getattr(getattr(array, "store", None), "root", None)
+    if not isinstance(root, Path):
+        return None
+    files = size = times = newest = 0
+    try:
+        for folder, _, names in os.walk(root / array.path):
+            for name in names:
+                found = (Path(folder) / name).stat()
+                files, size, times = files + 1, size + found.st_size, times + found.st_mtime_ns
+                newest = max(newest, found.st_mtime_ns)
+    except OSError:  # removed meanwhile
+        return None
+    if not files or time.time() - newest / 1e9 < SETTLED_S:
+        return None
+    return str(root), array.path, files, size, times, newest
 
 
 def _checksum(values: npt.NDArray[Any]) -> int:

@@ -19,6 +19,7 @@ from napari_tessera.engine.events import (
     MemoryRecovered,
     raise_if_cancelled,
 )
+from napari_tessera.session.intensities import is_taken_to_stay
 from napari_tessera.session.results import ImageResult, ResultStack
 
 if TYPE_CHECKING:
@@ -177,7 +178,10 @@ class Task:
         found = []
         for volume in self.volumes:
             raise_if_cancelled(cancel)
-            found.append(self._remember(volume, ("crop",), partial(measure_crop, volume.load())))
+            measure = partial(measure_crop, volume.load())
+            # Values that are not where they were would shift a normalisation; a box would leave them out.
+            remembers = not is_taken_to_stay(volume.image.data)
+            found.append(self._remember(volume, ("crop",), measure) if remembers else measure())
         return found
 
     def _count(self, plan: Plan | None, cancel: threading.Event) -> Plan:
