@@ -6,7 +6,7 @@ import operator
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,14 +29,13 @@ from napari_tessera.planning.survey import find_crop, find_occupied, voxel_size_
 from napari_tessera.planning.windows import nearest_windows
 from napari_tessera.planning.workspace import CPU_SINGLE_ERROR, PRIOR_ERRORS, PRIOR_SCALES
 from napari_tessera.volumes.as_source import as_source
-from napari_tessera.volumes.planes import Plane, split_planes
+from napari_tessera.volumes.planes import plane_loads, split_planes
 
 if TYPE_CHECKING:
     from napari_tessera.engine.crop import Crop
     from napari_tessera.engine.events import EventHandler
     from napari_tessera.engine.source import Source
     from napari_tessera.models.model import Model
-    from napari_tessera.models.spec import ModelSpec
     from napari_tessera.planning.resampling import VoxelSize
     from napari_tessera.planning.survey import Windows
     from napari_tessera.planning.trace import PassTrace
@@ -384,16 +383,12 @@ def _run_one(
     chosen = None if decoder == PROBABILITIES else choose_decoder(model, settings, decoder)
     loads: list[Callable[[], Source]] = [lambda: source]
     if planes is not None:
-        loads = [partial(_load_plane, plane, model.spec) for plane in planes]
+        loads = [*plane_loads(planes, model.spec)]
     remember = remembering(planned, model, on_event)
     results = iter_results(loads, model, planned, chosen, on_event=remember, cancel=cancel, keep_partial=False)
     arrays = [result.array for result in results]
     # Of planes the channels stay in front.
     return arrays[0] if planes is None else np.stack(arrays, axis=-3)
-
-
-def _load_plane(plane: Plane, spec: ModelSpec) -> Source:
-    return as_source(plane(), spec)
 
 
 def remembering(planned: Plan, model: Model, on_event: EventHandler | None = None) -> EventHandler:

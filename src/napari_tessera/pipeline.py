@@ -5,14 +5,11 @@ from __future__ import annotations
 import copy
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
 from napari_tessera.decode.reduce import UINT8_LEVELS, choose_reduction, keep_output
@@ -29,31 +26,27 @@ from napari_tessera.engine.events import (
     VolumeStarted,
     raise_if_cancelled,
 )
-from napari_tessera.engine.intensity import IntensityMap
-from napari_tessera.engine.normalised import NormalisedSource
-from napari_tessera.engine.occupancy import measure_occupied
 from napari_tessera.engine.parallel import Worker, run_on_devices
 from napari_tessera.engine.settings import ProbabilityType
 from napari_tessera.engine.sink import ArraySink
-from napari_tessera.engine.source import ArraySource, Source, estimate_cache_bytes
-from napari_tessera.errors import CancelledError, InputError, OutOfMemoryError
+from napari_tessera.engine.source import ArraySource, estimate_cache_bytes
+from napari_tessera.errors import CancelledError, OutOfMemoryError
 from napari_tessera.finished import FinishedPart
-from napari_tessera.models.foreground import ForegroundSource, is_masked, measure_foreground
+from napari_tessera.loading import Loaded, host_memory_for, iter_loaded
 from napari_tessera.models.model import Model
-from napari_tessera.models.normalise import measure_intensity
 from napari_tessera.units import format_bytes
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from napari_tessera.decode import Decoder
     from napari_tessera.engine.crop import Crop
     from napari_tessera.engine.sweep import Sweep
-    from napari_tessera.planning.plan import Plan, VolumePlan
+    from napari_tessera.loading import Load, Measure
+    from napari_tessera.planning.plan import Plan
     from napari_tessera.planning.resampling import Resampling
 
-__all__ = ["Load", "Measure", "VolumeResult", "iter_results", "normalised_source"]
-
-Load = Callable[[], Source]
-Measure = Callable[[int, Source], "IntensityMap"]
+__all__ = ["VolumeResult", "iter_results"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +82,7 @@ class VolumeResult:
 
     def bring_back(self, result: npt.NDArray[Any], *, is_labels: bool) -> npt.NDArray[Any]:
         """Return *result*, on the grid that the windows lie in, on the image's own: `array`, or labels made of it."""
-        with _host_memory_for("bringing the result back to the image's voxels"):
+        with host_memory_for("bringing the result back to the image's voxels"):
             if self.resampling is not None:
                 result = self.resampling.bring_back(result, is_labels=is_labels)
             return result if self.crop is None else self.crop.put_back(result, () if is_labels else self.background)
@@ -108,15 +101,6 @@ class VolumeResult:
     def finished_planes(self) -> int:
         """Its planes that are final."""
         return self.finished.planes
-
-
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    """A volume as the network sees it, and the windows that are computed of it; None: all of them."""
-
-    source: Source
-    intensity: IntensityMap
-    occupied: npt.NDArray[Any] | None
 
 
 def iter_results(
@@ -174,7 +158,7 @@ def iter_results(
     try:
         with (
             _lent(model, devices) as workers,
-            closing(_iter_loaded(loads, model, plan, measure)) as volumes,
+            closing(iter_loaded(loads, model, plan, measure)) as volumes,
         ):
             for number in range(len(loads)):
                 # Nothing here may keep a volume while the next one is loaded: that would be one more than batch_size.
@@ -221,99 +205,13 @@ def _lent(model: Model, devices: Sequence[Device]) -> Iterator[tuple[Worker, ...
         yield tuple(workers)
 
 
-@contextmanager
-def _host_memory_for(what: str) -> Iterator[None]:
-    """Turn a failed allocation on the host into the error that says what it was for."""
-    try:
-        yield
-    except MemoryError as error:
-        raise OutOfMemoryError(
-            f"the host's memory did not suffice for {what}: crop the image, or close other programs"
-        ) from error
-
-
-def _iter_loaded(
-    loads: Sequence[Load], model: Model, plan: Plan, measure: Measure | None
-) -> Generator[_Loaded, None, None]:
-    """Yield every volume with its intensities, at most ``batch_size`` of them in memory at once."""
-    batch_size = plan.settings.batch_size
-    each = is_masked(model.spec.normalisation, model.spec.in_channels)
-    masked = each if any(each) else ()
-
-    def intensity(number: int, source: Source) -> IntensityMap:
-        return measure(number, source) if measure else measure_intensity(source, model.spec.normalisation)
-
-    def prepare(numbered: tuple[int, Load]) -> _Loaded:
-        number, load = numbered
-        planned, source = plan.volumes[number], load()
-        _check_shape(number, source, planned, model)
-        if planned.crop is not None:
-            source = planned.crop.of(source)
-        occupied = _occupied(source, planned, plan.settings.skip_below)
-        if masked or (planned.resampling is not None and planned.resampling.scheme.normalise_first):
-            source = normalised_source(source, lambda source: intensity(number, source), masked)
-            if planned.resampling is not None:
-                source = planned.resampling.wrap(source)
-            found = IntensityMap.identity(source.shape[0])
-            return _Loaded(_into_memory(source) if batch_size > 1 else source, found, occupied)
-        if planned.resampling is not None:
-            source = planned.resampling.wrap(source)
-        if batch_size > 1 and not (isinstance(source, ArraySource) and source.in_memory):
-            source = _into_memory(source)
-        return _Loaded(source, intensity(number, source), occupied)
-
-    waiting = deque(enumerate(loads))
-    if batch_size == 1:
-        while waiting:
-            yield prepare(waiting.popleft())
-        return
-    with ThreadPoolExecutor(1, thread_name_prefix="tessera-load") as pool:
-        ahead: deque[Future[_Loaded]] = deque()
-        try:
-            while waiting or ahead:
-                # The volume that is being computed counts as one of the resident ones.
-                while waiting and len(ahead) < batch_size:
-                    ahead.append(pool.submit(prepare, waiting.popleft()))
-                yield ahead.popleft().result()
-        finally:
-            for future in ahead:
-                future.cancel()
-
-
-def normalised_source(source: Source, measure: Callable[[Source], IntensityMap], masked: tuple[bool, ...]) -> Source:
-    """Return *source* normalised as it is read; *masked*: for each channel whether by its foreground; (): none is."""
-    if not masked:
-        return NormalisedSource(source, measure(source))
-    with _host_memory_for("finding the foreground"):
-        inside = measure_foreground(source)
-    return NormalisedSource(source, measure(ForegroundSource(source, inside)), inside, masked)
-
-
-def _into_memory(source: Source) -> Source:
-    whole = tuple(slice(None) for _ in source.shape[1:])
-    return ArraySource(np.ascontiguousarray(source.read(whole)), channel_axis=0)
-
-
-def _check_shape(number: int, source: Source, planned: VolumePlan, model: Model) -> None:
-    expected = (model.spec.in_channels, *planned.image_shape)
-    if source.shape != expected:
-        raise InputError(f"volume {number} has the shape {source.shape}, but the plan was made for {expected}")
-
-
-def _occupied(source: Source, planned: VolumePlan, above: float | None) -> npt.NDArray[Any] | None:
-    """Return the windows that are computed: as planned, else found now where empty ones are to be skipped."""
-    if planned.occupied is not None or above is None:
-        return planned.occupied
-    return measure_occupied(source, planned.layout, above=above)
-
-
 class _VolumeRun:
     """One volume: sweep, then decode."""
 
     def __init__(
         self,
         number: int,
-        loaded: _Loaded,
+        loaded: Loaded,
         model: Model,
         plan: Plan,
         decoder: Decoder | None,
@@ -347,7 +245,7 @@ class _VolumeRun:
         occupied = self._finished.occupied = self._loaded.occupied
         sweep = replace(self._plan.sweep(self._number, self._loaded.intensity), occupied=occupied)
         self._notify(VolumeStarted(self._number, sweep.forward_passes))
-        with _host_memory_for("the result"):
+        with host_memory_for("the result"):
             shape = (self._kept.channels, *self._volume.shape)
             sink = ArraySink.filled(shape, self._kept.dtype, self._kept.reduction.background)
         complete = self._sweep(workers, sweep, sink)
@@ -357,7 +255,7 @@ class _VolumeRun:
         del sink  # what was kept is not needed beside the labels
         if self._back is not None:
             array, still_to_do = self._bring_back(array), None
-        with _host_memory_for("turning probabilities into labels"):
+        with host_memory_for("turning probabilities into labels"):
             array = self._decode(array) if self._decoder is not None else array
         if complete:
             self._notify(VolumeFinished(self._number, time.perf_counter() - began))
@@ -386,7 +284,7 @@ class _VolumeRun:
             reduced: npt.NDArray[Any] = function(torch.from_numpy(part)).numpy()
             return reduced
 
-        with _host_memory_for("bringing the result back to the image's voxels"):
+        with host_memory_for("bringing the result back to the image's voxels"):
             found = self._back.bring_back_output(output, finish)
             missing = self._finished.missing()
             if missing is not None:

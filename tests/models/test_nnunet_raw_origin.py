@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from tests.models.nnunet_origin import one_thread, open_predictor, teach
 from tests.models.sample_nnunet import checkpoint, dataset, make_network, plans, write_folder
-from tests.models.test_nnunet_origin import assert_same_labels, cells
+from tests.models.test_nnunet_origin import AGREEMENT, assert_same_labels, cells
 
 import napari_tessera as nt
 
@@ -113,6 +113,31 @@ def test_raw_volumes_with_zero_borders(
     assert_same_labels(ours, theirs, truth)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_stacks_for_networks_of_planes(
+    taught: dict[int, torch.nn.Module], tmp_path: Path, channels: int, masked: bool
+) -> None:
+    """Planes are cropped and normalised together there: those that are dark or hold nothing tell the difference."""
+    plan = plans_of(2, channels, masked=masked)
+    network = widened(plan, taught[2], channels)
+    names = {str(channel): "microscopy" for channel in range(channels)}
+    model = nt.load_model(write_folder(tmp_path, plan, dataset(channel_names=names), [checkpoint(network, plan)]))
+    values, inside = cells((12, 130, 150), 4)
+    values *= np.linspace(1, 0.8, 12, dtype=np.float32)[:, None, None]
+    values[9:] = 64 + 8 * np.random.default_rng(0).normal(size=values[9:].shape)  # resin
+    inside[9:] = False
+    image = np.zeros((channels, 14, 150, 170), np.float32)
+    image[:, 1:13, 10:140, 5:155] = values
+    truth = np.pad(inside, ((1, 1), (10, 10), (5, 15)))
+    theirs = nnunet_labels(tmp_path, image)
+    given = image if channels > 1 else image[0]
+    assert ((theirs > 0) == truth)[:10].mean() > 0.9, "the network has learnt nothing"
+    assert (nt.segment(given, model) == theirs).mean() >= AGREEMENT
+    apart = nt.segment(given, model.with_spec(planes="apart"))
+    assert (apart == theirs).mean() < 0.995, "or it would not matter"
+
+
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("dims", [3, 2])
 def test_the_network_sees_the_same_numbers(tmp_path: Path, dims: int, channels: int) -> None:
@@ -121,9 +146,9 @@ def test_the_network_sees_the_same_numbers(tmp_path: Path, dims: int, channels: 
 
     from napari_tessera.engine.crop import measure_crop
     from napari_tessera.engine.source import ArraySource
+    from napari_tessera.loading import normalised_source
     from napari_tessera.models.foreground import is_masked
     from napari_tessera.models.normalise import measure_intensity
-    from napari_tessera.pipeline import normalised_source
 
     plan = plans_of(dims, channels, masked=True)
     names = {str(channel): "microscopy" for channel in range(channels)}

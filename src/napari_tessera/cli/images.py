@@ -14,6 +14,7 @@ import numpy as np
 
 from napari_tessera.api import as_source
 from napari_tessera.engine.crop import measure_crop
+from napari_tessera.engine.stack import find_stack_crops, in_stacks
 from napari_tessera.errors import InputError
 from napari_tessera.planning.occupied import check_mask, find_masked, find_windows, window_grid
 from napari_tessera.planning.resampling import resampling_of
@@ -111,7 +112,12 @@ class ImageFile:
     @property
     def loads(self) -> tuple[Callable[[], Source], ...]:
         """One function per frame that gives its values; to be called in order."""
-        return tuple(partial(self._load, frame) for frame in range(self.n_frames))
+        loads = tuple(partial(self._load, frame) for frame in range(self.n_frames))
+        return in_stacks(loads, self.stack["Z"]) if self._takes_planes_together else loads
+
+    @property
+    def _takes_planes_together(self) -> bool:
+        return "Z" in self.stack and self._spec.planes == "together"
 
     def check_resampling(self, settings: Settings) -> None:
         """Raise `InputError` if the image is to be resampled and its voxel size does not allow it."""
@@ -133,10 +139,17 @@ class ImageFile:
             self._crops = [None] * self.n_frames
         elif self._crops is None:
             try:
-                self._crops = [measure_crop(load()) for load in self.loads]
+                self._crops = self._find_crops()
             except InputError as error:
                 raise InputError(f"{self.path.name}: {error}") from error
         return self._crops
+
+    def _find_crops(self) -> list[Crop | None]:
+        if not self._takes_planes_together:
+            return [measure_crop(load()) for load in self.loads]
+        planes = self.stack["Z"]
+        stacks = (self.loads[first : first + planes] for first in range(0, self.n_frames, planes))
+        return [crop for stack in stacks for crop in find_stack_crops(stack)]
 
     def find_windows(self, settings: Settings, mask: ArrayLike | None = None) -> list[Windows]:
         """Return, frame by frame, which windows a run computes, None for all of them.

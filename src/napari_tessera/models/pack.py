@@ -104,6 +104,7 @@ def _content(spec: ModelSpec) -> dict[str, Any]:
         "voxel_size_um": None if spec.voxel_size_um is None else list(spec.voxel_size_um),
         "resampling": {} if spec.resampling == ResamplingScheme() else asdict(spec.resampling),
         "crop": "" if spec.crop == "none" else spec.crop,
+        "planes": "" if spec.planes == "apart" else spec.planes,
         "classes": list(spec.classes),
         "class_colours": list(spec.class_colours),
         "licence": spec.licence,

@@ -24,12 +24,14 @@ __all__ = [
     "NormalisationMode",
     "OutputKind",
     "OutputSpec",
+    "PlanesMode",
     "WindowRule",
 ]
 
 OutputKind = Literal["semantic", "foreground", "boundary", "affinities", "contour-distance"]
 Activation = Literal["none", "sigmoid", "softmax", "tanh"]
 CropMode = Literal["none", "nonzero"]
+PlanesMode = Literal["apart", "together"]
 
 # What turns each kind of output into labels when the model suggests nothing.
 _DECODER_FOR = {
@@ -173,6 +175,9 @@ class ModelSpec:
     crop
         Which part of an image it sees: ``none``: all of it; ``nonzero``: the smallest box outside of which all channels
         are 0. The rest is background.
+    planes
+        How a 2D model takes the planes of a stack: ``apart``: each as an image of its own; ``together``: cropped and
+        normalised as one volume, as a model of planes that was trained on volumes needs it.
     classes
         Names of the output's classes, in channel order; may be empty.
     class_colours
@@ -210,6 +215,7 @@ class ModelSpec:
     citation: str = ""
     resampling: ResamplingScheme = field(default_factory=ResamplingScheme)
     crop: CropMode = "none"
+    planes: PlanesMode = "apart"
 
     def __post_init__(self) -> None:
         """Check that the fields fit together."""
@@ -223,6 +229,10 @@ class ModelSpec:
             )
         if self.crop not in get_args(CropMode):
             raise ModelError(f"crop is {self.crop!r}, but it must be one of {', '.join(get_args(CropMode))}")
+        if self.planes not in get_args(PlanesMode):
+            raise ModelError(f"planes is {self.planes!r}, but it must be one of {', '.join(get_args(PlanesMode))}")
+        if self.planes == "together" and self.spatial_dims == 3:
+            raise ModelError("planes is 'together', but the model is 3D: leave it out")
         self._check_channels()
         if len(set(self.normalisations)) == 1:  # said once, so that the same description is equal
             object.__setattr__(self, "normalisation", self.normalisations[0])

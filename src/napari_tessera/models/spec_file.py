@@ -24,6 +24,7 @@ from napari_tessera.models.spec import (
     NormalisationMode,
     OutputKind,
     OutputSpec,
+    PlanesMode,
     WindowRule,
 )
 
@@ -132,6 +133,7 @@ class ModelFile(Part):
     voxel_size_um: tuple[float, ...] | None = None
     resampling: _Resampling = Field(default_factory=_Resampling)
     crop: CropMode = "none"
+    planes: PlanesMode = "apart"
     output: _Output = Field(default_factory=_Output)
     classes: tuple[str, ...] = ()
     class_colours: tuple[str, ...] = ()
@@ -160,6 +162,7 @@ class ModelFile(Part):
             voxel_size_um=self.voxel_size_um,
             resampling=self.resampling.to_scheme(),
             crop=self.crop,
+            planes=self.planes,
             classes=self.classes,
             decoder=None if self.decoder is None else self.decoder.to_choice(),
             description=" ".join(self.description.split()),

@@ -337,7 +337,8 @@ class _Run:
             # An array for all of them is made when the first comes, so the one that is decoded counts twice.
             held_bytes=results_held * of_image * self.written_bytes_per_voxel if results_held > 1 else 0,
             resampling_bytes=max(
-                self._resampling_bytes(volume, itemsize) + self._cropping_bytes(volume) for volume in self.volumes
+                self._resampling_bytes(volume, itemsize) + self._cropping_bytes(volume, results_held)
+                for volume in self.volumes
             ),
         )
 
@@ -345,10 +346,14 @@ class _Run:
         kept = self._kept(volume.resampling)
         return prod(volume.shape) * kept.channels * np.dtype(kept.dtype).itemsize
 
-    def _cropping_bytes(self, volume: VolumePlan) -> int:
-        """Return what a volume's foreground and its result in the whole image take of the host's memory."""
+    def _cropping_bytes(self, volume: VolumePlan, results_held: int) -> int:
+        """Return what a volume's foreground and its result in the whole image take of the host's memory.
+
+        Planes that are normalised together hold the foreground of their stack, which has no more planes than results.
+        """
         masked = any(is_masked(self.spec.normalisation, self.spec.in_channels))
         inside = min(self.settings.batch_size, len(self.grids)) * prod(volume.seen_shape) if masked else 0
+        inside *= results_held if self.spec.planes == "together" else 1
         return inside + (0 if volume.crop is None else prod(volume.image_shape) * self.written_bytes_per_voxel)
 
     def _resampling_bytes(self, volume: VolumePlan, itemsize: int) -> int:

@@ -10,9 +10,10 @@ import numpy.typing as npt
 
 from napari_tessera.engine.crop import Crop, measure_crop
 from napari_tessera.engine.settings import Settings
+from napari_tessera.engine.stack import find_stack_crops
 from napari_tessera.planning.occupied import check_mask, find_windows
 from napari_tessera.volumes.as_source import as_array, as_source
-from napari_tessera.volumes.planes import Plane, split_planes
+from napari_tessera.volumes.planes import Plane, plane_loads, split_planes
 from napari_tessera.volumes.volume import Volume
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ def find_crop(volume: Any, model: Model) -> Crop | tuple[Crop, ...] | None:
     planes = split_planes(volume, model.spec)
     if planes is None:
         return measure_crop(as_source(volume, model.spec))
-    return tuple(measure_crop(as_source(plane(), model.spec)) for plane in planes)
+    loads = plane_loads(planes, model.spec)
+    return find_stack_crops(loads) if model.spec.planes == "together" else tuple(measure_crop(load()) for load in loads)
 
 
 def find_occupied(

@@ -8,6 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from napari_tessera.errors import InputError
+from napari_tessera.volumes.planes import how_planes_run
 
 if TYPE_CHECKING:
     from napari_tessera.models.spec import ModelSpec
@@ -143,7 +144,7 @@ def read_axes(image: ImageInput, spec: ModelSpec, use: AxisUse = AxisUse.AUTO) -
     note = _check_colours(image, spec) if image.rgb else ""
     front, chosen = _read_front(image, spec, use, extra)
     if chosen is AxisUse.FRAMES and counts_planes(image, spec):
-        by_planes = f"the {count_in_front(image, spec)} planes run one by one, as the model is 2D"
+        by_planes = f"the {count_in_front(image, spec)} planes run {how_planes_run(spec)}, as the model is 2D"
         note = f"{note}; {by_planes}" if note else by_planes
     if "C" not in front and not image.rgb and spec.in_channels != 1:
         raise InputError(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_tessera.engine.source import ArraySource, Region, Source
-from napari_tessera.session.images import AxisUse, ImageInput, Reading
+from napari_tessera.engine.stack import StackPlane, StackSource
+from napari_tessera.session.images import AxisUse, ImageInput, Reading, counts_planes
 
 if TYPE_CHECKING:
     from napari_tessera.models.spec import ModelSpec
@@ -32,12 +34,16 @@ class VolumeInput:
         Index along each axis that is read as T: time, for a 2D model also z. Empty if there is none.
     in_channels
         Channels that the model needs.
+    together
+        Whether it is a plane that is cropped and normalised with the others of its stack, which lie along the last axis
+        that is read as T.
     """
 
     image: ImageInput
     reading: Reading
     frame: tuple[int, ...]
     in_channels: int
+    together: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -63,16 +69,39 @@ class VolumeInput:
         return self.image.rgb and self.in_channels == 1
 
     @property
-    def part(self) -> Any:
-        """What of the image's data it is: all, or a view of one frame."""
-        if not self.frame:
-            return self.image.data
-        index = iter(self.frame)
-        return self.image.data[tuple(next(index) if axis == "T" else slice(None) for axis in self.reading.axes)]
+    def measured_frame(self) -> tuple[int, ...]:
+        """Index of what is measured as one: the volume itself, or the stack that it is a plane of."""
+        return self.frame[:-1] if self.together else self.frame
+
+    @property
+    def measured_part(self) -> Any:
+        """What of the image's data is measured as one: all, or a view of a frame or stack."""
+        return self._part(self.measured_frame)
 
     def load(self) -> Source:
         """Return the volume for the engine; lazy arrays stay lazy where slicing them is."""
-        data, axes = self.part, self.reading.axes.replace("T", "")
+        plane = self._load(self.frame)
+        return StackPlane(plane, self._stack(plane), self.frame[-1]) if self.together else plane
+
+    def load_measured(self) -> Source:
+        """Return what is measured as one: the volume itself, or the stack that it is a plane of."""
+        plane = self._load(self.frame)
+        return self._stack(plane) if self.together else plane
+
+    def _stack(self, plane: Source) -> StackSource:
+        axis = self.reading.axes.rindex("T")
+        places = range(self.image.shape[axis])
+        return StackSource([partial(self._load, (*self.measured_frame, place)) for place in places], plane)
+
+    def _part(self, frame: tuple[int, ...]) -> Any:
+        if not frame:
+            return self.image.data
+        places = iter(frame)
+        index = (next(places, slice(None)) if axis == "T" else slice(None) for axis in self.reading.axes)
+        return self.image.data[tuple(index)]
+
+    def _load(self, frame: tuple[int, ...]) -> Source:
+        data, axes = self._part(frame), self.reading.axes.replace("T", "")
         if self._is_luminance:
             return _LuminanceSource(data)
         if self.image.rgb:
@@ -108,7 +137,8 @@ def split_volumes(image: ImageInput, reading: Reading, spec: ModelSpec) -> tuple
     frames = list(np.ndindex(*(image.shape[axis] for axis in axes)))  # of no axis the one empty index
     if reading.use is AxisUse.CURRENT:
         frames = [tuple(_current(image, axis) for axis in axes)]
-    return tuple(VolumeInput(image, reading, frame, spec.in_channels) for frame in frames)
+    together = spec.planes == "together" and bool(axes) and counts_planes(image, spec)
+    return tuple(VolumeInput(image, reading, frame, spec.in_channels, together) for frame in frames)
 
 
 def _current(image: ImageInput, axis: int) -> int:

@@ -171,18 +171,26 @@ class Task:
 
     def _find_crops(self, cancel: threading.Event) -> list[Crop] | None:
         """Return the box of every volume that the network sees, None where it sees all; reads the images."""
-        from napari_tessera.engine.crop import measure_crop
-
         if self.model.spec.crop == "none":
             return None
+        from napari_tessera.engine.stack import plane_crop
+
         found = []
+        boxes: dict[tuple[int, tuple[int, ...]], Crop] = {}
         for volume in self.volumes:
             raise_if_cancelled(cancel)
-            measure = partial(measure_crop, volume.load())
-            # Values that are not where they were would shift a normalisation; a box would leave them out.
-            remembers = not is_taken_to_stay(volume.image.data)
-            found.append(self._remember(volume, ("crop",), measure) if remembers else measure())
+            key = id(volume.image), volume.measured_frame
+            if key not in boxes:
+                boxes[key] = self._find_crop(volume)
+            found.append(plane_crop(boxes[key], volume.frame[-1]) if volume.together else boxes[key])
         return found
+
+    def _find_crop(self, volume: VolumeInput) -> Crop:
+        from napari_tessera.engine.crop import measure_crop
+
+        measure = partial(measure_crop, volume.load_measured())
+        # Values that are not where they were would shift a normalisation; a box would leave them out.
+        return measure() if is_taken_to_stay(volume.image.data) else self._remember(volume, ("crop",), measure)
 
     def _count(self, plan: Plan | None, cancel: threading.Event) -> Plan:
         """Return *plan*, resolved anew if None, or if a mask or the images decide on box and windows."""
@@ -334,8 +342,8 @@ class Task:
             return measure()
         data = volume.image.data
         # A frame of a lazy array would be read here; of those nothing is looked at.
-        part = volume.part if isinstance(data, np.ndarray) else None
-        return self.intensities.measure(data, (volume.reading.axes, volume.frame, *what), measure, part=part)
+        part = volume.measured_part if isinstance(data, np.ndarray) else None
+        return self.intensities.measure(data, (volume.reading.axes, volume.measured_frame, *what), measure, part=part)
 
 
 def _is_measured(plan: Plan) -> bool:

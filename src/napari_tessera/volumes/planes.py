@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from napari_tessera.volumes.as_source import as_array
+from napari_tessera.engine.stack import in_stacks
+from napari_tessera.volumes.as_source import as_array, as_source
 from napari_tessera.volumes.volume import Volume
 
 if TYPE_CHECKING:
+    from napari_tessera.engine.source import Source
     from napari_tessera.models.spec import ModelSpec
 
-__all__ = ["Plane", "planes_note", "split_planes"]
+__all__ = ["Plane", "how_planes_run", "plane_loads", "planes_note", "split_planes"]
 
 Plane = Callable[[], Any]
 """Gives one plane when it is called: nothing of a lazy stack is read before."""
@@ -41,9 +44,26 @@ def split_planes(volume: Any, spec: ModelSpec) -> tuple[Plane, ...] | None:
     return None
 
 
+def plane_loads(planes: Sequence[Plane], spec: ModelSpec) -> tuple[Callable[[], Source], ...]:
+    """Return what loads each of *planes* for the engine; those that are taken together know their stack."""
+    loads = tuple(partial(_load, plane, spec) for plane in planes)
+    return in_stacks(loads, len(loads)) if spec.planes == "together" else loads
+
+
+def _load(plane: Plane, spec: ModelSpec) -> Source:
+    return as_source(plane(), spec)
+
+
 def planes_note(name: str, planes: int, spec: ModelSpec) -> str:
     """Return the sentence that says how the stack *name* is run."""
-    return f"{name} is 3D and the model '{spec.name}' is 2D: its {planes} planes run one by one"
+    return f"{name} is 3D and the model '{spec.name}' is 2D: its {planes} planes run {how_planes_run(spec)}"
+
+
+def how_planes_run(spec: ModelSpec) -> str:
+    """Return how a 2D model takes the planes of a stack, for the user."""
+    if spec.planes == "apart":
+        return "one by one"
+    return f"one by one, {'cropped and ' if spec.crop != 'none' else ''}normalised together"
 
 
 def _plane_of(array: Any, index: tuple[Any, ...]) -> Plane:

@@ -198,6 +198,7 @@ def _describe(
     spec = ModelSpec(
         name=str(config.get("experiment_name", name))[:200],
         spatial_dims=blueprint.spatial_dims,
+        planes="together" if blueprint.spatial_dims == 2 else "apart",
         in_channels=blueprint.in_channels,
         out_channels=len(channels.kept),
         window=window,

@@ -126,6 +126,7 @@ def _describe(
     spec = ModelSpec(
         name=name[:200],
         spatial_dims=dims,
+        planes="together" if dims == 2 else "apart",
         in_channels=blueprint.in_channels,
         out_channels=len(use.channels),
         window=window,

@@ -21,6 +21,9 @@ MAX_BYTES = 4_000_000
 # What nnU-Net's own planner writes, and what older plans without a word of it mean.
 DEFAULT_RESAMPLING = "resample_data_or_seg_to_shape"
 
+# What reads images of single planes.
+PLANES_READER = "NaturalImage2DIO"
+
 # What functions are given by name: numbers, switches, names; nothing that could be called.
 ResamplingArguments = dict[str, bool | int | float | str | None]
 
@@ -111,6 +114,7 @@ class Plans(_Part):
     dataset_name: str
     transpose_forward: tuple[int, ...] = (0, 1, 2)
     image_reader_writer: str = "SimpleITKIO"
+    median_shape: tuple[float, ...] = Field((), alias="original_median_shape_after_transp")
     label_manager: str = "LabelManager"
     configurations: dict[str, dict[str, Any]]
     intensities: dict[str, IntensityProperties] = Field(
@@ -119,6 +123,13 @@ class Plans(_Part):
             "foreground_intensity_properties_per_channel", "foreground_intensity_properties_by_modality"
         ),
     )
+
+    @property
+    def is_of_volumes(self) -> bool:
+        """Whether the training images were volumes, whose planes a 2D network sees, and not single planes."""
+        if self.median_shape:
+            return self.median_shape[0] > 1
+        return self.image_reader_writer != PLANES_READER
 
     def configuration(self, name: str, path: Path) -> Configuration:
         """Return the configuration *name*, what it inherits included; *path* is that of the plans.

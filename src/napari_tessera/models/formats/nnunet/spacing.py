@@ -8,6 +8,7 @@ from math import isfinite
 from typing import TYPE_CHECKING
 
 from napari_tessera.errors import ModelError
+from napari_tessera.models.formats.nnunet.plans import PLANES_READER
 
 if TYPE_CHECKING:
     from napari_tessera.models.formats.nnunet.plans import Configuration, Plans
@@ -17,8 +18,6 @@ __all__ = ["FoundSpacing", "read_spacing"]
 # Readers of files that state a voxel size in millimetres.
 _MILLIMETRE_READERS = ("SimpleITKIO", "SimpleITKIOWithReorient", "NibabelIO", "NibabelIOWithReorient")
 _MM_IN_UM = 1000.0
-# This one takes no voxel size from anywhere: it calls every pixel 1 by 1.
-_READER_OF_PIXELS = "NaturalImage2DIO"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,7 @@ def read_spacing(plans: Plans, configuration: Configuration, order: Sequence[int
         # Floats of the plans times 1000 would show digits that nobody wrote.
         return FoundSpacing(tuple(round(mm * _MM_IN_UM, 6) for mm in in_order))
     said, axes = " x ".join(f"{length:g}" for length in in_order), " ".join("zyx"[-len(order) :])
-    if reader == _READER_OF_PIXELS:
+    if reader == PLANES_READER:  # it takes no voxel size from anywhere: every pixel is 1 by 1
         note = (
             f"It was trained on pixels, whatever their size: its spacing is {said}, as {reader} says of every image. "
             f"Images are taken as they are, as nnU-Net does; where you know the pixel size, set resolution to it "

@@ -143,6 +143,7 @@ def make_spec(
             voxel_size_um=read_spacing(plans, configuration, order).voxel_size_um,
             resampling=read_resampling(configuration).scheme,
             crop="nonzero",
+            planes="together" if dims == 2 and plans.is_of_volumes else "apart",
             classes=outputs.classes,
             overlap=OVERLAP,
             mirror_axes=_mirror_axes(mirroring_axes, order),
