@@ -6,13 +6,16 @@ from collections.abc import Sequence
 
 import torch
 
+from napari_tessera.engine.grid import Tiling
 from napari_tessera.engine.settings import Blend
 
 __all__ = ["importance_map"]
 
-# Both constants are MONAI's defaults (monai.data.utils.compute_importance_map); results must stay equal to it.
+# The first two constants are MONAI's defaults (monai.data.utils.compute_importance_map); results must stay equal to it.
 SIGMA_SCALE = 0.125
 MINIMUM = 1e-3
+# nnU-Net keeps its map in float16, ten times as large, where what is too small becomes the smallest number above 0.
+NNUNET_SCALE = 10.0
 
 
 def importance_map(
@@ -20,6 +23,7 @@ def importance_map(
     blend: Blend | str = Blend.GAUSSIAN,
     *,
     sigma_scale: float | Sequence[float] = SIGMA_SCALE,
+    tiling: Tiling = Tiling.MONAI,
     device: torch.device | str = "cpu",
 ) -> torch.Tensor:
     """Return the weights of one window.
@@ -33,20 +37,29 @@ def importance_map(
         *sigma_scale* times its side, clamped from below at 1e-3 (which makes the map non-separable).
     sigma_scale
         One number for all axes or one per axis.
+    tiling
+        Whose Gaussian: nnU-Net's is not clamped but rounded to float16, and its centre is half a voxel further where a
+        side is even.
     device
         Where the map is kept.
 
     Returns
     -------
     torch.Tensor
-        float32, shape *window*, values in [1e-3, 1].
+        float32, shape *window*, values in [1e-3, 1], of nnU-Net in [6e-9, 1].
     """
     if Blend(blend) is Blend.CONSTANT:
         return torch.ones(tuple(window), device=device)
     weights = torch.ones((), device=device)
     scales = [sigma_scale] * len(window) if isinstance(sigma_scale, (int, float)) else list(sigma_scale)
+    is_nnunet = tiling is Tiling.NNUNET
     for side, scale in zip(window, scales, strict=True):
-        distance = torch.arange(-(side - 1) / 2, (side - 1) / 2 + 1, device=device)
+        centre = side // 2 if is_nnunet else (side - 1) / 2
+        distance = torch.arange(side, device=device) - centre
         profile = torch.exp(-(distance**2) / (2 * (scale * side) ** 2))
         weights = weights.unsqueeze(-1) * profile
+    if is_nnunet:
+        rounded = (weights * NNUNET_SCALE).half()
+        rounded[rounded == 0] = rounded[rounded > 0].min()
+        return rounded.float() / NNUNET_SCALE
     return weights.clamp_(min=max(float(weights.min()), MINIMUM))

@@ -27,14 +27,29 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cached_property
 from itertools import product
 from math import prod
 
-__all__ = ["AxisGrid", "Block", "Index", "WindowGrid", "count_forward_passes", "stride_for"]
+__all__ = ["AxisGrid", "Block", "Index", "Tiling", "WindowGrid", "count_forward_passes", "stride_for"]
 
 Index = tuple[int, ...]
 """A window by its number on each axis."""
+
+
+class Tiling(StrEnum):
+    """Whose inference the windows follow where ways differ.
+
+    MONAI
+        Windows keep their step, and the last one of an axis is moved back to end with the image. The Gaussian of a
+        window stays above a thousandth.
+    NNUNET
+        Windows are spread evenly, at most a step apart. The Gaussian falls to nearly nothing at a window's border.
+    """
+
+    MONAI = "monai"
+    NNUNET = "nnunet"
 
 
 def stride_for(window_vox: int, overlap: float) -> int:
@@ -106,12 +121,15 @@ class AxisGrid:
     window_vox
         Length of the window, voxels, >= 1.
     stride_vox
-        Step between the starts of two windows, voxels, >= 1.
+        Step between the starts of two windows, voxels, >= 1; the most where they are spread.
+    tiling
+        How they lie.
     """
 
     image_vox: int
     window_vox: int
     stride_vox: int
+    tiling: Tiling = Tiling.MONAI
 
     @property
     def pad_vox(self) -> tuple[int, int]:
@@ -133,6 +151,9 @@ class AxisGrid:
     def starts(self) -> tuple[int, ...]:
         """First voxel of each window, in padded coordinates, strictly increasing."""
         last = self.padded_vox - self.window_vox
+        if self.tiling is Tiling.NNUNET and self.count > 1:
+            step = last / (self.count - 1)
+            return tuple(round(step * i) for i in range(self.count))
         return tuple(min(i * self.stride_vox, last) for i in range(self.count))
 
 
@@ -144,9 +165,16 @@ class WindowGrid:
     """
 
     axes: tuple[AxisGrid, ...]
+    tiling: Tiling = Tiling.MONAI
 
     @classmethod
-    def regular(cls, shape: Sequence[int], window: Sequence[int], overlap: float | Sequence[float]) -> WindowGrid:
+    def regular(
+        cls,
+        shape: Sequence[int],
+        window: Sequence[int],
+        overlap: float | Sequence[float],
+        tiling: Tiling = Tiling.MONAI,
+    ) -> WindowGrid:
         """Lay windows over a volume.
 
         Parameters
@@ -155,9 +183,12 @@ class WindowGrid:
             Voxels per axis; equal lengths.
         overlap
             Fraction in [0, 1) of a window that it shares with the next, one for all axes or one per axis.
+        tiling
+            How windows lie, and what their Gaussian is.
         """
         overlaps = [overlap] * len(shape) if isinstance(overlap, (int, float)) else list(overlap)
-        return cls(tuple(AxisGrid(n, w, stride_for(w, o)) for n, w, o in zip(shape, window, overlaps, strict=True)))
+        sides = zip(shape, window, overlaps, strict=True)
+        return cls(tuple(AxisGrid(n, w, stride_for(w, o), tiling) for n, w, o in sides), tiling)
 
     @cached_property
     def counts(self) -> tuple[int, ...]:

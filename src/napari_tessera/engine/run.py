@@ -18,8 +18,10 @@ from napari_tessera.engine.blocks import halve_block
 from napari_tessera.engine.drain import PlaneDrain
 from napari_tessera.engine.events import EventHandler, MemoryRecovered, PlanesFinished, Recovery
 from napari_tessera.engine.feed import WindowReader
+from napari_tessera.engine.grid import Tiling
 from napari_tessera.engine.network import Forward, Network
 from napari_tessera.engine.passes import Passes
+from napari_tessera.engine.settings import AccumulatorType
 from napari_tessera.engine.stitch import FLOAT_BYTES, estimate_slab_bytes
 from napari_tessera.errors import OutOfMemoryError
 from napari_tessera.units import format_bytes
@@ -159,9 +161,15 @@ class _SweepRun:
 
     def _importance(self) -> torch.Tensor:
         sweep = self._sweep
+        # Sums in float16 have no room for what falls to nearly nothing.
+        tiling = Tiling.MONAI if sweep.accumulator is AccumulatorType.FLOAT16 else sweep.grid.tiling
         try:
             return importance_map(
-                sweep.grid.window, sweep.blend, sigma_scale=sweep.sigma_scale, device=self._device.torch_device
+                sweep.grid.window,
+                sweep.blend,
+                sigma_scale=sweep.sigma_scale,
+                tiling=tiling,
+                device=self._device.torch_device,
             )
         except (RuntimeError, MemoryError) as error:
             if not self._device.is_out_of_memory(error):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from napari_tessera.engine.grid import Tiling
 from napari_tessera.engine.interpolation import ResamplingScheme
 from napari_tessera.errors import ModelError, OutputError, first_line
 from napari_tessera.models.pack_network import pack_network, plain
@@ -105,6 +106,7 @@ def _content(spec: ModelSpec) -> dict[str, Any]:
         "resampling": {} if spec.resampling == ResamplingScheme() else asdict(spec.resampling),
         "crop": "" if spec.crop == "none" else spec.crop,
         "planes": "" if spec.planes == "apart" else spec.planes,
+        "tiling": "" if spec.tiling is Tiling.MONAI else spec.tiling.value,
         "classes": list(spec.classes),
         "class_colours": list(spec.class_colours),
         "licence": spec.licence,

@@ -9,6 +9,7 @@ from itertools import zip_longest
 from math import isfinite
 from typing import Any, Literal, get_args
 
+from napari_tessera.engine.grid import Tiling
 from napari_tessera.engine.interpolation import ResamplingScheme
 from napari_tessera.errors import ModelError, SettingsError
 from napari_tessera.models.embeddings import refuse_embeddings
@@ -178,6 +179,8 @@ class ModelSpec:
     planes
         How a 2D model takes the planes of a stack: ``apart``: each as an image of its own; ``together``: cropped and
         normalised as one volume, as a model of planes that was trained on volumes needs it.
+    tiling
+        Whose inference its windows follow, in how they lie and how they are weighted.
     classes
         Names of the output's classes, in channel order; may be empty.
     class_colours
@@ -216,6 +219,7 @@ class ModelSpec:
     resampling: ResamplingScheme = field(default_factory=ResamplingScheme)
     crop: CropMode = "none"
     planes: PlanesMode = "apart"
+    tiling: Tiling = Tiling.MONAI
 
     def __post_init__(self) -> None:
         """Check that the fields fit together."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 
+from napari_tessera.engine.grid import Tiling
 from napari_tessera.engine.interpolation import Edge, ResamplingScheme
 from napari_tessera.errors import ModelError, nearest
 from napari_tessera.models.embeddings import refuse_embeddings
@@ -134,6 +135,7 @@ class ModelFile(Part):
     resampling: _Resampling = Field(default_factory=_Resampling)
     crop: CropMode = "none"
     planes: PlanesMode = "apart"
+    tiling: Tiling = Tiling.MONAI
     output: _Output = Field(default_factory=_Output)
     classes: tuple[str, ...] = ()
     class_colours: tuple[str, ...] = ()
@@ -163,6 +165,7 @@ class ModelFile(Part):
             resampling=self.resampling.to_scheme(),
             crop=self.crop,
             planes=self.planes,
+            tiling=self.tiling,
             classes=self.classes,
             decoder=None if self.decoder is None else self.decoder.to_choice(),
             description=" ".join(self.description.split()),

@@ -9,6 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_tessera.engine.grid import Tiling
 from napari_tessera.errors import ModelError
 from napari_tessera.models import allowed
 from napari_tessera.models.formats.nnunet.resampling import read_resampling
@@ -143,6 +144,7 @@ def make_spec(
             voxel_size_um=read_spacing(plans, configuration, order).voxel_size_um,
             resampling=read_resampling(configuration).scheme,
             crop="nonzero",
+            tiling=Tiling.NNUNET,
             planes="together" if dims == 2 and plans.is_of_volumes else "apart",
             classes=outputs.classes,
             overlap=OVERLAP,
