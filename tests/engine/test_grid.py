@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_tessera.engine.grid import AxisGrid, WindowGrid, count_forward_passes, stride_for
+from napari_tessera.engine.grid import AxisGrid, Tiling, WindowGrid, count_forward_passes, stride_for
 
 sides = st.integers(1, 90)
 windows = st.integers(1, 40)
@@ -42,6 +42,26 @@ def test_axis_covers_every_voxel_and_stays_inside(image: int, window: int, overl
     assert all(0 < later - earlier <= window for earlier, later in pairwise(axis.starts))
     assert sum(axis.pad_vox) == axis.padded_vox - image
     assert 0 <= axis.pad_vox[1] - axis.pad_vox[0] <= 1
+
+
+@given(image=sides, window=windows, overlap=overlaps)
+def test_windows_that_are_spread(image: int, window: int, overlap: float) -> None:
+    kept = AxisGrid(image, window, stride_for(window, overlap))
+    axis = AxisGrid(image, window, stride_for(window, overlap), Tiling.NNUNET)
+    assert axis.count == len(axis.starts) == kept.count
+    assert (axis.starts[0], axis.starts[-1]) == (0, kept.starts[-1])
+    steps = [later - earlier for earlier, later in pairwise(axis.starts)]
+    assert all(0 < step <= axis.stride_vox for step in steps)
+    assert not steps or max(steps) - min(steps) <= 1
+
+
+@pytest.mark.parametrize(
+    ("image", "starts"),
+    [(110, (0, 23, 46)), (64, (0,)), (30, (0,)), (96, (0, 32)), (97, (0, 16, 33)), (130, (0, 22, 44, 66))],
+)
+def test_nnunets_windows(image: int, starts: tuple[int, ...]) -> None:
+    """As nnU-Net's own function gives them, for windows of 64 at its step of a half."""
+    assert WindowGrid.regular((image,), (64,), 0.5, Tiling.NNUNET).starts == (starts,)
 
 
 @pytest.mark.parametrize(

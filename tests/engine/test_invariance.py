@@ -15,7 +15,7 @@ from napari_tessera.engine.blend import importance_map
 from napari_tessera.engine.blocks import cut_blocks, deal_blocks
 from napari_tessera.engine.device import CpuDevice
 from napari_tessera.engine.events import PlanesFinished
-from napari_tessera.engine.grid import WindowGrid
+from napari_tessera.engine.grid import Tiling, WindowGrid
 from napari_tessera.engine.reduction import Reduction
 from napari_tessera.engine.settings import AccumulatorType, Blend
 from napari_tessera.engine.stitch import FLOAT16_TOTAL, float16_error_bound, float16_scale
@@ -37,6 +37,7 @@ def pointwise(x: torch.Tensor) -> torch.Tensor:
     blend=st.sampled_from(list(Blend)),
     sw_batch_size=st.integers(1, 5),
     tta_num=st.sampled_from([1, 4]),
+    tiling=st.sampled_from(list(Tiling)),
 )
 def test_blocks_give_every_voxel_the_same_bits(
     run_engine: Make,
@@ -46,14 +47,15 @@ def test_blocks_give_every_voxel_the_same_bits(
     blend: Blend,
     sw_batch_size: int,
     tta_num: int,
+    tiling: Tiling,
 ) -> None:
     shape = tuple(data.draw(st.integers(3, 24)) for _ in range(dims))
     window = tuple(data.draw(st.integers(3, 9)) for _ in range(dims))
-    grid = WindowGrid.regular(shape, window, overlap)
+    grid = WindowGrid.regular(shape, window, overlap, tiling)
     chunk = tuple(data.draw(st.integers(1, 10)) for _ in range(dims))
     blocks = cut_blocks(grid, data.draw(st.integers(1, 400)), chunk=chunk)
     volume = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    knobs = {"overlap": overlap, "blend": blend, "sw_batch_size": sw_batch_size, "tta_num": tta_num}
+    knobs = {"grid": grid, "blend": blend, "sw_batch_size": sw_batch_size, "tta_num": tta_num}
     whole = run_engine(pointwise, volume, window, **knobs)
     cut = run_engine(pointwise, volume, window, blocks=blocks, **knobs)
     np.testing.assert_array_equal(cut.array, whole.array)
@@ -63,6 +65,36 @@ def test_blocks_give_every_voxel_the_same_bits(
         if isinstance(event, PlanesFinished):
             covered[tuple(slice(*limits) for limits in event.region)] += 1
     assert (covered == 1).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data(), dims=st.sampled_from([2, 3]), overlap=st.sampled_from([0.0, 0.3, 0.5, 0.7]))
+def test_windows_of_nnunet_add_up_to_their_average(
+    run_engine: Make, data: st.DataObject, dims: int, overlap: float
+) -> None:
+    shape = tuple(data.draw(st.integers(3, 30)) for _ in range(dims))
+    window = tuple(data.draw(st.integers(3, 9)) for _ in range(dims))
+    grid = WindowGrid.regular(shape, window, overlap, Tiling.NNUNET)
+    volume = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+    def network(x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x, x.flip(-1), x.cumsum(-1)], 1)  # what a voxel gets depends on its window
+
+    weights = importance_map(window, tiling=Tiling.NNUNET).double()
+    padded = np.pad(volume, grid.pad_vox)
+    total, weight = np.zeros((3, *padded.shape)), np.zeros(padded.shape)
+    for start in grid.iter_windows():
+        region = tuple(slice(a, a + w) for a, w in zip(start, window, strict=True))
+        made = network(torch.from_numpy(padded[region].copy())[None, None])[0].double()
+        total[(slice(None), *region)] += (made * weights).numpy()
+        weight[region] += weights.numpy()
+    inner = tuple(slice(before, before + n) for (before, _), n in zip(grid.pad_vox, shape, strict=True))
+    expected = (total / weight)[(slice(None), *inner)]
+    found = run_engine(network, volume, window, grid=grid, sw_batch_size=2)
+    np.testing.assert_allclose(found.array, expected, atol=2e-4)
+    narrow = run_engine(network, volume, window, grid=grid, accumulator=AccumulatorType.FLOAT16).array
+    usual = run_engine(network, volume, window, grid=WindowGrid(grid.axes)).array
+    np.testing.assert_allclose(narrow, usual, atol=0.05 * np.abs(usual).max())
 
 
 @settings(max_examples=15, deadline=None)
@@ -165,13 +197,19 @@ def test_views_come_in_the_layout_that_the_network_takes(
 
 
 @settings(max_examples=40, deadline=None)
-@given(data=st.data(), dims=st.sampled_from([2, 3]), blend=st.sampled_from(list(Blend)), overlap=st.floats(0, 0.9))
+@given(
+    data=st.data(),
+    dims=st.sampled_from([2, 3]),
+    blend=st.sampled_from(list(Blend)),
+    overlap=st.floats(0, 0.9),
+    tiling=st.sampled_from(list(Tiling)),
+)
 def test_weights_in_float16_never_add_up_to_more_than_they_may(
-    data: st.DataObject, dims: int, blend: Blend, overlap: float
+    data: st.DataObject, dims: int, blend: Blend, overlap: float, tiling: Tiling
 ) -> None:
     shape = tuple(data.draw(st.integers(2, 40)) for _ in range(dims))
     window = tuple(data.draw(st.integers(2, 16)) for _ in range(dims))
-    grid = WindowGrid.regular(shape, window, overlap)
+    grid = WindowGrid.regular(shape, window, overlap, tiling)
     importance = importance_map(window, blend)
     total = np.zeros(grid.padded_shape)
     for start in grid.iter_windows():

@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
 ]
 
-AGREEMENT = 0.999
+AGREEMENT = 0.9999
 PATCH = [16, 32, 32]
 STEPS = 120
 

@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
 ]
 
-AGREEMENT = 0.999
+AGREEMENT = 0.9999
 
 
 def cells(shape: tuple[int, ...], seed: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

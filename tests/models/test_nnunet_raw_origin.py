@@ -97,17 +97,18 @@ def nnunet_labels(folder: Path, image: Image) -> NDArray[Any]:
     return np.asarray(found).reshape(image.shape[1:])
 
 
+@pytest.mark.parametrize("corner", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("dims", [3, 2])
 def test_raw_volumes_with_zero_borders(
-    taught: dict[int, torch.nn.Module], tmp_path: Path, dims: int, channels: int, masked: bool
+    taught: dict[int, torch.nn.Module], tmp_path: Path, dims: int, channels: int, masked: bool, corner: bool
 ) -> None:
     plan = plans_of(dims, channels, masked=masked)
     network = widened(plan, taught[dims], channels)
     names = {str(channel): "microscopy" for channel in range(channels)}
     folder = write_folder(tmp_path, plan, dataset(channel_names=names), [checkpoint(network, plan)])
-    image, truth = bordered(dims, channels, 11)
+    image, truth = bordered(dims, channels, 11, corner=corner)
     ours = nt.segment(image if channels > 1 else image[0], nt.load_model(folder))
     theirs = nnunet_labels(folder, image)
     assert_same_labels(ours, theirs, truth)

@@ -233,6 +233,9 @@ class ModelSpec:
             )
         if self.crop not in get_args(CropMode):
             raise ModelError(f"crop is {self.crop!r}, but it must be one of {', '.join(get_args(CropMode))}")
+        if self.tiling not in tuple(Tiling):
+            raise ModelError(f"tiling is {self.tiling!r}, but it must be one of {', '.join(Tiling)}")
+        object.__setattr__(self, "tiling", Tiling(self.tiling))
         if self.planes not in get_args(PlanesMode):
             raise ModelError(f"planes is {self.planes!r}, but it must be one of {', '.join(get_args(PlanesMode))}")
         if self.planes == "together" and self.spatial_dims == 3:
