@@ -1,7 +1,6 @@
 """Mirroring of nnU-Net's own predictor, over all its axes, some and none, gives the labels that Tessera gives.
 
-See test_nnunet_origin.py for what the two do differently all the same. The axes are those of the checkpoint, and the
-settings those that a model suggests: nothing is set by hand.
+The axes are those of the checkpoint, and the settings those that a model suggests: nothing is set by hand.
 """
 
 from __future__ import annotations

@@ -1,9 +1,6 @@
 """What Tessera makes of a trained folder is what nnU-Net's own predictor makes of it.
 
-The two differ in three things, none of which a format can take over. nnU-Net spreads its windows evenly, where Tessera
-keeps the step and moves the last window back; its Gaussian is centred on a voxel and falls to nearly nothing, where
-Tessera's is centred between voxels and stays above a thousandth; and it sums in float16. So the labels of a network
-that has learnt something are the same but for a few voxels, and with untrained weights they are not.
+Windows lie and are weighted alike. nnU-Net sums in float16, so voxels may differ in which a network is undecided.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ def _facts(spec: "ModelSpec | None") -> dict[str, str]:
         "voxel size": format_voxel_size(spec.voxel_size_um) if spec.voxel_size_um else "unknown",
         "resampling": _resampling(spec.resampling),
         "crop": "" if spec.crop == "none" else "to what is not zero in any channel; the rest is background",
-        "windows": "" if spec.tiling == "monai" else "spread evenly, weighted by nnU-Net's Gaussian",
+        "tiling": "" if spec.tiling == "monai" else "spread evenly, weighted by nnU-Net's Gaussian",
         "planes of a stack": "" if spec.planes == "apart" else "cropped and normalised as one volume",
         "normalisation": "; ".join(dict.fromkeys(map(_normalisation, spec.normalisations))),
         "activation": ", ".join(dict.fromkeys(spec.activations)),
