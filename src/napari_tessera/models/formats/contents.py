@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import zipfile
 from enum import Enum
 from pathlib import Path
@@ -65,8 +66,9 @@ def look(path: Path) -> Content:
     if head.startswith(_ZIP_MARKS):
         names = names_in_zip(path)
         return Content.CUT_ZIP if names is None else _of_zip(names)
+    text = head.lower().removeprefix(codecs.BOM_UTF8).lstrip()
     for start, content in _STARTS.items():
-        if head.lower().startswith(start):
+        if text.startswith(start):
             return content
     # Before what two or three bytes tell: here they are those of a length.
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:

@@ -86,6 +86,7 @@ MODEL_PATTERNS = (
     "*.zip",
     *dict.fromkeys(PurePosixPath(marker).name for entry in FORMATS for marker in entry.markers),
 )
+_OPENED = (*MODEL_SUFFIXES, ".zip")
 DESCRIPTIONS = (".yaml", ".yml")
 _OWN = next(entry for entry in FORMATS if entry.module == "tessera_file")
 _CHECKPOINTS = next(entry for entry in FORMATS if Content.WEIGHTS in entry.contents)
@@ -217,7 +218,7 @@ def _find_in_zip(path: Path) -> ModelFormat:
 
 def _models_in(folder: Path) -> list[Path]:
     """Return the files of *folder* that are models: of weights and their description, one counts."""
-    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name.lower().endswith(MODEL_SUFFIXES))
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name.lower().endswith(_OPENED))
     descriptions = [path for path in files if path.suffix.lower() in DESCRIPTIONS]
     weights = [path for path in files if path.suffix.lower() == ".safetensors"]
     others = [path for path in files if path not in descriptions and path not in weights]

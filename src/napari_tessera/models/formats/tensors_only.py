@@ -18,10 +18,11 @@ from napari_tessera.models import allowed
 from napari_tessera.models.formats.contents import Content, look, refuse_no_model
 from napari_tessera.models.formats.reasons import reason_of_torch
 
-__all__ = ["dense_tensors", "read_tensors_only"]
+__all__ = ["dense_tensors", "read_tensors_only", "refuse_more_than_tensors"]
 
 # The pickle holds names, shapes and the optimiser's numbers; tensors lie beside it.
 MAX_PICKLE_BYTES = 64_000_000
+_ZIPS = (Content.WEIGHTS, Content.ZIP, Content.SCRIPT, Content.EXPORTED)
 # What older releases wrote is no zip but pickles one after another (mark, version, system, content, names of tensors)
 # and then the tensors.
 LEGACY_PICKLES = 5
@@ -68,7 +69,7 @@ def read_tensors_only(
     """
     content = look(path)
     refuse_no_model(content, f"the file of weights {label}")
-    is_zip = content in (Content.WEIGHTS, Content.ZIP, Content.SCRIPT, Content.EXPORTED)
+    is_zip = content in _ZIPS
     if content is Content.PICKLE and needs_zip:
         raise ModelError(
             f"the file of weights {label} is a pickle outside of a zip, as torch wrote before 1.6 (2020): where you "
@@ -76,15 +77,7 @@ def read_tensors_only(
         )
     if not is_zip and content is not Content.PICKLE and needs_zip:
         raise ModelError(f"the file of weights {label} is not what torch.save writes, but {content.value}")
-    try:
-        names = _names_in_zip(path, label) if is_zip else _names_in_pickles(path)
-    except ModelError:
-        raise
-    except Exception as error:  # OSError, BadZipFile, ValueError, IndexError, UnicodeDecodeError, ... for what is none
-        raise ModelError(
-            f"cannot read the weights {label}, the file may be cut short ({first_line(error)}): get it again"
-        ) from error
-    stand_ins: list[Any] = [(_stand_for(name, stand_in, label), name) for name in names if not _is_allowed(name)]
+    stand_ins: list[Any] = refuse_more_than_tensors(path, label, stand_in=stand_in)
     try:
         with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
             # Of older ways to pickle: what cannot be read is an error.
@@ -98,6 +91,32 @@ def read_tensors_only(
         raise ModelError(
             f"cannot read the weights {label}, the file may be cut short ({_reason(error)}): get it again"
         ) from error
+
+
+def refuse_more_than_tensors(
+    path: Path, label: str, *, stand_in: Callable[[str], Callable[..., Any] | None] = _nothing
+) -> list[tuple[Callable[..., Any], str]]:
+    """Return what stands for each name in *path* beyond tensors and plain data; reads names alone.
+
+    Parameters
+    ----------
+    path, label, stand_in
+        As for `read_tensors_only`.
+
+    Raises
+    ------
+    ModelError
+        If there is a name that nothing stands for, such as the class of a whole network, or the file cannot be read.
+    """
+    try:
+        names = _names_in_zip(path, label) if look(path) in _ZIPS else _names_in_pickles(path)
+    except ModelError:
+        raise
+    except Exception as error:  # OSError, BadZipFile, ValueError, IndexError, UnicodeDecodeError, ... for what is none
+        raise ModelError(
+            f"cannot read the weights {label}, the file may be cut short ({first_line(error)}): get it again"
+        ) from error
+    return [(_stand_for(name, stand_in, label), name) for name in names if not _is_allowed(name)]
 
 
 def dense_tensors(found: Any, label: str) -> dict[str, torch.Tensor]:

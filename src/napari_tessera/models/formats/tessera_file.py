@@ -129,6 +129,10 @@ def _description_of(path: Path) -> Path:
     for suffix in DESCRIPTIONS:
         if (beside := path.with_name(model_stem(path) + suffix)).is_file():
             return beside
+    content = look(path)
+    refuse_no_model(content, str(path))
+    if content is not Content.SAFETENSORS:
+        raise ModelError(f"{path} is no file of safetensors weights, but {content.value}: get it again")
     raise ModelError(
         f"{path} holds weights alone, which do not say of what network they are: put {model_stem(path)}.yaml beside "
         f"it, which names its architecture (docs/models/tessera.md), or export the whole network as TorchScript, .pt2 "

@@ -13,7 +13,7 @@ from napari_tessera.errors import ModelError
 from napari_tessera.models import allowed
 from napari_tessera.models.formats.tensors_only import dense_tensors, read_tensors_only
 
-__all__ = ["Checkpoint", "Weights", "read_checkpoint"]
+__all__ = ["Checkpoint", "Weights", "read_checkpoint", "stand_in"]
 
 Weights = Mapping[str, torch.Tensor]
 
@@ -58,7 +58,8 @@ _STAND_INS = allowed.CONNECTOMICS_PICKLED.handled(
 )
 
 
-def _stand_in(name: str) -> Callable[..., Any] | None:
+def stand_in(name: str) -> Callable[..., Any] | None:
+    """Return what takes the place of *name* in a checkpoint; None where the checkpoint is refused for it."""
     if name.partition(".")[0] in allowed.CONNECTOMICS_PICKLED_PACKAGES.names:
         return Inert
     return _STAND_INS.get(name)
@@ -79,7 +80,7 @@ def read_checkpoint(path: Path, *, needs_zip: bool = True) -> Checkpoint:
     ModelError
         If it cannot be read, holds other things than weights and plain data, or is no checkpoint.
     """
-    content = read_tensors_only(path, str(path), stand_in=_stand_in, needs_zip=needs_zip)
+    content = read_tensors_only(path, str(path), stand_in=stand_in, needs_zip=needs_zip)
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise ModelError(
             f"{path} is no checkpoint of PyTorch Connectomics, as it has no state_dict: if it is one itself, put a "

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from napari_tessera.errors import ModelError
 from napari_tessera.models.formats.base import Description, Risk
-from napari_tessera.models.formats.connectomics.checkpoint import Checkpoint, Weights, read_checkpoint
+from napari_tessera.models.formats.connectomics.checkpoint import Checkpoint, Weights, read_checkpoint, stand_in
 from napari_tessera.models.formats.connectomics.config import Configuration, Generation, read_configuration
 from napari_tessera.models.formats.connectomics.network import ONLY, Blueprint, Head, read_blueprint
 from napari_tessera.models.formats.connectomics.output import Channels, read_channels, read_decoder
 from napari_tessera.models.formats.connectomics.version1 import read_version_1
 from napari_tessera.models.formats.connectomics.views import read_views
 from napari_tessera.models.formats.registry import DESCRIPTIONS, MODEL_SUFFIXES, model_stem
+from napari_tessera.models.formats.tensors_only import refuse_more_than_tensors
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import ModelSpec, Normalisation, WindowRule
 
@@ -136,6 +137,7 @@ def _configuration_of(checkpoint: Path) -> Path:
                 f"{checkpoint} has no configuration of its name, and {folder} holds {len(found)}: copy the one that it "
                 f"was trained with to {beside[0].name} beside it"
             )
+    refuse_more_than_tensors(checkpoint, str(checkpoint), stand_in=stand_in)
     raise ModelError(
         f"{checkpoint} holds weights alone, which do not say of what network they are: put {beside[0].name} beside it, "
         f"the configuration of PyTorch Connectomics that it was trained with or a description that names its "
