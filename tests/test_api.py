@@ -637,3 +637,12 @@ def test_host_memory_that_is_too_little_ends_the_run_before_it_starts(
         ):
             nt.predict(volume, model, settings, on_event=events.append)
     assert not [event for event in events if isinstance(event, PassFinished)]
+
+
+def test_without_settings_it_is_what_the_model_suggests(model: nt.Model, volume: np.ndarray) -> None:
+    own = model.with_spec(overlap=0.25, mirror_axes="x")
+    assert nt.plan(volume.shape, own).settings == nt.plan(volume.shape, own, own.suggested_settings()).settings
+    assert (nt.plan(volume.shape, own).settings.overlap, nt.plan(volume.shape, own).settings.tta_num) == (0.25, 2)
+    np.testing.assert_array_equal(nt.predict(volume, own), nt.predict(volume, own, own.suggested_settings()))
+    np.testing.assert_array_equal(nt.segment(volume, own), nt.segment(volume, own, own.suggested_settings()))
+    assert (nt.predict(volume, own) != nt.predict(volume, own, nt.Settings())).any()

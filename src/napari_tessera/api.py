@@ -17,7 +17,6 @@ from napari_tessera.calibration.remember import RunMemory
 from napari_tessera.calibration.store import CalibrationStore, NetworkMemory
 from napari_tessera.decode import Decoder, get_decoder
 from napari_tessera.engine.device import host_memory, open_devices
-from napari_tessera.engine.settings import Settings
 from napari_tessera.errors import InputError, ModelError, SettingsError
 from napari_tessera.pipeline import iter_results
 from napari_tessera.planning.activations import ActivationCache
@@ -34,6 +33,7 @@ from napari_tessera.volumes.planes import plane_loads, split_planes
 if TYPE_CHECKING:
     from napari_tessera.engine.crop import Crop
     from napari_tessera.engine.events import EventHandler
+    from napari_tessera.engine.settings import Settings
     from napari_tessera.engine.source import Source
     from napari_tessera.models.model import Model
     from napari_tessera.planning.resampling import VoxelSize
@@ -122,7 +122,7 @@ def plan(
     model
         The network to run.
     settings
-        What the user wants; the defaults if None.
+        What the user wants; what the model suggests if None.
     decoder
         Name of a decoder, ``"probabilities"`` for none, or None for the model's own.
     dtype
@@ -153,7 +153,7 @@ def plan(
     The first plan for a network and a window traces one forward pass, without computing it; later ones take
     milliseconds.
     """
-    settings = settings or Settings()
+    settings = settings or model.suggested_settings()
     state = device or measure_device(settings.device)
     volumes = plane_by_plane(_several(shapes), model.spec, voxel_size_um, occupied, crops)
     chosen = None if decoder == PROBABILITIES else choose_decoder(model, settings, decoder)
@@ -295,7 +295,7 @@ def predict(
         the model has several. Any real number type. A 2D model runs the planes of a stack one by one, each as an image
         of its own.
     model, settings
-        What to run and how.
+        What to run and how; None: as `Model.suggested_settings` says, with the model's own overlap and views.
     mask
         An array of the volume's spatial shape: windows in which it is 0 everywhere are not computed, and what only they
         cover is background.
@@ -319,7 +319,7 @@ def predict(
     TesseraError
         InputError, SettingsError, ModelError, OutOfMemoryError or CancelledError.
     """
-    return _run_one(volume, model, settings or Settings(), PROBABILITIES, mask, voxel_size_um, on_event, cancel)
+    return _run_one(volume, model, settings, PROBABILITIES, mask, voxel_size_um, on_event, cancel)
 
 
 def segment(
@@ -354,19 +354,20 @@ def segment(
     """
     if decoder == PROBABILITIES:
         raise SettingsError("segment gives labels: for probabilities call predict")
-    return _run_one(volume, model, settings or Settings(), decoder, mask, voxel_size_um, on_event, cancel)
+    return _run_one(volume, model, settings, decoder, mask, voxel_size_um, on_event, cancel)
 
 
 def _run_one(
     volume: Any,
     model: Model,
-    settings: Settings,
+    settings: Settings | None,
     decoder: str | None,
     mask: Any,
     voxel_size_um: VoxelSize | None,
     on_event: EventHandler | None,
     cancel: threading.Event | None,
 ) -> npt.NDArray[Any]:
+    settings = settings or model.suggested_settings()
     planes = split_planes(volume, model.spec)
     source = as_source(volume if planes is None else planes[0](), model.spec)
     size, crop = voxel_size_of(volume, voxel_size_um), find_crop(volume, model)

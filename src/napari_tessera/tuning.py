@@ -14,7 +14,6 @@ from napari_tessera.api import PROBABILITIES, measure_device, plan
 from napari_tessera.calibration.key import CalibrationKey
 from napari_tessera.calibration.remember import measurement_of
 from napari_tessera.calibration.store import CalibrationStore
-from napari_tessera.engine.settings import Settings
 from napari_tessera.errors import SettingsError
 from napari_tessera.planning.autotune import check_room, fit_batch, fit_window
 from napari_tessera.planning.trace import torch_sees_memory_of
@@ -22,6 +21,7 @@ from napari_tessera.probe import measure_peak, measure_times
 
 if TYPE_CHECKING:
     from napari_tessera.engine.crop import Crop
+    from napari_tessera.engine.settings import Settings
     from napari_tessera.models.model import Model
     from napari_tessera.planning.pace import Pace
     from napari_tessera.planning.plan import DeviceState, Plan
@@ -61,7 +61,8 @@ def autotune(
     shapes, model, decoder, dtype, voxel_size_um, device, crops, results_held, calibrations
         As for `plan`.
     settings
-        What the user wants; all but ``sw_batch_size`` stays, and the window if that is to be chosen, too.
+        What the user wants, what the model suggests if None; all but ``sw_batch_size`` stays, and the window if that is
+        to be chosen, too.
     budget_bytes
         What the run may take of the device, the estimate's error included; None: what is free, less 10 % headroom.
     choose_window
@@ -87,7 +88,7 @@ def autotune(
     InputError, ModelError
         As for `plan`.
     """
-    settings = settings or Settings()
+    settings = settings or model.suggested_settings()
     state = device or measure_device(settings.device)
     if budget_bytes is not None:
         state = replace(state, budget_bytes=budget_bytes)
@@ -147,7 +148,7 @@ def calibrate(
     model
         The network; no run may use it, and nothing else in this program the device, meanwhile.
     settings
-        Window, ``sw_batch_size``, precision and device to measure at; the defaults if None.
+        Window, ``sw_batch_size``, precision and device to measure at; what the model suggests if None.
     calibrations
         Where it is kept; the user's own if None.
     cancel
@@ -166,7 +167,7 @@ def calibrate(
     ModelError, OutOfMemoryError, CancelledError, CalibrationError
         If the pass fails or is not waited for, or nothing can be kept.
     """
-    settings, store = settings or Settings(), calibrations or CalibrationStore()
+    settings, store = settings or model.suggested_settings(), calibrations or CalibrationStore()
 
     def plan_of(batch: int) -> Plan:
         window = settings.window_size or model.spec.window.default

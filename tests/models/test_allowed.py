@@ -138,16 +138,16 @@ def test_nnunets_networks_and_blocks_become_classes_that_are_there() -> None:
 
 def test_stand_ins_of_pickles_are_what_the_table_says() -> None:
     for name, becomes in allowed.CONNECTOMICS_PICKLED.names.items():
-        made = connectomics_pickles._stand_in(name)
+        made = connectomics_pickles.stand_in(name)
         assert made is not None
         empty = becomes == "an empty dictionary"
         assert made("anything") == {} if empty else isinstance(made("anything"), connectomics_pickles.Inert)
     for package in allowed.CONNECTOMICS_PICKLED_PACKAGES.names:
-        assert connectomics_pickles._stand_in(f"{package}.anything") is connectomics_pickles.Inert
+        assert connectomics_pickles.stand_in(f"{package}.anything") is connectomics_pickles.Inert
     for name in allowed.NNUNET_PICKLED.names:
         assert nnunet_checkpoint._stand_in(name) is nnunet_checkpoint._Inert
     for stranger in ("os.system", "builtins.eval", "connectomics_of_another.f", "numpy.load", "pathlib.Path"):
-        assert connectomics_pickles._stand_in(stranger) is None
+        assert connectomics_pickles.stand_in(stranger) is None
         assert nnunet_checkpoint._stand_in(stranger) is None
 
 

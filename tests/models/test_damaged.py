@@ -19,6 +19,8 @@ MOST_LETTERS = 500
 INSIDES = re.compile(r"\.(cc|cpp|h|py)\"?:\d|Traceback|0x[0-9a-f]{6,}|INTERNAL ASSERT|\w::\w")
 NOT_THE_FILE = {
     "a web page": b"<!DOCTYPE html><html><body>Sign in</body></html>",
+    # After a mark of its encoding, and lines that are empty.
+    "is a web page": b"\xef\xbb\xbf\r\n\r\n<html><body>Sign in</body></html>",
     "a pointer of Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 123\n",
 }
 DAMAGES: dict[str, Callable[[bytes, random.Random], bytes]] = {

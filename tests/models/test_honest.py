@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from tests.models import sample_connectomics, sample_tessera
+from tests.models import sample_bioimageio, sample_connectomics, sample_tessera
 from tests.models.sample import make_or_skip, reference_network
 
 import napari_tessera as nt
@@ -293,3 +293,29 @@ def test_a_network_of_numbers_may_give_what_is_none(tmp_path: Path) -> None:
     volume = np.zeros((16,) * 3, np.float32)
     found = nt.predict(volume, model, nt.Settings(window_size=(16,) * 3, device="cpu"))
     assert np.isnan(found).all()
+
+
+@pytest.mark.parametrize("ending", [".pt", ".pth", ".ckpt"])
+def test_a_whole_network_that_was_pickled_is_called_so(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"whole{ending}"
+    torch.save(torch.nn.Conv3d(1, 2, 3), path)
+    for act in (describe_model, load_model):
+        assert_refused(
+            lambda act=act: act(path), "torch.nn.modules.conv.Conv3d", "save the network's state_dict", where=tmp_path
+        )
+
+
+def test_text_called_safetensors(tmp_path: Path) -> None:
+    path = tmp_path / "text.safetensors"
+    path.write_text("It is not what it is called, and long enough to be read as a header.")
+    assert_refused(lambda: describe_model(path), "no file of safetensors weights", "get it again", where=tmp_path)
+
+
+def test_a_folder_that_holds_only_a_zip(tmp_path: Path) -> None:
+    pytest.importorskip("bioimageio.spec")
+    packed = sample_bioimageio.make(tmp_path / "one").path
+    folder = tmp_path / "download"
+    folder.mkdir()
+    shutil.make_archive(str(folder / "model"), "zip", packed)
+    form, _ = describe_model(folder)
+    assert form.name == "bioimage.io package"

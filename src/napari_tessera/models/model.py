@@ -95,7 +95,7 @@ class Model:
     def suggested_settings(self) -> Settings:
         """Return the default settings with the overlap and the views that the model's author suggests.
 
-        The widget and the command line begin with these; calls from Python take what they are given.
+        The widget and the command line begin with these, and so do calls from Python that are given none.
         """
         from napari_tessera.engine.settings import Settings
         from napari_tessera.models.suggestions import with_overlap_of, with_views_of

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_tessera.engine.crop import Crop, measure_crop
-from napari_tessera.engine.settings import Settings
 from napari_tessera.engine.stack import find_stack_crops
 from napari_tessera.planning.occupied import check_mask, find_windows
 from napari_tessera.volumes.as_source import as_array, as_source
@@ -17,6 +16,7 @@ from napari_tessera.volumes.planes import Plane, plane_loads, split_planes
 from napari_tessera.volumes.volume import Volume
 
 if TYPE_CHECKING:
+    from napari_tessera.engine.settings import Settings
     from napari_tessera.models.model import Model
     from napari_tessera.planning.resampling import VoxelSize
 
@@ -82,7 +82,7 @@ def find_occupied(
     SettingsError
         If the window does not suit the model.
     """
-    settings, wanted = settings or Settings(), None if mask is None else as_array(mask)
+    settings, wanted = settings or model.suggested_settings(), None if mask is None else as_array(mask)
     size = voxel_size_of(volume, voxel_size_um)
     planes = split_planes(volume, model.spec)
     if planes is None:

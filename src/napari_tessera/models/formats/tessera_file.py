@@ -131,7 +131,7 @@ def _description_of(path: Path) -> Path:
             return beside
     content = look(path)
     refuse_no_model(content, str(path))
-    if content is not Content.SAFETENSORS:
+    if content not in (Content.SAFETENSORS, Content.WEIGHTS, Content.PICKLE):
         raise ModelError(f"{path} is no file of safetensors weights, but {content.value}: get it again")
     raise ModelError(
         f"{path} holds weights alone, which do not say of what network they are: put {model_stem(path)}.yaml beside "
