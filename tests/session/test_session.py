@@ -337,6 +337,32 @@ def test_a_mask_of_another_shape(session: Session, image: Any, drain_until: Any)
         assert session.can_run
 
 
+@pytest.mark.parametrize("skip_below", [None, -1.0])
+@pytest.mark.parametrize("axes", ["z", "tz", "yx"])
+def test_a_mask_over_planes(
+    session: Session, network: Any, describe: Any, image: Any, drain_until: Any, axes: str, skip_below: float | None
+) -> None:
+    """Of a series of stacks for a 2D model it may have all axes, or z, or those of a plane alone."""
+    session.shelf.use(describe(network, spatial_dims=2))
+    session.set_images((image(2, 3, 24, 40),))
+    session.change(skip_below=skip_below)
+    mask = np.zeros((2, 3, 24, 40), np.uint8)
+    mask[1, 2, 0, 0] = 5
+    if axes != "tz":
+        mask = mask.max(axis=0) if axes == "z" else mask.max(axis=(0, 1))
+    session.set_mask(MaskInput("cells", mask))
+    drain_until(session, lambda: not session.planning)
+    (result,) = (found for found in run(session, drain_until) if found.final)
+    expected = np.zeros((2, 3), bool)
+    expected[{"tz": (1, 2), "z": (slice(None), 2), "yx": ()}[axes]] = True
+    np.testing.assert_array_equal(result.labels.any(axis=(2, 3)), expected)
+    assert result.provenance["windows"] == expected.sum()
+    session.set_mask(MaskInput("cells", np.ones((4, 24, 40), np.uint8)))
+    drain_until(session, lambda: not session.planning)
+    assert not session.can_run
+    assert "the image is (3, 24, 40): give one of the same shape" in status_line(session).text
+
+
 def test_a_mask_that_was_painted_since_the_plan(session: Session, image: Any, drain_until: Any) -> None:
     session.set_images((image(40, 24, 24),))
     mask = corner(40, 24, 24)

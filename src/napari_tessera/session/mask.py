@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
     from napari_tessera.engine.crop import Crop
     from napari_tessera.engine.grid import WindowGrid
+    from napari_tessera.session.sources import VolumeInput
 
 __all__ = ["MaskInput"]
 
@@ -27,7 +29,9 @@ class MaskInput:
     name
         The layer's name.
     data
-        Anything with ``shape``, ``dtype`` and slicing, of the image's spatial shape. Not copied; the viewer owns it.
+        Anything with ``shape``, ``dtype`` and slicing, of the image's spatial shape; or with axes in front, as long as
+        those that the image has there, the last of them at least: of a stack for a 2D model with z. Not copied; the
+        viewer owns it.
 
     Attributes
     ----------
@@ -38,22 +42,33 @@ class MaskInput:
     name: str
     data: Any
     number: int = field(default_factory=lambda: next(_numbers), init=False)
-    _found: dict[tuple[WindowGrid, Crop | None], npt.NDArray[np.bool_]] = field(default_factory=dict, init=False)
+    _found: dict[Hashable, npt.NDArray[np.bool_]] = field(default_factory=dict, init=False)
 
-    def check(self, shape: tuple[int, ...]) -> None:
-        """Raise `InputError` unless the mask has the image's spatial *shape*."""
+    def check(self, volume: VolumeInput) -> None:
+        """Raise `InputError` unless the mask has the shape of *volume*, or the image's axes in front as well."""
         from napari_tessera.planning.occupied import check_mask
 
-        check_mask(self.data, shape, f"'{self.name}'")
+        front = len(self.data.shape) - len(volume.shape)
+        lengths = volume.front_shape[-front:] if 0 < front <= len(volume.front_shape) else ()
+        check_mask(self.data, (*lengths, *volume.shape), f"'{self.name}'")
 
-    def find_windows(self, grid: WindowGrid, crop: Crop | None = None) -> npt.NDArray[np.bool_]:
-        """Return which windows of *grid* hold a voxel of the mask; it is read once for every grid.
+    def part_of(self, volume: VolumeInput) -> Any:
+        """Return what of the mask lies over *volume*, of its spatial shape."""
+        place = self._place(volume)
+        return self.data[place] if place else self.data
+
+    def find_windows(self, volume: VolumeInput, grid: WindowGrid, crop: Crop | None = None) -> npt.NDArray[np.bool_]:
+        """Return which windows of *grid* hold a voxel of the mask; it is read once for every grid and frame.
 
         The grid may be that of the resampled image, or of its box *crop*; the mask is in the image's own voxels.
         """
         from napari_tessera.planning.occupied import find_masked
 
-        key = grid, crop
+        key = grid, crop, self._place(volume)
         if key not in self._found:
-            self._found[key] = find_masked(self.data, grid, crop)
+            self._found[key] = find_masked(self.part_of(volume), grid, crop)
         return self._found[key]
+
+    def _place(self, volume: VolumeInput) -> tuple[int, ...]:
+        front = len(self.data.shape) - len(volume.shape)
+        return volume.frame[-front:] if front else ()

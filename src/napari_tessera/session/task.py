@@ -85,7 +85,7 @@ class Task:
         if self.mask is None or settings.skip_below is not None:
             return traced
         resampled = settings.resample, settings.resolution
-        images = ((volume.shape, volume.voxel_size_um) for volume in self.volumes)
+        images = ((volume.shape, volume.frame, volume.voxel_size_um) for volume in self.volumes)
         return (*traced, *resampled, self.mask.number, settings.overlap, *images)
 
     def resolve(self) -> Plan:
@@ -154,12 +154,12 @@ class Task:
         if self.mask is None:
             return None
         for volume in self.volumes:
-            self.mask.check(volume.shape)
+            self.mask.check(volume)
         if self.settings.skip_below is not None:
             return None
         boxes = crops or (None,) * len(self.volumes)
         return [
-            self.mask.find_windows(self._grid_of(volume, crop), crop)
+            self.mask.find_windows(volume, self._grid_of(volume, crop), crop)
             for volume, crop in zip(self.volumes, boxes, strict=True)
         ]
 
@@ -201,11 +201,10 @@ class Task:
             if plan is not None and self.mask is None and crops is None:
                 return plan
             return self._resolve(self._find_masked(crops), crops)
-        mask = None if self.mask is None else self.mask.data
         occupied: list[Windows] = []
         for volume, crop in zip(self.volumes, crops or (None,) * len(self.volumes), strict=True):
             raise_if_cancelled(cancel)
-            size = volume.voxel_size_um
+            size, mask = volume.voxel_size_um, None if self.mask is None else self.mask.part_of(volume)
             occupied.append(find_windows(volume.load(), self.model.spec, self.settings, mask, size, crop))
         return self._resolve(occupied, crops)
 
