@@ -17,6 +17,7 @@ from tests.models.sample_monai_bundle import INFERENCE, METADATA, make, write_bu
 
 import napari_tessera as nt
 from napari_tessera.errors import ModelError, UntrustedModelError
+from napari_tessera.models.formats.monai_bundle.config import Config
 from napari_tessera.models.load import describe_model, find_risk, load_model
 from napari_tessera.models.spec import DecoderChoice, Normalisation
 from napari_tessera.models.trust import TrustStore
@@ -101,6 +102,39 @@ def test_yaml_and_other_spellings(tmp_path: Path) -> None:
     (folder / "configs" / "inference.json").unlink()
     (folder / "configs" / "inference.yaml").write_text(yaml.safe_dump(content))
     assert load_model(folder).spec.in_channels == 1
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("$len(@sides)", 3),
+        ("$ len( @nested::list )", 2),
+        ("$monai.utils.CommonKeys.IMAGE", "image"),
+        ("$monai.utils.enums.CommonKeys.PRED", "pred"),
+        ("$None", None),
+        ("$True", True),
+        ("$ 12", 12),
+        ("$-1.5e-3", -0.0015),
+        ("$@nested::list", [1, 2]),
+    ],
+)
+def test_expressions_that_are_read_without_being_run(expression: str, expected: Any) -> None:
+    config = Config({"sides": [4, 5, 6], "nested": {"list": [1, 2]}, "asked": expression}, "inference.json")
+    found = config.literal("@asked", "here")
+    assert (found, type(found)) == (expected, type(expected))
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        *("$len(@name)", "$len(@sides) + 1", "$len(open('x'))", "$monai.utils.CommonKeys.LOSS", "$monai.networks"),
+        *("$os.system", "$1 + 1", "$[1] * 3", "$__import__('os')", "%file.json", "$print", "$1" + "0" * 90, "$"),
+    ],
+)
+def test_other_expressions_are_refused(expression: str) -> None:
+    config = Config({"name": "abc", "sides": [4, 5, 6]}, "inference.json")
+    with pytest.raises(ModelError, match=r"inference\.json: 'here' is .*which only running it would tell"):
+        config.literal(expression, "here")
 
 
 @pytest.mark.parametrize(

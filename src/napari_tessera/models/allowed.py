@@ -206,6 +206,16 @@ TESSERA_NORMALISATIONS = Names(
     "Tessera's own, with plain numbers",
 )
 
+MONAI_CONSTANTS = Names(
+    "Constants that an expression may name",
+    (BUNDLE,),
+    {
+        f"monai.utils.{place}CommonKeys.{key}": key.lower()
+        for place in ("", "enums.")
+        for key in ("IMAGE", "LABEL", "PRED")
+    },
+    "the name stands for a text, and the expression is not run",
+)
 MONAI_AXES = Names(
     "Transforms of axes before the network",
     (BUNDLE,),

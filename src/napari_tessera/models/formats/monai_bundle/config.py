@@ -1,7 +1,8 @@
 """The configuration of a MONAI bundle as plain data: references are followed, expressions never run.
 
 MONAI's own parser imports whatever ``_target_`` names and evaluates every text that starts with ``$``. Nothing here
-does: a class is a name to look up in a table, and an expression is a text to refuse.
+does: a class is a name to look up in a table, and an expression is a text to refuse, unless it is of a few that can be
+read without being run: a reference, the length of a list, one plain value, or a constant of a table.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +31,9 @@ MAX_VALUES = 100_000
 MAX_COMPONENTS = 1_000
 # An expression that is one reference and nothing else has the value of that reference.
 _REFERENCE = re.compile(r"\$?@(\w+(?:(?:::|#)\w+)*)")
+_LENGTH = re.compile(r"\$\s*len\(\s*@(\w+(?:(?:::|#)\w+)*)\s*\)")
+_VALUE = re.compile(r"\$\s*([\w.+-]{1,80})")
+_PLAIN = {"None": None, "True": True, "False": False}
 _SEPARATOR = re.compile(r"::|#")
 # Keys of a component that are about it, and no arguments.
 _RESERVED = ("_target_", "_desc_", "_requires_", "_disabled_", "_mode_")
@@ -107,13 +112,28 @@ class Config:
             if reference is not None:
                 value = self._find(reference[1], where)
             elif isinstance(value, str) and value.startswith(("$", "%")):
-                raise ModelError(
-                    f"{self.label}: '{where}' is {_short(value)}, which only running it would tell; Tessera runs no "
-                    f"code of a bundle: write the value itself there"
-                )
+                return self._read(value, where)
             else:
                 return value
         raise ModelError(f"{self.label}: '{where}' refers on and on, more than {DEEPEST} times: write the value there")
+
+    def _read(self, expression: str, where: str) -> Any:
+        """Return what *expression* stands for, if it is one that can be read."""
+        length, value = _LENGTH.fullmatch(expression), _VALUE.fullmatch(expression)
+        if length is not None:
+            counted = self._find(length[1], where)
+            if isinstance(counted, list | dict):
+                return len(counted)
+        elif value is not None and value[1] in allowed.MONAI_CONSTANTS.names:
+            return allowed.MONAI_CONSTANTS.names[value[1]]
+        elif value is not None and value[1] in _PLAIN:
+            return _PLAIN[value[1]]
+        elif value is not None and (number := _number(value[1])) is not None:
+            return number
+        raise ModelError(
+            f"{self.label}: '{where}' is {_short(expression)}, which only running it would tell; Tessera runs no code "
+            f"of a bundle: write the value itself there"
+        )
 
     def expressions(self) -> list[str]:
         """Return the top-level keys that hold an expression somewhere."""
@@ -215,6 +235,13 @@ class Component:
     def arguments(self) -> dict[str, Any]:
         """Return all arguments as plain values."""
         return {key: self.literal(key, None) for key in self.raw if key not in _RESERVED}
+
+
+def _number(text: str) -> int | float | None:
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return None
 
 
 def _has_expression(value: Any, depth: int, budget: Iterator[int]) -> bool:
