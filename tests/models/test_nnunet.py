@@ -596,3 +596,11 @@ def test_absurd_json(folder: Folder, name: str) -> None:
         file.truncate(30_000_000)
     with pytest.raises(ModelError, match=rf"{name} has more than 4000000 bytes"):
         load_model(path)
+
+
+def test_a_checkpoint_of_a_single_number(tmp_path: Path) -> None:
+    plan = plans()
+    folder = write_folder(tmp_path, plan, dataset(), [checkpoint(make_network(plan), plan)])
+    torch.save(1, folder / "fold_0" / "checkpoint_final.pth")
+    with pytest.raises(ModelError, match=r"checkpoint_final\.pth holds int data, not what nnU-Net 2 writes"):
+        load_model(folder)

@@ -108,6 +108,16 @@ def test_zips_that_torch_does_not_write(tmp_path: Path, monkeypatch: pytest.Monk
         read_tensors_only(path, "a")
 
 
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_a_pickle_of_endless_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_zip: bool) -> None:
+    path = tmp_path / "a.pt"
+    torch.save({"w": torch.ones(100)}, path, _use_new_zipfile_serialization=is_zip)
+    assert set(read_tensors_only(path, "a")) == {"w"}
+    monkeypatch.setattr(tensors_only, "MAX_STEPS", 10)
+    with pytest.raises(ModelError, match="the weights a take more than 10 steps to read"):
+        read_tensors_only(path, "a")
+
+
 @pytest.mark.parametrize(
     "value",
     [

@@ -22,6 +22,8 @@ __all__ = ["dense_tensors", "read_tensors_only", "refuse_more_than_tensors"]
 
 # The pickle holds names, shapes and the optimiser's numbers; tensors lie beside it.
 MAX_PICKLE_BYTES = 64_000_000
+# Steps of the pickle, some fifty for a tensor; looking through more would take a minute of a stranger's choosing.
+MAX_STEPS = 4_000_000
 _ZIPS = (Content.WEIGHTS, Content.ZIP, Content.SCRIPT, Content.EXPORTED)
 # What older releases wrote is no zip but pickles one after another (mark, version, system, content, names of tensors)
 # and then the tensors.
@@ -109,7 +111,7 @@ def refuse_more_than_tensors(
         If there is a name that nothing stands for, such as the class of a whole network, or the file cannot be read.
     """
     try:
-        names = _names_in_zip(path, label) if look(path) in _ZIPS else _names_in_pickles(path)
+        names = _names_in_zip(path, label) if look(path) in _ZIPS else _names_in_pickles(path, label)
     except ModelError:
         raise
     except Exception as error:  # OSError, BadZipFile, ValueError, IndexError, UnicodeDecodeError, ... for what is none
@@ -172,23 +174,25 @@ def _names_in_zip(path: Path, label: str) -> list[str]:
                 f"most {MAX_PICKLE_BYTES}"
             )
         with archive.open(pickles[0]) as file:
-            return list(dict.fromkeys(_iter_names(file)))
+            return list(dict.fromkeys(_iter_names(file, label)))
 
 
-def _names_in_pickles(path: Path) -> list[str]:
+def _names_in_pickles(path: Path, label: str) -> list[str]:
     with path.open("rb") as file:
         names: dict[str, None] = {}
         for _ in range(LEGACY_PICKLES):
-            for name in _iter_names(file):
+            for name in _iter_names(file, label):
                 names[name] = None
                 if not _is_allowed(name):  # what follows may be no pickle at all
                     return list(names)
         return list(names)
 
 
-def _iter_names(file: IO[bytes]) -> Iterator[str]:
+def _iter_names(file: IO[bytes], label: str) -> Iterator[str]:
     """Yield the names that the pickle at *file*'s place refers to, as ``module.name``; runs nothing."""
-    for opcode, argument, _ in pickletools.genops(file):
+    for step, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        if step == MAX_STEPS:
+            raise ModelError(f"the weights {label} take more than {MAX_STEPS} steps to read, which no network's do")
         if opcode.name in ("GLOBAL", "INST"):
             name = str(argument).replace(" ", ".")
             yield _RENAMED.get(name, re.sub(r"^__builtin__\.", "builtins.", name))

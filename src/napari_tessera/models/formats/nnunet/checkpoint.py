@@ -70,6 +70,8 @@ def read_checkpoint(trained: TrainedFolder, name: str) -> Checkpoint:
     path = trained.label(name)
     with trained.on_disk(name) as file:
         content = read_tensors_only(file, str(path), stand_in=_stand_in, needs_zip=True, mapped=trained.is_mappable)
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} holds {type(content).__name__} data, not what nnU-Net 2 writes: get it again")
     try:
         arguments, weights = content["init_args"], content["network_weights"]
         configuration, trainer = arguments["configuration"], content.get("trainer_name", "")
