@@ -6,6 +6,7 @@ raised (a network, a file reader) is kept as ``__cause__``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,9 +22,18 @@ __all__ = [
     "SettingsError",
     "TesseraError",
     "UntrustedModelError",
+    "as_sentence",
     "first_line",
     "nearest",
+    "without_control",
 ]
+
+
+# Of a message; and of a word in it that is longer than the name of a file can be.
+MOST_LETTERS, SHOWN_LETTERS = 2000, 80
+_LONG_WORD = re.compile(r"[^\s/\\]{260,}")
+# Lines, tabs, escapes of terminals, and marks that turn the direction of writing.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]+")
 
 
 class TesseraError(Exception):
@@ -36,6 +46,9 @@ class TesseraError(Exception):
     """
 
     exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(as_sentence(message))
 
 
 class SettingsError(TesseraError):
@@ -100,6 +113,17 @@ class CancelledError(TesseraError):
     """The run was cancelled by its caller; what had been finished is not lost (see the sink)."""
 
     exit_code = 130
+
+
+def as_sentence(text: str) -> str:
+    """Return *text*, much of which may be a stranger's, so that it does not fill the screen or move its cursor."""
+    line = _LONG_WORD.sub(lambda word: f"{word[0][:SHOWN_LETTERS]}...", without_control(text))
+    return line if len(line) <= MOST_LETTERS else f"{line[:MOST_LETTERS]} ..."
+
+
+def without_control(text: str) -> str:
+    """Return *text* in one line: without ends of lines, escapes of terminals, and marks that turn the writing."""
+    return _CONTROL.sub(" ", text)
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

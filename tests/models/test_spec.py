@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,9 @@ from tests.models import sample_tessera
 
 from napari_tessera.errors import ModelError, SettingsError
 from napari_tessera.models import spec_file
+from napari_tessera.models.formats.base import Description
 from napari_tessera.models.formats.tessera_file import FORMAT
+from napari_tessera.models.model import Model
 from napari_tessera.models.spec import ModelSpec, Normalisation, OutputSpec, WindowRule
 from napari_tessera.models.spec_file import read_model_file
 
@@ -202,3 +205,19 @@ def test_windows_beyond_any_memory_are_refused() -> None:
 def test_channels_beyond_any_network_are_refused_at_once(changes: dict[str, Any]) -> None:
     with pytest.raises(ModelError, match="more than 10000"):
         ModelSpec("x", 3, **{"in_channels": 1, "out_channels": 1, "window": WindowRule.free(3)} | changes)
+
+
+def test_words_of_a_stranger_do_not_reach_a_terminal_as_they_are() -> None:
+    spec = ModelSpec(
+        name="a\x1b[2Jb",
+        spatial_dims=3,
+        in_channels=1,
+        out_channels=2,
+        window=WindowRule.free(3),
+        classes=("one\u202e", "two"),
+        description="first\nsecond",
+    )
+    assert (spec.name, spec.classes, spec.description) == ("a [2Jb", ("one ", "two"), "first second")
+    model = Model(torch.nn.Identity(), spec, notes=("a\rnote",))
+    assert model.notes == ("a note",)
+    assert Description(spec, "net\x07", ("n" * 300,)).notes == ("n" * 80 + "...",)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from napari_tessera.engine.network import UnusableWeightsError
-from napari_tessera.errors import ModelError
+from napari_tessera.errors import ModelError, as_sentence
 from napari_tessera.models.spec import Activation, ModelSpec, OutputKind, OutputSpec, WindowRule
 
 if TYPE_CHECKING:
@@ -40,6 +40,10 @@ class Model:
     spec: ModelSpec
     origin: str = "python"
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Leave out of a stranger's words what a terminal would obey."""
+        object.__setattr__(self, "notes", tuple(map(as_sentence, self.notes)))
 
     @classmethod
     def from_network(

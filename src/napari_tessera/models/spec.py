@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from napari_tessera.engine.grid import Tiling
 from napari_tessera.engine.interpolation import ResamplingScheme
-from napari_tessera.errors import ModelError, SettingsError
+from napari_tessera.errors import ModelError, SettingsError, without_control
 from napari_tessera.models.embeddings import refuse_embeddings
 from napari_tessera.models.normalisation import Chain, Normalisation, NormalisationMode
 
@@ -223,6 +223,9 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         """Check that the fields fit together."""
+        for text in ("name", "description", "licence", "citation"):
+            object.__setattr__(self, text, without_control(getattr(self, text)))
+        object.__setattr__(self, "classes", tuple(map(without_control, self.classes)))
         if self.spatial_dims not in (2, 3):
             raise ModelError(f"spatial_dims is {self.spatial_dims}, but a model has 2 or 3")
         if max(self.in_channels, self.out_channels) > MAX_CHANNELS:

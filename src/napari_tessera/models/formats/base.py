@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from napari_tessera.errors import as_sentence
+
 if TYPE_CHECKING:
     from napari_tessera.models.model import Model
     from napari_tessera.models.spec import ModelSpec
@@ -46,6 +48,11 @@ class Description:
     spec: ModelSpec | None
     architecture: str = ""
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Leave out of a stranger's words what a terminal would obey."""
+        object.__setattr__(self, "architecture", as_sentence(self.architecture))
+        object.__setattr__(self, "notes", tuple(map(as_sentence, self.notes)))
 
 
 class ModelFormat(Protocol):
