@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-__all__ = ["one_thread", "open_predictor", "teach", "zscore"]
+import napari_tessera as nt
+
+__all__ = ["one_thread", "open_predictor", "segment", "teach", "unmirrored", "zscore"]
 
 # An image and where its cells are, of a shape and a seed.
 Draw = Callable[[tuple[int, ...], int], tuple[NDArray[np.float32], NDArray[np.bool_]]]
@@ -82,3 +85,13 @@ def open_predictor(folder: Path, *, mirroring: bool = False) -> tuple[Any, Any]:
     axes = folds[0]["inference_allowed_mirroring_axes"] if mirroring else None
     predictor.manual_initialization(network, manager, configuration, weights, data, folds[0]["trainer_name"], axes)
     return predictor, labels
+
+
+def unmirrored(model: nt.Model) -> nt.Settings:
+    """Return the settings of *model* with a single view, as nnU-Net's predictor has without mirroring."""
+    return replace(model.suggested_settings(), tta_num=1, tta_axes=None)
+
+
+def segment(volume: Any, model: nt.Model, **more: Any) -> NDArray[Any]:
+    """Return labels with a single view."""
+    return nt.segment(volume, model, unmirrored(model), **more)

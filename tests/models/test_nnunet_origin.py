@@ -14,10 +14,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
-from tests.models.nnunet_origin import one_thread, open_predictor, teach, zscore
+from tests.models.nnunet_origin import one_thread, open_predictor, segment, teach, unmirrored, zscore
 from tests.models.sample_nnunet import checkpoint, dataset, make_network, plans, write_folder
 
 import napari_tessera as nt
+from napari_tessera.engine.blend import importance_map
+from napari_tessera.engine.grid import Tiling, WindowGrid
 
 pytestmark = [
     pytest.mark.origin("nnunetv2.inference.predict_from_raw_data"),
@@ -63,7 +65,7 @@ def test_one_fold(taught: tuple[dict[str, Any], list[torch.nn.Module]], tmp_path
     folder = write_folder(tmp_path, plan, dataset(), [checkpoint(network, plan)])
     image, truth = cells(shape, 5)
     logits, _ = nnunet_logits(folder, zscore(image)[None])
-    assert_same_labels(nt.segment(image, nt.load_model(folder)), logits.argmax(0).numpy(), truth)
+    assert_same_labels(segment(image, nt.load_model(folder)), logits.argmax(0).numpy(), truth)
 
 
 def test_several_folds(taught: tuple[dict[str, Any], list[torch.nn.Module]], tmp_path: Path) -> None:
@@ -71,7 +73,7 @@ def test_several_folds(taught: tuple[dict[str, Any], list[torch.nn.Module]], tmp
     folder = write_folder(tmp_path, plan, dataset(), [checkpoint(network, plan) for network in networks])
     image, truth = cells((25, 61, 70), 6)
     logits, _ = nnunet_logits(folder, zscore(image)[None])
-    assert_same_labels(nt.segment(image, nt.load_model(folder)), logits.argmax(0).numpy(), truth)
+    assert_same_labels(segment(image, nt.load_model(folder)), logits.argmax(0).numpy(), truth)
 
 
 def test_another_order_of_axes(taught: tuple[dict[str, Any], list[torch.nn.Module]], tmp_path: Path) -> None:
@@ -83,7 +85,7 @@ def test_another_order_of_axes(taught: tuple[dict[str, Any], list[torch.nn.Modul
     assert model.spec.window.default == (32, 32, 16)
     logits, _ = nnunet_logits(folder, zscore(image).transpose(2, 0, 1)[None].copy())
     theirs = logits.argmax(0).numpy().transpose(1, 2, 0)
-    assert_same_labels(nt.segment(image, model), theirs, truth)
+    assert_same_labels(segment(image, model), theirs, truth)
 
 
 def test_two_dimensions(tmp_path: Path) -> None:
@@ -93,7 +95,7 @@ def test_two_dimensions(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, plan, dataset(), [checkpoint(network, plan)])
     image, truth = cells((190, 230), 8)
     logits, _ = nnunet_logits(folder, zscore(image)[None, None])
-    assert_same_labels(nt.segment(image, nt.load_model(folder)), logits.argmax(0)[0].numpy(), truth)
+    assert_same_labels(segment(image, nt.load_model(folder)), logits.argmax(0)[0].numpy(), truth)
 
 
 def test_regions(taught: tuple[dict[str, Any], list[torch.nn.Module]], tmp_path: Path) -> None:
@@ -109,7 +111,7 @@ def test_regions(taught: tuple[dict[str, Any], list[torch.nn.Module]], tmp_path:
     image, truth = cells((25, 61, 70), 9)
     logits, labels = nnunet_logits(folder, zscore(image)[None])
     theirs = labels.convert_logits_to_segmentation(logits.float()).numpy()
-    assert_same_labels(nt.segment(image, nt.load_model(folder)) - 1, theirs - 1, truth)
+    assert_same_labels(segment(image, nt.load_model(folder)) - 1, theirs - 1, truth)
 
 
 @pytest.mark.parametrize(
@@ -127,4 +129,20 @@ def test_normalisation_schemes(tmp_path: Path, scheme: str) -> None:
     wanted = getattr(schemes, scheme)(use_mask_for_norm=False, intensityproperties=properties).run(image.copy())
     with torch.inference_mode():
         theirs = network(torch.from_numpy(wanted)[None, None])[0].softmax(0).numpy()
-    np.testing.assert_allclose(nt.predict(image, model), theirs, atol=1e-5)
+    np.testing.assert_allclose(nt.predict(image, model, unmirrored(model)), theirs, atol=1e-5)
+
+
+def test_windows_lie_where_its_own_do() -> None:
+    from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
+
+    draw = np.random.default_rng(0)
+    for _ in range(2000):
+        window = int(draw.integers(2, 200))
+        image, overlap = int(draw.integers(window, 900)), float(draw.choice([0.5, 0.25, 0.75, 0.3]))
+        (expected,) = compute_steps_for_sliding_window((image,), (window,), 1 - overlap)
+        if window * (1 - overlap) >= 1:
+            assert WindowGrid.regular((image,), (window,), overlap, Tiling.NNUNET).starts == (tuple(expected),)
+    for window in ((64, 80), (16, 32, 32), (15, 48, 33)):
+        theirs = compute_gaussian(window, value_scaling_factor=10, device=torch.device("cpu")).float().numpy() / 10
+        ours = importance_map(window, tiling=Tiling.NNUNET).numpy()
+        np.testing.assert_allclose(ours, theirs, rtol=5e-3, atol=2e-8)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.models.nnunet_origin import one_thread, open_predictor, teach
+from tests.models.nnunet_origin import one_thread, open_predictor, segment, teach
 from tests.models.sample_nnunet import checkpoint, dataset, make_network, plans, write_folder
 from tests.models.test_nnunet_origin import AGREEMENT, assert_same_labels, cells
 
@@ -109,7 +109,7 @@ def test_raw_volumes_with_zero_borders(
     names = {str(channel): "microscopy" for channel in range(channels)}
     folder = write_folder(tmp_path, plan, dataset(channel_names=names), [checkpoint(network, plan)])
     image, truth = bordered(dims, channels, 11, corner=corner)
-    ours = nt.segment(image if channels > 1 else image[0], nt.load_model(folder))
+    ours = segment(image if channels > 1 else image[0], nt.load_model(folder))
     theirs = nnunet_labels(folder, image)
     assert_same_labels(ours, theirs, truth)
 
@@ -134,8 +134,8 @@ def test_stacks_for_networks_of_planes(
     theirs = nnunet_labels(tmp_path, image)
     given = image if channels > 1 else image[0]
     assert ((theirs > 0) == truth)[:10].mean() > 0.9, "the network has learnt nothing"
-    assert (nt.segment(given, model) == theirs).mean() >= AGREEMENT
-    apart = nt.segment(given, model.with_spec(planes="apart"))
+    assert (segment(given, model) == theirs).mean() >= AGREEMENT
+    apart = segment(given, model.with_spec(planes="apart"))
     assert (apart == theirs).mean() < 0.995, "or it would not matter"
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
-from tests.models.nnunet_origin import one_thread, open_predictor, teach
+from tests.models.nnunet_origin import one_thread, open_predictor, segment, teach, unmirrored
 from tests.models.sample_nnunet import checkpoint, dataset, make_network, plans, write_folder
 from tests.models.test_nnunet_origin import cells as taught_cells
 
@@ -125,10 +125,10 @@ def test_one_window(network: torch.nn.Module, tmp_path: Path, case: str) -> None
     image, truth = cells(image_shape(SHAPE, model_mm, own_mm), finer(model_mm, own_mm), 5)
     theirs, model = nnunet_labels(folder, image, own_mm), nt.load_model(folder)
     assert nt.plan(image.shape, model, voxel_size_um=um(own_mm)).windows == 1
-    assert_same_labels(nt.segment(image, model, voxel_size_um=um(own_mm)), theirs, truth)
+    assert_same_labels(segment(image, model, voxel_size_um=um(own_mm)), theirs, truth)
     # Tessera's usual resampling of images would not do.
     other = model.with_spec(resampling=ResamplingScheme(usual=True))
-    assert (nt.segment(image, other, voxel_size_um=um(own_mm)) == theirs).mean() < AGREEMENT
+    assert (segment(image, other, voxel_size_um=um(own_mm)) == theirs).mean() < AGREEMENT
 
 
 @pytest.mark.parametrize("patch", [[16, 48, 48], [16, 32, 32]])
@@ -138,7 +138,7 @@ def test_several_windows(network: torch.nn.Module, tmp_path: Path, case: str, pa
     folder = write(tmp_path, network, model_mm, patch_size=patch)
     image, truth = cells(image_shape((24, 72, 72), model_mm, own_mm), finer(model_mm, own_mm), 5, radius=4)
     theirs = nnunet_labels(folder, image, own_mm)
-    ours = nt.segment(image, nt.load_model(folder), voxel_size_um=um(own_mm))
+    ours = segment(image, nt.load_model(folder), voxel_size_um=um(own_mm))
     assert_same_labels(ours, theirs, truth)
 
 
@@ -148,7 +148,7 @@ def test_by_torch(network: torch.nn.Module, tmp_path: Path, case: str) -> None:
     folder = write(tmp_path, network, model_mm, **TORCH)
     image, truth = cells(image_shape(SHAPE, model_mm, own_mm), finer(model_mm, own_mm), 6)
     theirs = nnunet_labels(folder, image, own_mm)
-    assert_same_labels(nt.segment(image, nt.load_model(folder), voxel_size_um=um(own_mm)), theirs, truth)
+    assert_same_labels(segment(image, nt.load_model(folder), voxel_size_um=um(own_mm)), theirs, truth)
 
 
 def test_intensities_are_clipped_before(network: torch.nn.Module, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_intensities_are_clipped_before(network: torch.nn.Module, tmp_path: Path
     image, truth = cells(image_shape(SHAPE, model_mm, own_mm), finer(model_mm, own_mm), 7)
     image[::3, ::5, ::5] = 4000  # glaring: a spline through them would darken all around
     theirs = nnunet_labels(folder, image, own_mm)
-    assert_same_labels(nt.segment(image, nt.load_model(folder), voxel_size_um=um(own_mm)), theirs, truth)
+    assert_same_labels(segment(image, nt.load_model(folder), voxel_size_um=um(own_mm)), theirs, truth)
 
 
 def test_probabilities(network: torch.nn.Module, tmp_path: Path) -> None:
@@ -165,7 +165,8 @@ def test_probabilities(network: torch.nn.Module, tmp_path: Path) -> None:
     folder = write(tmp_path, network, model_mm)
     image, _ = cells(image_shape(SHAPE, model_mm, own_mm), finer(model_mm, own_mm), 8)
     _, theirs = nnunet_labels(folder, image, own_mm, probabilities=True)
-    ours = nt.predict(image, nt.load_model(folder), voxel_size_um=um(own_mm))
+    model = nt.load_model(folder)
+    ours = nt.predict(image, model, unmirrored(model), voxel_size_um=um(own_mm))
     assert ours.shape == theirs.shape
     # nnU-Net adds up in float16, with weights that are next to nothing in the corners of a window: not those.
     inner = (slice(None), *(slice(side // 6, -(side // 6)) for side in image.shape))
@@ -181,7 +182,7 @@ def test_another_order_of_axes(network: torch.nn.Module, tmp_path: Path) -> None
     image, truth = (np.ascontiguousarray(each.transpose(1, 2, 0)) for each in (straight, inside))
     size = (*own_mm[1:], own_mm[0])
     theirs = nnunet_labels(folder, image, size)
-    assert_same_labels(nt.segment(image, nt.load_model(folder), voxel_size_um=um(size)), theirs, truth)
+    assert_same_labels(segment(image, nt.load_model(folder), voxel_size_um=um(size)), theirs, truth)
 
 
 @pytest.mark.parametrize("own_mm", [(0.7, 0.6), (1.4, 1.3), (0.6, 1.5)])
@@ -194,4 +195,4 @@ def test_two_dimensions(tmp_path: Path, own_mm: tuple[float, float]) -> None:
     image, truth = cells(image_shape(PLANE, model_mm, own_mm), finer(model_mm, own_mm), 8)
     # As nnU-Net reads a plane: its one neighbour would be far away.
     theirs = nnunet_labels(folder, image[None], (999.0, *own_mm))[0]
-    assert_same_labels(nt.segment(image, nt.load_model(folder), voxel_size_um=um(own_mm)), theirs, truth)
+    assert_same_labels(segment(image, nt.load_model(folder), voxel_size_um=um(own_mm)), theirs, truth)

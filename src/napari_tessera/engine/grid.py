@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from itertools import product
-from math import prod
+from math import ceil, prod
 
 __all__ = ["AxisGrid", "Block", "Index", "Tiling", "WindowGrid", "count_forward_passes", "stride_for"]
 
@@ -121,15 +121,16 @@ class AxisGrid:
     window_vox
         Length of the window, voxels, >= 1.
     stride_vox
-        Step between the starts of two windows, voxels, >= 1; the most where they are spread.
-    tiling
-        How they lie.
+        Step between the starts of two windows, voxels, >= 1.
+    spread_vox
+        Of windows that are spread evenly, the most voxels between the starts of two, which need be no whole number;
+        0 where they keep their step.
     """
 
     image_vox: int
     window_vox: int
     stride_vox: int
-    tiling: Tiling = Tiling.MONAI
+    spread_vox: float = 0.0
 
     @property
     def pad_vox(self) -> tuple[int, int]:
@@ -145,13 +146,13 @@ class AxisGrid:
     @property
     def count(self) -> int:
         """Windows on this axis."""
-        return -(-(self.padded_vox - self.window_vox) // self.stride_vox) + 1
+        return ceil((self.padded_vox - self.window_vox) / (self.spread_vox or self.stride_vox)) + 1
 
     @property
     def starts(self) -> tuple[int, ...]:
         """First voxel of each window, in padded coordinates, strictly increasing."""
         last = self.padded_vox - self.window_vox
-        if self.tiling is Tiling.NNUNET and self.count > 1:
+        if self.spread_vox and self.count > 1:
             step = last / (self.count - 1)
             return tuple(round(step * i) for i in range(self.count))
         return tuple(min(i * self.stride_vox, last) for i in range(self.count))
@@ -188,7 +189,9 @@ class WindowGrid:
         """
         overlaps = [overlap] * len(shape) if isinstance(overlap, (int, float)) else list(overlap)
         sides = zip(shape, window, overlaps, strict=True)
-        return cls(tuple(AxisGrid(n, w, stride_for(w, o), tiling) for n, w, o in sides), tiling)
+        spreads = tiling is Tiling.NNUNET
+        axes = (AxisGrid(n, w, stride_for(w, o), max(w * (1 - o), 1) if spreads else 0) for n, w, o in sides)
+        return cls(tuple(axes), tiling)
 
     @cached_property
     def counts(self) -> tuple[int, ...]:

@@ -223,8 +223,9 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         """Check that the fields fit together."""
-        for text in ("name", "description", "licence", "citation"):
-            object.__setattr__(self, text, without_control(getattr(self, text)))
+        texts = {"name": self.name, "description": self.description, "licence": self.licence, "citation": self.citation}
+        for key, text in texts.items():
+            object.__setattr__(self, key, without_control(text))
         object.__setattr__(self, "classes", tuple(map(without_control, self.classes)))
         if self.spatial_dims not in (2, 3):
             raise ModelError(f"spatial_dims is {self.spatial_dims}, but a model has 2 or 3")
