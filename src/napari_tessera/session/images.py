@@ -8,7 +8,6 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from napari_tessera.errors import InputError
-from napari_tessera.volumes.planes import how_planes_run
 
 if TYPE_CHECKING:
     from napari_tessera.models.spec import ModelSpec
@@ -144,6 +143,8 @@ def read_axes(image: ImageInput, spec: ModelSpec, use: AxisUse = AxisUse.AUTO) -
     note = _check_colours(image, spec) if image.rgb else ""
     front, chosen = _read_front(image, spec, use, extra)
     if chosen is AxisUse.FRAMES and counts_planes(image, spec):
+        from napari_tessera.volumes.planes import how_planes_run  # with readers of files, which the card has no need of
+
         by_planes = f"the {count_in_front(image, spec)} planes run {how_planes_run(spec)}, as the model is 2D"
         note = f"{note}; {by_planes}" if note else by_planes
     if "C" not in front and not image.rgb and spec.in_channels != 1:
