@@ -24,6 +24,7 @@ def importance_map(
     *,
     sigma_scale: float | Sequence[float] = SIGMA_SCALE,
     tiling: Tiling = Tiling.MONAI,
+    halo: Sequence[int] | None = None,
     device: torch.device | str = "cpu",
 ) -> torch.Tensor:
     """Return the weights of one window.
@@ -40,15 +41,31 @@ def importance_map(
     tiling
         Whose Gaussian: nnU-Net's is not clamped but rounded to float16, and its centre is half a voxel further where a
         side is even.
+    halo
+        Voxels per axis along each side that do not count; None: 0.
     device
         Where the map is kept.
 
     Returns
     -------
     torch.Tensor
-        float32, shape *window*, values in [1e-3, 1], of nnU-Net in [6e-9, 1].
+        float32, shape *window*, values in [1e-3, 1], of nnU-Net in [6e-9, 1]; 0 in the halo.
     """
-    if Blend(blend) is Blend.CONSTANT:
+    weights = _weights(window, Blend(blend), sigma_scale, tiling, device)
+    for axis, (side, margin) in enumerate(zip(window, halo or (), strict=False)):
+        weights.narrow(axis, 0, margin).zero_()
+        weights.narrow(axis, side - margin, margin).zero_()
+    return weights
+
+
+def _weights(
+    window: Sequence[int],
+    blend: Blend,
+    sigma_scale: float | Sequence[float],
+    tiling: Tiling,
+    device: torch.device | str,
+) -> torch.Tensor:
+    if blend is Blend.CONSTANT:
         return torch.ones(tuple(window), device=device)
     weights = torch.ones((), device=device)
     scales = [sigma_scale] * len(window) if isinstance(sigma_scale, (int, float)) else list(sigma_scale)

@@ -48,6 +48,8 @@ class WindowReader:
         at_hand = isinstance(source, ArraySource) and source.in_memory
         self._source = source if at_hand else PlaneCache(source, grid.sweep_axis, grid.reach(block))
         self._grid, self._intensity = grid, intensity
+        # Beyond the image a halo sees what a window further in would: nothing that looks like an edge.
+        self._mirrors = any(grid.halo)
         # float32 holds whole numbers of 16 bits; wider ones are mapped before they are rounded.
         self.maps_on_host = source.dtype.itemsize >= 4 and source.dtype != np.float32
         self.shape = (source.shape[0], *grid.window)
@@ -60,6 +62,12 @@ class WindowReader:
 
     def _read_window(self, start: Sequence[int], into: Any) -> None:
         of_image, of_window = self._covered(start)
+        if self._mirrors:
+            values = self._source.read(of_image)
+            values = self._intensity.on_host(values) if self.maps_on_host else values
+            beyond = [(part.start, side - part.stop) for part, side in zip(of_window, into.shape[1:], strict=True)]
+            into[...] = np.pad(values, [(0, 0), *beyond], mode="symmetric")
+            return
         if self._grid.is_padded:
             # Padding is zero in the network's intensities: the value that the map takes there is its shift.
             fill = 0.0 if self.maps_on_host else np.asarray(self._intensity.shift, np.float32)
@@ -82,7 +90,7 @@ class WindowReader:
         if self.maps_on_host:
             return values
         mapped = self._intensity.apply_(values)
-        if self._intensity.further and self._grid.is_padded:
+        if self._intensity.further and self._grid.is_padded and not self._mirrors:
             # No value need become zero by steps that are no line, so padding is made zero after them.
             for place, window in enumerate(windows):
                 _clear_outside(mapped[place], self._covered(window.start)[1])

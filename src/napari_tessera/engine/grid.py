@@ -125,23 +125,27 @@ class AxisGrid:
     spread_vox
         Of windows that are spread evenly, the most voxels between the starts of two, which need be no whole number;
         0 where they keep their step.
+    halo_vox
+        Voxels at either end of a window that do not count; the image is mirrored so far beyond its ends, and windows
+        are never further apart than what counts of them is long.
     """
 
     image_vox: int
     window_vox: int
     stride_vox: int
     spread_vox: float = 0.0
+    halo_vox: int = 0
 
     @property
     def pad_vox(self) -> tuple[int, int]:
-        """Voxels added (before, after) so that at least one window fits."""
-        missing = max(self.window_vox - self.image_vox, 0)
+        """Voxels added (before, after) for the halos, and so that at least one window fits."""
+        missing = self.padded_vox - self.image_vox
         return missing // 2, missing - missing // 2
 
     @property
     def padded_vox(self) -> int:
         """Length of the axis after padding."""
-        return max(self.image_vox, self.window_vox)
+        return max(self.image_vox + 2 * self.halo_vox, self.window_vox)
 
     @property
     def count(self) -> int:
@@ -156,6 +160,12 @@ class AxisGrid:
             step = last / (self.count - 1)
             return tuple(round(step * i) for i in range(self.count))
         return tuple(min(i * self.stride_vox, last) for i in range(self.count))
+
+
+def _lay(image: int, window: int, overlap: float, halo: int, *, spreads: bool) -> AxisGrid:
+    counts = window - 2 * halo
+    spread = min(max(window * (1 - overlap), 1), counts) if spreads else 0.0
+    return AxisGrid(image, window, min(stride_for(window, overlap), counts), spread, halo)
 
 
 @dataclass(frozen=True)
@@ -175,6 +185,7 @@ class WindowGrid:
         window: Sequence[int],
         overlap: float | Sequence[float],
         tiling: Tiling = Tiling.MONAI,
+        halo: Sequence[int] | None = None,
     ) -> WindowGrid:
         """Lay windows over a volume.
 
@@ -186,12 +197,13 @@ class WindowGrid:
             Fraction in [0, 1) of a window that it shares with the next, one for all axes or one per axis.
         tiling
             How windows lie, and what their Gaussian is.
+        halo
+            Voxels per axis at either end of a window that do not count, at most so many that one is left; None: 0.
         """
         overlaps = [overlap] * len(shape) if isinstance(overlap, (int, float)) else list(overlap)
-        sides = zip(shape, window, overlaps, strict=True)
-        spreads = tiling is Tiling.NNUNET
-        axes = (AxisGrid(n, w, stride_for(w, o), max(w * (1 - o), 1) if spreads else 0) for n, w, o in sides)
-        return cls(tuple(axes), tiling)
+        halos = [min(h, (w - 1) // 2) for h, w in zip(halo or [0] * len(shape), window, strict=True)]
+        sides = zip(shape, window, overlaps, halos, strict=True)
+        return cls(tuple(_lay(*side, spreads=tiling is Tiling.NNUNET) for side in sides), tiling)
 
     @cached_property
     def counts(self) -> tuple[int, ...]:
@@ -223,9 +235,14 @@ class WindowGrid:
         """Padding (before, after) per axis."""
         return tuple(axis.pad_vox for axis in self.axes)
 
+    @cached_property
+    def halo(self) -> tuple[int, ...]:
+        """Voxels at either end of a window that do not count."""
+        return tuple(axis.halo_vox for axis in self.axes)
+
     @property
     def is_padded(self) -> bool:
-        """Whether the volume is smaller than the window on any axis."""
+        """Whether windows reach beyond the volume: it is smaller than one of them, or they have halos."""
         return self.shape != self.padded_shape
 
     @cached_property

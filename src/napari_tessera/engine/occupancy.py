@@ -52,10 +52,11 @@ def measure_occupied(source: Source, grid: WindowGrid, *, above: float) -> npt.N
     return occupied
 
 
-def _limits(grid: WindowGrid, axis: int) -> list[tuple[int, int]]:
-    """Return the first voxel of every window on one axis and the one after its last, inside the image."""
+def _limits(grid: WindowGrid, axis: int, halo: int = 0) -> list[tuple[int, int]]:
+    """Return the first voxel of every window on one axis and the one after its last, but for a *halo*, in the image."""
     before, side, image = grid.pad_vox[axis][0], grid.window[axis], grid.shape[axis]
-    return [(max(start - before, 0), min(start - before + side, image)) for start in grid.starts[axis]]
+    firsts = (start - before for start in grid.starts[axis])
+    return [(max(first + halo, 0), min(first + side - halo, image)) for first in firsts]
 
 
 def _touched(limits: list[tuple[int, int]], side: int, own_side: int) -> list[tuple[int, int]]:
@@ -64,9 +65,9 @@ def _touched(limits: list[tuple[int, int]], side: int, own_side: int) -> list[tu
 
 
 def covered_voxels(grid: WindowGrid, occupied: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Return which voxels of the image lie in a window that is computed, boolean (*spatial)."""
+    """Return which voxels of the image lie in what counts of a window that is computed, boolean (*spatial)."""
     covered = np.zeros(grid.shape, bool)
-    limits = [_limits(grid, axis) for axis in range(len(grid.axes))]
+    limits = [_limits(grid, axis, halo) for axis, halo in enumerate(grid.halo)]
     for index in zip(*np.nonzero(occupied), strict=True):
         covered[tuple(slice(*limits[axis][number]) for axis, number in enumerate(index))] = True
     return covered

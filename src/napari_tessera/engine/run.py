@@ -169,6 +169,7 @@ class _SweepRun:
                 sweep.blend,
                 sigma_scale=sweep.sigma_scale,
                 tiling=tiling,
+                halo=sweep.grid.halo,
                 device=self._device.torch_device,
             )
         except (RuntimeError, MemoryError) as error:

@@ -227,10 +227,11 @@ def _on_resampling(resamplings: Sequence[Resampling | None]) -> Iterator[Advice]
 
 
 def _on_padding(grids: tuple[WindowGrid, ...]) -> Iterator[Advice]:
-    grid = next((grid for grid in grids if grid.is_padded), None)
-    if grid is not None:
+    larger = (grid for grid in grids if any(w > n for w, n in zip(grid.window, grid.shape, strict=True)))
+    if (grid := next(larger, None)) is not None:
         window, shape = (" x ".join(map(str, sides)) for sides in (grid.window, grid.shape))
-        yield Advice(Level.INFO, f"The window ({window}) is larger than the image ({shape}): it is padded with zeros")
+        does = "mirrored" if any(grid.halo) else "padded with zeros"
+        yield Advice(Level.INFO, f"The window ({window}) is larger than the image ({shape}): it is {does}")
 
 
 def _on_precision(settings: Settings, device: DeviceState) -> Iterator[Advice]:

@@ -35,7 +35,8 @@ def window_grid(
     window = settings.window_size or spec.window.default
     spec.window.check(window)
     resampling = resampling_of(shape, voxel_size_um, spec, settings)
-    return WindowGrid.regular(shape if resampling is None else resampling.shape, window, settings.overlap, spec.tiling)
+    seen = shape if resampling is None else resampling.shape
+    return WindowGrid.regular(seen, window, settings.overlap, spec.tiling, spec.halo)
 
 
 def check_mask(mask: Any, shape: tuple[int, ...], name: str = "the mask") -> None:

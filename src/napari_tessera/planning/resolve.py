@@ -132,7 +132,7 @@ def resolve(
     window = settings.window_size or spec.window.default
     own_shapes = [tuple(shape) if box is None else box.shape for shape, box in zip(shapes, boxes, strict=True)]
     seen_shapes = [shape if new is None else new.shape for shape, new in zip(own_shapes, resamplings, strict=True)]
-    grids = tuple(WindowGrid.regular(shape, window, settings.overlap, spec.tiling) for shape in seen_shapes)
+    grids = tuple(WindowGrid.regular(shape, window, settings.overlap, spec.tiling, spec.halo) for shape in seen_shapes)
     skipped = tuple(occupied) if occupied is not None else (None,) * len(grids)
     skipped = tuple(_left(*each) for each in zip(skipped, grids, boxes, strict=True))
     # Chunks of a result are no whole numbers of resampled voxels, and a box begins anywhere in one.

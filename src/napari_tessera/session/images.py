@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from math import prod
@@ -90,7 +91,7 @@ class Reading:
 
 def axis_uses(image: ImageInput, spec: ModelSpec) -> tuple[AxisUse, ...]:
     """Return what the axes in front may count; empty where there is no choice."""
-    if _read_series(image, spec):
+    if _read_planes(image, spec):
         return (AxisUse.FRAMES, AxisUse.CURRENT)
     if len(image.plain_shape) != spec.spatial_dims + 1:
         return ()
@@ -104,12 +105,14 @@ def counts_planes(image: ImageInput, spec: ModelSpec) -> bool:
     """Whether z is in front of the axes of a 2D model, for all that the image says, and not time alone."""
     if spec.spatial_dims != 2:
         return False
-    return bool(_read_series(image, spec)) or (len(image.plain_shape) == 3 and _label(image, 0) != "T")
+    if front := _read_planes(image, spec):
+        return front.count("T") > 1 or _label(image, front.index("T")) != "T"
+    return len(image.plain_shape) == 3 and _label(image, 0) != "T"
 
 
 def count_in_front(image: ImageInput, spec: ModelSpec) -> int:
     """Return how many frames, planes or channels the axes in front count, where `axis_uses` has a choice."""
-    front = _read_series(image, spec) or "T"
+    front = _read_planes(image, spec) or "T"
     return prod(side for side, axis in zip(image.shape, front, strict=False) if axis == "T")
 
 
@@ -158,8 +161,8 @@ def read_axes(image: ImageInput, spec: ModelSpec, use: AxisUse = AxisUse.AUTO) -
 def _read_front(image: ImageInput, spec: ModelSpec, use: AxisUse, extra: int) -> tuple[str, AxisUse | None]:
     if extra == 0:
         return "", None
-    if series := _read_series(image, spec):
-        return series, AxisUse.CURRENT if use is AxisUse.CURRENT else AxisUse.FRAMES
+    if planes := _read_planes(image, spec):
+        return planes, AxisUse.CURRENT if use is AxisUse.CURRENT else AxisUse.FRAMES
     if extra == 2:
         return _read_two(image, spec), None
     possible, label = axis_uses(image, spec), _label(image, 0)
@@ -173,6 +176,18 @@ def _read_front(image: ImageInput, spec: ModelSpec, use: AxisUse, extra: int) ->
             f"split its channels into layers (right click, Split Stack) and choose one"
         )
     return "T", AxisUse.FRAMES
+
+
+def _read_planes(image: ImageInput, spec: ModelSpec) -> str:
+    """Return how the axes in front are read of a time series of stacks, or of planes with channels; else nothing."""
+    if series := _read_series(image, spec):
+        return series
+    extra = len(image.plain_shape) - spec.spatial_dims
+    if spec.spatial_dims != 2 or extra != 2 or image.rgb:
+        return ""
+    with suppress(InputError):
+        return _read_two(image, spec)
+    return ""
 
 
 def _read_series(image: ImageInput, spec: ModelSpec) -> str:
