@@ -173,6 +173,18 @@ def test_a_series_of_stacks_in_the_session(measured: list[Any], lazy: bool) -> N
     assert measured == [(1, 6, 39, 37)] * 2
 
 
+@pytest.mark.parametrize("labels", [("c", "z", "y", "x"), ("z", "c", "y", "x"), ()])
+def test_a_stack_with_channels_in_the_session(labels: tuple[str, ...]) -> None:
+    steps = STEPS["masked"]
+    stack, model = stack_of(1, 2), model_of(steps, 2)
+    expected = expected_of(model, stack, steps)
+    data = stack.swapaxes(0, 1) if labels[:1] == ("z",) else stack
+    image = ImageInput("stack", data, axis_labels=labels, current=(4, 4, 0, 0))
+    assert "the 9 planes run one by one, cropped and normalised together" in read_axes(image, model.spec).note
+    np.testing.assert_allclose(Task2D(model)(image), expected, atol=2e-5)
+    np.testing.assert_allclose(Task2D(model)(image, AxisUse.CURRENT), expected[:, 4], atol=2e-5)
+
+
 def test_frames_of_time_are_images_of_their_own() -> None:
     stack, model = stack_of(1)[0], model_of(STEPS["zscore"])
     image = ImageInput("frames", stack, axis_labels=("t", "y", "x"))

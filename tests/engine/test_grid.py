@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_tessera.engine.grid import AxisGrid, Tiling, WindowGrid, count_forward_passes, stride_for
+from napari_tessera.engine.occupancy import covered_voxels
 
 sides = st.integers(1, 90)
 windows = st.integers(1, 40)
@@ -69,6 +70,25 @@ def test_nnunets_windows(image: int, starts: tuple[int, ...]) -> None:
 def test_nnunets_windows_of_an_odd_side(image: int, starts: tuple[int, ...]) -> None:
     """Their step, two voxels and a half, is no whole number."""
     assert WindowGrid.regular((image,), (5,), 0.5, Tiling.NNUNET).starts == (starts,)
+
+
+@given(image=sides, window=windows, overlap=overlaps, halo=st.integers(0, 25), tiling=st.sampled_from(list(Tiling)))
+def test_what_counts_of_windows_with_halos_covers_every_voxel(
+    image: int, window: int, overlap: float, halo: int, tiling: Tiling
+) -> None:
+    grid = WindowGrid.regular((image,), (window,), overlap, tiling, (halo,))
+    (axis,), (kept,) = grid.axes, grid.halo
+    assert kept == min(halo, (window - 1) // 2)
+    before, after = axis.pad_vox
+    assert min(before, after) >= kept
+    assert (axis.starts[0], axis.starts[-1] + window) == (0, axis.padded_vox)
+    assert axis.padded_vox == before + image + after
+    covered = np.zeros(axis.padded_vox, bool)
+    for start in axis.starts:
+        covered[start + kept : start + window - kept] = True
+    assert covered[before : before + image].all()
+    found = np.full((grid.n_windows,), True)
+    assert covered_voxels(grid, found).all()
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,65 @@ def test_windows_of_nnunet_add_up_to_their_average(
     np.testing.assert_allclose(narrow, usual, atol=0.05 * np.abs(usual).max())
 
 
+def spoiling(halo: tuple[int, ...]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return a network that gives what it is given, and nonsense in the halo of a window."""
+
+    def network(x: torch.Tensor) -> torch.Tensor:
+        made = torch.full_like(x, -1e6)
+        inner = (..., *(slice(h, side - h) for h, side in zip(halo, x.shape[2:], strict=True)))
+        made[inner] = x[inner]
+        return made
+
+    return network
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    data=st.data(),
+    dims=st.sampled_from([2, 3]),
+    overlap=st.sampled_from([0.0, 0.5, 0.7]),
+    blend=st.sampled_from(list(Blend)),
+    tiling=st.sampled_from(list(Tiling)),
+    accumulator=st.sampled_from(list(AccumulatorType)),
+)
+def test_nothing_of_a_halo_reaches_the_result(
+    run_engine: Make,
+    data: st.DataObject,
+    dims: int,
+    overlap: float,
+    blend: Blend,
+    tiling: Tiling,
+    accumulator: AccumulatorType,
+) -> None:
+    shape = tuple(data.draw(st.integers(1, 20)) for _ in range(dims))
+    window = tuple(data.draw(st.integers(5, 9)) for _ in range(dims))
+    halo = tuple(data.draw(st.integers(0, 2)) for _ in range(dims))
+    grid = WindowGrid.regular(shape, window, overlap, tiling, halo)
+    volume = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    knobs = {"grid": grid, "blend": blend, "accumulator": accumulator, "channels": 1}
+    found = run_engine(spoiling(halo), volume, window, **knobs).array[0]
+    np.testing.assert_allclose(found, volume, atol=1e-4 if accumulator is AccumulatorType.FLOAT32 else 0.1)
+    chunk = tuple(data.draw(st.integers(1, 10)) for _ in range(dims))
+    cut = run_engine(spoiling(halo), volume, window, blocks=cut_blocks(grid, 200, chunk=chunk), **knobs).array[0]
+    np.testing.assert_allclose(cut, found, atol=1e-5)
+
+
+@pytest.mark.parametrize("offset", [0, 70_000])
+def test_beyond_its_ends_an_image_is_mirrored_for_halos(run_engine: Make, offset: int) -> None:
+    """Of numbers that are mapped on the host as well."""
+    volume = np.random.default_rng(0).integers(0, 99, (12, 17)) + offset
+    volume = volume.astype(np.int32 if offset else np.float32)
+    grid = WindowGrid.regular(volume.shape, (9, 9), 0.0, Tiling.MONAI, (3, 2))
+
+    def box_sum(x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.avg_pool2d(x, (5, 5), 1, 2) * 25
+
+    found = run_engine(box_sum, volume, (9, 9), grid=grid, channels=1).array[0]
+    padded = np.pad(volume.astype(np.float64), 2, mode="symmetric")
+    expected = np.lib.stride_tricks.sliding_window_view(padded, (5, 5)).sum((2, 3))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 @settings(max_examples=15, deadline=None)
 @given(
     data=st.data(),
