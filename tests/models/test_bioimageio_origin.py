@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tests.models.change_bioimageio import (
     ONE_WINDOW,
     after,
@@ -91,3 +92,51 @@ def test_predicts_what_bioimageio_core_predicts(
     gc.collect()  # the files that it leaves open, while that is no failure
     found = nt.predict(tensor[0, 0], load_model(package, trust=True), ONE_WINDOW)
     np.testing.assert_allclose(found, expected[0], atol=1e-5)
+
+
+HALO = 4
+
+
+class Spoiled(torch.nn.Module):
+    """A convolution, and nonsense in the halo."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.convolution = torch.nn.Conv3d(1, 2, 5, padding=2)
+
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        made = self.convolution(windows)
+        spoiled = torch.full_like(made, -100.0)
+        spoiled[:, :, 4:-4, 4:-4, 4:-4] = made[:, :, 4:-4, 4:-4, 4:-4]
+        return spoiled
+
+
+@pytest.mark.parametrize("window", [(32, 32, 32), (32, 48, 64)])
+@pytest.mark.filterwarnings("ignore")
+def test_a_halo_is_left_out_as_bioimageio_core_does(
+    package: Path, monkeypatch: pytest.MonkeyPatch, window: tuple[int, ...]
+) -> None:
+    """To the very border of the image, which both mirror beyond its ends."""
+    from bioimageio import core
+    from bioimageio.spec import ValidationContext, load_model_description
+    from bioimageio.spec.model.v0_5 import ModelDescr
+
+    monkeypatch.setattr(ModelDescr, "_get_metadata_completeness", lambda self: 0.0)
+    change(package, merge(weights={"torchscript": save_torchscript(package, Spoiled())}))
+    change(package, merge(**{f"outputs__0__axes__{axis}__halo": HALO for axis in (2, 3, 4)}))
+    change(package, lambda content: content["outputs"][0].pop("postprocessing", None))
+    change(package, steps(("fixed_zero_mean_unit_variance", {"mean": 100.0, "std": 20.0})))
+    volume = np.random.default_rng(0).normal(100, 20, (64, 80, 96)).astype(np.float32)
+    with ValidationContext(log_warnings=False, perform_io_checks=False):
+        theirs = load_model_description(package / "rdf.yaml", perform_io_checks=False)
+        sample = core.digest_spec.create_sample_for_model(theirs, inputs={"raw": volume[None, None]})
+        with core.create_prediction_pipeline(theirs, weight_format="torchscript", devices=["cpu"]) as pipeline:
+            result = pipeline.predict_sample_with_blocking(sample, ns=1)
+    expected = next(iter(result.members.values())).data.to_numpy()[0]
+    del pipeline, theirs, sample, result
+    gc.collect()
+    assert expected.min() > -90, "its own result holds nothing of the halo"
+    model = load_model(package, trust=True)
+    found = nt.predict(volume, model, nt.Settings(window_size=window, overlap=0.0))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
