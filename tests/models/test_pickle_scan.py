@@ -70,7 +70,8 @@ REPEATED = {
         START + COUNTER + b"h\x02" * 11_000 + b"]" + THOUSAND + b"e" + b"\x85R" * 11_000 + b"."
     ),
     "a dictionary built in again and again": (
-        START + ORDERED + b"}q\x01(" + b"".join(b"K%cK\x01" % n for n in range(200)) + b"u" + b"h\x02)Rh\x01b" * 55_000 + b"."
+        START + ORDERED + b"}q\x01(" + bytes(value for n in range(200) for value in b"K%cK\x01" % n) + b"u"
+        + b"h\x02)Rh\x01b" * 55_000 + b"."
     ),
 }  # fmt: skip
 
@@ -198,7 +199,7 @@ def test_what_training_programs_save_is_read(tmp_path: Path, new: bool) -> None:
 
 
 def test_the_limits_lie_far_above_what_a_large_network_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three thousand tensors with the state of their optimiser take a third of the steps and a tenth of the values that are let through."""
+    """Three thousand tensors and the state of their optimiser pass a third of the steps and a tenth of the values."""
     tensor = torch.zeros(1, 1, 1, 1, 1)
     state = {n: {"step": tensor, "exp_avg": tensor.clone(), "exp_avg_sq": tensor.clone()} for n in range(3000)}
     buffer = io.BytesIO()
