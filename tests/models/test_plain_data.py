@@ -122,3 +122,30 @@ def test_descriptions_with_an_endless_integer(tmp_path: Path, name: str, file: s
     target.write_text(f"{target.read_text()}\nodd: {value}\n")
     with pytest.raises(ModelError, match=rf"{file}.* an integer of more than 300 digits"):
         load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (f"odd: {LONG}", "an integer of more than 300 digits"),
+        (f"odd: 0x{'f' * 260}", "an integer of more than 300 digits"),
+        (f"odd: !!int 1{':10' * 10_000}", "a number of base 60, which is not read"),
+        ("odd: !!float 1:10.5", "a number of base 60, which is not read"),
+        ("odd: !!bool x", ""),
+        ("odd: !!int ''", ""),
+    ],
+)
+def test_packages_of_bioimageio_with_numbers_that_are_none(tmp_path: Path, line: str, reason: str) -> None:
+    path = make_or_skip("sample_bioimageio", tmp_path).path
+    (target,) = tmp_path.rglob("rdf.yaml")
+    target.write_text(f"{target.read_text()}\n{line}\n")
+    with pytest.raises(ModelError, match=rf"cannot read rdf\.yaml of .*{reason}"):
+        load_model(path)
+
+
+def test_a_package_of_bioimageio_that_asks_for_an_older_yaml(tmp_path: Path) -> None:
+    path = make_or_skip("sample_bioimageio", tmp_path).path
+    (target,) = tmp_path.rglob("rdf.yaml")
+    target.write_text(f"%YAML 1.1\n---\n{target.read_text()}\nodd: 1{':10' * 10_000}\n")
+    with pytest.raises(ModelError, match=r"rdf\.yaml.* a number of base 60, which is not read"):
+        load_model(path)
