@@ -243,6 +243,23 @@ def test_absurd_safetensors(tmp_path: Path, memory: Callable[[], float], content
     assert memory() < MOST_BYTES
 
 
+@pytest.mark.parametrize("key", [b'"dtype"', b'"\\u0064type"'])
+def test_endless_empty_safetensors(tmp_path: Path, memory: Callable[[], float], key: bytes) -> None:
+    path = make_or_skip("sample_tessera", tmp_path).path
+    one = b'"%d":{' + key + b':"F32","shape":[0],"data_offsets":[0,0]}'
+    path.with_suffix(".safetensors").write_bytes(safetensors(b"{" + b",".join(one % n for n in range(200_000)) + b"}"))
+    refused(path, "small.safetensors hold 200000 tensors, but Tessera reads at most 50000")
+    assert memory() < MOST_BYTES
+
+
+def test_a_long_header_of_safetensors(tmp_path: Path, memory: Callable[[], float]) -> None:
+    path = make_or_skip("sample_tessera", tmp_path).path
+    header = json.dumps({"__metadata__": {"a": "x" * 16_000_000}}).encode()
+    path.with_suffix(".safetensors").write_bytes(safetensors(header))
+    refused(path, "small.safetensors", "bytes beside their tensors, but Tessera reads at most 16000000")
+    assert memory() < MOST_BYTES
+
+
 # YAML that Tessera's own descriptions are written in: beside a file or inside it.
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from napari_tessera.errors import ModelError
-from napari_tessera.models.formats import tensors_only
+from napari_tessera.models.formats import pickle_scan, tensors_only
 from napari_tessera.models.formats.tensors_only import dense_tensors, read_tensors_only
 
 
@@ -113,7 +113,7 @@ def test_a_pickle_of_endless_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     path = tmp_path / "a.pt"
     torch.save({"w": torch.ones(100)}, path, _use_new_zipfile_serialization=is_zip)
     assert set(read_tensors_only(path, "a")) == {"w"}
-    monkeypatch.setattr(tensors_only, "MAX_STEPS", 10)
+    monkeypatch.setattr(pickle_scan, "MAX_STEPS", 10)
     with pytest.raises(ModelError, match="the weights a take more than 10 steps to read"):
         read_tensors_only(path, "a")
 

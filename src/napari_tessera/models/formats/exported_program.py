@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import zipfile
@@ -21,6 +20,7 @@ from napari_tessera.models.formats.passes import in_passes_of
 from napari_tessera.models.formats.reasons import reason_of_torch
 from napari_tessera.models.formats.stored_program import remember_program
 from napari_tessera.models.model import Model
+from napari_tessera.models.plain_json import load_json
 from napari_tessera.models.spec import ModelSpec, WindowRule
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def _read(path: Path) -> tuple[dict[str, Any], bytes]:
                 raise ModelError(f"the graph in {path} is compressed, which torch.export.save never does: export again")
             if archive.getinfo(graph).file_size > MAX_JSON_BYTES:
                 raise ModelError(f"the graph in {path} has more than {MAX_JSON_BYTES} bytes: no network has")
-            return json.loads(archive.read(graph)), read_extra(archive, path)
+            return load_json(archive.read(graph)), read_extra(archive, path)
     # NotImplementedError is an unknown compression, RuntimeError a password, RecursionError too many brackets.
     except (OSError, EOFError, zipfile.BadZipFile, ValueError, RuntimeError) as error:
         raise ModelError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickletools
 import re
 import warnings
 import zipfile
@@ -16,14 +15,13 @@ import torch
 from napari_tessera.errors import ModelError, first_line
 from napari_tessera.models import allowed
 from napari_tessera.models.formats.contents import Content, look, refuse_no_model
+from napari_tessera.models.formats.pickle_scan import iter_steps
 from napari_tessera.models.formats.reasons import reason_of_torch
 
 __all__ = ["dense_tensors", "read_tensors_only", "refuse_more_than_tensors"]
 
 # The pickle holds names, shapes and the optimiser's numbers; tensors lie beside it.
 MAX_PICKLE_BYTES = 64_000_000
-# Steps of the pickle, some fifty for a tensor; looking through more would take a minute of a stranger's choosing.
-MAX_STEPS = 4_000_000
 _ZIPS = (Content.WEIGHTS, Content.ZIP, Content.SCRIPT, Content.EXPORTED)
 # What older releases wrote is no zip but pickles one after another (mark, version, system, content, names of tensors)
 # and then the tensors.
@@ -98,7 +96,7 @@ def read_tensors_only(
 def refuse_more_than_tensors(
     path: Path, label: str, *, stand_in: Callable[[str], Callable[..., Any] | None] = _nothing
 ) -> list[tuple[Callable[..., Any], str]]:
-    """Return what stands for each name in *path* beyond tensors and plain data; reads names alone.
+    """Return what stands for each name in *path* beyond tensors and plain data; makes nothing of it.
 
     Parameters
     ----------
@@ -108,7 +106,8 @@ def refuse_more_than_tensors(
     Raises
     ------
     ModelError
-        If there is a name that nothing stands for, such as the class of a whole network, or the file cannot be read.
+        If there is a name that nothing stands for, such as the class of a whole network, if reading the file would take
+        far more than a network does, or if it cannot be read.
     """
     try:
         names = _names_in_zip(path, label) if look(path) in _ZIPS else _names_in_pickles(path, label)
@@ -190,14 +189,12 @@ def _names_in_pickles(path: Path, label: str) -> list[str]:
 
 def _iter_names(file: IO[bytes], label: str) -> Iterator[str]:
     """Yield the names that the pickle at *file*'s place refers to, as ``module.name``; runs nothing."""
-    for step, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-        if step == MAX_STEPS:
-            raise ModelError(f"the weights {label} take more than {MAX_STEPS} steps to read, which no network's do")
-        if opcode.name in ("GLOBAL", "INST"):
+    for step, argument in iter_steps(file, label):
+        if step in ("GLOBAL", "INST"):
             name = str(argument).replace(" ", ".")
             yield _RENAMED.get(name, re.sub(r"^__builtin__\.", "builtins.", name))
-        elif opcode.name in ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
-            yield f"a name by {opcode.name}"
+        elif step in ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
+            yield f"a name by {step}"
 
 
 def _is_allowed(name: str) -> bool:

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMAT", "TesseraFile"]
 
+# Of safetensors: the names and places of the tensors, some hundred bytes for each. Networks have some thousand tensors.
+MAX_HEADER_BYTES = 16_000_000
+MAX_TENSORS = 50_000
+
 
 class TesseraFile:
     """The project's own format."""
@@ -160,9 +164,30 @@ def _read(weights: Path) -> dict[str, torch.Tensor]:
     if content in (Content.WEIGHTS, Content.PICKLE):
         return read_weights(weights, str(weights))
     try:
+        _refuse_endless_header(weights)
         tensors: dict[str, torch.Tensor] = load_file(weights)
     except (OSError, SafetensorError) as error:
         raise ModelError(
             f"cannot read the weights {weights}, the file may be cut short ({error}): get it again"
         ) from error
     return tensors
+
+
+def _refuse_endless_header(weights: Path) -> None:
+    """Raise if safetensors would make far more tensors than a network has; one that is cut short is left to it."""
+    with weights.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > weights.stat().st_size - 8:
+            return
+        if size > MAX_HEADER_BYTES:
+            raise ModelError(
+                f"the weights {weights} have {size} bytes beside their tensors, but Tessera reads at most "
+                f"{MAX_HEADER_BYTES}: save the network's own tensors alone"
+            )
+        # A pair of braces for each, however its keys are written, and one around all.
+        tensors = file.read(size).count(b"{") - 1
+    if tensors > MAX_TENSORS:
+        raise ModelError(
+            f"the weights {weights} hold {tensors} tensors, but Tessera reads at most {MAX_TENSORS}: save the "
+            f"network's own tensors alone"
+        )

@@ -6,6 +6,7 @@ import io
 from typing import TYPE_CHECKING, Any
 
 from napari_tessera.errors import ModelError
+from napari_tessera.models.plain_json import MAX_DIGITS
 
 if TYPE_CHECKING:
     from napari_tessera.models.formats.bioimageio.package import Package
@@ -48,7 +49,7 @@ def _parse(package: Package) -> dict[str, Any]:
     loader = YAML(typ="safe", pure=True)
 
     class Bounded(SafeConstructor):
-        """With an end to what merge keys (``<<``) of merge keys stand for."""
+        """With an end to what numbers and merge keys (``<<``) of merge keys stand for."""
 
         def flatten_mapping(self, node: Any) -> Any:
             merged = super().flatten_mapping(node)
@@ -56,14 +57,27 @@ def _parse(package: Package) -> dict[str, Any]:
                 raise ValueError(f"it stands for more than {MOST_VALUES} values, which no description does")
             return merged
 
+        def construct_number(self, node: Any) -> Any:
+            text = str(self.construct_scalar(node))
+            # Of base 60, which YAML 1.1 has and a line of the file can ask for: they take quadratic time.
+            if ":" in text:
+                raise ValueError(f"'{text[:40]}' is a number of base 60, which is not read")
+            if node.tag.endswith(":float"):
+                return self.construct_yaml_float(node)
+            if len(text) > MAX_DIGITS or abs(value := self.construct_yaml_int(node)) >= 10**MAX_DIGITS:
+                raise ValueError(f"it holds an integer of more than {MAX_DIGITS} digits, which is not read")
+            return value
+
+    for kind in ("int", "float"):
+        Bounded.add_constructor(f"tag:yaml.org,2002:{kind}", Bounded.construct_number)
     loader.Constructor = Bounded
     try:
         content = loader.load(io.StringIO(package.read_description().decode("utf-8")))
         _count(content)
     except RecursionError as error:
         raise ModelError(f"the description of {package.path} is nested too deeply to be one") from error
-    # ruyaml raises plain ValueErrors and TypeErrors for values such as dates that are none.
-    except (YAMLError, ValueError, TypeError, AttributeError) as error:
+    # ruyaml raises plain errors of Python for values such as dates that are none.
+    except (YAMLError, ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"cannot read {package.description} of {package.path}: {reason}") from error
     if not isinstance(content, dict):

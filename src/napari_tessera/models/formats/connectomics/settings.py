@@ -20,6 +20,7 @@ from napari_tessera.models.formats.connectomics.config import (
 )
 from napari_tessera.models.formats.connectomics.output import CONTOUR_DISTANCE, PAIRS, SIZES, read_decoder
 from napari_tessera.models.formats.connectomics.views import read_views, write_views
+from napari_tessera.models.plain_json import load_json
 
 __all__ = ["OpenedSettings", "open_settings", "read_overlap", "write_connectomics"]
 
@@ -165,7 +166,7 @@ def _from_comment(path: Path) -> dict[str, Any]:
     if not first.startswith(MARK):
         return {}
     try:
-        found = json.loads(first.removeprefix(MARK))
+        found = load_json(first.removeprefix(MARK))
     except (ValueError, RecursionError) as error:
         raise SettingsError(f"{path}: its first line, which holds settings of Tessera, is no JSON: {error}") from error
     if not isinstance(found, dict):

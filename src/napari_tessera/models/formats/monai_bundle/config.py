@@ -7,7 +7,6 @@ read without being run: a reference, the length of a list, one plain value, or a
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,6 +17,7 @@ import yaml
 
 from napari_tessera.errors import ModelError
 from napari_tessera.models import allowed
+from napari_tessera.models.plain_json import load_json
 from napari_tessera.models.plain_yaml import load_yaml
 
 __all__ = ["MAX_BYTES", "Component", "Config", "parse"]
@@ -48,7 +48,7 @@ def parse(content: bytes, label: str, *, is_yaml: bool = False) -> dict[str, Any
         If it is neither, or no mapping.
     """
     try:
-        found = load_yaml(content) if is_yaml else json.loads(content)
+        found = load_yaml(content) if is_yaml else load_json(content)
     # YAML raises a plain ValueError for what looks like a date and is none; too many brackets end in RecursionError.
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise ModelError(f"{label} is not valid, so mend it or get it again: {' '.join(str(error).split())}") from error

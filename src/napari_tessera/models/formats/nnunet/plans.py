@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -11,6 +10,7 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 from napari_tessera.errors import ModelError
 from napari_tessera.models import allowed
 from napari_tessera.models.formats.nnunet.package import DATASET, PLANS, TrainedFolder
+from napari_tessera.models.plain_json import load_json
 
 __all__ = ["Architecture", "Configuration", "Dataset", "IntensityProperties", "Plans", "read_dataset", "read_plans"]
 
@@ -202,7 +202,7 @@ def read_dataset(trained: TrainedFolder) -> Dataset:
 def _read_json(trained: TrainedFolder, name: str) -> Any:
     content = trained.read(name, limit=MAX_BYTES)
     try:
-        return json.loads(content.decode())
+        return load_json(content.decode())
     except (ValueError, RecursionError) as error:
         raise ModelError(
             f"cannot read {trained.label(name)}, the file may be cut short ({error}): get it again"
