@@ -29,6 +29,8 @@ DEEPEST = 32
 # YAML can name one list many times over, so a small file can stand for an endless one.
 MAX_VALUES = 100_000
 MAX_COMPONENTS = 1_000
+# Of the place in a list that a reference names.
+MOST_DIGITS = 9
 # An expression that is one reference and nothing else has the value of that reference.
 _REFERENCE = re.compile(r"\$?@(\w+(?:(?:::|#)\w+)*)")
 _LENGTH = re.compile(r"\$\s*len\(\s*@(\w+(?:(?:::|#)\w+)*)\s*\)")
@@ -179,7 +181,8 @@ class Config:
         for part in _SEPARATOR.split(reference):
             if isinstance(found, dict) and part in found:
                 found = found[part]
-            elif isinstance(found, list) and part.isdecimal() and int(part) < len(found):
+            # Longer places are in no list, and Python makes no number of thousands of digits.
+            elif isinstance(found, list) and part.isdecimal() and len(part) <= MOST_DIGITS and int(part) < len(found):
                 found = found[int(part)]
             else:
                 raise ModelError(
