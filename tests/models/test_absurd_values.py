@@ -6,6 +6,7 @@ And what no format foresaw: a sentence as well, which says that it is a fault of
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from napari_tessera.models.load import check_model, describe_model, find_risk, l
 # Within what Python makes a float of, and at the ends of that.
 NUMBERS = [10**250, 10**299, 1e308, float("inf"), float("nan")]
 LONG = "z" * 5000
+elsewhere = pytest.mark.skipif(os.name == "nt", reason="there, such a file is missing as any other")
 
 
 def refused(act: Callable[[], Any], *names: str) -> str:
@@ -95,12 +97,14 @@ def test_sources_that_no_disk_takes(tmp_path: Path, source: str) -> None:
         assert str(path) in str(caught.value)
 
 
+@elsewhere
 def test_weights_of_a_description_that_no_disk_takes(tmp_path: Path) -> None:
     path = make_or_skip("sample_tessera", tmp_path).path
     change_yaml(path, "weights", value=LONG)
     refused(lambda: load_model(path), "there can be no file", "zzz...")
 
 
+@elsewhere
 def test_a_location_that_no_disk_takes(tmp_path: Path) -> None:
     path = make_or_skip("sample_onnx", tmp_path).path
     model = onnx.load(path)

@@ -112,7 +112,7 @@ class Config:
         for _ in range(DEEPEST):
             reference = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
             if reference is not None:
-                value = self._find(reference[1], where)
+                value = self.find(reference[1], where)
             elif isinstance(value, str) and value.startswith(("$", "%")):
                 return self._read(value, where)
             else:
@@ -123,7 +123,7 @@ class Config:
         """Return what *expression* stands for, if it is one that can be read."""
         length, value = _LENGTH.fullmatch(expression), _VALUE.fullmatch(expression)
         if length is not None:
-            counted = self._find(length[1], where)
+            counted = self.find(length[1], where)
             if isinstance(counted, list | dict):
                 return len(counted)
         elif value is not None and value[1] in allowed.MONAI_CONSTANTS.names:
@@ -176,7 +176,14 @@ class Config:
             return {str(key): self._literal(one, f"{where}::{key}", depth - 1, budget) for key, one in value.items()}
         return value
 
-    def _find(self, reference: str, where: str) -> Any:
+    def find(self, reference: str, where: str) -> Any:
+        """Return what *reference*, without its ``@``, leads to; *where* it stands is for errors.
+
+        Raises
+        ------
+        ModelError
+            If that is not in the file.
+        """
         found: Any = self.content
         for part in _SEPARATOR.split(reference):
             if isinstance(found, dict) and part in found:

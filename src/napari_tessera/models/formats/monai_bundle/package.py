@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from napari_tessera.errors import ModelError
-from napari_tessera.models.formats.archive import copy_entry, inside, open_archive, read_bounded, read_entry
+from napari_tessera.models.formats.archive import copy_entry, inside, is_file, open_archive, read_bounded, read_entry
 
 __all__ = ["MARKER", "Package", "open_package"]
 
@@ -43,7 +43,7 @@ class Package:
     def holds(self, name: str) -> bool:
         """Whether there is a file *name*."""
         if self.path.is_dir():
-            return inside(self.path, f"{self.root}{name}").is_file()
+            return is_file(inside(self.path, f"{self.root}{name}"))
         with open_archive(self.path) as archive:
             return f"{self.root}{name}" in archive.namelist()
 
