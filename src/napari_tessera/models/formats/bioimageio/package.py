@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from napari_tessera.errors import ModelError
 from napari_tessera.models.formats.archive import copy_entry, inside, is_file, open_archive
+from napari_tessera.models.formats.registry import DEEPEST
 from napari_tessera.models.spec_file import MAX_BYTES
 from napari_tessera.models.trust import fingerprint
 
@@ -173,5 +174,5 @@ def open_package(path: Path) -> Package:
 
 
 def _nearby(folder: Path, name: str) -> Iterator[Path]:
-    for above in ("", "*/", "*/*/"):
-        yield from folder.glob(f"{above}{name}")
+    for depth in range(DEEPEST):
+        yield from folder.glob("*/" * depth + name)
