@@ -145,7 +145,9 @@ def _find(model: str | Path) -> tuple[ModelFormat, Path]:
         path = Path(model).expanduser()
         is_missing = not path.exists() and not leads_into_zip(path)
     except (RuntimeError, OSError) as error:  # a home folder of nobody, or a name that no disk takes
-        raise ModelError(f"there is no model {model}: {getattr(error, 'strerror', None) or error}") from error
+        raise ModelError(
+            f"there is no model {model}: {error.strerror if isinstance(error, OSError) else error}"
+        ) from error
     if is_missing:
         own = user_models()
         if str(model) not in own:

@@ -239,9 +239,10 @@ def _window(source: str, spatial: str, axes: Sequence[Any], halos: Sequence[int]
 
 
 def _refuse_huge(source: str, letter: str, size: Any, halo: int) -> None:
-    said = (
-        {"size": size} if isinstance(size, int) else {f"size.{key}": getattr(size, key, 0) for key in ("min", "step")}
-    )
+    if isinstance(size, int):
+        said = {"size": size}
+    else:  # a rule of sides, or a reference to another axis, which has none of its own
+        said = {"size.min": size.min, "size.step": size.step} if hasattr(size, "step") else {}
     for key, number in {**said, "halo": halo}.items():
         if number > MOST_VOXELS:
             raise ModelError(
