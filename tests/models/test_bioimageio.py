@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from tests.models.sample_bioimageio import zipped
 
 import napari_tessera as nt
 from napari_tessera.errors import ModelError
+from napari_tessera.models.formats.registry import DEEPEST
 from napari_tessera.models.load import describe_model, find_risk, load_model
 from napari_tessera.models.spec import Chain, Normalisation, WindowRule
 
@@ -325,3 +327,10 @@ def test_the_documented_description_opens(package: Path) -> None:
     spec = load_model(package).spec
     assert (spec.name, spec.halo, spec.voxel_size_um) == ("small cells", (0, 8, 8), (0.4, 0.1, 0.1))
     assert spec.overlap_at() == 0.25
+
+
+def test_a_package_as_deep_as_folders_are_looked_through(package: Path, tmp_path: Path) -> None:
+    place = Path("a", "b", "package")
+    shutil.copytree(package, tmp_path / "outer" / place)
+    assert len((place / "rdf.yaml").parts) == DEEPEST
+    assert describe_model(tmp_path / "outer")[1].spec == describe_model(package)[1].spec

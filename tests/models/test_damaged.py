@@ -65,6 +65,7 @@ def outcomes(path: Path, where: Path, *names: str) -> list[str]:
         except ModelError as error:
             text = str(error)
             assert "\n" not in text
+            assert "did not expect" not in text
             assert len(text.replace(str(where), "")) < MOST_LETTERS, text
             assert not INSIDES.search(text), text
             assert any(name in text for name in names), text

@@ -50,6 +50,7 @@ def assert_refused(act: Callable[[], Any], *names: str, where: Path, error: type
         act()
     text = str(caught.value)
     assert "\n" not in text
+    assert "did not expect" not in text
     assert len(text.replace(str(where), "")) < MOST_LETTERS, text
     for name in names:
         assert name in text

@@ -54,6 +54,7 @@ def refused(path: Path, *names: str, trust: bool = False) -> str:
 def assert_sentence(text: str) -> None:
     assert "\n" not in text
     assert len(text) < 1000
+    assert "did not expect" not in text
 
 
 def pickled(kind: str, content: Any) -> bytes:

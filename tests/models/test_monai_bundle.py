@@ -13,11 +13,14 @@ import pytest
 import torch
 import yaml
 from tests.models.change_monai_bundle import SMALL, changed, describe, inference, save_script, small_network
+from tests.models.sample import reference_network
 from tests.models.sample_monai_bundle import INFERENCE, METADATA, make, write_bundle
 
 import napari_tessera as nt
 from napari_tessera.errors import ModelError, UntrustedModelError
 from napari_tessera.models.formats.monai_bundle.config import Config
+from napari_tessera.models.formats.monai_bundle.format import FORMAT
+from napari_tessera.models.formats.registry import DEEPEST
 from napari_tessera.models.load import describe_model, find_risk, load_model
 from napari_tessera.models.spec import DecoderChoice, Normalisation
 from napari_tessera.models.trust import TrustStore
@@ -270,3 +273,33 @@ def test_torchscript_alone_asks_for_trust(tmp_path: Path) -> None:
             expected = network(torch.tensor(volume.transpose())[None, None])[0].numpy().transpose(0, 3, 2, 1)
         np.testing.assert_allclose(nt.predict(volume, model), expected, rtol=0, atol=1e-5)
         assert any("is used, as the weights cannot be" in note for note in model.notes)
+
+
+@pytest.mark.parametrize("folders", ["bundle", "one/bundle"])
+def test_a_bundle_some_folders_down(tmp_path: Path, folders: str) -> None:
+    path = tmp_path / "outer" / folders
+    path.parent.mkdir(parents=True)
+    write_bundle(path, reference_network())
+    write_bundle(path / "another", reference_network())
+    assert len((path / "configs" / "metadata.json").relative_to(tmp_path / "outer").parts) <= DEEPEST
+    found, _ = describe_model(tmp_path / "outer")
+    assert found is FORMAT
+    assert load_model(tmp_path / "outer").spec.name == "Nuclei of a test"
+
+
+def test_a_folder_whose_bundle_lies_too_deep_says_what_it_lacks(tmp_path: Path) -> None:
+    path = tmp_path / "one" / "two" / "three" / "bundle"
+    path.parent.mkdir(parents=True)
+    write_bundle(path, reference_network())
+    with pytest.raises(ModelError, match="is a folder without a model"):
+        load_model(tmp_path)
+    with pytest.raises(ModelError, match=r"holds no MONAI bundle, which has configs/metadata\.json: open the folder"):
+        FORMAT.describe(tmp_path)
+
+
+def test_bundles_at_several_depths_are_listed(tmp_path: Path) -> None:
+    for place in ("a", "b/c", *(f"d/{number}" for number in range(5))):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        write_bundle(tmp_path / place, reference_network())
+    with pytest.raises(ModelError, match=r"holds 7 MONAI bundles \(a/, b/c/, d/0/, d/1/, d/2/, \.\.\.\): open"):
+        load_model(tmp_path)

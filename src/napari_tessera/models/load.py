@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_tessera.errors import ModelError, UntrustedModelError, nearest
+from napari_tessera.errors import ModelError, UntrustedModelError, first_line, nearest
 from napari_tessera.models.folder import user_models
 from napari_tessera.models.formats.registry import MODEL_SUFFIXES, find_format, leads_into_zip
 from napari_tessera.models.trust import TrustStore, fingerprint
@@ -26,6 +28,10 @@ __all__ = [
 ]
 
 BUNDLED = "bundled"
+
+# What reading data that nobody has thought of raises. Out of memory, an interruption or a missing library is none.
+_UNEXPECTED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+_SHOWN_LETTERS = 200
 
 _FOLDER = Path(__file__).with_name("bundled")
 
@@ -60,10 +66,13 @@ def load_model(model: str | Path, *, trust: bool = False, store: TrustStore | No
 
         return FORMAT.load(bundled, origin=BUNDLED)
     form, path = _find(model)
-    risk = form.risk(path)
-    if risk is not None and not trust:
+    with _read_as_data(path):
+        risk = form.risk(path)
+        if risk is None:
+            return form.load(path)
+    if not trust:
         _refuse_unknown(path, form, risk, store or TrustStore())
-    return form.load(path)
+    return form.load(path)  # what code of the file raises is its own
 
 
 def describe_model(model: str | Path) -> tuple[ModelFormat, Description]:
@@ -75,7 +84,8 @@ def describe_model(model: str | Path) -> tuple[ModelFormat, Description]:
         If it cannot be read.
     """
     form, path = _find(_bundled(model) or model)
-    return form, form.describe(path)
+    with _read_as_data(path):
+        return form, form.describe(path)
 
 
 def check_model(model: str | Path) -> None:
@@ -90,8 +100,9 @@ def check_model(model: str | Path) -> None:
         If it cannot be opened.
     """
     form, path = _find(_bundled(model) or model)
-    if form.risk(path) is None:
-        form.load(path)
+    with _read_as_data(path):
+        if form.risk(path) is None:
+            form.load(path)
 
 
 def find_risk(model: str | Path) -> Risk | None:
@@ -105,7 +116,8 @@ def find_risk(model: str | Path) -> Risk | None:
     if _bundled(model):
         return None
     form, path = _find(model)
-    return form.risk(path)
+    with _read_as_data(path):
+        return form.risk(path)
 
 
 def remember_trust(model: str | Path, store: TrustStore | None = None) -> None:
@@ -131,14 +143,40 @@ def _bundled(model: str | Path) -> Path | None:
 def _find(model: str | Path) -> tuple[ModelFormat, Path]:
     try:
         path = Path(model).expanduser()
-    except RuntimeError as error:  # a home folder of nobody
-        raise ModelError(f"there is no model {model}: {error}") from error
-    if not path.exists() and not leads_into_zip(path):
+        is_missing = not path.exists() and not leads_into_zip(path)
+    except (RuntimeError, OSError) as error:  # a home folder of nobody, or a name that no disk takes
+        raise ModelError(
+            f"there is no model {model}: {error.strerror if isinstance(error, OSError) else error}"
+        ) from error
+    if is_missing:
         own = user_models()
         if str(model) not in own:
             raise ModelError(f"there is no model {model}{nearest(str(model), [BUNDLED, *bundled_models(), *own])}")
         path = own[str(model)]
-    return find_format(path)
+    with _read_as_data(path):
+        return find_format(path)
+
+
+@contextmanager
+def _read_as_data(path: Path) -> Iterator[None]:
+    """Have errors that no format foresaw end in one sentence, which owns to them; each is the `__cause__` of its own.
+
+    Only around what reads a stranger's file as data: what code of the file raises is no fault of Tessera.
+    """
+    try:
+        yield
+    except OSError as error:
+        place = f" ({error.filename})" if error.filename not in (None, str(path)) else ""
+        raise ModelError(
+            f"cannot read {path}: {error.strerror or first_line(error)}{place}: see whether its files may be read and "
+            f"are whole"
+        ) from error
+    except _UNEXPECTED as error:
+        raise ModelError(
+            f"{path} holds something that Tessera did not expect ({type(error).__name__}: "
+            f"{first_line(error)[:_SHOWN_LETTERS]}): this is a fault of Tessera, so report it with the file's "
+            f"description, what --debug prints and what 'tessera doctor' says"
+        ) from error
 
 
 def _refuse_unknown(path: Path, form: ModelFormat, risk: Risk, store: TrustStore) -> None:

@@ -13,7 +13,7 @@ from typing import IO
 
 from napari_tessera.errors import ModelError
 
-__all__ = ["copy_entry", "inside", "open_archive", "read_bounded", "read_entry", "split_at_zip"]
+__all__ = ["copy_entry", "inside", "is_file", "open_archive", "read_bounded", "read_entry", "split_at_zip"]
 
 MAX_ENTRIES = 100_000
 # Weights hardly shrink in a zip; what grows more than this on the way out is no network. Deflate can reach 1032.
@@ -126,6 +126,20 @@ def inside(folder: Path, name: str) -> Path:
     if not file.resolve().is_relative_to(folder.resolve()):
         raise ModelError(f"{file} is a link that leads outside of {folder}: put a copy in its place")
     return file
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file *path*, of which a part may be a stranger's words.
+
+    Raises
+    ------
+    ModelError
+        If the disk does not say, as of a name that is too long for it.
+    """
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise ModelError(f"there can be no file {path}: {error.strerror or type(error).__name__}") from error
 
 
 def _refuse_growth(archive: zipfile.ZipFile, name: str, label: str) -> None:

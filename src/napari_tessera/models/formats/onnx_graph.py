@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from napari_tessera.errors import ModelError
+from napari_tessera.models.formats.archive import is_file
 
 if TYPE_CHECKING:
     import torch
@@ -105,7 +106,7 @@ def _size_beside(path: Path, name: str) -> int:
     inside = "\\" not in name and not PurePosixPath(name).is_absolute()
     if not name or not inside or "\0" in name or not (folder / name).resolve().is_relative_to(folder):
         raise ModelError(f"{path} takes weights from {name[:200]!r}, which is not in its folder: that is refused")
-    if not (folder / name).is_file():
+    if not is_file(folder / name):
         raise ModelError(f"{path} takes weights from '{name[:200]}', which is missing: put it beside the file")
     return (folder / name).stat().st_size
 

@@ -7,7 +7,7 @@ from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING
 
 from napari_tessera.errors import ModelError
-from napari_tessera.models.formats.archive import inside
+from napari_tessera.models.formats.archive import inside, is_file
 from napari_tessera.models.formats.base import Risk
 from napari_tessera.models.formats.embedded import check_told
 from napari_tessera.models.trust import fingerprint
@@ -75,7 +75,7 @@ def _find(description: Path, file: ProgramFile) -> Path:
             f"{description} names the file '{file.file[:200]}'; it must lie in the same folder: give a file name"
         )
     path = inside(description.parent, file.file)
-    if not path.is_file():
+    if not is_file(path):
         raise ModelError(f"the file {path} is missing: put it beside its description")
     return path
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from napari_tessera.errors import ModelError
 from napari_tessera.models import architectures
+from napari_tessera.models.formats.archive import is_file
 from napari_tessera.models.formats.base import Description, Risk
 from napari_tessera.models.formats.contents import Content, look, refuse_no_model
 from napari_tessera.models.formats.registry import DESCRIPTIONS, description_beside, model_stem
@@ -157,7 +158,7 @@ def _beside(description: Path, name: str | None) -> Path:
 
 def _read(weights: Path) -> dict[str, torch.Tensor]:
     """Return the tensors of a file, which are mapped into memory: writing to them writes no file."""
-    if not weights.is_file():
+    if not is_file(weights):
         raise ModelError(f"the weights {weights} are missing: put them beside their description")
     content = look(weights)
     refuse_no_model(content, str(weights))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
 from typing import Any
 
 import torch
@@ -31,6 +30,8 @@ UM_PER_UNIT = {
     "picometer": 1e-6,
     "yard": 914_400.0,
 }
+# Of a side, its step and the halo: far beyond what a network takes, and within what floating point tells apart.
+MOST_VOXELS = 1_000_000
 # Side of the window to begin with, where the size rule leaves a choice, by the number of spatial axes.
 SIDE = {2: 256, 3: 64}
 
@@ -215,6 +216,7 @@ def _window(source: str, spatial: str, axes: Sequence[Any], halos: Sequence[int]
     rules, notes = [], []
     for letter, axis, halo in zip(spatial, axes, halos, strict=True):
         size = axis.size
+        _refuse_huge(source, letter, size, halo)
         if hasattr(size, "axis_id"):
             other = by_id.get(str(size.axis_id))
             if other is None or size.offset != 0 or other.scale != axis.scale:
@@ -224,15 +226,28 @@ def _window(source: str, spatial: str, axes: Sequence[Any], halos: Sequence[int]
                 )
             notes.append(f"The window's side along {letter} must equal that along {size.axis_id}.")
             size = other.size
+            _refuse_huge(source, letter, size, halo)
         if isinstance(size, int):
             rules.append((size, 0, size))
             continue
         # What is left between the halos must be something, so that windows can cover the volume with it.
-        least = size.min + max(0, ceil((2 * halo + 1 - size.min) / size.step)) * size.step
+        least = size.min + max(0, -(-(2 * halo + 1 - size.min) // size.step)) * size.step
         steps = max(0, round((SIDE[len(spatial)] - least) / size.step))
         rules.append((least + steps * size.step, size.step, least))
     default, step, minimum = (tuple(numbers) for numbers in zip(*rules, strict=True))
     return WindowRule(default, step, minimum), tuple(notes)
+
+
+def _refuse_huge(source: str, letter: str, size: Any, halo: int) -> None:
+    if isinstance(size, int):
+        said = {"size": size}
+    else:  # a rule of sides, or a reference to another axis, which has none of its own
+        said = {"size.min": size.min, "size.step": size.step} if hasattr(size, "step") else {}
+    for key, number in {**said, "halo": halo}.items():
+        if number > MOST_VOXELS:
+            raise ModelError(
+                f"{source}: the {key} along {letter} is {str(number)[:40]}, but it must be at most {MOST_VOXELS} voxels"
+            )
 
 
 def _halo(source: str, window: WindowRule, halos: Sequence[int]) -> tuple[int, ...] | None:

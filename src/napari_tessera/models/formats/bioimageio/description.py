@@ -15,6 +15,8 @@ __all__ = ["read_description"]
 
 # A few lines of YAML can refer to each other so that they stand for more than any memory holds.
 MOST_VALUES = 200_000
+# Of a whole number: Python itself refuses to write out those of some thousand digits, even for a message.
+MOST_DIGITS = 300
 
 
 def read_description(package: Package) -> tuple[Any, tuple[str, ...]]:
@@ -86,13 +88,18 @@ def _parse(package: Package) -> dict[str, Any]:
 
 
 def _count(content: Any) -> None:
-    """Raise ValueError where *content* stands for too many values, such as by lines that repeat each other."""
+    """Raise ValueError where *content* stands for too many values, or for a whole number that nobody means.
+
+    Lines that repeat each other may stand for any number of values, and 0x and a line of letters for any number.
+    """
     waiting, seen = [content], 0
     while waiting:
         value = waiting.pop()
         seen += 1
         if seen + len(waiting) > MOST_VALUES:
             raise ValueError(f"it stands for more than {MOST_VALUES} values, which no description does")
+        if isinstance(value, int) and abs(value) >= 10**MOST_DIGITS:
+            raise ValueError(f"it holds a whole number of more than {MOST_DIGITS} digits")
         if isinstance(value, dict):
             waiting += [*value.keys(), *value.values()]
         elif isinstance(value, (list, tuple, set)):

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from napari_tessera.errors import ModelError
-from napari_tessera.models.formats.archive import copy_entry, inside, open_archive
+from napari_tessera.models.formats.archive import copy_entry, inside, is_file, open_archive
+from napari_tessera.models.formats.registry import DEEPEST
 from napari_tessera.models.spec_file import MAX_BYTES
 from napari_tessera.models.trust import fingerprint
 
@@ -127,7 +128,7 @@ class Package:
 
     def _on_disk(self, name: str) -> Path:
         found = self.path / name
-        if not found.is_file():
+        if not is_file(found):
             raise ModelError(f"'{name}' is missing in {self.path}: get the package again")
         return inside(self.path, name)
 
@@ -173,5 +174,5 @@ def open_package(path: Path) -> Package:
 
 
 def _nearby(folder: Path, name: str) -> Iterator[Path]:
-    for above in ("", "*/", "*/*/"):
-        yield from folder.glob(f"{above}{name}")
+    for depth in range(DEEPEST):
+        yield from folder.glob("*/" * depth + name)

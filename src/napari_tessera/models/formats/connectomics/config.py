@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,8 @@ __all__ = ["Configuration", "Generation", "is_connectomics", "read_configuration
 # A configuration with everything written out has about a thousand keys. Aliases in YAML can stand for any number.
 MAX_NODES = 50_000
 MAX_DEPTH = 40
+# A number may be multiplied by a hundred, or by nanometres per micrometre, and is still one.
+LARGEST_NUMBER = 1e300
 
 # Windows, strides and widths, each of at most as many letters as that.
 _NUMBER, LONGEST_TUPLE = re.compile(r"-?\d{1,9}(\.\d{1,9})?"), 200
@@ -103,7 +104,7 @@ class Configuration:
         """Return a finite number."""
         value = self.get(key, default)
         if not _is_number(value):
-            raise self.complain(key, value, "a finite number")
+            raise self.complain(key, value, f"a finite number below {LARGEST_NUMBER:g}")
         return float(value)
 
     def numbers(self, *keys: str) -> tuple[float, ...] | None:
@@ -283,7 +284,7 @@ def _iter_keys(tree: dict[str, Any], before: str = "") -> Iterator[str]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300 and isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST_NUMBER
 
 
 def _short(value: Any) -> str:

@@ -193,8 +193,6 @@ def _describe(
     if decoder is not None and (decoder.name == "contour-distance") != (channels.output.kind == "contour-distance"):
         left_out += (f"the decoder {decoder.name} is left out: the output is {channels.output.kind}",)
         decoder = None
-    overlap = config.first("inference.window.overlap", "inference.sliding_window.overlap", "inference.overlap")
-    number = overlap if isinstance(overlap, float | int) and not isinstance(overlap, bool) else None
     seen = read_views(config, blueprint.spatial_dims)
     notes += seen.notes
     spec = ModelSpec(
@@ -208,13 +206,22 @@ def _describe(
         activation=channels.activations,
         output=channels.output,
         voxel_size_um=_voxel_size(config, blueprint.spatial_dims),
-        # Beyond 0.99 its program takes that.
-        overlap=None if number is None else min(max(float(number), 0.0), 0.99),
+        overlap=_overlap(config),
         mirror_axes=seen.mirror_axes,
         decoder=decoder,
         description=" ".join(str(config.get("description", "")).split())[:2000],
     )
     return spec, (*notes, *more, *left_out)
+
+
+def _overlap(config: Configuration) -> float | None:
+    """Return the overlap if it is one number."""
+    keys = ("inference.window.overlap", "inference.sliding_window.overlap", "inference.overlap")
+    found = {key: value for key in keys if (value := config.get(key)) is not None}  # all of them count as used
+    key, value = next(iter(found.items()), ("", None))
+    if isinstance(value, bool) or not isinstance(value, float | int):
+        return None
+    return min(max(config.number(key, 0.0), 0.0), 0.99)  # beyond 0.99 its program takes that
 
 
 def _window(config: Configuration, blueprint: Blueprint) -> tuple[WindowRule, tuple[str, ...]]:

@@ -70,7 +70,12 @@ class Blueprint:
         """
         complaint = ""
         for name, arguments in self.recipes:
-            network = architectures.build(name, arguments, StoredWeights.of(weights, str(path)))
+            try:
+                network = architectures.build(name, arguments, StoredWeights.of(weights, str(path)))
+            except ModelError as error:
+                if str(path) in str(error):
+                    raise
+                raise ModelError(f"{path}: {error}") from error
             wanted = network.state_dict()
             fitting = _without_prefix(weights, wanted)
             problem = describe_misfit(fitting, wanted)

@@ -29,6 +29,8 @@ DEEPEST = 32
 # YAML can name one list many times over, so a small file can stand for an endless one.
 MAX_VALUES = 100_000
 MAX_COMPONENTS = 1_000
+# Of the place in a list that a reference names.
+MOST_DIGITS = 9
 # An expression that is one reference and nothing else has the value of that reference.
 _REFERENCE = re.compile(r"\$?@(\w+(?:(?:::|#)\w+)*)")
 _LENGTH = re.compile(r"\$\s*len\(\s*@(\w+(?:(?:::|#)\w+)*)\s*\)")
@@ -110,7 +112,7 @@ class Config:
         for _ in range(DEEPEST):
             reference = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
             if reference is not None:
-                value = self._find(reference[1], where)
+                value = self.find(reference[1], where)
             elif isinstance(value, str) and value.startswith(("$", "%")):
                 return self._read(value, where)
             else:
@@ -121,7 +123,7 @@ class Config:
         """Return what *expression* stands for, if it is one that can be read."""
         length, value = _LENGTH.fullmatch(expression), _VALUE.fullmatch(expression)
         if length is not None:
-            counted = self._find(length[1], where)
+            counted = self.find(length[1], where)
             if isinstance(counted, list | dict):
                 return len(counted)
         elif value is not None and value[1] in allowed.MONAI_CONSTANTS.names:
@@ -174,12 +176,20 @@ class Config:
             return {str(key): self._literal(one, f"{where}::{key}", depth - 1, budget) for key, one in value.items()}
         return value
 
-    def _find(self, reference: str, where: str) -> Any:
+    def find(self, reference: str, where: str) -> Any:
+        """Return what *reference*, without its ``@``, leads to; *where* it stands is for errors.
+
+        Raises
+        ------
+        ModelError
+            If that is not in the file.
+        """
         found: Any = self.content
         for part in _SEPARATOR.split(reference):
             if isinstance(found, dict) and part in found:
                 found = found[part]
-            elif isinstance(found, list) and part.isdecimal() and int(part) < len(found):
+            # Longer places are in no list, and Python makes no number of thousands of digits.
+            elif isinstance(found, list) and part.isdecimal() and len(part) <= MOST_DIGITS and int(part) < len(found):
                 found = found[int(part)]
             else:
                 raise ModelError(

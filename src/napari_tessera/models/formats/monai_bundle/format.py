@@ -18,6 +18,7 @@ from napari_tessera.models.empty_network import StoredWeights
 from napari_tessera.models.formats.base import Description, Risk
 from napari_tessera.models.formats.monai_bundle import config as monai_config
 from napari_tessera.models.formats.monai_bundle.after import read_postprocessing
+from napari_tessera.models.formats.monai_bundle.checkpoint import Choice, choose_weights
 from napari_tessera.models.formats.monai_bundle.config import Component, Config
 from napari_tessera.models.formats.monai_bundle.metadata import MAX_CHANNELS, Metadata, read_metadata
 from napari_tessera.models.formats.monai_bundle.package import Package, open_package
@@ -33,7 +34,6 @@ from napari_tessera.models.spec import Activation, DecoderChoice, ModelSpec, Out
 __all__ = ["FORMAT", "MonaiBundle", "TurnedNetwork"]
 
 INFERENCE = ("configs/inference.json", "configs/inference.yaml", "configs/inference.yml")
-WEIGHTS, SCRIPT = "models/model.pt", "models/model.ts"
 _NETS = "monai.networks.nets"
 _NETWORK_KEYS = ("network_def", "network", "net")
 
@@ -49,15 +49,16 @@ class MonaiBundle:
             bundle = _open(path)
         if bundle.architecture is not None:
             return None
-        file = bundle.package.trusted_file(SCRIPT)
-        return Risk(f"opening it runs code from its {SCRIPT}, with your rights", (file,))
+        script = bundle.choice.script
+        file = bundle.package.trusted_file(script)
+        return Risk(f"opening it runs code from its {script}, with your rights", (file,))
 
     def describe(self, path: Path) -> Description:
         """Return what the metadata and the inference configuration say."""
         with _named(path):
             bundle = _open(path)
             parts = _describe(bundle)
-        name = SCRIPT if bundle.architecture is None else bundle.architecture[0]
+        name = bundle.choice.script if bundle.architecture is None else bundle.architecture[0]
         return Description(parts.spec, name, parts.notes)
 
     def load(self, path: Path) -> Model:
@@ -123,6 +124,7 @@ class _Bundle:
     package: Package
     metadata: Metadata
     config: Config
+    choice: Choice
     architecture: tuple[str, dict[str, Any]] | None
     notes: tuple[str, ...]
 
@@ -152,21 +154,25 @@ def _open(path: Path) -> _Bundle:
         content = package.read(name, limit=monai_config.MAX_BYTES)
         label = package.label(name)
         config = Config(monai_config.parse(content, label, is_yaml=not name.endswith(".json")), label)
-    has_weights, has_script = package.holds(WEIGHTS), package.holds(SCRIPT)
+    choice = choose_weights(config, package)
+    has_script = package.holds(choice.script)
+    has_weights = not choice.only_script and package.holds(choice.weights)
     if not has_weights and not has_script:
-        raise ModelError(f"{path} holds no weights: put its {WEIGHTS} (or {SCRIPT}) into it")
+        said = f" ({choice.said})" if choice.said else ""
+        raise ModelError(f"{path} holds no weights{said}: put its {choice.weights} (or {choice.script}) into it")
     if name is None and not has_script:
         raise ModelError(f"{path} holds no {INFERENCE[0]}, so nothing says what network its weights are of")
     try:
         if not has_weights:
-            return _Bundle(package, metadata, config, None, ())
+            return _Bundle(package, metadata, config, choice, None, choice.notes(choice.script))
         architecture, notes = _read_architecture(config)
     except ModelError as error:
         if not has_script:
             raise
         # The archive needs no description of its network; why the weights do not do is still worth knowing.
-        return _Bundle(package, metadata, config, None, (f"Its {SCRIPT} is used, as the weights cannot be: {error}.",))
-    return _Bundle(package, metadata, config, architecture, notes)
+        note = f"Its {choice.script} is used, as the weights cannot be: {error}."
+        return _Bundle(package, metadata, config, choice, None, (note,))
+    return _Bundle(package, metadata, config, choice, architecture, (*choice.notes(choice.weights), *notes))
 
 
 def _read_architecture(config: Config) -> tuple[tuple[str, dict[str, Any]], tuple[str, ...]]:
@@ -199,13 +205,13 @@ def _allowed_name(found: Component) -> str:
 
 def _load_network(bundle: _Bundle) -> torch.nn.Module:
     if bundle.architecture is None:
-        package = bundle.package
-        with package.on_disk(SCRIPT) as file:
-            script = open_script(file, package.label(SCRIPT))
-        remember_program(script, "torchscript", lambda: package.on_disk(SCRIPT), package.trusted_file(SCRIPT))
+        package, name = bundle.package, bundle.choice.script
+        with package.on_disk(name) as file:
+            script = open_script(file, package.label(name))
+        remember_program(script, "torchscript", lambda: package.on_disk(name), package.trusted_file(name))
         return script
-    label = bundle.package.label(WEIGHTS)
-    with bundle.package.on_disk(WEIGHTS) as file:
+    label = bundle.package.label(bundle.choice.weights)
+    with bundle.package.on_disk(bundle.choice.weights) as file:
         # On Windows a mapped file cannot be deleted, as copies out of a zip are.
         weights = read_weights(file, label, mapped=bundle.package.path.is_dir() or os.name != "nt")
         network = architectures.build(*bundle.architecture, StoredWeights.of(weights, label))

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from napari_tessera.errors import ModelError
-from napari_tessera.models.formats.archive import copy_entry, inside, open_archive, read_bounded, read_entry
+from napari_tessera.models.formats.archive import copy_entry, inside, is_file, open_archive, read_bounded, read_entry
+from napari_tessera.models.formats.registry import DEEPEST, MOST_NAMED
 
 __all__ = ["MARKER", "Package", "open_package"]
 
@@ -43,7 +44,7 @@ class Package:
     def holds(self, name: str) -> bool:
         """Whether there is a file *name*."""
         if self.path.is_dir():
-            return inside(self.path, f"{self.root}{name}").is_file()
+            return is_file(inside(self.path, f"{self.root}{name}"))
         with open_archive(self.path) as archive:
             return f"{self.root}{name}" in archive.namelist()
 
@@ -98,15 +99,20 @@ def open_package(path: Path) -> Package:
         If there is none, or more than one, or a zip holds paths that lead out of it.
     """
     if path.is_dir():
-        found = [marker.relative_to(path).as_posix() for depth in ("", "*/") for marker in path.glob(depth + MARKER)]
+        levels = ["*/" * depth + MARKER for depth in range(DEEPEST - MARKER.count("/"))]
+        found = [marker.relative_to(path).as_posix() for level in levels for marker in path.glob(level)]
     else:
         with open_archive(path) as archive:
             found = [name for name in archive.namelist() if name == MARKER or name.endswith(f"/{MARKER}")]
-    roots = sorted(name.removesuffix(MARKER) for name in found)
-    # A bundle may carry others inside; the outermost is what the user chose.
-    if roots and roots[0] == "":
-        roots = [""]
-    if len(roots) != 1:
-        held = f" ({', '.join(roots[:3])})" if roots else ""
-        raise ModelError(f"{path} holds {len(roots)} MONAI bundles{held}: open a folder or zip that holds one")
+    roots: list[str] = []
+    for root in sorted(name.removesuffix(MARKER) for name in found):
+        # A bundle may carry others inside, which follow it at once; the outermost is what the user chose.
+        if not roots or not root.startswith(roots[-1]):
+            roots.append(root)
+    if not roots:
+        raise ModelError(f"{path} holds no MONAI bundle, which has {MARKER}: open the folder or the zip that has it")
+    if len(roots) > 1:
+        more = ", ..." if len(roots) > MOST_NAMED else ""
+        held = ", ".join(root[:80] for root in roots[:MOST_NAMED]) + more
+        raise ModelError(f"{path} holds {len(roots)} MONAI bundles ({held}): open the folder or a zip of one of them")
     return Package(path, roots[0])

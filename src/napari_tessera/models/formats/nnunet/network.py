@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +40,8 @@ _OPTIONS = ("norm_op_kwargs", "dropout_op_kwargs", "nonlin_kwargs")
 _FLAGS = ("conv_bias", "nonlin_first", "deep_supervision")
 # Far beyond any network that fits a device: without a limit a line of text could keep a computer busy for ever.
 MOST_LAYERS, MOST_FEATURES = 64, 1_000_000
+# Of an option such as eps: what float32, in which networks compute, can hold.
+LARGEST_NUMBER = 3e38
 
 
 class FoldAverage(torch.nn.Module):
@@ -144,11 +145,9 @@ def _check_arguments(architecture: Architecture, path: Path) -> dict[str, Any]:
             continue
         if key in _NAMED:
             checked[key] = _resolve(key, value, path)
-        elif (
-            (key in _COUNTS and _is_count(value))
-            or (key in _FLAGS and isinstance(value, bool))
-            or (key in _OPTIONS and _is_options(value))
-        ):
+        elif key in _OPTIONS and isinstance(value, dict):
+            checked[key] = _check_options(key, value, path)
+        elif (key in _COUNTS and _is_count(value)) or (key in _FLAGS and isinstance(value, bool)):
             checked[key] = value
         else:
             raise ModelError(f"{path}: the architecture has the argument {key} = {value!r}, which is unknown or wrong")
@@ -179,8 +178,14 @@ def _is_count(value: object, levels: int = 2) -> bool:
     return type(value) is int and 0 < value <= MOST_FEATURES
 
 
-def _is_options(value: object) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(name, str) and isinstance(number, (bool, int, float)) and isfinite(number)
-        for name, number in value.items()
-    )
+def _check_options(key: str, options: dict[Any, Any], path: Path) -> dict[Any, Any]:
+    """Return the *options* of a layer, which are numbers and flags."""
+    for name, number in options.items():
+        # Not `isfinite`, which fails on a whole number that no float can hold.
+        if not isinstance(number, (bool, int, float)) or not abs(number) <= LARGEST_NUMBER:
+            shown = number if isinstance(number, float) else repr(number)[:40]
+            raise ModelError(
+                f"{path}: the architecture's {key} says {str(name)[:40]} = {shown}, but it must be true, false or a "
+                f"number of at most {LARGEST_NUMBER:g}"
+            )
+    return options
