@@ -13,7 +13,7 @@ from napari_tessera.errors import MOST_LETTERS, ModelError, TesseraError, Untrus
     ("message", "shown"),
     [
         ("a plain sentence: give another", "a plain sentence: give another"),
-        ("the name 'a\n\x1b[31mred\x1b[0m' is unknown", "the name 'a [31mred [0m' is unknown"),
+        ("the name 'a\n\x1b[31mred\x1b[0m' is unknown", "the name 'a ...  [31mred [0m' is unknown"),
         ("turned \u202egnp.exe", "turned  gnp.exe"),
         ("/a folder/with  two spaces/\u00fcml\u00e4ut", "/a folder/with  two spaces/\u00fcml\u00e4ut"),
         ("names " + "z" * 5000 + " and more", "names " + "z" * 80 + "... and more"),
@@ -31,4 +31,4 @@ def test_no_message_fills_the_screen() -> None:
 def test_errors_come_back_from_other_processes() -> None:
     error = UntrustedModelError("a\nb", format_name="TorchScript", does="could do anything")
     copied = pickle.loads(pickle.dumps(error))
-    assert (str(copied), copied.format_name, copied.does) == ("a b", "TorchScript", "could do anything")
+    assert (str(copied), copied.format_name, copied.does) == ("a ... b", "TorchScript", "could do anything")

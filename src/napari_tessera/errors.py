@@ -116,8 +116,13 @@ class CancelledError(TesseraError):
 
 
 def as_sentence(text: str) -> str:
-    """Return *text*, much of which may be a stranger's, so that it does not fill the screen or move its cursor."""
-    line = _LONG_WORD.sub(lambda word: f"{word[0][:SHOWN_LETTERS]}...", without_control(text))
+    """Return *text*, much of which may be a stranger's, so that it does not fill the screen or move its cursor.
+
+    Of several lines it is the first and the last: those between, in a network's own error, are its source code.
+    """
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    line = without_control(" ... ".join(lines[:1] + lines[1:][-1:]))
+    line = _LONG_WORD.sub(lambda word: f"{word[0][:SHOWN_LETTERS]}...", line)
     return line if len(line) <= MOST_LETTERS else f"{line[:MOST_LETTERS]} ..."
 
 

@@ -83,7 +83,7 @@ def test_whole_numbers_that_cannot_be_written_out(tmp_path: Path, key: str) -> N
     path = make_or_skip("sample_bioimageio", tmp_path).path
     change_yaml(path / "rdf.yaml", key, value="BIG")
     (path / "rdf.yaml").write_text((path / "rdf.yaml").read_text().replace("BIG", f"0x{'f' * 6000}"))
-    refused(lambda: describe_model(path), "rdf.yaml", str(path), "a whole number of more than 300 digits")
+    refused(lambda: describe_model(path), "rdf.yaml", str(path), "an integer of more than 300 digits")
 
 
 @pytest.mark.parametrize("source", [LONG, "/".join(["folder"] * 900)], ids=["name", "path"])

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from napari_tessera.cli.console import say
-from napari_tessera.errors import CancelledError, OutOfMemoryError, TesseraError
+from napari_tessera.errors import CancelledError, OutOfMemoryError, TesseraError, as_sentence
 
 if TYPE_CHECKING:
     import typer
@@ -54,25 +54,19 @@ def report(error: BaseException, sentence: str) -> None:
 def describe(error: BaseException) -> str:
     """Return what to tell the user about *error*: one sentence with a remedy."""
     if isinstance(error, TesseraError):
-        return _one_line(str(error))
+        return str(error)
     if _is_out_of_memory(error):
-        what = _one_line(str(error)) or "of the host"
+        what = as_sentence(str(error)) or "of the host"
         return f"memory did not suffice ({what}): lower sw_batch_size and batch_size, or choose a smaller window"
     if _is_usage_error(error):
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "tessera"
         return f"{error.format_message().rstrip('.')} (see '{command} --help')"  # type: ignore[attr-defined]
-    what = _one_line(str(error)) or "no more is known"
+    what = as_sentence(str(error)) or "no more is known"
     return (
         f"unexpected {type(error).__name__}: {what}. This is a fault of Tessera: run it again with --debug and "
         f"report what it prints, together with what 'tessera doctor' says"
     )
-
-
-def _one_line(text: str) -> str:
-    """Return the first and the last line: those between, in a network's own error, are its source code."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return " ... ".join(lines[:1] + lines[1:][-1:])
 
 
 def exit_code_of(error: BaseException) -> int:

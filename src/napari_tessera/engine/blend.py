@@ -53,6 +53,8 @@ def importance_map(
     """
     weights = _weights(window, Blend(blend), sigma_scale, tiling, device)
     for axis, (side, margin) in enumerate(zip(window, halo or (), strict=False)):
+        if margin == 0:
+            continue
         weights.narrow(axis, 0, margin).zero_()
         weights.narrow(axis, side - margin, margin).zero_()
     return weights
@@ -72,7 +74,7 @@ def _weights(
     is_nnunet = tiling is Tiling.NNUNET
     for side, scale in zip(window, scales, strict=True):
         centre = side // 2 if is_nnunet else (side - 1) / 2
-        distance = torch.arange(side, device=device) - centre
+        distance = torch.arange(-centre, side - centre, device=device)
         profile = torch.exp(-(distance**2) / (2 * (scale * side) ** 2))
         weights = weights.unsqueeze(-1) * profile
     if is_nnunet:
