@@ -219,5 +219,5 @@ def test_words_of_a_stranger_do_not_reach_a_terminal_as_they_are() -> None:
     )
     assert (spec.name, spec.classes, spec.description) == ("a [2Jb", ("one ", "two"), "first second")
     model = Model(torch.nn.Identity(), spec, notes=("a\rnote",))
-    assert model.notes == ("a note",)
+    assert model.notes == ("a ... note",)
     assert Description(spec, "net\x07", ("n" * 300,)).notes == ("n" * 80 + "...",)
