@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 import threading
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from napari_tessera.calibration.remember import RunMemory
 from napari_tessera.calibration.store import CalibrationStore, NetworkMemory
 from napari_tessera.decode import Decoder, get_decoder
 from napari_tessera.engine.device import host_memory, open_devices
+from napari_tessera.engine.events import Noticed
 from napari_tessera.errors import InputError, ModelError, SettingsError
 from napari_tessera.pipeline import iter_results
 from napari_tessera.planning.activations import ActivationCache
@@ -32,7 +34,7 @@ from napari_tessera.volumes.planes import plane_loads, split_planes
 
 if TYPE_CHECKING:
     from napari_tessera.engine.crop import Crop
-    from napari_tessera.engine.events import EventHandler
+    from napari_tessera.engine.events import Event, EventHandler
     from napari_tessera.engine.settings import Settings
     from napari_tessera.engine.source import Source
     from napari_tessera.models.model import Model
@@ -56,6 +58,8 @@ __all__ = [
 ]
 
 PROBABILITIES = "probabilities"
+
+logger = logging.getLogger(__name__)
 
 # A trace is a pure function of a network's code, a window and a precision, so all callers share one memo of them. It
 # holds networks weakly.
@@ -304,7 +308,7 @@ def predict(
         ``settings.resample`` is on: the network then sees the image at the voxel size that the model expects, and the
         result comes back to the image's own voxels.
     on_event
-        Called with every `Event`, on this thread.
+        Called with every `Event`, on this thread; None: what the first passes show (`Noticed`) is logged as a warning.
     cancel
         Set it from another thread to stop within one forward pass.
 
@@ -385,11 +389,16 @@ def _run_one(
     loads: list[Callable[[], Source]] = [lambda: source]
     if planes is not None:
         loads = [*plane_loads(planes, model.spec)]
-    remember = remembering(planned, model, on_event)
+    remember = remembering(planned, model, on_event or _log_noticed)
     results = iter_results(loads, model, planned, chosen, on_event=remember, cancel=cancel, keep_partial=False)
     arrays = [result.array for result in results]
     # Of planes the channels stay in front.
     return arrays[0] if planes is None else np.stack(arrays, axis=-3)
+
+
+def _log_noticed(event: Event) -> None:
+    if isinstance(event, Noticed):
+        logger.warning(event.sentence)
 
 
 def remembering(planned: Plan, model: Model, on_event: EventHandler | None = None) -> EventHandler:

@@ -12,7 +12,14 @@ from rich.console import Console
 from napari_tessera.api import plan
 from napari_tessera.cli import progress
 from napari_tessera.cli.progress import BarProgress, LineProgress, RunProgress, show_progress
-from napari_tessera.engine.events import DecodingStarted, MemoryRecovered, PassFinished, VolumeFinished, VolumeStarted
+from napari_tessera.engine.events import (
+    DecodingStarted,
+    MemoryRecovered,
+    Noticed,
+    PassFinished,
+    VolumeFinished,
+    VolumeStarted,
+)
 from napari_tessera.engine.settings import Settings
 from napari_tessera.models.load import load_model
 
@@ -73,6 +80,14 @@ def test_lines_are_rare(planned: Plan, capfd: pytest.CaptureFixture[str]) -> Non
 def test_recovery_is_said(planned: Plan, capfd: pytest.CaptureFixture[str]) -> None:
     RunProgress(planned, ["a.tif", "b.tif"])(MemoryRecovered(1, 31, 4, 2))
     assert capfd.readouterr().err == "Warning: b.tif: memory was full at pass 31: going on with sw_batch_size 2\n"
+
+
+def test_what_is_noticed_is_said_once(planned: Plan, capfd: pytest.CaptureFixture[str]) -> None:
+    run = RunProgress(planned, ["a.tif", "b.tif"])
+    for volume, sentence in enumerate(("the values leave [0, 1]", "the values leave [0, 1]", "it is random")):
+        run(Noticed(volume, sentence))
+    assert run.noticed == ["the values leave [0, 1]", "it is random"]
+    assert capfd.readouterr().err == "Warning: the values leave [0, 1]\nWarning: it is random\n"
 
 
 def test_bar(planned: Plan, terminal: io.StringIO) -> None:

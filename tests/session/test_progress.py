@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from napari_tessera.engine.events import (
     DecodingStarted,
     MemoryRecovered,
+    Noticed,
     PassFinished,
     Recovery,
     RunFinished,
@@ -54,6 +55,11 @@ def test_recovery_makes_more_passes() -> None:
     assert (now.done, now.total) == (2, 14)
     assert now.recovered == MemoryRecovered(0, 2, 2, 1)
     assert now.seconds_per_pass == 0.5
+
+
+def test_what_is_noticed_is_kept_once() -> None:
+    noticed = [Noticed(0, "one"), Noticed(0, "two"), Noticed(1, "one")]
+    assert after(*START, *noticed, RunFinished(10, 1.0, None)).noticed == ("one", "two")
 
 
 def test_decoding_and_the_end() -> None:

@@ -168,6 +168,8 @@ class FileRun:
         if recovered:
             facts["sw_batch_size_when_memory_ran_out"] = recovered[-1].sw_batch_size
             facts["went_on_when_memory_ran_out_with"] = [event.remedy for event in recovered]
+        if progress.noticed:
+            facts["noticed"] = list(progress.noticed)
         return facts
 
     def _stopped(self, progress: RunProgress) -> str:

@@ -15,6 +15,7 @@ from napari_tessera.engine.events import (
     DecodingStarted,
     Event,
     MemoryRecovered,
+    Noticed,
     PassFinished,
     VolumeFinished,
     VolumeStarted,
@@ -74,6 +75,8 @@ class RunProgress:
         Time that each finished volume took.
     recovered
         What was given up because memory ran out.
+    noticed
+        Sentences on the network that its first passes showed.
     """
 
     def __init__(self, planned: Plan, names: Sequence[str]) -> None:
@@ -83,6 +86,7 @@ class RunProgress:
         self.done = [0] * len(names)
         self.seconds = [0.0] * len(names)
         self.recovered: list[MemoryRecovered] = []
+        self.noticed: list[str] = []
 
     @property
     def passes(self) -> int:
@@ -110,6 +114,9 @@ class RunProgress:
             case MemoryRecovered():
                 self.recovered.append(event)
                 self.note_recovery(event)
+            case Noticed(sentence=sentence) if sentence not in self.noticed:
+                self.noticed.append(sentence)
+                say(sentence, kind="Warning")
 
     def _show(self, volume: int, stage: str) -> None:
         done = sum(self._totals[:volume]) + self.done[volume]

@@ -16,6 +16,7 @@ __all__ = [
     "Event",
     "EventHandler",
     "MemoryRecovered",
+    "Noticed",
     "PassFinished",
     "PlanesFinished",
     "Recovery",
@@ -145,6 +146,22 @@ class MemoryRecovered:
 
 
 @dataclass(frozen=True, slots=True)
+class Noticed:
+    """Something about the result that the first passes of volume *volume* showed; each once in a run.
+
+    Parameters
+    ----------
+    volume
+        Number of the volume, from 0; the *sentence* is about the network and holds for all of them.
+    sentence
+        What was found, what it means for the result, and what to do about it.
+    """
+
+    volume: int
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
 class DecodingStarted:
     """All passes of volume *volume* are done; probabilities become labels now."""
 
@@ -186,6 +203,7 @@ Event: TypeAlias = (
     | PassFinished
     | PlanesFinished
     | MemoryRecovered
+    | Noticed
     | DecodingStarted
     | VolumeFinished
     | RunFinished

@@ -12,6 +12,7 @@ from napari_tessera.engine.events import (
     DecodingStarted,
     Event,
     MemoryRecovered,
+    Noticed,
     PassFinished,
     Recovery,
     RunFinished,
@@ -45,6 +46,8 @@ class Progress:
         That pace.
     recovered
         The last time that memory ran out.
+    noticed
+        Sentences on the network that its first passes showed.
     decoding
         The decoder that is making labels now.
     finished
@@ -56,6 +59,7 @@ class Progress:
     seconds_left: float | None = None
     seconds_per_pass: float | None = None
     recovered: MemoryRecovered | None = None
+    noticed: tuple[str, ...] = ()
     decoding: str | None = None
     finished: RunFinished | None = None
 
@@ -97,6 +101,9 @@ class ProgressMeter:
             self._since = 0
             self._windows.note_recovery(event)
             self.progress = replace(now, recovered=event)
+        elif isinstance(event, Noticed):
+            if event.sentence not in now.noticed:
+                self.progress = replace(now, noticed=(*now.noticed, event.sentence))
         elif isinstance(event, DecodingStarted):
             self._decoding_began = time.monotonic()
             self.progress = replace(now, decoding=event.decoder, seconds_left=self._seconds_left)

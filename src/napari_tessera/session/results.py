@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_tessera.decode.classes import LabelClass, label_classes, makes_classes
+from napari_tessera.engine.events import MemoryRecovered, Noticed
 
 if TYPE_CHECKING:
     from napari_tessera.decode import Decoder
-    from napari_tessera.engine.events import MemoryRecovered
     from napari_tessera.models.spec import ModelSpec
     from napari_tessera.pipeline import VolumeResult
     from napari_tessera.session.images import ImageInput
@@ -152,8 +152,20 @@ class ResultStack:
         sides = zip(self.image.shape, self.volume.reading.axes, strict=True)
         return tuple(side for side, axis in sides if axis == "T")
 
-    def result(self, origin: Mapping[str, Any], recoveries: Sequence[MemoryRecovered], *, final: bool) -> ImageResult:
-        """Return the result of what has been added; *final*: nothing will be added to it any more."""
+    def result(
+        self, origin: Mapping[str, Any], told: Sequence[MemoryRecovered | Noticed], *, final: bool
+    ) -> ImageResult:
+        """Return the result of what has been added; *final*: nothing will be added to it any more.
+
+        Parameters
+        ----------
+        origin
+            What is known of it before the run.
+        told
+            What the run has told until now that its user will want to know later.
+        final
+            Whether this is the last of it.
+        """
         complete = self._complete and self.is_full
         frame = () if self._has_frames else self.volume.frame
         extra: dict[str, Any] = {"source": self.image.name, "complete": complete}
@@ -161,12 +173,14 @@ class ResultStack:
         classes = self._classes()
         if classes and self._labels is not None:
             extra["classes"] = [each.to_dict() for each in classes]
-        if recoveries:
+        if recoveries := [event for event in told if isinstance(event, MemoryRecovered)]:
             extra["memory_recoveries"] = [
                 {"volume": r.volume, "failed_pass": r.failed_pass, "went_on_with": r.remedy}
                 | {"sw_batch_size": r.sw_batch_size}
                 for r in recoveries
             ]
+        if noticed := [event.sentence for event in told if isinstance(event, Noticed)]:
+            extra["noticed"] = list(dict.fromkeys(noticed))
         return ImageResult(
             image=self.image,
             axes=self._axes(),

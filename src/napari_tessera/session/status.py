@@ -71,6 +71,8 @@ def _running_line(runner: Runner) -> Line:
         return Line("Stopping after this pass …")
     if now.recovered is not None:
         return Line(_recovered(runner, now.recovered), Tone.WARNING)
+    if now.noticed:
+        return Line(" · ".join(now.noticed), Tone.WARNING)
     if now.decoding is not None:
         return Line(f"Making labels: {now.decoding} …")
     if now.done == 0:
@@ -100,7 +102,9 @@ def _ended_line(runner: Runner) -> Line:
             parts.append(f"{what} {format_bytes(now.finished.peak_bytes)} (estimated {estimated})")
     if now.recovered is not None:
         parts.append(_recovered(runner, now.recovered))
-    text, tone = " · ".join(parts), Tone.GOOD if now.recovered is None else Tone.WARNING
+    parts += now.noticed
+    tone = Tone.GOOD if now.recovered is None and not now.noticed else Tone.WARNING
+    text = " · ".join(parts)
     return Line(text, tone, "\n".join([text, *each]) if len(each) > 1 else "")
 
 

@@ -17,6 +17,7 @@ from napari_tessera.engine.events import (
     Event,
     EventHandler,
     MemoryRecovered,
+    Noticed,
     raise_if_cancelled,
 )
 from napari_tessera.session.intensities import is_taken_to_stay
@@ -264,11 +265,11 @@ class Task:
 
         plan = self._count(plan, cancel)
         on_plan(plan)
-        recoveries: list[MemoryRecovered] = []
+        told: list[MemoryRecovered | Noticed] = []
 
         def observe(event: Event) -> None:
-            if isinstance(event, MemoryRecovered):
-                recoveries.append(event)
+            if isinstance(event, MemoryRecovered | Noticed):
+                told.append(event)
             on_event(event)
 
         origin = provenance(plan, self.model) | ({} if self.mask is None else {"mask": self.mask.name})
@@ -280,10 +281,10 @@ class Task:
                 stack.add(result, labels, keep_probabilities=self.outputs.probabilities)
                 if stack.is_full and not stack.has_content:
                     continue
-                on_result(stack.result(origin, recoveries, final=stack.is_full))
+                on_result(stack.result(origin, told, final=stack.is_full))
         except Exception:
             if stack is not None and not stack.is_full and stack.has_content:
-                on_result(stack.result(origin, recoveries, final=True))
+                on_result(stack.result(origin, told, final=True))
             raise
 
     def _stack(self, volume: VolumeInput) -> ResultStack:
