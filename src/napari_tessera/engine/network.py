@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from napari_tessera.engine.device_protocol import Device
     from napari_tessera.engine.sweep import Window
 
-__all__ = ["Forward", "Network", "UnusableWeightsError", "first_tensor"]
+__all__ = ["Forward", "Network", "UnusableWeightsError", "first_tensor", "scores"]
 
 Network = Callable[..., Any]
 
@@ -51,9 +51,8 @@ class Forward:
         Raises
         ------
         ModelError
-            If the network raises (kept as ``__cause__``), gives an output of another shape, or, in the first pass, what
-            is no number because weights of it are none. A lack of memory is
-            raised as it is.
+            If the network raises (kept as ``__cause__``), gives an output of another shape or of class numbers, or, in
+            the first pass, what is no number because weights of it are none. A lack of memory is raised as it is.
         """
         if self._probed is not None:
             output, self._probed = self._probed, None
@@ -95,7 +94,8 @@ class Forward:
 
     def _checked_call(self, tensor: torch.Tensor, windows: Sequence[Window]) -> torch.Tensor:
         try:
-            return first_tensor(self._network(tensor, windows) if self._needs_windows else self._network(tensor))
+            output = self._network(tensor, windows) if self._needs_windows else self._network(tensor)
+            return scores(first_tensor(output))
         except TesseraError:
             raise
         except Exception as error:
@@ -114,7 +114,7 @@ def _refuse_unusable(network: Network, output: torch.Tensor) -> None:
     reasons, such as a window without contrast that a network divides by, are the network's own and no error.
     """
     # A sum takes no memory beside the output, and is no number where any value is none.
-    if not output.is_floating_point() or math.isfinite(output.sum(dtype=torch.float32).item()):
+    if math.isfinite(output.sum(dtype=torch.float32).item()):
         return
     for name, tensor in _iter_weights(network):
         if tensor.is_meta or not tensor.is_floating_point() or tensor.isfinite().all():
@@ -161,3 +161,20 @@ def first_tensor(output: Any) -> torch.Tensor:
         else:
             raise TypeError(f"the network gave {type(output).__name__}, not a tensor")
     return output
+
+
+def scores(output: torch.Tensor) -> torch.Tensor:
+    """Return a network's *output* as it is, after checking that it holds scores, which windows can be averaged of.
+
+    Raises
+    ------
+    ModelError
+        If it holds class numbers, a mask or complex numbers: half-way between classes 1 and 3 there is no class 2.
+    """
+    if output.is_floating_point():
+        return output
+    kind = str(output.dtype).removeprefix("torch.")
+    raise ModelError(
+        f"the network gives {kind}, such as class numbers or a mask, of which overlapping windows have no average: let "
+        f"it give a floating-point score for each class, without the arg-max or the threshold at its end"
+    )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from napari_tessera.engine.network import scores
 from napari_tessera.errors import ModelError
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class OutputPacker:
                     f"{self._grid.window}: SlabInferer stitches outputs that are as large as their window"
                 )
         self._channels = tuple(tensor.shape[1] for tensor in tensors)
-        return tensors[0] if len(tensors) == 1 else torch.cat([tensor.float() for tensor in tensors], 1)
+        return tensors[0] if len(tensors) == 1 else torch.cat([scores(tensor).float() for tensor in tensors], 1)
 
     def unpack(self, stitched: torch.Tensor) -> Any:
         """Return *stitched*, (B, all channels, *spatial), in the structure that the network gave."""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
+from napari_tessera.engine.network import scores
 from napari_tessera.errors import ModelError
 from napari_tessera.planning.dataless import has_no_data, storage_of, tensors_in
 
@@ -121,7 +122,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._watches.clear()  # deaths from here on are not of this pass; it also breaks a reference cycle
         if first is None:
             raise ModelError(f"the network gave {type(output).__name__} without a tensor in it")
-        return tuple(first.shape)
+        return tuple(scores(first).shape)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

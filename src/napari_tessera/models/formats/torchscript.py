@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from napari_tessera.engine.network import first_tensor
+from napari_tessera.engine.network import first_tensor, scores
 from napari_tessera.errors import ModelError
 from napari_tessera.models.formats.base import Description, Risk
 from napari_tessera.models.formats.contents import Content, look, refuse_no_model
@@ -126,7 +126,7 @@ def _infer(network: torch.nn.Module, path: Path) -> ModelSpec:
 
 def _channels_of(network: torch.nn.Module, windows: torch.Tensor) -> int:
     with torch.inference_mode():
-        output = first_tensor(network(windows))
+        output = scores(first_tensor(network(windows)))
     if output.dim() != windows.dim():
         raise TypeError(f"its output has the shape {tuple(output.shape)}")
     return int(output.shape[1])

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from napari_tessera.engine.network import scores
 from napari_tessera.errors import ModelError
 from napari_tessera.models.spec import WindowRule
 
@@ -121,7 +122,8 @@ class InOrder(torch.nn.Module):
         found = self.network(windows.to(self.dtype).contiguous())
         output: torch.Tensor = found[0] if isinstance(found, (list, tuple)) else found
         got = self.order_out
-        output = output.permute([got.index(axis) for axis in self._plain if axis in got]).float()
+        output = output.permute([got.index(axis) for axis in self._plain if axis in got])
+        output = scores(output).float()
         return output if "c" in got else output.unsqueeze(1)
 
 
