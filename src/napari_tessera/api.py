@@ -423,6 +423,7 @@ def provenance(planned: Plan, model: Model) -> dict[str, Any]:
             "forward_passes": planned.forward_passes,
             "device": planned.device.name,
         }
+        | ({"assumed": list(model.spec.assumed)} if model.spec.assumed else {})
         | ({} if resampled is None else {"resampled": resampled.to_dict()})
         | ({} if crop is None else {"crop": crop.to_dict()})
     )

@@ -25,6 +25,7 @@ DESCRIPTION: dict[str, Any] = {
     "out_channels": 1,
     "window": {"default": [8, 16, 16], "step": [4, 4, 4], "minimum": [4, 4, 4]},
     "normalisation": {"mode": "divide", "by": 255},
+    "activation": "none",
     "output": {"kind": "foreground"},
     "voxel_size_um": [0.02, 0.01, 0.01],
 }

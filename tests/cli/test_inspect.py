@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import save_file
 from tests.models import sample_connectomics, sample_tessera, sample_torchscript
 
+from napari_tessera.models.assumed import assume
+
 Tessera = Callable[..., Any]
 
 
@@ -102,3 +104,13 @@ def test_a_packed_program_shows_its_risk_and_asks_for_trust(tessera: Tessera, tm
     again = tessera("pack", tmp_path / "to" / "cells.yaml", "-o", tmp_path / "third.yaml")
     assert again.code != 0
     assert "cells.yaml is a Tessera model: opening it runs code" in " ".join(again.err.split())
+
+
+def test_what_is_assumed_is_said_and_in_the_json(tessera: Tessera, tmp_path: Path) -> None:
+    sample = sample_torchscript.make(tmp_path)
+    (sentence,) = assume("activation")
+    assert sentence in json.loads(tessera("inspect", sample.path, "--json").out)["assumed"]
+    assert f"Assumed: {sentence}" in tessera("inspect", sample.path).err
+    planned = tessera("plan", "--shape", "32,32,32", "--model", sample.path, "--trust", "--json")
+    assert f"Assumed: {sentence}" in planned.err
+    assert sentence in json.loads(planned.out)["assumed"]

@@ -141,7 +141,7 @@ def test_an_undescribed_torchscript_is_tried_without_data(
     model = load_model(path, trust=True)
     assert memory() - begin < 8192**2, "the window alone has four times as many bytes"
     assert (model.spec.in_channels, model.spec.out_channels) == (1, 2)
-    assert "net.yaml beside it can say more" in model.notes[0]
+    assert "net.yaml beside it" in model.spec.assumed[0]
 
 
 class Constant(torch.nn.Module):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from rich.console import Console
 from rich.text import Text
 
-__all__ = ["ERR", "LOOKING", "OUT", "count", "say", "stderr_is_terminal"]
+__all__ = ["ERR", "LOOKING", "OUT", "count", "say", "say_assumed", "stderr_is_terminal"]
 
 OUT = Console(highlight=False)
 ERR = Console(stderr=True, highlight=False)
@@ -13,7 +15,13 @@ ERR = Console(stderr=True, highlight=False)
 # Said before the images are read for the first time: that may take as long as reading them.
 LOOKING = "reading the images to find what is empty ..."
 
-_STYLES = {"Error": "bold red", "Warning": "bold yellow", "Stopped": "bold yellow", "Note": "bold"}
+_STYLES = {
+    "Error": "bold red",
+    "Warning": "bold yellow",
+    "Stopped": "bold yellow",
+    "Note": "bold",
+    "Assumed": "bold yellow",
+}
 
 
 def say(sentence: str, *, kind: str = "") -> None:
@@ -24,10 +32,16 @@ def say(sentence: str, *, kind: str = "") -> None:
     sentence
         Plain text; brackets mean nothing.
     kind
-        ``Error``, ``Warning``, ``Stopped``, ``Note``, or empty: the word in front, in its colour.
+        ``Error``, ``Warning``, ``Stopped``, ``Note``, ``Assumed``, or empty: the word in front, in its colour.
     """
     line = Text.assemble((f"{kind}: ", _STYLES[kind]), sentence) if kind else Text(sentence)
     ERR.print(line, soft_wrap=True)
+
+
+def say_assumed(sentences: Iterable[str]) -> None:
+    """Say what a model's file does not, and was taken for granted."""
+    for sentence in sentences:
+        say(sentence, kind="Assumed")
 
 
 def stderr_is_terminal() -> bool:

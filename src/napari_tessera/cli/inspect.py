@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from napari_tessera.cli import options
-from napari_tessera.cli.console import OUT, say
+from napari_tessera.cli.console import OUT, say, say_assumed
 from napari_tessera.session.card import mirrored_axes
 from napari_tessera.units import format_voxel_size
 
@@ -48,6 +48,7 @@ def inspect(
     OUT.print(table)
     if description.spec is None:
         say("the file does not describe its network: only running it tells channels and axes", kind="Note")
+    say_assumed(description.assumed)
     for note in description.notes:
         say(note, kind="Note")
 
@@ -59,6 +60,7 @@ def _as_dict(name: str, description: "Description", risk: "Risk | None", *, trus
         "spec": None if description.spec is None else asdict(description.spec),
         "risk": None if risk is None else risk.does,
         "trusted": trusted,
+        "assumed": list(description.assumed),
         "notes": list(description.notes),
     }
 

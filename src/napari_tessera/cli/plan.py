@@ -106,7 +106,7 @@ def plan(
         facts = {"axes": axes, "voxel_size_um": voxel_size}
         names, planned = _plan_files(images or [], facts, mask, network, wanted, decoder, choice)
     if as_json:
-        typer.echo(json.dumps(planned.to_dict(), indent=1))
+        typer.echo(json.dumps(planned.to_dict() | {"assumed": list(network.spec.assumed)}, indent=1))
     else:
         OUT.print(render_plan(planned, names))
 

@@ -117,7 +117,7 @@ def run(
     )
     if job is not None:
         if save_plan is not None:
-            write_json(save_plan, job.planned.to_dict())
+            write_json(save_plan, job.planned.to_dict() | {"assumed": list(network.spec.assumed)})
         if not quiet:
             announce(job.planned, outcomes[0].target.parent, job.notes)
         job.run(overwrite=overwrite, quiet=quiet)

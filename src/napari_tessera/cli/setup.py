@@ -102,10 +102,11 @@ def open_model(name: str | None, *, trust: bool = False) -> Model:
     ModelError
         If there is no such model, it cannot be opened, or it may not run code.
     """
-    from napari_tessera.cli.console import say
+    from napari_tessera.cli.console import say, say_assumed
     from napari_tessera.models.load import BUNDLED, load_model, remember_trust
 
     model = load_model(name or BUNDLED, trust=trust)
+    say_assumed(model.spec.assumed)
     for note in model.notes:
         say(note, kind="Note")
     if trust:

@@ -12,6 +12,7 @@ import torch
 
 from napari_tessera.engine.network import UnusableWeightsError
 from napari_tessera.errors import ModelError, as_sentence
+from napari_tessera.models.assumed import assume, still_assumed
 from napari_tessera.models.spec import Activation, ModelSpec, OutputKind, OutputSpec, WindowRule
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ class Model:
         in_channels, out_channels, spatial_dims
             Of the network's input and output.
         activation
-            Applied to the stitched output: ``"sigmoid"``, ``"softmax"`` or None.
+            Applied to the stitched output: ``"sigmoid"``, ``"softmax"``, ``"tanh"`` or ``"none"``; None assumes the
+            last, and the model's description says so.
         output
             What the channels mean (see `OutputSpec`); affinities need a full `ModelSpec`.
         window_step
@@ -93,6 +95,7 @@ class Model:
             window=WindowRule.free(spatial_dims, step=window_step),
             activation=activation or "none",
             output=OutputSpec(output),
+            assumed=assume("normalisation", *(["activation"] if activation is None else [])),
         )
         return cls(network, spec)
 
@@ -107,7 +110,8 @@ class Model:
         return with_views_of(with_overlap_of(Settings(), self.spec), self.spec)
 
     def with_spec(self, **changes: object) -> Model:
-        """Return the same network with fields of its description changed."""
+        """Return the same network with fields of its description changed, which are then no longer assumed."""
+        changes = {"assumed": still_assumed(self.spec.assumed, changes)} | changes
         return replace(self, spec=replace(self.spec, **changes))  # type: ignore[arg-type]
 
     def bytes_on(self, device: torch.device) -> int:

@@ -111,6 +111,7 @@ def _content(spec: ModelSpec) -> dict[str, Any]:
         "class_colours": list(spec.class_colours),
         "licence": spec.licence,
         "citation": spec.citation,
+        "assumed": list(spec.assumed),
     }
     # No axis says something, too: that it was trained without mirroring.
     mirrored = {} if spec.mirror_axes is None else {"mirror_axes": spec.mirror_axes}

@@ -196,6 +196,9 @@ class ModelSpec:
         The step from probabilities to labels that its author suggests; filled in by kind of output if None.
     description, licence, citation
         For people.
+    assumed
+        What the model's file does not say and Tessera took for granted, one sentence each, for people. It tells where
+        the other fields come from, not what they do: two descriptions that differ in it alone are equal.
     """
 
     name: str
@@ -220,13 +223,15 @@ class ModelSpec:
     crop: CropMode = "none"
     planes: PlanesMode = "apart"
     tiling: Tiling = Tiling.MONAI
+    assumed: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         """Check that the fields fit together."""
         texts = {"name": self.name, "description": self.description, "licence": self.licence, "citation": self.citation}
         for key, text in texts.items():
             object.__setattr__(self, key, without_control(text))
-        object.__setattr__(self, "classes", tuple(map(without_control, self.classes)))
+        for key in ("classes", "assumed"):
+            object.__setattr__(self, key, tuple(map(without_control, getattr(self, key))))
         if self.spatial_dims not in (2, 3):
             raise ModelError(f"spatial_dims is {self.spatial_dims}, but a model has 2 or 3")
         if max(self.in_channels, self.out_channels) > MAX_CHANNELS:

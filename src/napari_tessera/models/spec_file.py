@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 from napari_tessera.engine.grid import Tiling
 from napari_tessera.engine.interpolation import Edge, ResamplingScheme
 from napari_tessera.errors import ModelError, nearest
+from napari_tessera.models.assumed import assume
 from napari_tessera.models.embeddings import refuse_embeddings
 from napari_tessera.models.network_file import MOST_ADAPTERS, Adapter, Architecture, Part, Program
 from napari_tessera.models.plain_yaml import load_yaml
@@ -143,6 +144,7 @@ class ModelFile(Part):
     licence: str = ""
     citation: str = ""
     notes: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
 
     @cached_property
     def spec(self) -> ModelSpec:
@@ -171,7 +173,15 @@ class ModelFile(Part):
             description=" ".join(self.description.split()),
             licence=self.licence,
             citation=" ".join(self.citation.split()),
+            assumed=self.assumed or assume(*self._unsaid()),
         )
+
+    def _unsaid(self) -> list[str]:
+        """Return the fields of the description that would change results and that nothing in the file says."""
+        unsaid = {"normalisation", "activation"} - self.model_fields_set
+        if not self.model_fields_set & {"output", "classes", "decoder"}:
+            unsaid.add("output")
+        return sorted(unsaid)
 
 
 def read_model_file(path: Path) -> ModelFile:

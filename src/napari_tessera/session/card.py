@@ -35,6 +35,7 @@ def spec_card(model: Model) -> str:
         "citation": spec.citation,
     }
     lines = [f"{name}: {fact}" if name else fact for name, fact in facts.items() if fact]
+    lines += [f"assumed: {sentence}" for sentence in spec.assumed]
     return "\n".join([*lines, *(f"not taken over: {note}" for note in model.notes)])
 
 

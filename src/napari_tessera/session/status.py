@@ -46,7 +46,8 @@ def status_line(session: Session) -> Line:
     if session.planning:
         return Line("Measuring the network …")
     notes = [reading.note for reading in session.readings if reading.note]
-    return Line(f"Ready: {notes[0]}" if notes else "Ready")
+    notes += [f"assumed: {sentence}" for sentence in session.model.spec.assumed]
+    return Line(f"Ready: {notes[0]}" if notes else "Ready", tooltip="\n".join(notes) if len(notes) > 1 else "")
 
 
 def progress_text(runner: Runner) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from napari_tessera.errors import as_sentence
+from napari_tessera.models.assumed import assume
 
 if TYPE_CHECKING:
     from napari_tessera.models.model import Model
@@ -53,6 +54,11 @@ class Description:
         """Leave out of a stranger's words what a terminal would obey."""
         object.__setattr__(self, "architecture", as_sentence(self.architecture))
         object.__setattr__(self, "notes", tuple(map(as_sentence, self.notes)))
+
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """What is taken for granted; without a description that is all that shapes do not tell."""
+        return assume("normalisation", "activation", "output") if self.spec is None else self.spec.assumed
 
 
 class ModelFormat(Protocol):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from napari_tessera.errors import ModelError
+from napari_tessera.models.assumed import assume
 from napari_tessera.models.formats.base import Description, Risk
 from napari_tessera.models.formats.contents import Content, look, refuse_no_model
 from napari_tessera.models.formats.embedded import EXTRA_FILE, check_told, find_description, read_extra
@@ -222,4 +223,5 @@ def _spec(
         for side, wanted in zip(sides, free, strict=True)
     )
     rule = WindowRule(default, tuple(side.step for side in sides), tuple(side.least for side in sides))
-    return ModelSpec(path.stem, len(sides), channels.least, out_channels, rule), None
+    assumed = assume("normalisation", "activation", "output")
+    return ModelSpec(path.stem, len(sides), channels.least, out_channels, rule, assumed=assumed), None

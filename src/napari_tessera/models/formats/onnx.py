@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from napari_tessera.errors import ModelError, first_line
+from napari_tessera.models.assumed import assume
 from napari_tessera.models.formats.base import Description, Risk
 from napari_tessera.models.formats.embedded import check_told, find_spec
 from napari_tessera.models.formats.onnx_graph import ITEM_BYTES, OnnxShapes, check_external, external_files, walk_graphs
@@ -254,4 +255,5 @@ def _spec(path: Path, model: Any, shapes: OnnxShapes) -> ModelSpec:
     sides = tuple(side or default for side, default in zip(shapes.window, free.default, strict=True))
     steps = tuple(0 if side else 1 for side in shapes.window)
     rule = WindowRule(sides, steps, tuple(side or 1 for side in shapes.window))
-    return ModelSpec(path.stem, len(sides), shapes.in_channels, shapes.out_channels, rule)
+    assumed = assume("normalisation", "activation", "output")
+    return ModelSpec(path.stem, len(sides), shapes.in_channels, shapes.out_channels, rule, assumed=assumed)

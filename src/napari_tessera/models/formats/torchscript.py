@@ -11,6 +11,7 @@ import torch
 
 from napari_tessera.engine.network import first_tensor, scores
 from napari_tessera.errors import ModelError
+from napari_tessera.models.assumed import assume
 from napari_tessera.models.formats.base import Description, Risk
 from napari_tessera.models.formats.contents import Content, look, refuse_no_model
 from napari_tessera.models.formats.embedded import EXTRA_FILE, find_description, read_extra
@@ -28,6 +29,7 @@ __all__ = ["FORMAT", "TorchScript"]
 PROBE_SIDES = (32, 64, 96, 128)
 # Of a window that is really computed: a common network takes well below a gigabyte and a few seconds for it.
 MOST_VOXELS = 64**3
+GUESSED = "axes and channels are those of the first layer and of a trial, as nothing describes the network"
 
 
 class TorchScript:
@@ -49,7 +51,7 @@ class TorchScript:
 
         The description is ``<stem>.yaml`` beside the archive, else ``tessera.yaml`` inside it, else it is inferred from
         the first convolution and the shape that a trial without data, or a small one, gives (channels and dimensions
-        only; a note says so).
+        only; the rest is assumed, and its description says so).
 
         Raises
         ------
@@ -86,11 +88,7 @@ def _load(path: Path) -> Model:
     remember_program(network, "torchscript", lambda: nullcontext(path), path, architecture=architecture)
     if described is not None:
         return Model(network, described.spec, str(path))
-    note = (
-        f"Nothing describes this network: dimensions and channels are those of its first layer and of a trial, and "
-        f"intensities are not normalised; {path.stem}.yaml beside it can say more (docs/models/torchscript.md)."
-    )
-    return Model(network, _infer(network, path), str(path), (note,))
+    return Model(network, _infer(network, path), str(path))
 
 
 def _described(path: Path, text: str | bytes) -> ModelFile | None:
@@ -117,7 +115,11 @@ def _infer(network: torch.nn.Module, path: Path) -> ModelSpec:
             except (RuntimeError, TypeError) as error:
                 failure = error
                 continue
-            return ModelSpec(path.stem, dims, in_channels, out_channels, WindowRule.free(dims))
+            assumed = (
+                f"{GUESSED}: {path.stem}.yaml beside it can say them",
+                *assume("normalisation", "activation", "output"),
+            )
+            return ModelSpec(path.stem, dims, in_channels, out_channels, WindowRule.free(dims), assumed=assumed)
     raise ModelError(
         f"{path} does not run on {in_channels}-channel windows of {PROBE_SIDES} voxels: "
         f"put a description beside it, {path.stem}.yaml"
