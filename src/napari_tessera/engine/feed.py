@@ -69,9 +69,7 @@ class WindowReader:
             into[...] = np.pad(values, [(0, 0), *beyond], mode="symmetric")
             return
         if self._grid.is_padded:
-            # Padding is zero in the network's intensities: the value that the map takes there is its shift.
-            fill = 0.0 if self.maps_on_host else np.asarray(self._intensity.shift, np.float32)
-            into[...] = np.reshape(fill, (-1,) + (1,) * len(self._grid.axes))
+            into[...] = 0
         values = self._source.read(of_image)
         into[(slice(None), *of_window)] = self._intensity.on_host(values) if self.maps_on_host else values
 
@@ -90,8 +88,8 @@ class WindowReader:
         if self.maps_on_host:
             return values
         mapped = self._intensity.apply_(values)
-        if self._intensity.further and self._grid.is_padded and not self._mirrors:
-            # No value need become zero by steps that are no line, so padding is made zero after them.
+        if self._grid.is_padded and not self._mirrors and not self._intensity.is_identity:
+            # Padding is zero in the network's intensities, and there may be no value that the map brings there.
             for place, window in enumerate(windows):
                 _clear_outside(mapped[place], self._covered(window.start)[1])
         return mapped
