@@ -230,8 +230,8 @@ class ModelSpec:
         texts = {"name": self.name, "description": self.description, "licence": self.licence, "citation": self.citation}
         for key, text in texts.items():
             object.__setattr__(self, key, without_control(text))
-        for key in ("classes", "assumed"):
-            object.__setattr__(self, key, tuple(map(without_control, getattr(self, key))))
+        for key, several in {"classes": self.classes, "assumed": self.assumed}.items():
+            object.__setattr__(self, key, tuple(map(without_control, several)))
         if self.spatial_dims not in (2, 3):
             raise ModelError(f"spatial_dims is {self.spatial_dims}, but a model has 2 or 3")
         if max(self.in_channels, self.out_channels) > MAX_CHANNELS:
