@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from tests.models.sample import make_or_skip
+from tests.models import sample_bioimageio, sample_connectomics, sample_monai_bundle
+from tests.models.change_bioimageio import after, change, steps
+from tests.models.sample import make_or_skip, reference_network
+from tests.models.sample_monai_bundle import INFERENCE, METADATA
 
 import napari_tessera as nt
 from napari_tessera import api
@@ -50,6 +55,36 @@ def test_packing_does_not_turn_them_into_facts(form: str, tmp_path: Path) -> Non
     description, *_ = pack(model, tmp_path / "packed.yaml")
     again = nt.load_model(description, trust=True)
     assert again.spec.assumed == model.spec.assumed
+
+
+def bioimageio(folder: Path, *, says: bool) -> Path:
+    package: Path = sample_bioimageio.make(folder).path
+    return package if says else change(change(package, steps()), after())
+
+
+def monai_bundle(folder: Path, *, says: bool) -> Path:
+    content = {key: value for key, value in INFERENCE.items() if says or not key.endswith("processing")}
+    metadata: dict[str, Any] = copy.deepcopy(METADATA)
+    if not says:
+        for one in metadata["network_data_format"]["outputs"].values():
+            one.pop("channel_def", None)
+    return sample_monai_bundle.write_bundle(folder / "bundle", reference_network(), metadata=metadata, inference=content)
+
+
+def connectomics(folder: Path, *, says: bool) -> Path:
+    config = sample_connectomics.configuration()
+    if not says:
+        del config["default"]["data"]["image_transform"], config["default"]["inference"]["model"]
+    return sample_connectomics.write(folder, sample_connectomics.network(), config)
+
+
+@pytest.mark.parametrize("write", [bioimageio, monai_bundle, connectomics])
+def test_packages_assume_what_they_leave_out(write: Any, tmp_path: Path) -> None:
+    said = describe_model(write(tmp_path / "said", says=True))[1].assumed
+    left_out = describe_model(write(tmp_path / "left-out", says=False))[1].assumed
+    fields = {sentence.partition(" is ")[0] for sentence in left_out}
+    assert fields == {"normalisation", "activation", "output"}
+    assert {sentence.partition(" is ")[0] for sentence in said} <= {"output"}
 
 
 def test_a_description_of_ones_own_answers_for_what_it_says(tmp_path: Path) -> None:

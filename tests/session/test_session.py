@@ -14,6 +14,7 @@ import pytest
 
 from napari_tessera.engine.grid import Block
 from napari_tessera.errors import SettingsError
+from napari_tessera.models.spec import Normalisation
 from napari_tessera.planning.plan import VolumePlan
 from napari_tessera.session.cost import device_bar, host_bar, passes_line, time_line
 from napari_tessera.session.images import AxisUse
@@ -599,3 +600,16 @@ def test_what_is_free_is_asked_anew(session: Session, image: Any, drain_until: A
     drain_until(session, lambda: not session.background.busy)
     assert session.plan is not None
     assert session.plan.device.free_bytes == fuller.free_bytes
+
+
+def test_the_status_says_what_is_assumed_of_the_model(
+    session: Session, network: Any, describe: Any, image: Any, drain_until: Any
+) -> None:
+    session.set_images((image(32, 24, 24),))
+    drain_until(session, lambda: not session.planning)
+    model = describe(network)
+    (sentence,) = model.spec.assumed
+    assert sentence in status_line(session).text
+    session.shelf.use(model.with_spec(normalisation=Normalisation("zscore")))
+    drain_until(session, lambda: not session.planning)
+    assert status_line(session).text == "Ready"

@@ -10,6 +10,7 @@ import torch
 
 from napari_tessera.errors import ModelError
 from napari_tessera.models import allowed, architectures
+from napari_tessera.models.assumed import assume
 from napari_tessera.models.embeddings import refuse_embeddings
 from napari_tessera.models.formats.base import Description, Risk
 from napari_tessera.models.formats.bioimageio.after import After, OnLine, read_postprocessing
@@ -19,7 +20,7 @@ from napari_tessera.models.formats.bioimageio.package import Package, open_packa
 from napari_tessera.models.formats.bioimageio.steps import read_normalisation
 from napari_tessera.models.formats.bioimageio.weights import Weights, choose_weights, open_network
 from napari_tessera.models.model import Model
-from napari_tessera.models.spec import ModelSpec, OutputKind, OutputSpec, WindowRule
+from napari_tessera.models.spec import ModelSpec, Normalisation, OutputKind, OutputSpec, WindowRule
 
 __all__ = ["FORMAT", "BioimageIo"]
 
@@ -119,18 +120,26 @@ def _read(path: Path) -> _Read:
         classes=layout.out_channels if kind == "semantic" else (),
         halo=layout.halo,
         decoder=after.decoder,
+        assumed=_assumed(before.normalisation, after, kind),
         description=" ".join(str(description.description).split()),
         licence=_licence_of(description),
         citation=_citation_of(description),
     )
-    about = (f"bioimage.io does not say what an output means: it is taken as {kind}, by the names of its channels.",)
-    every = (*notes, *weights.notes, *layout.notes, *before.notes, *after.notes, *about, *_notes_on(description))
+    every = (*notes, *weights.notes, *layout.notes, *before.notes, *after.notes, *_notes_on(description))
     return _Read(package, weights, layout, _number_type(before.dtype), after, spec, every)
 
 
 def _number_type(name: str) -> torch.dtype:
     found: torch.dtype = getattr(torch, allowed.BIOIMAGEIO_NUMBERS.names[name].removeprefix("torch."))
     return found
+
+
+def _assumed(normalisation: object, after: After, kind: OutputKind) -> tuple[str, ...]:
+    unsaid = ["normalisation"] if normalisation == Normalisation() else []
+    if after.activation == "none" and after.decoder is None:
+        unsaid.append("activation")
+    meaning = f"output is {kind}, by the names of its channels, as bioimage.io does not say what an output means"
+    return (*assume(*unsaid), meaning)
 
 
 def _kind_of(layout: Layout) -> OutputKind:

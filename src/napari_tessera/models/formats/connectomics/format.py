@@ -33,6 +33,9 @@ _RESOLUTIONS = (
     *("inference.data.test_resolution", "inference.data.resolution", "data.label_transform.resolution"),
 )
 
+_NORMALISE = "data.image_transform.normalize"
+_NORMALISED = "normalisation is '0-1', PyTorch Connectomics' own default, as the file names none"
+
 
 class Connectomics:
     """Checkpoints of PyTorch Connectomics, of version 1 or with Lightning, with its YAML file beside them."""
@@ -210,6 +213,7 @@ def _describe(
         mirror_axes=seen.mirror_axes,
         decoder=decoder,
         description=" ".join(str(config.get("description", "")).split())[:2000],
+        assumed=channels.assumed if config.get(_NORMALISE) else (*channels.assumed, _NORMALISED),
     )
     return spec, (*notes, *more, *left_out)
 
@@ -245,7 +249,7 @@ def _window(config: Configuration, blueprint: Blueprint) -> tuple[WindowRule, tu
 def _normalisation(config: Configuration) -> tuple[Normalisation, tuple[str, ...]]:
     """Return how intensities are brought to the network, which PyTorch Connectomics does by volume, too."""
     place = "data.image_transform"
-    mode = str(config.get(f"{place}.normalize", "0-1"))
+    mode = str(config.get(_NORMALISE, "0-1"))
     low = config.number(f"{place}.clip_percentile_low", 0.0)
     high = config.number(f"{place}.clip_percentile_high", 1.0)
     if not 0 <= low < high <= 1:
@@ -266,9 +270,7 @@ def _normalisation(config: Configuration) -> tuple[Normalisation, tuple[str, ...
     except ValueError:
         divisor = 0.0
     if not mode.startswith("divide-") or not 0 < divisor < float("inf"):
-        raise config.complain(
-            f"{place}.normalize", mode, "0-1, normal, none, or divide- and a number, such as divide-255"
-        )
+        raise config.complain(_NORMALISE, mode, "0-1, normal, none, or divide- and a number, such as divide-255")
     return Normalisation("divide", (("by", divisor),)), notes
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from napari_tessera.models import allowed
+from napari_tessera.models.assumed import assume
 from napari_tessera.models.embeddings import refuse_embeddings
 from napari_tessera.models.spec import Activation, DecoderChoice, OutputKind, OutputSpec
 
@@ -57,6 +58,8 @@ class Channels:
         What they mean.
     notes
         What was left out, one sentence each.
+    assumed
+        What of this the file does not say.
     """
 
     kept: tuple[int, ...]
@@ -64,6 +67,7 @@ class Channels:
     activations: tuple[Activation, ...]
     output: OutputSpec
     notes: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
 
 
 def read_channels(config: Configuration, out_channels: int, spatial_dims: int) -> Channels:
@@ -92,7 +96,10 @@ def read_channels(config: Configuration, out_channels: int, spatial_dims: int) -
         )
         kept = tuple(affinities)
     output = _output(config, [meanings[c] for c in kept] if meanings else [], len(kept))
-    return Channels(kept, tuple(scales[c] for c in kept), tuple(activations[c] for c in kept), output, notes)
+    assumed = () if _activation_entries(config) else assume("activation")
+    if not meanings:
+        assumed += (f"output is {output.kind}, as no targets of training say what the {len(kept)} channels mean",)
+    return Channels(kept, tuple(scales[c] for c in kept), tuple(activations[c] for c in kept), output, notes, assumed)
 
 
 def read_decoder(config: Configuration) -> tuple[DecoderChoice | None, tuple[str, ...]]:

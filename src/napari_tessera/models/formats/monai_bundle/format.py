@@ -14,10 +14,11 @@ import torch
 
 from napari_tessera.errors import ModelError, OutOfMemoryError
 from napari_tessera.models import allowed, architectures
+from napari_tessera.models.assumed import assume
 from napari_tessera.models.empty_network import StoredWeights
 from napari_tessera.models.formats.base import Description, Risk
 from napari_tessera.models.formats.monai_bundle import config as monai_config
-from napari_tessera.models.formats.monai_bundle.after import read_postprocessing
+from napari_tessera.models.formats.monai_bundle.after import Postprocessing, read_postprocessing
 from napari_tessera.models.formats.monai_bundle.checkpoint import Choice, choose_weights
 from napari_tessera.models.formats.monai_bundle.config import Component, Config
 from napari_tessera.models.formats.monai_bundle.metadata import MAX_CHANNELS, Metadata, read_metadata
@@ -231,6 +232,7 @@ def _describe(bundle: _Bundle) -> _Parts:
     window, said = find_window(
         metadata.spatial_shape, inferer, steps, only=architectures.only_window(name, arguments, dims)
     )
+    classes = metadata.classes(outputs)
     turn = [before.order.index(axis) for axis in "zyx"[-dims:]]
     size = tuple(before.voxel_size_um[axis] for axis in "zyx"[-dims:] if axis in before.voxel_size_um)
     spec = ModelSpec(
@@ -243,15 +245,24 @@ def _describe(bundle: _Bundle) -> _Parts:
         activation=after.activation,
         output=_output(after.activation, after.decoder, outputs),
         voxel_size_um=size if len(size) == dims else None,
-        classes=metadata.classes(outputs),
+        classes=classes,
         overlap=inferer.overlap,
         decoder=after.decoder,
+        assumed=_assumed(config, after, classes),
         description=metadata.description,
         licence=metadata.licence,
         citation=metadata.citation,
     )
     notes = [*bundle.notes, *notes, *before.notes, *_notes_on_axes(before), *said, *inferer.notes, *after.notes]
     return _Parts(spec, (*notes, *_note_expressions(config)), before)
+
+
+def _assumed(config: Config, after: Postprocessing, classes: Sequence[str]) -> tuple[str, ...]:
+    found = () if "preprocessing" in config.content else assume("normalisation")
+    if after.decoder is not None:
+        return found
+    found += assume("activation") if after.activation == "none" else ()
+    return found if classes else (*found, "output is by its number of channels: one for each class, or one for objects")
 
 
 def _reordered(window: WindowRule, turn: Sequence[int]) -> WindowRule:

@@ -59,7 +59,6 @@ def read_preprocessing(config: Config, *, key: str, channels: int, spatial_dims:
     """
     found = Preprocessing("zyx"[-spatial_dims:], Steps(channels))
     if "preprocessing" not in config.content:
-        found.notes.append("The bundle names no preprocessing, so intensities are taken as they are.")
         return found
     for transform in config.components(config.content["preprocessing"], "preprocessing"):
         if not transform.is_monai:
