@@ -68,7 +68,8 @@ def monai_bundle(folder: Path, *, says: bool) -> Path:
     if not says:
         for one in metadata["network_data_format"]["outputs"].values():
             one.pop("channel_def", None)
-    return sample_monai_bundle.write_bundle(folder / "bundle", reference_network(), metadata=metadata, inference=content)
+    changed = {"metadata": metadata, "inference": content}
+    return sample_monai_bundle.write_bundle(folder / "bundle", reference_network(), **changed)
 
 
 def connectomics(folder: Path, *, says: bool) -> Path:
