@@ -202,8 +202,7 @@ def plan(
         results_held=results_held * volumes.most_planes,
     )
     timed = CalibrationKey.of(model.network, settings, state)
-    decoding_s = taken.decoding_s_per_voxel(planned.decoder_text) if planned.decoder_text else 0.0
-    return replace(planned, pace=taken.pace(timed, window), decoding_s_per_voxel=decoding_s)
+    return replace(planned, pace=taken.pace(timed, window), decoding=taken.decoding_time(planned.decoder_text))
 
 
 def _trace(model: Model, settings: Settings, device_type: str) -> PassTrace:

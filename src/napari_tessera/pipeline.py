@@ -16,6 +16,7 @@ from napari_tessera.decode.reduce import UINT8_LEVELS, choose_reduction, keep_ou
 from napari_tessera.engine.allocations import FirstPasses
 from napari_tessera.engine.device import Device, host_memory, open_devices
 from napari_tessera.engine.events import (
+    DecodingFinished,
     DecodingStarted,
     Event,
     EventHandler,
@@ -335,4 +336,7 @@ class _VolumeRun:
         """Return the labels; what a cancelled sweep did not reach, or no window covers, is background."""
         assert self._decoder is not None
         self._notify(DecodingStarted(self._number, self._decoder.name))
-        return self._finished.decode(reduced, self._decoder.decode)
+        began = time.perf_counter()
+        labels = self._finished.decode(reduced, self._decoder.decode)
+        self._notify(DecodingFinished(self._number, labels.size, time.perf_counter() - began))
+        return labels

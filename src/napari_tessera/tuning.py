@@ -185,7 +185,9 @@ def calibrate(
     times = measure_times(model, settings, batches=batches, cancel=cancel)
     while (more := _worth_timing(times, lambda batch: plan_of(batch).fits)) is not None:
         times |= measure_times(model, settings, batches=[more], cancel=cancel)
-    store.add_times(CalibrationKey.of(model.network, settings, asked.device), asked.volumes[0].layout.window, times)
+    store.add_times(
+        CalibrationKey.of(model.network, settings, asked.device), asked.volumes[0].layout.window, times, anew=True
+    )
     return measured
 
 

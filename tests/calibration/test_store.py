@@ -12,7 +12,14 @@ import napari_tessera as nt
 from napari_tessera.calibration.key import CalibrationKey, fingerprint
 from napari_tessera.calibration.remember import RunMemory
 from napari_tessera.calibration.store import KEPT, CalibrationStore
-from napari_tessera.engine.events import Event, MemoryRecovered, PassFinished, RunFinished, RunStarted
+from napari_tessera.engine.events import (
+    DecodingFinished,
+    Event,
+    MemoryRecovered,
+    PassFinished,
+    RunFinished,
+    RunStarted,
+)
 from napari_tessera.planning.plan import DeviceState
 from napari_tessera.planning.profile import Correction, Measurement
 
@@ -86,12 +93,53 @@ def test_the_same_passes_come_first(store: CalibrationStore) -> None:
 
 
 def test_times_of_several_batches_make_one_pace(store: CalibrationStore) -> None:
-    store.add_times(KEY, (16, 16, 16), {1: 0.3, 4: 9.0})
-    store.add_times(KEY, (16, 16, 16), {4: 0.9})
+    store.add_times(KEY, (16, 16, 16), {1: 0.3, 4: 0.9})
+    store.add_times(KEY, (16, 16, 16), {4: 9.0})
     pace = store.read().pace(KEY, (16, 16, 16))
     assert pace is not None
     assert pace.points == ((1, 0.3), (4, 0.9))
     assert store.read().pace(KEY, (32, 32, 32)) is None
+
+
+def test_passes_that_were_timed_anew_count_alone(store: CalibrationStore) -> None:
+    for seconds in (3.0, 3.1, 3.2):
+        store.add_times(KEY, WINDOW, {1: 1.0, 4: seconds})
+    store.add_times(KEY, WINDOW, {4: 0.9}, anew=True)
+    pace = store.read().pace(KEY, WINDOW)
+    assert pace is not None
+    assert pace.points == ((1, 1.0), (4, 0.9))
+
+
+def test_of_passes_and_labels_the_last_five_are_kept(store: CalibrationStore) -> None:
+    for number in range(1, 9):
+        store.add_times(KEY, WINDOW, {4: float(number)})
+        store.add_decoding("watershed", [(2_000_000, 2.0 * number), (1, 0.1 * number)])
+    taken = store.read()
+    assert [entry["seconds"] for entry in taken.times] == [4, 5, 6, 7, 8]
+    assert len(taken.decoding) == 2 * KEPT
+    time = taken.decoding_time("watershed")
+    assert time is not None
+    assert (time.fixed_s, time.s_per_voxel) == (pytest.approx(0.6), pytest.approx((12 - 0.6) / 2e6))
+
+
+def test_many_small_volumes_do_not_push_out_the_large_ones(store: CalibrationStore) -> None:
+    store.add_decoding("watershed min_size=5", [(4_000_000, 8.0)])
+    before = store.read().decoding_time("watershed min_size=5")
+    store.add_decoding("watershed min_size=5", [(1, 0.3)] * 50)
+    after = store.read().decoding_time("watershed min_size=5")
+    assert before is not None
+    assert after is not None
+    assert after.of(100_000_000) == pytest.approx(before.of(100_000_000), rel=0.05) == pytest.approx(200, rel=0.05)
+    assert store.read().decoding_time("watershed") is None
+
+
+def test_what_an_earlier_version_kept_of_labels_is_left_out(store: CalibrationStore) -> None:
+    store.add_times(KEY, WINDOW, {4: 0.9})
+    old = '"decoding": [{"decoder": "watershed", "seconds_per_voxel": 0.32}]'
+    store.path.write_text(store.path.read_text().replace('"decoding": []', old))
+    taken = store.read()
+    assert (taken.problem, taken.decoding_time("watershed")) == ("", None)
+    assert taken.pace(KEY, WINDOW) is not None
 
 
 WRONG = (
@@ -184,7 +232,7 @@ def plan_of(model: nt.Model, store: CalibrationStore, batch: int = 2) -> nt.Plan
     return nt.plan(SHAPE, model, settings, device=CARD, decoder="probabilities", calibrations=store)
 
 
-def events_of(plan: nt.Plan, peak: int) -> list[Event]:
+def events_of(plan: nt.Plan, peak: int | None) -> list[Event]:
     passes = [PassFinished(0, n, plan.forward_passes, 2, 0.5) for n in range(1, 4)]
     return [RunStarted(1, plan.windows, plan.forward_passes), *passes, RunFinished(3, 2.0, peak)]
 
@@ -241,3 +289,38 @@ def test_a_measurement_that_cannot_be_kept_costs_no_result(
     for event in events_of(plan, plan.memory.counted_bytes):
         remember(event)
     assert caplog.messages[-1].startswith("cannot read the measurements in")
+
+
+def test_a_run_keeps_what_its_labels_took(model: nt.Model, store: CalibrationStore) -> None:
+    def plan() -> nt.Plan:
+        return nt.plan((128, 256, 256), model, SETTINGS, device=CARD, decoder="argmax", calibrations=store)
+
+    first = plan()
+    assert first.decoding_seconds is None
+    remember = RunMemory(model.network, first, store)
+    for event in [DecodingFinished(0, 2**22, 16.0), DecodingFinished(1, 1, 0.5), *events_of(first, None)]:
+        remember(event)
+    again = plan()
+    assert again.decoding_seconds == pytest.approx(2 * 15.5 + 0.5)  # of 2^23 voxels
+    assert again.passes_seconds is not None
+    assert again.expected_seconds == again.passes_seconds + again.decoding_seconds
+
+
+def passes(seconds: list[float]) -> list[Event]:
+    timed = [PassFinished(0, n, len(seconds), 2, each) for n, each in enumerate(seconds, 1)]
+    return [RunStarted(1, 2 * len(seconds), len(seconds)), *timed, RunFinished(len(seconds), sum(seconds), None)]
+
+
+def test_a_lone_slow_first_pass_counts_only_while_nothing_else_is_known(
+    model: nt.Model, store: CalibrationStore
+) -> None:
+    per_pass: list[float] = []
+    for run in ([6.0], [0.7, 0.5, 0.5, 0.5], [9.0], [9.0], [9.0], [8.0, 0.6, 0.6]):
+        plan = plan_of(model, store)
+        remember = RunMemory(model.network, plan, store)
+        for event in passes(run):
+            remember(event)
+        pace = plan_of(model, store).pace
+        assert pace is not None
+        per_pass.append(pace.of_pass(2))
+    assert per_pass == [6.0, 0.5, 0.5, 0.5, 0.5, 0.6]

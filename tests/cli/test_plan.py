@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ from tests.models import sample_tessera
 
 import napari_tessera as nt
 from napari_tessera.api import plan
-from napari_tessera.cli.render import render_plan
+from napari_tessera.cli.render import needed_of_free, render_plan
+from napari_tessera.planning.pace import DecodingTime, Pace
 from napari_tessera.planning.plan import DeviceState
+from napari_tessera.session.cost import expected_time
+from napari_tessera.units import format_bytes
 
 SHAPE, WINDOW = ("--shape", "165,1024,768"), ("--window", "112,112,112")
 CONTRACT = (*SHAPE, *WINDOW, "--overlap", "0.5", "--sw-batch-size", "8", "--tta", "8")
@@ -291,6 +295,41 @@ def test_blocks_and_what_they_cost_are_shown(model: Path) -> None:
     ]
     assert "tta_num 4 interleaved" in captured.get()
     assert "accumulator float16" in captured.get()
+
+
+def test_one_figure_of_memory_on_a_cpu_and_two_on_a_card(model: Path) -> None:
+    gib = 2**30
+    host, network = {"host_total_bytes": 64 * gib, "host_free_bytes": 60 * gib}, nt.load_model(model)
+    settings = nt.Settings()
+    cpu = plan((64, 400, 400), network, settings, device=DeviceState("cpu", "CPU", 64 * gib, 60 * gib, **host))
+    cuda = plan((64, 400, 400), network, settings, device=DeviceState("cuda", "A card", 24 * gib, 20 * gib, **host))
+    assert needed_of_free(cpu) == f"{format_bytes(cpu.host_bytes)} of the 60.0 GiB free in memory"
+    assert needed_of_free(cuda) == (
+        f"{format_bytes(cuda.memory.total_bytes)} of the 20.0 GiB free on A card, "
+        f"and {format_bytes(cuda.host_bytes)} of the 60.0 GiB free in RAM"
+    )
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(render_plan(cpu, ["raw.tif"]))
+    rows = [line for line in captured.get().splitlines() if " free" in line]
+    assert [row.split() for row in rows] == [["memory", *f"{format_bytes(cpu.host_bytes)} of 60.0 GiB free".split()]]
+
+
+def test_time_of_passes_and_of_labels_apart(model: Path) -> None:
+    planned = plan((128, 400, 400), nt.load_model(model), nt.Settings(sw_batch_size=4))
+    windows = planned.windows
+    timed = replace(planned, pace=Pace(((4, 2.0 / windows),)), decoding=DecodingTime(1.0, None))
+    assert expected_time(replace(timed, pace=None)) == ""
+    passes_s = timed.passes_seconds
+    assert passes_s == pytest.approx(0.5)
+    assert expected_time(timed) == "under 1 s for the passes, and what the labels take"
+    assert timed.to_dict()["expected_decoding_seconds"] is None
+    timed = replace(timed, decoding=DecodingTime(1.0, 2e-6))
+    labels_s = 1.0 + 2e-6 * 128 * 400 * 400
+    assert labels_s == pytest.approx(41.96)
+    assert expected_time(timed) == "about 42 s (passes under 1 s, labels 42 s)"
+    found = timed.to_dict()
+    assert found["expected_seconds"] == found["expected_passes_seconds"] + found["expected_decoding_seconds"]
 
 
 def test_a_budget_chooses_the_batch(tessera: Callable[..., Any]) -> None:

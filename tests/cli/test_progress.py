@@ -13,6 +13,7 @@ from napari_tessera.api import plan
 from napari_tessera.cli import progress
 from napari_tessera.cli.progress import BarProgress, LineProgress, RunProgress, show_progress
 from napari_tessera.engine.events import (
+    DecodingFinished,
     DecodingStarted,
     MemoryRecovered,
     Noticed,
@@ -49,8 +50,11 @@ def test_counts(planned: Plan) -> None:
     run(PassFinished(0, 1, 16, 4, 0.1))
     run(MemoryRecovered(0, 2, 4, 2))
     run(PassFinished(0, 2, 31, 2, 0.1))
+    run(DecodingFinished(0, 100, 0.25))
     run(VolumeFinished(0, 3.5))
     assert (run.passes, run.total, run.seconds) == (2, 47, [3.5, 0.0])
+    assert run.decoding_s == [0.25, 0.0]
+    assert run.passes_s[0] > run.passes_s[1] == 0
     assert [event.sw_batch_size for event in run.recovered] == [2]
 
 

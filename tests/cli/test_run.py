@@ -16,10 +16,12 @@ from tests.cli.conftest import Bright
 
 from napari_tessera.api import plan
 from napari_tessera.cli import _expand
+from napari_tessera.cli.outcome import Outcome
 from napari_tessera.engine.settings import Settings
 from napari_tessera.errors import OutOfMemoryError
 from napari_tessera.models.load import load_model
 from napari_tessera.models.trust import TrustStore
+from napari_tessera.units import format_bytes
 from napari_tessera.volumes import open_tiff
 
 Tessera = Callable[..., Any]
@@ -79,8 +81,27 @@ def test_json_is_all_of_stdout(tessera: Tessera, model: Path, image: Path, tmp_p
     (found,) = json.loads(ended.out)["images"]
     assert found["result"] == str(tmp_path / "a.tif")
     assert (found["objects"], found["errors"]) == (3, [])
-    assert found["seconds"] > 0
+    assert found["passes_seconds"] > 0
+    assert found["seconds"] >= found["passes_seconds"] + found["decoding_seconds"] - 0.002  # each is rounded
     assert ended.err == ""
+
+
+def test_time_of_passes_and_of_labels_apart(tmp_path: Path) -> None:
+    out = tmp_path / "a.tif"
+    taken = Outcome(tmp_path / "raw.tif", out, seconds=41.2, passes_s=2.1, decoding_s=38.7, forward_passes=8, count=3)
+    assert str(taken) == f"{out}: 3 objects, 41 s (passes 2 s, labels 39 s), 8 forward passes"
+    taken.decoding_s = 0.4
+    assert str(taken) == f"{out}: 3 objects, 41 s, 8 forward passes"
+
+
+def test_what_a_run_says_it_needs_is_what_its_plan_has(
+    tessera: Tessera, model: Path, image: Path, tmp_path: Path
+) -> None:
+    plan = tmp_path / "plan.json"
+    ended = tessera("run", image, "-o", tmp_path / "a.tif", "-m", model, "--device", "cpu", "--save-plan", plan)
+    found = json.loads(plan.read_text())
+    assert found["host_bytes"] > found["memory"]["total_bytes"], "which images and results are no part of"
+    assert f"needs {format_bytes(found['host_bytes'])} of the " in ended.err.splitlines()[0]
 
 
 def test_quiet(tessera: Tessera, model: Path, image: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from napari_tessera.decode import get_decoder
 from napari_tessera.engine.grid import count_forward_passes
 from napari_tessera.engine.settings import Settings
 from napari_tessera.models.spec import ModelSpec, WindowRule
-from napari_tessera.planning.pace import Pace
+from napari_tessera.planning.pace import DecodingTime, Pace
 from napari_tessera.planning.plan import DeviceState, Plan
 from napari_tessera.planning.profile import PassProfile
 from napari_tessera.planning.resolve import Traced, resolve
@@ -60,6 +60,7 @@ def test_windows_are_never_free(samples: list[tuple[int, float]], windows: int) 
         ([(1, 0.3), (1, 90.0), (1, 0.3), (2, 0.5)], ((1, 0.3), (2, 0.5))),  # one accident
         ([(1, 0.4), (2, 0.2), (4, 0.3)], ((1, 0.4), (2, 0.2), (4, 0.3))),  # kernels of its own for one window
         ([(2, 0.4), (4, 0.3)], ((2, 0.4), (4, 0.4))),  # noise
+        ([(2, 0.4), (2, 9.0)], ((2, 0.4),)),  # of two, what nothing disturbed
     ],
 )
 def test_fit(samples: list[tuple[int, float]], points: tuple[tuple[int, float], ...]) -> None:
@@ -104,3 +105,44 @@ def test_one_number_of_windows_says_nothing_of_others() -> None:
     assert not Pace.fit([(4, 1.0), (4, 1.1)]).compares_batches
     assert not Pace.fit([(4, 1.0)]).scaled(8).compares_batches
     assert Pace.fit([(4, 1.0), (1, 0.9)]).compares_batches
+
+
+# What a watershed took of volumes that are large enough to tell: 4 us a voxel, and half a second by itself.
+HONEST = [(n, 0.5 + 4e-6 * n) for n in (2_000_000, 4_000_000, 12_500_000)]
+
+
+@pytest.mark.parametrize(
+    "tiny",
+    [
+        [(1, 0.32)],  # would be 0.32 s a voxel: 39 675 777 s of a volume of 500 x 500 x 496
+        [(32 * 64 * 64, 3.2)] * 3,  # libraries were loaded meanwhile
+        [(1, 0.3), (9, 0.4), (1000, 0.6), (131_072, 0.9), (1, 0.3)],
+    ],
+)
+def test_small_volumes_hardly_change_what_large_ones_have_shown(tiny: list[tuple[int, float]]) -> None:
+    time = DecodingTime.fit([*tiny, *HONEST])
+    assert time is not None
+    for voxels in (2_000_000, 12_500_000, 124_000_000):
+        assert time.of(voxels) == pytest.approx(0.5 + 4e-6 * voxels, rel=0.2)
+    assert time.of(1) == pytest.approx(sorted(seconds for _, seconds in tiny)[len(tiny) // 2], abs=0.01)
+
+
+def test_one_volume_that_took_long_is_outvoted() -> None:
+    time = DecodingTime.fit([*HONEST, (2_000_000, 900.0)])
+    assert time is not None
+    assert time.of(10_000_000) == pytest.approx(40.5, rel=0.1)
+
+
+def test_small_volumes_alone_say_nothing_of_large_ones() -> None:
+    time = DecodingTime.fit([(1, 0.3), (131_072, 0.9)])
+    assert time is not None
+    assert (time.of(131_072), time.of(10_000_000)) == (pytest.approx(0.6), None)
+    assert DecodingTime.fit([]) is None
+
+
+@given(st.lists(st.tuples(st.integers(1, 10**9), st.floats(0.001, 1e4)), min_size=1), st.integers(2**20, 10**10))
+def test_a_larger_volume_never_takes_less_time(samples: list[tuple[int, float]], voxels: int) -> None:
+    time = DecodingTime.fit(samples)
+    assert time is not None
+    fewer, more = time.of(voxels), time.of(2 * voxels)
+    assert (fewer is None and more is None) or (fewer is not None and more is not None and 0 < fewer < more)

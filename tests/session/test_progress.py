@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from napari_tessera.engine.events import (
+    DecodingFinished,
     DecodingStarted,
     MemoryRecovered,
     Noticed,
@@ -23,6 +24,7 @@ from napari_tessera.engine.events import (
     VolumeStarted,
 )
 from napari_tessera.engine.grid import count_forward_passes
+from napari_tessera.planning.pace import DecodingTime
 from napari_tessera.session.progress import ProgressMeter
 from napari_tessera.session.status import progress_text
 
@@ -66,6 +68,45 @@ def test_decoding_and_the_end() -> None:
     assert after(*START, DecodingStarted(0, "watershed")).decoding == "watershed"
     assert after(*START, DecodingStarted(0, "watershed"), VolumeFinished(0, 1.0)).decoding is None
     assert after(*START, RunFinished(10, 12.0, None)).finished == RunFinished(10, 12.0, None)
+
+
+def planned(*voxels: int, decoding: DecodingTime | None = None) -> Any:
+    volumes = [SimpleNamespace(decoded_voxels=each) for each in voxels]
+    return SimpleNamespace(volumes=volumes, settings=SimpleNamespace(decoder="watershed"), decoding=decoding)
+
+
+def labels_of(meter: ProgressMeter, volume: int, voxels: int, seconds: float, *, later: bool = False) -> float:
+    """Return the seconds that are left for labels after those of *volume*, made after it is finished where *later*."""
+    meter.observe(VolumeStarted(volume, 0))
+    order: list[Any] = [DecodingStarted(volume, "watershed"), DecodingFinished(volume, voxels, seconds)]
+    for event in [VolumeFinished(volume, 0.0), *order] if later else [*order, VolumeFinished(volume, 0.0)]:
+        meter.observe(event)
+    return meter.decoding_left_s
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_labels_of_a_small_volume_do_not_decide_on_the_large_ones(later: bool) -> None:
+    known = DecodingTime(0.5, 4e-6)
+    meter = ProgressMeter(planned(1, 10_000_000, 10_000_000, decoding=known))
+    assert meter.decoding_left_s == pytest.approx(0.5 + 2 * 40.5)
+    assert labels_of(meter, 0, 1, 0.9, later=later) == pytest.approx(2 * 40.5)
+    assert labels_of(meter, 1, 10_000_000, 20.0, later=later) == pytest.approx(20.9, rel=0.1), "as this run shows"
+    assert labels_of(meter, 2, 10_000_000, 20.0, later=later) == 0
+    assert meter.progress.decoding_s == pytest.approx(40.9)
+
+
+def test_labels_that_were_never_timed_are_learnt_by_their_voxels() -> None:
+    meter = ProgressMeter(planned(2_000_000, 8_000_000, 1))
+    assert meter.decoding_left_s == 0
+    assert labels_of(meter, 0, 2_000_000, 3.0) == pytest.approx(12, abs=0.1)
+
+
+def test_no_labels_are_awaited_of_a_volume_that_failed() -> None:
+    meter = ProgressMeter(planned(10_000_000, 10_000_000, decoding=DecodingTime(0.0, 1e-6)))
+    meter.observe(VolumeStarted(0, 1))
+    assert meter.decoding_left_s == pytest.approx(20)
+    meter.observe(VolumeStarted(1, 1))
+    assert meter.decoding_left_s == pytest.approx(10)
 
 
 def test_text() -> None:

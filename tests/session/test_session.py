@@ -53,11 +53,12 @@ def test_from_nothing_to_a_result(session: Session, image: Any, drain_until: Any
     plan = session.plan
     assert plan is not None
     assert passes_line(plan).text == f"{plan.windows} windows → {plan.forward_passes} forward passes"
-    assert device_bar(plan).parts[1] == ("activations", plan.memory.activations_bytes)
+    assert device_bar(plan) is None, "on a CPU there is one memory"
+    assert (host_bar(plan).label, host_bar(plan).parts[0]) == ("Memory", ("forward passes", plan.memory.total_bytes))
     assert sum(size for _, size in host_bar(plan).parts) == plan.host_bytes
     for size in (plan.host.volumes_bytes, plan.host.sweep_bytes, plan.output_bytes):
         assert f": {format_bytes(size)}" in host_bar(plan).line.tooltip
-    assert time_line(session.expected_seconds, None, running=False).text == "time: after the first passes"
+    assert time_line(plan, None, running=False).text == "time: after the first passes"
     (result,) = run(session, drain_until)
     assert result.complete
     assert result.objects == 1
@@ -66,7 +67,8 @@ def test_from_nothing_to_a_result(session: Session, image: Any, drain_until: Any
     assert session.runner.progress.done == plan.forward_passes
     assert status_line(session).text.startswith("1 class · ")
     assert status_line(session).tone is Tone.GOOD
-    assert session.expected_seconds is not None
+    assert session.plan is not None
+    assert session.plan.expected_seconds is not None
 
 
 def test_a_2d_model_runs_every_plane_of_a_time_series_of_stacks(
@@ -481,7 +483,7 @@ def test_fit_chooses_a_batch_within_what_is_free_and_says_so(session: Session, i
     assert plan.most_bytes <= plan.device.usable_bytes
     assert status_line(session).text.startswith(f"sw_batch_size {plan.settings.sw_batch_size} is fastest within")
     assert plan.measured is not None, "the network has been measured on the way"
-    assert f"last measured: {format_bytes(plan.measured.measured_bytes)}" in device_bar(plan).line.tooltip
+    assert f"last measured: {format_bytes(plan.measured.measured_bytes)}" in host_bar(plan).line.tooltip
     session.change(overlap=0.1)
     assert not session.fitting.said.text, "which is about other settings now"
 

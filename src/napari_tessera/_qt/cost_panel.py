@@ -45,7 +45,7 @@ class CostPanel(QWidget):
         self.passes, self.time = LineLabel(theme), LineLabel(theme)
         self.advice = LineLabel(theme, rows=3)
         self.apply = small_button("apply", "Change the setting as it says")
-        self.device, self.host = _Row(theme, "GPU"), _Row(theme, "RAM")
+        self.device, self.host = _Row(theme, "GPU"), _Row(theme, "Memory")
         self._timer = QTimer(self)
         self._timer.setInterval(RENEW_MS)
         self._timer.timeout.connect(self._renew)
@@ -79,6 +79,7 @@ class CostPanel(QWidget):
         """Show the plan that runs, else the one of the present choice."""
         plan = self._session.shown_plan
         self.passes.show_line(Line("no plan yet") if plan is None else passes_line(plan, self._session.volume_word))
+        self.device.set_visible(plan is not None and not plan.shares_host_memory)
         self.device.show_bar(None if plan is None else device_bar(plan))
         self.host.show_bar(None if plan is None else host_bar(plan))
         self._show_time()
@@ -90,9 +91,7 @@ class CostPanel(QWidget):
 
     def _show_time(self) -> None:
         runner = self._session.runner
-        self.time.show_line(
-            time_line(self._session.expected_seconds, runner.progress.seconds_left, running=runner.active)
-        )
+        self.time.show_line(time_line(self._session.plan, runner.progress.seconds_left, running=runner.active))
 
     def _show_advice(self, plan: Plan | None) -> None:
         advice = plan.advice if plan is not None else ()
@@ -134,6 +133,10 @@ class _Row:
     def __init__(self, theme: Theme, name: str) -> None:
         self.label, self.bar, self.text = QLabel(name), MemoryBar(theme), LineLabel(theme)
         self.text.reserve(WIDEST)
+
+    def set_visible(self, visible: bool) -> None:
+        for part in (self.label, self.bar, self.text):
+            part.setVisible(visible)
 
     def show_bar(self, bar: Bar | None) -> None:
         self.bar.show_bar(bar)

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import defaultdict, deque
-from math import prod
 from statistics import median
 from typing import TYPE_CHECKING
 
 from napari_tessera.calibration.key import CalibrationKey
 from napari_tessera.engine.events import (
-    DecodingStarted,
+    DecodingFinished,
     Event,
     EventHandler,
     MemoryRecovered,
     PassFinished,
     RunFinished,
     RunStarted,
-    VolumeFinished,
-    VolumeStarted,
 )
 from napari_tessera.errors import CalibrationError
 from napari_tessera.planning.correction import LARGEST_SCALE, fit_correction
+from napari_tessera.planning.pace import WARM_UP_PASSES
 from napari_tessera.planning.profile import Measurement
 from napari_tessera.planning.trace import torch_sees_memory_of
 from napari_tessera.planning.workspace import PRIOR_SCALES
@@ -69,8 +66,7 @@ class RunMemory:
         self._hand_on = hand_on
         self._times: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=TIMED))
         self._deviates = False
-        self._decoding_began: float | None = None
-        self._decoding_s, self._decoded_voxels = 0.0, 0
+        self._decoded: list[tuple[int, float]] = []
 
     def __call__(self, event: Event) -> None:
         """Take note of *event*."""
@@ -78,14 +74,8 @@ class RunMemory:
             self._deviates |= event.volumes != len(self._plan.volumes)
         elif isinstance(event, PassFinished):
             self._times[event.windows].append(event.seconds)
-        elif isinstance(event, VolumeStarted):
-            self._decoding_began = None  # where labels are made once the volume is finished, nobody says when they are
-        elif isinstance(event, DecodingStarted):
-            self._decoding_began = time.perf_counter()
-        elif isinstance(event, VolumeFinished) and self._decoding_began is not None:
-            self._decoding_s += time.perf_counter() - self._decoding_began
-            self._decoded_voxels += prod(self._plan.volumes[event.volume].shape)
-            self._decoding_began = None
+        elif isinstance(event, DecodingFinished):
+            self._decoded.append((event.voxels, event.seconds))
         elif isinstance(event, MemoryRecovered):
             self._deviates = True
         elif isinstance(event, RunFinished) and not self._deviates:
@@ -101,14 +91,16 @@ class RunMemory:
     def _keep(self, run: RunFinished) -> None:
         plan = self._plan
         key, window = CalibrationKey.of(self._network, plan.settings, plan.device), plan.settings.window_size or ()
+        if self._decoded:
+            self._store.add_decoding(plan.decoder_text, self._decoded)
+        batch = plan.settings.sw_batch_size
+        times = list(self._times[batch])  # smaller ones are leftovers, timed once or twice
+        if len(times) > 1 or (times and plan.pace is None):  # a lone pass is the slow first one
+            settled = times[min(WARM_UP_PASSES, len(times) // 2) :]
+            self._store.add_times(key, window, {batch: median(settled)})
         if run.peak_bytes is not None and not plan.counts_are_bounds and torch_sees_memory_of(self._network):
             of_pass = CalibrationKey.of(self._network, plan.settings, plan.device, windows=plan.need.windows)
             self._store.add(of_pass, window, plan.need.windows, measurement_of(plan, run.peak_bytes))
-        if self._decoded_voxels:
-            self._store.add_decoding(plan.decoder_text, self._decoding_s / self._decoded_voxels)
-        batch = plan.settings.sw_batch_size
-        if times := self._times.get(batch):  # smaller ones are leftovers, timed once or twice
-            self._store.add_times(key, window, {batch: median(times)})
 
 
 def measurement_of(plan: Plan, measured_bytes: int) -> Measurement:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from napari_tessera.configuration import configuration_folder, replace_json
 from napari_tessera.errors import CalibrationError
-from napari_tessera.planning.pace import Pace
+from napari_tessera.planning.pace import DecodingTime, Pace, is_small
 from napari_tessera.planning.profile import Correction, Known, Measurement
 
 if TYPE_CHECKING:
@@ -109,10 +109,10 @@ class Calibrations:
         times = [entry for entry in self.times if _is_about(entry, about)]
         return Pace.fit([(entry["windows"], entry["seconds"]) for entry in times]) if times else None
 
-    def decoding_s_per_voxel(self, decoder: str) -> float | None:
-        """Return how long *decoder* took for labels here, the last time; None where that is not known."""
-        timed = [entry["seconds_per_voxel"] for entry in self.decoding if entry["decoder"] == decoder]
-        return timed[-1] if timed else None
+    def decoding_time(self, decoder: str) -> DecodingTime | None:
+        """Return how long *decoder* takes for labels here; None where that is not known."""
+        timed = [entry for entry in self.decoding if entry["decoder"] == decoder]
+        return DecodingTime.fit([(entry["voxels"], entry["seconds"]) for entry in timed])
 
 
 def _default_path() -> Path:
@@ -151,13 +151,15 @@ class CalibrationStore:
         """
         content = self._read_to_change()
         about = {"key": asdict(key), "window": list(window), "windows": windows}
-        same = [number for number, entry in enumerate(content.memory) if _is_about(entry, about)]
-        outdated = same[: max(len(same) + 1 - KEPT, 0)]
-        kept = [entry for number, entry in enumerate(content.memory) if number not in outdated]
-        self._write(replace(content, memory=(*kept, about | asdict(measurement))))
+        new = about | asdict(measurement)
+        self._write(replace(content, memory=_with_latest(content.memory, new, partial(_is_about, about=about))))
 
-    def add_times(self, key: CalibrationKey, window: tuple[int, ...], times: Mapping[int, float]) -> None:
-        """Keep the seconds of a pass over each number of windows, in place of what was known for that number.
+    def add_times(
+        self, key: CalibrationKey, window: tuple[int, ...], times: Mapping[int, float], *, anew: bool = False
+    ) -> None:
+        """Keep the seconds of a pass over each number of windows; of each number the last few are kept.
+
+        *anew*: in place of what was known for these numbers.
 
         Raises
         ------
@@ -166,12 +168,17 @@ class CalibrationStore:
         """
         content = self._read_to_change()
         about = _about(key, window)
-        kept = [entry for entry in content.times if not (_is_about(entry, about) and entry["windows"] in times)]
-        new = [about | {"windows": windows, "seconds": seconds} for windows, seconds in times.items()]
-        self._write(replace(content, times=(*kept, *new)))
+        entries = content.times
+        for windows, seconds in times.items():
+            of_these = about | {"windows": windows}
+            is_alike = partial(_is_about, about=of_these)
+            entries = _with_latest(entries, of_these | {"seconds": seconds}, is_alike, 1 if anew else KEPT)
+        self._write(replace(content, times=entries))
 
-    def add_decoding(self, decoder: str, seconds_per_voxel: float) -> None:
-        """Keep how long *decoder*, called by its name and parameters, took, in place of what was known.
+    def add_decoding(self, decoder: str, samples: Iterable[tuple[int, float]]) -> None:
+        """Keep how long *decoder*, called by its name and parameters, took: voxels and seconds of volumes.
+
+        The last few are kept, and of small volumes the last few by themselves: they must not push out the large ones.
 
         Raises
         ------
@@ -179,9 +186,14 @@ class CalibrationStore:
             If the file cannot be read or written.
         """
         content = self._read_to_change()
-        kept = [entry for entry in content.decoding if entry["decoder"] != decoder]
-        new = {"decoder": decoder, "seconds_per_voxel": seconds_per_voxel}
-        self._write(replace(content, decoding=(*kept, new)))
+        entries = content.decoding
+        for voxels, seconds in samples:
+
+            def is_alike(entry: Mapping[str, Any], small: bool = is_small(voxels)) -> bool:
+                return entry["decoder"] == decoder and is_small(entry["voxels"]) == small
+
+            entries = _with_latest(entries, {"decoder": decoder, "voxels": voxels, "seconds": seconds}, is_alike)
+        self._write(replace(content, decoding=entries))
 
     def _read_to_change(self) -> Calibrations:
         content = self.read()
@@ -204,6 +216,8 @@ def _read(path: Path, changed_ns: int, size: int) -> Calibrations:
     """Return what *path* holds; plans ask for it whenever a slider moves, so it is parsed once per change."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        # Of labels the seconds per voxel of one volume, however small, used to be kept: they say too little.
+        content["decoding"] = [entry for entry in content["decoding"] if "seconds_per_voxel" not in entry]
         memory, times, decoding = (tuple(map(_checked, content[kind])) for kind in ("memory", "times", "decoding"))
         return Calibrations(memory, times, decoding)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -216,7 +230,11 @@ def _checked(entry: dict[str, Any]) -> dict[str, Any]:
     """Return *entry* if it is one; raises ValueError, TypeError, KeyError or AttributeError otherwise."""
     numbers: list[Any]
     if "decoder" in entry:
-        return {"decoder": str(entry["decoder"]), "seconds_per_voxel": float(entry["seconds_per_voxel"])}
+        return {
+            "decoder": str(entry["decoder"]),
+            "voxels": int(entry["voxels"]),
+            "seconds": float(entry["seconds"]),
+        }
     if "correction" in entry:
         numbers = [*asdict(Correction(**entry["correction"])).values()]
         numbers += [*entry["window"], entry["windows"], entry["estimated_bytes"], entry["measured_bytes"]]
@@ -234,6 +252,18 @@ def _about(key: CalibrationKey, window: tuple[int, ...]) -> dict[str, Any]:
 
 def _is_about(entry: Mapping[str, Any], about: Mapping[str, Any]) -> bool:
     return all(entry[name] == value for name, value in about.items())
+
+
+def _with_latest(
+    entries: Sequence[dict[str, Any]],
+    new: dict[str, Any],
+    is_alike: Callable[[Mapping[str, Any]], bool],
+    most: int = KEPT,
+) -> tuple[dict[str, Any], ...]:
+    """Return *entries* with *new* behind them, of those that are like it the last ones, *most* in all."""
+    alike = [number for number, entry in enumerate(entries) if is_alike(entry)]
+    outdated = set(alike[: max(len(alike) + 1 - most, 0)])
+    return *(entry for number, entry in enumerate(entries) if number not in outdated), new
 
 
 def _measurement(entry: Mapping[str, Any]) -> Measurement:

@@ -136,6 +136,8 @@ class FileRun:
 
     def _take(self, result: VolumeResult | VolumeFailure, item: Item, frame: int, progress: RunProgress) -> None:
         item.outcome.seconds += progress.seconds[result.volume]
+        item.outcome.passes_s += progress.passes_s[result.volume]
+        item.outcome.decoding_s += progress.decoding_s[result.volume]
         item.outcome.forward_passes += progress.done[result.volume]
         if isinstance(result, VolumeFailure):
             item.outcome.failed_frames.append(frame)

@@ -8,6 +8,7 @@ from typing import Any
 
 from napari_tessera.cli.console import count
 from napari_tessera.cli.exit import describe, report
+from napari_tessera.session.cost import WORTH_SAYING_S
 from napari_tessera.units import format_duration
 
 __all__ = ["Outcome"]
@@ -27,8 +28,8 @@ class Outcome:
         Frames without a result; 0 for an image without a time axis.
     written
         Whether the result stands under its name.
-    seconds, forward_passes
-        That it took.
+    seconds, passes_s, decoding_s, forward_passes
+        That it took; of the seconds those of the passes and of making labels.
     count, counted
         What there is in the result; see `ResultFile`.
     """
@@ -39,6 +40,8 @@ class Outcome:
     failed_frames: list[int] = field(default_factory=list)
     written: bool = False
     seconds: float = 0.0
+    passes_s: float = 0.0
+    decoding_s: float = 0.0
     forward_passes: int = 0
     count: int = 0
     counted: str = "objects"
@@ -51,7 +54,10 @@ class Outcome:
 
     def __str__(self) -> str:
         found, passes = count(self.count, self.counted), count(self.forward_passes, "forward passes")
-        return f"{self.target}: {found}, {format_duration(self.seconds)}, {passes}"
+        taken = format_duration(self.seconds)
+        if self.decoding_s >= WORTH_SAYING_S:
+            taken += f" (passes {format_duration(self.passes_s)}, labels {format_duration(self.decoding_s)})"
+        return f"{self.target}: {found}, {taken}, {passes}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the outcome as plain numbers, strings, lists and dictionaries."""
@@ -60,6 +66,8 @@ class Outcome:
             "result": str(self.target) if self.written else None,
             self.counted: self.count,
             "seconds": round(self.seconds, 3),
+            "passes_seconds": round(self.passes_s, 3),
+            "decoding_seconds": round(self.decoding_s, 3),
             "forward_passes": self.forward_passes,
             "errors": [f"{name}: {describe(error)}" for name, error in self.errors],
         }

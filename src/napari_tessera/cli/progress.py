@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from napari_tessera.cli.console import ERR, say, stderr_is_terminal
 from napari_tessera.engine.events import (
+    DecodingFinished,
     DecodingStarted,
     Event,
     MemoryRecovered,
@@ -71,8 +72,8 @@ class RunProgress:
     ----------
     done
         Forward passes made, per volume.
-    seconds
-        Time that each finished volume took.
+    seconds, passes_s, decoding_s
+        Time that each finished volume took, and what of it its passes and making its labels took.
     recovered
         What was given up because memory ran out.
     noticed
@@ -81,10 +82,10 @@ class RunProgress:
 
     def __init__(self, planned: Plan, names: Sequence[str]) -> None:
         self._names = names
-        self._meter = ProgressMeter(planned.decoding_seconds)
+        self._meter = ProgressMeter(planned)
         self._totals = [volume.forward_passes for volume in planned.volumes]
         self.done = [0] * len(names)
-        self.seconds = [0.0] * len(names)
+        self.seconds, self.passes_s, self.decoding_s = ([0.0] * len(names) for _ in range(3))
         self.recovered: list[MemoryRecovered] = []
         self.noticed: list[str] = []
 
@@ -100,15 +101,19 @@ class RunProgress:
 
     def __call__(self, event: Event) -> None:
         """Take in one event and show what it changes."""
+        passes_s = self._meter.progress.passes_s
         self._meter.observe(event)
         match event:
             case VolumeStarted(volume=volume):
                 self._show(volume, "")
             case PassFinished(volume=volume, done=done, total=total):
                 self.done[volume], self._totals[volume] = done, total
+                self.passes_s[volume] += self._meter.progress.passes_s - passes_s
                 self._show(volume, "")
             case DecodingStarted(volume=volume, decoder=decoder):
                 self._show(volume, f": {decoder}")
+            case DecodingFinished(volume=volume, seconds=seconds):
+                self.decoding_s[volume] = seconds
             case VolumeFinished(volume=volume, seconds=seconds):
                 self.seconds[volume] = seconds
             case MemoryRecovered():

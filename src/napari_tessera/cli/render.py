@@ -11,14 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from napari_tessera.cli.console import count
-from napari_tessera.session.cost import HOST_TERMS
-from napari_tessera.units import format_bytes, format_estimate
+from napari_tessera.session.cost import HOST_TERMS, expected_time
+from napari_tessera.units import format_bytes
 
 if TYPE_CHECKING:
     from napari_tessera import Plan, Settings
     from napari_tessera.planning.plan import DeviceState, VolumePlan
 
-__all__ = ["count_windows", "render_plan", "written_bytes"]
+__all__ = ["count_windows", "needed_of_free", "render_plan", "written_bytes"]
 
 # The words of the memory terms, in the order in which they add up.
 TERMS = {
@@ -39,12 +39,14 @@ MARKS = {"INFO": ("i", "cyan"), "WARNING": ("!", "yellow"), "PROBLEM": ("x", "re
 def render_plan(planned: Plan, names: Sequence[str]) -> Group:
     """Return the plan for a person: tables with units, then the advice."""
     sizes = Table.grid(padding=(0, 2))
-    sizes.add_row("RAM", _of_free(planned.host_bytes, planned.device.host_free_bytes))
+    sizes.add_row(
+        "memory" if planned.shares_host_memory else "RAM", _of_free(planned.host_bytes, planned.device.host_free_bytes)
+    )
     for name, words in HOST_TERMS.items():
         if size := getattr(planned.host, name):
             sizes.add_row(f"  {words}", format_bytes(size))
-    if planned.expected_seconds is not None:
-        sizes.add_row("time", f"{format_estimate(planned.expected_seconds)} for the passes")
+    if expected := expected_time(planned):
+        sizes.add_row("time", expected)
     sizes.add_row("result", f"{format_bytes(written_bytes(planned))} before compression")
     return Group(
         Text(f"{count_windows(planned)}, {count(planned.forward_passes, 'forward passes')}", style="bold"),
@@ -60,6 +62,16 @@ def count_windows(planned: Plan) -> str:
     """Return how many windows are computed, and how many are left out."""
     skipped = planned.skipped_windows
     return count(planned.windows, "windows") + (f" ({skipped} left out)" if skipped else "")
+
+
+def needed_of_free(planned: Plan) -> str:
+    """Return what the run needs of memory and what is free; on a CPU that is the host's alone."""
+    device = planned.device
+    host = f"{format_bytes(planned.host_bytes)} of the {format_bytes(device.host_free_bytes)} free"
+    if planned.shares_host_memory:
+        return f"{host} in memory"
+    card = f"{format_bytes(planned.memory.total_bytes)} of the {format_bytes(device.free_bytes)} free on {device.name}"
+    return f"{card}, and {host} in RAM"
 
 
 def written_bytes(planned: Plan) -> int:
@@ -142,7 +154,8 @@ def _cells(volume: VolumePlan) -> dict[str, str]:
 
 def _memory_table(planned: Plan) -> Table:
     device, terms = planned.device, planned.memory.to_dict()
-    table = Table(title=f"Memory on {device.name}", title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
+    title = "Memory of the passes" if planned.shares_host_memory else f"Memory on {device.name}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
     table.caption_justify = "left"
     if note := memory_note(planned):
         table.caption = note
@@ -154,7 +167,10 @@ def _memory_table(planned: Plan) -> Table:
         if name == "context_bytes" and device.kind == "cuda" and device.budget_bytes is None:
             amount = "in use already"
         if last:
-            amount = f"{_of_limit(terms[name], device)}, ± {planned.memory_error:.0%}"
+            # On a CPU what is free has to hold the images and results, too: it stands beside the sum below.
+            part = planned.shares_host_memory and device.budget_bytes is None
+            amount = format_bytes(terms[name]) if part else _of_limit(terms[name], device)
+            amount += f", ± {planned.memory_error:.0%}"
         table.add_row(words, amount, style="bold" if last else "")
     return table
 

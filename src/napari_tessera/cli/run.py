@@ -13,7 +13,7 @@ from napari_tessera.cli.choice import Choice
 from napari_tessera.cli.console import LOOKING, count, say
 from napari_tessera.cli.exit import exit_code_of
 from napari_tessera.cli.outcome import Outcome
-from napari_tessera.cli.render import count_windows, written_bytes
+from napari_tessera.cli.render import count_windows, needed_of_free, written_bytes
 from napari_tessera.errors import OutputError
 from napari_tessera.units import format_bytes
 
@@ -168,11 +168,8 @@ def announce(planned: "Plan", folder: Path, notes: Sequence[str] = ()) -> None:
     """
     for note in notes:
         say(note, kind="Note")
-    needed, device = planned.memory.total_bytes, planned.device
-    say(
-        f"{count_windows(planned)}, {count(planned.forward_passes, 'forward passes')}; "
-        f"needs {format_bytes(needed)} of the {format_bytes(device.free_bytes)} free on {device.name}"
-    )
+    needs = needed_of_free(planned)
+    say(f"{count_windows(planned)}, {count(planned.forward_passes, 'forward passes')}; needs {needs}")
     for advice in planned.advice:
         if advice.level.name in URGENT:
             say(advice.text, kind="Warning")

@@ -12,6 +12,7 @@ from napari_tessera.errors import CancelledError
 
 __all__ = [
     "CancelToken",
+    "DecodingFinished",
     "DecodingStarted",
     "Event",
     "EventHandler",
@@ -170,6 +171,15 @@ class DecodingStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class DecodingFinished:
+    """Volume number *volume* has its labels: of so many *voxels*, after so many *seconds*."""
+
+    volume: int
+    voxels: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class VolumeFinished:
     """Volume number *volume* is done."""
 
@@ -205,6 +215,7 @@ Event: TypeAlias = (
     | MemoryRecovered
     | Noticed
     | DecodingStarted
+    | DecodingFinished
     | VolumeFinished
     | RunFinished
 )

@@ -1,4 +1,4 @@
-"""How long a run will take: what forward passes cost, times the passes of a plan. Neither torch nor a device."""
+"""How long a run will take: forward passes, and making labels. Neither torch nor a device."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import median
+from statistics import median, median_low
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from napari_tessera.planning.plan import Plan
 
-__all__ = ["Pace"]
+__all__ = ["WARM_UP_PASSES", "DecodingTime", "Pace", "is_small"]
+
+# Passes at the start that may be slower than all others, as they fill caches and wake cores: 2 s of a bundled network's
+# run on two cores (benchmarks/eta.py).
+WARM_UP_PASSES = 4
+# Labels of fewer voxels are made within a second or two, most of which any volume takes, such as loading libraries.
+SMALL_VOXELS = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +47,7 @@ class Pace:
 
     @classmethod
     def fit(cls, samples: Sequence[tuple[int, float]]) -> Pace:
-        """Return the pace that *samples* show: the median of each number of windows.
+        """Return the pace that *samples* show: the median of each number of windows, of two the shorter.
 
         Passes over more windows are not taken to need less time, one window apart: where they seem to, it was noise.
 
@@ -62,7 +68,7 @@ class Pace:
             timed[windows].append(seconds)
         points: list[tuple[int, float]] = []
         for windows in sorted(timed):
-            seconds = median(timed[windows])
+            seconds = median_low(timed[windows])  # what disturbs a pass makes it longer
             if points and points[-1][0] > 1:
                 seconds = max(seconds, points[-1][1])
             points.append((windows, seconds))
@@ -112,3 +118,47 @@ class Pace:
     def to_dict(self) -> dict[int, float]:
         """Return the seconds by the number of windows, for JSON."""
         return dict(self.points)
+
+
+@dataclass(frozen=True, slots=True)
+class DecodingTime:
+    """How long making labels takes.
+
+    Parameters
+    ----------
+    fixed_s
+        What any volume takes, however small.
+    s_per_voxel
+        What each voxel takes beside that; None where only small volumes were timed, which do not tell.
+
+    Examples
+    --------
+    >>> time = DecodingTime.fit([(1, 0.5), (2_000_000, 8.5), (4_000_000, 16.5)])
+    >>> time.of(10_000_000)
+    40.5
+    """
+
+    fixed_s: float
+    s_per_voxel: float | None
+
+    @classmethod
+    def fit(cls, samples: Sequence[tuple[int, float]]) -> DecodingTime | None:
+        """Return what *samples*, (voxels, seconds) of volumes, show by their medians; None if there is none."""
+        if not samples:
+            return None
+        small = [seconds for voxels, seconds in samples if is_small(voxels)]
+        fixed_s = median(small) if small else 0.0
+        # At most half: had libraries to be loaded for the small ones alone, a voxel would seem to take nothing.
+        rates = [max(seconds - fixed_s, seconds / 2) / voxels for voxels, seconds in samples if not is_small(voxels)]
+        return cls(fixed_s, median(rates) if rates else None)
+
+    def of(self, voxels: int) -> float | None:
+        """Return the seconds that a volume of *voxels* takes; None where that cannot be told."""
+        if self.s_per_voxel is None:
+            return self.fixed_s if is_small(voxels) else None
+        return self.fixed_s + self.s_per_voxel * voxels
+
+
+def is_small(voxels: int) -> bool:
+    """Whether the time that labels of so many voxels take says nothing of larger volumes."""
+    return voxels < SMALL_VOXELS

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from napari_tessera.engine.settings import Settings
     from napari_tessera.engine.tta import View
     from napari_tessera.planning.estimate import DeviceNeed, HostEstimate, MemoryEstimate
-    from napari_tessera.planning.pace import Pace
+    from napari_tessera.planning.pace import DecodingTime, Pace
     from napari_tessera.planning.profile import Correction, Measurement
     from napari_tessera.planning.resampling import Resampling
 
@@ -136,6 +136,12 @@ class VolumePlan:
         return self.shape if self.resampling is None else self.resampling.image_shape
 
     @property
+    def decoded_voxels(self) -> int:
+        """Voxels that labels are made of."""
+        keeps_output = self.resampling is not None and self.resampling.keeps_output
+        return prod(self.seen_shape if keeps_output else self.shape)
+
+    @property
     def grid(self) -> tuple[int, ...]:
         """Windows per axis."""
         return self.layout.counts
@@ -220,8 +226,8 @@ class Plan:
         The last run of this network on this device, if there was one.
     pace
         How long its passes take there, if that is known.
-    decoding_s_per_voxel
-        How long its decoder takes there, if that is known; 0 without one.
+    decoding
+        How long its decoder takes there, if that is known.
     awaits_crop
         Whether zeros around an image are to be cut off and have not been looked for yet: all of it is counted.
     """
@@ -241,8 +247,13 @@ class Plan:
     advice: tuple[Advice, ...] = ()
     measured: Measurement | None = None
     pace: Pace | None = None
-    decoding_s_per_voxel: float | None = None
+    decoding: DecodingTime | None = None
     awaits_crop: bool = False
+
+    @property
+    def shares_host_memory(self) -> bool:
+        """Whether the device's memory is the host's, so that *memory* is a part of *host*."""
+        return self.device.kind == "cpu"
 
     @property
     def most_bytes(self) -> int:
@@ -256,9 +267,19 @@ class Plan:
         return f"{self.settings.decoder} {parameters}".strip() if self.settings.decoder else ""
 
     @property
-    def decoding_seconds(self) -> tuple[float, ...]:
-        """How long making labels of each volume will take, as far as it is known; else 0."""
-        return tuple((self.decoding_s_per_voxel or 0.0) * prod(volume.shape) for volume in self.volumes)
+    def decoding_seconds(self) -> float | None:
+        """How long making labels will take; None where that is not known, 0 where none are made."""
+        if not self.settings.decoder:
+            return 0.0
+        if self.decoding is None:
+            return None
+        seconds = [self.decoding.of(volume.decoded_voxels) for volume in self.volumes]
+        return None if None in seconds else sum(filter(None, seconds))
+
+    @property
+    def passes_seconds(self) -> float | None:
+        """How long the forward passes will take; None where none has been timed."""
+        return None if self.pace is None else self.pace.of_plan(self)
 
     @property
     def host_fits(self) -> bool:
@@ -273,7 +294,7 @@ class Plan:
     @property
     def expected_seconds(self) -> float | None:
         """How long passes, and making labels where that is known, will take; None where no pass has been timed."""
-        return None if self.pace is None else self.pace.of_plan(self) + sum(self.decoding_seconds)
+        return None if self.passes_seconds is None else self.passes_seconds + (self.decoding_seconds or 0.0)
 
     @property
     def counts_tensors_only(self) -> bool:
@@ -383,7 +404,8 @@ class Plan:
             "host_bytes": self.host_bytes,
             "output_bytes": self.output_bytes,
             "expected_seconds": self.expected_seconds,
-            "expected_decoding_seconds": sum(self.decoding_seconds) if self.decoding_s_per_voxel is not None else None,
+            "expected_passes_seconds": self.passes_seconds,
+            "expected_decoding_seconds": self.decoding_seconds,
             "device": {
                 "kind": self.device.kind,
                 "name": self.device.name,

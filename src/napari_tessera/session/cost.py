@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from napari_tessera import Plan
     from napari_tessera.planning.plan import VolumePlan
 
-__all__ = ["HOST_TERMS", "Bar", "device_bar", "host_bar", "passes_line", "time_line"]
+__all__ = ["HOST_TERMS", "WORTH_SAYING_S", "Bar", "device_bar", "expected_time", "host_bar", "passes_line", "time_line"]
 
 # Volumes that the tooltip lists one by one, and terms of a sum that it writes out.
 LISTED = 5
+# Labels that are made faster need no word of their own.
+WORTH_SAYING_S = 1.0
 # The words of the host's memory terms, in the order in which they are listed.
 HOST_TERMS = {
     "volumes_bytes": "images, batch_size at once",
@@ -121,9 +123,11 @@ def _batches(block_windows: tuple[int, ...], batch: int) -> str:
     return f"({' + '.join(terms)})"
 
 
-def device_bar(plan: Plan) -> Bar:
-    """Return the memory of the device that *plan* runs on."""
+def device_bar(plan: Plan) -> Bar | None:
+    """Return the memory of the device that *plan* runs on; None where it is the host's."""
     memory, device = plan.memory, plan.device
+    if plan.shares_host_memory:
+        return None
     parts = (
         ("weights", memory.weights_bytes),
         ("activations", memory.activations_bytes),
@@ -133,16 +137,15 @@ def device_bar(plan: Plan) -> Bar:
         ("workspace", memory.workspace_bytes),
         ("driver", memory.context_bytes),
     )
-    label = "CPU" if device.kind == "cpu" else "GPU"
-    bar = _bar(label, device.name, parts, device.total_bytes, device.free_bytes)
+    bar = _bar("GPU", device.name, parts, device.total_bytes, device.free_bytes)
     tooltip = "\n".join([bar.line.tooltip, *_certainty(plan)])
-    uncertain = plan.most_bytes - memory.total_bytes
-    return replace(bar, uncertain_bytes=uncertain, line=replace(bar.line, tooltip=tooltip))
+    return replace(bar, uncertain_bytes=plan.most_bytes - memory.total_bytes, line=replace(bar.line, tooltip=tooltip))
 
 
 def _certainty(plan: Plan) -> Iterator[str]:
-    """Yield how far the estimate may be off, and what was measured beside it."""
-    yield f"may be off by {plan.memory_error:.0%}"
+    """Yield how far the estimate of the device's memory may be off, and what was measured beside it."""
+    what = "passes may" if plan.shares_host_memory else "may"
+    yield f"{what} be off by {plan.memory_error:.0%}"
     if plan.measured is not None:
         measured, estimated = plan.measured.measured_bytes, plan.measured.estimated_bytes
         yield f"last measured: {format_bytes(measured)}, estimated {format_bytes(estimated)} then"
@@ -152,17 +155,17 @@ def _certainty(plan: Plan) -> Iterator[str]:
 
 def host_bar(plan: Plan) -> Bar:
     """Return the host's memory under *plan*; on a CPU that of the device is part of it."""
-    device = plan.device
-    on_host = plan.memory.total_bytes if device.kind == "cpu" else 0
-    parts = (
-        *((("forward passes", min(on_host, plan.host_bytes)),) if on_host else ()),
-        ("images and results", max(plan.host_bytes - on_host, 0)),
-    )
-    bar = _bar("RAM", "this computer", parts, device.host_total_bytes, device.host_free_bytes)
+    device, shared = plan.device, plan.shares_host_memory
+    on_host = min(plan.memory.total_bytes, plan.host_bytes) if shared else 0
+    parts = (("forward passes", on_host), ("images and results", plan.host_bytes - on_host))
+    total, free = device.host_total_bytes, device.host_free_bytes
+    bar = _bar("Memory" if shared else "RAM", "this computer", parts[not shared :], total, free)
     sizes = [(words, getattr(plan.host, name)) for name, words in HOST_TERMS.items()]
     sizes.append(("result on disk, before compression", plan.output_bytes))
-    terms = (f"{words}: {format_bytes(size)}" for words, size in sizes if size)
-    return replace(bar, line=replace(bar.line, tooltip="\n".join([bar.line.tooltip, *terms])))
+    terms = [f"{words}: {format_bytes(size)}" for words, size in sizes if size]
+    tooltip = "\n".join([bar.line.tooltip, *terms, *(_certainty(plan) if shared else ())])
+    uncertain = plan.most_bytes - plan.memory.total_bytes if shared else 0
+    return replace(bar, uncertain_bytes=uncertain, line=replace(bar.line, tooltip=tooltip))
 
 
 def _bar(label: str, owner: str, parts: tuple[tuple[str, int], ...], total: int, free: int) -> Bar:
@@ -176,14 +179,30 @@ def _bar(label: str, owner: str, parts: tuple[tuple[str, int], ...], total: int,
     return Bar(label, max(total - free, 0), parts, 0, total, round(total - free + safe), line)
 
 
-def time_line(expected_seconds: float | None, seconds_left: float | None, *, running: bool) -> Line:
-    """Return how long the forward passes take: measured now, remembered from an earlier run, or not known."""
+def expected_time(plan: Plan) -> str:
+    """Return how long *plan* will take, in words, passes and labels apart; nothing where no pass has been timed."""
+    passes_s, labels_s = plan.passes_seconds, plan.decoding_seconds
+    if passes_s is None:
+        return ""
+    if labels_s is None:
+        return f"{format_estimate(passes_s)} for the passes, and what the labels take"
+    if labels_s < WORTH_SAYING_S:
+        return format_estimate(passes_s + labels_s)
+    parts = f"passes {format_duration(passes_s)}, labels {format_duration(labels_s)}"
+    return f"{format_estimate(passes_s + labels_s)} ({parts})"
+
+
+def time_line(plan: Plan | None, seconds_left: float | None, *, running: bool) -> Line:
+    """Return how long a run takes: measured now, remembered from an earlier run, or not known."""
     if running:
         known = seconds_left is not None
         return Line(f"time: {format_duration(seconds_left or 0)} left" if known else "time: after the first passes")
-    if expected_seconds is not None:
-        return Line(
-            f"time: {format_estimate(expected_seconds)}",
-            tooltip="forward passes × what passes like these took when last timed; making labels, where it was timed",
-        )
+    if plan is not None and plan.expected_seconds is not None:
+        text, labels_s = f"time: {format_estimate(plan.expected_seconds)}", plan.decoding_seconds
+        if labels_s is None:
+            text += " and the labels"
+        elif labels_s >= WORTH_SAYING_S:
+            text += f", labels {format_duration(labels_s)} of it"
+        origin = "forward passes × what passes like these took; making labels, where volumes of such sizes were timed"
+        return Line(text, tooltip=f"{expected_time(plan)}\n{origin}")
     return Line("time: after the first passes", tooltip="measured while the run goes on, and remembered after it")

@@ -7,8 +7,10 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from math import gcd
+from typing import TYPE_CHECKING
 
 from napari_tessera.engine.events import (
+    DecodingFinished,
     DecodingStarted,
     Event,
     MemoryRecovered,
@@ -20,15 +22,17 @@ from napari_tessera.engine.events import (
     VolumeFinished,
     VolumeStarted,
 )
+from napari_tessera.planning.pace import WARM_UP_PASSES, DecodingTime
+
+if TYPE_CHECKING:
+    from napari_tessera.planning.plan import Plan
 
 __all__ = ["Progress", "ProgressMeter"]
 
 # Passes that tell the time left: enough to hold those that come once a row of windows and read or write more than the
-# others, few enough to follow a change of pace.
+# others, few enough to follow a change of pace. While they are fewer than twice those at the start that may be slower,
+# the earlier half is left out.
 RECENT_PASSES = 128
-# Passes at the start that may be slower than all others, as they fill caches and wake cores: 2 s of a bundled network's
-# run on two cores (benchmarks/eta.py). While there are fewer than twice as many, the earlier half is left out.
-WARM_UP_PASSES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,8 @@ class Progress:
         Sentences on the network that its first passes showed.
     decoding
         The decoder that is making labels now.
+    passes_s, decoding_s
+        Time that passes and making labels have taken, over all volumes.
     finished
         The run's closing words, once it has ended by itself.
     """
@@ -61,6 +67,8 @@ class Progress:
     recovered: MemoryRecovered | None = None
     noticed: tuple[str, ...] = ()
     decoding: str | None = None
+    passes_s: float = 0.0
+    decoding_s: float = 0.0
     finished: RunFinished | None = None
 
 
@@ -69,22 +77,31 @@ class ProgressMeter:
 
     Parameters
     ----------
-    decoding_s
-        How long making labels of each volume is expected to take; volumes without an entry: as the first ones took.
+    plan
+        What is run, which says how long making labels may take; None while it is not known.
     """
 
-    def __init__(self, decoding_s: Sequence[float] = ()) -> None:
+    def __init__(self, plan: Plan | None = None) -> None:
         self.progress = Progress()
-        self.decoding_s = list(decoding_s)
-        self._decoding_began = 0.0
-        self._passes_s: float | None = None
-        self._volume = 0
+        self._voxels: Sequence[int] = ()
+        self._known: DecodingTime | None = None
+        self._decoded: list[tuple[int, float]] = []
+        self._next_decoded = 0
+        self._passes_left_s: float | None = None
+        self._last_pass = 0.0  # when it ended, or its volume began
         self._earlier = 0
         self._done_here = 0
         self._planned_here = 0
         self._windows = _WindowCount(RunStarted(0, 0, 0))
         self._recent: deque[PassFinished] = deque(maxlen=RECENT_PASSES)
         self._since = 0  # passes since the start, or since memory ran out
+        if plan is not None:
+            self.expect_decoding(plan)
+
+    def expect_decoding(self, plan: Plan) -> None:
+        """Take from *plan* what labels will be made of, and how long that takes."""
+        self._voxels = [volume.decoded_voxels for volume in plan.volumes] if plan.settings.decoder else ()
+        self._known = plan.decoding
 
     def observe(self, event: Event) -> None:
         """Take one event into account."""
@@ -105,12 +122,13 @@ class ProgressMeter:
             if event.sentence not in now.noticed:
                 self.progress = replace(now, noticed=(*now.noticed, event.sentence))
         elif isinstance(event, DecodingStarted):
-            self._decoding_began = time.monotonic()
             self.progress = replace(now, decoding=event.decoder, seconds_left=self._seconds_left)
+        elif isinstance(event, DecodingFinished):
+            self._decoded.append((event.voxels, event.seconds))
+            self._next_decoded = event.volume + 1
+            decoding_s = now.decoding_s + event.seconds
+            self.progress = replace(now, decoding=None, decoding_s=decoding_s, seconds_left=self._seconds_left)
         elif isinstance(event, VolumeFinished):
-            if now.decoding is not None:
-                self._learn_decoding(time.monotonic() - self._decoding_began)
-            self._volume += 1
             self.progress = replace(now, decoding=None, seconds_left=self._seconds_left)
         elif isinstance(event, RunFinished):
             self.progress = replace(now, decoding=None, seconds_left=0.0, finished=event)
@@ -118,23 +136,20 @@ class ProgressMeter:
     @property
     def decoding_left_s(self) -> float:
         """Of labels that are not made yet, as far as is known."""
-        return sum(self.decoding_s[self._volume :])
+        shown, left_s = DecodingTime.fit(self._decoded), 0.0
+        for voxels in self._voxels[self._next_decoded :]:
+            # What this run has shown counts first.
+            expected = (time.of(voxels) for time in (shown, self._known) if time is not None)
+            left_s += next((seconds for seconds in expected if seconds is not None), 0.0)
+        return left_s
 
     @property
     def _seconds_left(self) -> float | None:
-        return None if self._passes_s is None else self._passes_s + self.decoding_left_s
-
-    def _learn_decoding(self, seconds: float) -> None:
-        """Expect of the volumes to come what the one that is done shows."""
-        expected = self.decoding_s[self._volume] if self._volume < len(self.decoding_s) else 0.0
-        rest = self.decoding_s[self._volume + 1 :]
-        if expected > 0:
-            self.decoding_s[self._volume + 1 :] = [later * seconds / expected for later in rest]
-        else:
-            self.decoding_s[self._volume + 1 :] = [seconds] * len(rest)
+        return None if self._passes_left_s is None else self._passes_left_s + self.decoding_left_s
 
     def _start(self, event: VolumeStarted) -> None:
-        self._volume = event.volume
+        self._next_decoded = event.volume  # of one that failed no labels are made
+        self._last_pass = time.perf_counter()
         self._earlier += self._done_here
         self._done_here, self._planned_here = 0, event.forward_passes
         is_last = self._windows.start(event)
@@ -142,6 +157,7 @@ class ProgressMeter:
         self.progress = replace(self.progress, total=total, decoding=None)
 
     def _count(self, event: PassFinished) -> None:
+        ended = time.perf_counter()
         self._recent.append(event)
         self._since += 1
         if self._since % 2 == 0 and self._since <= 2 * WARM_UP_PASSES:
@@ -154,14 +170,16 @@ class ProgressMeter:
         self._windows.add(event.windows)
         per_window_s = _pace(self._recent)
         per_pass = sum(each.windows for each in self._recent) / len(self._recent)
-        self._passes_s = per_window_s * self._windows.left(total - done, per_pass)
+        self._passes_left_s = per_window_s * self._windows.left(total - done, per_pass)
         self.progress = replace(
             now,
             done=done,
             total=total,
+            passes_s=now.passes_s + ended - self._last_pass,
             seconds_per_pass=per_window_s * per_pass,
             seconds_left=self._seconds_left,
         )
+        self._last_pass = ended
 
 
 def _pace(passes: Collection[PassFinished]) -> float:

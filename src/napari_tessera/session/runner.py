@@ -119,7 +119,7 @@ class Runner:
 
     def _planned(self, plan: Plan) -> None:
         self.plan = plan
-        self._meter.decoding_s = list(plan.decoding_seconds)
+        self._meter.expect_decoding(plan)
         self.changed.emit()
 
     def _observe(self, event: Event) -> None:

@@ -123,11 +123,6 @@ class Session:
         """The plan that runs, while one does, else the one of the present choice."""
         return self.runner.plan if self.runner.active else self.plan
 
-    @property
-    def expected_seconds(self) -> float | None:
-        """How long the forward passes of the plan take, from an earlier run of passes like these; else None."""
-        return None if self.plan is None else self.plan.expected_seconds
-
     def set_images(self, images: tuple[ImageInput, ...]) -> None:
         """Take *images* as chosen."""
         self.images = images

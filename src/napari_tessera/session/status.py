@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from napari_tessera.decode.classes import makes_classes
+from napari_tessera.session.cost import WORTH_SAYING_S
 from napari_tessera.session.runner import Runner, RunState
 from napari_tessera.session.wording import Line, Tone, count, counted
 from napari_tessera.units import format_bytes, format_duration
@@ -97,6 +98,8 @@ def _ended_line(runner: Runner) -> Line:
     each = _each_image(runner)
     if now.finished is not None:
         parts.append(format_duration(now.finished.seconds))
+        if now.decoding_s >= WORTH_SAYING_S:
+            parts[-1] += f" (passes {format_duration(now.passes_s)}, labels {format_duration(now.decoding_s)})"
         if now.finished.peak_bytes is not None and runner.plan is not None:
             estimated = format_bytes(runner.plan.memory.counted_bytes)
             what = "first passes took" if runner.plan.device.kind == "cpu" else "GPU peak"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_tessera.engine.events import (
+    DecodingFinished,
     DecodingStarted,
     Event,
     EventHandler,
@@ -323,7 +325,11 @@ class Task:
                     yield volume, result, None if decoder is None else result.array
                     continue
                 on_event(DecodingStarted(result.volume, decoder.name))
-                labels = result.bring_back(_decode(result, decoder, self.model), is_labels=True)
+                began = time.perf_counter()
+                decoded = _decode(result, decoder, self.model)
+                on_event(DecodingFinished(result.volume, decoded.size, time.perf_counter() - began))
+                labels = result.bring_back(decoded, is_labels=True)
+                del decoded
                 yield volume, result.brought_back(is_labels=False), labels
 
     def _measure(self, number: int, source: Source) -> IntensityMap:
