@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["format_bytes", "format_duration", "format_estimate", "format_voxel_size", "parse_bytes"]
+__all__ = [
+    "format_bytes",
+    "format_duration",
+    "format_estimate",
+    "format_voxel_size",
+    "micrometres_per",
+    "parse_bytes",
+]
 
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _FACTORS: dict[str, int] = {
@@ -13,6 +20,39 @@ _FACTORS: dict[str, int] = {
     **{f"{p}ib": 1024 ** (i + 1) for i, p in enumerate("kmgtp")},
     **{f"{p}b": 1000 ** (i + 1) for i, p in enumerate("kmgtp")},
 }
+
+# Symbols tell prefixes apart by their case (a megametre is no millimetre), words do not.
+_SYMBOLS = {"m": 1e6, "dm": 1e5, "cm": 1e4, "mm": 1e3, "um": 1.0, "nm": 1e-3, "pm": 1e-6, "Å": 1e-4, "in": 25_400.0}
+_WORDS = {
+    "micron": 1.0,
+    "inch": 25_400.0,
+    "inche": 25_400.0,  # of "inches"
+    "angstrom": 1e-4,
+    "ångström": 1e-4,
+    "meter": 1e6,
+    "decimeter": 1e5,
+    "centimeter": 1e4,
+    "millimeter": 1e3,
+    "micrometer": 1.0,
+    "nanometer": 1e-3,
+    "picometer": 1e-6,
+}
+
+
+def micrometres_per(unit: str) -> float | None:
+    """Return how many micrometres the *unit* of length is, None where it is none that a microscope's file would use.
+
+    Examples
+    --------
+    >>> [micrometres_per(unit) for unit in ("\u00b5m", "Nanometres", "inch", "pixel")]
+    [1.0, 0.001, 25400.0, None]
+    """
+    # ImageJ escapes the micro sign; Unicode has it twice, as it has the Angstrom.
+    name = re.sub(r"\\+u00[bB]5|[\u00b5\u03bc]", "u", unit.strip()).replace("\u212b", "\u00c5")
+    if name in _SYMBOLS:
+        return _SYMBOLS[name]
+    word = name.lower().replace("metre", "meter").removesuffix("s")
+    return _WORDS.get(word, _SYMBOLS.get(name.lower()) if name[:1] in "UNC" else None)
 
 
 def format_bytes(n_bytes: float) -> str:

@@ -437,3 +437,13 @@ def test_a_model_that_resamples_by_itself_shows_it(person: Any, describe: Any, g
     me.widget.windows.resample.click()
     assert me.wait_for_plan().volumes[0].shape == (24, 24, 24)
     assert not me.widget.windows.resample.isChecked()
+
+
+def test_a_voxel_size_that_is_not_known_of_every_axis_is_said_to_be_unknown(
+    person: Any, describe: Any, gate: Any, blobs: Any
+) -> None:
+    me = person(describe(gate))
+    me.viewer.add_image(blobs(20, 24, 24), name="raw", scale=(1, 0.1, 0.1), units=("pixel", "um", "um"))
+    assert me.widget.image.info.line().text == "20×24×24 · float32 · voxel size unknown"
+    me.run()
+    assert me.layer("raw labels").metadata["tessera"]["voxel_size_um"] == "unknown"

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import tifffile
 
 from napari_tessera.errors import InputError
 from napari_tessera.volumes import open_volume, write_tiff
@@ -24,8 +25,35 @@ def test_numpy_by_its_ending(tmp_path, shape, axes):
 
 def test_axes_by_hand(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((3, 4, 5)))
-    volume = open_volume(tmp_path / "a.npy", axes="CYX")
+    volume = open_volume(tmp_path / "a.npy", axes="cyx", voxel_size_um=(0.1, 0.2))
+    assert (volume.axes, volume.voxel_size_um, volume.notes) == ("CYX", (0.1, 0.2), ())
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.tif"])
+@pytest.mark.parametrize("axes", ["XYZ", "zxy", "YXZ"])
+def test_axes_in_any_order(tmp_path, axes, name):
+    values = np.random.default_rng(0).integers(0, 255, (6, 7, 8), np.uint8)
+    np.save(tmp_path / "a.npy", values)
+    tifffile.imwrite(tmp_path / "a.tif", values, metadata=None)
+    volume = open_volume(tmp_path / name, axes=axes)
+    assert volume.axes == "ZYX"
+    np.testing.assert_array_equal(np.asarray(volume.data), np.einsum(f"{axes.lower()}->zyx", values))
+    assert any(axes.upper() in note and "ZYX" in note for note in volume.notes)  # said, since the result is ZYX
+
+
+def test_channels_last_are_brought_to_the_front(tmp_path):
+    values = np.random.default_rng(0).random((6, 7, 2))
+    np.save(tmp_path / "a.npy", values)
+    volume = open_volume(tmp_path / "a.npy", axes="YXC", voxel_size_um=(1, 1))
     assert (volume.axes, volume.notes) == ("CYX", ())
+    np.testing.assert_array_equal(np.asarray(volume.data), np.einsum("yxc->cyx", values))
+
+
+@pytest.mark.parametrize("axes", ["ZY", "ZYXC", "ZZX", "ZYQ", "", "CZX"])
+def test_axes_that_make_no_sense(tmp_path, axes):
+    np.save(tmp_path / "a.npy", np.zeros((3, 4, 5)))
+    with pytest.raises(InputError, match="do not fit"):
+        open_volume(tmp_path / "a.npy", axes=axes)
 
 
 @pytest.mark.parametrize(

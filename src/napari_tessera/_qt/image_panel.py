@@ -19,6 +19,7 @@ from napari_tessera.session.wording import Line, counted
 if TYPE_CHECKING:
     from napari_tessera._qt.theme import Theme
     from napari_tessera.session import ImageInput, Session
+    from napari_tessera.session.sources import VolumeInput
 
 __all__ = ["ImagePanel"]
 
@@ -101,7 +102,9 @@ class ImagePanel(QWidget):
     def refresh(self) -> None:
         """Show what the session makes of the choice."""
         images = self._session.images
-        self.info.show_line(_describe(images, [reading.note for reading in self._session.readings]))
+        self.info.show_line(
+            _describe(images, self._session.volumes, [reading.note for reading in self._session.readings])
+        )
         self.more.setText(f"+ {len(images) - 1}" if len(images) > 1 else "+ volumes")
         self._show_uses(images)
 
@@ -168,14 +171,16 @@ class ImagePanel(QWidget):
         self._choose()
 
 
-def _describe(images: tuple[ImageInput, ...], notes: list[str]) -> Line:
+def _describe(images: tuple[ImageInput, ...], volumes: tuple[VolumeInput, ...], notes: list[str]) -> Line:
     """Return shape, type and voxel size of the first image, and how many there are."""
     if not images:
         return Line("no image layer")
     first = images[0]
     facts = ["×".join(map(str, first.shape)), str(np.dtype(first.data.dtype))]
-    sizes = [size for size in first.voxel_size_um if size is not None]
-    if sizes:
+    sizes = volumes[0].voxel_size_um if volumes else ()
+    if sizes is None:
+        facts.append("voxel size unknown")
+    elif sizes:
         distinct = sizes if len(set(sizes)) > 1 else sizes[:1]
         facts.append(" × ".join(f"{size:.3g}" for size in distinct) + " µm")
     facts += [note for note in notes[:1] if note]

@@ -159,6 +159,7 @@ class FileRun:
         own = slice(item.volumes.start, item.volumes.stop)
         facts = api.provenance(replace(self.planned, volumes=self.planned.volumes[own]), self.model)
         facts |= {"source": item.image.path.name, "result": "labels" if self.decoder else "probabilities"}
+        facts |= {"voxel_size_um": item.image.file_voxel_size_um or "unknown", "image_notes": item.image.notes}
         classes = label_classes(self.model.spec, self.decoder) if self.decoder else ()
         if classes:
             facts["classes"] = [each.to_dict() for each in classes]

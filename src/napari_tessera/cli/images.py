@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -76,10 +75,8 @@ class ImageFile:
         self._axes = axes
         self._open: Volume | None = None
         self._crops: list[Crop | None] | None = None
-        volume = open_volume(path, axes=axes)
+        volume = open_volume(path, axes=axes, voxel_size_um=voxel_size_um)
         try:
-            if voxel_size_um is not None:
-                volume = replace(volume, voxel_size_um=voxel_size_um)
             self.stack = _stack_of(volume, spec)
             as_source(_frame_facts(volume, self.stack), spec)
         except InputError as error:

@@ -169,6 +169,7 @@ class ResultStack:
         complete = self._complete and self.is_full
         frame = () if self._has_frames else self.volume.frame
         extra: dict[str, Any] = {"source": self.image.name, "complete": complete}
+        extra["voxel_size_um"] = self.volume.voxel_size_um or "unknown"
         extra |= {"frame": frame[0] if len(frame) == 1 else list(frame)} if frame else {}
         classes = self._classes()
         if classes and self._labels is not None:

@@ -19,7 +19,9 @@ __all__ = ["open_volume"]
 READERS: dict[str, Callable[..., Volume]] = {".tif": open_tiff, ".tiff": open_tiff, ".npy": open_npy}
 
 
-def open_volume(path: str | os.PathLike[str], *, axes: str | None = None) -> Volume:
+def open_volume(
+    path: str | os.PathLike[str], *, axes: str | None = None, voxel_size_um: tuple[float, ...] | None = None
+) -> Volume:
     """Open an image file by its ending.
 
     Parameters
@@ -27,7 +29,9 @@ def open_volume(path: str | os.PathLike[str], *, axes: str | None = None) -> Vol
     path
         The file.
     axes
-        What the axes mean, where the file names them wrongly or not at all.
+        What the axes mean, one letter of TCZYX each in the file's order, where it names them wrongly or not at all.
+    voxel_size_um
+        Micrometres along z, y, x, or y, x, where the file does not say or is wrong.
 
     Raises
     ------
@@ -38,4 +42,4 @@ def open_volume(path: str | os.PathLike[str], *, axes: str | None = None) -> Vol
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise InputError(f"cannot open '{path}': Tessera reads files that end in {', '.join(READERS)}")
-    return reader(path, axes=axes)
+    return reader(path, axes=axes, voxel_size_um=voxel_size_um)

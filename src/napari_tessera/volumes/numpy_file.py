@@ -8,15 +8,18 @@ from pathlib import Path
 import numpy as np
 
 from napari_tessera.errors import InputError
+from napari_tessera.volumes.axes import name_axes, standard_order
 from napari_tessera.volumes.deferred import DeferredArray
-from napari_tessera.volumes.volume import AXES, Volume
+from napari_tessera.volumes.volume import AXES, Volume, unknown_voxel_size
 
 __all__ = ["open_npy"]
 
 USUAL_AXES = {2: "YX", 3: "ZYX", 4: "CZYX", 5: "TCZYX"}
 
 
-def open_npy(path: str | os.PathLike[str], *, axes: str | None = None) -> Volume:
+def open_npy(
+    path: str | os.PathLike[str], *, axes: str | None = None, voxel_size_um: tuple[float, ...] | None = None
+) -> Volume:
     """Open a ``.npy`` file, mapped into memory.
 
     Parameters
@@ -24,7 +27,9 @@ def open_npy(path: str | os.PathLike[str], *, axes: str | None = None) -> Volume
     path
         The file.
     axes
-        What its dimensions mean; by default YX, ZYX, CZYX or TCZYX.
+        What its dimensions mean, in any order; by default YX, ZYX, CZYX or TCZYX.
+    voxel_size_um
+        Micrometres along the spatial axes; the file itself cannot say.
 
     Raises
     ------
@@ -39,9 +44,15 @@ def open_npy(path: str | os.PathLike[str], *, axes: str | None = None) -> Volume
         raise InputError(f"there is no file '{path}'") from error
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"'{path}' cannot be read as a numpy array ({error}); save it again") from error
-    named = axes or USUAL_AXES.get(values.ndim)
-    if named is None:
+    usual = USUAL_AXES.get(values.ndim)
+    if usual is None:
         raise InputError(f"'{path}' has {values.ndim} dimensions; an image has 2 to 5, of {AXES}")
-    notes = () if axes else (f"'{path.name}' does not name its axes; they were taken for {named}",)
-    data = values if values.dtype.isnative else DeferredArray(values.shape, values.dtype, lambda: values)
-    return Volume(data, named, name=path.stem, notes=notes)
+    named, notes = name_axes(path, usual, values.shape, axes)
+    if axes is None:
+        notes = (f"'{path.name}' does not name its axes; they were taken for {named}",)
+    if voxel_size_um is None:
+        notes += (unknown_voxel_size(path, "a .npy file gives none"),)
+    order = standard_order(named)
+    mapped = np.transpose(values, order)
+    data = mapped if mapped.dtype.isnative else DeferredArray(mapped.shape, mapped.dtype, lambda: mapped)
+    return Volume(data, "".join(named[i] for i in order), voxel_size_um, name=path.stem, notes=notes)

@@ -12,9 +12,11 @@ import tifffile
 from numpy.typing import ArrayLike as NumpyLike
 from numpy.typing import NDArray
 
-from napari_tessera.errors import InputError, OutputError
+from napari_tessera.errors import OutputError
+from napari_tessera.volumes.axes import name_axes, standard_order
 from napari_tessera.volumes.deferred import DeferredArray
 from napari_tessera.volumes.output import check_writable, replacing
+from napari_tessera.volumes.tiff_images import TiffImage, find_image
 from napari_tessera.volumes.tiff_integrity import is_named_ome, opening, reading
 from napari_tessera.volumes.tiff_metadata import (
     imagej_options,
@@ -23,7 +25,7 @@ from napari_tessera.volumes.tiff_metadata import (
     read_metadata,
     read_voxel_size_um,
 )
-from napari_tessera.volumes.volume import AXES, ArrayLike, Volume
+from napari_tessera.volumes.volume import ArrayLike, Volume, unknown_voxel_size
 
 __all__ = ["open_tiff", "write_tiff"]
 
@@ -31,40 +33,46 @@ __all__ = ["open_tiff", "write_tiff"]
 BIGTIFF_BYTES = 2**32 - 2**25
 
 
-def open_tiff(path: str | os.PathLike[str], *, axes: str | None = None) -> Volume:
+def open_tiff(
+    path: str | os.PathLike[str], *, axes: str | None = None, voxel_size_um: tuple[float, ...] | None = None
+) -> Volume:
     """Open a TIFF file; values are mapped into memory if they lie as one block, else read on first use.
 
-    The first image of the file is opened, at full resolution. Axes of length 1 other than y and x are
-    dropped, colours become channels, and an unnamed axis of a stack is taken for z.
+    Equal planes are a stack, however they were written. Axes of length 1 other than y and x are dropped, colours become
+    channels, and an unnamed axis of a stack is taken for z.
 
     Parameters
     ----------
     path
         The file.
     axes
-        What the axes mean, one letter of ``"TCZYX"`` for each dimension longer than 1, where the file names
-        them wrongly or not at all.
+        What the axes mean, one letter of ``"TCZYX"`` for each dimension longer than 1, in the file's order, where the
+        file names them wrongly or not at all.
+    voxel_size_um
+        Micrometres along the spatial axes, where the file does not say or is wrong; None: as the file says.
 
     Raises
     ------
     InputError
-        If the file is missing, no TIFF, truncated, or has axes that cannot be told apart.
+        If the file is missing, no TIFF, truncated, has axes that cannot be told apart, or holds several images that are
+        no stack.
     """
     path = Path(path)
     with opening(path) as file:
-        series = file.series[0]
-        named, notes = _name_axes(path, axes or series.axes, series.shape, series.axes)
-        order = sorted(range(len(named)), key=lambda i: AXES.index(named[i]))
+        image = find_image(path, file, axes)
+        named, notes = name_axes(path, image.axes, image.shape, axes)
+        order = standard_order(named)
         ordered = "".join(named[i] for i in order)
-        if len(file.series) > 1:
-            notes += (f"'{path.name}' holds {len(file.series)} images; the first one was opened",)
+        if voxel_size_um is None:
+            voxel_size_um, lack = read_voxel_size_um(file, "".join(axis for axis in ordered if axis in "ZYX"))
+            notes += (unknown_voxel_size(path, lack),) if lack else ()
         return Volume(
-            data=_open_values(path, series, order),
+            data=_open_values(path, file, image, order),
             axes=ordered,
-            voxel_size_um=read_voxel_size_um(file, "".join(axis for axis in ordered if axis in "ZYX")),
+            voxel_size_um=voxel_size_um,
             name=path.name.removesuffix(path.suffix).removesuffix(".ome"),
             metadata=read_metadata(file),
-            notes=notes,
+            notes=image.notes + notes,
         )
 
 
@@ -156,34 +164,17 @@ def _storable(values: NDArray[Any]) -> NDArray[Any]:
     return values
 
 
-def _open_values(path: Path, series: tifffile.TiffPageSeries, order: list[int]) -> ArrayLike:
-    """Return the values of a series, its axes in *order*."""
-    shape_in_file = series.shape
-    if series.dataoffset is not None and series.keyframe.is_memmappable:
-        mapped = np.transpose(tifffile.memmap(path, series=0, mode="r").reshape(shape_in_file), order)
+def _open_values(path: Path, file: tifffile.TiffFile, image: TiffImage, order: list[int]) -> ArrayLike:
+    """Return the values of an image, its axes in *order*."""
+    part = image.parts[0]
+    alone = part if len(image.parts) == 1 and isinstance(part, tifffile.TiffPageSeries) else None
+    if alone is not None and alone.dataoffset is not None and alone.keyframe.is_memmappable:
+        mapped = tifffile.memmap(path, series=file.series.index(alone), mode="r").reshape(image.shape)
+        mapped = np.transpose(mapped, order)
         return mapped if mapped.dtype.isnative else DeferredArray(mapped.shape, mapped.dtype, lambda: mapped)
 
     def load() -> NDArray[Any]:
-        with reading(path):
-            return np.transpose(tifffile.imread(path, series=0, level=0).reshape(shape_in_file), order)
+        with reading(path), tifffile.TiffFile(path) as file:
+            return np.transpose(find_image(path, file, "any").read(), order)
 
-    return DeferredArray(tuple(shape_in_file[i] for i in order), np.dtype(series.dtype), load)
-
-
-def _name_axes(path: Path, axes: str, shape: tuple[int, ...], found: str) -> tuple[str, tuple[str, ...]]:
-    """Return one letter of TCZYX for each dimension of *shape*, and what to tell about the choice."""
-    if len(axes) != len(shape):
-        raise InputError(f"axes '{axes}' do not fit '{path}': its shape is {shape}")
-    named = axes.replace("S", "C")
-    unknown = [axis for axis in named if axis not in AXES]
-    notes: tuple[str, ...] = ()
-    if len(unknown) == 1 and "Z" not in named:
-        n_planes = shape[named.index(unknown[0])]
-        named = named.replace(unknown[0], "Z")
-        notes = (f"'{path.name}' does not name its axes; its {n_planes} planes were taken for z",)
-    if set(named) - set(AXES) or len(set(named)) < len(named) or not {"Y", "X"} <= set(named):
-        raise InputError(
-            f"cannot tell the axes of '{path}' apart: it names them '{found}' for shape {shape}; "
-            "say what they are with letters of TCZYX, or save it as OME-TIFF"
-        )
-    return named, notes
+    return DeferredArray(tuple(image.shape[i] for i in order), image.dtype, load)

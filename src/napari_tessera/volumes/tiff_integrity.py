@@ -11,6 +11,8 @@ from threading import get_ident
 import tifffile
 
 from napari_tessera.errors import InputError, OutOfMemoryError, TesseraError
+from napari_tessera.volumes.ome import check_description
+from napari_tessera.volumes.tiff_images import is_beside
 
 __all__ = ["is_named_ome", "opening", "reading"]
 
@@ -59,14 +61,17 @@ def opening(path: Path) -> Iterator[tifffile.TiffFile]:
         If the file is missing, damaged, truncated or holds no image.
     """
     with reading(path), _Errors() as errors, tifffile.TiffFile(path) as file:
+        if file.is_ome:
+            check_description(path, file.ome_metadata or "")
         if not file.series:
             raise InputError(f"'{path}' holds no image")
         if is_named_ome(path) and not file.is_ome:
             raise InputError(
                 f"'{path}' has no OME description: it is truncated or damaged, or its name should end in .tif alone"
             )
-        if errors.about_planes or _is_given_up(file) or _lacks_planes(file.series[0]):
+        if errors.about_planes or _is_given_up(file) or any(map(_lacks_planes, file.series)):
             raise InputError(f"'{path}' is truncated or damaged: planes are missing; copy or export it again")
+        _check_described(path, file)
         yield file
 
 
@@ -101,9 +106,26 @@ def _is_given_up(file: tifffile.TiffFile) -> bool:
     return is_described and file.series[0].kind in ("generic", "uniform")
 
 
+def _check_described(path: Path, file: tifffile.TiffFile) -> None:
+    """Refuse a file whose description counts fewer planes than it holds: the rest would go without a word."""
+    if file.series[0].kind not in ("ome", "imagej"):
+        return
+    described = sum(series.size // series.keyframe.size for series in file.series)
+    if described >= len(file.pages):
+        return
+    with tifffile.TiffFile(path) as again:  # frames, as a series has them, do not know what a page says it is
+        held = sum(isinstance(page, tifffile.TiffPage) and not is_beside(page) for page in again.pages)
+    if described < held:
+        raise InputError(
+            f"'{path}' holds {held} planes, but its description counts {described}: export it again, so that they agree"
+        )
+
+
 def _lacks_planes(series: tifffile.TiffPageSeries) -> bool:
     if series.dataoffset is not None:
         return bool(series.dataoffset + series.nbytes > series.keyframe.parent.filehandle.size)
+    if len(series) * series.keyframe.size < series.size:
+        return True
     return any(page is None or _end(page) > page.parent.filehandle.size for page in series)
 
 

@@ -8,6 +8,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 from xml.etree import ElementTree
 
+from tifffile import RESUNIT
+
+from napari_tessera.errors import without_control
+from napari_tessera.units import micrometres_per
+from napari_tessera.volumes.ome import physical_sizes
+
 if TYPE_CHECKING:
     import tifffile
 
@@ -18,34 +24,33 @@ Options: TypeAlias = dict[str, Any]
 
 NAMESPACE = "napari-tessera"
 
-MICROMETRES = {
-    "m": 1e6,
-    "cm": 1e4,
-    "mm": 1e3,
-    "µm": 1.0,
-    "μm": 1.0,  # the Greek letter, where the line above has the micro sign
-    "um": 1.0,
-    "micron": 1.0,
-    "microns": 1.0,
-    "micrometer": 1.0,
-    "\\u00b5m": 1.0,  # how ImageJ escapes it
-    "nm": 1e-3,
-    "å": 1e-4,
-    "pm": 1e-6,
-    "inch": 25_400.0,
-}
+Size: TypeAlias = tuple[float | None, str]
+"""A number and its unit, as a file gives them."""
 
 
-def read_voxel_size_um(file: tifffile.TiffFile, spatial_axes: str) -> tuple[float, ...] | None:
-    """Return the voxel size along *spatial_axes* in micrometres, or None unless the file gives them all."""
+def read_voxel_size_um(file: tifffile.TiffFile, spatial_axes: str) -> tuple[VoxelSize, str]:
+    """Return the voxel size along *spatial_axes* in micrometres, or None and a clause on what is missing of it."""
     if file.is_ome:
-        sizes = _ome_sizes_um(file.ome_metadata or "")
+        sizes = physical_sizes(file.ome_metadata or "")
     elif file.is_imagej:
-        sizes = _imagej_sizes_um(file)
+        sizes = _imagej_sizes(file)
     else:
-        sizes = dict(zip("XYZ", reversed(_json_metadata(file).get("voxel_size_um") or []), strict=False))
-    found = [sizes.get(axis, 0.0) for axis in spatial_axes]
-    return tuple(found) if all(math.isfinite(size) and size > 0 for size in found) else None
+        own = _json_metadata(file).get("voxel_size_um") or []
+        sizes = {axis: (size, "µm") for axis, size in zip("XYZ", reversed(own), strict=False)}
+    if not any(value for value, _ in sizes.values()):
+        return None, "the file gives none"
+    found = []
+    for axis in spatial_axes:
+        value, unit = sizes.get(axis, (None, ""))
+        factor = micrometres_per(unit)
+        if value is None or not math.isfinite(value) or value <= 0:
+            return None, f"the file gives none along {axis.lower()}"
+        if factor is None:
+            named = f"in '{without_control(unit)}', which is no known length" if unit else "without a unit"
+            return None, f"the file gives it along {axis.lower()} {named}"
+        # What is past the precision of a ratio of 32-bit integers is rounded off.
+        found.append(float(f"{value * factor:.8g}") if file.is_imagej else value * factor)
+    return tuple(found), ""
 
 
 def read_metadata(file: tifffile.TiffFile) -> Mapping[str, Any]:
@@ -119,41 +124,24 @@ def _json_metadata(file: tifffile.TiffFile) -> Mapping[str, Any]:
     return found[0] if found else {}
 
 
-def _ome_sizes_um(xml: str) -> dict[str, float]:
-    pixels = ElementTree.fromstring(xml).find(".//{*}Pixels")
-    if pixels is None:
-        return {}
-    sizes = {}
-    for axis in "ZYX":
-        unit = pixels.get(f"PhysicalSize{axis}Unit", "µm")
-        size = _number(pixels.get(f"PhysicalSize{axis}"))
-        if size is not None and unit.lower() in MICROMETRES:
-            sizes[axis] = size * MICROMETRES[unit.lower()]
-    return sizes
-
-
 def _ome_annotation(xml: str) -> str | None:
     ours = f".//{{*}}MapAnnotation[@Namespace='{NAMESPACE}']/{{*}}Value/{{*}}M"
     return ElementTree.fromstring(xml).findtext(ours)
 
 
-def _imagej_sizes_um(file: tifffile.TiffFile) -> dict[str, float]:
+def _imagej_sizes(file: tifffile.TiffFile) -> dict[str, Size]:
+    """Return the sizes as ImageJ reads them: ``unit`` is that of x, and of y and z unless they have their own."""
     metadata = file.imagej_metadata or {}
-    factor = MICROMETRES.get(str(metadata.get("unit", "")).lower())
-    if factor is None:
-        return {}
+    unit = str(metadata.get("unit", ""))
     tags = file.pages.first.tags
-    sizes = {"Z": float(metadata.get("spacing", 1.0)) * factor}  # ImageJ leaves a spacing of 1 out
-    for axis in "XY":
+    # ImageJ leaves a spacing of 1 out, and takes a negative one for the planes' order.
+    spacing = metadata.get("spacing", 1.0)
+    sizes: dict[str, Size] = {
+        "Z": (abs(spacing) if isinstance(spacing, (int, float)) else None, str(metadata.get("zunit", unit)))
+    }
+    # Where the tag counts pixels per centimetre and the description is in "um", it is the tag that counts.
+    factor = 1e4 if unit == "um" and tags.valueof("ResolutionUnit") == RESUNIT.CENTIMETER else 1.0
+    for axis, own in (("X", unit), ("Y", str(metadata.get("yunit", unit)))):
         numerator, denominator = tags.valueof(f"{axis}Resolution", (0, 1))
-        if numerator:
-            # The tag holds a ratio of 32-bit integers: what is past its precision is rounded off.
-            sizes[axis] = float(f"{denominator / numerator * factor:.8g}")
+        sizes[axis] = (denominator / numerator * factor if numerator else None, own)
     return sizes
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return float(text) if text else None
-    except ValueError:
-        return None

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from napari_tessera.errors import InputError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
 
-__all__ = ["ArrayLike", "Volume"]
+__all__ = ["ArrayLike", "Volume", "unknown_voxel_size"]
 
 AXES = "TCZYX"
 """The axes a volume can have, in the one order they come in."""
@@ -112,3 +114,8 @@ class Volume:
     def spatial_shape(self) -> tuple[int, ...]:
         """Lengths along `spatial_axes`, voxels."""
         return tuple(n for n, axis in zip(self.shape, self.axes, strict=True) if axis in "ZYX")
+
+
+def unknown_voxel_size(path: Path, lack: str) -> str:
+    """Return the note that the voxel size of the file *path* is not known; *lack* is a clause that says why."""
+    return f"the voxel size of '{path.name}' is unknown: {lack}"
