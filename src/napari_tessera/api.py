@@ -375,7 +375,7 @@ def _run_one(
     source = as_source(volume if planes is None else planes[0](), model.spec)
     size, crop = voxel_size_of(volume, voxel_size_um), find_crop(volume, model)
     planned = plan(
-        source.shape[1:] if planes is None else (len(planes), *source.shape[1:]),
+        source.shape[1:] if planes is None else model.spec.of_stack(len(planes), source.shape[1:]),
         model,
         settings,
         decoder=decoder,
@@ -392,7 +392,7 @@ def _run_one(
     results = iter_results(loads, model, planned, chosen, on_event=remember, cancel=cancel, keep_partial=False)
     arrays = [result.array for result in results]
     # Of planes the channels stay in front.
-    return arrays[0] if planes is None else np.stack(arrays, axis=-3)
+    return arrays[0] if planes is None else np.stack(arrays, axis=model.spec.plane_place - 3)
 
 
 def _log_noticed(event: Event) -> None:

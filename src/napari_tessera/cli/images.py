@@ -18,7 +18,7 @@ from napari_tessera.errors import InputError
 from napari_tessera.planning.occupied import check_mask, find_masked, find_windows, window_grid
 from napari_tessera.planning.resampling import resampling_of
 from napari_tessera.volumes import Volume, open_volume
-from napari_tessera.volumes.planes import planes_note
+from napari_tessera.volumes.planes import plane_of_volume, planes_note, without_axes
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ImageFile", "open_mask", "plan_images"]
 
-FRAME_WORDS = {"T": "frame", "Z": "plane"}
+FRAME_WORDS = {"T": "frame", **dict.fromkeys("ZYX", "plane")}
 
 
 class ImageFile:
@@ -78,17 +78,18 @@ class ImageFile:
         volume = open_volume(path, axes=axes, voxel_size_um=voxel_size_um)
         try:
             self.stack = _stack_of(volume, spec)
-            as_source(_frame_facts(volume, self.stack), spec)
+            frame = _frame_facts(volume, self.stack, spec)
+            as_source(frame, spec)
         except InputError as error:
             raise InputError(f"{path.name}: {error}") from error
-        dims = spec.spatial_dims
         self.file_shape = volume.spatial_shape
         self.file_voxel_size_um = volume.voxel_size_um
-        self.spatial_shape = self.file_shape[-dims:]
-        self.spatial_axes = volume.spatial_axes[-dims:]
-        self.voxel_size_um = None if volume.voxel_size_um is None else volume.voxel_size_um[-dims:]
+        self.spatial_shape = frame.spatial_shape
+        self.spatial_axes = "".join(axis for axis in volume.spatial_axes if axis not in self.stack)
+        self.voxel_size_um = frame.voxel_size_um
         self.dtype = np.dtype(volume.dtype)
-        planes = self.stack.get("Z")
+        self._plane_axis = spec.plane_axis.upper()
+        planes = self.stack.get(self._plane_axis)
         self.notes = (*volume.notes, *(() if planes is None else (planes_note(f"'{path.name}'", planes, spec),)))
 
     @property
@@ -110,11 +111,16 @@ class ImageFile:
     def loads(self) -> tuple[Callable[[], Source], ...]:
         """One function per frame that gives its values; to be called in order."""
         loads = tuple(partial(self._load, frame) for frame in range(self.n_frames))
-        return in_stacks(loads, self.stack["Z"]) if self._takes_planes_together else loads
+        return in_stacks(loads, self._planes) if self._takes_planes_together else loads
+
+    @property
+    def _planes(self) -> int:
+        """How many planes a stack has; 1 where the model takes it as it is."""
+        return self.stack.get(self._plane_axis, 1)
 
     @property
     def _takes_planes_together(self) -> bool:
-        return "Z" in self.stack and self._spec.planes == "together"
+        return self._plane_axis in self.stack and self._spec.planes == "together"
 
     def check_resampling(self, settings: Settings) -> None:
         """Raise `InputError` if the image is to be resampled and its voxel size does not allow it."""
@@ -144,8 +150,7 @@ class ImageFile:
     def _find_crops(self) -> list[Crop | None]:
         if not self._takes_planes_together:
             return [measure_crop(load()) for load in self.loads]
-        planes = self.stack["Z"]
-        stacks = (self.loads[first : first + planes] for first in range(0, self.n_frames, planes))
+        stacks = (self.loads[first : first + self._planes] for first in range(0, self.n_frames, self._planes))
         return [crop for stack in stacks for crop in find_stack_crops(stack)]
 
     def find_windows(self, settings: Settings, mask: ArrayLike | None = None) -> list[Windows]:
@@ -162,8 +167,9 @@ class ImageFile:
             If the window does not suit the model.
         """
         masks: Sequence[ArrayLike | None] = [mask] * self.n_frames
-        if mask is not None and "Z" in self.stack:
-            masks = [mask[plane] for plane in range(self.stack["Z"])] * self.stack.get("T", 1)
+        if mask is not None and self._plane_axis in self.stack:
+            along = (slice(None),) * self._spec.plane_place
+            masks = [mask[*along, plane] for plane in range(self._planes)] * self.stack.get("T", 1)
         if settings.skip_below is None:
             if mask is None:
                 return [None] * self.n_frames
@@ -179,7 +185,7 @@ class ImageFile:
     def _find_masked(self, settings: Settings, masks: Sequence[ArrayLike | None]) -> list[Windows]:
         """Return which windows of every frame lie in its mask; frames of one box and one mask are looked at once."""
         found: dict[tuple[int, Crop | None], Windows] = {}
-        planes = self.stack.get("Z", 1)
+        planes = self._planes
         for frame, (mask, crop) in enumerate(zip(masks, self.crops, strict=True)):
             if (frame % planes, crop) not in found:
                 shape = self.spatial_shape if crop is None else crop.shape
@@ -191,33 +197,25 @@ class ImageFile:
         # Opened again, and let go with the last frame: many files must not stay in memory until the end of the run.
         volume = self._open or open_volume(self.path, axes=self._axes)
         self._open = volume if frame + 1 < self.n_frames else None
-        return as_source(_frame_of(volume, self.stack, frame) if self.stack else volume, self._spec)
+        return as_source(_frame_of(volume, self.stack, frame, self._spec) if self.stack else volume, self._spec)
 
 
 def _stack_of(volume: Volume, spec: ModelSpec) -> dict[str, int]:
     """Return the lengths of the axes of *volume* that the model does not have, but for channels."""
-    stacked = "TZ" if spec.spatial_dims == 2 else "T"
+    stacked = "T" + (spec.plane_axis.upper() if spec.spatial_dims == 2 and "Z" in volume.axes else "")
     return {axis: n for axis, n in zip(volume.axes, volume.shape, strict=True) if axis in stacked}
 
 
-def _frame_of(volume: Volume, stack: Mapping[str, int], frame: int) -> Volume:
+def _frame_of(volume: Volume, stack: Mapping[str, int], frame: int, spec: ModelSpec) -> Volume:
     """Return frame number *frame*, counted along the last axis of *stack* first."""
-    place = dict(zip(stack, np.unravel_index(frame, tuple(stack.values())), strict=True))
-    index = tuple(int(place[axis]) if axis in place else slice(None) for axis in volume.axes)
-    return _without(volume, stack, volume.data[index])
+    place = np.unravel_index(frame, tuple(stack.values()))
+    return plane_of_volume(volume, dict(zip(stack, map(int, place), strict=True)), spec)
 
 
-def _frame_facts(volume: Volume, stack: Mapping[str, int]) -> Volume:
+def _frame_facts(volume: Volume, stack: Mapping[str, int], spec: ModelSpec) -> Volume:
     """Return a stand-in for one frame, of its shape and type, without reading any value."""
     lengths = [n for axis, n in zip(volume.axes, volume.shape, strict=True) if axis not in stack]
-    return _without(volume, stack, np.broadcast_to(np.zeros((), volume.dtype), lengths))
-
-
-def _without(volume: Volume, stack: Mapping[str, int], data: ArrayLike) -> Volume:
-    """Return *data*, one frame of *volume*, with what the volume says of its axes."""
-    axes = "".join(axis for axis in volume.axes if axis not in stack)
-    size = volume.voxel_size_um
-    return Volume(data, axes, size[1:] if size is not None and "Z" in stack else size, volume.name)
+    return without_axes(volume, stack, np.broadcast_to(np.zeros((), volume.dtype), lengths), spec)
 
 
 def open_mask(path: Path, image: ImageFile) -> ArrayLike:

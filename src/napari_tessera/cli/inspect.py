@@ -89,7 +89,7 @@ def _facts(spec: "ModelSpec | None") -> dict[str, str]:
         "resampling": _resampling(spec.resampling),
         "crop": "" if spec.crop == "none" else "to what is not zero in any channel; the rest is background",
         "tiling": "" if spec.tiling == "monai" else "spread evenly, weighted by nnU-Net's Gaussian",
-        "planes of a stack": "" if spec.planes == "apart" else "cropped and normalised as one volume",
+        "planes of a stack": _planes(spec),
         "normalisation": "; ".join(dict.fromkeys(map(_normalisation, spec.normalisations))),
         "activation": ", ".join(dict.fromkeys(spec.activations)),
         "output": spec.output.kind,
@@ -100,6 +100,12 @@ def _facts(spec: "ModelSpec | None") -> dict[str, str]:
         "": spec.description,
     }
     return {name: fact for name, fact in facts.items() if fact}
+
+
+def _planes(spec: "ModelSpec") -> str:
+    said = [] if spec.plane_axis == "z" else [f"they lie along {spec.plane_axis}"]
+    said += [] if spec.planes == "apart" else ["cropped and normalised as one volume"]
+    return ", ".join(said)
 
 
 def _resampling(scheme: "ResamplingScheme") -> str:

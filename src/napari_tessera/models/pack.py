@@ -106,6 +106,7 @@ def _content(spec: ModelSpec) -> dict[str, Any]:
         "resampling": {} if spec.resampling == ResamplingScheme() else asdict(spec.resampling),
         "crop": "" if spec.crop == "none" else spec.crop,
         "planes": "" if spec.planes == "apart" else spec.planes,
+        "plane_axis": "" if spec.plane_axis == "z" else spec.plane_axis,
         "tiling": "" if spec.tiling is Tiling.MONAI else spec.tiling.value,
         "classes": list(spec.classes),
         "class_colours": list(spec.class_colours),

@@ -25,6 +25,7 @@ __all__ = [
     "NormalisationMode",
     "OutputKind",
     "OutputSpec",
+    "PlaneAxis",
     "PlanesMode",
     "WindowRule",
 ]
@@ -33,6 +34,7 @@ OutputKind = Literal["semantic", "foreground", "boundary", "affinities", "contou
 Activation = Literal["none", "sigmoid", "softmax", "tanh"]
 CropMode = Literal["none", "nonzero"]
 PlanesMode = Literal["apart", "together"]
+PlaneAxis = Literal["z", "y", "x"]
 
 # What turns each kind of output into labels when the model suggests nothing.
 _DECODER_FOR = {
@@ -179,6 +181,9 @@ class ModelSpec:
     planes
         How a 2D model takes the planes of a stack: ``apart``: each as an image of its own; ``together``: cropped and
         normalised as one volume, as a model of planes that was trained on volumes needs it.
+    plane_axis
+        The axis that the planes of a stack lie along, for a 2D model; `axes` and all that is said of them are then the
+        other two, in image order.
     tiling
         Whose inference its windows follow, in how they lie and how they are weighted.
     classes
@@ -222,6 +227,7 @@ class ModelSpec:
     resampling: ResamplingScheme = field(default_factory=ResamplingScheme)
     crop: CropMode = "none"
     planes: PlanesMode = "apart"
+    plane_axis: PlaneAxis = "z"
     tiling: Tiling = Tiling.MONAI
     assumed: tuple[str, ...] = field(default=(), compare=False)
 
@@ -249,6 +255,12 @@ class ModelSpec:
             raise ModelError(f"planes is {self.planes!r}, but it must be one of {', '.join(get_args(PlanesMode))}")
         if self.planes == "together" and self.spatial_dims == 3:
             raise ModelError("planes is 'together', but the model is 3D: leave it out")
+        if self.plane_axis not in get_args(PlaneAxis):
+            raise ModelError(
+                f"plane_axis is {self.plane_axis!r}, but it must be one of {', '.join(get_args(PlaneAxis))}"
+            )
+        if self.plane_axis != "z" and self.spatial_dims == 3:
+            raise ModelError(f"plane_axis is '{self.plane_axis}', but the model is 3D: leave it out")
         self._check_channels()
         if len(set(self.normalisations)) == 1:  # said once, so that the same description is equal
             object.__setattr__(self, "normalisation", self.normalisations[0])
@@ -327,6 +339,21 @@ class ModelSpec:
     def axes(self) -> str:
         """The spatial axes, slowest first: ``zyx`` or ``yx``."""
         return "zyx"[-self.spatial_dims :]
+
+    @property
+    def plane_place(self) -> int:
+        """Where `plane_axis` stands among the spatial axes of a stack, (z, y, x)."""
+        return "zyx".index(self.plane_axis)
+
+    def of_plane(self, of_stack: Sequence[Any]) -> tuple[Any, ...]:
+        """Return what holds for a plane of what holds for each axis of a stack, or for those of a plane already."""
+        if len(of_stack) != 3:
+            return tuple(of_stack)
+        return tuple(value for axis, value in enumerate(of_stack) if axis != self.plane_place)
+
+    def of_stack(self, planes: Any, plane: Sequence[Any]) -> tuple[Any, ...]:
+        """Return what holds for each axis of a stack: *planes* for the one that its planes lie along, else *plane*."""
+        return (*plane[: self.plane_place], planes, *plane[self.plane_place :])
 
     @property
     def activations(self) -> tuple[Activation, ...]:

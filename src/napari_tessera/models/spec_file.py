@@ -26,6 +26,7 @@ from napari_tessera.models.spec import (
     NormalisationMode,
     OutputKind,
     OutputSpec,
+    PlaneAxis,
     PlanesMode,
     WindowRule,
 )
@@ -136,6 +137,7 @@ class ModelFile(Part):
     resampling: _Resampling = Field(default_factory=_Resampling)
     crop: CropMode = "none"
     planes: PlanesMode = "apart"
+    plane_axis: PlaneAxis = "z"
     tiling: Tiling = Tiling.MONAI
     output: _Output = Field(default_factory=_Output)
     classes: tuple[str, ...] = ()
@@ -167,6 +169,7 @@ class ModelFile(Part):
             resampling=self.resampling.to_scheme(),
             crop=self.crop,
             planes=self.planes,
+            plane_axis=self.plane_axis,
             tiling=self.tiling,
             classes=self.classes,
             decoder=None if self.decoder is None else self.decoder.to_choice(),

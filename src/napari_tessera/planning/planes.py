@@ -47,7 +47,7 @@ class PlannedVolumes:
 
 def count_planes(shape: Sequence[int], spec: ModelSpec) -> int | None:
     """Return how many planes of a volume of spatial *shape* a 2D model runs one by one; None where it is no stack."""
-    return shape[0] if spec.spatial_dims == 2 and len(shape) == 3 and min(shape) > 0 else None
+    return shape[spec.plane_place] if spec.spatial_dims == 2 and len(shape) == 3 and min(shape) > 0 else None
 
 
 def plane_by_plane(
@@ -66,7 +66,7 @@ def plane_by_plane(
     spec
         The model.
     occupied
-        One for each of *shapes*; that of a stack has its planes along the first axis, or is one for each of them.
+        One for each of *shapes*; that of a stack has its planes in front, or is one for each of them.
     crops
         One for each of *shapes*; of a stack one for each of its planes.
 
@@ -86,7 +86,7 @@ def plane_by_plane(
     volumes: list[tuple[tuple[int, ...], VoxelSize | None, Any, Any]] = [
         volume
         for shape, size, which, box, planes in zip(shapes, sizes, windows, boxes, counts, strict=True)
-        for volume in ([(shape, size, which, box)] if planes is None else _planes(shape, size, which, box))
+        for volume in ([(shape, size, which, box)] if planes is None else _planes(shape, size, which, box, spec))
     ]
     return PlannedVolumes(
         shapes=tuple(shape for shape, *_ in volumes),
@@ -98,9 +98,10 @@ def plane_by_plane(
 
 
 def _planes(
-    shape: tuple[int, ...], size: VoxelSize | None, occupied: Any, crops: Any
+    shape: tuple[int, ...], size: VoxelSize | None, occupied: Any, crops: Any, spec: ModelSpec
 ) -> list[tuple[tuple[int, ...], VoxelSize | None, Any, Any]]:
-    windows = [None] * shape[0] if occupied is None else list(occupied)
-    boxes = [None] * shape[0] if crops is None else list(crops)
-    own = None if size is None else size[-2:]
-    return [(shape[1:], own, which, box) for which, box in zip(windows, boxes, strict=True)]
+    planes = shape[spec.plane_place]
+    windows = [None] * planes if occupied is None else list(occupied)
+    boxes = [None] * planes if crops is None else list(crops)
+    own = None if size is None else spec.of_plane(size)
+    return [(spec.of_plane(shape), own, which, box) for which, box in zip(windows, boxes, strict=True)]

@@ -89,7 +89,9 @@ def find_occupied(
         box = crop if isinstance(crop, Crop) else None
         return find_windows(as_source(volume, model.spec), model.spec, settings, wanted, size, box)
     boxes = crop if isinstance(crop, tuple) else None
-    return _find_occupied_planes(planes, model, settings, wanted, None if size is None else tuple(size)[-2:], boxes)
+    return _find_occupied_planes(
+        planes, model, settings, wanted, None if size is None else model.spec.of_plane(size), boxes
+    )
 
 
 def _find_occupied_planes(
@@ -102,14 +104,15 @@ def _find_occupied_planes(
 ) -> Windows:
     if mask is None and settings.skip_below is None:
         return None
+    place = model.spec.plane_place
     if mask is not None:
-        check_mask(mask, (len(planes), *as_source(planes[0](), model.spec).shape[1:]))
+        check_mask(mask, model.spec.of_stack(len(planes), as_source(planes[0](), model.spec).shape[1:]))
     found = [
         find_windows(
             as_source(plane(), model.spec),
             model.spec,
             settings,
-            None if mask is None else mask[z],
+            None if mask is None else mask[(slice(None),) * place + (z,)],
             voxel_size_um,
             None if crops is None else crops[z],
         )

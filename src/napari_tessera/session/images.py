@@ -77,7 +77,7 @@ class Reading:
     ----------
     axes
         One letter of TCZYX for each axis of the data, in its order. T is for every axis whose entries run one by one:
-        for a 2D model that is z, too.
+        for a 2D model that is z, too, or whichever its planes lie along; Y and X are then the other two.
     use
         What the axes in front count; None where there is no choice.
     note
@@ -112,8 +112,10 @@ def counts_planes(image: ImageInput, spec: ModelSpec) -> bool:
 
 def count_in_front(image: ImageInput, spec: ModelSpec) -> int:
     """Return how many frames, planes or channels the axes in front count, where `axis_uses` has a choice."""
-    front = _read_planes(image, spec) or "T"
-    return prod(side for side, axis in zip(image.shape, front, strict=False) if axis == "T")
+    axes = (_read_planes(image, spec) or "T") + "ZYX"[-spec.spatial_dims :]
+    if counts_planes(image, spec):
+        axes = _with_planes_along(axes, spec)
+    return prod(side for side, axis in zip(image.shape, axes, strict=False) if axis == "T")
 
 
 def read_axes(image: ImageInput, spec: ModelSpec, use: AxisUse = AxisUse.AUTO) -> Reading:
@@ -155,7 +157,17 @@ def read_axes(image: ImageInput, spec: ModelSpec, use: AxisUse = AxisUse.AUTO) -
             f"'{image.name}' has 1 channel, but the model '{spec.name}' needs {spec.in_channels}: "
             f"choose an image with a channel axis of that length in front"
         )
-    return Reading(front + "ZYX"[-dims:] + ("C" if image.rgb else ""), chosen, note)
+    axes = front + "ZYX"[-dims:]
+    if counts_planes(image, spec):
+        axes = _with_planes_along(axes, spec)
+    return Reading(axes + ("C" if image.rgb else ""), chosen, note)
+
+
+def _with_planes_along(axes: str, spec: ModelSpec) -> str:
+    """Return *axes*, whose last T counts planes along z, with that T where the model's planes lie along."""
+    spatial = [axes.rindex("T"), axes.index("Y"), axes.index("X")]
+    letters = dict(enumerate(axes)) | dict(zip(spatial, spec.of_stack("T", "YX"), strict=True))
+    return "".join(letters[place] for place in range(len(axes)))
 
 
 def _read_front(image: ImageInput, spec: ModelSpec, use: AxisUse, extra: int) -> tuple[str, AxisUse | None]:

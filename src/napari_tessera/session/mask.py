@@ -48,14 +48,17 @@ class MaskInput:
         """Raise `InputError` unless the mask has the shape of *volume*, or the image's axes in front as well."""
         from napari_tessera.planning.occupied import check_mask
 
-        front = len(self.data.shape) - len(volume.shape)
-        lengths = volume.front_shape[-front:] if 0 < front <= len(volume.front_shape) else ()
-        check_mask(self.data, (*lengths, *volume.shape), f"'{self.name}'")
+        lengths = tuple(volume.image.shape[axis] for axis in self._axes(volume))
+        check_mask(self.data, lengths, f"'{self.name}'")
 
     def part_of(self, volume: VolumeInput) -> Any:
         """Return what of the mask lies over *volume*, of its spatial shape."""
         place = self._place(volume)
-        return self.data[place] if place else self.data
+        if not place:
+            return self.data
+        frames = iter(place)
+        letters = [volume.reading.axes[axis] for axis in self._axes(volume)]
+        return self.data[tuple(next(frames) if letter == "T" else slice(None) for letter in letters)]
 
     def find_windows(self, volume: VolumeInput, grid: WindowGrid, crop: Crop | None = None) -> npt.NDArray[np.bool_]:
         """Return which windows of *grid* hold a voxel of the mask; it is read once for every grid and frame.
@@ -72,3 +75,11 @@ class MaskInput:
     def _place(self, volume: VolumeInput) -> tuple[int, ...]:
         front = len(self.data.shape) - len(volume.shape)
         return volume.frame[-front:] if front else ()
+
+    def _axes(self, volume: VolumeInput) -> list[int]:
+        """Return the image's axes that the mask has: the spatial ones, and as many of those in front as it has."""
+        reading = volume.reading.axes
+        frames = [axis for axis, letter in enumerate(reading) if letter == "T"]
+        front = max(len(self.data.shape) - len(volume.shape), 0)
+        left_out = frames[:-front] if front else frames
+        return [axis for axis, letter in enumerate(reading) if letter != "C" and axis not in left_out]

@@ -185,8 +185,8 @@ class ResultStack:
         return ImageResult(
             image=self.image,
             axes=self._axes(),
-            labels=self._labels,
-            probabilities=self._channels(),
+            labels=None if self._labels is None else self._in_image_order(self._labels),
+            probabilities=tuple(map(self._in_image_order, self._channels())),
             channel_names=_channel_names(self.spec),
             classes=classes,
             frame=frame,
@@ -207,6 +207,12 @@ class ResultStack:
     def _axes(self) -> tuple[int, ...]:
         kept = "TZYX" if self._has_frames else "ZYX"
         return tuple(i for i, axis in enumerate(self.volume.reading.axes) if axis in kept)
+
+    def _in_image_order(self, values: Array) -> Array:
+        """Return *values*, frames first, with their axes as the image has them; a view."""
+        reading, kept = self.volume.reading.axes, self._axes()
+        frames_first = sorted(kept, key=lambda axis: reading[axis] != "T")
+        return values.transpose([frames_first.index(axis) for axis in kept])
 
     def _channels(self) -> tuple[Array, ...]:
         if self._probabilities is None:

@@ -51,11 +51,6 @@ class VolumeInput:
         return tuple(side for side, axis in zip(self.image.shape, self.reading.axes, strict=True) if axis in "ZYX")
 
     @property
-    def front_shape(self) -> tuple[int, ...]:
-        """Lengths of the axes that are read as T."""
-        return tuple(side for side, axis in zip(self.image.shape, self.reading.axes, strict=True) if axis == "T")
-
-    @property
     def dtype(self) -> np.dtype[Any]:
         """Of the values that `load` gives."""
         return np.dtype(np.float32) if self._is_luminance else np.dtype(self.image.data.dtype)

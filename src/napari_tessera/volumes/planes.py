@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,9 @@ from napari_tessera.volumes.volume import Volume
 if TYPE_CHECKING:
     from napari_tessera.engine.source import Source
     from napari_tessera.models.spec import ModelSpec
+    from napari_tessera.volumes.volume import ArrayLike
 
-__all__ = ["Plane", "how_planes_run", "plane_loads", "planes_note", "split_planes"]
+__all__ = ["Plane", "how_planes_run", "plane_loads", "plane_of_volume", "planes_note", "split_planes", "without_axes"]
 
 Plane = Callable[[], Any]
 """Gives one plane when it is called: nothing of a lazy stack is read before."""
@@ -32,15 +33,16 @@ def split_planes(volume: Any, spec: ModelSpec) -> tuple[Plane, ...] | None:
     if isinstance(volume, Volume):
         if "Z" not in volume.axes or "T" in volume.axes:
             return None
-        return tuple(_plane_of_volume(volume, z) for z in range(volume.spatial_shape[0]))
+        planes = range(volume.spatial_shape[spec.plane_place])
+        return tuple(partial(plane_of_volume, volume, {spec.plane_axis.upper(): number}, spec) for number in planes)
     array = as_array(volume)
-    shape, channels = tuple(array.shape), spec.in_channels
+    shape, channels, place = tuple(array.shape), spec.in_channels, spec.plane_place
     if len(shape) == 3 and channels == 1 and shape[0] != 1 and shape[-1] != 1:
-        return tuple(_plane_of(array, (z,)) for z in range(shape[0]))
+        return _planes_along(array, place)
     if len(shape) == 4 and shape[0] == channels:
-        return tuple(_plane_of(array, (slice(None), z)) for z in range(shape[1]))
+        return _planes_along(array, 1 + place)
     if len(shape) == 4 and shape[-1] == channels:
-        return tuple(_plane_of(array, (z,)) for z in range(shape[0]))
+        return _planes_along(array, place)
     return None
 
 
@@ -61,16 +63,33 @@ def planes_note(name: str, planes: int, spec: ModelSpec) -> str:
 
 def how_planes_run(spec: ModelSpec) -> str:
     """Return how a 2D model takes the planes of a stack, for the user."""
+    one_by_one = "one by one" if spec.plane_axis == "z" else f"one by one along {spec.plane_axis}"
     if spec.planes == "apart":
-        return "one by one"
-    return f"one by one, {'cropped and ' if spec.crop != 'none' else ''}normalised together"
+        return one_by_one
+    return f"{one_by_one}, {'cropped and ' if spec.crop != 'none' else ''}normalised together"
 
 
-def _plane_of(array: Any, index: tuple[Any, ...]) -> Plane:
-    return lambda: array[index]
+def _planes_along(array: Any, axis: int) -> tuple[Plane, ...]:
+    def plane(number: int) -> Any:
+        return array[(slice(None),) * axis + (number,)]
+
+    return tuple(partial(plane, number) for number in range(array.shape[axis]))
 
 
-def _plane_of_volume(volume: Volume, z: int) -> Plane:
-    index = tuple(z if axis == "Z" else slice(None) for axis in volume.axes)
-    size = None if volume.voxel_size_um is None else volume.voxel_size_um[1:]
-    return lambda: replace(volume, data=volume.data[index], axes=volume.axes.replace("Z", ""), voxel_size_um=size)
+def plane_of_volume(volume: Volume, place: Mapping[str, int], spec: ModelSpec) -> Volume:
+    """Return the part of *volume* that lies at *place*, an index for some of its axes, as an image of its own.
+
+    Of a stack, what is left of z, y and x becomes y and x.
+    """
+    index = tuple(place.get(axis, slice(None)) for axis in volume.axes)
+    return without_axes(volume, place, volume.data[index], spec)
+
+
+def without_axes(volume: Volume, gone: Container[str], data: ArrayLike, spec: ModelSpec) -> Volume:
+    """Return *data*, a part of *volume* without the axes *gone*, with what the volume says of the others."""
+    kept = "".join(axis for axis in volume.axes if axis not in gone)
+    in_front, dims = kept.rstrip("ZYX"), len(kept.rstrip("ZYX"))
+    size = volume.voxel_size_um
+    if size is not None and len(kept) - dims < len(size):
+        size = spec.of_plane(size)
+    return replace(volume, data=data, axes=in_front + "ZYX"[dims - len(kept) :], voxel_size_um=size)

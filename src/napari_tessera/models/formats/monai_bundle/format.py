@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -23,14 +23,14 @@ from napari_tessera.models.formats.monai_bundle.checkpoint import Choice, choose
 from napari_tessera.models.formats.monai_bundle.config import Component, Config
 from napari_tessera.models.formats.monai_bundle.metadata import MAX_CHANNELS, Metadata, read_metadata
 from napari_tessera.models.formats.monai_bundle.package import Package, open_package
-from napari_tessera.models.formats.monai_bundle.transforms import Preprocessing, read_preprocessing
+from napari_tessera.models.formats.monai_bundle.transforms import read_preprocessing
 from napari_tessera.models.formats.monai_bundle.window import find_window, network_steps, read_inferer
 from napari_tessera.models.formats.saved_weights import read_weights
 from napari_tessera.models.formats.script import open_script
 from napari_tessera.models.formats.state_dict import fill
 from napari_tessera.models.formats.stored_program import remember_program
 from napari_tessera.models.model import Model
-from napari_tessera.models.spec import Activation, DecoderChoice, ModelSpec, OutputSpec, WindowRule
+from napari_tessera.models.spec import Activation, DecoderChoice, ModelSpec, OutputSpec, PlaneAxis, WindowRule
 
 __all__ = ["FORMAT", "MonaiBundle", "TurnedNetwork"]
 
@@ -136,12 +136,11 @@ class _Parts:
 
     spec: ModelSpec
     notes: tuple[str, ...]
-    before: Preprocessing
+    order: str
 
     def turn(self, network: torch.nn.Module) -> torch.nn.Module:
-        """Return *network* for windows in image order; itself where nothing differs."""
-        before = self.before
-        return network if before.order == self.spec.axes else TurnedNetwork(network, before.order)
+        """Return *network*, with its axes in this *order*, for windows in image order; itself if they are."""
+        return network if self.order == self.spec.axes else TurnedNetwork(network, self.order)
 
 
 def _open(path: Path) -> _Bundle:
@@ -224,17 +223,20 @@ def _describe(bundle: _Bundle) -> _Parts:
     """Return the description of the bundle's network, with its axes brought to image order."""
     config, metadata = bundle.config, bundle.metadata
     dims, inputs, outputs, notes = _find_sizes(bundle)
-    before = read_preprocessing(config, key=metadata.image_key, channels=inputs, spatial_dims=dims)
-    after = read_postprocessing(config, key=metadata.prediction_key, out_channels=outputs)
     inferer = read_inferer(config, dims)
+    of_volumes = inferer.plane_dim is not None
+    before = read_preprocessing(config, key=metadata.image_key, channels=inputs, spatial_dims=3 if of_volumes else dims)
+    after = read_postprocessing(config, key=metadata.prediction_key, out_channels=outputs)
     name, arguments = bundle.architecture or ("", {})
     steps = network_steps(name.rpartition(".")[2], arguments, dims)
     window, said = find_window(
         metadata.spatial_shape, inferer, steps, only=architectures.only_window(name, arguments, dims)
     )
     classes = metadata.classes(outputs)
-    turn = [before.order.index(axis) for axis in "zyx"[-dims:]]
-    size = tuple(before.voxel_size_um[axis] for axis in "zyx"[-dims:] if axis in before.voxel_size_um)
+    plane_axis = before.order[inferer.plane_dim] if inferer.plane_dim is not None else ""
+    order, axes = (axes.replace(plane_axis, "") for axes in (before.order, "zyx"[-len(before.order) :]))
+    turn = [order.index(axis) for axis in axes]
+    size = tuple(before.voxel_size_um[axis] for axis in axes if axis in before.voxel_size_um)
     spec = ModelSpec(
         name=metadata.name or bundle.package.name,
         spatial_dims=dims,
@@ -246,6 +248,8 @@ def _describe(bundle: _Bundle) -> _Parts:
         output=_output(after.activation, after.decoder, outputs),
         voxel_size_um=size if len(size) == dims else None,
         classes=classes,
+        planes="together" if of_volumes else "apart",
+        plane_axis=cast("PlaneAxis", plane_axis or "z"),
         overlap=inferer.overlap,
         decoder=after.decoder,
         assumed=_assumed(config, after, classes),
@@ -253,8 +257,9 @@ def _describe(bundle: _Bundle) -> _Parts:
         licence=metadata.licence,
         citation=metadata.citation,
     )
-    notes = [*bundle.notes, *notes, *before.notes, *_notes_on_axes(before), *said, *inferer.notes, *after.notes]
-    return _Parts(spec, (*notes, *_note_expressions(config)), before)
+    notes = [*bundle.notes, *notes, *before.notes, *_notes_on_axes(order, axes), *said, *inferer.notes, *after.notes]
+    in_plane = "".join(spec.axes[axes.index(axis)] for axis in order)
+    return _Parts(spec, (*notes, *_note_expressions(config)), in_plane)
 
 
 def _assumed(config: Config, after: Postprocessing, classes: Sequence[str]) -> tuple[str, ...]:
@@ -311,12 +316,11 @@ def _output(activation: Activation, decoder: DecoderChoice | None, channels: int
     return OutputSpec("foreground" if alone else "semantic")
 
 
-def _notes_on_axes(before: Preprocessing) -> list[str]:
-    image = "zyx"[-len(before.order) :]
-    if before.order == image:
+def _notes_on_axes(order: str, image: str) -> list[str]:
+    if order == image:
         return []
     return [
-        f"The network has its axes as {', '.join(before.order)}, so windows are turned from {', '.join(image)} on "
+        f"The network has its axes as {', '.join(order)}, so windows are turned from {', '.join(image)} on "
         f"their way in and back on their way out."
     ]
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import lcm, prod
 from typing import TYPE_CHECKING, Any
 
+from napari_tessera.errors import ModelError
 from napari_tessera.models import allowed
 from napari_tessera.models.spec import WindowRule
 
@@ -34,11 +35,15 @@ class Inferer:
         Fraction of a window; None if nothing is said.
     notes
         What is not taken over.
+    plane_dim
+        The spatial axis of a volume, in the bundle's order, whose slices a network of two axes runs over; None: it
+        runs over images of its own number of axes.
     """
 
     roi_size: tuple[int | None, ...] = ()
     overlap: float | None = None
     notes: tuple[str, ...] = ()
+    plane_dim: int | None = None
 
 
 def read_inferer(config: Config, spatial_dims: int) -> Inferer:
@@ -47,7 +52,7 @@ def read_inferer(config: Config, spatial_dims: int) -> Inferer:
     Raises
     ------
     ModelError
-        If what Tessera needs of it is not literal.
+        If what Tessera needs of it is not literal, or it slices volumes as MONAI would not.
     """
     found = config.component(config.content.get("inferer"), "inferer") if "inferer" in config.content else None
     if found is None:
@@ -62,7 +67,19 @@ def read_inferer(config: Config, spatial_dims: int) -> Inferer:
         sides = []
     overlap, said = _overlap(found)
     notes += [*said, *_notes_on(found)]
-    return Inferer(tuple(_side(side) for side in sides), overlap, tuple(notes))
+    return Inferer(tuple(_side(side) for side in sides), overlap, tuple(notes), _plane_dim(found, spatial_dims))
+
+
+def _plane_dim(inferer: Component, spatial_dims: int) -> int | None:
+    if inferer.name != "SliceInferer":
+        return None
+    place = inferer.literal("spatial_dim", 0)
+    if spatial_dims != 2 or isinstance(place, bool) or place not in (0, 1, 2):
+        raise ModelError(
+            f"{inferer.config.label}: '{inferer.where}' is a SliceInferer with spatial_dim {str(place)[:40]} for a "
+            f"network of {spatial_dims} axes, but it needs a network of 2, and 0, 1 or 2"
+        )
+    return int(place)
 
 
 def _side(value: Any) -> int | None:
