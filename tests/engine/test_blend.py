@@ -20,6 +20,20 @@ def test_equals_monai(window: tuple[int, ...], blend: str) -> None:
     )
 
 
+@pytest.mark.parametrize("window", [(7,), (16, 12), (1, 5), (32, 24, 8), (9, 64, 33)])
+def test_those_of_pytorch_connectomics(window: tuple[int, ...]) -> None:
+    """Their definitions: a product of bumps, not below 1e-5, and the city-block distance to the nearest face."""
+    expected = np.ones(window)
+    for axis, side in enumerate(window):
+        u = 2 * np.arange(1, side + 1) / (side + 1) - 1
+        profile = np.exp(-1 / (1 - u**2))
+        expected = expected * np.reshape(profile / profile.max(), [-1 if i == axis else 1 for i in range(len(window))])
+    np.testing.assert_allclose(importance_map(window, "bump").numpy(), np.maximum(expected, 1e-5), rtol=2e-4)
+    distance = ndimage.distance_transform_cdt(np.pad(np.ones(window), 1), "taxicab")[(slice(1, -1),) * len(window)]
+    found = importance_map(window, "distance_transform")
+    np.testing.assert_allclose(found.numpy(), distance / distance.max(), rtol=1e-6)
+
+
 def test_gaussian_is_clamped_from_below() -> None:
     weights = importance_map((32, 32, 32))
     assert weights.min().item() == pytest.approx(1e-3)

@@ -192,3 +192,17 @@ def test_files_that_are_not_there_or_cannot_be_written(tmp_path: Path) -> None:
 def test_an_unknown_name_in_python() -> None:
     with pytest.raises(SettingsError, match=r"unknown setting 'window'.*did you mean 'window_size'"):
         Settings.from_mapping({"window": (1, 2, 3)})
+
+
+def test_views_named_one_by_one(tmp_path: Path) -> None:
+    settings = Settings(tta_num=2, tta_views=["identity", "tyx", "z"])
+    assert settings.tta_views == ("identity", "tyx", "z")
+    settings.to_yaml(tmp_path / "s.yaml")
+    assert Settings.from_yaml(tmp_path / "s.yaml") == settings
+    (tmp_path / "s.yaml").write_text("inference: {tta_views: [identity, y, x]}")
+    assert Settings.from_yaml(tmp_path / "s.yaml").tta_num == 3
+    for wrong in ((), ("x",), ("identity", "xy"), ("identity", ""), ("identity", "rot90"), "identity"):
+        with pytest.raises(SettingsError, match="it must be a list of views, identity first"):
+            Settings(tta_views=wrong)
+    with pytest.raises(SettingsError, match="leave one of them out"):
+        Settings(tta_axes="x", tta_views=("identity", "x"))

@@ -78,6 +78,24 @@ def test_only_some_axes_may_be_reflected(axes: str, dims: int, n: int, flips: li
     assert turned == (*map(View, flips), *(View(flip, transpose=True) for flip in flips))
 
 
+def test_views_may_be_named_one_by_one() -> None:
+    named = ("identity", "x", "zy", "t", "tzyx", "x")
+    seen = views(6, 3, tta_views=named)
+    assert seen == (View(), View((2,)), View((0, 1)), View((), True), View((0, 1, 2), True), View((2,)))
+    assert tuple(view.name("zyx") for view in seen) == named
+    assert views(2, 3, tta_views=named) == seen[:2]
+    assert (views(2, 2, tta_views=["identity", "ty"])[1], max_views(2, None, ["identity", "ty"])) == (
+        View((0,), True),
+        2,
+    )
+    for n, dims, views_named, said in (
+        (4, 3, ["identity", "x"], "tta_num is 4, but tta_views names 2 views"),
+        (2, 2, ["identity", "tz"], "tta_views names 'tz', but a 2D model has the axes y, x"),
+    ):
+        with pytest.raises(SettingsError, match=said):
+            views(n, dims, tta_views=views_named)
+
+
 @pytest.mark.parametrize(("n", "dims"), [(16, 3), (8, 2)])
 def test_all_axes_are_those_of_the_fixed_order(n: int, dims: int) -> None:
     assert views(n, dims, "zyx"[-dims:]) == views(n, dims)

@@ -21,6 +21,7 @@ from monai.networks.nets import UNETR, BasicUNet, SwinUNETR, UNet
 from tests.models.sample_connectomics import configuration, make, network, write
 
 import napari_tessera as nt
+from napari_tessera.engine.grid import stride_for
 from napari_tessera.errors import ModelError
 from napari_tessera.models.formats.connectomics.format import FORMAT
 from napari_tessera.models.formats.connectomics.unet import InterpolatingUNet
@@ -55,7 +56,7 @@ def test_the_configuration_is_described_without_looking_at_weights(tmp_path: Pat
     assert (spec.window.default, spec.window.step) == ((32, 32, 32), (16, 16, 16))
     assert (spec.normalisation.mode, dict(spec.normalisation.parameters)) == ("divide", {"by": 255})
     assert (spec.activations, spec.overlap, spec.voxel_size_um) == (("sigmoid",) * 2, 0.25, (0.03, 0.008, 0.008))
-    assert any("inference.window.blending" in note for note in description.notes)
+    assert spec.blend == "bump"
 
 
 BUILT = {
@@ -309,23 +310,47 @@ def test_normalisation(transform: dict[str, Any], expected: Any, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("augmentation", "mirror_axes", "said"),
+    ("augmentation", "mirror_axes", "views", "said"),
     [
-        ({"enabled": True, "flip_axes": [0, 2]}, "zx", ""),
-        ({"enabled": True}, "zyx", ""),
-        ({"enabled": False, "flip_axes": "all"}, None, ""),
-        ({"enabled": True, "flip_axes": [1, 2], "rotation90_axes": [[1, 2]]}, "yx", "tta_num 8 does the same"),
-        ({"enabled": True, "rotation90_axes": [[0, 1]]}, "zyx", "not the very ones that it names"),
+        ({"enabled": True, "flip_axes": [0, 2]}, None, ("identity", "z", "x"), "activated before"),
+        ({"enabled": True, "flip_axes": [[0], [2], [0, 2]]}, "zx", None, "activated before"),
+        ({"enabled": True}, "zyx", None, "activated before"),
+        ({"enabled": False, "flip_axes": "all"}, None, None, ""),
+        (
+            {"enabled": True, "flip_axes": None, "rotation90_axes": [[1, 2]]},
+            None,
+            ("identity", "ty", "yx", "tx"),
+            "act",
+        ),
+        ({"enabled": True, "rotation90_axes": [[0, 1]]}, None, None, "a single view is suggested"),
+        ({"enabled": True, "ensemble_mode": "min"}, None, None, "ensemble_mode is min"),
+        (
+            {"enabled": True, "ensemble_mode": [["0:1", "mean"], ["1:", "max"]]},
+            None,
+            None,
+            "ensemble_mode is max, mean",
+        ),
     ],
 )
 def test_its_own_views_are_suggested(
-    augmentation: dict[str, Any], mirror_axes: str | None, said: str, tmp_path: Path
+    augmentation: dict[str, Any], mirror_axes: str | None, views: tuple[str, ...] | None, said: str, tmp_path: Path
 ) -> None:
-    config = configured()
-    found = described(tmp_path, config | {"inference": {"test_time_augmentation": augmentation}})
-    assert found.spec.mirror_axes == mirror_axes
+    found = described(tmp_path, configured() | {"inference": {"test_time_augmentation": augmentation}})
+    assert (found.spec.mirror_axes, found.spec.tta_views) == (mirror_axes, views)
     notes = [note for note in found.notes if "view" in note or "augmentation" in note]
     assert [said in note for note in notes] == ([True] if said else [])
+
+
+def test_what_its_author_runs_it_with_is_suggested(tmp_path: Path) -> None:
+    """Its blending, its rounding of strides (0.3 * 35 is 10.5, of which it makes 11), and views, named one by one."""
+    config = configured()
+    config["default"]["inference"] |= {
+        "window": {"window_size": [30, 35, 35], "overlap": 0.7, "blending": "banis"},
+        "test_time_augmentation": {"enabled": True, "flip_axes": [0, 1]},
+    }
+    settings = FORMAT.load(write(tmp_path, network(), config)).suggested_settings()
+    assert (settings.blend, settings.tta_views, settings.tta_num) == ("distance_transform", ("identity", "z", "y"), 3)
+    assert [stride_for(side, settings.overlap) for side in (30, 35)] == [9, 11]
 
 
 def test_generation_b_with_softmax_keeps_all_channels_and_says_so(tmp_path: Path) -> None:
@@ -419,18 +444,44 @@ def test_a_broken_configuration_names_file_and_key(text: str, reason: str, tmp_p
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "key"),
     [
-        "{_base_: ../all.yaml, model: {arch: {type: monai_unet}}}",
-        "{default: {pipeline_profile: aff12, model: {arch: {type: monai_unet}}}}",
-        "{model: {arch: {profile: monai_unet}, out_channels: 1}}",
+        ("{_base_: ../all.yaml, model: {arch: {type: monai_unet}}}", "_base_"),
+        ("{_base_: [b.yaml, none.yaml], model: {arch: {type: monai_unet}, out_channels: 1}}", "none.yaml"),
+        ("{_base_: linked.yaml, model: {arch: {type: monai_unet}, out_channels: 1}}", "linked.yaml"),
+        ("{_base_: x.yaml, model: {arch: {type: monai_unet}, out_channels: 1}}", "x.yaml"),
+        ("{default: {pipeline_profile: aff12, model: {arch: {type: monai_unet}}}}", "pipeline_profile"),
+        ("{model: {arch: {profile: monai_unet}, out_channels: 1}}", "model.arch.profile"),
+        ("{model: {}, test: {inference: {model: {activation_profile: a}}}}", "inference.model.activation_profile"),
+        ("{model: {}, data: {dataloader: {profile: cached}}}", "data.dataloader.profile"),
     ],
 )
-def test_what_is_left_to_other_files_is_not_guessed(text: str, tmp_path: Path) -> None:
-    path = tmp_path / "x.ckpt"
+def test_what_is_left_to_other_files_is_not_guessed(text: str, key: str, tmp_path: Path) -> None:
+    """A file half read has another window, other channels or other activations than its program has."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    path = folder / "x.ckpt"
     path.with_suffix(".yaml").write_text(text)
-    with pytest.raises(ModelError, match=r"x\.yaml leaves 'model\..*use the config\.yaml that training writes"):
+    for outside in (tmp_path / "all.yaml", folder / "b.yaml"):
+        outside.write_text("model: {out_channels: 1}")
+    (folder / "linked.yaml").symlink_to(tmp_path / "all.yaml")
+    with pytest.raises(ModelError, match=r"x\.yaml") as caught:
         FORMAT.describe(path)
+    assert key in str(caught.value)
+
+
+def test_bases_in_its_folder_are_laid_below_it(tmp_path: Path) -> None:
+    """In their order, sections merged, lists replaced, null taking a value away: as OmegaConf merges."""
+    window = {"window_size": [32, 32, 32], "overlap": 0.75}
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump({"model": {"out_channels": 3}, "inference": {"window": window}}))
+    (tmp_path / "b.yaml").write_text("{_base_: a.yaml, inference: {window: {window_size: [16, 48, 48]}}}")
+    (tmp_path / "c.yaml").write_text("{model: {out_channels: 2, arch: {type: monai_basic_unet3d}}}")
+    config = {"_base_": ["b.yaml", "c.yaml"], "inference": {"test_time_augmentation": {"enabled": True}}}
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(config))
+    spec = FORMAT.describe(tmp_path / "x.ckpt").spec
+    assert (spec.out_channels, spec.window.default, spec.overlap) == (2, (16, 48, 48), 0.75)
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(config | {"inference": {"window": {"window_size": None}}}))
+    assert FORMAT.describe(tmp_path / "x.ckpt").spec.window.default == (128, 128, 128)
 
 
 # --- hostile ---------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import yaml
 from tests.models.sample_connectomics_1 import BASE, OWN, make, network, write
 
 import napari_tessera as nt
+from napari_tessera.engine.grid import stride_for
 from napari_tessera.errors import ModelError
 from napari_tessera.models.folder import MODELS_VARIABLE, user_models
 from napari_tessera.models.formats.connectomics.format import FORMAT
@@ -162,15 +163,16 @@ def test_what_is_described_before_weights_are_looked_at(tmp_path: Path) -> None:
     rule = spec.window
     assert (rule.default, rule.step, rule.minimum) == ((17, 33, 33), (2, 4, 4), (3, 5, 5))
     assert spec.normalisation == Chain((TO_BYTES, normalisation("fixed", mean=127.5, std=127.5)))
-    assert (spec.activations, spec.overlap) == (("sigmoid", "tanh"), 1 - 8 / 17)
+    assert (spec.activations, spec.overlap) == (("sigmoid", "tanh"), 0.5)
     assert spec.mirror_axes == "yx"
     assert (spec.output.kind, spec.suggested_decoder.name) == ("contour-distance", "contour-distance")
     notes = " ".join(description.notes)
     for said in (
         *("Mito-Base.yaml holds where checkpoint_100000.yaml says nothing", "do so first for networks of that time"),
-        *("INFERENCE.PAD_SIZE", "the largest, 0.529412"),
+        *("INFERENCE.PAD_SIZE", "activated before they are averaged", "by another gaussian"),
     ):
         assert said in notes
+    assert [stride_for(side, spec.overlap) for side in rule.default] == [8, 16, 16]
     assert "INFERENCE.AUG" not in description.notes[-1]
 
 

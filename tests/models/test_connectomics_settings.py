@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,16 @@ from typer.testing import CliRunner
 
 from napari_tessera import Settings
 from napari_tessera.cli.app import app
+from napari_tessera.engine.grid import stride_for
 from napari_tessera.engine.tta import views
 from napari_tessera.errors import OutputError, SettingsError
-from napari_tessera.models.formats.connectomics.settings import OpenedSettings, open_settings, write_connectomics
+from napari_tessera.models.formats.connectomics.config import Configuration, Generation
+from napari_tessera.models.formats.connectomics.settings import (
+    OpenedSettings,
+    open_settings,
+    read_overlap,
+    write_connectomics,
+)
 
 C = {
     "default": {
@@ -65,17 +73,17 @@ def opened(folder: Path, content: Any) -> OpenedSettings:
             C,
             {
                 **{"window_size": (32, 160, 160), "sw_batch_size": 12, "overlap": 0.5, "tta_num": 16},
-                "resolution": (0.03, 0.006, 0.006),
+                **{"resolution": (0.03, 0.006, 0.006), "blend": "bump"},
             },
             ("inference.window.padding_mode", "inference.chunking.chunk_size", "model", "train"),
         ),
         (
             B,
             {
-                **{"window_size": (8, 64, 64), "sw_batch_size": 6, "overlap": 0.5, "tta_num": 8, "blend": "constant"},
+                **{"window_size": (8, 64, 64), "sw_batch_size": 6, "overlap": 0.1, "tta_num": 8, "blend": "constant"},
                 "resolution": (0.04, 0.004, 0.004),
             },
-            ("inference.sliding_window.sigma_scale",),
+            ("inference.sliding_window.sigma_scale", "inference.sliding_window.stride"),
         ),
         (
             A,
@@ -100,50 +108,173 @@ def test_each_generation_is_recognised_and_what_is_left_out_is_named(
     assert not {"inference.window.overlap", "inference.overlap", "INFERENCE.STRIDE"} & set(told)
 
 
-@pytest.mark.parametrize(
-    ("augmentation", "n", "axes", "exact"),
-    [
-        ({"enabled": False, "flip_axes": "all"}, 1, None, True),
-        ({"enabled": True}, 8, None, True),
-        ({"enabled": True, "flip_axes": "none"}, 1, None, True),
-        ({"enabled": True, "flip_axes": [2]}, 2, None, True),
-        ({"enabled": True, "flip_axes": [2, 1]}, 4, None, True),
-        ({"enabled": True, "flip_axes": [0]}, 2, "z", True),
-        ({"enabled": True, "flip_axes": [2, 0]}, 4, "zx", True),
-        ({"enabled": True, "flip_axes": [0, 0]}, 2, "z", False),
-        ({"enabled": True, "flip_axes": [0, 7]}, 2, "z", False),
-        ({"enabled": True, "rotation90_axes": [[1, 2]]}, 16, None, True),
-        ({"enabled": True, "flip_axes": [1, 2], "rotation90_axes": [[1, 2]]}, 8, "yx", True),
-        ({"enabled": True, "flip_axes": [0, 2], "rotation90_axes": [[1, 2]]}, 16, None, True),
-        ({"enabled": True, "flip_axes": [0], "rotation90_axes": [[1, 2]]}, 2, "z", False),
-        ({"enabled": True, "rotation90_axes": [[0, 1]]}, 8, None, False),
-        ({"enabled": True, "rotation90_axes": "all"}, 16, None, False),
-        ({"enabled": True, "ensemble_mode": "min"}, 8, None, False),
-    ],
-)
-def test_augmentation(augmentation: dict[str, Any], n: int, axes: str | None, exact: bool, tmp_path: Path) -> None:
-    found = opened(
-        tmp_path, {"inference": {"window": {"blending": "constant"}, "test_time_augmentation": augmentation}}
-    )
-    assert (found.settings.tta_num, found.settings.tta_axes) == (n, axes)
-    assert any("not the very ones" in note for note in found.notes) is not exact
+ALL_FLIPS = [flip for n in range(4) for flip in combinations(range(3), n)]
+TURNS = [((), (1, 2), k) for k in range(4)]
+OLD, NEW = {"model": {"architecture": "mednext"}}, {"model": {"arch": {"type": "mednext"}}}
 
 
-def rotations_and_flips(axes: tuple[int, ...]) -> set[bytes]:
-    """Every view that a turn of y and x by 90° and reflections of *axes* make, as what it does to a cube."""
-    cube = np.arange(27).reshape(3, 3, 3)
-    chosen = [subset for n in range(len(axes) + 1) for subset in combinations(axes, n)]
-    return {np.rot90(np.flip(cube, flip), k, (1, 2)).tobytes() for flip in chosen for k in range(4)}
+def augmented(tta: Any, model: dict[str, Any], *, generation: str = "C") -> dict[str, Any]:
+    """Return a file of a *generation* with views, of a 3D window."""
+    window = {"window_size": [9, 9, 9], "blending": "constant"}
+    if generation == "A":
+        return {"inference": {**window, **tta}}
+    named = {"C": "window", "B": "sliding_window"}[generation]
+    return {**model, "inference": {named: window, "test_time_augmentation": {"enabled": True, **tta}}}
 
 
-@pytest.mark.parametrize("flips", [(0, 1, 2), (1, 2), (2,), (0, 1)])
-def test_rotations_are_the_views_that_it_becomes(flips: tuple[int, ...], tmp_path: Path) -> None:
-    augmentation = {"enabled": True, "flip_axes": list(flips), "rotation90_axes": [[1, 2]]}
-    found = opened(tmp_path, {"model": {}, "inference": {"test_time_augmentation": augmentation}}).settings
+def seen_by(settings: Settings) -> Counter[bytes]:
+    """Every view of *settings*, as what it does to a cube, and how often it counts."""
     cube = torch.arange(27).reshape(1, 1, 3, 3, 3)
-    seen = [view.apply(cube).numpy().tobytes() for view in views(found.tta_num, 3, found.tta_axes)]
-    assert set(seen) == rotations_and_flips(flips)
-    assert len(set(seen)) == len(seen)
+    seen = views(settings.tta_num, 3, settings.tta_axes, settings.tta_views)
+    return Counter(view.apply(cube).numpy().tobytes() for view in seen)
+
+
+def made_of(augmentations: list[Any]) -> Counter[bytes]:
+    """The same of reflections, each alone or with a turn by k times 90° in a plane after it."""
+    cube, found = np.arange(27).reshape(3, 3, 3), []
+    for one in augmentations:
+        flip, plane, k = one if len(one) == 3 and isinstance(one[0], tuple) else (one, (1, 2), 0)
+        found.append(np.rot90(np.flip(cube, flip), k, plane).tobytes())
+    return Counter(found)
+
+
+@pytest.mark.parametrize(
+    ("tta", "expected"),
+    # What `resolve_tta_augmentation_combinations` of PyTorch Connectomics (August 2026) returns for each of them.
+    [
+        ({}, ALL_FLIPS),
+        ({"flip_axes": "all"}, ALL_FLIPS),
+        ({"flip_axes": []}, ALL_FLIPS),
+        ({"flip_axes": None}, [()]),
+        ({"flip_axes": "none"}, [()]),
+        ({"flip_axes": "None"}, [()]),
+        ({"flip_axes": 2}, [(), (2,)]),
+        ({"flip_axes": [1, 2]}, [(), (1,), (2,)]),
+        ({"flip_axes": [0, 1, 2]}, [(), (0,), (1,), (2,)]),
+        ({"flip_axes": [[1], [2], [1, 2]]}, [(), (1,), (2,), (1, 2)]),
+        ({"flip_axes": [[0, 1, 2]]}, [(), (0, 1, 2)]),
+        ({"flip_axes": [1, 1]}, [(), (1,), (1,)]),
+        ({"flip_axes": [0, [1, 2]]}, [(), (0,), (1, 2)]),
+        ({"flip_axes": None, "rotation90_axes": [[1, 2]]}, TURNS),
+        ({"flip_axes": [0], "rotation90_axes": [[1, 2]]}, [*TURNS, *(((0,), (1, 2), k) for k in range(4))]),
+        (
+            {"flip_axes": [2], "rotation90_axes": [[1, 2]], "rotate90_k": [0, 1]},
+            [((), (1, 2), 0), ((), (1, 2), 1), ((2,), (1, 2), 0), ((2,), (1, 2), 1)],
+        ),
+        ({"flip_axes": None, "rotation90_axes": [[2, 1]], "rotate90_k": [0, 3]}, [(), ((), (2, 1), 3)]),
+        (
+            {"flip_axes": [1], "rotation90_axes": [[0, 1], [0, 2]], "rotate90_k": [0, 2]},
+            [(), ((), (0, 1), 2), ((), (0, 2), 2), (1,), ((1,), (0, 1), 2), ((1,), (0, 2), 2)],
+        ),
+        (
+            {"flip_axes": None, "rotation90_axes": "all", "rotate90_k": [2, 0]},
+            [(), ((), (0, 1), 2), ((), (0, 2), 2), ((), (1, 2), 2)],
+        ),
+        ({"rotation90_axes": [[1, 2]]}, [*(flip for flip in ALL_FLIPS), *((flip, (1, 2), 1) for flip in ALL_FLIPS)]),
+    ],
+    ids=str,
+)
+def test_views_are_those_of_its_resolver_and_are_written_as_them(tta: Any, expected: Any, tmp_path: Path) -> None:
+    found = opened(tmp_path, augmented(tta, NEW)).settings
+    assert seen_by(found) == made_of(expected)
+    path = tmp_path / "written.yaml"
+    assert not write_connectomics(path, found)
+    without_comment = "\n".join(line for line in path.read_text().splitlines() if not line.startswith("#"))
+    again = opened(tmp_path, without_comment).settings
+    assert seen_by(again) == made_of(expected)
+
+
+@pytest.mark.parametrize(
+    ("tta", "model", "generation", "expected"),
+    [
+        # Before March 2026 flips counted the axes of a batch: 1 is z.
+        ({"flip_axes": [1, 2]}, OLD, "B", [(), (0,), (1,)]),
+        ({"flip_axes": [[2], [3], [2, 3]]}, OLD, "B", [(), (1,), (2,), (1, 2)]),
+        ({"flip_axes": [[-1]]}, OLD, "B", [(), (2,)]),
+        ({"flip_axes": "all"}, OLD, "B", ALL_FLIPS),
+        ({}, OLD, "B", [()]),
+        ({"enabled": None, "flip_axes": "all"}, OLD, "B", ALL_FLIPS),
+        ({"flip_axes": None, "rotation90_axes": [[1, 2]]}, OLD, "B", TURNS),
+        ({"flip_axes": [1, 2]}, NEW, "B", [(), (1,), (2,)]),
+        ({"flip_axes": "all"}, {}, "B", ALL_FLIPS),
+        ({"test_time_augmentation": True}, {}, "A", ALL_FLIPS),
+        ({"test_time_augmentation": True, "tta_flip_axes": [[1], [2, 3]]}, {}, "A", [(), (0,), (1, 2)]),
+        ({"test_time_augmentation": True, "tta_flip_axes": None}, {}, "A", [()]),
+        ({"test_time_augmentation": False, "tta_flip_axes": "all"}, {}, "A", [()]),
+    ],
+    ids=str,
+)
+def test_views_of_older_releases(tta: Any, model: Any, generation: str, expected: Any, tmp_path: Path) -> None:
+    assert seen_by(opened(tmp_path, augmented(tta, model, generation=generation)).settings) == made_of(expected)
+
+
+@pytest.mark.parametrize(
+    ("tta", "model", "generation", "reason"),
+    [
+        ({"rotation90_axes": [[0, 1]]}, NEW, "C", "planes other than that of y and x"),
+        ({"rotation90_axes": "all"}, NEW, "C", "planes other than that of y and x"),
+        (
+            {"flip_axes": None, "rotation90_axes": [[1, 2]], "rotate90_k": [1]},
+            NEW,
+            "C",
+            "leaves the image as it is out",
+        ),
+        ({"ensemble_mode": "min"}, NEW, "C", "ensemble_mode is min"),
+        ({"ensemble_mode": [["0:3", "max"], ["3:", "mean"]]}, NEW, "C", "ensemble_mode is max, mean"),
+        ({"flip_axes": [0, 7]}, NEW, "C", "flip_axes' is [0, 7]"),
+        ({"flip_axes": [-1]}, NEW, "C", "flip_axes' is [-1]"),
+        ({"flip_axes": "xy"}, NEW, "C", "flip_axes' is 'xy'"),
+        ({"rotation90_axes": [[1]]}, NEW, "C", "rotation90_axes' is [[1]]"),
+        ({"flip_axes": [[0], [1]]}, OLD, "B", "0 reverses the order of the channels"),
+        ({"flip_axes": [1, 2]}, {}, "B", "nothing in the file shows which"),
+        ({"test_time_augmentation": True, "tta_ensemble_mode": "max"}, {}, "A", "tta_ensemble_mode is max"),
+    ],
+    ids=str,
+)
+def test_views_that_cannot_be_made_are_refused(
+    tta: Any, model: Any, generation: str, reason: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError, match=r"c\.yaml") as caught:
+        opened(tmp_path, augmented(tta, model, generation=generation))
+    assert reason in str(caught.value)
+
+
+def test_version_1_combines_views_by_their_mean_alone(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="AUG_MODE is max"):
+        opened(tmp_path, {"INFERENCE": {"AUG_NUM": 4, "AUG_MODE": "max"}})
+
+
+@pytest.mark.parametrize("overlap", [0, 0.01, 0.25, 0.3, 0.37, 0.5, 0.62, 0.75, 0.9, 0.99, 1.0])
+def test_windows_follow_each_other_by_its_voxels(overlap: float, tmp_path: Path) -> None:
+    """Its newest generation rounds to even halves, the older ones cut as MONAI does."""
+    for side in (*range(8, 65), 99, 112, 127, 160, 255, 256):
+        for generation, whole in (("C", round), ("B", int)):
+            config = augmented({"enabled": False}, NEW, generation=generation)
+            window = config["inference"]["window" if generation == "C" else "sliding_window"]
+            window |= {"window_size": [side] * 3, "overlap": overlap}
+            found = read_overlap(Configuration(tmp_path, config, Generation(generation)), (side,) * 3)
+            expected = max(1, int(whole(side * (1 - min(overlap, 0.99)))))
+            assert (stride_for(side, found[0]), found[1]) == (expected, ""), (side, generation)
+
+
+def test_strides_that_no_overlap_gives_are_said(tmp_path: Path) -> None:
+    config = augmented({"enabled": False}, NEW)
+    config["inference"]["window"] |= {"window_size": [7, 9, 9]}
+    assert any("there by [4, 4, 4]" in note for note in opened(tmp_path, config).notes)
+
+
+def test_a_stride_counts_where_its_program_reads_it(tmp_path: Path) -> None:
+    stride = {"window_size": [16, 64, 64], "stride": [4, 16, 16]}
+    assert opened(tmp_path, {"inference": stride}).settings.overlap == 0.5  # what holds where none is given
+    assert opened(tmp_path, {"inference": {**stride, "overlap": None}}).settings.overlap == 0.75
+
+
+@pytest.mark.parametrize("name", ["distance_transform", "Distance", "banis_distance"])
+def test_blendings(name: str, tmp_path: Path) -> None:
+    found = opened(tmp_path, {"model": {}, "inference": {"window": {"blending": name}}})
+    assert found.settings.blend == "distance_transform"
+    with pytest.raises(SettingsError, match=r"'inference\.window\.blending' is 'hann'"):
+        opened(tmp_path, {"model": {}, "inference": {"window": {"blending": "hann"}}})
 
 
 def test_eight_views_of_version_1_are_those_of_the_plane(tmp_path: Path) -> None:
@@ -158,7 +289,15 @@ def test_the_file_that_training_leaves_has_its_stages_merged_already(tmp_path: P
     defaults = {"window": {"window_size": None, "overlap": 0.5}}
     stages = {"default": {"inference": defaults}, "test": {"inference": defaults}}
     found = opened(tmp_path, {"model": {"arch": {"type": "mednext"}}, "inference": {"window": window}, **stages})
-    assert found.settings == Settings(window_size=(32, 160, 160), overlap=0.25)
+    assert found.settings == Settings(window_size=(32, 160, 160), overlap=0.25, blend="bump")
+
+
+def test_stages_go_over_what_is_at_the_top(tmp_path: Path) -> None:
+    window = {"window_size": [8, 16, 16], "blending": "constant", "overlap": 0.1}
+    default = {"inference": {"window": {"overlap": 0.25, "window_size": [16, 32, 32]}}}
+    test = {"inference": {"window": {"window_size": None}}, "model": {"output_size": [4, 8, 8]}}
+    found = opened(tmp_path, {"inference": {"window": window}, "default": default, "test": test})
+    assert found.settings == Settings(window_size=(4, 8, 8), overlap=0.25, blend="constant")
 
 
 def test_version_1_writes_none_as_a_word_and_a_resolution_may_be_of_slices(tmp_path: Path) -> None:
@@ -209,27 +348,36 @@ def test_a_value_that_is_none_is_named_with_the_file(text: str, reason: str, tmp
 @pytest.mark.parametrize(
     ("settings", "unknown_there"),
     [
-        (Settings(), set()),
+        (Settings(), {"blend"}),  # it has no gaussian
         (Settings(window_size=(8, 32, 32), overlap=0.3, sw_batch_size=7, tta_num=8, blend="constant"), set()),
-        (Settings(window_size=(32, 32), tta_num=4, resolution=(0.1 + 0.2, 1 / 3)), {"resolution"}),
-        (Settings(tta_num=16, resolution=(0.03, 0.006, 0.006)), set()),
-        (Settings(tta_num=3, tta_mode="interleaved"), {"tta_num", "tta_mode"}),
-        (Settings(tta_num=4, tta_axes="zx"), set()),
-        (Settings(tta_num=2, tta_axes="yx"), set()),
-        (Settings(tta_num=8, tta_axes="yx"), set()),
-        (Settings(tta_num=8, tta_axes="zx"), {"tta_num", "tta_axes"}),
-        (Settings(window_size=(32, 32), tta_num=2, tta_axes="y"), set()),
+        (Settings(window_size=(32, 32), blend="bump", tta_num=4, resolution=(0.1 + 0.2, 1 / 3)), {"resolution"}),
+        (Settings(tta_num=16, blend="bump", resolution=(0.03, 0.006, 0.006)), set()),
+        (Settings(tta_num=3, blend="bump"), set()),
+        (Settings(tta_num=9, blend="bump"), {"tta_num"}),
+        (Settings(tta_num=3, blend="bump", tta_mode="interleaved"), {"tta_num", "tta_mode"}),
+        (Settings(tta_num=4, blend="distance_transform", tta_axes="zx"), set()),
+        (Settings(tta_num=2, blend="bump", tta_axes="yx"), set()),
+        (Settings(tta_num=8, blend="bump", tta_axes="yx"), set()),
+        (Settings(tta_num=8, blend="bump", tta_axes="zx"), {"tta_num", "tta_axes"}),
+        (Settings(window_size=(32, 32), blend="bump", tta_num=2, tta_axes="y"), set()),
+        (Settings(tta_num=3, blend="bump", tta_views=("identity", "zyx", "ty")), {"tta_num", "tta_views"}),
+        (Settings(tta_num=2, blend="bump", tta_views=("identity", "zyx", "y")), set()),
         (
             Settings(
+                blend="bump",
                 decoder="contour-distance",
                 decoder_parameters={"binary_seed": 0.8, "binary": 0.7, "min_seed_size_vox": 5, "min_size_vox": 9},
             ),
             set(),
         ),
-        (Settings(decoder="contour-distance", decoder_parameters={"contour": 0.9}), {"decoder_parameters"}),
+        (
+            Settings(blend="bump", decoder="contour-distance", decoder_parameters={"contour": 0.9}),
+            {"decoder_parameters"},
+        ),
         (
             Settings(
                 batch_size=2,
+                blend="bump",
                 precision="bfloat16",
                 accumulator="float16",
                 probabilities="uint8",

@@ -71,6 +71,15 @@ def test_axes_that_are_mirrored_come_along_and_so_does_that_there_are_none(
     assert nt.load_model(path).spec.mirror_axes == mirror_axes
 
 
+def test_views_and_blending_come_back(tmp_path: Path) -> None:
+    model = nt.load_model(sample_tessera.make(tmp_path).path)
+    model = model.with_spec(tta_views=("identity", "z", "ty"), blend="bump")
+    again = nt.load_model(packed(model, tmp_path / "to"))
+    assert (again.spec.tta_views, again.spec.blend) == (("identity", "z", "ty"), "bump")
+    settings = again.suggested_settings()
+    assert (settings.tta_num, settings.tta_views, settings.blend) == (3, ("identity", "z", "ty"), "bump")
+
+
 PACKABLE = [name for name, recipe in SAMPLES.items() if not recipe.refused]
 
 

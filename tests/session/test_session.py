@@ -205,6 +205,13 @@ def test_a_model_brings_its_own_views_and_takes_them_with_it(session: Session, n
     session.change(tta_num=2)  # what a person has chosen stays
     session.shelf.use(describe(network, spatial_dims=2))
     assert (session.settings.tta_num, session.settings.tta_axes) == (2, None)
+    session.shelf.use(describe(network).with_spec(tta_views=("identity", "z", "y"), blend="bump"))
+    assert (session.settings.tta_num, session.settings.tta_views) == (3, ("identity", "z", "y"))
+    assert (session.settings.blend, session.max_tta_num) == ("bump", 3)
+    session.choose_tta_axes("zyx")
+    assert (session.settings.tta_views, session.settings.tta_axes) == (None, None)
+    session.shelf.use(describe(network).with_spec(mirror_axes=""))
+    assert session.settings.blend == "gaussian"
     session.shelf.use(describe(network).with_spec(mirror_axes=""))
     assert (session.settings.tta_num, session.settings.tta_axes) == (1, None)
 

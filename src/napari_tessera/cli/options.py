@@ -272,7 +272,8 @@ Blend = Annotated[
         "--blend",
         metavar="NAME",
         rich_help_panel=WINDOWS,
-        help="gaussian (window centres count more) or constant. Default: gaussian.",
+        help="gaussian (window centres count more), constant, bump or distance_transform. Default: the model's, else "
+        "gaussian.",
     ),
 ]
 Precision = Annotated[

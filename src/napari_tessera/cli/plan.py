@@ -89,7 +89,9 @@ def plan(
         decoder=decoder,
     )
     network = setup.open_model(model, trust=trust)
-    wanted = setup.with_suggestions(wanted, network, file=settings, overlap=overlap, tta_num=tta, tta_axes=tta_axes)
+    wanted = setup.with_suggestions(
+        wanted, network, file=settings, overlap=overlap, blend=blend, tta_num=tta, tta_axes=tta_axes
+    )
     from napari_tessera import api
 
     decoder = api.PROBABILITIES if probabilities else decoder

@@ -107,6 +107,8 @@ def _views(settings: Settings) -> str:
     if settings.tta_num == 1:
         return "tta_num 1"
     axes = "" if settings.tta_axes is None else f", tta_axes {settings.tta_axes or 'none'}"
+    if settings.tta_views is not None:
+        axes = f", tta_views {' '.join(settings.tta_views)}"
     return f"tta_num {settings.tta_num} {settings.tta_mode}{axes}"
 
 

@@ -98,7 +98,9 @@ def run(
     )
     outcomes = _choose_outcomes(images, output, save_plan, probabilities=probabilities, overwrite=overwrite)
     network = setup.open_model(model, trust=trust)
-    wanted = setup.with_suggestions(wanted, network, file=settings, overlap=overlap, tta_num=tta, tta_axes=tta_axes)
+    wanted = setup.with_suggestions(
+        wanted, network, file=settings, overlap=overlap, blend=blend, tta_num=tta, tta_axes=tta_axes
+    )
     from napari_tessera.api import PROBABILITIES
     from napari_tessera.cli.file_run import FileRun
 

@@ -31,8 +31,9 @@ def merge_settings(file: Path | None, decoder_options: Sequence[str] | None, **o
 
     settings = _open_settings(file) if file else Settings()
     given = {name: value for name, value in overrides.items() if value is not None}
-    if "tta_axes" in given and "tta_num" not in given:  # axes alone stand for all their reflections
-        given["tta_num"] = count_reflections(given["tta_axes"])
+    if "tta_axes" in given:
+        given["tta_views"] = None  # the file's
+        given.setdefault("tta_num", count_reflections(given["tta_axes"]))  # axes alone stand for all their reflections
     parameters = dict(settings.decoder_parameters)
     if given.get("decoder", settings.decoder) != settings.decoder and settings.decoder is not None:
         parameters = {}  # the file's are those of another decoder
@@ -58,18 +59,20 @@ def with_suggestions(settings: Settings, model: Model, *, file: Path | None, **o
     settings
         From `merge_settings`.
     model
-        Suggests an overlap, and the axes to mirror.
+        Suggests an overlap, a blending, and views.
     file
         The settings file, which says everything; None if there is none.
     options
-        ``overlap``, ``tta_num`` and ``tta_axes`` as named on the command line; None where they are not.
+        ``overlap``, ``blend``, ``tta_num`` and ``tta_axes`` as named on the command line; None where they are not.
     """
-    from napari_tessera.models.suggestions import with_overlap_of, with_views_of
+    from napari_tessera.models.suggestions import with_blend_of, with_overlap_of, with_views_of
 
     if file is not None:
         return settings
     if options["overlap"] is None:
         settings = with_overlap_of(settings, model.spec)
+    if options["blend"] is None:
+        settings = with_blend_of(settings, model.spec)
     if options["tta_axes"] is None:
         settings = with_views_of(settings, model.spec, tta_num=options["tta_num"])
     return settings

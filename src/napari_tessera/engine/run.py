@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from math import prod
 from typing import TYPE_CHECKING
 
-from napari_tessera.engine.blend import importance_map
+from napari_tessera.engine.blend import MINIMUM, importance_map
 from napari_tessera.engine.block_run import BlockRun, NoRoomError
 from napari_tessera.engine.blocks import halve_block
 from napari_tessera.engine.drain import PlaneDrain
@@ -162,14 +162,15 @@ class _SweepRun:
     def _importance(self) -> torch.Tensor:
         sweep = self._sweep
         # Sums in float16 have no room for what falls to nearly nothing.
-        tiling = Tiling.MONAI if sweep.accumulator is AccumulatorType.FLOAT16 else sweep.grid.tiling
+        coarse = sweep.accumulator is AccumulatorType.FLOAT16
         try:
             return importance_map(
                 sweep.grid.window,
                 sweep.blend,
                 sigma_scale=sweep.sigma_scale,
-                tiling=tiling,
+                tiling=Tiling.MONAI if coarse else sweep.grid.tiling,
                 halo=sweep.grid.halo,
+                minimum=MINIMUM if coarse else 0.0,
                 device=self._device.torch_device,
             )
         except (RuntimeError, MemoryError) as error:

@@ -13,9 +13,13 @@ from typing import Any, TypeVar
 
 from napari_tessera.errors import SettingsError, nearest
 
-__all__ = ["AccumulatorType", "Blend", "Precision", "ProbabilityType", "Settings", "TtaMode"]
+__all__ = ["IDENTITY", "AccumulatorType", "Blend", "Precision", "ProbabilityType", "Settings", "TtaMode"]
 
 Choice = TypeVar("Choice", bound=StrEnum)
+
+# How a view is named that changes nothing, and how all are.
+IDENTITY = "identity"
+_VIEW = re.compile(rf"{IDENTITY}|(?=.)t?z?y?x?")
 
 
 class Blend(StrEnum):
@@ -23,6 +27,8 @@ class Blend(StrEnum):
 
     GAUSSIAN = "gaussian"
     CONSTANT = "constant"
+    BUMP = "bump"
+    DISTANCE_TRANSFORM = "distance_transform"
 
 
 class TtaMode(StrEnum):
@@ -75,11 +81,16 @@ class Settings:
     tta_axes
         Axes that views may reflect, letters of ``"zyx"``; None allows all of them. All reflections of n axes are 2^n
         views.
+    tta_views
+        The views themselves, which stand for the fixed order; the first `tta_num` of them are taken. ``"identity"``
+        comes first; others are named by the axes that they reflect, ``"x"``, ``"yx"``, after a ``t`` where y and x
+        change places before that, ``"t"``, ``"tx"``. None: the fixed order.
     tta_mode
         ``"full"``: every window sees every view. ``"interleaved"``: each window sees one view, windows that overlap see
         different ones, and the passes are those of a single view.
     blend
-        ``"gaussian"`` (window centres count more) or ``"constant"``.
+        ``"gaussian"`` (window centres count more), ``"constant"``, or one of those of PyTorch Connectomics: ``"bump"``
+        and ``"distance_transform"`` (see `napari_tessera.engine.blend.importance_map`).
     precision
         ``"float32"``, ``"tf32"``, ``"bfloat16"`` or ``"float16"``.
     accumulator
@@ -117,6 +128,7 @@ class Settings:
     batch_size: int = 1
     tta_num: int = 1
     tta_axes: str | None = None
+    tta_views: tuple[str, ...] | None = None
     tta_mode: TtaMode = TtaMode.FULL
     blend: Blend = Blend.GAUSSIAN
     precision: Precision = Precision.FLOAT32
@@ -138,6 +150,7 @@ class Settings:
             "batch_size": _integer("batch_size", self.batch_size),
             "tta_num": _integer("tta_num", self.tta_num),
             "tta_axes": None if self.tta_axes is None else _axes("tta_axes", self.tta_axes),
+            "tta_views": None if self.tta_views is None else _views(self.tta_views),
             "tta_mode": _choice("tta_mode", self.tta_mode, TtaMode),
             "blend": _choice("blend", self.blend, Blend),
             "precision": _choice("precision", self.precision, Precision),
@@ -151,6 +164,8 @@ class Settings:
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+        if self.tta_axes is not None and self.tta_views is not None:
+            raise SettingsError("tta_axes and tta_views both say which views there are: leave one of them out")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Settings:
@@ -184,7 +199,9 @@ class Settings:
         """Return the settings as plain numbers, strings, lists and dictionaries."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
         plain |= {name: value.value for name, value in plain.items() if isinstance(value, StrEnum)}
-        plain |= {name: list(plain[name]) for name in ("window_size", "resolution") if plain[name] is not None}
+        plain |= {
+            name: list(plain[name]) for name in ("window_size", "resolution", "tta_views") if plain[name] is not None
+        }
         plain["decoder_parameters"] = dict(self.decoder_parameters)
         return plain
 
@@ -218,6 +235,17 @@ def _axes(name: str, value: Any) -> str:
     if len(set(letters)) < len(letters) or not set(letters) <= set("zyx"):
         raise SettingsError(f"{name} is {value!r}, but it must be letters of zyx, each once, such as 'yx'")
     return "".join(sorted(letters, key="zyx".index))
+
+
+def _views(value: Any) -> tuple[str, ...]:
+    """Return names of views, the identity first; a name may come twice, and then counts twice."""
+    names = [str(name) for name in _items(value)]
+    if not names or names[0] != IDENTITY or not all(map(_VIEW.fullmatch, names)):
+        raise SettingsError(
+            f"tta_views is {value!r}, but it must be a list of views, {IDENTITY} first, each other named by the axes "
+            f"that it reflects, such as x or yx, after a t where y and x change places first, such as tx"
+        )
+    return tuple(names)
 
 
 def _items(value: Any) -> list[Any]:

@@ -37,6 +37,7 @@ class _Inference(_Section):
     test_time_augmentation: bool | None = Field(default=None, strict=True)
     tta_num: Any = None
     tta_axes: Any = None
+    tta_views: Any = None
     tta_mode: Any = None
     blend: Any = Field(default=None, alias="blending")
     precision: Any = None
@@ -104,6 +105,8 @@ def _flatten(parsed: _SettingsFile) -> dict[str, Any]:
     augmented = inference.pop("test_time_augmentation", None)
     if augmented is False:
         inference["tta_num"] = 1
+    elif "tta_num" not in inference and isinstance(inference.get("tta_views"), list):
+        inference["tta_num"] = max(1, len(inference["tta_views"]))
     elif "tta_num" not in inference and (augmented or "tta_axes" in inference):
         axes = inference.get("tta_axes", DEFAULT_AXES)
         inference["tta_num"] = 2 ** (len(axes) if isinstance(axes, (str, list)) else 0)

@@ -22,6 +22,7 @@ from itertools import product
 
 import torch
 
+from napari_tessera.engine.settings import IDENTITY
 from napari_tessera.errors import SettingsError
 
 __all__ = ["View", "ViewAverage", "max_views", "views"]
@@ -49,6 +50,23 @@ class View:
     flips: tuple[int, ...] = ()
     transpose: bool = False
 
+    @classmethod
+    def named(cls, name: str, axes: str) -> View:
+        """Return the view called *name* of the spatial *axes*, ``"zyx"`` or ``"yx"`` (see `name`)."""
+        if name == IDENTITY:
+            return cls()
+        return cls(tuple(axes.index(letter) for letter in name.removeprefix("t")), name.startswith("t"))
+
+    def name(self, axes: str) -> str:
+        """Return what a settings file calls it: the reflected axes, after a ``t`` where y and x change places first.
+
+        Examples
+        --------
+        >>> View().name("zyx"), View((1, 2)).name("zyx"), View((0,), transpose=True).name("yx")
+        ('identity', 'yx', 'ty')
+        """
+        return "t" * self.transpose + "".join(axes[axis] for axis in self.flips) or IDENTITY
+
     def apply(self, windows: torch.Tensor) -> torch.Tensor:
         """Return the view of *windows*, shape ``(B, C, *spatial)``. The identity returns its argument."""
         seen = windows.transpose(-1, -2) if self.transpose else windows
@@ -67,13 +85,20 @@ class View:
         return tuple(turned)
 
 
-def max_views(spatial_dims: int, tta_axes: str | None = None) -> int:
-    """Return how many different views there are: 8 in 2D, 16 in 3D, fewer where only *tta_axes* may be reflected."""
+def max_views(spatial_dims: int, tta_axes: str | None = None, tta_views: Sequence[str] | None = None) -> int:
+    """Return how many views there are to take: 8 in 2D, 16 in 3D, fewer where only *tta_axes* may be reflected.
+
+    Where they are named one by one, as *tta_views*, it is as many as these.
+    """
+    if tta_views is not None:
+        return len(tta_views)
     return 2 << (spatial_dims if tta_axes is None else len(tta_axes))
 
 
-def views(tta_num: int, spatial_dims: int, tta_axes: str | None = None) -> tuple[View, ...]:
-    """Return the first *tta_num* views in the fixed order.
+def views(
+    tta_num: int, spatial_dims: int, tta_axes: str | None = None, tta_views: Sequence[str] | None = None
+) -> tuple[View, ...]:
+    """Return the first *tta_num* views in the fixed order, or in that of *tta_views*.
 
     The order is identity, x, y, yx, z, zx, zy, zyx (2D: the first four), then the same again after a transpose of
     y and x. So 4 are the flips in the plane, 8 all flips of 3D, 16 all flips with and without transpose. Where only
@@ -87,11 +112,13 @@ def views(tta_num: int, spatial_dims: int, tta_axes: str | None = None) -> tuple
         2 or 3.
     tta_axes
         Letters of the axes that may be reflected, in the order z, y, x; None: all of them.
+    tta_views
+        Names of views (see `View.name`), the identity first, which stand for the fixed order; None: that order.
 
     Raises
     ------
     SettingsError
-        If there are not that many different views, or no such axis.
+        If there are not that many views, or no such axis.
 
     Examples
     --------
@@ -101,6 +128,8 @@ def views(tta_num: int, spatial_dims: int, tta_axes: str | None = None) -> tuple
     [(), (2,), (0,), (0, 2)]
     """
     names = "zyx"[-spatial_dims:]
+    if tta_views is not None:
+        return _named_views(tta_num, names, tta_views)
     reflected = names if tta_axes is None else tta_axes
     unknown = [axis for axis in reflected if axis not in names]
     if unknown:
@@ -122,6 +151,20 @@ def views(tta_num: int, spatial_dims: int, tta_axes: str | None = None) -> tuple
     ]
     ordered = [View(flip, transpose) for transpose in (False, True) for flip in flips]
     return tuple(ordered[:tta_num])
+
+
+def _named_views(tta_num: int, axes: str, tta_views: Sequence[str]) -> tuple[View, ...]:
+    wrong = [name for name in tta_views if name != IDENTITY and not set(name) <= {"t", *axes}]
+    if wrong:
+        raise SettingsError(
+            f"tta_views names '{wrong[0]}', but a {len(axes)}D model has the axes {', '.join(axes)}: leave it out"
+        )
+    if not 1 <= tta_num <= len(tta_views):
+        raise SettingsError(
+            f"tta_num is {tta_num}, but tta_views names {len(tta_views)} views: choose 1 to {len(tta_views)}, or name "
+            f"more views"
+        )
+    return tuple(View.named(name, axes) for name in tta_views[:tta_num])
 
 
 @dataclass(frozen=True, slots=True)

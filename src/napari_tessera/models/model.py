@@ -100,14 +100,15 @@ class Model:
         return cls(network, spec)
 
     def suggested_settings(self) -> Settings:
-        """Return the default settings with the overlap and the views that the model's author suggests.
+        """Return the default settings with the overlap, the blending and the views that the model's author suggests.
 
         The widget and the command line begin with these, and so do calls from Python that are given none.
         """
         from napari_tessera.engine.settings import Settings
-        from napari_tessera.models.suggestions import with_overlap_of, with_views_of
+        from napari_tessera.models.suggestions import with_blend_of, with_overlap_of, with_views_of
 
-        return with_views_of(with_overlap_of(Settings(), self.spec), self.spec)
+        settings = with_blend_of(with_overlap_of(Settings(), self.spec), self.spec)
+        return with_views_of(settings, self.spec)
 
     def with_spec(self, **changes: object) -> Model:
         """Return the same network with fields of its description changed, which are then no longer assumed."""

@@ -101,6 +101,8 @@ def _content(spec: ModelSpec) -> dict[str, Any]:
     optional = {
         "description": spec.description,
         "overlap": spec.overlap,
+        "tta_views": None if spec.tta_views is None else list(spec.tta_views),
+        "blend": None if spec.blend is None else spec.blend.value,
         "halo": None if spec.halo is None else list(spec.halo),
         "voxel_size_um": None if spec.voxel_size_um is None else list(spec.voxel_size_um),
         "resampling": {} if spec.resampling == ResamplingScheme() else asdict(spec.resampling),

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from napari_tessera.engine.grid import Tiling
 from napari_tessera.engine.interpolation import ResamplingScheme
+from napari_tessera.engine.settings import Blend, Settings
 from napari_tessera.errors import ModelError, SettingsError, without_control
 from napari_tessera.models.embeddings import refuse_embeddings
 from napari_tessera.models.normalisation import Chain, Normalisation, NormalisationMode
@@ -195,6 +196,10 @@ class ModelSpec:
     mirror_axes
         Axes along which its author averages over reflections, letters of `axes` in that order; nothing where it was
         trained without mirroring, None if unknown.
+    tta_views
+        The views that its author averages over, where they are not all reflections of some axes (see `Settings`).
+    blend
+        How its author weights overlapping windows; None if unknown.
     halo
         Voxels per axis along each side of a window in which its output is not to be trusted; None if unknown.
     decoder
@@ -219,6 +224,8 @@ class ModelSpec:
     class_colours: tuple[str, ...] = ()
     overlap: float | None = None
     mirror_axes: str | None = None
+    tta_views: tuple[str, ...] | None = None
+    blend: Blend | None = None
     halo: tuple[int, ...] | None = None
     decoder: DecoderChoice | None = None
     description: str = ""
@@ -331,6 +338,24 @@ class ModelSpec:
             raise ModelError(
                 f"mirror_axes is {self.mirror_axes!r}, but it must be letters of {self.axes}, each once, in that order"
             )
+        self._check_suggestions()
+
+    def _check_suggestions(self) -> None:
+        """Check what becomes settings as those are checked."""
+        if self.tta_views is not None and self.mirror_axes is not None:
+            raise ModelError("mirror_axes and tta_views both say which views there are: leave one of them out")
+        named = {"blend": self.blend, "tta_views": self.tta_views}
+        try:
+            checked = Settings.from_mapping({name: value for name, value in named.items() if value is not None})
+            if checked.tta_views is not None:
+                from napari_tessera.engine.tta import views  # which brings torch along
+
+                views(len(checked.tta_views), self.spatial_dims, tta_views=checked.tta_views)
+        except SettingsError as error:
+            raise ModelError(str(error)) from error
+        for name in named:
+            if named[name] is not None:
+                object.__setattr__(self, name, getattr(checked, name))
 
     def _offsets_by_name(self) -> dict[str, tuple[int, ...]]:
         return {f"output.offsets[{i}]": offset for i, offset in enumerate(self.output.offsets)}

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 
 from napari_tessera.engine.grid import Tiling
 from napari_tessera.engine.interpolation import Edge, ResamplingScheme
+from napari_tessera.engine.settings import Blend  # noqa: TC001 - pydantic needs it
 from napari_tessera.errors import ModelError, nearest
 from napari_tessera.models.assumed import assume
 from napari_tessera.models.embeddings import refuse_embeddings
@@ -132,6 +133,8 @@ class ModelFile(Part):
     activation: Activation | tuple[Activation, ...] = "none"
     overlap: float | None = None
     mirror_axes: str | None = None
+    tta_views: tuple[str, ...] | None = None
+    blend: Blend | None = None
     halo: tuple[int, ...] | None = None
     voxel_size_um: tuple[float, ...] | None = None
     resampling: _Resampling = Field(default_factory=_Resampling)
@@ -161,6 +164,8 @@ class ModelFile(Part):
             normalisation=each[0] if len(each) == 1 else each,
             overlap=self.overlap,
             mirror_axes=self.mirror_axes,
+            tta_views=self.tta_views,
+            blend=self.blend,
             halo=self.halo,
             class_colours=self.class_colours,
             activation=self.activation,

@@ -127,7 +127,7 @@ def resolve(
         resampling_of(tuple(shape) if box is None else box.shape, size, spec, settings)
         for shape, size, box in zip(shapes, sizes, boxes, strict=True)
     )
-    seen = views(settings.tta_num, spec.spatial_dims, settings.tta_axes)
+    seen = views(settings.tta_num, spec.spatial_dims, settings.tta_axes, settings.tta_views)
     _check_transposes(settings, any(view.transpose for view in seen))
     window = settings.window_size or spec.window.default
     own_shapes = [tuple(shape) if box is None else box.shape for shape, box in zip(shapes, boxes, strict=True)]

@@ -40,7 +40,7 @@ def spec_card(model: Model) -> str:
 
 
 def mirrored_axes(spec: ModelSpec) -> str:
-    """Return the axes along which the author averages over reflections; nothing where that is not known.
+    """Return the axes along which the author averages over reflections, or the views; nothing where not known.
 
     Examples
     --------
@@ -48,6 +48,8 @@ def mirrored_axes(spec: ModelSpec) -> str:
     >>> mirrored_axes(ModelSpec("n", 3, 1, 2, WindowRule.free(3), mirror_axes="zx"))
     'z, x: 4 views'
     """
+    if spec.tta_views is not None:
+        return f"{', '.join(spec.tta_views)}: {len(spec.tta_views)} views"
     if spec.mirror_axes is None:
         return ""
     return f"{', '.join(spec.mirror_axes)}: {2 ** len(spec.mirror_axes)} views" if spec.mirror_axes else "none"

@@ -98,7 +98,7 @@ class Session:
 
         if self.model is None or self.settings is None:
             return 1
-        return max_views(self.model.spec.spatial_dims, self.settings.tta_axes)
+        return max_views(self.model.spec.spatial_dims, self.settings.tta_axes, self.settings.tta_views)
 
     @property
     def volume_word(self) -> str:
@@ -233,7 +233,7 @@ class Session:
         if n > 1 and n == count_reflections(before):
             n = count_reflections(axes)
         chosen = None if axes == own else axes
-        self.change(tta_axes=chosen, tta_num=min(n, max_views(len(own), chosen)))
+        self.change(tta_axes=chosen, tta_views=None, tta_num=min(n, max_views(len(own), chosen)))
 
     def reset_window(self) -> None:
         """Take the model's own window."""
@@ -395,15 +395,24 @@ class Session:
     def _settings_for(self, model: Model, previous: Model | None) -> Settings:
         """Return the settings with what depends on the model set as *model* suggests.
 
-        Views that the *previous* one suggested go with it.
+        Views and a blending that the *previous* one suggested go with it.
         """
         from napari_tessera.engine.settings import Settings
         from napari_tessera.engine.tta import max_views
-        from napari_tessera.models.suggestions import with_overlap_of, with_views_of
+        from napari_tessera.models.suggestions import (
+            with_blend_of,
+            with_overlap_of,
+            with_views_of,
+            without_views_of,
+        )
 
         spec, before = model.spec, self.settings or Settings()
-        if previous is not None and previous.spec.mirror_axes and before == with_views_of(before, previous.spec):
-            before = replace(before, tta_num=1, tta_axes=None)
+        if previous is not None:
+            before = without_views_of(before, previous.spec)
+            if before.blend == previous.spec.blend:
+                before = replace(before, blend=Settings().blend)
+        if before.tta_views is not None:  # of another model, which may have other axes
+            before = replace(before, tta_num=1, tta_views=None)
         if before.tta_axes is not None and not set(before.tta_axes) <= set(spec.axes):
             before = replace(before, tta_axes=None)
         suited = replace(
@@ -415,7 +424,7 @@ class Session:
             resample=None if spec.resampling.usual or spec.voxel_size_um is None else before.resample,
             **_suggested_decoder(model),
         )
-        return with_views_of(with_overlap_of(suited, spec), spec)
+        return with_views_of(with_blend_of(with_overlap_of(suited, spec), spec), spec)
 
     def _on_fitting(self) -> None:
         if not self.fitting.active:

@@ -33,8 +33,15 @@ _TOP = {
 _OF_INFERENCE = {
     *("chunking", "data", "decoding", "evaluation", "execution", "model", "output_act", "output_channel"),
     *("output_dtype", "output_scale", "padding_mode", "postprocessing", "prediction_transform", "save_dtype"),
-    *("sliding_window", "stride", "window"),
+    *("sliding_window", "stride", "tta_act", "tta_channel", "tta_ensemble_mode", "tta_flip_axes", "window"),
 }
+# Where a name stands for values that its program keeps among its own files, of those that Tessera reads.
+_PROFILES = (
+    *("pipeline_profile", "model.arch.profile", "data.dataloader.profile", "data.label_transform.profile"),
+    "inference.model.activation_profile",
+)
+# Files below files.
+MAX_BASES = 8
 # Sections of which every key is told when it is not carried over; of `data`, the first key; of others, the section.
 _TOLD_BY_KEY = ("inference", "decoding", "INFERENCE")
 
@@ -84,6 +91,14 @@ class Configuration:
                 return default
             value = value[part]
         return value
+
+    def says(self, key: str) -> bool:
+        """Whether the dotted *key* is given, be it as null."""
+        *sections, last = key.split(".")
+        value: Any = self.content
+        for section in sections:
+            value = value.get(section) if isinstance(value, dict) else None
+        return isinstance(value, dict) and last in value
 
     def first(self, *keys: str) -> Any:
         """Return the first of the values that is given, None if none is; all of the keys count as used."""
@@ -157,14 +172,48 @@ def read_configuration(
     TesseraError
         Of the type *error*: if it cannot be read or is none.
     """
-    tree = read_tree(path, error=error)
+    tree = _with_bases(path, error, ())
     if not is_connectomics(tree):
         raise error(f"{path} is no configuration of PyTorch Connectomics: it has no section such as model or inference")
     if tree.keys() & _TOP_OF_V1:
         below = read_tree(base, error=error) if base is not None else {}
         return Configuration(path, _as_yacs_reads(_overlay(below, tree)), Generation.V1, error, base=base)
-    merged = _merge_stages(tree)
-    return Configuration(path, merged, _generation_of(merged), error)
+    config = Configuration(path, merged := _merge_stages(tree), _generation_of(merged), error)
+    left = next((key for key in _PROFILES if config.get(key) is not None), None)
+    if left is not None:
+        raise error(
+            f"{path} leaves what '{left}' stands for to PyTorch Connectomics, which keeps it among its own files: use "
+            f"the config.yaml that training writes beside its checkpoints"
+        )
+    return config
+
+
+def _with_bases(path: Path, error: type[TesseraError], under: tuple[Path, ...]) -> dict[str, Any]:
+    """Return what *path* says over the files that it names as its ``_base_``, which lie in its folder.
+
+    Parameters
+    ----------
+    path
+        The file.
+    error
+        What is raised.
+    under
+        The files that led to it.
+    """
+    tree = read_tree(path, error=error)
+    merged: dict[str, Any] = {}
+    named = tree.pop("_base_", None)
+    for name in named if isinstance(named, list) else [] if named is None else [named]:
+        base = path.parent / str(name)
+        if not base.is_file() or base.resolve().parent != path.resolve().parent:
+            raise error(
+                f"{path} begins with '{str(name)[:200]}' (_base_), which is no file of its folder: put it there and "
+                f"name it so, or use the config.yaml that training writes beside its checkpoints"
+            )
+        if len(under) >= MAX_BASES or base.resolve() in (*under, path.resolve()):
+            raise error(f"{path} begins with '{name}' (_base_), which begins with it, or with too many others")
+        merged = _overlay(merged, _with_bases(base, error, (*under, path.resolve())))
+    return _overlay(merged, tree)
 
 
 def read_tree(path: Path, *, error: type[TesseraError] = ModelError, kind: str = "configuration") -> dict[str, Any]:
@@ -244,17 +293,17 @@ def _merge_stages(tree: dict[str, Any]) -> dict[str, Any]:
     """
     stages = {name: value for name, value in tree.items() if name in ("default", "test") and isinstance(value, dict)}
     top = {name: value for name, value in tree.items() if name not in stages}
-    written_out = "model" in top and "default" in stages
-    merged = _overlay(stages.get("default", {}), top)
-    return merged if written_out else _overlay(merged, stages.get("test", {}))
+    if "model" in top and "default" in stages:
+        return _overlay(stages["default"], top)
+    return _overlay(_overlay(top, stages.get("default", {})), stages.get("test", {}))
 
 
 def _overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Return *below* with what *above* says, null included, which takes a value away."""
     merged = dict(below)
     for key, value in above.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        if both or value is not None or key not in merged:
-            merged[key] = _overlay(merged[key], value) if both else value
+        merged[key] = _overlay(merged[key], value) if both else value
     return merged
 
 

@@ -12,6 +12,7 @@ from napari_tessera.models.formats.connectomics.checkpoint import Checkpoint, We
 from napari_tessera.models.formats.connectomics.config import Configuration, Generation, read_configuration
 from napari_tessera.models.formats.connectomics.network import ONLY, Blueprint, Head, read_blueprint
 from napari_tessera.models.formats.connectomics.output import Channels, read_channels, read_decoder
+from napari_tessera.models.formats.connectomics.settings import read_blend, read_overlap
 from napari_tessera.models.formats.connectomics.version1 import read_version_1
 from napari_tessera.models.formats.connectomics.views import read_views
 from napari_tessera.models.formats.registry import DESCRIPTIONS, MODEL_SUFFIXES, model_stem
@@ -197,7 +198,9 @@ def _describe(
         left_out += (f"the decoder {decoder.name} is left out: the output is {channels.output.kind}",)
         decoder = None
     seen = read_views(config, blueprint.spatial_dims)
-    notes += seen.notes
+    overlap, note = read_overlap(config, window.default)
+    blend, other = read_blend(config)
+    notes += tuple(filter(None, (note, other, *seen.notes(activates=set(channels.activations) != {"none"}))))
     spec = ModelSpec(
         name=str(config.get("experiment_name", name))[:200],
         spatial_dims=blueprint.spatial_dims,
@@ -209,23 +212,14 @@ def _describe(
         activation=channels.activations,
         output=channels.output,
         voxel_size_um=_voxel_size(config, blueprint.spatial_dims),
-        overlap=_overlap(config),
-        mirror_axes=seen.mirror_axes,
+        overlap=overlap,
+        blend=blend,
+        **seen.as_description(blueprint.spatial_dims),
         decoder=decoder,
         description=" ".join(str(config.get("description", "")).split())[:2000],
         assumed=channels.assumed if config.get(_NORMALISE) else (*channels.assumed, _NORMALISED),
     )
     return spec, (*notes, *more, *left_out)
-
-
-def _overlap(config: Configuration) -> float | None:
-    """Return the overlap if it is one number."""
-    keys = ("inference.window.overlap", "inference.sliding_window.overlap", "inference.overlap")
-    found = {key: value for key in keys if (value := config.get(key)) is not None}  # all of them count as used
-    key, value = next(iter(found.items()), ("", None))
-    if isinstance(value, bool) or not isinstance(value, float | int):
-        return None
-    return min(max(config.number(key, 0.0), 0.0), 0.99)  # beyond 0.99 its program takes that
 
 
 def _window(config: Configuration, blueprint: Blueprint) -> tuple[WindowRule, tuple[str, ...]]:

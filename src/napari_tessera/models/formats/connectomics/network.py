@@ -112,7 +112,6 @@ def read_blueprint(config: Configuration) -> Blueprint:
         If it is of a kind that Tessera does not rebuild, or is not described as one.
     """
     given = config.first("model.arch.type", "model.architecture")
-    _refuse_unresolved(config, {"model.arch.type": given, "model.out_channels": config.get("model.out_channels")})
     name = given or "monai_basic_unet3d"
     config.used.add("model")
     if not isinstance(name, str):
@@ -137,17 +136,6 @@ def read_blueprint(config: Configuration) -> Blueprint:
     common = {"spatial_dims": dims, "in_channels": in_channels, "out_channels": out_channels}
     full = tuple((cls, {**common, **own}) for cls, own in recipes)
     return Blueprint(name, dims, in_channels, out_channels, step, exact, full)
-
-
-def _refuse_unresolved(config: Configuration, needed: Mapping[str, Any]) -> None:
-    """Raise if a key is left to another file or to a profile: a default in its place would be a guess."""
-    elsewhere = [key for key in ("_base_", "pipeline_profile", "model.arch.profile") if config.get(key) is not None]
-    missing = [key for key, value in needed.items() if value is None]
-    if elsewhere and missing:
-        raise ModelError(
-            f"{config.path} leaves '{missing[0]}' to '{elsewhere[0]}', which only PyTorch Connectomics resolves: use "
-            f"the config.yaml that training writes beside its checkpoints"
-        )
 
 
 def _is_nested(config: Configuration) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from napari_tessera.engine.grid import stride_for
 from napari_tessera.engine.settings import Blend, Settings
 from napari_tessera.errors import OutputError, SettingsError
 from napari_tessera.models.formats.connectomics.config import (
@@ -22,7 +24,7 @@ from napari_tessera.models.formats.connectomics.output import CONTOUR_DISTANCE, 
 from napari_tessera.models.formats.connectomics.views import read_views, write_views
 from napari_tessera.models.plain_json import load_json
 
-__all__ = ["OpenedSettings", "open_settings", "read_overlap", "write_connectomics"]
+__all__ = ["OpenedSettings", "open_settings", "read_blend", "read_overlap", "write_connectomics"]
 
 NM_PER_UM = 1000
 # Beyond, its program takes this.
@@ -44,16 +46,25 @@ _SW_BATCH = {
     Generation.C: ("inference.window.sw_batch_size", "data.dataloader.batch_size"),
 }
 _OVERLAP = {
-    Generation.V1: ("INFERENCE.STRIDE", ""),
-    Generation.A: ("inference.stride", "inference.overlap"),
-    Generation.B: ("inference.sliding_window.stride", "inference.sliding_window.overlap"),
-    Generation.C: ("", "inference.window.overlap"),
+    Generation.A: "inference.overlap",
+    Generation.B: "inference.sliding_window.overlap",
+    Generation.C: "inference.window.overlap",
 }
+DEFAULT_OVERLAP = 0.5
 _BLEND = {
     Generation.V1: ("INFERENCE.BLENDING", "gaussian"),
     Generation.A: ("inference.blending", "gaussian"),
     Generation.B: ("inference.sliding_window.blending", "gaussian"),
     Generation.C: ("inference.window.blending", "bump"),
+}
+# What its programs call the distance to the nearest face of a window.
+_DISTANCES = {
+    "distance",
+    "distance_transform",
+    "distance-transform",
+    "distance_transform_cdt",
+    "banis",
+    "banis_distance",
 }
 _RESOLUTION = (
     *("data.train.resolution", "data.train_resolution", "data.test.resolution", "data.test_resolution"),
@@ -110,15 +121,14 @@ def _read(config: Configuration) -> tuple[dict[str, Any], list[str]]:
         values["sw_batch_size"] = batch
     if generation is Generation.A and config.get("inference.batch_size", -1) != -1:
         values["batch_size"] = config.get("inference.batch_size")
-    for name, (value, note) in {
-        "overlap": read_overlap(config, window),
-        "blend": _blend(config),
-    }.items():
+    for name, (value, note) in {"overlap": read_overlap(config, window), "blend": read_blend(config)}.items():
         values |= {} if value is None else {name: value}
         notes += [note] if note else []
     dims = 2 if window is not None and len(window) == 2 else 3
     seen = read_views(config, dims)
-    values |= {"tta_num": seen.tta_num, "tta_axes": seen.tta_axes(dims) if seen.tta_num > 1 else None}
+    if seen.refusal:
+        raise config.error(f"{config.path}: {seen.refusal}: choose other views there, or leave them out")
+    values |= seen.as_settings(dims)
     notes += [seen.note] if seen.note else []
     sizes = config.numbers(*_RESOLUTION)
     if sizes is not None and (min(sizes) <= 0 or len(sizes) != len(window or sizes)):
@@ -132,32 +142,82 @@ def _read(config: Configuration) -> tuple[dict[str, Any], list[str]]:
 
 
 def read_overlap(config: Configuration, window: tuple[int, ...] | None) -> tuple[float | None, str]:
-    """Return the fraction, from a stride where there is one; the largest where axes differ, so that none loses."""
-    stride_key, key = _OVERLAP[config.generation]
-    stride = config.sides(stride_key) if stride_key else None
-    each: list[Any]
-    if stride is not None and window is not None and len(stride) == len(window):
-        config.get(key or stride_key)
-        each = [max(0.0, 1 - step / side) for step, side in zip(stride, window, strict=True)]
-    else:
-        value = config.get(key) if key else None
-        if value is None:
-            return None, ""
-        each = value if isinstance(value, list) else [value]
+    """Return one overlap with which windows follow each other by the same voxels as there, and a note where none is.
+
+    Its program rounds strides since May 2026, and cut them before, as Tessera does. Where axes differ, and no single
+    overlap gives the stride of each, the largest is taken, so that no axis loses.
+    """
+    each, key, strides = _overlaps(config, window)
+    if not each:
+        return None, ""
     numbers = [one for one in each if isinstance(one, int | float) and not isinstance(one, bool) and abs(one) < 10]
-    if not each or len(numbers) < len(each):
+    if len(numbers) < len(each) or len(each) not in (1, len(window or each)):
         raise config.complain(key, each, "a fraction, or one for each axis")
-    chosen = min(max(0.0, *each), MAX_OVERLAP)
-    differ = max(each) - min(each) > 1e-9
-    return chosen, f"the overlap differs by axis; the largest, {chosen:g}, is taken for all" if differ else ""
+    clamped = [min(max(0.0, one), MAX_OVERLAP) for one in numbers]
+    chosen = max(clamped)
+    if window is None:
+        differ = chosen - min(clamped) > 1e-9
+        return chosen, f"the overlap differs by axis; the largest, {chosen:g}, is taken for all" if differ else ""
+    fractions = clamped * len(window) if len(clamped) == 1 else clamped
+    as_whole = round if config.generation is Generation.C else int
+    cut = tuple(max(1, int(as_whole(side * (1 - one)))) for side, one in zip(window, fractions, strict=True))
+    strides = strides or cut
+    found = _overlap_for(window, strides, chosen)
+    if found is not None:
+        return found, ""
+    here = [stride_for(side, chosen) for side in window]
+    return (
+        chosen,
+        f"windows follow each other by {here} voxels, of the overlap {chosen:g}, and there by {list(strides)}",
+    )
 
 
-def _blend(config: Configuration) -> tuple[str, str]:
+def _overlaps(config: Configuration, window: tuple[int, ...] | None) -> tuple[list[Any], str, tuple[int, ...] | None]:
+    """Return the overlap of all axes or of each, where it is said, and strides if these are; nothing if unknown."""
+    place = "INFERENCE.STRIDE" if config.generation is Generation.V1 else _OVERLAP[config.generation]
+    value = None if config.generation is Generation.V1 else config.get(place)
+    # Beside an overlap a stride does not count, in A not even beside the one that holds where none is given.
+    if config.generation is Generation.V1 or (
+        config.generation is Generation.A and value is None and config.says(place)
+    ):
+        place = "inference.stride" if config.generation is Generation.A else place
+        stride = config.sides(place)
+        if stride is not None and window is not None and len(stride) == len(window):
+            each = [max(0.0, 1 - step / side) for step, side in zip(stride, window, strict=True)]
+            return list(each), place, stride if config.generation is Generation.V1 else None
+        if config.generation is Generation.V1:
+            return [], place, None
+    value = DEFAULT_OVERLAP if value is None else value
+    return value if isinstance(value, list) else [value], place, None
+
+
+def _overlap_for(window: Sequence[int], strides: Sequence[int], wanted: float) -> float | None:
+    """Return the overlap with which Tessera's windows follow each other by *strides*, *wanted* if it does that."""
+    # A stride of 1 is the least there is, however far windows overlap.
+    least = max(0.0 if stride == 1 else stride / side for side, stride in zip(window, strides, strict=True))
+    most = min((stride + 1) / side for side, stride in zip(window, strides, strict=True))
+    middle = max(0.0, 1 - (least + most) / 2)
+    tried = (wanted, round(middle, 3), middle)
+    return next(
+        (
+            overlap
+            for overlap in tried
+            if all(stride_for(side, overlap) == stride for side, stride in zip(window, strides, strict=True))
+        ),
+        None,
+    )
+
+
+def read_blend(config: Configuration) -> tuple[Blend, str]:
+    """Return how windows are weighted, and a note where it is not quite as there."""
     key, default = _BLEND[config.generation]
-    name = str(config.get(key, default))
-    if name in list(Blend):
-        return name, ""
-    return Blend.GAUSSIAN.value, f"the blending '{name[:40]}' becomes gaussian, the nearest that Tessera has"
+    name = str(config.get(key, default)).strip().lower()
+    if name in _DISTANCES:
+        return Blend.DISTANCE_TRANSFORM, ""
+    if name not in list(Blend):
+        raise config.complain(key, name[:40], f"one of {', '.join(Blend)}")
+    of_v1 = config.generation is Generation.V1
+    return Blend(name), f"version 1 weights overlapping windows by another {name} than Tessera" if of_v1 else ""
 
 
 def _from_comment(path: Path) -> dict[str, Any]:
@@ -207,7 +267,8 @@ def write_connectomics(path: str | Path, settings: Settings) -> tuple[str, ...]:
     except OSError as error:
         raise OutputError(f"cannot write the settings file {path}: {error.strerror or error}") from error
     if content["inference"]["test_time_augmentation"]["enabled"]:
-        other.pop("tta_axes", None)  # its program has the same views, however they are named here
+        for name in ("tta_axes", "tta_views"):  # its program has the same views, however they are named here
+            other.pop(name, None)
     return tuple(other)
 
 
@@ -223,8 +284,8 @@ def _sections(settings: Settings) -> dict[str, Any]:
                 **({} if window is None else {"window_size": window}),
                 "sw_batch_size": settings.sw_batch_size,
                 "overlap": settings.overlap,
-                # It has no gaussian; bump falls off towards the borders as that does.
-                "blending": "constant" if settings.blend is Blend.CONSTANT else "bump",
+                # It has no gaussian; bump falls off towards the borders as that does, though faster.
+                "blending": "bump" if settings.blend is Blend.GAUSSIAN else settings.blend.value,
             },
             "test_time_augmentation": write_views(settings),
         }

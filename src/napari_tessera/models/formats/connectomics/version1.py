@@ -9,7 +9,7 @@ from napari_tessera.errors import ModelError, nearest
 from napari_tessera.models import allowed
 from napari_tessera.models.architectures import RESIDUAL
 from napari_tessera.models.formats.connectomics.network import Blueprint
-from napari_tessera.models.formats.connectomics.settings import read_overlap
+from napari_tessera.models.formats.connectomics.settings import read_blend, read_overlap
 from napari_tessera.models.formats.connectomics.targets import Use, read_targets
 from napari_tessera.models.formats.connectomics.views import read_views
 from napari_tessera.models.normalisation import Chain, Normalisation, chain_of, normalisation
@@ -120,6 +120,7 @@ def _describe(
     dims = blueprint.spatial_dims
     given = config.sides("INFERENCE.INPUT_SIZE", "MODEL.INPUT_SIZE") or WINDOW
     overlap, note = read_overlap(config, given)
+    blend, other = read_blend(config)
     steps, notes = _normalisation(config)
     seen = read_views(config, dims)
     window = _window(given[-dims:], arguments)
@@ -135,11 +136,15 @@ def _describe(
         output=use.output,
         classes=use.classes,
         overlap=overlap,
-        mirror_axes=seen.mirror_axes,
+        blend=blend,
+        **seen.as_description(dims),
         decoder=use.decoder,
         description=" ".join(str(config.get("DESCRIPTION", "")).split())[:2000],
     )
-    return spec, (*((note,) if note else ()), *seen.notes, *notes)
+    activated = "windows and views are activated before they are averaged there, and after it by Tessera"
+    activates = set(use.activations) != {"none"}
+    said = filter(None, (note, other, *seen.notes(activates=False), activated if activates else ""))
+    return spec, (*said, *notes)
 
 
 def _window(wanted: tuple[int, ...], arguments: dict[str, Any]) -> WindowRule:
