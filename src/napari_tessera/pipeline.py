@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
+from napari_tessera.decode import get_decoder
+from napari_tessera.decode.expected import ValueCheck
 from napari_tessera.decode.reduce import UINT8_LEVELS, choose_reduction, keep_output
 from napari_tessera.engine.allocations import FirstPasses
 from napari_tessera.engine.device import Device, host_memory, open_devices
@@ -28,6 +30,7 @@ from napari_tessera.engine.events import (
     raise_if_cancelled,
 )
 from napari_tessera.engine.parallel import Worker, run_on_devices
+from napari_tessera.engine.pass_check import PassCheck
 from napari_tessera.engine.settings import ProbabilityType
 from napari_tessera.engine.sink import ArraySink
 from napari_tessera.engine.source import ArraySource, estimate_cache_bytes
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from napari_tessera.engine.crop import Crop
     from napari_tessera.engine.sweep import Sweep
     from napari_tessera.loading import Load, Measure
+    from napari_tessera.models.spec import ModelSpec
     from napari_tessera.planning.plan import Plan
     from napari_tessera.planning.resampling import Resampling
 
@@ -152,6 +156,7 @@ def iter_results(
     first = FirstPasses() if on_cpu and plan.first_passes_decide else None
     if first is not None:
         notify = first.heard_by(notify)
+    check = _check_of(model.spec, plan, decoder)
     began, passes = time.perf_counter(), 0
     for device in devices:
         device.start_peak(model.bytes_on(device.torch_device))
@@ -163,7 +168,7 @@ def iter_results(
         ):
             for number in range(len(loads)):
                 # Nothing here may keep a volume while the next one is loaded: that would be one more than batch_size.
-                run = _VolumeRun(number, next(volumes), model, plan, decoder, notify, cancel, keep_partial)
+                run = _VolumeRun(number, next(volumes), model, plan, decoder, check, notify, cancel, keep_partial)
                 with first if first is not None and number == 0 else nullcontext():
                     result = run.run(workers)
                 if bring_back:
@@ -183,6 +188,14 @@ def iter_results(
         peaks.append(plan.memory.weights_bytes + first.peak_bytes)
     peak = max((peak for peak in peaks if peak is not None), default=None)
     notify(RunFinished(passes, time.perf_counter() - began, peak))
+
+
+def _check_of(spec: ModelSpec, plan: Plan, decoder: Decoder | None) -> PassCheck:
+    """Return what looks at the first passes; labels may be made of kept probabilities once the run is over."""
+    settings, labels = plan.settings, decoder
+    if labels is None and settings.decoder is not None:
+        labels = get_decoder(settings.decoder, **dict(settings.decoder_parameters))
+    return PassCheck(ValueCheck(spec, decoder, labels), settings.precision)
 
 
 @contextmanager
@@ -216,11 +229,13 @@ class _VolumeRun:
         model: Model,
         plan: Plan,
         decoder: Decoder | None,
+        check: PassCheck,
         notify: EventHandler,
         cancel: threading.Event | None,
         keep_partial: bool,
     ) -> None:
         self._keep_partial = keep_partial
+        self._check = check
         self._number = number
         self._loaded = loaded
         self._spec = model.spec
@@ -244,7 +259,7 @@ class _VolumeRun:
         began = time.perf_counter()
         self._check_host_memory()
         occupied = self._finished.occupied = self._loaded.occupied
-        sweep = replace(self._plan.sweep(self._number, self._loaded.intensity), occupied=occupied)
+        sweep = replace(self._plan.sweep(self._number, self._loaded.intensity), occupied=occupied, check=self._check)
         self._notify(VolumeStarted(self._number, sweep.forward_passes))
         with host_memory_for("the result"):
             shape = (self._kept.channels, *self._volume.shape)

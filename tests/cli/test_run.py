@@ -53,6 +53,20 @@ def test_labels_voxel_size_and_origin(tessera: Tessera, model: Path, image: Path
     assert ended.out.count("\n") == 1
 
 
+def test_what_is_noticed_is_said_once_and_stands_in_every_result(
+    tessera: Tessera, save_network: Make, make_image: Make, tmp_path: Path
+) -> None:
+    path = save_network(Bright(), "raw", normalisation={"mode": "none"})
+    images = [make_image(2, "a.tif"), make_image(3, "b.tif")]
+    ended = tessera("run", *images, "-o", tmp_path, "-m", path, "--trust", "--quiet")
+    assert ended.code == 0
+    assert ended.err.count("Warning: the network's values reach from 0 to 2e+02") == 1
+    for labels in tmp_path.glob("?*labels*.tif"):
+        (sentence,) = open_tiff(labels).metadata["noticed"]
+        assert f"Warning: {sentence}\n" in ended.err
+    assert len([*tmp_path.glob("?*labels*.tif")]) == 2
+
+
 def test_passes_are_those_of_the_plan(tessera: Tessera, model: Path, image: Path, tmp_path: Path) -> None:
     planned = plan((10, 24, 40), load_model(model), Settings(sw_batch_size=3, tta_num=4))
     ended = tessera("run", image, "-o", tmp_path / "a.tif", "-m", model, "--sw-batch-size", "3", "--tta", "4", "--json")

@@ -71,6 +71,19 @@ def test_from_nothing_to_a_result(session: Session, image: Any, drain_until: Any
     assert session.plan.expected_seconds is not None
 
 
+def test_what_the_first_passes_show_is_said_and_kept(
+    session: Session, network: Any, describe: Any, image: Any, drain_until: Any
+) -> None:
+    session.shelf.use(describe(network, output="boundary", activation="none"))
+    session.set_images((image(32, 24, 24),))
+    drain_until(session, lambda: not session.planning)
+    (result,) = run(session, drain_until)
+    (sentence,) = result.provenance["noticed"]
+    assert "from -0.5 to 0.5" in sentence
+    assert sentence in status_line(session).text
+    assert status_line(session).tone is Tone.WARNING
+
+
 def test_a_2d_model_runs_every_plane_of_a_time_series_of_stacks(
     session: Session, network: Any, describe: Any, image: Any, drain_until: Any
 ) -> None:

@@ -31,7 +31,7 @@ MOST_VOLUMES = 64
 HELP = {
     "window_size": "The network's input, voxels. A larger window sees more context and costs GPU memory.",
     "overlap": "Fraction of a window that it shares with the next. More overlap: fewer seams, more windows.",
-    "sw_batch_size": "Windows in one forward pass. Costs GPU memory, buys speed; never changes the result.",
+    "sw_batch_size": "Windows in one forward pass. Costs GPU memory, buys speed, not another result (a run checks).",
     "tta_num": "Views of every window that are averaged: flips, then flips of the transpose. Each multiplies the time.",
     "tta_axes": "Axes that views may reflect. All reflections of n axes are 2ⁿ views; a model that was trained with "
     "reflections brings its own axes.",

@@ -201,7 +201,7 @@ SwBatchSize = Annotated[
         metavar="WINDOWS",
         parser=parse_whole,
         rich_help_panel=WINDOWS,
-        help="Windows in one forward pass, >= 1. Costs GPU memory, buys speed; never changes the result. Default: 4.",
+        help="Windows in one forward pass, >= 1. Costs GPU memory, buys speed, and keeps the result. Default: 4.",
     ),
 ]
 BatchSize = Annotated[

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 from napari_tessera.decode.base import Labels, check_number
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     import torch
 
@@ -61,6 +63,10 @@ class ArgmaxDecoder:
     def needs_only_order(self, out_channels: int) -> bool:
         """Return True but for a single channel, which is compared with the threshold."""
         return out_channels > 1
+
+    def compared(self, out_channels: int, output: OutputSpec) -> Sequence[int]:
+        """Return the only channel: several are compared with each other."""
+        return range(out_channels if out_channels == 1 else 0)
 
     def decode(self, reduced: np.ndarray) -> Labels:
         """Return the class numbers as they are, a view of the input."""

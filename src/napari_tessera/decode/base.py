@@ -9,6 +9,8 @@ import numpy as np
 from napari_tessera.errors import SettingsError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
 
     from napari_tessera.models.spec import OutputSpec
@@ -50,6 +52,9 @@ class Decoder(Protocol):
 
         It may then be given any positive multiple of them, not activated.
         """
+
+    def compared(self, out_channels: int, output: OutputSpec) -> Sequence[int]:
+        """Return the channels whose values `reduce` takes for probabilities, from 0 to 1."""
 
     def decode(self, reduced: np.ndarray) -> Labels:
         """Return integer labels (*spatial), 0 = background, for the reduced volume (C', *spatial), 2D or 3D.

@@ -11,6 +11,8 @@ from napari_tessera.decode.base import Labels, check_integer, check_number, drop
 from napari_tessera.errors import SettingsError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
     from numpy.typing import NDArray
 
@@ -95,6 +97,10 @@ class ContourDistanceDecoder:
     def needs_only_order(self, out_channels: int) -> bool:
         """Return False: values are compared with thresholds."""
         return False
+
+    def compared(self, out_channels: int, output: OutputSpec) -> Sequence[int]:
+        """Return all channels but the last, the distance."""
+        return range(out_channels - 1)
 
     def decode(self, reduced: np.ndarray) -> Labels:
         """Return the objects, numbered 1..n."""

@@ -9,6 +9,8 @@ from napari_tessera.decode.base import Labels, check_integer, check_number
 from napari_tessera.errors import SettingsError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     import torch
 
@@ -75,6 +77,10 @@ class RegionsDecoder:
     def needs_only_order(self, out_channels: int) -> bool:
         """Return False: values are compared with a threshold."""
         return False
+
+    def compared(self, out_channels: int, output: OutputSpec) -> Sequence[int]:
+        """Return all channels."""
+        return range(out_channels)
 
     def decode(self, reduced: np.ndarray) -> Labels:
         """Return the labels as they are, a view of the input."""

@@ -9,6 +9,8 @@ from napari_tessera.decode.base import Labels, check_integer, check_number, drop
 from napari_tessera.errors import SettingsError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     import torch
 
@@ -76,6 +78,10 @@ class ThresholdDecoder:
     def needs_only_order(self, out_channels: int) -> bool:
         """Return False: values are compared with a threshold."""
         return False
+
+    def compared(self, out_channels: int, output: OutputSpec) -> Sequence[int]:
+        """Return the channel that is looked at."""
+        return [self._channel_of(out_channels)]
 
     def decode(self, reduced: np.ndarray) -> Labels:
         """Return the connected parts, numbered 1..n in scan order."""

@@ -14,7 +14,7 @@ from napari_tessera.decode.base import Labels, check_integer, check_number, labe
 from napari_tessera.errors import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import torch
     from numpy.typing import NDArray
@@ -110,6 +110,10 @@ class WatershedDecoder:
     def needs_only_order(self, out_channels: int) -> bool:
         """Return False: values are compared with a threshold."""
         return False
+
+    def compared(self, out_channels: int, output: OutputSpec) -> Sequence[int]:
+        """Return the boundary, or the affinities of neighbours."""
+        return [0] if output.kind == "boundary" else _nearest_channels(output)
 
     def decode(self, reduced: np.ndarray) -> Labels:
         """Return the objects, numbered 1..n."""

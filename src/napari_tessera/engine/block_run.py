@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from napari_tessera.engine.feed import WindowReader
     from napari_tessera.engine.grid import Block
     from napari_tessera.engine.network import Forward
+    from napari_tessera.engine.pass_check import CheckedForward
     from napari_tessera.engine.passes import Passes
     from napari_tessera.engine.reduction import Reduction
     from napari_tessera.engine.sweep import Sweep, Window
@@ -109,7 +110,7 @@ class BlockRun:
         device: Device,
         lane: Lane,
         reader: WindowReader,
-        forward: Forward,
+        forward: Forward | CheckedForward,
         passes: Passes,
         batch: int,
         on_host: bool,

@@ -16,7 +16,7 @@ from napari_tessera.engine.blend import MINIMUM, importance_map
 from napari_tessera.engine.block_run import BlockRun, NoRoomError
 from napari_tessera.engine.blocks import halve_block
 from napari_tessera.engine.drain import PlaneDrain
-from napari_tessera.engine.events import EventHandler, MemoryRecovered, PlanesFinished, Recovery
+from napari_tessera.engine.events import EventHandler, MemoryRecovered, Noticed, PlanesFinished, Recovery
 from napari_tessera.engine.feed import WindowReader
 from napari_tessera.engine.grid import Tiling
 from napari_tessera.engine.network import Forward, Network
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from napari_tessera.engine.device_protocol import Device
     from napari_tessera.engine.grid import Block
+    from napari_tessera.engine.pass_check import CheckedForward
     from napari_tessera.engine.reduction import Reduction
     from napari_tessera.engine.sink import Sink
     from napari_tessera.engine.source import Region, Source
@@ -114,9 +115,10 @@ class _SweepRun:
         self._lane = device.open_lane(main=True)
         self._source = source
         window = sweep.grid.window
-        self._forward = (
-            network if isinstance(network, Forward) else Forward(network, sweep.out_channels, window, device)
-        )
+        forward = network if isinstance(network, Forward) else Forward(network, sweep.out_channels, window, device)
+        self._forward: Forward | CheckedForward = forward
+        if sweep.check is not None:
+            self._forward = sweep.check.of(forward, lambda sentence: notify(Noticed(volume, sentence)))
         self._passes = Passes(device, self._lane, volume, notify, cancel)
         axis = sweep.grid.sweep_axis
 

@@ -73,7 +73,8 @@ class Settings:
     overlap
         Fraction in [0, 1) of a window that it shares with the next along each axis.
     sw_batch_size
-        Windows in one forward pass, >= 1. Costs GPU memory, buys speed; never changes the result.
+        Windows in one forward pass, >= 1. Costs GPU memory, buys speed; never changes the result of a network that sees
+        each window by itself, which a run checks.
     batch_size
         Volumes resident in host memory at once, >= 1: one is computed while the next are loaded.
     tta_num

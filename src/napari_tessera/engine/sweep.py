@@ -17,6 +17,7 @@ from napari_tessera.engine.tta import View, ViewAverage
 
 if TYPE_CHECKING:
     from napari_tessera.engine.intensity import IntensityMap
+    from napari_tessera.engine.pass_check import PassCheck
 
 __all__ = ["Sweep", "Window", "choose_weighting", "count_occupied", "is_interleaved"]
 
@@ -57,6 +58,8 @@ class Sweep:
         Boolean, one per window of the grid (shape ``grid.counts``): which are computed; None: all.
     read_ahead
         Batches read while the network computes; None: what suits the device.
+    check
+        Looks at the first passes; None: nobody does.
     """
 
     grid: WindowGrid
@@ -73,6 +76,7 @@ class Sweep:
     blocks: tuple[Block, ...] = ()
     occupied: npt.NDArray[Any] | None = None
     read_ahead: int | None = None
+    check: PassCheck | None = None
 
     @property
     def all_blocks(self) -> tuple[Block, ...]:

@@ -1,0 +1,111 @@
+"""Whether the values of a network are what its description takes them for, told from its first passes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from napari_tessera.decode.base import Decoder
+    from napari_tessera.models.spec import ModelSpec
+
+__all__ = ["ValueCheck"]
+
+# How far beyond [0, 1] what is taken for a probability may lie, and a sum of them beyond 1: a regression overshoots,
+# and float16 rounds.
+SLACK = 0.01
+# What a network that ends in such an activation gives, and how near it comes to both ends where it decides.
+RANGES = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}
+NEAR = 0.1
+
+
+class ValueCheck:
+    """Finds, once each, what outputs have that their description excludes.
+
+    Parameters
+    ----------
+    spec
+        The model.
+    kept
+        What the averages become on the device: what makes labels of them, or None where probabilities are kept.
+    decoder
+        What makes labels in the end; None: nothing does.
+    """
+
+    def __init__(self, spec: ModelSpec, kept: Decoder | None, decoder: Decoder | None) -> None:
+        self._decoder = decoder
+        compared = () if decoder is None else decoder.compared(spec.out_channels, spec.output)
+        self._compared = [channel for channel in compared if spec.activations[channel] == "none"]
+        one_for_all = len(set(spec.activations)) == 1
+        is_activated = kept is None or not (one_for_all and kept.needs_only_order(spec.out_channels))
+        self._activated: dict[str, list[range]] = {}
+        start = 0
+        for activation, same in groupby(spec.activations if is_activated else ()):
+            stop = start + len(list(same))
+            self._activated.setdefault(activation, []).append(range(start, stop))
+            start = stop
+        self._reach: dict[str, tuple[float, float]] = {}
+        self._said: set[str] = set()
+
+    def __call__(self, output: torch.Tensor) -> Iterator[str]:
+        """Yield sentences on *output*, (B, C, *window), before any activation."""
+        if self._compared and "none" not in self._said:
+            yield from self._of_compared(output)
+        for activation in RANGES.keys() & self._activated.keys() - self._said:
+            yield from self._of_twice(output, activation)
+        if "softmax" in self._activated.keys() - self._said:
+            yield from self._of_softmax(output)
+
+    def _range(self, output: torch.Tensor, key: str, channels: list[int]) -> tuple[float, float]:
+        """Return how far the values of *channels* have reached in all outputs until now."""
+        ends = [output[:, channel].aminmax() for channel in channels]
+        low, high = (min(float(each.min) for each in ends), max(float(each.max) for each in ends))
+        before = self._reach.get(key, (low, high))
+        self._reach[key] = min(low, before[0]), max(high, before[1])
+        return self._reach[key]
+
+    def _of_compared(self, output: torch.Tensor) -> Iterator[str]:
+        low, high = self._range(output, "none", self._compared)
+        if low >= -SLACK and high <= 1 + SLACK:
+            return
+        self._said.add("none")
+        whole = all(bool((output[:, channel] == output[:, channel].round()).all()) for channel in self._compared)
+        assert self._decoder is not None
+        yield (
+            f"the network's values reach from {low:.2g} to {high:.2g}, but the decoder '{self._decoder.name}' takes "
+            f"them for probabilities from 0 to 1: "
+        ) + (
+            "whole numbers such as these may be class numbers; let the network give a score for each class instead"
+            if whole
+            else "if they are logits, say activation: sigmoid in the model's description (in Python: "
+            "activation='sigmoid')"
+        )
+
+    def _of_twice(self, output: torch.Tensor, activation: str) -> Iterator[str]:
+        channels = [channel for group in self._activated[activation] for channel in group]
+        (low, high), (least, most) = self._range(output, activation, channels), RANGES[activation]
+        if least <= low < least + NEAR and most - NEAR < high <= most:
+            self._said.add(activation)
+            yield (
+                f"the network's values lie between {low:.2g} and {high:.2g}, as after a {activation}, and its "
+                f"description has another {activation} follow, which leaves little between them: if the network "
+                f"ends in one, say activation: none"
+            )
+
+    def _of_softmax(self, output: torch.Tensor) -> Iterator[str]:
+        for group in self._activated["softmax"]:
+            part = output[0, group.start : group.stop]
+            if len(group) < 2 or float(part.min()) < 0:
+                continue
+            low, high = part.sum(0).aminmax()
+            if float(low) >= 1 - SLACK and float(high) <= 1 + SLACK:
+                self._said.add("softmax")
+                yield (
+                    f"the network's {len(group)} channels are above 0 and sum to 1, as after a softmax, and its "
+                    f"description has another softmax follow, which brings them close together: if the network ends "
+                    f"in one, say activation: none"
+                )
+                return
