@@ -11,9 +11,9 @@ from tests.models.sample import Sample, reference_network
 __all__ = ["make"]
 
 
-def make(folder: Path) -> Sample:
-    """Write the reference network into *folder*."""
-    network = reference_network()
+def make(folder: Path, network: torch.nn.Module | None = None) -> Sample:
+    """Write *network*, by default the reference network, into *folder*."""
+    network = (network or reference_network()).eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.jit.save(torch.jit.script(network), str(folder / "small.pt"))  # type: ignore[no-untyped-call]

@@ -18,6 +18,7 @@ import napari_tessera as nt
 from napari_tessera.errors import ModelError, UntrustedModelError
 from napari_tessera.models.formats.embedded import EXTRA_FILE
 from napari_tessera.models.formats.exported_program import FORMAT
+from napari_tessera.models.load import load_model
 
 
 class Twice(torch.nn.Module):
@@ -41,7 +42,7 @@ def test_what_its_graph_says_of_shapes(tmp_path: Path) -> None:
 
 
 def test_a_batch_that_is_fixed_is_filled_up(tmp_path: Path) -> None:
-    model = FORMAT.load(exported(tmp_path, torch.zeros(3, 1, 8, 8)))
+    model = load_model(exported(tmp_path, torch.zeros(3, 1, 8, 8)), trust=True)
     volume = np.random.default_rng(0).random((20, 30), np.float32)
     for batch in (1, 3, 5):
         found = nt.predict(volume, model, nt.Settings(sw_batch_size=batch, device="cpu"))
@@ -54,7 +55,7 @@ def test_a_description_inside_the_archive_counts(tmp_path: Path) -> None:
         "window: {default: [8, 8], step: [0, 0], minimum: [8, 8]}}"
     )
     path = exported(tmp_path, torch.zeros(3, 1, 8, 8), extra_files={EXTRA_FILE: text})
-    assert FORMAT.load(path).spec.name == "told"
+    assert load_model(path, trust=True).spec.name == "told"
 
 
 class Canary:
@@ -92,14 +93,14 @@ def test_what_is_no_archive(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "net.pt2"
     path.write_bytes(content)
     with pytest.raises(ModelError, match=r"net\.pt2"):
-        FORMAT.load(path)
+        load_model(path, trust=True)
 
 
 def test_a_file_that_was_cut_short(tmp_path: Path) -> None:
     path = sample_exported.make(tmp_path).path
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(ModelError, match="cut short"):
-        FORMAT.load(path)
+        load_model(path, trust=True)
 
 
 @pytest.mark.parametrize("graph", [{}, {"graph_module": {}}, [], {"graph_module": {"graph": {}, "signature": {}}}])

@@ -106,15 +106,21 @@ def open_model(name: str | None, *, trust: bool = False) -> Model:
         If there is no such model, it cannot be opened, or it may not run code.
     """
     from napari_tessera.cli.console import say, say_assumed
-    from napari_tessera.models.load import BUNDLED, load_model, remember_trust
+    from napari_tessera.errors import UntrustedModelError
+    from napari_tessera.models.load import BUNDLED, load_model
+    from napari_tessera.models.trust import TrustStore
 
-    model = load_model(name or BUNDLED, trust=trust)
+    try:
+        model = load_model(name or BUNDLED)
+    except UntrustedModelError as error:
+        if not trust:
+            raise
+        model = load_model(name or BUNDLED, trust=error.files.keys())
+        try:
+            TrustStore().remember({sha: path.name for sha, path in error.files.items()})
+        except OSError as unwritten:
+            say(f"{name} is trusted for this run only: {unwritten}", kind="Warning")
     say_assumed(model.spec.assumed)
     for note in model.notes:
         say(note, kind="Note")
-    if trust:
-        try:
-            remember_trust(name or BUNDLED)
-        except OSError as error:
-            say(f"{name} is trusted for this run only: {error}", kind="Warning")
     return model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from napari_tessera.errors import ModelError, UntrustedModelError, first_line, nearest
 from napari_tessera.models.folder import user_models
 from napari_tessera.models.formats.registry import MODEL_SUFFIXES, find_format, leads_into_zip
-from napari_tessera.models.trust import TrustStore, fingerprint
+from napari_tessera.models.trust import TrustedFiles, TrustStore
 
 if TYPE_CHECKING:
     from napari_tessera.models.formats.base import Description, ModelFormat, Risk
@@ -41,7 +41,7 @@ def bundled_models() -> dict[str, Path]:
     return {path.stem.replace("_", "-"): path for path in sorted(_FOLDER.glob("*.yaml"))}
 
 
-def load_model(model: str | Path, *, trust: bool = False, store: TrustStore | None = None) -> Model:
+def load_model(model: str | Path, *, trust: bool | Collection[str] = False, store: TrustStore | None = None) -> Model:
     """Open a model.
 
     Parameters
@@ -50,14 +50,15 @@ def load_model(model: str | Path, *, trust: bool = False, store: TrustStore | No
         ``"bundled"``, the name of a bundled model or of one in the user's folder of models, or the path of a file or
         folder: see docs/models.md for the formats.
     trust
-        Whether the file may run code, for formats that do. Without it, files in the trust store still may.
+        Whether the file may run code, for formats that do; or the SHA-256 of the content that may, such as those of
+        `UntrustedModelError.files`. Files in the trust store may, too.
     store
         The user's trust store by default.
 
     Raises
     ------
     UntrustedModelError
-        If opening can run code and neither *trust* nor the store allows this file.
+        If opening can run code and neither *trust* nor the store allows the content that the file has.
     ModelError
         If the model cannot be opened.
     """
@@ -70,9 +71,11 @@ def load_model(model: str | Path, *, trust: bool = False, store: TrustStore | No
         risk = form.risk(path)
         if risk is None:
             return form.load(path)
-    if not trust:
-        _refuse_unknown(path, form, risk, store or TrustStore())
-    return form.load(path)  # what code of the file raises is its own
+        files = TrustedFiles.read(risk.files)
+    if trust is not True:
+        unknown = {sha: file for sha, file in files.hashes.items() if sha not in (trust or ())}
+        _refuse_unknown(path, form, risk, unknown, store or TrustStore())
+    return form.load(path, files)  # what code of the file raises is its own
 
 
 def describe_model(model: str | Path) -> tuple[ModelFormat, Description]:
@@ -179,11 +182,10 @@ def _read_as_data(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _refuse_unknown(path: Path, form: ModelFormat, risk: Risk, store: TrustStore) -> None:
-    """Raise unless the user has allowed all files of *risk*."""
-    known = store.names()
-    unknown = {sha: file for file in risk.files if (sha := fingerprint(file)) not in known}
-    if unknown:
+def _refuse_unknown(path: Path, form: ModelFormat, risk: Risk, files: Mapping[str, Path], store: TrustStore) -> None:
+    """Raise unless the *store* knows all *files*, by their SHA-256."""
+    known = store.names() if files else {}
+    if unknown := {sha: file for sha, file in files.items() if sha not in known}:
         article = "an" if form.name[0] in "aeiouAEIOU" else "a"
         raise UntrustedModelError(
             f"{path} is {article} {form.name}: {risk.does}. If you know where it comes from, allow it with trust=True "

@@ -1,17 +1,17 @@
-"""Which model files the user has allowed to run code, by the SHA-256 of their content."""
+"""Which model files the user has allowed to run code, by the SHA-256 of their content; and that very content."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from napari_tessera.configuration import configuration_folder, replace_json
-from napari_tessera.errors import ModelError
+from napari_tessera.errors import ModelError, OutOfMemoryError
 
-__all__ = ["TrustStore", "fingerprint"]
+__all__ = ["NO_FILES", "TrustStore", "TrustedFiles", "fingerprint"]
 
 
 def fingerprint(path: Path) -> str:
@@ -21,6 +21,63 @@ def fingerprint(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ModelError(f"cannot read the model {path}: {error.strerror or error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class TrustedFiles:
+    """What lay in a model's files that run code when they were read, once: this is hashed, asked about and run.
+
+    By then the disk may hold something else under the same names.
+
+    Parameters
+    ----------
+    content
+        File to its content.
+    """
+
+    content: Mapping[Path, bytes] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, files: Iterable[Path]) -> TrustedFiles:
+        """Read *files* into memory.
+
+        Raises
+        ------
+        ModelError
+            If one cannot be read.
+        OutOfMemoryError
+            If one does not fit into memory.
+        """
+        return cls({file: _read(file) for file in files})
+
+    @property
+    def hashes(self) -> dict[str, Path]:
+        """The files by the SHA-256 of their content."""
+        return {hashlib.sha256(content).hexdigest(): file for file, content in self.content.items()}
+
+    def of(self, file: Path) -> bytes:
+        """Return the content of *file*.
+
+        Raises
+        ------
+        ModelError
+            If it is none of them: it was no part of the model when the user was asked.
+        """
+        if file not in self.content:
+            raise ModelError(f"the model changed while it was opened, and would now run code of {file}: open it again")
+        return self.content[file]
+
+
+NO_FILES = TrustedFiles()
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except MemoryError as error:
+        raise OutOfMemoryError(f"the model {file} does not fit into memory: close other programs") from error
+    except OSError as error:
+        raise ModelError(f"cannot read the model {file}: {error.strerror or error}") from error
 
 
 def _default_path() -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,7 +84,7 @@ def open_model(name: str | Path, *, trusted: Mapping[str, str] | None = None) ->
     name
         Of a bundled model or one in the user's folder, or the path of a file or folder.
     trusted
-        Content that the user has just allowed to run, which is remembered first: SHA-256 to file name.
+        Content that the user has just allowed to run, which is remembered, too: SHA-256 to file name.
 
     Raises
     ------
@@ -94,9 +94,14 @@ def open_model(name: str | Path, *, trusted: Mapping[str, str] | None = None) ->
     from napari_tessera.models.load import load_model
     from napari_tessera.models.trust import TrustStore
 
+    notes: tuple[str, ...] = ()
     if trusted:
-        TrustStore().remember(trusted)
-    return load_model(name)
+        try:
+            TrustStore().remember(trusted)
+        except OSError as error:
+            notes = (f"It is trusted until it is opened again, as that cannot be remembered: {error}.",)
+    model = load_model(name, trust=(trusted or {}).keys())
+    return replace(model, notes=(*model.notes, *notes))
 
 
 def suitable_decoders(model: Model) -> tuple[str, ...]:

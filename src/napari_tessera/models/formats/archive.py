@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import stat
 import zipfile
@@ -27,8 +28,15 @@ _ZIP_ERRORS = (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, 
 
 
 @contextmanager
-def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
+def open_archive(path: Path, content: bytes | None = None) -> Iterator[zipfile.ZipFile]:
     """Lend the zip *path* after looking at what its directory says of all its entries.
+
+    Parameters
+    ----------
+    path
+        Where it lies, for errors, too.
+    content
+        What it holds, if that has been read.
 
     Raises
     ------
@@ -37,9 +45,10 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
         many or too large ones.
     """
     try:
-        archive = zipfile.ZipFile(path)
+        archive = zipfile.ZipFile(path if content is None else io.BytesIO(content))
     except _ZIP_ERRORS as error:
         raise ModelError(f"cannot read {path} as a zip, it may be cut short ({error}): get it again") from error
+    archive.filename = str(path)
     with archive:
         entries = archive.infolist()
         if len(entries) > MAX_ENTRIES:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from napari_tessera.errors import as_sentence
 from napari_tessera.models.assumed import assume
+from napari_tessera.models.trust import NO_FILES, TrustedFiles
 
 if TYPE_CHECKING:
     from napari_tessera.models.model import Model
@@ -89,12 +90,20 @@ class ModelFormat(Protocol):
         """
         ...
 
-    def load(self, path: Path) -> Model:
-        """Open *path*; the caller has made sure that the user accepts the risk.
+    def load(self, path: Path, trusted: TrustedFiles = NO_FILES) -> Model:
+        """Open *path*.
+
+        Parameters
+        ----------
+        path
+            The file or folder.
+        trusted
+            The files of the risk, which the user allows to run code: such code is taken from their content alone.
 
         Raises
         ------
         ModelError
-            If it cannot be opened, in one sentence that names the file and the reason.
+            If it cannot be opened, in one sentence that names the file and the reason; or would run code of a file
+            that is not *trusted*.
         """
         ...

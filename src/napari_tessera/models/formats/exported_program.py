@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import zipfile
@@ -23,8 +24,11 @@ from napari_tessera.models.formats.stored_program import remember_program
 from napari_tessera.models.model import Model
 from napari_tessera.models.plain_json import load_json
 from napari_tessera.models.spec import ModelSpec, WindowRule
+from napari_tessera.models.trust import NO_FILES, TrustedFiles
 
 if TYPE_CHECKING:
+    from typing import IO
+
     from napari_tessera.models.network_file import Architecture
 
 __all__ = ["FORMAT", "ExportedProgram", "open_exported"]
@@ -55,45 +59,46 @@ class ExportedProgram:
 
     def describe(self, path: Path) -> Description:
         """Return what the description beside *path* or inside it says, else what its graph says of shapes."""
-        graph, text = _read(path)
+        graph, text = _read(path, path)
         spec, _ = _spec(path, text, *_shapes(graph, path))
         return Description(spec)
 
-    def load(self, path: Path) -> Model:
-        """Open *path*; the caller has made sure that the user trusts it.
+    def load(self, path: Path, trusted: TrustedFiles = NO_FILES) -> Model:
+        """Open *path*.
 
         Raises
         ------
         ModelError
             If the archive cannot be opened, or takes anything but one tensor of windows.
         """
-        graph, text = _read(path)
+        content = trusted.of(path)
+        graph, text = _read(path, io.BytesIO(content))
         sizes, out_channels = _shapes(graph, path)
         spec, architecture = _spec(path, text, sizes, out_channels)
-        return Model(_open(path, sizes[0], architecture), spec, str(path))
+        return Model(_open(path, content, sizes[0], architecture), spec, str(path))
 
 
 FORMAT = ExportedProgram()
 
 
-def open_exported(path: Path) -> tuple[torch.nn.Module, int, int, int]:
-    """Return the program *path*, which the user trusts, and its spatial dimensions, input and output channels.
+def open_exported(path: Path, content: bytes) -> tuple[torch.nn.Module, int, int, int]:
+    """Return the program *path*, and its spatial dimensions, input and output channels; the user trusts its *content*.
 
     Raises
     ------
     ModelError
         As `ExportedProgram.load` does.
     """
-    graph, _ = _read(path)
+    graph, _ = _read(path, io.BytesIO(content))
     sizes, out_channels = _shapes(graph, path)
-    return _open(path, sizes[0]), len(sizes) - 2, sizes[1].least, out_channels
+    return _open(path, content, sizes[0]), len(sizes) - 2, sizes[1].least, out_channels
 
 
-def _open(path: Path, batch: _Size, architecture: Architecture | None = None) -> torch.nn.Module:
+def _open(path: Path, content: bytes, batch: _Size, architecture: Architecture | None = None) -> torch.nn.Module:
     log = _TorchLog()
     try:
         with log:
-            program = torch.export.load(path)
+            program = torch.export.load(io.BytesIO(content))
     except Exception as error:  # whatever a damaged archive makes of torch's reader
         raise ModelError(
             f"cannot open {path} as an exported program, it may be damaged or of another torch than "
@@ -143,14 +148,14 @@ class _Exported(torch.nn.Module):
         return in_passes_of(self.batch, self.graph, windows)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], bytes]:
-    """Return the graph of an archive and the description inside it, nothing where there is none."""
+def _read(path: Path, source: Path | IO[bytes]) -> tuple[dict[str, Any], bytes]:
+    """Return the graph of the archive *path*, read from *source*, and the description inside; b"" without one."""
     content = look(path)
     refuse_no_model(content, str(path))
     if content is not Content.EXPORTED:
         raise ModelError(f"{path} is no exported program, but {content.value}: save it with torch.export.save")
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(source) as archive:
             names = archive.namelist()
             graph = next((name for name in names if name.endswith("/models/model.json")), None)
             if graph is None:

@@ -23,6 +23,7 @@ from napari_tessera.models.formats.passes import in_passes_of
 from napari_tessera.models.formats.stored_program import remember_program
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import ModelSpec, WindowRule
+from napari_tessera.models.trust import NO_FILES, TrustedFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -53,7 +54,7 @@ class Onnx:
         graph = read_graph(path)
         return Description(_spec(path, graph, OnnxShapes.of(graph, path)))
 
-    def load(self, path: Path) -> Model:
+    def load(self, path: Path, trusted: TrustedFiles = NO_FILES) -> Model:
         """Open *path*.
 
         Raises

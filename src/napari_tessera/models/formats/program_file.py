@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import nullcontext
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from napari_tessera.errors import ModelError
 from napari_tessera.models.formats.archive import inside, is_file
 from napari_tessera.models.formats.base import Risk
 from napari_tessera.models.formats.embedded import check_told
-from napari_tessera.models.trust import fingerprint
+from napari_tessera.models.trust import TrustedFiles, fingerprint
 
 if TYPE_CHECKING:
     import torch
@@ -43,8 +44,10 @@ def find_files(description: Path, program: Program) -> tuple[Path, ...]:
     return tuple(_find(description, file) for file in program.files)
 
 
-def open_program(description: Path, file: ModelFile) -> torch.nn.Module:
+def open_program(description: Path, file: ModelFile, trusted: TrustedFiles) -> torch.nn.Module:
     """Return the network that the program of *file* is; *description* is where that was read.
+
+    It is one of *trusted*, unless it is ONNX.
 
     Raises
     ------
@@ -55,18 +58,20 @@ def open_program(description: Path, file: ModelFile) -> torch.nn.Module:
     program = file.program
     assert program is not None
     paths = find_files(description, program)
+    first, *data = paths
+    content = b"" if program.kind == "onnx" else trusted.of(first)
     for path, wanted in zip(paths, program.files, strict=True):
-        if (found := fingerprint(path)) != wanted.sha256:
+        found = hashlib.sha256(content).hexdigest() if content else fingerprint(path)
+        if found != wanted.sha256:
             raise ModelError(
                 f"{path} has the SHA-256 {found[:16]}..., but {description} says {wanted.sha256[:16]}...: it is "
                 f"damaged or another file; get both again"
             )
-    first, *data = paths
     if program.kind == "torchscript":
-        return _open_script(first)
+        return _open_script(first, content)
     if program.kind == "onnx":
         return _open_onnx(first, data, file)
-    return _open_exported(first, file)
+    return _open_exported(first, content, file)
 
 
 def _find(description: Path, file: ProgramFile) -> Path:
@@ -80,19 +85,19 @@ def _find(description: Path, file: ProgramFile) -> Path:
     return path
 
 
-def _open_script(path: Path) -> torch.nn.Module:
+def _open_script(path: Path, content: bytes) -> torch.nn.Module:
     from napari_tessera.models.formats.script import open_script
     from napari_tessera.models.formats.stored_program import remember_program
 
-    network = open_script(path, str(path))
+    network = open_script(content, str(path))
     remember_program(network, "torchscript", lambda: nullcontext(path), path)
     return network
 
 
-def _open_exported(path: Path, file: ModelFile) -> torch.nn.Module:
+def _open_exported(path: Path, content: bytes, file: ModelFile) -> torch.nn.Module:
     from napari_tessera.models.formats.exported_program import open_exported
 
-    network, spatial_dims, in_channels, out_channels = open_exported(path)
+    network, spatial_dims, in_channels, out_channels = open_exported(path, content)
     if not file.around:  # else the graph's axes and channels are not the model's
         check_told(path, file.spec, spatial_dims=spatial_dims, in_channels=in_channels, out_channels=out_channels)
     return network

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import warnings
-from pathlib import Path
 
 import torch
 
@@ -14,14 +14,14 @@ __all__ = ["open_script"]
 
 
 def open_script(
-    path: Path, label: str, extra_files: dict[str, str] | None = None, *, device: str = "cpu"
+    content: bytes, label: str, extra_files: dict[str, str] | None = None, *, device: str = "cpu"
 ) -> torch.nn.Module:
-    """Return the TorchScript network in *path*; its weights are read into memory, or nowhere on the device ``meta``.
+    """Return the TorchScript network in *content*; its weights lie in memory, or nowhere on the device ``meta``.
 
     Parameters
     ----------
-    path
-        The archive.
+    content
+        The archive, which the user allows to run.
     label
         How errors call it.
     extra_files
@@ -38,7 +38,7 @@ def open_script(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is deprecated, and everywhere
             network: torch.nn.Module = torch.jit.load(  # type: ignore[no-untyped-call]
-                str(path), map_location=device, _extra_files=extra_files
+                io.BytesIO(content), map_location=device, _extra_files=extra_files
             )
     except Exception as error:  # whatever a damaged archive makes of torch's reader, IndexError included
         reason = reason_of_torch(error)

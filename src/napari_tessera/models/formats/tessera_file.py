@@ -22,9 +22,11 @@ from napari_tessera.models.formats.saved_weights import read_weights
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import ModelSpec, WindowRule
 from napari_tessera.models.spec_file import ModelFile, read_model_file
+from napari_tessera.models.trust import NO_FILES, TrustedFiles
 
 if TYPE_CHECKING:
     import torch
+
 
 __all__ = ["FORMAT", "TesseraFile"]
 
@@ -53,7 +55,7 @@ class TesseraFile:
         spec, notes = _spec(file)
         return Description(spec, _title(description, file), notes)
 
-    def load(self, path: Path, *, origin: str | None = None) -> Model:
+    def load(self, path: Path, trusted: TrustedFiles = NO_FILES, *, origin: str | None = None) -> Model:
         """Open the model whose description is the YAML file *path*, or lies beside the weights or program *path*.
 
         Weights are safetensors, or what torch.save wrote of tensors alone.
@@ -65,7 +67,7 @@ class TesseraFile:
         """
         description = _description_of(path)
         file = read_model_file(description)
-        network = _open_network(path, description, file)
+        network = _open_network(path, description, file, trusted)
         if file.around:
             network = _wrap(network, description, file)
         spec, notes = _spec(file)
@@ -75,13 +77,13 @@ class TesseraFile:
 FORMAT = TesseraFile()
 
 
-def _open_network(path: Path, description: Path, file: ModelFile) -> torch.nn.Module:
+def _open_network(path: Path, description: Path, file: ModelFile, trusted: TrustedFiles) -> torch.nn.Module:
     """Return the network without what stands around it."""
     from napari_tessera.models.formats.own_network import build_network
     from napari_tessera.models.formats.program_file import open_program
 
     if file.program is not None:
-        return open_program(description, file)
+        return open_program(description, file, trusted)
     if file.architecture is None:
         raise ModelError(
             f"{description} names no architecture, so there is nothing to load weights into: add one, or a program"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from contextlib import nullcontext
 from pathlib import Path
@@ -19,8 +20,11 @@ from napari_tessera.models.formats.script import open_script
 from napari_tessera.models.formats.stored_program import remember_program
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import ModelSpec, WindowRule
+from napari_tessera.models.trust import NO_FILES, TrustedFiles
 
 if TYPE_CHECKING:
+    from typing import IO
+
     from napari_tessera.models.spec_file import ModelFile
 
 __all__ = ["FORMAT", "TorchScript"]
@@ -43,11 +47,11 @@ class TorchScript:
 
     def describe(self, path: Path) -> Description:
         """Return what the description beside *path*, or inside it, says."""
-        described = _described(path, _extra_file(path))
+        described = _described(path, _extra_file(path, path))
         return Description(None if described is None else described.spec)
 
-    def load(self, path: Path) -> Model:
-        """Open the archive *path*; the caller has made sure that the user trusts it.
+    def load(self, path: Path, trusted: TrustedFiles = NO_FILES) -> Model:
+        """Open the archive *path*.
 
         The description is ``<stem>.yaml`` beside the archive, else ``tessera.yaml`` inside it, else it is inferred from
         the first convolution and the shape that a trial without data, or a small one, gives (channels and dimensions
@@ -58,20 +62,20 @@ class TorchScript:
         ModelError
             If the archive cannot be opened, or nothing describes it and nothing can be inferred.
         """
-        return _load(path)
+        return _load(path, trusted.of(path))
 
 
 FORMAT = TorchScript()
 
 
-def _extra_file(path: Path) -> bytes:
-    """Return the description inside an archive, nothing where there is none."""
+def _extra_file(path: Path, source: Path | IO[bytes]) -> bytes:
+    """Return the description inside the archive *path*, read from *source*; nothing where there is none."""
     content = look(path)
     refuse_no_model(content, str(path))
     if content is not Content.SCRIPT:
         raise ModelError(f"{path} is no TorchScript archive, but {content.value}: save it with torch.jit.save")
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(source) as archive:
             return read_extra(archive, path)
     except (OSError, zipfile.BadZipFile) as error:
         raise ModelError(
@@ -79,23 +83,23 @@ def _extra_file(path: Path) -> bytes:
         ) from error
 
 
-def _load(path: Path) -> Model:
-    _extra_file(path)
+def _load(path: Path, content: bytes) -> Model:
+    _extra_file(path, io.BytesIO(content))
     extra = {EXTRA_FILE: ""}
-    network = open_script(path, str(path), extra)
+    network = open_script(content, str(path), extra)
     described = _described(path, extra[EXTRA_FILE])
     architecture = None if described is None else described.architecture
     remember_program(network, "torchscript", lambda: nullcontext(path), path, architecture=architecture)
     if described is not None:
         return Model(network, described.spec, str(path))
-    return Model(network, _infer(network, path), str(path))
+    return Model(network, _infer(network, path, content), str(path))
 
 
 def _described(path: Path, text: str | bytes) -> ModelFile | None:
     return find_description(path, text, f"{EXTRA_FILE} inside {path}")
 
 
-def _infer(network: torch.nn.Module, path: Path) -> ModelSpec:
+def _infer(network: torch.nn.Module, path: Path, content: bytes) -> ModelSpec:
     """Return what the first convolution and the shape of an output tell."""
     kernel = next((p for p in network.parameters() if p.dim() in (4, 5)), None)
     if kernel is None:
@@ -105,7 +109,7 @@ def _infer(network: torch.nn.Module, path: Path) -> ModelSpec:
     # On the meta device shapes are found without computing. What has tensors of its own elsewhere does not run there.
     for device, sides in (("meta", PROBE_SIDES), ("cpu", [s for s in PROBE_SIDES if s**dims <= MOST_VOXELS])):
         try:
-            tried = network if device == "cpu" else open_script(path, str(path), device=device)
+            tried = network if device == "cpu" else open_script(content, str(path), device=device)
         except ModelError as error:
             failure = error
             continue

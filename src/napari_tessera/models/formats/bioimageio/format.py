@@ -21,6 +21,7 @@ from napari_tessera.models.formats.bioimageio.steps import read_normalisation
 from napari_tessera.models.formats.bioimageio.weights import Weights, choose_weights, open_network
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import ModelSpec, Normalisation, OutputKind, OutputSpec, WindowRule
+from napari_tessera.models.trust import NO_FILES, TrustedFiles
 
 __all__ = ["FORMAT", "BioimageIo"]
 
@@ -63,15 +64,15 @@ class BioimageIo:
         read = _read(path)
         return Description(read.spec, read.weights.title, read.notes)
 
-    def load(self, path: Path) -> Model:
-        """Open the safest weights of the package *path*; for TorchScript the user has said that they may run.
+    def load(self, path: Path, trusted: TrustedFiles = NO_FILES) -> Model:
+        """Open the safest weights of the package *path*.
 
         Raises
         ------
         ModelError
             If the description is none, a file is missing or not the one described, or Tessera cannot do as it says.
         """
-        read = _read(path)
+        read = _read(path, trusted)
         layout = read.layout
         network = open_network(read.package, read.weights, len(layout.in_channels), layout.spatial_dims)
         # A state dict's network has Tessera's axes already; the others may also give a list of one tensor.
@@ -87,8 +88,8 @@ class BioimageIo:
 FORMAT = BioimageIo()
 
 
-def _read(path: Path) -> _Read:
-    package = open_package(path)
+def _read(path: Path, trusted: TrustedFiles = NO_FILES) -> _Read:
+    package = open_package(path, trusted)
     description, notes = read_description(package)
     if len(description.inputs) != 1 or len(description.outputs) != 1:
         raise ModelError(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -13,7 +14,7 @@ from napari_tessera.errors import ModelError
 from napari_tessera.models.formats.archive import copy_entry, inside, is_file, open_archive
 from napari_tessera.models.formats.registry import DEEPEST
 from napari_tessera.models.spec_file import MAX_BYTES
-from napari_tessera.models.trust import fingerprint
+from napari_tessera.models.trust import NO_FILES, TrustedFiles, fingerprint
 
 __all__ = ["DESCRIPTIONS", "Package", "PackageFile", "open_package"]
 
@@ -47,15 +48,22 @@ class Package:
         The folder or the zip.
     description
         Path of the description in it, with "/".
+    trusted
+        What of it may run code. A zip that is among it is read from there alone.
     """
 
     path: Path
     description: str
+    trusted: TrustedFiles
 
     @property
     def is_zip(self) -> bool:
         """Whether it is a zip."""
         return self.path.is_file()
+
+    def untrusted(self) -> Package:
+        """Return it without the content that it was opened with, which it would keep in memory."""
+        return Package(self.path, self.description, NO_FILES)
 
     def read_description(self) -> bytes:
         """Return the description's text.
@@ -78,10 +86,25 @@ class Package:
         """
         name = self._name_of(source)
         if self.is_zip:
-            with open_archive(self.path) as archive:
+            with self._zip() as archive:
                 self._member(archive, name)
             return self.path
         return self._on_disk(name)
+
+    def read_code(self, file: PackageFile) -> bytes:
+        """Return the content of *file*, which the user allows to run, its SHA-256 verified.
+
+        Raises
+        ------
+        ModelError
+            If it is not trusted; or as `lend` does.
+        """
+        content = self.trusted.of(self.locate(file.source))
+        if not self.is_zip:
+            self._verify(file, hashlib.sha256(content).hexdigest())
+            return content
+        with self.lend(file) as (path,):
+            return path.read_bytes()
 
     @contextmanager
     def lend(self, *files: PackageFile, most_bytes: int | None = None) -> Iterator[tuple[Path, ...]]:
@@ -100,18 +123,22 @@ class Package:
             yield self._verified(files, paths)
             return
         with tempfile.TemporaryDirectory(prefix="tessera-", ignore_cleanup_errors=True) as folder:
-            with open_archive(self.path) as archive:
+            with self._zip() as archive:
                 paths = tuple(self._copy(archive, name, Path(folder), most_bytes) for name in names)
             yield self._verified(files, paths)
 
     def _verified(self, files: tuple[PackageFile, ...], paths: tuple[Path, ...]) -> tuple[Path, ...]:
         for file, path in zip(files, paths, strict=True):
-            if file.sha256 is not None and (found := fingerprint(path)) != file.sha256.lower():
-                raise ModelError(
-                    f"'{file.source}' in {self.path} has the SHA-256 {found[:16]}..., but its description says "
-                    f"{file.sha256[:16]}...: it is damaged or another file; get the package again"
-                )
+            if file.sha256 is not None:
+                self._verify(file, fingerprint(path))
         return paths
+
+    def _verify(self, file: PackageFile, found: str) -> None:
+        if file.sha256 is not None and found != file.sha256.lower():
+            raise ModelError(
+                f"'{file.source}' in {self.path} has the SHA-256 {found[:16]}..., but its description says "
+                f"{file.sha256[:16]}...: it is damaged or another file; get the package again"
+            )
 
     def _name_of(self, source: str) -> str:
         """Return the path of *source* in the package."""
@@ -150,9 +177,14 @@ class Package:
         if most_bytes is not None and size > most_bytes:
             raise ModelError(f"'{name}' in {self.path} has {size} bytes; a model description has at most {most_bytes}")
 
+    def _zip(self) -> AbstractContextManager[zipfile.ZipFile]:
+        return open_archive(self.path, self.trusted.content.get(self.path))
 
-def open_package(path: Path) -> Package:
-    """Return the package that the folder or zip *path* is; its description may lie some folders down.
+
+def open_package(path: Path, trusted: TrustedFiles = NO_FILES) -> Package:
+    """Return the package that the folder or zip *path* is, of which *trusted* may run code.
+
+    Its description may lie some folders down.
 
     Raises
     ------
@@ -162,7 +194,7 @@ def open_package(path: Path) -> Package:
     if path.is_dir():
         names = [file.relative_to(path).as_posix() for name in DESCRIPTIONS for file in _nearby(path, name)]
     else:
-        with open_archive(path) as archive:
+        with open_archive(path, trusted.content.get(path)) as archive:
             names = [name for name in archive.namelist() if PurePosixPath(name).name in DESCRIPTIONS]
     if not names:
         raise ModelError(f"{path} holds no {' or '.join(DESCRIPTIONS)}")
@@ -170,7 +202,7 @@ def open_package(path: Path) -> Package:
     nearest = sorted(name for name in names if len(PurePosixPath(name).parts) == depth)
     if len({str(PurePosixPath(name).parent) for name in nearest}) > 1:
         raise ModelError(f"{path} holds several models ({', '.join(nearest[:3])}): name the one to open")
-    return Package(path, nearest[0])
+    return Package(path, nearest[0], trusted)
 
 
 def _nearby(folder: Path, name: str) -> Iterator[Path]:

@@ -107,12 +107,12 @@ def open_network(package: Package, weights: Weights, in_channels: int, spatial_d
     """
     if weights.kind == "onnx":
         return _open_onnx(package, weights)
-    with package.lend(*weights.files) as (path, *_):
-        where = f"'{weights.files[0].source}' of {package.path}"
-        if weights.kind == "torchscript":
-            network = open_script(path, where)
-            _remember(network, "torchscript", package, weights)
-        else:
+    where = f"'{weights.files[0].source}' of {package.path}"
+    if weights.kind == "torchscript":
+        network = open_script(package.read_code(weights.files[0]), where)
+        _remember(network, "torchscript", package, weights)
+    else:
+        with package.lend(*weights.files) as (path, *_):
             # On Windows a mapped file cannot be deleted, as copies out of a zip are.
             network = _build(path, where, weights, mapped=not package.is_zip or os.name != "nt")
     kernel = next((p for p in network.parameters() if p.dim() in (4, 5)), None)
@@ -178,6 +178,7 @@ def _open_onnx(package: Package, weights: Weights) -> torch.nn.Module:
 
 def _remember(network: torch.nn.Module, kind: ProgramKind, package: Package, weights: Weights) -> None:
     """Remember which files of the package *network* is, for whoever packs it."""
+    package = package.untrusted()
 
     @contextmanager
     def lend() -> Iterator[Path]:

@@ -19,6 +19,7 @@ from napari_tessera.models.formats.registry import DESCRIPTIONS, MODEL_SUFFIXES,
 from napari_tessera.models.formats.tensors_only import refuse_more_than_tensors
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import ModelSpec, Normalisation, WindowRule
+from napari_tessera.models.trust import NO_FILES, TrustedFiles
 
 __all__ = ["FORMAT", "Connectomics"]
 
@@ -52,7 +53,7 @@ class Connectomics:
         opened = _Opened.read(path)
         return Description(opened.spec, opened.blueprint.name, opened.notes)
 
-    def load(self, path: Path, *, averaged: bool | None = None) -> Model:
+    def load(self, path: Path, trusted: TrustedFiles = NO_FILES, *, averaged: bool | None = None) -> Model:
         """Open the checkpoint *path*.
 
         Parameters

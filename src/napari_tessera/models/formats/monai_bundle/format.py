@@ -31,6 +31,7 @@ from napari_tessera.models.formats.state_dict import fill
 from napari_tessera.models.formats.stored_program import remember_program
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import Activation, DecoderChoice, ModelSpec, OutputSpec, PlaneAxis, WindowRule
+from napari_tessera.models.trust import NO_FILES, TrustedFiles
 
 __all__ = ["FORMAT", "MonaiBundle", "TurnedNetwork"]
 
@@ -62,8 +63,8 @@ class MonaiBundle:
         name = bundle.choice.script if bundle.architecture is None else bundle.architecture[0]
         return Description(parts.spec, name, parts.notes)
 
-    def load(self, path: Path) -> Model:
-        """Open the bundle; the caller has made sure that the user trusts it if it is a TorchScript.
+    def load(self, path: Path, trusted: TrustedFiles = NO_FILES) -> Model:
+        """Open the bundle.
 
         Raises
         ------
@@ -71,7 +72,7 @@ class MonaiBundle:
             If a file is missing, malformed, needs code to be run, or does not fit the others.
         """
         with _named(path):
-            bundle = _open(path)
+            bundle = _open(path, trusted)
             parts = _describe(bundle)
             network = _load_network(bundle)
         return Model(parts.turn(network), parts.spec, str(path), parts.notes)
@@ -143,9 +144,9 @@ class _Parts:
         return network if self.order == self.spec.axes else TurnedNetwork(network, self.order)
 
 
-def _open(path: Path) -> _Bundle:
+def _open(path: Path, trusted: TrustedFiles = NO_FILES) -> _Bundle:
     """Read the metadata and the inference configuration of the bundle *path*, and decide what its network is."""
-    package = open_package(path)
+    package = open_package(path, trusted)
     metadata = read_metadata(package)
     name = next((name for name in INFERENCE if package.holds(name)), None)
     if name is None:
@@ -206,9 +207,9 @@ def _allowed_name(found: Component) -> str:
 def _load_network(bundle: _Bundle) -> torch.nn.Module:
     if bundle.architecture is None:
         package, name = bundle.package, bundle.choice.script
-        with package.on_disk(name) as file:
-            script = open_script(file, package.label(name))
-        remember_program(script, "torchscript", lambda: package.on_disk(name), package.trusted_file(name))
+        script = open_script(package.read_code(name), package.label(name))
+        later = package.untrusted()
+        remember_program(script, "torchscript", lambda: later.on_disk(name), later.trusted_file(name))
         return script
     label = bundle.package.label(bundle.choice.weights)
     with bundle.package.on_disk(bundle.choice.weights) as file:

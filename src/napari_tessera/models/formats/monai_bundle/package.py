@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from zipfile import ZipFile
 
 from napari_tessera.errors import ModelError
 from napari_tessera.models.formats.archive import copy_entry, inside, is_file, open_archive, read_bounded, read_entry
 from napari_tessera.models.formats.registry import DEEPEST, MOST_NAMED
+from napari_tessera.models.trust import NO_FILES, TrustedFiles
 
 __all__ = ["MARKER", "Package", "open_package"]
 
@@ -27,10 +29,17 @@ class Package:
         The folder or the zip, for people and for trust.
     root
         The bundle's own folder within it, "" if that is all of it; it ends with "/" otherwise.
+    trusted
+        What of it may run code. A zip that is among it is read from there alone.
     """
 
     path: Path
     root: str
+    trusted: TrustedFiles
+
+    def untrusted(self) -> Package:
+        """Return it without the content that it was opened with, which it would keep in memory."""
+        return Package(self.path, self.root, NO_FILES)
 
     @property
     def name(self) -> str:
@@ -45,7 +54,7 @@ class Package:
         """Whether there is a file *name*."""
         if self.path.is_dir():
             return is_file(inside(self.path, f"{self.root}{name}"))
-        with open_archive(self.path) as archive:
+        with self._zip() as archive:
             return f"{self.root}{name}" in archive.namelist()
 
     def trusted_file(self, name: str) -> Path:
@@ -62,13 +71,27 @@ class Package:
         """
         label = self.label(name)
         if not self.path.is_dir():
-            with open_archive(self.path) as archive:
+            with self._zip() as archive:
                 return read_entry(archive, f"{self.root}{name}", label=label, limit=limit)
         try:
             with inside(self.path, f"{self.root}{name}").open("rb") as file:
                 return read_bounded(file, label=label, limit=limit)
         except OSError as error:
             raise ModelError(f"cannot read {label}, it may be cut short ({error}): get it again") from error
+
+    def read_code(self, name: str) -> bytes:
+        """Return the content of the file *name*, which the user allows to run.
+
+        Raises
+        ------
+        ModelError
+            If it is not trusted; or as `on_disk` does.
+        """
+        content = self.trusted.of(self.trusted_file(name))
+        if self.path.is_dir():
+            return content
+        with self.on_disk(name) as file:
+            return file.read_bytes()
 
     @contextmanager
     def on_disk(self, name: str) -> Iterator[Path]:
@@ -85,13 +108,16 @@ class Package:
         # On Windows a file that an exception's frames still map cannot be deleted; the error itself matters more.
         with tempfile.TemporaryDirectory(prefix="tessera-", ignore_cleanup_errors=True) as folder:
             target = Path(folder) / PurePosixPath(name).name
-            with open_archive(self.path) as archive:
+            with self._zip() as archive:
                 copy_entry(archive, f"{self.root}{name}", target, label=self.label(name))
             yield target
 
+    def _zip(self) -> AbstractContextManager[ZipFile]:
+        return open_archive(self.path, self.trusted.content.get(self.path))
 
-def open_package(path: Path) -> Package:
-    """Return the one bundle in the folder or zip *path*.
+
+def open_package(path: Path, trusted: TrustedFiles = NO_FILES) -> Package:
+    """Return the one bundle in the folder or zip *path*, of which *trusted* may run code.
 
     Raises
     ------
@@ -102,7 +128,7 @@ def open_package(path: Path) -> Package:
         levels = ["*/" * depth + MARKER for depth in range(DEEPEST - MARKER.count("/"))]
         found = [marker.relative_to(path).as_posix() for level in levels for marker in path.glob(level)]
     else:
-        with open_archive(path) as archive:
+        with open_archive(path, trusted.content.get(path)) as archive:
             found = [name for name in archive.namelist() if name == MARKER or name.endswith(f"/{MARKER}")]
     roots: list[str] = []
     for root in sorted(name.removesuffix(MARKER) for name in found):
@@ -115,4 +141,4 @@ def open_package(path: Path) -> Package:
         more = ", ..." if len(roots) > MOST_NAMED else ""
         held = ", ".join(root[:80] for root in roots[:MOST_NAMED]) + more
         raise ModelError(f"{path} holds {len(roots)} MONAI bundles ({held}): open the folder or a zip of one of them")
-    return Package(path, roots[0])
+    return Package(path, roots[0], trusted)

@@ -17,6 +17,7 @@ from napari_tessera.models.formats.nnunet.spec import axis_order, iter_notes, ma
 from napari_tessera.models.formats.state_dict import fill
 from napari_tessera.models.model import Model
 from napari_tessera.models.network_file import MOST_FOLDS
+from napari_tessera.models.trust import NO_FILES, TrustedFiles
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +46,7 @@ class NnUNetFolder:
         folds = found.folds
         return Description(found.spec, f"{network} (mean of {folds} folds)" if folds > 1 else network, found.notes)
 
-    def load(self, path: Path) -> Model:
+    def load(self, path: Path, trusted: TrustedFiles = NO_FILES) -> Model:
         """Open the folder or zip *path*; several folds become one network that averages them.
 
         Raises
