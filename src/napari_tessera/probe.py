@@ -19,7 +19,7 @@ from napari_tessera.engine.feed import CHANNELS_LAST
 from napari_tessera.engine.network import Forward
 from napari_tessera.engine.stitch import FLOAT_BYTES
 from napari_tessera.engine.sweep import Window
-from napari_tessera.engine.tta import View
+from napari_tessera.engine.views import View
 from napari_tessera.errors import CalibrationError, OutOfMemoryError
 from napari_tessera.planning.pace import Pace
 from napari_tessera.planning.trace import weights_bytes

@@ -21,7 +21,7 @@ from napari_tessera.engine.reduction import Reduction
 from napari_tessera.engine.sink import ArraySink
 from napari_tessera.engine.source import ArraySource
 from napari_tessera.engine.sweep import Sweep
-from napari_tessera.engine.tta import views
+from napari_tessera.engine.views import views
 
 Array = npt.NDArray[Any]
 

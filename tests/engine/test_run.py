@@ -24,7 +24,7 @@ from napari_tessera.engine.settings import Blend
 from napari_tessera.engine.sink import ArraySink
 from napari_tessera.engine.source import ArraySource
 from napari_tessera.engine.sweep import Sweep
-from napari_tessera.engine.tta import views
+from napari_tessera.engine.views import views
 from napari_tessera.errors import CancelledError, ModelError, OutOfMemoryError
 
 Array = npt.NDArray[Any]

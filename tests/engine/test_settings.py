@@ -206,3 +206,27 @@ def test_views_named_one_by_one(tmp_path: Path) -> None:
             Settings(tta_views=wrong)
     with pytest.raises(SettingsError, match="leave one of them out"):
         Settings(tta_axes="x", tta_views=("identity", "x"))
+
+
+def test_a_settings_file_is_read_within_bounds(tmp_path: Path) -> None:
+    """Ten levels of nine aliases stand for 3 billion values; which of two values of a key is meant, none can know."""
+    path = tmp_path / "s.yaml"
+    levels = "".join(f"  b{n}: &b{n} [{', '.join([f'*b{n - 1}'] * 9)}]\n" for n in range(1, 11))
+    for text, said in (
+        (f"decoding:\n name: watershed\n parameters:\n  b0: &b0 [1]\n{levels}", "stands for more than"),
+        ("inference: {overlap: 0.5, overlap: 0.25}", "names 'overlap' twice"),
+        ("inference: {}\n'inference': {overlap: 0.25}", "names 'inference' twice"),
+        (f"inference: {{device: {'c' * 1_000_001}}}", "a settings file has at most 1000000"),
+        ("[" * 5000, "nested too deeply"),
+    ):
+        path.write_text(text)
+        with pytest.raises(SettingsError, match=said):
+            Settings.from_yaml(path)
+
+
+def test_a_file_of_pytorch_connectomics_is_opened_and_what_is_left_out_is_warned_of(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("{model: {arch: {type: x}}, inference: {window: {overlap: 0.25, padding_mode: reflect}}}")
+    with pytest.warns(UserWarning, match=r"not carried over: .*inference\.window\.padding_mode"):
+        settings = Settings.from_yaml(path)
+    assert (settings.overlap, settings.blend) == (0.25, "bump")

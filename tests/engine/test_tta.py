@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_tessera.engine.tta import View, ViewAverage, max_views, views
+from napari_tessera.engine.tta import ViewAverage
+from napari_tessera.engine.views import View, max_views, views
 from napari_tessera.errors import SettingsError
 
 NEAREST = ((-1, 0, 0), (0, -1, 0), (0, 0, -1))

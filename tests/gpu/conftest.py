@@ -40,7 +40,7 @@ def run() -> Callable[..., tuple[np.ndarray, list[Any]]]:
     from napari_tessera.engine.sink import ArraySink
     from napari_tessera.engine.source import ArraySource
     from napari_tessera.engine.sweep import Sweep
-    from napari_tessera.engine.tta import views
+    from napari_tessera.engine.views import views
 
     def run(
         network: Any,

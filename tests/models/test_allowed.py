@@ -213,7 +213,7 @@ REVIEWED = {
     ("models/formats/registry.py", "open", "importlib.import_module"): "a format's module, from the table of formats",
     ("models/formats/onnx.py", "_library", "importlib.import_module"): "onnx or onnxruntime, names in the source",
     ("models/formats/bioimageio/weights.py", "_open_onnx", "importlib.import_module"): "a name in the source",
-    ("models/plain_yaml.py", "load_yaml", "yaml.load"): "with a loader of plain data, derived from SafeLoader",
+    ("plain_yaml.py", "load_yaml", "yaml.load"): "with a loader of plain data, derived from SafeLoader",
     (
         "models/formats/tensors_only.py",
         "read_tensors_only",

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from napari_tessera import Settings
 from napari_tessera.cli.app import app
 from napari_tessera.engine.grid import stride_for
-from napari_tessera.engine.tta import views
+from napari_tessera.engine.views import views
 from napari_tessera.errors import OutputError, SettingsError
 from napari_tessera.models.formats.connectomics.config import Configuration, Generation
 from napari_tessera.models.formats.connectomics.settings import (

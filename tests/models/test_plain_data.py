@@ -11,12 +11,12 @@ import pytest
 import yaml
 from tests.models.sample import make_or_skip
 
+from napari_tessera import plain_yaml
 from napari_tessera.errors import ModelError
-from napari_tessera.models import plain_yaml
 from napari_tessera.models.formats.monai_bundle.config import parse
 from napari_tessera.models.load import load_model
-from napari_tessera.models.plain_json import load_json
-from napari_tessera.models.plain_yaml import load_yaml
+from napari_tessera.plain_json import load_json
+from napari_tessera.plain_yaml import load_yaml
 
 LONG = "9" * 301
 NUMBERS = (
@@ -149,3 +149,16 @@ def test_a_package_of_bioimageio_that_asks_for_an_older_yaml(tmp_path: Path) -> 
     target.write_text(f"%YAML 1.1\n---\n{target.read_text()}\nodd: 1{':10' * 10_000}\n")
     with pytest.raises(ModelError, match=r"rdf\.yaml.* a number of base 60, which is not read"):
         load_model(path)
+
+
+@pytest.mark.parametrize("text", ["{a: 1, a: 2}", "x: [{1: a, 0x1: b}]", "a: 1\n'a': 1\n", "{yes: 1, true: 2}"])
+def test_a_key_that_is_there_twice_is_refused(text: str) -> None:
+    with pytest.raises(yaml.YAMLError, match=r"it names '.*' twice"):
+        load_yaml(text)
+
+
+def test_what_is_merged_is_no_second_key() -> None:
+    text = "{a: &a {x: 1, y: 2}, b: &b {<<: *a, x: 3}, c: {<<: [*b, *a], y: 4}, d: *b, e: {<<: *b}}"
+    found = load_yaml(text)
+    assert found == yaml.safe_load(text)
+    assert found["e"] == {"x": 3, "y": 2}

@@ -272,8 +272,8 @@ Blend = Annotated[
         "--blend",
         metavar="NAME",
         rich_help_panel=WINDOWS,
-        help="gaussian (window centres count more), constant, bump or distance_transform. Default: the model's, else "
-        "gaussian.",
+        help="gaussian (window centres count more), constant, bump or distance_transform. Default: gaussian, unless "
+        "the model suggests another.",
     ),
 ]
 Precision = Annotated[

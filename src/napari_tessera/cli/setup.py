@@ -88,11 +88,13 @@ def check_mask_option(mask: Path | None, images: Sequence[Path]) -> None:
 def _parse_parameter(text: str) -> tuple[str, Any]:
     import yaml
 
+    from napari_tessera.plain_yaml import load_yaml
+
     name, equals, value = text.partition("=")
     if not (name and equals):
         raise typer.BadParameter(f"'{text}' is not of the form name=value", param_hint="--decoder-option")
     try:
-        return name, yaml.safe_load(value)
+        return name, load_yaml(value)
     except (yaml.YAMLError, ValueError):  # ValueError: what looks like a date and is none
         return name, value
 

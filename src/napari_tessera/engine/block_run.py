@@ -23,7 +23,8 @@ from napari_tessera.engine.feed import WindowFeed
 from napari_tessera.engine.grid import count_forward_passes
 from napari_tessera.engine.settings import AccumulatorType
 from napari_tessera.engine.stitch import Finished, SlabStitcher
-from napari_tessera.engine.tta import View, ViewAverage
+from napari_tessera.engine.tta import ViewAverage
+from napari_tessera.engine.views import View
 
 if TYPE_CHECKING:
     from napari_tessera.engine.device_protocol import Device, Lane

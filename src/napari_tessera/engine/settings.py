@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
@@ -179,16 +180,21 @@ class Settings:
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Settings:
-        """Read a settings file (see docs/settings.md for its shape).
+        """Read a settings file (see docs/settings.md for its shape), or one of PyTorch Connectomics.
+
+        What such a file says and is not carried over is said as a warning.
 
         Raises
         ------
         SettingsError
             If the file is missing, is not YAML, or holds a key or value that is not valid.
         """
-        from napari_tessera.engine.settings_file import read_settings
+        from napari_tessera.models.formats.connectomics.settings import open_settings  # the file's other dialect
 
-        return cls.from_mapping(read_settings(Path(path)))
+        opened = open_settings(path)
+        for note in opened.notes:
+            warnings.warn(note, stacklevel=2)
+        return opened.settings
 
     def to_yaml(self, path: str | Path) -> None:
         """Write the settings; `from_yaml` gives an equal object back."""

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from napari_tessera.errors import OutputError, SettingsError, nearest
+from napari_tessera.plain_yaml import MAX_BYTES, load_yaml
 
 __all__ = ["read_settings", "write_settings"]
 
@@ -85,7 +86,9 @@ def read_settings(path: Path) -> dict[str, Any]:
         If the file cannot be read, is not YAML, or has an unknown or malformed key.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > MAX_BYTES:
+            raise SettingsError(f"{path} has {path.stat().st_size} bytes; a settings file has at most {MAX_BYTES}")
+        content = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or an impossible date
         reason = " ".join(str(error).split())
         raise SettingsError(f"cannot read the settings file {path}: {reason}") from error

@@ -13,7 +13,8 @@ from napari_tessera.engine.grid import Block, WindowGrid, count_forward_passes
 from napari_tessera.engine.interleave import digits, view_number
 from napari_tessera.engine.settings import AccumulatorType, Blend, Precision, TtaMode
 from napari_tessera.engine.stitch import Weighting
-from napari_tessera.engine.tta import View, ViewAverage
+from napari_tessera.engine.tta import ViewAverage
+from napari_tessera.engine.views import View
 
 if TYPE_CHECKING:
     from napari_tessera.engine.intensity import IntensityMap

@@ -13,7 +13,8 @@ from napari_tessera.engine.grid import Tiling
 from napari_tessera.engine.interpolation import ResamplingScheme
 from napari_tessera.errors import ModelError, OutputError, first_line
 from napari_tessera.models.pack_network import pack_network, plain
-from napari_tessera.models.spec_file import MAX_BYTES, ModelFile
+from napari_tessera.models.spec_file import ModelFile
+from napari_tessera.plain_yaml import MAX_BYTES
 
 if TYPE_CHECKING:
     from napari_tessera.models.model import Model

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 from napari_tessera.engine.grid import Tiling
 from napari_tessera.engine.interpolation import ResamplingScheme
 from napari_tessera.engine.settings import Blend, Settings
+from napari_tessera.engine.views import views
 from napari_tessera.errors import ModelError, SettingsError, without_control
 from napari_tessera.models.embeddings import refuse_embeddings
 from napari_tessera.models.normalisation import Chain, Normalisation, NormalisationMode
@@ -344,18 +345,14 @@ class ModelSpec:
         """Check what becomes settings as those are checked."""
         if self.tta_views is not None and self.mirror_axes is not None:
             raise ModelError("mirror_axes and tta_views both say which views there are: leave one of them out")
-        named = {"blend": self.blend, "tta_views": self.tta_views}
         try:
-            checked = Settings.from_mapping({name: value for name, value in named.items() if value is not None})
+            checked = Settings(blend=self.blend or Blend.GAUSSIAN, tta_views=self.tta_views)
             if checked.tta_views is not None:
-                from napari_tessera.engine.tta import views  # which brings torch along
-
                 views(len(checked.tta_views), self.spatial_dims, tta_views=checked.tta_views)
         except SettingsError as error:
             raise ModelError(str(error)) from error
-        for name in named:
-            if named[name] is not None:
-                object.__setattr__(self, name, getattr(checked, name))
+        object.__setattr__(self, "tta_views", checked.tta_views)
+        object.__setattr__(self, "blend", self.blend and checked.blend)
 
     def _offsets_by_name(self) -> dict[str, tuple[int, ...]]:
         return {f"output.offsets[{i}]": offset for i, offset in enumerate(self.output.offsets)}

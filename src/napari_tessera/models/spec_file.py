@@ -16,7 +16,6 @@ from napari_tessera.errors import ModelError, nearest
 from napari_tessera.models.assumed import assume
 from napari_tessera.models.embeddings import refuse_embeddings
 from napari_tessera.models.network_file import MOST_ADAPTERS, Adapter, Architecture, Part, Program
-from napari_tessera.models.plain_yaml import load_yaml
 from napari_tessera.models.spec import (
     Activation,
     Chain,
@@ -31,11 +30,10 @@ from napari_tessera.models.spec import (
     PlanesMode,
     WindowRule,
 )
+from napari_tessera.plain_yaml import MAX_BYTES, load_yaml
 
-__all__ = ["MAX_BYTES", "ModelFile", "parse_model_file", "read_model_file"]
+__all__ = ["ModelFile", "parse_model_file", "read_model_file"]
 
-# A description is a page of text; anything much larger is not one.
-MAX_BYTES = 1_000_000
 # Of problems and of wrong values, as many as a sentence holds.
 MOST_PROBLEMS = 5
 MOST_LETTERS = 80

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from napari_tessera.engine.crop import Crop
     from napari_tessera.engine.intensity import IntensityMap
     from napari_tessera.engine.settings import Settings
-    from napari_tessera.engine.tta import View
+    from napari_tessera.engine.views import View
     from napari_tessera.planning.estimate import DeviceNeed, HostEstimate, MemoryEstimate
     from napari_tessera.planning.pace import DecodingTime, Pace
     from napari_tessera.planning.profile import Correction, Measurement

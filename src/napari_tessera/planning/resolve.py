@@ -16,7 +16,7 @@ from napari_tessera.engine.blocks import cut_blocks, deal_blocks
 from napari_tessera.engine.grid import Block, WindowGrid
 from napari_tessera.engine.stitch import FLOAT_BYTES
 from napari_tessera.engine.sweep import choose_weighting, is_interleaved
-from napari_tessera.engine.tta import views
+from napari_tessera.engine.views import views
 from napari_tessera.errors import InputError, SettingsError
 from napari_tessera.models.foreground import is_masked
 from napari_tessera.planning.advice import advise

@@ -94,7 +94,7 @@ class Session:
     @property
     def max_tta_num(self) -> int:
         """Return how many views there are of the model's axes, those left out that may not be reflected."""
-        from napari_tessera.engine.tta import max_views
+        from napari_tessera.engine.views import max_views
 
         if self.model is None or self.settings is None:
             return 1
@@ -222,7 +222,7 @@ class Session:
 
     def choose_tta_axes(self, axes: str) -> None:
         """Let views reflect only *axes*, letters of the model's; all reflections stay all reflections."""
-        from napari_tessera.engine.tta import max_views
+        from napari_tessera.engine.views import max_views
         from napari_tessera.models.suggestions import count_reflections
 
         assert self.model is not None
@@ -398,7 +398,7 @@ class Session:
         Views and a blending that the *previous* one suggested go with it.
         """
         from napari_tessera.engine.settings import Settings
-        from napari_tessera.engine.tta import max_views
+        from napari_tessera.engine.views import max_views
         from napari_tessera.models.suggestions import (
             with_blend_of,
             with_overlap_of,

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_tessera.errors import ModelError
-from napari_tessera.models.spec_file import MAX_BYTES, parse_model_file, read_model_file
+from napari_tessera.models.spec_file import parse_model_file, read_model_file
+from napari_tessera.plain_yaml import MAX_BYTES
 
 if TYPE_CHECKING:
     from napari_tessera.models.spec import ModelSpec

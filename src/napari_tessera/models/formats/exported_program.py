@@ -22,9 +22,9 @@ from napari_tessera.models.formats.passes import in_passes_of
 from napari_tessera.models.formats.reasons import reason_of_torch
 from napari_tessera.models.formats.stored_program import remember_program
 from napari_tessera.models.model import Model
-from napari_tessera.models.plain_json import load_json
 from napari_tessera.models.spec import ModelSpec, WindowRule
 from napari_tessera.models.trust import NO_FILES, TrustedFiles
+from napari_tessera.plain_json import load_json
 
 if TYPE_CHECKING:
     from typing import IO

@@ -6,7 +6,7 @@ import io
 from typing import TYPE_CHECKING, Any
 
 from napari_tessera.errors import ModelError
-from napari_tessera.models.plain_json import MAX_DIGITS
+from napari_tessera.plain_json import MAX_DIGITS
 
 if TYPE_CHECKING:
     from napari_tessera.models.formats.bioimageio.package import Package

@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from napari_tessera.errors import ModelError
 from napari_tessera.models.formats.archive import copy_entry, inside, is_file, open_archive
 from napari_tessera.models.formats.registry import DEEPEST
-from napari_tessera.models.spec_file import MAX_BYTES
 from napari_tessera.models.trust import NO_FILES, TrustedFiles, fingerprint
+from napari_tessera.plain_yaml import MAX_BYTES
 
 __all__ = ["DESCRIPTIONS", "Package", "PackageFile", "open_package"]
 

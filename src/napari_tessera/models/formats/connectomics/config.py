@@ -12,8 +12,7 @@ from typing import Any
 import yaml
 
 from napari_tessera.errors import ModelError, TesseraError
-from napari_tessera.models.plain_yaml import load_yaml
-from napari_tessera.models.spec_file import MAX_BYTES
+from napari_tessera.plain_yaml import MAX_BYTES, load_yaml
 
 __all__ = ["Configuration", "Generation", "is_connectomics", "read_configuration", "read_tree"]
 

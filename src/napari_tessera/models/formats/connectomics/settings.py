@@ -12,6 +12,7 @@ import yaml
 
 from napari_tessera.engine.grid import stride_for
 from napari_tessera.engine.settings import Blend, Settings
+from napari_tessera.engine.settings_file import read_settings
 from napari_tessera.errors import OutputError, SettingsError
 from napari_tessera.models.formats.connectomics.config import (
     Configuration,
@@ -22,7 +23,7 @@ from napari_tessera.models.formats.connectomics.config import (
 )
 from napari_tessera.models.formats.connectomics.output import CONTOUR_DISTANCE, PAIRS, SIZES, read_decoder
 from napari_tessera.models.formats.connectomics.views import read_views, write_views
-from napari_tessera.models.plain_json import load_json
+from napari_tessera.plain_json import load_json
 
 __all__ = ["OpenedSettings", "open_settings", "read_blend", "read_overlap", "write_connectomics"]
 
@@ -99,7 +100,7 @@ def open_settings(path: str | Path) -> OpenedSettings:
     path = Path(path)
     tree = read_tree(path, error=SettingsError, kind="settings file") if path.is_file() else {}
     if not is_connectomics(tree):
-        return OpenedSettings(Settings.from_yaml(path))
+        return OpenedSettings(Settings.from_mapping(read_settings(path)))
     config = read_configuration(path, error=SettingsError)
     values, notes = _read(config)
     values |= _from_comment(path)
@@ -152,7 +153,7 @@ def read_overlap(config: Configuration, window: tuple[int, ...] | None) -> tuple
         return None, ""
     numbers = [one for one in each if isinstance(one, int | float) and not isinstance(one, bool) and abs(one) < 10]
     if len(numbers) < len(each) or len(each) not in (1, len(window or each)):
-        raise config.complain(key, each, "a fraction, or one for each axis")
+        raise config.complain(key, each, "a finite number, the fraction of a window, or one for each axis")
     clamped = [min(max(0.0, one), MAX_OVERLAP) for one in numbers]
     chosen = max(clamped)
     if window is None:

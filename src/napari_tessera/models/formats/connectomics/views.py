@@ -14,7 +14,7 @@ from math import gcd
 from typing import TYPE_CHECKING, Any
 
 from napari_tessera.engine.settings import IDENTITY, Settings, TtaMode
-from napari_tessera.engine.tta import View, max_views, views
+from napari_tessera.engine.views import View, max_views, views
 from napari_tessera.models.formats.connectomics.config import Generation
 
 if TYPE_CHECKING:

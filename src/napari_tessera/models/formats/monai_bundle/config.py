@@ -17,8 +17,8 @@ import yaml
 
 from napari_tessera.errors import ModelError
 from napari_tessera.models import allowed
-from napari_tessera.models.plain_json import load_json
-from napari_tessera.models.plain_yaml import load_yaml
+from napari_tessera.plain_json import load_json
+from napari_tessera.plain_yaml import load_yaml
 
 __all__ = ["MAX_BYTES", "Component", "Config", "parse"]
 

@@ -10,7 +10,7 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 from napari_tessera.errors import ModelError
 from napari_tessera.models import allowed
 from napari_tessera.models.formats.nnunet.package import DATASET, PLANS, TrainedFolder
-from napari_tessera.models.plain_json import load_json
+from napari_tessera.plain_json import load_json
 
 __all__ = ["Architecture", "Configuration", "Dataset", "IntensityProperties", "Plans", "read_dataset", "read_plans"]
 

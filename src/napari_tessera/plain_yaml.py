@@ -1,4 +1,7 @@
-"""YAML of a stranger as plain data, within bounds: no tags that make objects, and no small text for endless values."""
+"""YAML of a stranger as plain data, within bounds: no tags that make objects, and no small text for endless values.
+
+A key that a section names twice is refused: which of the two its author meant, no reader can know.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,12 @@ from typing import Any
 import yaml
 from yaml.constructor import ConstructorError
 
-from napari_tessera.models.plain_json import MAX_DIGITS
+from napari_tessera.plain_json import MAX_DIGITS
 
-__all__ = ["MAX_VALUES", "load_yaml"]
+__all__ = ["MAX_BYTES", "MAX_VALUES", "load_yaml"]
 
+# A description or a settings file is a page of text; anything much larger is not one.
+MAX_BYTES = 1_000_000
 # A description of a network has some hundred values, a configuration of a training program some thousand.
 MAX_VALUES = 100_000
 # Characters of a key that is a number.
@@ -27,6 +32,10 @@ _NUMBERS = {"tag:yaml.org,2002:int": _INTEGER, "tag:yaml.org,2002:float": _FLOAT
 
 class _Loader(yaml.SafeLoader):
     """PyYAML's loader of plain data, with an end to what numbers and merge keys (``<<``) of merge keys stand for."""
+
+    def __init__(self, stream: str | bytes) -> None:
+        super().__init__(stream)
+        self._checked: set[int] = set()  # mappings, by their identity; what they merge is no key of their own
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own way to be told
         first: [(tag, _NUMBERS.get(tag, pattern)) for tag, pattern in resolvers]
@@ -53,9 +62,22 @@ class _Loader(yaml.SafeLoader):
         # Integers whose hashes are alike fill a dictionary in quadratic time; those below 2^61 - 1 have their own.
         if any(key.tag in _NUMBERS and len(key.value) > MAX_KEY for key, _ in node.value):
             raise ConstructorError(None, None, f"a key is a number of more than {MAX_KEY} characters", node.start_mark)
+        self._refuse_twice(node)
         super().flatten_mapping(node)
         if len(node.value) > MAX_VALUES:
             raise ConstructorError(None, None, f"it stands for more than {MAX_VALUES} values", node.start_mark)
+
+    def _refuse_twice(self, node: yaml.MappingNode) -> None:
+        if id(node) in self._checked:
+            return
+        self._checked.add(id(node))
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                value = self.construct_object(key)
+                if value in seen:
+                    raise ConstructorError(None, None, f"it names '{str(value)[:80]}' twice", key.start_mark)
+                seen.add(value)
 
 
 for _tag in _NUMBERS:
