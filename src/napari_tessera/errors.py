@@ -6,13 +6,17 @@ raised (a network, a file reader) is kept as ``__cause__``.
 
 from __future__ import annotations
 
+import errno
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import ClassVar
 
 __all__ = [
+    "MORE_MEMORY",
     "CalibrationError",
     "CancelledError",
     "InputError",
@@ -24,6 +28,8 @@ __all__ = [
     "UntrustedModelError",
     "as_sentence",
     "first_line",
+    "host_memory_for",
+    "lacks_memory",
     "nearest",
     "without_control",
 ]
@@ -113,6 +119,47 @@ class CancelledError(TesseraError):
     """The run was cancelled by its caller; what had been finished is not lost (see the sink)."""
 
     exit_code = 130
+
+
+# How a failed allocation on the host shows in errors that have no type of their own: the system's words, from mmap and
+# from Rust, the loader of libraries, torch's allocator, C++ and onnxruntime.
+_NO_MEMORY = (
+    os.strerror(errno.ENOMEM),
+    "failed to map segment from shared object",
+    "DefaultCPUAllocator: ",
+    "std::bad_alloc",
+    "Failed to allocate memory",
+)
+
+
+def lacks_memory(error: BaseException | None) -> bool:
+    """Whether *error*, or one that it came of, is a failed allocation of the host's memory.
+
+    Who reads a file often takes it for damage, and says so: then it is what that error came of.
+    """
+    while error is not None and not isinstance(error, CancelledError):
+        if isinstance(error, (MemoryError, OutOfMemoryError)) or getattr(error, "errno", None) == errno.ENOMEM:
+            return True
+        if not isinstance(error, TesseraError) and any(words in str(error) for words in _NO_MEMORY):
+            return True
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return False
+
+
+MORE_MEMORY = "close other programs, or raise the memory limit of this job or shell"
+
+
+@contextmanager
+def host_memory_for(what: str, remedy: str = "crop the image, or close other programs") -> Iterator[None]:
+    """Turn a failed allocation on the host into the error that says what it was for."""
+    try:
+        yield
+    except (OutOfMemoryError, CancelledError):
+        raise
+    except Exception as error:
+        if not lacks_memory(error):
+            raise
+        raise OutOfMemoryError(f"the host's memory did not suffice for {what}: {remedy}") from error
 
 
 def as_sentence(text: str) -> str:

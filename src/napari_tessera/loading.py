@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from napari_tessera.engine.normalised import NormalisedSource
 from napari_tessera.engine.occupancy import measure_occupied
 from napari_tessera.engine.source import ArraySource, Source
 from napari_tessera.engine.stack import StackPlane
-from napari_tessera.errors import InputError, OutOfMemoryError
+from napari_tessera.errors import InputError, host_memory_for
 from napari_tessera.models.foreground import ForegroundSource, is_masked, measure_foreground
 from napari_tessera.models.normalise import measure_intensity
 
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from napari_tessera.models.model import Model
     from napari_tessera.planning.plan import Plan, VolumePlan
 
-__all__ = ["Load", "Loaded", "Measure", "host_memory_for", "iter_loaded", "normalised_source"]
+__all__ = ["Load", "Loaded", "Measure", "iter_loaded", "normalised_source"]
 
 Load = Callable[[], Source]
 Measure = Callable[[int, Source], IntensityMap]
@@ -193,14 +192,3 @@ def _occupied(source: Source, planned: VolumePlan, above: float | None) -> npt.N
     if planned.occupied is not None or above is None:
         return planned.occupied
     return measure_occupied(source, planned.layout, above=above)
-
-
-@contextmanager
-def host_memory_for(what: str) -> Iterator[None]:
-    """Turn a failed allocation on the host into the error that says what it was for."""
-    try:
-        yield
-    except MemoryError as error:
-        raise OutOfMemoryError(
-            f"the host's memory did not suffice for {what}: crop the image, or close other programs"
-        ) from error

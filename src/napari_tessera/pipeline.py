@@ -34,9 +34,9 @@ from napari_tessera.engine.pass_check import PassCheck
 from napari_tessera.engine.settings import ProbabilityType
 from napari_tessera.engine.sink import ArraySink
 from napari_tessera.engine.source import ArraySource, estimate_cache_bytes
-from napari_tessera.errors import CancelledError, OutOfMemoryError
+from napari_tessera.errors import CancelledError, OutOfMemoryError, host_memory_for
 from napari_tessera.finished import FinishedPart
-from napari_tessera.loading import Loaded, host_memory_for, iter_loaded
+from napari_tessera.loading import Loaded, iter_loaded
 from napari_tessera.models.model import Model
 from napari_tessera.units import format_bytes
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 import torch
 import typer
 
@@ -120,3 +125,41 @@ def test_libraries_are_quiet_and_tessera_is_not(run: Run, capfd: pytest.CaptureF
     assert run(chat) == 0
     assert capfd.readouterr().err == "Warning: the network was measured\n"
     assert not logging.getLogger("napari_tessera").handlers
+
+
+def chained(error: Exception, cause: BaseException) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), 4),
+        (chained(errors.InputError("'a.tif' cannot be read; it may be damaged"), OSError(errno.ENOMEM, "")), 4),
+        (chained(errors.ModelError("a.pt may be cut short"), RuntimeError("DefaultCPUAllocator: can't allocate")), 4),
+        (chained(errors.CancelledError("stopped"), MemoryError()), 130),
+        (chained(errors.InputError("a.tif"), OSError(errno.EIO, "Input/output error")), 3),
+        (errors.InputError("there is no file 'Cannot allocate memory'"), 3),
+    ],
+)
+def test_a_lack_of_memory_is_one_whoever_met_it(run: Run, error: Exception, code: int) -> None:
+    assert run(raising(error)) == code
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ulimit -v counts on Linux alone")
+@pytest.mark.parametrize("name", ["raw.npy", "raw.tif"])
+def test_an_image_that_the_limit_of_the_shell_does_not_let_in_is_no_damaged_file(tmp_path: Path, name: str) -> None:
+    """64 GiB are mapped, not read, where 16 GiB of addresses are allowed; the file has a hole in their place."""
+    path, shape = tmp_path / name, (64, 32768, 32768)
+    if path.suffix == ".npy":
+        np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    else:
+        tifffile.memmap(path, shape=shape, dtype=np.uint8, bigtiff=True)
+    command = [sys.executable, "-m", "napari_tessera.cli", "plan", str(path), "-m", "bundled"]
+    ended = subprocess.run(
+        ["bash", "-c", 'ulimit -v 16777216; exec "$@"', "-", *command], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (4, "")
+    assert "memory did not suffice" in ended.stderr
+    assert "damaged" not in ended.stderr

@@ -1,12 +1,11 @@
 import os
 import sys
-from types import SimpleNamespace
 
 import npe2
-import psutil
 import pytest
 
 from napari_tessera.doctor import Status, installation
+from napari_tessera.engine.device_protocol import DeviceMemory
 
 
 def only(findings):
@@ -27,7 +26,7 @@ def test_python(monkeypatch, version, status):
 
 @pytest.mark.parametrize(("free", "status"), [(2 * 2**30, Status.WARN), (16 * 2**30, Status.OK)])
 def test_host_memory(monkeypatch, free, status):
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free, total=32 * 2**30))
+    monkeypatch.setattr(installation, "host_memory", lambda: DeviceMemory(32 * 2**30, free))
     finding = only(installation.check_host_memory())
     assert finding.status is status
     assert "of 32.0 GiB" in finding.detail

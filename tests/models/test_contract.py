@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +15,7 @@ import torch
 from tests.models.sample import make_or_skip
 
 import napari_tessera as nt
-from napari_tessera.errors import UntrustedModelError
+from napari_tessera.errors import OutOfMemoryError, UntrustedModelError
 from napari_tessera.models.formats.registry import FORMATS, find_format
 from napari_tessera.models.load import describe_model
 from napari_tessera.models.trust import TrustStore
@@ -53,6 +56,31 @@ def test_it_predicts_what_was_saved(sample: Sample) -> None:
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() <= sample.tolerance
     assert np.ptp(expected) > 100 * sample.tolerance, "or anything would do"
+
+
+def test_a_lack_of_memory_is_not_taken_for_damage(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever reads the weights says it in words of its own, and the readers here would call the file cut short."""
+    refused = {
+        "torch.load": RuntimeError("unable to mmap 4096 bytes from file <weights>: Cannot allocate memory (12)"),
+        "torch.jit.load": RuntimeError("[enforce fail at alloc_cpu.cpp:118] . DefaultCPUAllocator: can't allocate"),
+        "torch.export.load": MemoryError("std::bad_alloc"),
+        "napari_tessera.models.formats.tessera_file.load_file": OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+        "onnxruntime.InferenceSession": RuntimeError("[ONNXRuntimeError] : 6 : std::bad_alloc"),
+    }
+    for name, error in refused.items():
+        with suppress(ModuleNotFoundError):  # onnxruntime may not be there
+
+            def fail(*args: object, error: Exception = error, **options: object) -> None:
+                raise error
+
+            monkeypatch.setattr(name, fail)
+
+    def open_and_run() -> None:
+        model = nt.load_model(sample.path, trust=True)
+        nt.predict(np.zeros((16, 16, 16)[-model.spec.spatial_dims :], np.uint8), model)  # ONNX is opened only here
+
+    with pytest.raises(OutOfMemoryError):
+        open_and_run()
 
 
 def test_it_would_notice_one_other_weight(sample: Sample) -> None:

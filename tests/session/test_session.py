@@ -67,6 +67,7 @@ def test_from_nothing_to_a_result(session: Session, image: Any, drain_until: Any
     assert session.runner.progress.done == plan.forward_passes
     assert status_line(session).text.startswith("1 class · ")
     assert status_line(session).tone is Tone.GOOD
+    drain_until(session, lambda: not session.planning)
     assert session.plan is not None
     assert session.plan.expected_seconds is not None
 
@@ -456,6 +457,7 @@ def test_kept_probabilities_have_their_type(
     for channel, empty, exact in zip(result.probabilities, promised[1].probabilities, plain.probabilities, strict=True):
         assert channel.dtype == empty.dtype == kept
         np.testing.assert_allclose(channel.astype(np.float32) / top, exact, atol=0.5 / top if top > 1 else 5e-4)
+    drain_until(session, lambda: not session.planning)
     assert session.plan is not None
     assert session.plan.to_dict()["settings"]["probabilities"] == kept
 

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from napari_tessera.cli.console import say
-from napari_tessera.errors import CancelledError, OutOfMemoryError, TesseraError, as_sentence
+from napari_tessera.errors import CancelledError, OutOfMemoryError, TesseraError, as_sentence, lacks_memory
 
 if TYPE_CHECKING:
     import typer
@@ -78,7 +78,7 @@ def exit_code_of(error: BaseException) -> int:
 
 def _is_out_of_memory(error: BaseException) -> bool:
     torch: Any = sys.modules.get("torch")  # not loaded for this: who has not used it cannot have met its error
-    return isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError))
+    return lacks_memory(error) or (torch is not None and isinstance(error, torch.OutOfMemoryError))
 
 
 def _is_usage_error(error: BaseException) -> bool:

@@ -12,6 +12,7 @@ from tempfile import TemporaryFile
 from napari_tessera.configuration import configuration_folder
 from napari_tessera.doctor.finding import Finding, Status
 from napari_tessera.doctor.system import installed_version, pip_command
+from napari_tessera.engine.host_memory import host_memory
 from napari_tessera.units import format_bytes
 
 __all__ = [
@@ -40,12 +41,10 @@ def check_python() -> Iterator[Finding]:
 
 
 def check_host_memory() -> Iterator[Finding]:
-    """Tell how much memory there is for volumes and results."""
-    import psutil
-
-    memory = psutil.virtual_memory()
-    detail = f"{format_bytes(memory.available)} free of {format_bytes(memory.total)}, {os.cpu_count()} CPU cores"
-    if memory.available < LITTLE_MEMORY_BYTES:
+    """Tell how much memory there is for volumes and results, within what a container or a job allows."""
+    memory = host_memory()
+    detail = f"{format_bytes(memory.free_bytes)} free of {format_bytes(memory.total_bytes)}, {os.cpu_count()} CPU cores"
+    if memory.free_bytes < LITTLE_MEMORY_BYTES:
         yield Finding("host memory", Status.WARN, detail, "close other programs, and keep batch_size at 1")
     else:
         yield Finding("host memory", Status.OK, detail)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from napari_tessera.engine.device_protocol import Device, DeviceMemory, Lane, Mark
-from napari_tessera.engine.host import arithmetic, host_memory, is_host_out_of_memory
+from napari_tessera.engine.host import arithmetic, is_host_out_of_memory
+from napari_tessera.engine.host_memory import host_memory
 from napari_tessera.engine.pages import kept_pages
 from napari_tessera.errors import SettingsError
 

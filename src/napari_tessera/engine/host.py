@@ -1,39 +1,27 @@
-"""The host: its memory, how a lack of it shows, and arithmetic without gradients."""
+"""The host: how a lack of its memory shows, and arithmetic without gradients."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
 
 from napari_tessera.engine.attention import attention_by_parts
-from napari_tessera.engine.device_protocol import DeviceMemory
 from napari_tessera.engine.settings import Precision
+from napari_tessera.errors import lacks_memory
 
-__all__ = ["arithmetic", "host_memory", "is_host_out_of_memory"]
-
-
-def host_memory() -> DeviceMemory:
-    """Return the host's total and available memory."""
-    try:
-        import psutil
-    except ImportError:  # the engine alone needs torch and numpy only
-        page = os.sysconf("SC_PAGE_SIZE")
-        return DeviceMemory(page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES"))
-    memory = psutil.virtual_memory()
-    return DeviceMemory(memory.total, memory.available)
+__all__ = ["arithmetic", "is_host_out_of_memory"]
 
 
 def is_host_out_of_memory(error: BaseException) -> bool:
     """Whether *error* is a failed host allocation.
 
-    torch raises a plain RuntimeError for it, without a type of its own; the text is its allocator's.
+    torch raises a plain RuntimeError for it, without a type of its own.
     """
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+    if isinstance(error, torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error)
+    return isinstance(error, (RuntimeError, MemoryError)) and lacks_memory(error)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections import deque
 from collections.abc import Iterator
 from itertools import product
@@ -94,6 +95,8 @@ class ArraySource:
             full = (*region[: self.channel_axis], slice(None), *region[self.channel_axis :])
             return np.moveaxis(np.asarray(self.array[full]), self.channel_axis, 0)
         except OSError as error:  # a lazy array reads its files only now
+            if error.errno == errno.ENOMEM:
+                raise MemoryError(str(error)) from error
             raise InputError(f"the image cannot be read: {error}") from error
 
 

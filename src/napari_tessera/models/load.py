@@ -7,7 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_tessera.errors import ModelError, UntrustedModelError, first_line, nearest
+from napari_tessera.errors import (
+    MORE_MEMORY,
+    ModelError,
+    UntrustedModelError,
+    first_line,
+    host_memory_for,
+    nearest,
+)
 from napari_tessera.models.folder import user_models
 from napari_tessera.models.formats.registry import MODEL_SUFFIXES, find_format, leads_into_zip
 from napari_tessera.models.trust import TrustedFiles, TrustStore
@@ -41,6 +48,7 @@ def bundled_models() -> dict[str, Path]:
     return {path.stem.replace("_", "-"): path for path in sorted(_FOLDER.glob("*.yaml"))}
 
 
+@host_memory_for("opening the model", MORE_MEMORY)
 def load_model(model: str | Path, *, trust: bool | Collection[str] = False, store: TrustStore | None = None) -> Model:
     """Open a model.
 
@@ -78,6 +86,7 @@ def load_model(model: str | Path, *, trust: bool | Collection[str] = False, stor
     return form.load(path, files)  # what code of the file raises is its own
 
 
+@host_memory_for("opening the model", MORE_MEMORY)
 def describe_model(model: str | Path) -> tuple[ModelFormat, Description]:
     """Return the format of a model and what it says of itself; nothing of it is run.
 

@@ -75,10 +75,13 @@ def advise(
     empty
         Volumes that are 0 everywhere, of which the network sees nothing.
     """
+    on_device = list(_on_device_memory(settings, grids, device, total_bytes))
+    # On a CPU one memory holds both: where not even the passes fit, the other sum would only be a second figure.
+    is_said = device.kind == "cpu" and device.budget_bytes is None and any(a.level is Level.PROBLEM for a in on_device)
     found = [
         *_on_empty(empty, len(grids)),
-        *_on_device_memory(settings, grids, device, total_bytes),
-        *_on_host_memory(host_bytes, settings, device),
+        *on_device,
+        *(() if is_said else _on_host_memory(host_bytes, settings, device)),
         *_on_mixed_up_batches(settings, host_bytes),
         *_on_blocks(grids, blocks, device),
         *_on_views(settings, grids),
@@ -112,7 +115,8 @@ def _on_device_memory(
         yield Advice(Level.INFO, f"Only {windows}: sw_batch_size {most} does the same", ("sw_batch_size", most))
     if needed > free:
         fits = largest_fitting_batch(is_safe, asked)
-        needs = f"Needs {format_bytes(needed)}, {format_bytes(free)} {left} on {device.name}"
+        what = "The passes alone need" if device.kind == "cpu" else "Needs"
+        needs = f"{what} {format_bytes(needed)}, {format_bytes(free)} {left} on {device.name}"
         if fits:
             yield Advice(Level.PROBLEM, f"{needs}: lower sw_batch_size, {fits} fits", ("sw_batch_size", fits))
         else:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_tessera.errors import InputError
+from napari_tessera.errors import MORE_MEMORY, InputError, host_memory_for
 from napari_tessera.volumes.numpy_file import open_npy
 from napari_tessera.volumes.tiff import open_tiff
 
@@ -37,9 +37,12 @@ def open_volume(
     ------
     InputError
         If no reader knows the ending, or the reader cannot open the file.
+    OutOfMemoryError
+        If the host's memory does not suffice for that.
     """
     path = Path(path)
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise InputError(f"cannot open '{path}': Tessera reads files that end in {', '.join(READERS)}")
-    return reader(path, axes=axes, voxel_size_um=voxel_size_um)
+    with host_memory_for(f"opening '{path}'", MORE_MEMORY):
+        return reader(path, axes=axes, voxel_size_um=voxel_size_um)

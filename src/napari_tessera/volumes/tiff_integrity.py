@@ -10,7 +10,7 @@ from threading import get_ident
 
 import tifffile
 
-from napari_tessera.errors import InputError, OutOfMemoryError, TesseraError
+from napari_tessera.errors import MORE_MEMORY, InputError, OutOfMemoryError, TesseraError, lacks_memory
 from napari_tessera.volumes.ome import check_description
 from napari_tessera.volumes.tiff_images import is_beside
 
@@ -44,6 +44,8 @@ def reading(path: Path) -> Iterator[None]:
         raise InputError(f"'{path}' may not be read; check its permissions") from error
     # A parser fed with damaged bytes raises nearly anything: struct, index, key, zlib and codec errors.
     except Exception as error:
+        if lacks_memory(error):
+            raise OutOfMemoryError(f"the host's memory did not suffice for reading '{path}': {MORE_MEMORY}") from error
         reason = str(error).partition("\n")[0][:200] or type(error).__name__
         raise InputError(f"'{path}' cannot be read as TIFF ({reason}); it may be damaged, export it again") from error
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from napari_tessera.errors import ModelError, first_line
+from napari_tessera.errors import ModelError, first_line, lacks_memory
 from napari_tessera.models.assumed import assume
 from napari_tessera.models.formats.base import Description, Risk
 from napari_tessera.models.formats.embedded import check_told, find_spec
@@ -145,8 +145,8 @@ class OnnxNetwork(torch.nn.Module):
             try:
                 (output,) = session.run([self.shapes.output], {self.shapes.input: windows.numpy(force=True)})
             except Exception as error:  # onnxruntime has a class of its own for each kind
-                if "allocate" in str(error):
-                    raise
+                if lacks_memory(error):
+                    raise MemoryError(_reason(error)) from error
                 raise ModelError(
                     f"onnxruntime cannot run {self._path} on windows of shape {tuple(windows.shape)}: {_reason(error)}"
                 ) from error
@@ -186,6 +186,8 @@ def _open_session(path: Path, device: torch.device) -> Any:
     try:
         return runtime.InferenceSession(str(path), options, providers=wanted)
     except Exception as error:  # onnxruntime has a class of its own for each kind
+        if lacks_memory(error):
+            raise MemoryError(_reason(error)) from error
         raise ModelError(f"onnxruntime cannot run {path}: {_reason(error)}") from error
 
 
