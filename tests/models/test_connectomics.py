@@ -374,7 +374,6 @@ def test_generation_b_with_softmax_keeps_all_channels_and_says_so(tmp_path: Path
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [
-        ("mednext", "MedNeXt"),
         ("rsunet", "PyTorch Connectomics itself"),
         ("nnunet", "plans.json"),
         ("monai_unte", "did"),

@@ -51,8 +51,10 @@ CONNECTOMICS_NETWORKS = Names(
         "monai_unet": f"{_NETS}.UNet, or Tessera's InterpolatingUNet of it",
         "monai_unetr": f"{_NETS}.UNETR",
         "monai_swin_unetr": f"{_NETS}.SwinUNETR",
+        **dict.fromkeys(("mednext", "mednext_custom"), "napari_tessera.MedNeXt"),
     },
-    "each is one of the network classes above, built from arguments that are read and checked one by one",
+    "each is one of the network classes above or of Tessera's below, built from arguments that are read and checked "
+    "one by one",
 )
 # What Tessera's own networks are. Their names in a file are not their places here, which may change.
 OWN_NETWORKS = Names(
@@ -60,10 +62,11 @@ OWN_NETWORKS = Names(
     (TESSERA, CONNECTOMICS),
     {
         "napari_tessera.InterpolatingUNet": f"{_NETS}.UNet with another way up",
+        "napari_tessera.MedNeXt": f"{_NETS}.MedNeXt with other widths on its way down",
         "napari_tessera.ResidualUNet": "the residual U-Net of PyTorch Connectomics 1, written anew",
     },
-    "the first is a class above, with layers of MONAI's own table in the place of others; the constructor of the "
-    "second only makes layers of torch, of the kinds in the next four rows, and checks every argument first",
+    "the first two are classes of MONAI, with its own layers in the place of others; the constructor of the "
+    "third only makes layers of torch, of the kinds in the next four rows, and checks every argument first",
 )
 RESIDUAL_NORMS = Names(
     "Norms of the residual U-Net",
@@ -128,8 +131,6 @@ CONNECTOMICS_ELSEWHERE = Names(
     "Network types that are refused, with what they need",
     (CONNECTOMICS,),
     {
-        "mednext": "mednext (pip install git+https://github.com/MIC-DKFZ/MedNeXt)",
-        "mednext_custom": "mednext (pip install git+https://github.com/MIC-DKFZ/MedNeXt)",
         "nnunet": "nnU-Net, whose own folders Tessera opens: keep plans.json and dataset.json with the weights",
         "rsunet": "PyTorch Connectomics itself",
         "rsunet_iso": "PyTorch Connectomics itself",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ARCHITECTURES",
     "INTERPOLATING",
+    "MEDNEXT",
     "RESIDUAL",
     "build",
     "build_with",
@@ -30,6 +31,7 @@ __all__ = [
 _MONAI = "monai.networks.nets"
 
 INTERPOLATING, RESIDUAL = "napari_tessera.InterpolatingUNet", "napari_tessera.ResidualUNet"
+MEDNEXT = "napari_tessera.MedNeXt"
 
 ARCHITECTURES = (*allowed.MONAI_NETWORKS.names, *allowed.OWN_NETWORKS.names)
 # Constructors make lists as long as a number says, and levels as deep as a list is long, before they make any weights.
@@ -127,6 +129,10 @@ def network_class(name: str) -> type[torch.nn.Module]:
         from napari_tessera.models.formats.connectomics.residual_unet import ResidualUNet
 
         return ResidualUNet
+    if name == MEDNEXT:
+        from napari_tessera.models.formats.connectomics.unet import MedNeXt
+
+        return MedNeXt
     if name == INTERPOLATING:
         from napari_tessera.models.formats.connectomics.unet import InterpolatingUNet
 

@@ -12,6 +12,7 @@ import torch
 from napari_tessera.errors import ModelError, nearest
 from napari_tessera.models import allowed, architectures
 from napari_tessera.models.empty_network import StoredWeights
+from napari_tessera.models.formats.connectomics.mednext import mednext_recipe, renamed
 from napari_tessera.models.formats.state_dict import describe_misfit, fill
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ MONAI = "monai.networks.nets"
 # The step of a network whose position embedding is of one size.
 ONLY = 0
 LEVELS_OF_BASIC = 6
-# The one network that is not MONAI's own.
 
 # What Lightning, and what runs a network on several devices, puts before the names of its weights.
 _WRAPPERS = ("model.", "module.")
@@ -49,6 +49,8 @@ class Blueprint:
         (class, arguments) for each way in which its releases built it; what the weights fit is right.
     hint
         What to do where none fits.
+    rename
+        What the network calls the weight of a name in the file; None of one that it does not have.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Blueprint:
     exact: bool
     recipes: tuple[tuple[str, dict[str, Any]], ...]
     hint: str = ""
+    rename: Callable[[str], str | None] = str
 
     def build(self, weights: Weights, path: Path) -> torch.nn.Module:
         """Return the network with *weights*, which it then shares; *path* is for error messages.
@@ -77,7 +80,7 @@ class Blueprint:
                     raise
                 raise ModelError(f"{path}: {error}") from error
             wanted = network.state_dict()
-            fitting = _without_prefix(weights, wanted)
+            fitting = _without_prefix(weights, wanted, self.rename)
             problem = describe_misfit(fitting, wanted)
             if not problem:
                 fill(network, fitting, label=str(path), what=self.name)
@@ -135,7 +138,8 @@ def read_blueprint(config: Configuration) -> Blueprint:
     step, exact, recipes = ARCHITECTURES[name](arguments)
     common = {"spatial_dims": dims, "in_channels": in_channels, "out_channels": out_channels}
     full = tuple((cls, {**common, **own}) for cls, own in recipes)
-    return Blueprint(name, dims, in_channels, out_channels, step, exact, full)
+    rename = renamed if full[0][0] == architectures.MEDNEXT else str
+    return Blueprint(name, dims, in_channels, out_channels, step, exact, full, rename=rename)
 
 
 def _is_nested(config: Configuration) -> bool:
@@ -251,18 +255,24 @@ ARCHITECTURES: Mapping[str, Callable[[_Arguments], _Recipes]] = allowed.CONNECTO
         "monai_unet": _unet,
         "monai_unetr": _unetr,
         "monai_swin_unetr": _swin_unetr,
+        "mednext": lambda arguments: mednext_recipe(arguments.config, is_custom=False),
+        "mednext_custom": lambda arguments: mednext_recipe(arguments.config, is_custom=True),
     }
 )
 
 
-def _without_prefix(weights: Weights, wanted: Weights) -> Weights:
+def _without_prefix(weights: Weights, wanted: Weights, rename: Callable[[str], str | None]) -> Weights:
     """Return the weights named as the network names them.
 
     A wrapper adds ``model.`` or ``module.`` to all names, a compiled module ``_orig_mod.``; MONAI's UNet begins with
     ``model.`` of its own, so as many are taken off as makes the most names fit.
     """
     plain = {name.replace("_orig_mod.", ""): tensor for name, tensor in weights.items()}
-    return max(_iter_stripped(plain), key=lambda named: len(named.keys() & wanted.keys()))
+    candidates = [
+        {new: tensor for name, tensor in named.items() if (new := rename(name)) is not None}
+        for named in _iter_stripped(plain)
+    ]
+    return max(candidates, key=lambda named: len(named.keys() & wanted.keys()))
 
 
 def _iter_stripped(weights: Weights) -> Iterator[Weights]:

@@ -1,15 +1,20 @@
-"""MONAI's UNet with another way up, as PyTorch Connectomics offers it. Imported only where a file asks for it."""
+"""MONAI's networks with other layers, as PyTorch Connectomics has them. Imported only where a file asks for one."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from monai.networks.blocks.convolutions import ResidualUnit
+from monai.networks.blocks.mednext_block import MedNeXtDownBlock
 from monai.networks.blocks.upsample import UpSample
+from monai.networks.nets.mednext import MedNeXt as MonaisMedNeXt
 from monai.networks.nets.unet import UNet
 
-__all__ = ["InterpolatingUNet"]
+from napari_tessera.models.formats.connectomics.mednext import DEPTH, LEVELS
+
+__all__ = ["InterpolatingUNet", "MedNeXt"]
 
 
 class InterpolatingUNet(UNet):
@@ -56,3 +61,62 @@ class InterpolatingUNet(UNet):
             adn_ordering=self.adn_ordering,
         )
         return torch.nn.Sequential(up, refined)
+
+
+class MedNeXt(MonaisMedNeXt):
+    """A MedNeXt whose ways down expand as the level below them does; MONAI's expand as the level above.
+
+    Parameters
+    ----------
+    spatial_dims, in_channels, out_channels, kernel_size
+        As of MONAI's ``MedNeXt``.
+    init_filters
+        Channels of the first level, which each next one doubles.
+    expansion, blocks
+        For each of nine levels, four down, the bottom and four up: how many times its blocks widen what comes, and how
+        many there are.
+    global_resp_norm
+        Whether blocks have a global response normalisation.
+    """
+
+    def __init__(
+        self,
+        *,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        init_filters: int,
+        expansion: Sequence[int],
+        blocks: Sequence[int],
+        kernel_size: int,
+        global_resp_norm: bool = False,
+    ) -> None:
+        if not len(expansion) == len(blocks) == LEVELS:
+            raise ValueError(f"a MedNeXt has {LEVELS} levels, not {len(expansion)} and {len(blocks)}")
+        super().__init__(
+            spatial_dims=spatial_dims,
+            init_filters=init_filters,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            encoder_expansion_ratio=list(expansion[:DEPTH]),
+            bottleneck_expansion_ratio=expansion[DEPTH],
+            decoder_expansion_ratio=list(expansion[DEPTH + 1 :]),
+            blocks_down=list(blocks[:DEPTH]),
+            blocks_bottleneck=blocks[DEPTH],
+            blocks_up=list(blocks[DEPTH + 1 :]),
+            kernel_size=kernel_size,
+            use_residual_connection=True,
+            global_resp_norm=global_resp_norm,
+        )
+        self.down_blocks = torch.nn.ModuleList(
+            MedNeXtDownBlock(
+                in_channels=init_filters << level,
+                out_channels=init_filters << (level + 1),
+                expansion_ratio=expansion[level + 1],
+                kernel_size=kernel_size,
+                use_residual_connection=True,
+                dim=f"{spatial_dims}d",
+                global_resp_norm=global_resp_norm and level > 0,  # its authors' first has none
+            )
+            for level in range(DEPTH)
+        )
