@@ -13,6 +13,7 @@ import pytest
 from tests.models import make_samples
 from tests.models.make_samples import SAMPLES
 
+from napari_tessera.cli import demo
 from napari_tessera.models.formats.registry import FORMATS, model_stem
 
 FOLDER = Path(__file__).parents[2] / "docs" / "models"
@@ -62,6 +63,7 @@ def test_its_commands_run(
     if lacking := make_samples.missing(recipe):
         pytest.skip(f"{', '.join(lacking)} is not installed")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "SHAPE", (16, 40, 48))
     make_samples.write_images(tmp_path)
     (tmp_path / "volume.tif").rename("raw.tif")
     for number, (each, lies) in enumerate([(name, place), *([MORE[page]] if page in MORE else [])]):
