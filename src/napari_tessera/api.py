@@ -19,6 +19,7 @@ from napari_tessera.calibration.store import CalibrationStore, NetworkMemory
 from napari_tessera.decode import Decoder, get_decoder
 from napari_tessera.engine.device import host_memory, open_devices
 from napari_tessera.engine.events import Noticed
+from napari_tessera.engine.several_outputs import choose_output
 from napari_tessera.errors import InputError, ModelError, SettingsError
 from napari_tessera.pipeline import iter_results
 from napari_tessera.planning.activations import ActivationCache
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from napari_tessera.engine.crop import Crop
     from napari_tessera.engine.events import Event, EventHandler
     from napari_tessera.engine.settings import Settings
+    from napari_tessera.engine.several_outputs import Shapes
     from napari_tessera.engine.source import Source
     from napari_tessera.models.model import Model
     from napari_tessera.planning.resampling import VoxelSize
@@ -218,29 +220,35 @@ def _trace(model: Model, settings: Settings, device_type: str) -> PassTrace:
             device_type=device_type,
         )
 
+    def shape_of(outputs: Shapes, window: tuple[int, ...]) -> tuple[int, ...]:
+        return outputs[choose_output(outputs, out_channels=model.spec.out_channels, window=window)]
+
     def keeps_size(window: tuple[int, ...]) -> bool:
         try:
-            return trace(window).out_shape[2:] == window
+            return shape_of(trace(window).outputs, window)[2:] == window
         except ModelError:
             return False
 
     window = settings.window_size or model.spec.window.default
     refusal: ModelError | None = None
+    shape: tuple[int, ...] = ()
     try:
         traced = trace(window)
     except ModelError as error:
         refusal = error
-    if refusal is not None or traced.out_shape[2:] != window:
+    else:
+        shape = shape_of(traced.outputs, window)
+    if shape[2:] != window:
         near = nearest_windows(window, keeps_size)
         if near:
             raise SettingsError(
                 f"window_size {window} does not suit the network of '{model.spec.name}': the nearest that does is "
                 f"{' or '.join(map(str, near))}"
             ) from (refusal and refusal.__cause__)
-        raise refusal or _size_error(model, window, traced)
-    if traced.out_channels != model.spec.out_channels:
+        raise refusal or _size_error(model, window, shape)
+    if shape[1] != model.spec.out_channels:
         raise ModelError(
-            f"the network of '{model.spec.name}' gives {traced.out_channels} channel(s), but its description says "
+            f"the network of '{model.spec.name}' gives {shape[1]} channel(s), but its description says "
             f"{model.spec.out_channels}: correct out_channels"
         )
     return traced
@@ -260,9 +268,9 @@ def _no_surer_than(alone: PassTrace, found: Known) -> Known:
     return replace(found, error_fraction=max(found.error_fraction, alone.error_fraction))
 
 
-def _size_error(model: Model, window: tuple[int, ...], traced: PassTrace) -> ModelError:
+def _size_error(model: Model, window: tuple[int, ...], shape: tuple[int, ...]) -> ModelError:
     return ModelError(
-        f"the network of '{model.spec.name}' gives {traced.out_shape[2:]} voxels for a window of {window}: "
+        f"the network of '{model.spec.name}' gives {shape[2:]} voxels for a window of {window}: "
         f"Tessera needs a network whose output is as large as its input"
     )
 

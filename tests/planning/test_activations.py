@@ -130,7 +130,7 @@ def test_only_the_first_question_traces(network: nn.Module, shapes: list[tuple[i
 def test_one_window_alone_is_traced_alone(network: nn.Module, shapes: list[tuple[int, ...]]) -> None:
     cache = ActivationCache()
     ask(cache, network, 1)
-    assert cache.trace(network, in_channels=1, window=WINDOW).out_shape == (1, 2, *WINDOW)
+    assert cache.trace(network, in_channels=1, window=WINDOW).outputs == {"": (1, 2, *WINDOW)}
     assert shapes == [(1, 1, *WINDOW)]
     ask(cache, network, 2)
     assert shapes[1:] == [(n, 1, *WINDOW) for n in activations.LAW_BATCHES]

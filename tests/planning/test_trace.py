@@ -131,9 +131,9 @@ def assert_as_measured(network: nn.Module, *shapes: tuple[int, ...], precision: 
     tracer = ForwardTracer(network, precision=precision)
     for shape in shapes:
         traced = tracer.trace(shape)
-        events, out_shape = measure_forward(network, shape, precision=precision)
+        events, outputs = measure_forward(network, shape, precision=precision)
         assert traced.method == "traced"
-        assert traced.out_shape == out_shape
+        assert traced.outputs == outputs
         assert traced.activations_bytes == pytest.approx(events.peak_bytes(), rel=0.005)
     return traced
 
@@ -233,7 +233,7 @@ def test_a_peak_that_can_be_worked_out_by_hand() -> None:
     traced = trace_forward(Chain(), (2, 1, 10, 10))
     assert traced.activations_bytes == 2 * 7 * plane_bytes
     assert list(traced.events.signed_bytes) == [n * 2 * plane_bytes for n in (1, 3, 3, -3, 1, -3)]
-    assert (traced.weights_bytes, traced.out_shape, traced.out_channels) == (0, (2, 1, 10, 10), 1)
+    assert (traced.weights_bytes, traced.outputs) == (0, {"": (2, 1, 10, 10)})
 
 
 def test_allocations_are_rounded_up_as_the_device_does() -> None:
@@ -342,7 +342,7 @@ def test_odd_networks_are_traced(name: str, precision: str, device_type: str) ->
     call, error_fraction = ODDITIES[name]
     network = Odd(call).eval()
     traced = trace_forward(network, (2, 1, 16, 16), precision=precision, device_type=device_type)
-    assert (traced.method, traced.out_shape) == ("traced", (2, 2, 16, 16))
+    assert (traced.method, [*traced.outputs.values()]) == ("traced", [(2, 2, 16, 16)])
     assert traced.error_fraction == error_fraction
     if device_type == "cpu":
         measured = measure_forward(network, (2, 1, 16, 16), precision=precision)[0].peak_bytes()
@@ -398,7 +398,7 @@ def test_what_cannot_be_traced_is_measured_on_small_windows(
     network, shape = Odd(call).eval(), (5, 1, 64, 64)
     state = torch.get_rng_state()
     traced = trace_forward(network, shape, precision=precision, device_type="cuda")
-    assert (traced.method, traced.out_shape, traced.convolutions) == ("measured", (5, 2, 64, 64), ())
+    assert (traced.method, traced.outputs, traced.convolutions) == ("measured", {"": (5, 2, 64, 64)}, ())
     events, _ = measure_forward(network, shape)
     assert traced.activations_bytes == pytest.approx(events.peak_bytes(512), rel=traced.error_fraction)
     assert traced.events.peak_bytes() == traced.activations_bytes

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from napari_tessera.engine.several_outputs import the_output
 from napari_tessera.errors import ModelError, TesseraError
 
 if TYPE_CHECKING:
     from napari_tessera.engine.device_protocol import Device
     from napari_tessera.engine.sweep import Window
 
-__all__ = ["Forward", "Network", "UnusableWeightsError", "first_tensor", "scores"]
+__all__ = ["Forward", "Network", "UnusableWeightsError", "scores"]
 
 Network = Callable[..., Any]
 
@@ -29,8 +30,9 @@ class Forward:
     Parameters
     ----------
     network
-        Called with float32 (B, C, *window) on the device; gives (B, C', *window), or a tuple, list or dictionary whose
-        first tensor is that. One whose attribute ``needs_windows`` is true gets the windows as a second argument.
+        Called with float32 (B, C, *window) on the device; gives (B, C', *window), or a tuple, list or dictionary with one
+        tensor that is that for sure (see `choose_output`). One whose attribute ``needs_windows`` is true gets the
+        windows as a second argument.
     out_channels, window
         What its output must have; None: whatever `probe` finds.
     device
@@ -95,7 +97,7 @@ class Forward:
     def _checked_call(self, tensor: torch.Tensor, windows: Sequence[Window]) -> torch.Tensor:
         try:
             output = self._network(tensor, windows) if self._needs_windows else self._network(tensor)
-            return scores(first_tensor(output))
+            return scores(the_output(output, out_channels=self._out_channels, window=self._window))
         except TesseraError:
             raise
         except Exception as error:
@@ -149,18 +151,6 @@ def _last_line(error: Exception) -> str:
     """Return what *error* comes down to: TorchScript puts its traceback before it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else "no more is known"
-
-
-def first_tensor(output: Any) -> torch.Tensor:
-    """Return the network's output, or the first tensor of a tuple, list or dictionary of them."""
-    while not isinstance(output, torch.Tensor):
-        if isinstance(output, Mapping):
-            output = next(iter(output.values()))
-        elif isinstance(output, (list, tuple)) and output:
-            output = output[0]
-        else:
-            raise TypeError(f"the network gave {type(output).__name__}, not a tensor")
-    return output
 
 
 def scores(output: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from napari_tessera.engine.network import UnusableWeightsError
+from napari_tessera.engine.several_outputs import with_output
 from napari_tessera.errors import ModelError, as_sentence
 from napari_tessera.models.assumed import assume, still_assumed
 from napari_tessera.models.spec import Activation, ModelSpec, OutputKind, OutputSpec, WindowRule
@@ -43,8 +44,9 @@ class Model:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Leave out of a stranger's words what a terminal would obey."""
+        """Leave out of a stranger's words what a terminal would obey; keep the network's one output."""
         object.__setattr__(self, "notes", tuple(map(as_sentence, self.notes)))
+        object.__setattr__(self, "network", with_output(self.network, self.spec.network_output))
 
     @classmethod
     def from_network(
@@ -58,6 +60,7 @@ class Model:
         output: OutputKind = "semantic",
         window_step: int = 1,
         name: str | None = None,
+        network_output: str = "",
     ) -> Model:
         """Describe a network that is already in memory.
 
@@ -76,6 +79,8 @@ class Model:
             What every window side must be a multiple of.
         name
             For people; the class's name by default.
+        network_output
+            Which of several tensors that it gives, where names and shapes leave that open: a key, or a number from 0.
 
         Raises
         ------
@@ -95,6 +100,7 @@ class Model:
             window=WindowRule.free(spatial_dims, step=window_step),
             activation=activation or "none",
             output=OutputSpec(output),
+            network_output=network_output,
             assumed=assume("normalisation", *(["activation"] if activation is None else [])),
         )
         return cls(network, spec)

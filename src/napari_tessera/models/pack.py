@@ -113,6 +113,7 @@ def _content(spec: ModelSpec) -> dict[str, Any]:
         "tiling": "" if spec.tiling is Tiling.MONAI else spec.tiling.value,
         "classes": list(spec.classes),
         "class_colours": list(spec.class_colours),
+        "network_output": spec.network_output,
         "licence": spec.licence,
         "citation": spec.citation,
         "assumed": list(spec.assumed),

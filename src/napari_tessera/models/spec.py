@@ -205,6 +205,9 @@ class ModelSpec:
         Voxels per axis along each side of a window in which its output is not to be trusted; None if unknown.
     decoder
         The step from probabilities to labels that its author suggests; filled in by kind of output if None.
+    network_output
+        Which of the network's tensors is its output: a key, or a number from 0; empty where names and shapes leave no
+        doubt (see `engine.several_outputs`).
     description, licence, citation
         For people.
     assumed
@@ -237,11 +240,12 @@ class ModelSpec:
     planes: PlanesMode = "apart"
     plane_axis: PlaneAxis = "z"
     tiling: Tiling = Tiling.MONAI
+    network_output: str = ""
     assumed: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         """Check that the fields fit together."""
-        texts = {"name": self.name, "description": self.description, "licence": self.licence, "citation": self.citation}
+        texts = {"name": self.name, "network_output": self.network_output, "description": self.description, "licence": self.licence, "citation": self.citation}
         for key, text in texts.items():
             object.__setattr__(self, key, without_control(text))
         for key, several in {"classes": self.classes, "assumed": self.assumed}.items():

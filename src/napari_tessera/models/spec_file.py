@@ -66,6 +66,10 @@ def _one_or_several(value: Any) -> Any:
     return [value] if isinstance(value, dict) else value
 
 
+def _name_or_number(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 # pydantic puts these into the places of errors, where they mean nothing to people.
 _TAGS = ("<step>", "<chain>")
 
@@ -148,6 +152,7 @@ class ModelFile(Part):
     citation: str = ""
     notes: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()
+    network_output: Annotated[str, BeforeValidator(_name_or_number)] = ""
 
     @cached_property
     def spec(self) -> ModelSpec:
@@ -179,6 +184,7 @@ class ModelFile(Part):
             description=" ".join(self.description.split()),
             licence=self.licence,
             citation=" ".join(self.citation.split()),
+            network_output=self.network_output,
             assumed=self.assumed or assume(*self._unsaid()),
         )
 

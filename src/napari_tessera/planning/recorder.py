@@ -13,6 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from napari_tessera.engine.network import scores
+from napari_tessera.engine.several_outputs import Shapes, name_outputs
 from napari_tessera.errors import ModelError
 from napari_tessera.planning.dataless import has_no_data, storage_of, tensors_in
 
@@ -107,22 +108,23 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _should_skip_dynamo(cls) -> bool:
         return False  # or every operation would pass through the compiler's wrapper
 
-    def record(self, module: Callable[[torch.Tensor], Any], windows: torch.Tensor) -> tuple[int, ...]:
-        """Call *module* and return its output's shape; afterwards `events` ends with that output alive."""
+    def record(self, module: Callable[[torch.Tensor], Any], windows: torch.Tensor) -> Shapes:
+        """Call *module* and return the shapes of its outputs by name; afterwards `events` ends with these alive."""
         self._follow(windows)
         try:
             with self:
                 output = module(windows)
-            first = next(tensors_in(output), None)
+            found = name_outputs(output)
         except RuntimeError as error:
             if self._failed is None or "TorchScript" not in str(error):
                 raise
             raise self._failed from error  # its interpreter drops the message of what goes wrong in a dispatch mode
         finally:
             self._watches.clear()  # deaths from here on are not of this pass; it also breaks a reference cycle
-        if first is None:
+        if not found:
             raise ModelError(f"the network gave {type(output).__name__} without a tensor in it")
-        return tuple(scores(first).shape)
+        floating = {name: tensor for name, tensor in found.items() if tensor.is_floating_point()}
+        return {name: tuple(scores(tensor).shape) for name, tensor in (floating or found).items()}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -19,6 +19,7 @@ from typing import Literal
 import torch
 
 from napari_tessera.engine.attention import attention_by_parts
+from napari_tessera.engine.several_outputs import Shapes
 from napari_tessera.errors import ModelError
 from napari_tessera.planning.profile import PassProfile
 from napari_tessera.planning.recorder import Convolution, MemoryEvents, Recorder, round_up, storage_sizes
@@ -65,8 +66,8 @@ class PassTrace:
         The most that is alive at once besides the weights; the input and the output count.
     weights_bytes
         Parameters, buffers and TorchScript constants; a storage that several of them share counts once.
-    out_shape
-        Shape of the network's output, the first tensor where there are several.
+    outputs
+        Shapes of what the network gives, by name (see `name_outputs`).
     events, convolutions
         How the peak came about; a measured pass has one event, as large as the peak, and no convolutions.
     method
@@ -77,7 +78,7 @@ class PassTrace:
 
     activations_bytes: int
     weights_bytes: int
-    out_shape: tuple[int, ...]
+    outputs: Shapes
     events: MemoryEvents
     convolutions: tuple[Convolution, ...]
     method: Literal["traced", "measured"]
@@ -87,11 +88,6 @@ class PassTrace:
         """Return tensors and workspaces, each allocation rounded up to *step_bytes*."""
         workspaces = ((convolution.at_event, workspace_bytes(convolution)) for convolution in self.convolutions)
         return PassProfile.of(self.events.live_bytes(step_bytes), workspaces)
-
-    @property
-    def out_channels(self) -> int:
-        """Channels of the output: its second axis, or 1 if it has only one."""
-        return self.out_shape[1] if len(self.out_shape) > 1 else 1
 
 
 def allocation_step_bytes(device_type: str) -> int:
@@ -144,8 +140,8 @@ def trace_forward(
 
 def measure_forward(
     network: torch.nn.Module, input_shape: tuple[int, ...], *, precision: str = "float32"
-) -> tuple[MemoryEvents, tuple[int, ...]]:
-    """Run *network* on numbers, where its weights are, and return what the pass allocated and its output's shape.
+) -> tuple[MemoryEvents, Shapes]:
+    """Run *network* on numbers, where its weights are, and return what the pass allocated and the outputs' shapes.
 
     Parameters
     ----------
@@ -168,8 +164,8 @@ def measure_forward(
     ):
         # A ramp: values on both sides of any threshold.
         windows = torch.linspace(0, 1, math.prod(input_shape), device=device).reshape(input_shape)
-        out_shape = recorder.record(module, windows)
-    return recorder.events, out_shape
+        outputs = recorder.record(module, windows)
+    return recorder.events, outputs
 
 
 class ForwardTracer:
@@ -194,7 +190,7 @@ class ForwardTracer:
         self._step_bytes = allocation_step_bytes(device_type) if step_bytes is None else step_bytes
         self._twins = _twin_devices(device_type, self._lower)
         self._skeletons: dict[str, Skeleton] = {}
-        self._real_passes: dict[tuple[int, tuple[int, ...]], tuple[int, int, tuple[int, ...]]] = {}
+        self._real_passes: dict[tuple[int, tuple[int, ...]], tuple[int, int, Shapes]] = {}
         self._weights_bytes = weights_bytes(network, step_bytes=self._step_bytes)
 
     def trace(self, input_shape: tuple[int, ...]) -> PassTrace:
@@ -223,7 +219,7 @@ class ForwardTracer:
         recorder = Recorder(skeleton.weights, device_type=skeleton.device_type)
         with skeleton.running(self._lower):
             windows = torch.empty(shape, dtype=torch.float32, device=skeleton.device_type)
-            out_shape = recorder.record(skeleton.module, windows)
+            outputs = recorder.record(skeleton.module, windows)
         if recorder.guessed:
             error_fraction = max(error_fraction, GUESSED_ERROR)
         # A network that another library runs says itself how far its own account of it may be off.
@@ -231,7 +227,7 @@ class ForwardTracer:
         if recorder.fused:
             error_fraction = max(error_fraction, FUSED_ERROR)
         peak, convolutions = recorder.events.peak_bytes(self._step_bytes), tuple(recorder.convolutions)
-        return PassTrace(peak, self._weights_bytes, out_shape, recorder.events, convolutions, "traced", error_fraction)
+        return PassTrace(peak, self._weights_bytes, outputs, recorder.events, convolutions, "traced", error_fraction)
 
     def _measure(self, shape: tuple[int, ...], failure: Exception) -> PassTrace:
         """Return the memory of a pass of *shape*, scaled up from real passes after tracing ended in *failure*."""
@@ -243,7 +239,7 @@ class ForwardTracer:
             sides.clear()  # it can be traced, only not with this shape
         for small in dict.fromkeys(sides):
             try:
-                one, two, out_shape = self._measured(channels, small)
+                one, two, outputs = self._measured(channels, small)
             except Exception as error:  # as in `_try_twins`
                 if small == tuple(window):
                     failure = _without_locals(error)
@@ -251,10 +247,10 @@ class ForwardTracer:
             power = self._growth(channels, small, two - one)
             per_window = (two - one) * (math.prod(window) / math.prod(small)) ** power
             peak = round(max(one - (two - one), 0) + batch * per_window)
-            full_shape = (batch, *_scaled(out_shape[1:], small, window))
+            full = {name: (batch, *_scaled(shape[1:], small, window)) for name, shape in outputs.items()}
             events = MemoryEvents(array("q", [0]), array("q", [peak]))
             sure = MEASURED_ERROR if power < CURVED else CURVED_ERROR
-            return PassTrace(peak, self._weights_bytes, full_shape, events, (), "measured", sure)
+            return PassTrace(peak, self._weights_bytes, full, events, (), "measured", sure)
         raise ModelError(
             f"the network refuses an input of shape {shape} (batch, channels, axes of the window): {_reason(failure)}"
         ) from failure
@@ -270,12 +266,12 @@ class ForwardTracer:
         grown = max(per_window, 1) / max(two - one, 1)
         return min(max(math.log(grown) / math.log(ratio), 1.0), 2.0) if ratio > 1 else 1.0
 
-    def _measured(self, channels: int, window: tuple[int, ...]) -> tuple[int, int, tuple[int, ...]]:
-        """Return the peaks of real passes over one and two windows, and the output's shape for one."""
+    def _measured(self, channels: int, window: tuple[int, ...]) -> tuple[int, int, Shapes]:
+        """Return the peaks of real passes over one and two windows, and the outputs' shapes for one."""
         if (channels, window) not in self._real_passes:
-            (one, out_shape), (two, _) = (measure_forward(self._network, (n, channels, *window)) for n in (1, 2))
+            (one, outputs), (two, _) = (measure_forward(self._network, (n, channels, *window)) for n in (1, 2))
             peaks = one.peak_bytes(self._step_bytes), two.peak_bytes(self._step_bytes)
-            self._real_passes[channels, window] = (*peaks, out_shape)
+            self._real_passes[channels, window] = (*peaks, outputs)
         return self._real_passes[channels, window]
 
 
