@@ -70,7 +70,7 @@ def test_whole_numbers_and_one_window_at_a_time(package: Path) -> None:
         def forward(self, tensor: torch.Tensor) -> torch.Tensor:
             assert tensor.dtype == torch.uint8
             assert len(tensor) == 1
-            return tensor * 2
+            return tensor.float() * 2
 
     entry = save_torchscript_of(package, Doubles(), torch.zeros(1, 1, 32, 32, 32, dtype=torch.uint8))
     change(package, merge(weights={"torchscript": entry}, inputs__0__data={"type": "uint8"}))

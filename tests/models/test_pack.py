@@ -303,7 +303,7 @@ def test_a_network_that_no_file_describes_is_refused(tmp_path: Path) -> None:
 def test_a_packages_program_and_its_axes_survive(package: Path, tmp_path: Path) -> None:
     class Odd(torch.nn.Module):
         def forward(self, tensor: torch.Tensor) -> torch.Tensor:
-            return (tensor * 2).permute(0, 1, 4, 3, 2) + 1
+            return (tensor.float() * 2).permute(0, 1, 4, 3, 2) + 1
 
     entry = save_torchscript_of(package, Odd(), torch.zeros(1, 1, 32, 32, 32, dtype=torch.uint8))
     change(package, merge(weights={"torchscript": entry}, inputs__0__data={"type": "uint8"}))

@@ -342,7 +342,7 @@ def test_odd_networks_are_traced(name: str, precision: str, device_type: str) ->
     call, error_fraction = ODDITIES[name]
     network = Odd(call).eval()
     traced = trace_forward(network, (2, 1, 16, 16), precision=precision, device_type=device_type)
-    assert (traced.method, [*traced.outputs.values()]) == ("traced", [(2, 2, 16, 16)])
+    assert (traced.method, next(iter(traced.outputs.values()))) == ("traced", (2, 2, 16, 16))
     assert traced.error_fraction == error_fraction
     if device_type == "cpu":
         measured = measure_forward(network, (2, 1, 16, 16), precision=precision)[0].peak_bytes()

@@ -21,6 +21,7 @@ __all__ = ["calibrate"]
 def calibrate(
     model: options.ModelName = None,
     trust: options.Trust = False,
+    network_output: options.NetworkOutput = "",
     settings: options.SettingsFile = None,
     window: options.Window = None,
     sw_batch_size: options.SwBatchSize = None,
@@ -35,7 +36,7 @@ def calibrate(
     wanted = setup.merge_settings(
         settings, None, window_size=window, sw_batch_size=sw_batch_size, precision=precision, device=device
     )
-    network = setup.open_model(model, trust=trust)
+    network = setup.open_model(model, trust=trust, network_output=network_output)
     from napari_tessera.api import PROBABILITIES, plan
     from napari_tessera.tuning import calibrate
 

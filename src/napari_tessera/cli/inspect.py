@@ -25,16 +25,17 @@ def inspect(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A model's file or folder, or the name of a bundled one.")
     ],
+    network_output: options.NetworkOutput = "",
     as_json: options.Json = False,
 ) -> None:
     """Show what a model's file says of its network, or why it does not open; nothing of it is run."""
     from napari_tessera.models.load import check_model, describe_model, find_risk
     from napari_tessera.models.trust import TrustStore
 
-    form, description = describe_model(model)
+    form, description = describe_model(model, network_output=network_output)
     risk = find_risk(model)
     trusted = risk is not None and all(TrustStore().allows(file) for file in risk.files)
-    check_model(model)
+    check_model(model, network_output=network_output)
     if as_json:
         typer.echo(json.dumps(_as_dict(form.name, description, risk, trusted=trusted), indent=1))
         return
@@ -93,6 +94,7 @@ def _facts(spec: "ModelSpec | None") -> dict[str, str]:
         "normalisation": "; ".join(dict.fromkeys(map(_normalisation, spec.normalisations))),
         "activation": ", ".join(dict.fromkeys(spec.activations)),
         "output": spec.output.kind,
+        "network output": spec.network_output,
         "classes": ", ".join(spec.classes),
         "decoder": f"{spec.suggested_decoder.name} {_pairs(spec.suggested_decoder.parameters)}".strip(),
         "licence": spec.licence,

@@ -25,6 +25,7 @@ __all__ = [
     "Json",
     "Mask",
     "ModelName",
+    "NetworkOutput",
     "Overlap",
     "Precision",
     "Probabilities",
@@ -101,6 +102,14 @@ ModelName = Annotated[
         "-m",
         metavar="MODEL",
         help="A model's file or folder, or a name that 'tessera models' lists. Default: the bundled network.",
+    ),
+]
+NetworkOutput = Annotated[
+    str,
+    typer.Option(
+        "--network-output",
+        metavar="NAME",
+        help="Of a network that gives several tensors, the one to use: its key, or its number from 0.",
     ),
 ]
 Trust = Annotated[

@@ -34,6 +34,7 @@ def plan(
     ] = None,
     model: options.ModelName = None,
     trust: options.Trust = False,
+    network_output: options.NetworkOutput = "",
     settings: options.SettingsFile = None,
     axes: options.Axes = None,
     voxel_size: options.VoxelSize = None,
@@ -88,7 +89,7 @@ def plan(
         device=device,
         decoder=decoder,
     )
-    network = setup.open_model(model, trust=trust)
+    network = setup.open_model(model, trust=trust, network_output=network_output)
     wanted = setup.with_suggestions(
         wanted, network, file=settings, overlap=overlap, blend=blend, tta_num=tta, tta_axes=tta_axes
     )

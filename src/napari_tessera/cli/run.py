@@ -39,6 +39,7 @@ def run(
     ],
     model: options.ModelName = None,
     trust: options.Trust = False,
+    network_output: options.NetworkOutput = "",
     settings: options.SettingsFile = None,
     axes: options.Axes = None,
     voxel_size: options.VoxelSize = None,
@@ -97,7 +98,7 @@ def run(
         decoder=decoder,
     )
     outcomes = _choose_outcomes(images, output, save_plan, probabilities=probabilities, overwrite=overwrite)
-    network = setup.open_model(model, trust=trust)
+    network = setup.open_model(model, trust=trust, network_output=network_output)
     wanted = setup.with_suggestions(
         wanted, network, file=settings, overlap=overlap, blend=blend, tta_num=tta, tta_axes=tta_axes
     )

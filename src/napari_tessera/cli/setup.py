@@ -99,7 +99,7 @@ def _parse_parameter(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def open_model(name: str | None, *, trust: bool = False) -> Model:
+def open_model(name: str | None, *, trust: bool = False, network_output: str = "") -> Model:
     """Return the model called *name*, the bundled one if None; a file that is trusted is remembered.
 
     Raises
@@ -113,11 +113,11 @@ def open_model(name: str | None, *, trust: bool = False) -> Model:
     from napari_tessera.models.trust import TrustStore
 
     try:
-        model = load_model(name or BUNDLED)
+        model = load_model(name or BUNDLED, network_output=network_output)
     except UntrustedModelError as error:
         if not trust:
             raise
-        model = load_model(name or BUNDLED, trust=error.files.keys())
+        model = load_model(name or BUNDLED, trust=error.files.keys(), network_output=network_output)
         try:
             TrustStore().remember({sha: path.name for sha, path in error.files.items()})
         except OSError as unwritten:

@@ -30,8 +30,8 @@ class Forward:
     Parameters
     ----------
     network
-        Called with float32 (B, C, *window) on the device; gives (B, C', *window), or a tuple, list or dictionary with one
-        tensor that is that for sure (see `choose_output`). One whose attribute ``needs_windows`` is true gets the
+        Called with float32 (B, C, *window) on the device; gives (B, C', *window), or a tuple, list or dictionary with
+        one tensor that is that for sure (see `choose_output`). One whose attribute ``needs_windows`` is true gets the
         windows as a second argument.
     out_channels, window
         What its output must have; None: whatever `probe` finds.

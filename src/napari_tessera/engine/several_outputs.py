@@ -9,7 +9,19 @@ import torch
 
 from napari_tessera.errors import ModelError
 
-__all__ = ["ChosenOutput", "Shapes", "choose_output", "name_outputs", "the_output", "with_output"]
+__all__ = [
+    "ChosenOutput",
+    "Shapes",
+    "assumed_output",
+    "choose_output",
+    "list_outputs",
+    "name_outputs",
+    "output_called",
+    "score_outputs",
+    "shapes_of",
+    "the_output",
+    "with_output",
+]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -27,30 +39,43 @@ class ChosenOutput(torch.nn.Module):
     ----------
     network
         Gives several tensors.
-    name
-        Of the one to use: a key, or a number from 0; of nested ones both, as in ``"heads.0"``.
+    network_output
+        Which of them: a key, or a number from 0; of nested ones both, as in ``"heads.0"``.
     """
 
-    def __init__(self, network: torch.nn.Module, name: str) -> None:
+    def __init__(self, network: torch.nn.Module, network_output: str) -> None:
         super().__init__()
         self.network = network
-        self.name = name
+        self.network_output = network_output
         self.training = False
 
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
         """Return that output for *windows*, (B, C, *window)."""
-        found = name_outputs(self.network(windows))
-        if self.name not in found:
-            raise ModelError(f"the network has no output '{self.name}': it gives {_listed(_shapes_of(found))}")
-        return found[self.name]
+        return output_called(self.network_output, self.network(windows))
 
 
 def with_output(network: torch.nn.Module, name: str) -> torch.nn.Module:
-    """Return *network* as one that gives its output *name* alone; as it is for an empty one, or where it does so."""
-    inner = network.network if isinstance(network, ChosenOutput) else network
-    if name and not any(isinstance(module, ChosenOutput) for module in inner.modules()):
-        return network if isinstance(network, ChosenOutput) and network.name == name else ChosenOutput(inner, name)
-    return inner
+    """Return *network* as one that gives its output *name* alone; as it is for an empty one, or where it does so.
+
+    Raises
+    ------
+    ModelError
+        If it was opened for another one.
+    """
+    if isinstance(network, ChosenOutput) and network.network_output != name:
+        return with_output(network.network, name)
+    own = next((chosen for module in network.modules() if (chosen := getattr(module, "network_output", ""))), "")
+    if own and name not in ("", own):
+        raise ModelError(f"the network was opened for its output '{own}', not '{name}': open its file again for that")
+    return network if own or not name else ChosenOutput(network, name)
+
+
+def output_called(name: str, output: Any) -> torch.Tensor:
+    """Return the tensor *name* of what a network gave, or raise `ModelError`, which lists them."""
+    found = name_outputs(output)
+    if name not in found:
+        raise ModelError(f"the network has no output '{name[:80]}': it gives {list_outputs(shapes_of(found))}")
+    return found[name]
 
 
 def name_outputs(output: Any) -> dict[str, torch.Tensor]:
@@ -81,17 +106,26 @@ def the_output(output: Any, *, out_channels: int | None, window: Sequence[int]) 
     """
     if isinstance(output, torch.Tensor):
         return output
+    found = score_outputs(output)
+    return found[choose_output(shapes_of(found), out_channels=out_channels, window=window)]
+
+
+def score_outputs(output: Any) -> dict[str, torch.Tensor]:
+    """Return the tensors in what a network gave, without class numbers and masks that lie beside scores.
+
+    Raises
+    ------
+    ModelError
+        If there is none.
+    """
     found = name_outputs(output)
     if not found:
         raise ModelError(f"the network gave {type(output).__name__} without a tensor in it")
-    # Class numbers or a mask beside scores are made of these.
     floating = {name: tensor for name, tensor in found.items() if tensor.is_floating_point()}
-    return found[choose_output(_shapes_of(floating or found), out_channels=out_channels, window=window)]
+    return floating or found
 
 
-def choose_output(
-    shapes: Shapes, *, out_channels: int | None, window: Sequence[int]
-) -> str:
+def choose_output(shapes: Shapes, *, out_channels: int | None, window: Sequence[int]) -> str:
     """Return the name of the output that is a network's result.
 
     It has the axes of the windows, the channels that the description says, and among those the largest size, as deep
@@ -123,18 +157,26 @@ def choose_output(
         if len(certain) == 1:
             return certain[0]
     wanted = "" if out_channels is None else f" of {out_channels} channels"
+    count = "several" if suits else "none"
     raise ModelError(
-        f"the network gives {_listed(shapes)}, and {'several' if suits else 'none'} may be its result{wanted}: name one "
-        f"as network_output, in its description or in Python, or with --network-output"
+        f"the network gives {list_outputs(shapes)}, and {count} may be its result{wanted}: name one as network_output, "
+        f"in its description or in Python, or with --network-output"
     )
 
 
-def _shapes_of(found: Mapping[str, torch.Tensor]) -> Shapes:
+def assumed_output(name: str, shapes: Shapes) -> str:
+    """Return the sentence that says which output was taken of all."""
+    return f"network_output is '{name}', by name and size, of {list_outputs(shapes)}"
+
+
+def shapes_of(found: Mapping[str, torch.Tensor]) -> Shapes:
+    """Return the shape of each tensor."""
     return {name: tuple(tensor.shape) for name, tensor in found.items()}
 
 
-def _listed(shapes: Shapes) -> str:
-    if "" in shapes:
-        return "a single tensor"
-    rows = [f"'{name[:80]}' of shape {shape}" for name, shape in shapes.items()]
+def list_outputs(shapes: Shapes) -> str:
+    """Return names and shapes of all outputs, for a sentence."""
+    rows = [
+        f"'{name[:80]}' of shape {shape}" if name else f"a tensor of shape {shape}" for name, shape in shapes.items()
+    ]
     return ", ".join(rows[:_LISTED]) + (f" and {len(rows) - _LISTED} more" if len(rows) > _LISTED else "")

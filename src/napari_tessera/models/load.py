@@ -49,7 +49,13 @@ def bundled_models() -> dict[str, Path]:
 
 
 @host_memory_for("opening the model", MORE_MEMORY)
-def load_model(model: str | Path, *, trust: bool | Collection[str] = False, store: TrustStore | None = None) -> Model:
+def load_model(
+    model: str | Path,
+    *,
+    trust: bool | Collection[str] = False,
+    store: TrustStore | None = None,
+    network_output: str = "",
+) -> Model:
     """Open a model.
 
     Parameters
@@ -62,6 +68,9 @@ def load_model(model: str | Path, *, trust: bool | Collection[str] = False, stor
         `UntrustedModelError.files`. Files in the trust store may, too.
     store
         The user's trust store by default.
+    network_output
+        Which of several tensors that the network gives is its output, where its description does not say it and names
+        and shapes leave it open: a key, or a number from 0.
 
     Raises
     ------
@@ -75,20 +84,27 @@ def load_model(model: str | Path, *, trust: bool | Collection[str] = False, stor
 
         return FORMAT.load(bundled, origin=BUNDLED)
     form, path = _find(model)
+    form = form.choosing(network_output)
     with _read_as_data(path):
         risk = form.risk(path)
         if risk is None:
-            return form.load(path)
+            return _choosing(form.load(path), network_output)
         files = TrustedFiles.read(risk.files)
     if trust is not True:
         unknown = {sha: file for sha, file in files.hashes.items() if sha not in (trust or ())}
         _refuse_unknown(path, form, risk, unknown, store or TrustStore())
-    return form.load(path, files)  # what code of the file raises is its own
+    return _choosing(form.load(path, files), network_output)  # what code of the file raises is its own
+
+
+def _choosing(model: Model, network_output: str) -> Model:
+    return model.with_spec(network_output=network_output) if network_output else model
 
 
 @host_memory_for("opening the model", MORE_MEMORY)
-def describe_model(model: str | Path) -> tuple[ModelFormat, Description]:
+def describe_model(model: str | Path, *, network_output: str = "") -> tuple[ModelFormat, Description]:
     """Return the format of a model and what it says of itself; nothing of it is run.
+
+    Parameters are those of `load_model`.
 
     Raises
     ------
@@ -97,10 +113,10 @@ def describe_model(model: str | Path) -> tuple[ModelFormat, Description]:
     """
     form, path = _find(_bundled(model) or model)
     with _read_as_data(path):
-        return form, form.describe(path)
+        return form, form.choosing(network_output).describe(path)
 
 
-def check_model(model: str | Path) -> None:
+def check_model(model: str | Path, *, network_output: str = "") -> None:
     """Raise what `load_model` would, as far as that can be told without running anything of the file.
 
     A model that is data alone is opened, which reads its names and sizes and maps its weights into memory; of one that
@@ -114,7 +130,7 @@ def check_model(model: str | Path) -> None:
     form, path = _find(_bundled(model) or model)
     with _read_as_data(path):
         if form.risk(path) is None:
-            form.load(path)
+            _choosing(form.choosing(network_output).load(path), network_output)
 
 
 def find_risk(model: str | Path) -> Risk | None:

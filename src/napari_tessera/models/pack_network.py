@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from napari_tessera.engine.network import first_tensor
+from napari_tessera.engine.several_outputs import the_output, with_output
 from napari_tessera.errors import ModelError
 from napari_tessera.models.architectures import built_from
 from napari_tessera.models.formats.adapters import take_off
@@ -122,7 +122,14 @@ def _rebuild(program: torch.nn.Module, architecture: Architecture, model: Model)
     spec = model.spec
     windows = torch.randn(1, spec.in_channels, *spec.window.default, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        found, wanted = network(windows), first_tensor(program(windows))
+        found, wanted = (
+            the_output(
+                with_output(each, spec.network_output)(windows),
+                out_channels=spec.out_channels,
+                window=spec.window.default,
+            )
+            for each in (network, program)
+        )
     if found.shape != wanted.shape or not torch.allclose(found, wanted, rtol=SAME, atol=SAME):
         raise ModelError(f"{origin} does not compute what its description's {architecture.name} does: {remedy}")
     return network

@@ -245,7 +245,13 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         """Check that the fields fit together."""
-        texts = {"name": self.name, "network_output": self.network_output, "description": self.description, "licence": self.licence, "citation": self.citation}
+        texts = {
+            "name": self.name,
+            "network_output": self.network_output,
+            "description": self.description,
+            "licence": self.licence,
+            "citation": self.citation,
+        }
         for key, text in texts.items():
             object.__setattr__(self, key, without_control(text))
         for key, several in {"classes": self.classes, "assumed": self.assumed}.items():

@@ -13,8 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from napari_tessera.engine.network import scores
-from napari_tessera.engine.several_outputs import Shapes, name_outputs
-from napari_tessera.errors import ModelError
+from napari_tessera.engine.several_outputs import Shapes, score_outputs, shapes_of
 from napari_tessera.planning.dataless import has_no_data, storage_of, tensors_in
 
 __all__ = ["Convolution", "MemoryEvents", "Recorder", "round_up", "storage_sizes"]
@@ -114,17 +113,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         try:
             with self:
                 output = module(windows)
-            found = name_outputs(output)
+            found = score_outputs(output)
         except RuntimeError as error:
             if self._failed is None or "TorchScript" not in str(error):
                 raise
             raise self._failed from error  # its interpreter drops the message of what goes wrong in a dispatch mode
         finally:
             self._watches.clear()  # deaths from here on are not of this pass; it also breaks a reference cycle
-        if not found:
-            raise ModelError(f"the network gave {type(output).__name__} without a tensor in it")
-        floating = {name: tensor for name, tensor in found.items() if tensor.is_floating_point()}
-        return {name: tuple(scores(tensor).shape) for name, tensor in (floating or found).items()}
+        return shapes_of({name: scores(tensor) for name, tensor in found.items()})
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -14,17 +14,19 @@ import traceback
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from napari_tessera.engine.attention import attention_by_parts
-from napari_tessera.engine.several_outputs import Shapes
 from napari_tessera.errors import ModelError
 from napari_tessera.planning.profile import PassProfile
 from napari_tessera.planning.recorder import Convolution, MemoryEvents, Recorder, round_up, storage_sizes
 from napari_tessera.planning.skeleton import Skeleton, autocast_flags, build_skeleton, network_weights, share_weights
 from napari_tessera.planning.workspace import workspace_bytes
+
+if TYPE_CHECKING:
+    from napari_tessera.engine.several_outputs import Shapes
 
 __all__ = [
     "ForwardTracer",

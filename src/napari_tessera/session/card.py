@@ -22,6 +22,7 @@ def spec_card(model: Model) -> str:
         "": spec.description,
         "axes": f"{'zyx'[-spec.spatial_dims :]}, {spec.in_channels} channel(s) in, {spec.out_channels} out",
         "output": spec.output.kind + (f" ({', '.join(spec.classes)})" if spec.classes else ""),
+        "network output": spec.network_output,
         "voxel size": voxels,
         "window": f"{_sides(rule.default)}, "
         + (f"in steps of {_sides(rule.step)} from {_sides(rule.minimum)}" if any(rule.step) else "no other"),

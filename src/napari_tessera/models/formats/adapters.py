@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from napari_tessera.engine.several_outputs import ChosenOutput
 from napari_tessera.errors import ModelError, nearest
 from napari_tessera.models import allowed
 from napari_tessera.models.formats.bioimageio.after import OnLine
@@ -46,8 +47,9 @@ def wrap(network: torch.nn.Module, around: Sequence[Adapter]) -> torch.nn.Module
 def take_off(network: torch.nn.Module) -> tuple[torch.nn.Module, list[dict[str, Any]]]:
     """Return the network within all that stands around *network*, and what that is, from the inside out."""
     around: list[dict[str, Any]] = []
-    while (found := _written(network)) is not None:
-        around.insert(0, found)
+    while isinstance(network, ChosenOutput) or _written(network) is not None:
+        if (found := _written(network)) is not None:  # of a chosen output a description speaks elsewhere
+            around.insert(0, found)
         network = network.network  # type: ignore[assignment]
     return network, around
 

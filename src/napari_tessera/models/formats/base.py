@@ -70,6 +70,13 @@ class ModelFormat(Protocol):
         """What people call it, such as "MONAI bundle"."""
         ...
 
+    def choosing(self, network_output: str) -> ModelFormat:
+        """Return the format of networks of which, if they give several tensors, that one is used.
+
+        Here: itself. Formats that have to know it before the network is there, for its channels, keep it.
+        """
+        return self
+
     def risk(self, path: Path) -> Risk | None:
         """Return what opening *path* may do, None where nothing of it is ever run.
 

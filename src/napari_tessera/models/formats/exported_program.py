@@ -7,12 +7,19 @@ import logging
 import re
 import zipfile
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from napari_tessera.engine.several_outputs import (
+    Shapes,
+    assumed_output,
+    choose_output,
+    list_outputs,
+    output_called,
+)
 from napari_tessera.errors import ModelError
 from napari_tessera.models.assumed import assume
 from napari_tessera.models.formats.base import Description, Risk
@@ -27,6 +34,7 @@ from napari_tessera.models.trust import NO_FILES, TrustedFiles
 from napari_tessera.plain_json import load_json
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import IO
 
     from napari_tessera.models.network_file import Architecture
@@ -39,6 +47,9 @@ MAX_JSON_BYTES = 50_000_000
 SYMBOL = re.compile(r"Symbol\('(\w+)'")
 MULTIPLE = re.compile(r"Mul\(Integer\((\d+)\), Symbol\('(\w+)'[^()]*\)\)")
 
+# torch.export's numbers for half, float, double and bfloat16.
+_FLOATING = frozenset((6, 7, 8, 13))
+
 
 @dataclass(frozen=True, slots=True)
 class _Size:
@@ -48,10 +59,16 @@ class _Size:
     step: int
 
 
+@dataclass(frozen=True, slots=True)
 class ExportedProgram:
-    """Archives that `torch.export.save` wrote."""
+    """Archives that `torch.export.save` wrote; *network_output*: the one to use of several, empty if nobody says."""
 
-    name = "exported program"
+    name: ClassVar[str] = "exported program"
+    network_output: str = ""
+
+    def choosing(self, network_output: str) -> ExportedProgram:
+        """Return the format of networks of which that output is used."""
+        return ExportedProgram(network_output)
 
     def risk(self, path: Path) -> Risk | None:
         """Return that parts of such archives are pickles."""
@@ -59,8 +76,8 @@ class ExportedProgram:
 
     def describe(self, path: Path) -> Description:
         """Return what the description beside *path* or inside it says, else what its graph says of shapes."""
-        graph, text = _read(path, path)
-        spec, _ = _spec(path, text, *_shapes(graph, path))
+        content, text = _read(path, path)
+        spec, _ = _spec(path, text, _Graph.of(content, path), self.network_output)
         return Description(spec)
 
     def load(self, path: Path, trusted: TrustedFiles = NO_FILES) -> Model:
@@ -71,40 +88,44 @@ class ExportedProgram:
         ModelError
             If the archive cannot be opened, or takes anything but one tensor of windows.
         """
-        content = trusted.of(path)
-        graph, text = _read(path, io.BytesIO(content))
-        sizes, out_channels = _shapes(graph, path)
-        spec, architecture = _spec(path, text, sizes, out_channels)
-        return Model(_open(path, content, sizes[0], architecture), spec, str(path))
+        archive = trusted.of(path)
+        content, text = _read(path, io.BytesIO(archive))
+        graph = _Graph.of(content, path)
+        spec, architecture = _spec(path, text, graph, self.network_output)
+        return Model(_open(path, archive, graph, spec.network_output, architecture), spec, str(path))
 
 
 FORMAT = ExportedProgram()
 
 
-def open_exported(path: Path, content: bytes) -> tuple[torch.nn.Module, int, int, int]:
-    """Return the program *path*, and its spatial dimensions, input and output channels; the user trusts its *content*.
+def open_exported(path: Path, archive: bytes, described: ModelSpec) -> tuple[torch.nn.Module, int, int, int]:
+    """Return the program *path*, and its spatial dimensions, input and output channels; the user trusts the *archive*.
 
     Raises
     ------
     ModelError
         As `ExportedProgram.load` does.
     """
-    graph, _ = _read(path, io.BytesIO(content))
-    sizes, out_channels = _shapes(graph, path)
-    return _open(path, content, sizes[0]), len(sizes) - 2, sizes[1].least, out_channels
+    content, _ = _read(path, io.BytesIO(archive))
+    graph = _Graph.of(content, path)
+    name = graph.choose(path, described.network_output, described.out_channels)
+    return _open(path, archive, graph, name), len(graph.window), graph.sizes[1].least, graph.outputs[name][1]
 
 
-def _open(path: Path, content: bytes, batch: _Size, architecture: Architecture | None = None) -> torch.nn.Module:
+def _open(
+    path: Path, archive: bytes, graph: _Graph, network_output: str, architecture: Architecture | None = None
+) -> torch.nn.Module:
     log = _TorchLog()
     try:
         with log:
-            program = torch.export.load(io.BytesIO(content))
+            program = torch.export.load(io.BytesIO(archive))
     except Exception as error:  # whatever a damaged archive makes of torch's reader
         raise ModelError(
             f"cannot open {path} as an exported program, it may be damaged or of another torch than "
             f"{torch.__version__} ({reason_of_torch(log.reason or error)}): export it again"
         ) from error
-    network = _Exported(program.module(), batch.least if batch.step == 0 else None)
+    batch = graph.sizes[0].least if graph.sizes[0].step == 0 else None
+    network = _Exported(program.module(), batch, network_output)
     remember_program(network, "exported-program", lambda: nullcontext(path), path, architecture=architecture)
     return network
 
@@ -135,17 +156,21 @@ class _TorchLog(logging.Filter):
 class _Exported(torch.nn.Module):
     """The graph of an exported program, which knows no training and refuses to be asked about it."""
 
-    def __init__(self, graph: torch.nn.Module, batch: int | None) -> None:
+    def __init__(self, graph: torch.nn.Module, batch: int | None, network_output: str) -> None:
         super().__init__()
         for module in graph.modules():
             module.training = False
         self.graph = graph
         self.batch = batch
+        self.network_output = network_output
         self.training = False
 
-    def forward(self, windows: torch.Tensor) -> Any:
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
         """Return the program's output for *windows*, (B, C, *window)."""
-        return in_passes_of(self.batch, self.graph, windows)
+        return in_passes_of(self.batch, self._run, windows)
+
+    def _run(self, windows: torch.Tensor) -> torch.Tensor:
+        return output_called(self.network_output, self.graph(windows))
 
 
 def _read(path: Path, source: Path | IO[bytes]) -> tuple[dict[str, Any], bytes]:
@@ -175,28 +200,75 @@ def _read(path: Path, source: Path | IO[bytes]) -> tuple[dict[str, Any], bytes]:
         ) from error
 
 
-def _shapes(content: dict[str, Any], path: Path) -> tuple[tuple[_Size, ...], int]:
-    """Return the sizes that the program's only input may have, and the channels of its first output."""
-    try:
-        graph = content["graph_module"]["graph"]
-        specs = content["graph_module"]["signature"]["input_specs"]
-        inputs = [spec["user_input"]["arg"]["as_tensor"]["name"] for spec in specs if "user_input" in spec]
-        if len(inputs) != 1:
-            raise ModelError(f"{path} takes {len(inputs)} inputs, but Tessera gives one: windows of an image")
-        ranges = content.get("range_constraints", {})
-        sizes = tuple(_size(size, ranges) for size in graph["tensor_values"][inputs[0]]["sizes"])
-        output = graph["tensor_values"][graph["outputs"][0]["as_tensor"]["name"]]["sizes"]
-        out_channels = int(output[1]["as_int"])
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"the graph in {path} does not say what shapes it takes and gives ({error!r}): export it again"
-        ) from error
-    if len(sizes) not in (4, 5):
-        raise ModelError(
-            f"{path} takes an input of {len(sizes)} axes, but Tessera gives (windows, channels, y, x) or "
-            f"(windows, channels, z, y, x)"
-        )
-    return sizes, out_channels
+@dataclass(frozen=True, slots=True)
+class _Graph:
+    """The sizes that the program's only input may have, its window as exported, and the shapes of its outputs then."""
+
+    sizes: tuple[_Size, ...]
+    window: tuple[int, ...]
+    outputs: Shapes
+
+    @classmethod
+    def of(cls, content: dict[str, Any], path: Path) -> _Graph:
+        try:
+            graph = content["graph_module"]["graph"]
+            specs = content["graph_module"]["signature"]["input_specs"]
+            inputs = [spec["user_input"]["arg"]["as_tensor"]["name"] for spec in specs if "user_input" in spec]
+            if len(inputs) != 1:
+                raise ModelError(f"{path} takes {len(inputs)} inputs, but Tessera gives one: windows of an image")
+            ranges = content.get("range_constraints", {})
+            given = graph["tensor_values"][inputs[0]]["sizes"]
+            sizes = tuple(_size(size, ranges) for size in given)
+            names = _names_of_outputs(content["graph_module"]["module_call_graph"][0]["signature"]["out_spec"])
+            found = [graph["tensor_values"].get(one.get("as_tensor", {}).get("name")) for one in graph["outputs"]]
+            tensors = {name: tensor for name, tensor in zip(names, found, strict=True) if tensor is not None}
+            scores = {name: tensor for name, tensor in tensors.items() if tensor["dtype"] in _FLOATING}
+            shapes = {name: tuple(map(_exported_size, tensor["sizes"])) for name, tensor in (scores or tensors).items()}
+            window = tuple(map(_exported_size, given))[2:]
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise ModelError(
+                f"the graph in {path} does not say what shapes it takes and gives ({error!r}): export it again"
+            ) from error
+        if len(sizes) not in (4, 5):
+            raise ModelError(
+                f"{path} takes an input of {len(sizes)} axes, but Tessera gives (windows, channels, y, x) or "
+                f"(windows, channels, z, y, x)"
+            )
+        images = {name: shape for name, shape in shapes.items() if len(shape) == len(sizes)}
+        if not images:
+            raise ModelError(f"{path} gives {list_outputs(shapes)}, but no image: export the network with its scores")
+        return cls(sizes, window, images)
+
+    def choose(self, path: Path, name: str, out_channels: int | None) -> str:
+        """Return the name of the output to use: *name*, or the one that is it for sure."""
+        if not name:
+            try:
+                return choose_output(self.outputs, out_channels=out_channels, window=self.window)
+            except ModelError as error:
+                raise ModelError(f"{path}: {error}") from error
+        if name not in self.outputs:
+            raise ModelError(f"{path} has no output '{name}': it gives {list_outputs(self.outputs)}")
+        return name
+
+
+def _names_of_outputs(out_spec: str) -> list[str]:
+    """Return names as `name_outputs` gives them, from the structure of a program's outputs as JSON."""
+
+    def iter_names(node: dict[str, Any], name: str) -> Iterator[str]:
+        if node["type"] is None:
+            yield name
+            return
+        children = node["children_spec"]
+        keys = load_json(node["context"]) if node["type"].endswith("dict") else range(len(children))
+        for key, child in zip(keys, children, strict=True):
+            yield from iter_names(child, f"{name}.{key}" if name else str(key))
+
+    return list(iter_names(load_json(out_spec)[1], ""))
+
+
+def _exported_size(size: dict[str, Any]) -> int:
+    """Return a size as it was when the program was exported."""
+    return int(size["as_int"] if "as_int" in size else size["as_expr"]["hint"]["as_int"])
 
 
 def _size(size: dict[str, Any], ranges: dict[str, Any]) -> _Size:
@@ -214,14 +286,15 @@ def _size(size: dict[str, Any], ranges: dict[str, Any]) -> _Size:
     return _Size(-(-max(int(least), step) // step) * step, step)
 
 
-def _spec(
-    path: Path, text: bytes, sizes: tuple[_Size, ...], out_channels: int
-) -> tuple[ModelSpec, Architecture | None]:
-    """Return the description, and the class that it names."""
-    _, channels, *sides = sizes
+def _spec(path: Path, text: bytes, graph: _Graph, network_output: str) -> tuple[ModelSpec, Architecture | None]:
+    """Return the description, and the class that it names; *network_output*: which of several, if somebody says."""
+    _, channels, *sides = graph.sizes
     if described := find_description(path, text, f"{EXTRA_FILE} inside {path}"):
-        told = {"spatial_dims": len(sides), "in_channels": channels.least, "out_channels": out_channels}
-        return check_told(path, described.spec, **told), described.architecture
+        spec = described.spec
+        name = graph.choose(path, network_output or spec.network_output, spec.out_channels)
+        told = {"spatial_dims": len(sides), "in_channels": channels.least, "out_channels": graph.outputs[name][1]}
+        return replace(check_told(path, spec, **told), network_output=name), described.architecture
+    name = graph.choose(path, network_output, None)
     free = WindowRule.free(len(sides)).default
     default = tuple(
         side.least if side.step == 0 else max(wanted // side.step * side.step, side.least)
@@ -229,4 +302,7 @@ def _spec(
     )
     rule = WindowRule(default, tuple(side.step for side in sides), tuple(side.least for side in sides))
     assumed = assume("normalisation", "activation", "output")
-    return ModelSpec(path.stem, len(sides), channels.least, out_channels, rule, assumed=assumed), None
+    if len(graph.outputs) > 1 and not network_output:
+        assumed = (assumed_output(name, graph.outputs), *assumed)
+    spec = ModelSpec(path.stem, len(sides), channels.least, graph.outputs[name][1], rule)
+    return replace(spec, assumed=assumed, network_output=name), None

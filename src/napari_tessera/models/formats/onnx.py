@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec as find_library
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,8 +17,10 @@ import torch
 from napari_tessera.errors import ModelError, first_line, lacks_memory
 from napari_tessera.models.assumed import assume
 from napari_tessera.models.formats.base import Description, Risk
+from napari_tessera.models.formats.bioimageio.axes import InOrder
 from napari_tessera.models.formats.embedded import check_told, find_spec
-from napari_tessera.models.formats.onnx_graph import ITEM_BYTES, OnnxShapes, check_external, external_files, walk_graphs
+from napari_tessera.models.formats.onnx_graph import ITEM_BYTES, OnnxPorts, check_external, external_files, walk_graphs
+from napari_tessera.models.formats.onnx_layout import OnnxLayout, read_layout
 from napari_tessera.models.formats.onnx_reader import iter_values, read_skeleton
 from napari_tessera.models.formats.passes import in_passes_of
 from napari_tessera.models.formats.stored_program import remember_program
@@ -36,14 +39,21 @@ INSTALL = "install it with: pip install 'napari-tessera[onnx]'"
 # Where in its source onnxruntime stood.
 SOURCE_PLACE = re.compile(r"\S*\.(?:cc|cpp|cu|cuh|h|hpp):\d+ ?")
 MOST_LETTERS = 200
+_UNSAID = ("normalisation", "activation", "output")
 # onnx.TensorProto's FLOAT, FLOAT16 and DOUBLE.
 FLOATING_POINT = {1: np.float32, 10: np.float16, 11: np.float64}
 
 
+@dataclass(frozen=True, slots=True)
 class Onnx:
-    """Files that exporters such as `torch.onnx.export` write."""
+    """Files that exporters such as `torch.onnx.export` write; *network_output*: which of several, empty if open."""
 
-    name = "ONNX graph"
+    name: ClassVar[str] = "ONNX graph"
+    network_output: str = ""
+
+    def choosing(self, network_output: str) -> Onnx:
+        """Return the format of networks of which that output is used."""
+        return Onnx(network_output)
 
     def risk(self, path: Path) -> Risk | None:
         """Return None: a graph of standard operators, and no library of others is ever registered."""
@@ -51,8 +61,8 @@ class Onnx:
 
     def describe(self, path: Path) -> Description:
         """Return what the description beside *path* or inside it says, else what the graph says of shapes."""
-        graph = read_graph(path)
-        return Description(_spec(path, graph, OnnxShapes.of(graph, path)))
+        spec, _ = _describe(path, read_graph(path), self.network_output)
+        return Description(spec)
 
     def load(self, path: Path, trusted: TrustedFiles = NO_FILES) -> Model:
         """Open *path*.
@@ -64,42 +74,65 @@ class Onnx:
             anything but one tensor of windows.
         """
         graph = read_graph(path)
-        shapes = OnnxShapes.of(graph, path)
-        spec = _spec(path, graph, shapes)
-        return Model(_open(path, graph, shapes), spec, str(path))
+        spec, layout = _describe(path, graph, self.network_output)
+        network: torch.nn.Module = _open(path, graph, layout.ports)
+        if not layout.is_plain:
+            network = InOrder(network, layout.axes_in, layout.axes_out).eval()
+        return Model(network, spec, str(path))
 
 
 FORMAT = Onnx()
 
 
-def open_onnx(path: Path) -> tuple[OnnxNetwork, set[str]]:
-    """Return the graph *path* as a network, and the names of the files beside it that it takes weights from.
+def open_onnx(path: Path, described: ModelSpec, *, is_adapted: bool) -> tuple[OnnxNetwork, ModelSpec | None, set[str]]:
+    """Return the graph *path* as a network, what it says itself, and the names of the files that it takes weights from.
+
+    Parameters
+    ----------
+    path
+        The graph.
+    described
+        What its description says.
+    is_adapted
+        Whether something stands around it, so that its axes are not those of the model and it says nothing.
 
     Raises
     ------
     ModelError
-        As `Onnx.load` does.
+        As `Onnx.load` does; or if its axes are not those of Tessera, and nothing around it turns them.
     """
     graph = read_graph(path)
     names = external_files(graph)
-    return _open(path, graph, OnnxShapes.of(graph, path)), names
+    if is_adapted:
+        ports = OnnxPorts.of(graph, path)
+        wanted = described.network_output or ports.output
+        if wanted not in ports.outputs:
+            raise ModelError(f"{path} has no output '{wanted}': it gives {', '.join(ports.outputs)}")
+        return _open(path, graph, replace(ports, output=wanted)), None, names
+    layout = read_layout(graph, path, described, described.network_output)
+    if not layout.is_plain:
+        raise ModelError(
+            f"{path} has the axes {layout.axes_in} in and {layout.axes_out} out: say so under 'around' in its "
+            f"description (docs/models/onnx.md)"
+        )
+    return _open(path, graph, layout.ports), _undescribed(path, layout), names
 
 
-def _open(path: Path, graph: Any, shapes: OnnxShapes) -> OnnxNetwork:
+def _open(path: Path, graph: Any, ports: OnnxPorts) -> OnnxNetwork:
     data = [path.parent / name for name in external_files(graph)]
-    network = OnnxNetwork(path, graph, shapes)
+    network = OnnxNetwork(path, graph, ports)
     remember_program(network, "onnx", lambda: nullcontext(path), path, *data)
     return network
 
 
 class OnnxNetwork(torch.nn.Module):
-    """A graph as a network: windows, (B, C, *window), in, the graph's first output out, on the device of the windows.
+    """A graph as a network: windows, (B, C, *window), in, one of the graph's outputs out, on the device of the windows.
 
     Parameters
     ----------
     path
         The file; sessions of onnxruntime, one for each device, are opened from it when they are first needed.
-    graph, shapes
+    graph, ports
         What was read from it; read now if None.
 
     Notes
@@ -111,15 +144,16 @@ class OnnxNetwork(torch.nn.Module):
 
     memory_error = 0.3
 
-    def __init__(self, path: Path, graph: Any = None, shapes: OnnxShapes | None = None) -> None:
+    def __init__(self, path: Path, graph: Any = None, ports: OnnxPorts | None = None) -> None:
         super().__init__()
         self._path = path
         self._graph = read_graph(path) if graph is None else graph
-        self.shapes = OnnxShapes.of(self._graph, path) if shapes is None else shapes
+        self.ports = OnnxPorts.of(self._graph, path) if ports is None else ports
         self._sessions: dict[torch.device, Any] = {}
         # Counts as weights in a plan, and moves nowhere: onnxruntime has the values.
         size = _weights_bytes(self._graph)
         self.register_buffer("weights", torch.empty(size, dtype=torch.uint8, device="meta"), persistent=False)
+        self.network_output = self.ports.output if len(self.ports.outputs) > 1 else ""
         self.training = False
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> OnnxNetwork:
@@ -127,10 +161,10 @@ class OnnxNetwork(torch.nn.Module):
         return self
 
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
-        """Return the graph's first output, float32."""
+        """Return the graph's output, float32."""
         if _has_no_data(windows):
-            return self.shapes.replay(self._graph, windows)
-        return in_passes_of(self.shapes.batch, self._run, windows)
+            return self.ports.replay(self._graph, windows)
+        return in_passes_of(self.ports.batch, self._run, windows)
 
     def iter_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield the weights that are in the file itself and of floating point, by name, one after another."""
@@ -143,7 +177,7 @@ class OnnxNetwork(torch.nn.Module):
         session = self._session(windows.device)
         if windows.device.type != "cuda":
             try:
-                (output,) = session.run([self.shapes.output], {self.shapes.input: windows.numpy(force=True)})
+                (output,) = session.run([self.ports.output], {self.ports.input: windows.numpy(force=True)})
             except Exception as error:  # onnxruntime has a class of its own for each kind
                 if lacks_memory(error):
                     raise MemoryError(_reason(error)) from error
@@ -151,13 +185,13 @@ class OnnxNetwork(torch.nn.Module):
                     f"onnxruntime cannot run {self._path} on windows of shape {tuple(windows.shape)}: {_reason(error)}"
                 ) from error
             return torch.from_numpy(output).to(windows.device)
-        shape = self.shapes.output_shape(self._graph, tuple(windows.shape))
+        shape = self.ports.output_shapes(self._graph, tuple(windows.shape))[self.ports.output]
         output = torch.empty(shape, dtype=torch.float32, device=windows.device)
         torch.cuda.current_stream(windows.device).synchronize()  # onnxruntime has a stream of its own
         binding = session.io_binding()
         where = ("cuda", windows.device.index or 0)
-        binding.bind_input(self.shapes.input, *where, "float32", tuple(windows.shape), windows.data_ptr())
-        binding.bind_output(self.shapes.output, *where, "float32", shape, output.data_ptr())
+        binding.bind_input(self.ports.input, *where, "float32", tuple(windows.shape), windows.data_ptr())
+        binding.bind_output(self.ports.output, *where, "float32", shape, output.data_ptr())
         session.run_with_iobinding(binding)
         return output
 
@@ -168,7 +202,7 @@ class OnnxNetwork(torch.nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OnnxNetwork:
         """Return a network of the same file; sessions are not shared."""
-        return OnnxNetwork(self._path, self._graph, self.shapes)
+        return OnnxNetwork(self._path, self._graph, self.ports)
 
 
 def _open_session(path: Path, device: torch.device) -> Any:
@@ -192,7 +226,8 @@ def _open_session(path: Path, device: torch.device) -> Any:
 
 
 def _has_no_data(windows: torch.Tensor) -> bool:
-    return windows.data_ptr() == 0
+    # A view of such a tensor has an address all the same: how far it lies behind the first number.
+    return windows.data_ptr() == windows.storage_offset() * windows.element_size()
 
 
 def _library(name: str, *, needed_now: bool = True) -> Any:
@@ -244,19 +279,25 @@ def _weights_bytes(model: Any) -> int:
     return sum(max(prod(tensor.dims), 0) * ITEM_BYTES.get(tensor.data_type, 1) for tensor in tensors)
 
 
-def _spec(path: Path, model: Any, shapes: OnnxShapes) -> ModelSpec:
+def _describe(path: Path, model: Any, network_output: str) -> tuple[ModelSpec, OnnxLayout]:
     text = next((entry.value for entry in model.metadata_props if entry.key == METADATA_KEY), "")
-    if described := find_spec(path, text, f"the metadata '{METADATA_KEY}' in {path}"):
-        return check_told(
-            path,
-            described,
-            spatial_dims=len(shapes.window),
-            in_channels=shapes.in_channels,
-            out_channels=shapes.out_channels,
-        )
-    free = WindowRule.free(len(shapes.window))
-    sides = tuple(side or default for side, default in zip(shapes.window, free.default, strict=True))
-    steps = tuple(0 if side else 1 for side in shapes.window)
-    rule = WindowRule(sides, steps, tuple(side or 1 for side in shapes.window))
-    assumed = assume("normalisation", "activation", "output")
-    return ModelSpec(path.stem, len(sides), shapes.in_channels, shapes.out_channels, rule, assumed=assumed)
+    described = find_spec(path, text, f"the metadata '{METADATA_KEY}' in {path}")
+    said = network_output or ("" if described is None else described.network_output)
+    layout = read_layout(model, path, described, said)
+    found = _undescribed(path, layout)
+    if described is None:
+        return replace(found, assumed=(*(() if network_output else found.assumed), *assume(*_UNSAID))), layout
+    sizes = {"in_channels": layout.in_channels, "out_channels": layout.out_channels}
+    told = check_told(path, described, spatial_dims=len(layout.window), **sizes)
+    return replace(told, network_output=found.network_output, assumed=(*layout.assumed, *told.assumed)), layout
+
+
+def _undescribed(path: Path, layout: OnnxLayout) -> ModelSpec:
+    """Return what the graph alone says."""
+    sides = layout.window
+    free = WindowRule.free(len(sides))
+    default = tuple(side or other for side, other in zip(sides, free.default, strict=True))
+    rule = WindowRule(default, tuple(0 if side else 1 for side in sides), tuple(side or 1 for side in sides))
+    spec = ModelSpec(path.stem, len(sides), layout.in_channels, layout.out_channels, rule)
+    chosen = layout.ports.output if len(layout.ports.outputs) > 1 else ""
+    return replace(spec, network_output=chosen, assumed=layout.assumed)

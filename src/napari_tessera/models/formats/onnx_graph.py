@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from napari_tessera.errors import ModelError
 from napari_tessera.models.formats.archive import is_file
+from napari_tessera.models.formats.passes import in_passes_of
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["OnnxShapes", "check_external", "external_files", "rename_external_files", "walk_graphs"]
+__all__ = ["OnnxPorts", "check_external", "dims_of", "external_files", "rename_external_files", "walk_graphs"]
 
 # onnx.TensorProto.FLOAT
 FLOAT = 1
@@ -112,56 +113,48 @@ def _size_beside(path: Path, name: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class OnnxShapes:
-    """Of the only input and the first output.
+class OnnxPorts:
+    """What goes into a graph and comes out of it.
 
     Parameters
     ----------
     input, output
-        Their names.
+        Names of the only input, and of the output that is used.
+    dims
+        Of the input; None where any size goes.
+    outputs
+        Names of all outputs of floating-point numbers.
     batch
-        Windows per pass; None: any number.
-    in_channels, out_channels
-        Channels.
-    window
-        Voxels per axis; None where any side goes.
+        Windows per pass, where they are the first axis; None: any number.
     """
 
     input: str
     output: str
+    dims: tuple[int | None, ...]
+    outputs: tuple[str, ...]
     batch: int | None
-    in_channels: int
-    out_channels: int
-    window: tuple[int | None, ...]
 
     @classmethod
-    def of(cls, model: Any, path: Path) -> OnnxShapes:
-        """Return the shapes of *model*, which was read from *path*.
+    def of(cls, model: Any, path: Path) -> OnnxPorts:
+        """Return those of *model*, which was read from *path*; the first output is used.
 
         Raises
         ------
         ModelError
-            If the graph takes anything but float32 windows, or does not say how many channels it has.
+            If the graph takes or gives anything but float32.
         """
         weights = {tensor.name for tensor in model.graph.initializer}
         inputs = [value for value in model.graph.input if value.name not in weights]
         if len(inputs) != 1:
             raise ModelError(f"{path} takes {len(inputs)} inputs, but Tessera gives one: windows of an image")
-        first, output = inputs[0], model.graph.output[0]
-        if first.type.tensor_type.elem_type != FLOAT or output.type.tensor_type.elem_type != FLOAT:
+        first = inputs[0]
+        outputs = tuple(each.name for each in model.graph.output if each.type.tensor_type.elem_type == FLOAT)
+        if first.type.tensor_type.elem_type != FLOAT or not outputs:
             raise ModelError(
                 f"{path} takes or gives other numbers than float32: export it with float32 input and output"
             )
-        shape = _dims(first)
-        if len(shape) not in (4, 5) or shape[1] is None:
-            raise ModelError(
-                f"{path} takes an input of shape {shape}, but it must be (windows, channels, y, x) or (windows, "
-                f"channels, z, y, x) with a fixed number of channels"
-            )
-        channels = _out_channels(model, output)
-        if channels is None:
-            raise ModelError(f"{path} does not say how many channels it gives: export it with a fixed number of them")
-        return cls(first.name, output.name, shape[0], shape[1], channels, shape[2:])
+        dims = dims_of(first)
+        return cls(first.name, outputs[0], dims, outputs, dims[0] if dims else None)
 
     def inferred(self, model: Any, shape: tuple[int, ...]) -> Any:
         """Return *model* with the shape of every tensor that follows from an input of *shape*.
@@ -196,33 +189,36 @@ class OnnxShapes:
             )
         return inferred
 
-    def output_shape(self, model: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the shape of the output for an input of *shape*."""
-        return _known(self.inferred(model, shape))[self.output]
+    def output_shapes(self, model: Any, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of all outputs for an input of *shape*, by name."""
+        known = _known(self.inferred(model, shape))
+        return {name: known[name] for name in self.outputs}
 
     def replay(self, model: Any, windows: torch.Tensor) -> torch.Tensor:
         """Allocate what the graph would, in its order, on the device of *windows*, which hold no data.
 
         Every output of a node lives until its last use; initialisers are weights and not counted here.
         """
-        count, *rest = windows.shape
-        inferred = self.inferred(model, (self.batch or count, *rest))
+        size = self.batch or windows.shape[0]
+        inferred = self.inferred(model, (size, *windows.shape[1:]))
         shapes, graph = _known(inferred), inferred.graph
-        uses = Counter(name for node in graph.node for name in node.input)
-        alive: dict[str, torch.Tensor] = {}
-        for node in graph.node:
-            alive |= {name: windows.new_empty(shapes[name]) for name in node.output if name}
-            for name in node.input:
-                uses[name] -= 1
-                if uses[name] == 0 and name != self.output:
-                    alive.pop(name, None)
-        output = alive[self.output]
-        if self.batch is None or count == self.batch:
-            return output
-        return windows.new_empty((count, *output.shape[1:]))
+
+        def allocate(part: torch.Tensor) -> torch.Tensor:
+            uses = Counter(name for node in graph.node for name in node.input)
+            alive: dict[str, torch.Tensor] = {}
+            for node in graph.node:
+                alive |= {name: part.new_empty(shapes[name]) for name in node.output if name}
+                for name in node.input:
+                    uses[name] -= 1
+                    if uses[name] == 0 and name != self.output:
+                        alive.pop(name, None)
+            return alive[self.output]
+
+        return in_passes_of(self.batch, allocate, windows)
 
 
-def _dims(value: Any) -> tuple[int | None, ...]:
+def dims_of(value: Any) -> tuple[int | None, ...]:
+    """Return the sizes of a graph's input, output or tensor; None where one may be any."""
     dims = value.type.tensor_type.shape.dim
     return tuple(dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None for dim in dims)
 
@@ -230,17 +226,5 @@ def _dims(value: Any) -> tuple[int | None, ...]:
 def _known(model: Any) -> dict[str, tuple[int, ...]]:
     """Return the shapes of tensors that are numbers throughout, by name; a tensor that is one number has none."""
     values = [value for value in (*model.graph.value_info, *model.graph.output) if value.type.HasField("tensor_type")]
-    found = {value.name: _dims(value) for value in values if value.type.tensor_type.HasField("shape")}
+    found = {value.name: dims_of(value) for value in values if value.type.tensor_type.HasField("shape")}
     return {name: dims for name, dims in found.items() if None not in dims}  # type: ignore[misc]
-
-
-def _out_channels(model: Any, output: Any) -> int | None:
-    """Return the channels of *output*: as it says, else as the last node that knows how many it makes."""
-    shape = _dims(output)
-    if len(shape) > 1 and shape[1] is not None:
-        return shape[1]
-    import onnx
-
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    found = _dims(next(value for value in inferred.graph.output if value.name == output.name))
-    return found[1] if len(found) > 1 else None

@@ -97,7 +97,7 @@ def _open_script(path: Path, content: bytes) -> torch.nn.Module:
 def _open_exported(path: Path, content: bytes, file: ModelFile) -> torch.nn.Module:
     from napari_tessera.models.formats.exported_program import open_exported
 
-    network, spatial_dims, in_channels, out_channels = open_exported(path, content)
+    network, spatial_dims, in_channels, out_channels = open_exported(path, content, file.spec)
     if not file.around:  # else the graph's axes and channels are not the model's
         check_told(path, file.spec, spatial_dims=spatial_dims, in_channels=in_channels, out_channels=out_channels)
     return network
@@ -106,14 +106,13 @@ def _open_exported(path: Path, content: bytes, file: ModelFile) -> torch.nn.Modu
 def _open_onnx(path: Path, data: list[Path], file: ModelFile) -> torch.nn.Module:
     from napari_tessera.models.formats.onnx import open_onnx
 
-    network, named = open_onnx(path)
+    network, told, named = open_onnx(path, file.spec, is_adapted=bool(file.around))
     if unknown := named - {one.name for one in data}:
         raise ModelError(
             f"{path} takes weights from '{min(unknown)[:200]}', of which its description has no SHA-256: pack the "
             f"model again"
         )
-    shapes = network.shapes
-    if not file.around:
-        sizes = {"in_channels": shapes.in_channels, "out_channels": shapes.out_channels}
-        check_told(path, file.spec, spatial_dims=len(shapes.window), **sizes)
+    if told is not None:
+        sizes = {"in_channels": told.in_channels, "out_channels": told.out_channels}
+        check_told(path, file.spec, spatial_dims=told.spatial_dims, **sizes)
     return network

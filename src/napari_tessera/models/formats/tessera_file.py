@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from napari_tessera.engine.several_outputs import with_output
 from napari_tessera.errors import ModelError
 from napari_tessera.models import architectures
 from napari_tessera.models.formats.archive import is_file
-from napari_tessera.models.formats.base import Description, Risk
+from napari_tessera.models.formats.base import Description, ModelFormat, Risk
 from napari_tessera.models.formats.contents import Content, look, refuse_no_model
 from napari_tessera.models.formats.registry import DESCRIPTIONS, description_beside, model_stem
 from napari_tessera.models.formats.saved_weights import read_weights
@@ -35,7 +36,7 @@ MAX_HEADER_BYTES = 16_000_000
 MAX_TENSORS = 50_000
 
 
-class TesseraFile:
+class TesseraFile(ModelFormat):
     """The project's own format."""
 
     name = "Tessera model"
@@ -67,7 +68,7 @@ class TesseraFile:
         """
         description = _description_of(path)
         file = read_model_file(description)
-        network = _open_network(path, description, file, trusted)
+        network = with_output(_open_network(path, description, file, trusted), file.network_output)
         if file.around:
             network = _wrap(network, description, file)
         spec, notes = _spec(file)

@@ -5,12 +5,21 @@ from __future__ import annotations
 import io
 import zipfile
 from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from napari_tessera.engine.network import first_tensor, scores
+from napari_tessera.engine.network import scores
+from napari_tessera.engine.several_outputs import (
+    Shapes,
+    assumed_output,
+    choose_output,
+    list_outputs,
+    score_outputs,
+    shapes_of,
+)
 from napari_tessera.errors import ModelError
 from napari_tessera.models.assumed import assume
 from napari_tessera.models.formats.base import Description, Risk
@@ -36,10 +45,16 @@ MOST_VOXELS = 64**3
 GUESSED = "axes and channels are those of the first layer and of a trial, as nothing describes the network"
 
 
+@dataclass(frozen=True, slots=True)
 class TorchScript:
-    """Archives that `torch.jit.save` wrote."""
+    """Archives that `torch.jit.save` wrote; *network_output*: the one to use of several, empty if nobody says."""
 
-    name = "TorchScript archive"
+    name: ClassVar[str] = "TorchScript archive"
+    network_output: str = ""
+
+    def choosing(self, network_output: str) -> TorchScript:
+        """Return the format of networks of which that output is used."""
+        return TorchScript(network_output)
 
     def risk(self, path: Path) -> Risk | None:
         """Return that it is a program."""
@@ -62,7 +77,7 @@ class TorchScript:
         ModelError
             If the archive cannot be opened, or nothing describes it and nothing can be inferred.
         """
-        return _load(path, trusted.of(path))
+        return _load(path, trusted.of(path), self.network_output)
 
 
 FORMAT = TorchScript()
@@ -83,7 +98,7 @@ def _extra_file(path: Path, source: Path | IO[bytes]) -> bytes:
         ) from error
 
 
-def _load(path: Path, content: bytes) -> Model:
+def _load(path: Path, content: bytes, network_output: str) -> Model:
     _extra_file(path, io.BytesIO(content))
     extra = {EXTRA_FILE: ""}
     network = open_script(content, str(path), extra)
@@ -92,15 +107,15 @@ def _load(path: Path, content: bytes) -> Model:
     remember_program(network, "torchscript", lambda: nullcontext(path), path, architecture=architecture)
     if described is not None:
         return Model(network, described.spec, str(path))
-    return Model(network, _infer(network, path, content), str(path))
+    return Model(network, _infer(network, path, content, network_output), str(path))
 
 
 def _described(path: Path, text: str | bytes) -> ModelFile | None:
     return find_description(path, text, f"{EXTRA_FILE} inside {path}")
 
 
-def _infer(network: torch.nn.Module, path: Path, content: bytes) -> ModelSpec:
-    """Return what the first convolution and the shape of an output tell."""
+def _infer(network: torch.nn.Module, path: Path, content: bytes, network_output: str) -> ModelSpec:
+    """Return what the first convolution and the shape of an output tell; of several, of *network_output*, if said."""
     kernel = next((p for p in network.parameters() if p.dim() in (4, 5)), None)
     if kernel is None:
         raise ModelError(f"{path} says nothing of its channels and axes: put a description beside it, {path.stem}.yaml")
@@ -115,24 +130,33 @@ def _infer(network: torch.nn.Module, path: Path, content: bytes) -> ModelSpec:
             continue
         for side in sides:
             try:
-                out_channels = _channels_of(tried, torch.zeros(1, in_channels, *(side,) * dims, device=device))
+                outputs = _outputs_of(tried, torch.zeros(1, in_channels, *(side,) * dims, device=device))
+                chosen = network_output or choose_output(outputs, out_channels=None, window=(side,) * dims)
+                out_channels = outputs[chosen][1]
             except (RuntimeError, TypeError) as error:
                 failure = error
                 continue
-            assumed = (
-                f"{GUESSED}: {path.stem}.yaml beside it can say them",
-                *assume("normalisation", "activation", "output"),
-            )
-            return ModelSpec(path.stem, dims, in_channels, out_channels, WindowRule.free(dims), assumed=assumed)
+            except KeyError:
+                raise ModelError(f"{path} has no output '{chosen}': it gives {list_outputs(outputs)}") from None
+            except ModelError as error:
+                raise ModelError(f"{path}: {error}") from error
+            assumed = [f"{GUESSED}: {path.stem}.yaml beside it can say them"]
+            if len(outputs) > 1 and not network_output:
+                assumed.append(assumed_output(chosen, outputs))
+            assumed += assume("normalisation", "activation", "output")
+            spec = ModelSpec(path.stem, dims, in_channels, out_channels, WindowRule.free(dims))
+            return replace(spec, assumed=tuple(assumed), network_output=chosen)
     raise ModelError(
         f"{path} does not run on {in_channels}-channel windows of {PROBE_SIDES} voxels: "
         f"put a description beside it, {path.stem}.yaml"
     ) from failure
 
 
-def _channels_of(network: torch.nn.Module, windows: torch.Tensor) -> int:
+def _outputs_of(network: torch.nn.Module, windows: torch.Tensor) -> Shapes:
+    """Return the shapes of what the network gives for *windows*, of all that have the axes of an image."""
     with torch.inference_mode():
-        output = scores(first_tensor(network(windows)))
-    if output.dim() != windows.dim():
-        raise TypeError(f"its output has the shape {tuple(output.shape)}")
-    return int(output.shape[1])
+        found = score_outputs(network(windows))
+    images = {name: scores(tensor) for name, tensor in found.items() if tensor.dim() == windows.dim()}
+    if not images:
+        raise TypeError(f"it gives {list_outputs(shapes_of(found))}")
+    return shapes_of(images)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from napari_tessera.engine.network import scores
+from napari_tessera.engine.several_outputs import score_outputs, the_output
 from napari_tessera.errors import ModelError
 from napari_tessera.models.spec import WindowRule
 
@@ -85,7 +86,8 @@ class InOrder(torch.nn.Module):
     Parameters
     ----------
     network
-        Takes a tensor whose axes are *order_in*, gives one, or a list of one, whose axes are *order_out*.
+        Takes a tensor whose axes are *order_in*, gives one whose axes are *order_out*, or several
+        of which one is the result for sure.
     order_in, order_out
         Axes of the network's tensors, a letter each: b, c, z, y, x.
     one_by_one
@@ -115,15 +117,17 @@ class InOrder(torch.nn.Module):
         return self._call(windows)
 
     def _call(self, windows: torch.Tensor) -> torch.Tensor:
-        given = self._plain
+        given, sides = self._plain, windows.shape[2:]
         if "c" not in self.order_in:
             windows, given = windows.squeeze(1), given.replace("c", "")
         windows = windows.permute([given.index(axis) for axis in self.order_in])
-        found = self.network(windows.to(self.dtype).contiguous())
-        output: torch.Tensor = found[0] if isinstance(found, (list, tuple)) else found
+        found = score_outputs(self.network(windows.to(self.dtype).contiguous()))
+        turned = {name: self._turned(output) for name, output in found.items() if output.dim() == len(self.order_out)}
+        return scores(the_output(turned or found, out_channels=None, window=sides)).float()
+
+    def _turned(self, output: torch.Tensor) -> torch.Tensor:
         got = self.order_out
         output = output.permute([got.index(axis) for axis in self._plain if axis in got])
-        output = scores(output).float()
         return output if "c" in got else output.unsqueeze(1)
 
 

@@ -12,7 +12,7 @@ from napari_tessera.errors import ModelError
 from napari_tessera.models import allowed, architectures
 from napari_tessera.models.assumed import assume
 from napari_tessera.models.embeddings import refuse_embeddings
-from napari_tessera.models.formats.base import Description, Risk
+from napari_tessera.models.formats.base import Description, ModelFormat, Risk
 from napari_tessera.models.formats.bioimageio.after import After, OnLine, read_postprocessing
 from napari_tessera.models.formats.bioimageio.axes import InOrder, Layout, read_layout
 from napari_tessera.models.formats.bioimageio.description import read_description
@@ -42,7 +42,7 @@ class _Read:
     notes: tuple[str, ...]
 
 
-class BioimageIo:
+class BioimageIo(ModelFormat):
     """Packages as bioimage.io offers them for download."""
 
     name = "bioimage.io package"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from napari_tessera.errors import ModelError
-from napari_tessera.models.formats.base import Description, Risk
+from napari_tessera.models.formats.base import Description, ModelFormat, Risk
 from napari_tessera.models.formats.connectomics.checkpoint import Checkpoint, Weights, read_checkpoint, stand_in
 from napari_tessera.models.formats.connectomics.config import Configuration, Generation, read_configuration
 from napari_tessera.models.formats.connectomics.network import ONLY, Blueprint, Head, read_blueprint
@@ -39,7 +39,7 @@ _NORMALISE = "data.image_transform.normalize"
 _NORMALISED = "normalisation is '0-1', PyTorch Connectomics' own default, as the file names none"
 
 
-class Connectomics:
+class Connectomics(ModelFormat):
     """Checkpoints of PyTorch Connectomics, of version 1 or with Lightning, with its YAML file beside them."""
 
     name = "PyTorch Connectomics checkpoint"

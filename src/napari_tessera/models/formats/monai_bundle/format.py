@@ -16,7 +16,7 @@ from napari_tessera.errors import ModelError, OutOfMemoryError
 from napari_tessera.models import allowed, architectures
 from napari_tessera.models.assumed import assume
 from napari_tessera.models.empty_network import StoredWeights
-from napari_tessera.models.formats.base import Description, Risk
+from napari_tessera.models.formats.base import Description, ModelFormat, Risk
 from napari_tessera.models.formats.monai_bundle import config as monai_config
 from napari_tessera.models.formats.monai_bundle.after import Postprocessing, read_postprocessing
 from napari_tessera.models.formats.monai_bundle.checkpoint import Choice, choose_weights
@@ -40,7 +40,7 @@ _NETS = "monai.networks.nets"
 _NETWORK_KEYS = ("network_def", "network", "net")
 
 
-class MonaiBundle:
+class MonaiBundle(ModelFormat):
     """Folders and zips with ``configs/metadata.json``, as MONAI's Model Zoo and ``monai.bundle`` write them."""
 
     name = "MONAI bundle"

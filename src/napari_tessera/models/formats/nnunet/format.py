@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from napari_tessera.errors import ModelError
 from napari_tessera.models.empty_network import StoredWeights
-from napari_tessera.models.formats.base import Description, Risk
+from napari_tessera.models.formats.base import Description, ModelFormat, Risk
 from napari_tessera.models.formats.nnunet.checkpoint import Checkpoint, read_checkpoint
 from napari_tessera.models.formats.nnunet.network import FoldAverage, Reordered, build_network
 from napari_tessera.models.formats.nnunet.package import DATASET, PLANS, TrainedFolder, open_trained_folder
@@ -30,7 +30,7 @@ __all__ = ["FORMAT", "NnUNetFolder"]
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
 
 
-class NnUNetFolder:
+class NnUNetFolder(ModelFormat):
     """What nnU-Net v2 leaves of a training: plans.json, dataset.json and one folder per fold; also in a zip."""
 
     name = "nnU-Net folder"
