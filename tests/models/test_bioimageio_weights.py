@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -178,6 +179,51 @@ def test_onnx(package: Path) -> None:
         assert find_risk(where) is None
         found = nt.predict(np.load(package / "test_input.npy")[0, 0], load_model(where), ONE_WINDOW)
         np.testing.assert_allclose(found, np.load(package / "test_output.npy")[0], atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch's older exporter, which needs fewer libraries
+@pytest.mark.parametrize("last", [False, True], ids=["channels first", "channels last"])
+def test_onnx_of_one_window_per_pass(package: Path, last: bool) -> None:
+    """As most packages of bioimage.io: what the network itself gives must come out of any sw_batch_size."""
+    pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+
+    class Turned(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = reference_network()
+
+        def forward(self, tensor: torch.Tensor) -> torch.Tensor:
+            return self.network(tensor.permute(0, 4, 1, 2, 3)).permute(0, 2, 3, 4, 1)
+
+    path = package / "weights.onnx"
+    shape = (1, 32, 32, 32, 1) if last else (1, 1, 32, 32, 32)
+    network = Turned().eval() if last else reference_network()
+    torch.onnx.export(network, (torch.zeros(shape),), str(path), input_names=["raw"], dynamo=False)
+    change(package, merge(weights={"onnx": {"source": path.name, "sha256": sha256(path), "opset_version": 17}}))
+
+    def one_window(content: dict[str, Any]) -> None:
+        for tensor in (*content["inputs"], *content["outputs"]):
+            batch, channels, *sides = tensor["axes"]
+            batch["size"] = 1
+            if last:
+                tensor["axes"] = [batch, *sides, channels]
+                saved = package / tensor["test_tensor"]["source"]
+                np.save(saved, np.moveaxis(np.load(saved), 1, -1))
+                tensor["test_tensor"] = {"source": saved.name, "sha256": sha256(saved)}
+
+    change(package, one_window)
+    model = load_model(package)
+    windows = torch.randn(3, 1, 32, 32, 32, generator=torch.Generator().manual_seed(0))
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for count in (1, 2, 3):
+        given = windows[:count]
+        expected = [session.run(None, {"raw": one.reshape(shape).numpy()})[0].reshape(-1) for one in given]
+        found = model.network(given).movedim(1, -1) if last else model.network(given)
+        np.testing.assert_allclose(found.reshape(count, -1), expected, atol=1e-5)
+        settings = nt.Settings(sw_batch_size=count, window_size=(32, 32, 32), device="cpu")
+        counted = nt.plan((64, 64, 64), model, settings).need.profile.activations_bytes
+        assert counted > 4 * 3 * count * 32**3, "the windows and both channels of their outputs"
 
 
 def test_wrong_but_honest_weights(package: Path) -> None:
