@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from napari_tessera.models.spec import ModelSpec
     from napari_tessera.planning.plan import Plan
     from napari_tessera.tuning import autotune, calibrate
+    from napari_tessera.volumes.formats import open_volume
+    from napari_tessera.volumes.volume import Volume
 
 try:
     __version__ = version("napari-tessera")
@@ -52,6 +54,7 @@ __all__ = [
     "SettingsError",
     "TesseraError",
     "UntrustedModelError",
+    "Volume",
     "WindowGrid",
     "__version__",
     "autotune",
@@ -59,6 +62,7 @@ __all__ = [
     "find_crop",
     "find_occupied",
     "load_model",
+    "open_volume",
     "plan",
     "predict",
     "segment",
@@ -70,12 +74,14 @@ _HOME = {
     "ModelSpec": "models.spec",
     "Plan": "planning.plan",
     "Settings": "engine.settings",
+    "Volume": "volumes.volume",
     "WindowGrid": "engine.grid",
     "autotune": "tuning",
     "calibrate": "tuning",
     "find_crop": "api",
     "find_occupied": "api",
     "load_model": "models.load",
+    "open_volume": "volumes.formats",
     "plan": "api",
     "predict": "api",
     "segment": "api",

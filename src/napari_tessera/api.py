@@ -21,6 +21,7 @@ from napari_tessera.engine.device import host_memory, open_devices
 from napari_tessera.engine.events import Noticed
 from napari_tessera.engine.several_outputs import choose_output
 from napari_tessera.errors import InputError, ModelError, SettingsError
+from napari_tessera.models.given import as_model, as_settings
 from napari_tessera.pipeline import iter_results
 from napari_tessera.planning.activations import ActivationCache
 from napari_tessera.planning.plan import DeviceState, Plan
@@ -30,7 +31,7 @@ from napari_tessera.planning.resolve import Traced, complete_settings, resolve
 from napari_tessera.planning.survey import find_crop, find_occupied, voxel_size_of
 from napari_tessera.planning.windows import nearest_windows
 from napari_tessera.planning.workspace import CPU_SINGLE_ERROR, PRIOR_ERRORS, PRIOR_SCALES
-from napari_tessera.volumes.as_source import as_source
+from napari_tessera.volumes.as_source import as_image, as_source
 from napari_tessera.volumes.planes import plane_loads, split_planes
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from napari_tessera.engine.settings import Settings
     from napari_tessera.engine.several_outputs import Shapes
     from napari_tessera.engine.source import Source
+    from napari_tessera.models.given import GivenModel, GivenSettings
     from napari_tessera.models.model import Model
     from napari_tessera.planning.resampling import VoxelSize
     from napari_tessera.planning.survey import Windows
@@ -105,8 +107,8 @@ def measure_device(name: str = "auto") -> DeviceState:
 
 def plan(
     shapes: Sequence[int] | Sequence[Sequence[int]],
-    model: Model,
-    settings: Settings | None = None,
+    model: GivenModel,
+    settings: GivenSettings = None,
     *,
     decoder: str | None = None,
     dtype: npt.DTypeLike = "float32",
@@ -126,9 +128,9 @@ def plan(
         Spatial shape of the volume, (z, y, x) or (y, x), or several of them. A 2D model runs the planes of (z, y, x)
         one by one: each is a volume of the plan.
     model
-        The network to run.
+        The network to run, or the name or path of one that `load_model` opens.
     settings
-        What the user wants; what the model suggests if None.
+        What the user wants, as `Settings` or a dictionary; what the model suggests if None.
     decoder
         Name of a decoder, ``"probabilities"`` for none, or None for the model's own.
     dtype
@@ -159,7 +161,8 @@ def plan(
     The first plan for a network and a window traces one forward pass, without computing it; later ones take
     milliseconds.
     """
-    settings = settings or model.suggested_settings()
+    model = as_model(model)
+    settings = as_settings(settings, model)
     state = device or measure_device(settings.device)
     volumes = plane_by_plane(_several(shapes), model.spec, voxel_size_um, occupied, crops)
     chosen = None if decoder == PROBABILITIES else choose_decoder(model, settings, decoder)
@@ -289,8 +292,8 @@ def _several(shapes: Any) -> list[tuple[int, ...]]:
 
 def predict(
     volume: Any,
-    model: Model,
-    settings: Settings | None = None,
+    model: GivenModel,
+    settings: GivenSettings = None,
     *,
     mask: Any = None,
     voxel_size_um: VoxelSize | None = None,
@@ -302,11 +305,12 @@ def predict(
     Parameters
     ----------
     volume
-        `Volume`, or an array (numpy, dask, zarr) of shape (Z, Y, X) or (Y, X), with a first or last axis of channels if
-        the model has several. Any real number type. A 2D model runs the planes of a stack one by one, each as an image
-        of its own.
+        `Volume`, the path of a file, or an array (numpy, dask, zarr, torch) of shape (Z, Y, X) or (Y, X), with a first
+        or last axis of channels if the model has several; one of xarray in the order that its dimensions are named. Any
+        real number type. A 2D model runs the planes of a stack one by one, each as an image of its own.
     model, settings
-        What to run and how; None: as `Model.suggested_settings` says, with the model's own overlap and views.
+        What to run and how, as for `plan`; None: as `Model.suggested_settings` says, with the model's own overlap and
+        views.
     mask
         An array of the volume's spatial shape: windows in which it is 0 everywhere are not computed, and what only they
         cover is background.
@@ -335,8 +339,8 @@ def predict(
 
 def segment(
     volume: Any,
-    model: Model,
-    settings: Settings | None = None,
+    model: GivenModel,
+    settings: GivenSettings = None,
     *,
     decoder: str | None = None,
     mask: Any = None,
@@ -370,15 +374,16 @@ def segment(
 
 def _run_one(
     volume: Any,
-    model: Model,
-    settings: Settings | None,
+    model: GivenModel,
+    settings: GivenSettings,
     decoder: str | None,
     mask: Any,
     voxel_size_um: VoxelSize | None,
     on_event: EventHandler | None,
     cancel: threading.Event | None,
 ) -> npt.NDArray[Any]:
-    settings = settings or model.suggested_settings()
+    volume, model = as_image(volume), as_model(model)
+    settings = as_settings(settings, model)
     planes = split_planes(volume, model.spec)
     source = as_source(volume if planes is None else planes[0](), model.spec)
     size, crop = voxel_size_of(volume, voxel_size_um), find_crop(volume, model)

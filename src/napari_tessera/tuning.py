@@ -15,6 +15,7 @@ from napari_tessera.calibration.key import CalibrationKey
 from napari_tessera.calibration.remember import measurement_of
 from napari_tessera.calibration.store import CalibrationStore
 from napari_tessera.errors import SettingsError
+from napari_tessera.models.given import as_model, as_settings
 from napari_tessera.planning.autotune import check_room, fit_batch, fit_window
 from napari_tessera.planning.trace import torch_sees_memory_of
 from napari_tessera.probe import measure_peak, measure_times
@@ -22,6 +23,7 @@ from napari_tessera.probe import measure_peak, measure_times
 if TYPE_CHECKING:
     from napari_tessera.engine.crop import Crop
     from napari_tessera.engine.settings import Settings
+    from napari_tessera.models.given import GivenModel, GivenSettings
     from napari_tessera.models.model import Model
     from napari_tessera.planning.pace import Pace
     from napari_tessera.planning.plan import DeviceState, Plan
@@ -39,8 +41,8 @@ MOST_TIMED = 64
 
 def autotune(
     shapes: Sequence[int] | Sequence[Sequence[int]],
-    model: Model,
-    settings: Settings | None = None,
+    model: GivenModel,
+    settings: GivenSettings = None,
     budget_bytes: int | None = None,
     *,
     choose_window: bool = False,
@@ -88,7 +90,8 @@ def autotune(
     InputError, ModelError
         As for `plan`.
     """
-    settings = settings or model.suggested_settings()
+    model = as_model(model)
+    settings = as_settings(settings, model)
     state = device or measure_device(settings.device)
     if budget_bytes is not None:
         state = replace(state, budget_bytes=budget_bytes)
@@ -131,8 +134,8 @@ def _once_per_window(find: Callable[[Settings], Occupied]) -> Callable[[Settings
 
 
 def calibrate(
-    model: Model,
-    settings: Settings | None = None,
+    model: GivenModel,
+    settings: GivenSettings = None,
     *,
     calibrations: CalibrationStore | None = None,
     cancel: threading.Event | None = None,
@@ -167,7 +170,8 @@ def calibrate(
     ModelError, OutOfMemoryError, CancelledError, CalibrationError
         If the pass fails or is not waited for, or nothing can be kept.
     """
-    settings, store = settings or model.suggested_settings(), calibrations or CalibrationStore()
+    model = as_model(model)
+    settings, store = as_settings(settings, model), calibrations or CalibrationStore()
 
     def plan_of(batch: int) -> Plan:
         window = settings.window_size or model.spec.window.default

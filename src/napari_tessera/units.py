@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 __all__ = [
+    "axis_letter",
     "format_bytes",
     "format_duration",
     "format_estimate",
@@ -21,6 +22,13 @@ _FACTORS: dict[str, int] = {
     **{f"{p}b": 1000 ** (i + 1) for i, p in enumerate("kmgtp")},
 }
 
+_AXES = {
+    "T": ("t", "time", "frame", "frames"),
+    "C": ("c", "ch", "channel", "channels"),
+    "Z": ("z", "plane", "planes", "slice", "slices", "depth"),
+    "Y": ("y", "row", "rows"),
+    "X": ("x", "col", "column", "columns"),
+}
 # Symbols tell prefixes apart by their case (a megametre is no millimetre), words do not.
 _SYMBOLS = {"m": 1e6, "dm": 1e5, "cm": 1e4, "mm": 1e3, "um": 1.0, "nm": 1e-3, "pm": 1e-6, "Å": 1e-4, "in": 25_400.0}
 _WORDS = {
@@ -37,6 +45,17 @@ _WORDS = {
     "nanometer": 1e-3,
     "picometer": 1e-6,
 }
+
+
+def axis_letter(label: str) -> str:
+    """Return the letter of TCZYX that people mean by the *label* of an axis, nothing where that is not known.
+
+    Examples
+    --------
+    >>> axis_letter("Channel"), axis_letter("depth"), axis_letter("band")
+    ('C', 'Z', '')
+    """
+    return next((letter for letter, labels in _AXES.items() if label.strip().lower() in labels), "")
 
 
 def micrometres_per(unit: str) -> float | None:

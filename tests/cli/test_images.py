@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import tifffile
 from scipy import ndimage
 from tests.cli.conftest import blobs
 
-from napari_tessera.volumes import open_tiff
+from napari_tessera.volumes import open_tiff, write_tiff
 
 Tessera = Callable[..., Any]
 
@@ -55,5 +56,21 @@ def test_axes_in_another_order_and_in_small_letters(tessera: Tessera, model: Pat
     ended = tessera("run", raw, "-o", out, "-m", model, "--axes", "xyz")
     assert ended.code == 0
     assert "as ZYX" in " ".join(ended.err.split())
+    expected, _ = ndimage.label(blobs(3) > 127)
+    np.testing.assert_array_equal(labels_of(out), expected)
+
+
+@pytest.mark.parametrize(("axes", "kind"), [("TYX", "10 frames"), ("CYX", "10 channels")])
+@pytest.mark.parametrize("name", ["raw.tif", "raw.ome.tif"])
+def test_planes_that_were_saved_as_frames_or_channels(
+    tessera: Tessera, model: Path, tmp_path: Path, axes: str, kind: str, name: str
+) -> None:
+    raw, out = tmp_path / name, tmp_path / "labels.tif"
+    write_tiff(raw, blobs(3), axes=axes)
+    refused = tessera("run", raw, "-o", out, "-m", model)
+    assert refused.code == 3
+    assert kind in refused.err
+    assert "--axes ZYX" in " ".join(refused.err.split())
+    assert tessera("run", raw, "-o", out, "-m", model, "--axes", "zyx").code == 0
     expected, _ = ndimage.label(blobs(3) > 127)
     np.testing.assert_array_equal(labels_of(out), expected)

@@ -66,6 +66,10 @@ def test_reading(image: ImageInput, model: ModelSpec, use: AxisUse, axes: str) -
         (layer(2, 2, 2, 5, 6, 7), spec(3), "slice it into layers of fewer axes"),
         (layer(6, 7, 3, rgb=True), spec(2, 2), "has 3 colour channels, but the model 'net' needs 2"),
         (layer(0, 6, 7), spec(3), "is empty"),
+        (layer(5, 6, 7, labels="tyx"), spec(3), "has 5 frames of single planes"),
+        (layer(5, 6, 7, labels="cyx"), spec(3), "has 5 channels of single planes"),
+        (layer(2, 5, 6, 7, labels="ctyx"), spec(3, 2), "has 5 frames of single planes"),
+        (ImageInput("layer", np.zeros((5, 6, 7), complex)), spec(3), "complex128"),
     ],
 )
 def test_what_cannot_be_read(image: ImageInput, model: ModelSpec, words: str) -> None:

@@ -18,6 +18,7 @@ from napari_tessera.errors import InputError
 from napari_tessera.planning.occupied import check_mask, find_masked, find_windows, window_grid
 from napari_tessera.planning.resampling import resampling_of
 from napari_tessera.volumes import Volume, open_volume
+from napari_tessera.volumes.as_source import check_planes
 from napari_tessera.volumes.planes import plane_of_volume, planes_note, without_axes
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class ImageFile:
         self._crops: list[Crop | None] | None = None
         volume = open_volume(path, axes=axes, voxel_size_um=voxel_size_um)
         try:
+            check_planes(volume, spec)
             self.stack = _stack_of(volume, spec)
             frame = _frame_facts(volume, self.stack, spec)
             as_source(frame, spec)

@@ -175,7 +175,7 @@ class Settings:
         known = [f.name for f in fields(cls)]
         for name in values:
             if name not in known:
-                raise SettingsError(f"unknown setting '{name}'{nearest(name, known)} (valid: {', '.join(known)})")
+                raise SettingsError(f"unknown setting '{name}'{nearest(str(name), known)} (valid: {', '.join(known)})")
         return cls(**values)
 
     @classmethod

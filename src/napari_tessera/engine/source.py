@@ -14,7 +14,15 @@ import numpy.typing as npt
 
 from napari_tessera.errors import InputError
 
-__all__ = ["ArraySource", "PlaneCache", "Source", "SourceView", "estimate_cache_bytes", "iter_regions"]
+__all__ = [
+    "ArraySource",
+    "PlaneCache",
+    "Source",
+    "SourceView",
+    "check_numbers",
+    "estimate_cache_bytes",
+    "iter_regions",
+]
 
 if TYPE_CHECKING:
     from napari_tessera.engine.grid import WindowGrid
@@ -43,6 +51,13 @@ class Source(Protocol):
         ...
 
 
+def check_numbers(dtype: Any) -> None:
+    """Raise `InputError` unless *dtype* is one of real numbers that torch has, too, or truth values."""
+    found = np.dtype(dtype)
+    if found.kind not in "biuf" or found.itemsize > 8:
+        raise InputError(f"the image holds values of type {found}: give real numbers of at most 64 bits")
+
+
 class ArraySource:
     """An array-like (numpy, memory map, dask, zarr, ...) as a `Source`.
 
@@ -52,9 +67,15 @@ class ArraySource:
         Anything with ``shape``, ``dtype`` and slicing.
     channel_axis
         Which axis holds the channels; None if there is none (one channel).
+
+    Raises
+    ------
+    InputError
+        If its values are no real numbers.
     """
 
     def __init__(self, array: Any, *, channel_axis: int | None = None) -> None:
+        check_numbers(array.dtype)
         self.array = array
         self.channel_axis = None if channel_axis is None else channel_axis % len(array.shape)
 

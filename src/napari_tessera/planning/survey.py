@@ -10,13 +10,15 @@ import numpy.typing as npt
 
 from napari_tessera.engine.crop import Crop, measure_crop
 from napari_tessera.engine.stack import find_stack_crops
+from napari_tessera.models.given import as_model, as_settings
 from napari_tessera.planning.occupied import check_mask, find_windows
-from napari_tessera.volumes.as_source import as_array, as_source
+from napari_tessera.volumes.as_source import as_image, as_source
 from napari_tessera.volumes.planes import Plane, plane_loads, split_planes
 from napari_tessera.volumes.volume import Volume
 
 if TYPE_CHECKING:
     from napari_tessera.engine.settings import Settings
+    from napari_tessera.models.given import GivenModel, GivenSettings
     from napari_tessera.models.model import Model
     from napari_tessera.planning.resampling import VoxelSize
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["find_crop", "find_occupied", "voxel_size_of"]
 
 
-def find_crop(volume: Any, model: Model) -> Crop | tuple[Crop, ...] | None:
+def find_crop(volume: Any, model: GivenModel) -> Crop | tuple[Crop, ...] | None:
     """Return the box of *volume* that the network sees, None for all of it; reads the image once if the model crops.
 
     Parameters
@@ -38,8 +40,10 @@ def find_crop(volume: Any, model: Model) -> Crop | tuple[Crop, ...] | None:
     Crop, tuple of Crop or None
         Of a stack for a 2D model one for each plane, in order.
     """
+    model = as_model(model)
     if model.spec.crop == "none":
         return None
+    volume = as_image(volume)
     planes = split_planes(volume, model.spec)
     if planes is None:
         return measure_crop(as_source(volume, model.spec))
@@ -49,8 +53,8 @@ def find_crop(volume: Any, model: Model) -> Crop | tuple[Crop, ...] | None:
 
 def find_occupied(
     volume: Any,
-    model: Model,
-    settings: Settings | None = None,
+    model: GivenModel,
+    settings: GivenSettings = None,
     *,
     mask: Any = None,
     voxel_size_um: VoxelSize | None = None,
@@ -82,7 +86,9 @@ def find_occupied(
     SettingsError
         If the window does not suit the model.
     """
-    settings, wanted = settings or model.suggested_settings(), None if mask is None else as_array(mask)
+    volume, model = as_image(volume), as_model(model)
+    settings, wanted = as_settings(settings, model), None if mask is None else as_image(mask)
+    wanted = wanted.data if isinstance(wanted, Volume) else wanted
     size = voxel_size_of(volume, voxel_size_um)
     planes = split_planes(volume, model.spec)
     if planes is None:

@@ -8,14 +8,15 @@ from enum import StrEnum
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from napari_tessera.engine.source import check_numbers
 from napari_tessera.errors import InputError
+from napari_tessera.units import axis_letter
 
 if TYPE_CHECKING:
     from napari_tessera.models.spec import ModelSpec
 
 __all__ = ["AxisUse", "ImageInput", "Reading", "axis_uses", "count_in_front", "counts_planes", "read_axes"]
 
-_LABELS = {"t": "T", "time": "T", "frame": "T", "c": "C", "ch": "C", "channel": "C", "channels": "C", "z": "Z"}
 _RGB_CHANNELS = (3, 4)
 
 
@@ -139,6 +140,8 @@ def read_axes(image: ImageInput, spec: ModelSpec, use: AxisUse = AxisUse.AUTO) -
             f"'{image.name}' is {len(shape)}D ({_sides(shape)}), but the model '{spec.name}' is {dims}D: "
             f"choose a stack, or a {len(shape)}D model"
         )
+    check_numbers(image.data.dtype)
+    _check_spatial_labels(image, extra)
     series = _read_series(image, spec)
     if not series and extra > (1 if image.rgb else 2):
         raise InputError(
@@ -168,6 +171,18 @@ def _with_planes_along(axes: str, spec: ModelSpec) -> str:
     spatial = [axes.rindex("T"), axes.index("Y"), axes.index("X")]
     letters = dict(enumerate(axes)) | dict(zip(spatial, spec.of_stack("T", "YX"), strict=True))
     return "".join(letters[place] for place in range(len(axes)))
+
+
+def _check_spatial_labels(image: ImageInput, extra: int) -> None:
+    """Refuse an image whose planes are frames or channels by its labels: they would be run as z without a word."""
+    for axis in range(extra, len(image.plain_shape)):
+        if (letter := _label(image, axis)) in ("T", "C"):
+            kind = {"T": "frames", "C": "channels"}[letter]
+            raise InputError(
+                f"'{image.name}' has {image.shape[axis]} {kind} of single planes, for all that its labels say, but the "
+                f"model is 3D: if they are the planes of a stack, label that axis z (double-click its name beside the "
+                f"slider)"
+            )
 
 
 def _read_front(image: ImageInput, spec: ModelSpec, use: AxisUse, extra: int) -> tuple[str, AxisUse | None]:
@@ -248,7 +263,8 @@ def _check_colours(image: ImageInput, spec: ModelSpec) -> str:
 def _label(image: ImageInput, axis: int) -> str:
     """Return T, C or Z where the viewer's label of *axis* says so, else nothing."""
     labels = image.axis_labels
-    return _LABELS.get(labels[axis].strip().lower(), "") if axis < len(labels) else ""
+    letter = axis_letter(labels[axis]) if axis < len(labels) else ""
+    return letter if letter in "TCZ" else ""
 
 
 def _sides(shape: tuple[int, ...]) -> str:

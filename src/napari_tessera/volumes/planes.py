@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from napari_tessera.engine.stack import in_stacks
-from napari_tessera.volumes.as_source import as_array, as_source
+from napari_tessera.volumes.as_source import as_image, as_source
 from napari_tessera.volumes.volume import Volume
 
 if TYPE_CHECKING:
@@ -30,13 +30,15 @@ def split_planes(volume: Any, spec: ModelSpec) -> tuple[Plane, ...] | None:
     """
     if spec.spatial_dims != 2:
         return None
-    if isinstance(volume, Volume):
-        if "Z" not in volume.axes or "T" in volume.axes:
+    array = as_image(volume)
+    if isinstance(array, Volume):
+        if "Z" not in array.axes or "T" in array.axes:
             return None
-        planes = range(volume.spatial_shape[spec.plane_place])
-        return tuple(partial(plane_of_volume, volume, {spec.plane_axis.upper(): number}, spec) for number in planes)
-    array = as_array(volume)
+        planes = range(array.spatial_shape[spec.plane_place])
+        return tuple(partial(plane_of_volume, array, {spec.plane_axis.upper(): number}, spec) for number in planes)
     shape, channels, place = tuple(array.shape), spec.in_channels, spec.plane_place
+    if 0 in shape:
+        return None
     if len(shape) == 3 and channels == 1 and shape[0] != 1 and shape[-1] != 1:
         return _planes_along(array, place)
     if len(shape) == 4 and shape[0] == channels:
