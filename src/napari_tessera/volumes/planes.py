@@ -84,7 +84,8 @@ def plane_of_volume(volume: Volume, place: Mapping[str, int], spec: ModelSpec) -
     Of a stack, what is left of z, y and x becomes y and x.
     """
     index = tuple(place.get(axis, slice(None)) for axis in volume.axes)
-    return without_axes(volume, place, volume.data[index], spec)
+    part_at = getattr(volume.data, "frame", volume.data.__getitem__)  # unread, where that can be
+    return without_axes(volume, place, part_at(index), spec)
 
 
 def without_axes(volume: Volume, gone: Container[str], data: ArrayLike, spec: ModelSpec) -> Volume:

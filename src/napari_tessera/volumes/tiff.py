@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from napari_tessera.errors import OutputError
 from napari_tessera.volumes.axes import name_axes, standard_order
 from napari_tessera.volumes.deferred import DeferredArray
+from napari_tessera.volumes.file_array import FileArray
 from napari_tessera.volumes.output import check_writable, replacing
 from napari_tessera.volumes.tiff_images import TiffImage, find_image
 from napari_tessera.volumes.tiff_integrity import is_named_ome, opening, reading
@@ -36,7 +37,7 @@ BIGTIFF_BYTES = 2**32 - 2**25
 def open_tiff(
     path: str | os.PathLike[str], *, axes: str | None = None, voxel_size_um: tuple[float, ...] | None = None
 ) -> Volume:
-    """Open a TIFF file; values are mapped into memory if they lie as one block, else read on first use.
+    """Open a TIFF file; values that lie as one block are read as they are asked for, others all on first use.
 
     Equal planes are a stack, however they were written. Axes of length 1 other than y and x are dropped, colours become
     channels, and an unnamed axis of a stack is taken for z.
@@ -169,9 +170,9 @@ def _open_values(path: Path, file: tifffile.TiffFile, image: TiffImage, order: l
     part = image.parts[0]
     alone = part if len(image.parts) == 1 and isinstance(part, tifffile.TiffPageSeries) else None
     if alone is not None and alone.dataoffset is not None and alone.keyframe.is_memmappable:
-        mapped = tifffile.memmap(path, series=file.series.index(alone), mode="r").reshape(image.shape)
-        mapped = np.transpose(mapped, order)
-        return mapped if mapped.dtype.isnative else DeferredArray(mapped.shape, mapped.dtype, lambda: mapped)
+        holder = alone.keyframe.parent
+        dtype = np.dtype(f"{holder.byteorder}{alone.dtype.char}")
+        return FileArray(Path(holder.filehandle.path), alone.dataoffset, image.shape, dtype, order=order)
 
     def load() -> NDArray[Any]:
         with reading(path), tifffile.TiffFile(path) as file:

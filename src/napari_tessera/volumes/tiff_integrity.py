@@ -18,7 +18,7 @@ __all__ = ["is_named_ome", "opening", "reading"]
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
+def reading(path: Path, kind: str = "TIFF") -> Iterator[None]:
     """Turn what a parser raises on a missing or damaged file into one sentence about the file.
 
     Raises
@@ -47,7 +47,7 @@ def reading(path: Path) -> Iterator[None]:
         if lacks_memory(error):
             raise OutOfMemoryError(f"the host's memory did not suffice for reading '{path}': {MORE_MEMORY}") from error
         reason = str(error).partition("\n")[0][:200] or type(error).__name__
-        raise InputError(f"'{path}' cannot be read as TIFF ({reason}); it may be damaged, export it again") from error
+        raise InputError(f"'{path}' cannot be read as {kind} ({reason}); it may be damaged, export it again") from error
 
 
 @contextmanager
