@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import threading
 from pathlib import Path
 from typing import Any
+
+from napari_tessera.writing import write_text
 
 __all__ = ["configuration_folder", "replace_json"]
 
@@ -27,6 +27,4 @@ def replace_json(path: Path, content: Any) -> None:
         If it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}.part")
-    partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    partial.replace(path)
+    write_text(path, json.dumps(content, indent=1))

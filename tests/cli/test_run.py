@@ -17,6 +17,7 @@ from tests.cli.conftest import Bright
 from napari_tessera.api import plan
 from napari_tessera.cli import _expand
 from napari_tessera.cli.outcome import Outcome
+from napari_tessera.cli.progress import LineProgress, Status
 from napari_tessera.engine.settings import Settings
 from napari_tessera.errors import OutOfMemoryError
 from napari_tessera.models.load import load_model
@@ -218,18 +219,58 @@ def test_images_of_a_batch_do_not_fall_with_one(
 def test_result_that_cannot_be_written_in_the_end(
     tessera: Tessera, model: Path, make_image: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    calls: list[Path] = []
+
     def imwrite(file: Path, **options: Any) -> None:
-        if "1_labels" in file.name:
+        calls.append(file)
+        if len(calls) == 1:
             raise OSError(28, "No space left on device")
         original(file, **options)
 
     original = tifffile.imwrite
     images = [make_image(n, f"{n}.tif") for n in (1, 2)]
     monkeypatch.setattr("napari_tessera.volumes.tiff.tifffile.imwrite", imwrite)
-    ended = tessera("run", *images, "-o", tmp_path / "out", "-m", model)
+    ended = tessera("run", *images, "-o", tmp_path / "out", "-m", model, "--json")
     assert ended.code == 2
     assert "No space left on device" in ended.err
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["2_labels.tif"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1_labels.kept.tif", "2_labels.tif"]
+    first, second = json.loads(ended.out)["images"]
+    kept = tmp_path / "out" / "1_labels.kept.tif"
+    assert (first["result"], first["kept_as"]) == (None, str(kept))
+    assert (second["result"], second["kept_as"]) == (str(tmp_path / "out" / "2_labels.tif"), None)
+    assert values(kept).max() == 1
+
+
+def test_result_whose_name_is_taken_meanwhile(
+    tessera: Tessera, model: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "labels.tif"
+
+    def take(self: LineProgress, status: Status) -> None:
+        out.write_text("another's")
+
+    monkeypatch.setattr(LineProgress, "show", take)
+    ended = tessera("run", image, "-o", out, "-m", model)
+    assert ended.code == 2
+    assert out.read_text() == "another's"
+    assert values(tmp_path / "labels.kept.tif").max() == 3
+    assert str(tmp_path / "labels.kept.tif") in ended.out
+
+
+def test_result_whose_folder_is_gone_meanwhile(
+    tessera: Tessera, model: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    def remove(self: LineProgress, status: Status) -> None:
+        if (tmp_path / "out").exists():
+            (tmp_path / "out").rmdir()
+
+    monkeypatch.setattr(LineProgress, "show", remove)
+    assert tessera("run", image, "-o", tmp_path / "out" / "labels.ome.tif", "-m", model).code == 2
+    assert values(tmp_path / "here" / "labels.kept.tif").max() == 3
 
 
 def test_frames_do_not_fall_with_one(tessera: Tessera, failing_model: Path, make_image: Make, tmp_path: Path) -> None:
@@ -344,7 +385,8 @@ def test_a_mask_counts_for_every_frame(tessera: Tessera, model: Path, make_image
 
 def test_a_mask_is_for_one_image(tessera: Tessera, model: Path, make_image: Make, tmp_path: Path) -> None:
     images = [make_image(n, f"{n}.tif") for n in (1, 2)]
-    ended = tessera("run", *images, "-o", tmp_path / "out", "-m", model, "--mask", images[0])
+    np.save(tmp_path / "mask.npy", np.ones((10, 24, 40), bool))
+    ended = tessera("run", *images, "-o", tmp_path / "out", "-m", model, "--mask", tmp_path / "mask.npy")
     assert ended.code == 2
     assert "a mask belongs to one image file, and 2 are named: run them one by one" in ended.err
     assert not (tmp_path / "out").exists()

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from napari_tessera.errors import OutputError
-from napari_tessera.volumes.output import check_writable, replacing
+from napari_tessera.volumes.output import check_writable, output_file
 
 
 def test_a_free_name_is_fine(tmp_path):
@@ -44,7 +44,7 @@ def test_a_folder_that_is_not_writable(tmp_path, monkeypatch):
 
 def test_the_file_appears_when_complete(tmp_path):
     path = tmp_path / "labels.tif"
-    with replacing(path) as temporary:
+    with output_file(path) as temporary:
         temporary.write_bytes(b"half")
         assert temporary.parent == tmp_path
         assert not path.exists()
@@ -58,7 +58,7 @@ def test_nothing_half_written_is_left(tmp_path, error):
     path.write_bytes(b"old")
 
     def write_half():
-        with replacing(path) as temporary:
+        with output_file(path) as temporary:
             temporary.write_bytes(b"half")
             raise error
 
@@ -69,7 +69,7 @@ def test_nothing_half_written_is_left(tmp_path, error):
 
 
 def test_a_full_disk_is_told_in_a_sentence(tmp_path):
-    with pytest.raises(OutputError, match="No space left") as caught, replacing(tmp_path / "labels.tif"):
+    with pytest.raises(OutputError, match="No space left") as caught, output_file(tmp_path / "labels.tif"):
         raise OSError(28, "No space left on device")
     assert isinstance(caught.value.__cause__, OSError)
     assert list(tmp_path.iterdir()) == []

@@ -104,15 +104,20 @@ def _is_demo(folder: Path) -> bool:
 
 
 def _write_sample(folder: Path, sample: "NeuriteSample") -> None:
+    from napari_tessera import __version__
     from napari_tessera.volumes import write_tiff
 
-    for name, array in (("raw.tif", sample.image), ("truth.tif", sample.labels)):
+    # The truth is no image to be segmented: `tessera run *.tif` leaves it out.
+    for name, array, origin in (
+        ("raw.tif", sample.image, {}),
+        ("truth.tif", sample.labels, {"software": f"napari-tessera {__version__}"}),
+    ):
         write_tiff(
             folder / name,
             array,
             axes="ZYX",
             voxel_size_um=sample.voxel_size_um,
-            metadata={"sample": "neurites"},
+            metadata={"sample": "neurites", **origin},
             overwrite=True,
         )
 

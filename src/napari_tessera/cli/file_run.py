@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,12 +11,16 @@ from typing import TYPE_CHECKING, Any
 from napari_tessera import api
 from napari_tessera.cli.batch import VolumeFailure, iter_outcomes
 from napari_tessera.cli.choice import Choice
+from napari_tessera.cli.console import say
+from napari_tessera.cli.exit import describe
 from napari_tessera.cli.images import open_mask, plan_images
 from napari_tessera.cli.interrupt import cancel_on_interrupt
-from napari_tessera.cli.items import Item, open_items
+from napari_tessera.cli.items import Item, open_items, renumbered
 from napari_tessera.cli.progress import RunProgress, show_progress
+from napari_tessera.cli.targets import free_name, stem_of
 from napari_tessera.decode.classes import label_classes
-from napari_tessera.errors import CancelledError, InputError, TesseraError
+from napari_tessera.errors import CancelledError, OutOfMemoryError, SettingsError
+from napari_tessera.units import format_bytes
 
 if TYPE_CHECKING:
     from napari_tessera import Model, Plan, Settings
@@ -90,12 +95,21 @@ class FileRun:
             return None
         where = None if mask is None else open_mask(mask, items[0].image)
 
-        def find(settings: Settings) -> list[Windows]:
-            return [windows for item in items for windows in _find_windows(item, settings, where)]
+        def plan(items: Sequence[Item]) -> Plan:
+            def find(settings: Settings) -> list[Windows]:
+                return [windows for item in items for windows in _find_windows(item, settings, where)]
 
-        crops = [crop for item in items for crop in _find_crops(item)]
-        images = [item.image for item in items]
-        planned = plan_images(images, model, settings, decoder, find=find, choice=choice or Choice(), crops=crops)
+            crops = [crop for item in items for crop in _find_crops(item)]
+            images = [item.image for item in items]
+            return plan_images(images, model, settings, decoder, find=find, choice=choice or Choice(), crops=crops)
+
+        planned = plan(items)
+        if len(items) > 1 and not _fits(planned):
+            # The largest decides: without those that do not fit even alone, the others do.
+            items = renumbered([item for item in items if _checked_alone(item, plan)])
+            if not items:
+                return None
+            planned = plan(items)
         return cls(items, model, planned, chosen, "" if mask is None else mask.name)
 
     @property
@@ -131,6 +145,7 @@ class FileRun:
                     self._take(outcome, item, frame, progress)
                     if frame + 1 == len(item.volumes) and not item.result.is_empty:
                         self._write(item, progress, overwrite)
+                        item.result.forget()
             except CancelledError as error:
                 raise CancelledError(self._stopped(progress)) from error
 
@@ -149,10 +164,26 @@ class FileRun:
         item.outcome.count = item.result.count
         try:
             item.result.write(item.outcome.target, self._facts(item, progress), overwrite=overwrite)
-        except Exception as error:  # a full disk or a fault of a writer must not cost the other images
+        except Exception as error:  # a full disk or a fault of a writer must not cost the other images, nor this one
             item.outcome.fail(item.image.path.name, error)
+            kept = self._keep(item, progress, "kept")
+            say(f"the result is in '{kept}'" if kept else "nowhere else could it be written", kind="Warning")
             return
         item.outcome.written = True
+
+    def _keep(self, item: Item, progress: RunProgress, word: str, **more: Any) -> Path | None:
+        """Write what there is of a result under a free name beside its own, or where else there is room."""
+        target = item.outcome.target
+        for folder in (target.parent, Path.cwd(), Path(tempfile.gettempdir())):
+            try:
+                path = free_name(folder, stem_of(target), word)
+                item.result.write(path, self._facts(item, progress) | more, overwrite=False)
+            except Exception as error:  # the next folder's disk may have room
+                say(describe(error), kind="Warning")
+            else:
+                item.outcome.kept = path
+                return path
+        return None
 
     def _facts(self, item: Item, progress: RunProgress) -> dict[str, Any]:
         """Return what the result's file says of its origin: what a reader needs to make it again."""
@@ -177,29 +208,40 @@ class FileRun:
 
     def _stopped(self, progress: RunProgress) -> str:
         """Keep the finished frames of an unfinished time series, and return what there is now and what not."""
-        kept = [self._rescue(item, progress) for item in self.items if not item.result.is_empty]
-        done = [str(item.outcome.target) for item in self.items if item.outcome.written]
+        rescued = [self._rescue(item, progress) for item in self.items if not item.result.is_empty]
+        ended = [item.outcome for item in self.items if item.outcome.written]
+        done = [str(outcome.target) for outcome in ended]
         missing = [str(item.outcome.target) for item in self.items if not item.outcome.written]
         return (
             f"{progress.passes} of {progress.total} forward passes were done"
-            f"; written: {', '.join(done + kept) or 'nothing'}; not written: {', '.join(missing) or 'nothing'}"
+            f"; written: {', '.join(done + rescued) or 'nothing'}; not written: {', '.join(missing) or 'nothing'}"
         )
 
     def _rescue(self, item: Item, progress: RunProgress) -> str:
-        target: Path = item.outcome.target
-        partial = target.with_name(f"{target.name.removesuffix(target.suffix)}.partial{target.suffix}")
-        facts = self._facts(item, progress) | {"complete": False, "finished_frames": item.result.n_added}
-        try:
-            item.result.write(partial, facts, overwrite=True)
-        except TesseraError as error:
-            return f"not even the finished frames ({error})"
-        return f"{partial} ({item.result.n_added} of {len(item.volumes)} frames)"
+        n_added = item.result.n_added
+        kept = self._keep(item, progress, "partial", complete=False, finished_frames=n_added)
+        return f"{kept or 'nowhere'} ({n_added} of {len(item.volumes)} frames)"
+
+
+def _fits(planned: Plan) -> bool:
+    return planned.host.run_bytes <= planned.device.host_free_bytes
+
+
+def _checked_alone(item: Item, plan: Callable[[Sequence[Item]], Plan]) -> bool:
+    """Whether the host's memory suffices for one image; said if not."""
+    planned = plan([item])
+    if _fits(planned):
+        return True
+    needed, free = map(format_bytes, (planned.host.run_bytes, planned.device.host_free_bytes))
+    sentence = f"the run needs {needed} of the host's memory beside the image, and {free} are free: crop the image"
+    item.outcome.fail(item.image.path.name, OutOfMemoryError(sentence))
+    return False
 
 
 def _find_crops(item: Item) -> Sequence[Crop | None]:
     try:
         return item.image.crops
-    except InputError:
+    except Exception:
         # The run meets the same error where it costs this image alone.
         return [None] * len(item.volumes)
 
@@ -207,6 +249,8 @@ def _find_crops(item: Item) -> Sequence[Crop | None]:
 def _find_windows(item: Item, settings: Settings, mask: ArrayLike | None) -> list[Windows]:
     try:
         return item.image.find_windows(settings, mask)
-    except InputError:
+    except SettingsError:
+        raise
+    except Exception:
         # The run meets the same error where it costs this image alone.
         return [None] * len(item.volumes)

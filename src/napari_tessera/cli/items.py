@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from napari_tessera.cli.images import ImageFile
 from napari_tessera.cli.targets import ResultFile
 from napari_tessera.decode.classes import makes_classes
-from napari_tessera.errors import SettingsError, TesseraError
+from napari_tessera.errors import SettingsError
 
 if TYPE_CHECKING:
     from napari_tessera import Model, Settings
     from napari_tessera.cli.outcome import Outcome
     from napari_tessera.decode import Decoder
 
-__all__ = ["Item", "open_items"]
+__all__ = ["Item", "open_items", "renumbered"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +76,24 @@ def open_items(
             image.check_resampling(settings)
         except SettingsError:
             raise
-        except TesseraError as error:
+        # Whatever one file's header makes of its reader, the others still run.
+        except Exception as error:
             if len(outcomes) == 1:
                 raise
             outcome.fail(outcome.image.name, error)
             continue
-        first = items[-1].volumes.stop if items else 0
         result = _result_file(image, decoder)
         outcome.counted = result.counted
-        items.append(Item(image, result, range(first, first + len(image.loads)), outcome))
-    return items
+        items.append(Item(image, result, range(len(image.loads)), outcome))
+    return renumbered(items)
+
+
+def renumbered(items: Sequence[Item]) -> list[Item]:
+    """Return *items* with the numbers that their frames have when these are run, and no others."""
+    stops = itertools.accumulate(len(item.volumes) for item in items)
+    return [
+        replace(item, volumes=range(stop - len(item.volumes), stop)) for item, stop in zip(items, stops, strict=True)
+    ]
 
 
 def _result_file(image: ImageFile, decoder: Decoder | None) -> ResultFile:

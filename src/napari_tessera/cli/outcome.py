@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from napari_tessera.cli.console import count
+from napari_tessera.cli.console import count, say
 from napari_tessera.cli.exit import describe, report
+from napari_tessera.errors import InputError
 from napari_tessera.session.cost import WORTH_SAYING_S
 from napari_tessera.units import format_duration
 
-__all__ = ["Outcome"]
+__all__ = ["Outcome", "choose_outcomes", "results_among", "without_mask"]
+
+MOST_NAMED = 5
 
 
 @dataclass(slots=True)
@@ -22,12 +27,16 @@ class Outcome:
     ----------
     image, target
         The image's file and the result's.
+    skipped
+        Why it is left out; empty where it is not.
     errors
         What went wrong: the name of the file or the frame, and the error.
     failed_frames
         Frames without a result; 0 for an image without a time axis.
     written
         Whether the result stands under its name.
+    kept
+        Where the result is instead, or what is finished of it; None where there is nothing of the kind.
     seconds, passes_s, decoding_s, forward_passes
         That it took; of the seconds those of the passes and of making labels.
     count, counted
@@ -36,9 +45,11 @@ class Outcome:
 
     image: Path
     target: Path
+    skipped: str = ""
     errors: list[tuple[str, Exception]] = field(default_factory=list)
     failed_frames: list[int] = field(default_factory=list)
     written: bool = False
+    kept: Path | None = None
     seconds: float = 0.0
     passes_s: float = 0.0
     decoding_s: float = 0.0
@@ -57,13 +68,15 @@ class Outcome:
         taken = format_duration(self.seconds)
         if self.decoding_s >= WORTH_SAYING_S:
             taken += f" (passes {format_duration(self.passes_s)}, labels {format_duration(self.decoding_s)})"
-        return f"{self.target}: {found}, {taken}, {passes}"
+        return f"{self.kept or self.target}: {found}, {taken}, {passes}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the outcome as plain numbers, strings, lists and dictionaries."""
         return {
             "image": str(self.image),
             "result": str(self.target) if self.written else None,
+            "kept_as": None if self.kept is None else str(self.kept),
+            "skipped": self.skipped or None,
             self.counted: self.count,
             "seconds": round(self.seconds, 3),
             "passes_seconds": round(self.passes_s, 3),
@@ -71,3 +84,80 @@ class Outcome:
             "forward_passes": self.forward_passes,
             "errors": [f"{name}: {describe(error)}" for name, error in self.errors],
         }
+
+
+def without_mask(images: Sequence[Path], mask: Path | None) -> list[Path]:
+    """Return *images* without the mask of one of them, which ``*.tif`` takes along."""
+    others = [image for image in images if mask is None or os.path.realpath(image) != os.path.realpath(mask)]
+    return others or list(images)
+
+
+def choose_outcomes(
+    images: Sequence[Path], output: Path, *, kind: str, overwrite: bool, skip_existing: bool, many: bool
+) -> list[Outcome]:
+    """Return what becomes of each image: where its result goes, or why it is left out, which is said.
+
+    Found out before the seconds that torch takes to load.
+
+    Parameters
+    ----------
+    images, output, kind, overwrite, skip_existing, many
+        As for `choose_targets`.
+
+    Raises
+    ------
+    OutputError
+        As `choose_targets`.
+    InputError
+        If all of several images are results of Tessera.
+    """
+    from napari_tessera.cli.targets import choose_targets
+
+    own = results_among(images)
+    inputs = [image for image in images if image not in own]
+    targets = dict(
+        zip(
+            inputs,
+            choose_targets(output, inputs, kind=kind, overwrite=overwrite, skip_existing=skip_existing, many=many),
+            strict=True,
+        )
+    )
+    outcomes = [Outcome(image, targets.get(image, image)) for image in images]
+    there = {image for image, target in targets.items() if skip_existing and os.path.lexists(target)}
+    if there:
+        say(f"{_named(there)} left out: the result exists", kind="Note")
+    for outcome in outcomes:
+        if outcome.image in own:
+            outcome.skipped = "it is a result of Tessera"
+        elif outcome.image in there:
+            outcome.skipped = f"'{outcome.target}' exists"
+    return outcomes
+
+
+def results_among(images: Sequence[Path]) -> set[Path]:
+    """Return which of several images are results of Tessera, taken along by ``*.tif``, and say that they are left out.
+
+    Raises
+    ------
+    InputError
+        If all are.
+    """
+    from napari_tessera.cli.targets import is_result
+
+    own = {image for image in images if is_result(image)}
+    if len(images) == 1:
+        if own:
+            say(f"'{images[0].name}' is itself a result of Tessera", kind="Warning")
+        return set()
+    if len(own) == len(images):
+        raise InputError(f"all {len(own)} images are results of Tessera: to run one all the same, name it alone")
+    if own:
+        say(f"{_named(own)} left out: made by Tessera; to run such a file all the same, name it alone", kind="Note")
+    return own
+
+
+def _named(images: Collection[Path]) -> str:
+    """Return the names of a few, and how many more there are."""
+    names = sorted(image.name for image in images)
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return f"{', '.join(names[:MOST_NAMED])}{more} {'is' if len(names) == 1 else 'are'}"

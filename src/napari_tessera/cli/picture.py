@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from napari_tessera.volumes.output import replacing
+from napari_tessera.volumes.output import output_file
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -75,7 +75,7 @@ def draw_picture(
         draw.text((left, MARGIN), panel.title, INK, font)
     if pixel_size_um is not None:
         _draw_scale_bar(draw, font, (MARGIN, MARGIN + TITLE, width, height), scale / pixel_size_um)
-    with replacing(path) as temporary:
+    with output_file(path) as temporary:
         canvas.save(temporary, format="PNG")
 
 

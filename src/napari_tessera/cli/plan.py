@@ -9,6 +9,7 @@ import typer
 from napari_tessera.cli import options, setup
 from napari_tessera.cli.choice import Choice
 from napari_tessera.cli.console import LOOKING, OUT, say
+from napari_tessera.cli.outcome import results_among, without_mask
 from napari_tessera.cli.render import render_plan
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ def plan(
     """
     if bool(images) == bool(shape):
         raise typer.BadParameter("name image files or give --shape, one of the two", param_hint="IMAGE")
-    setup.check_mask_option(mask, images or [])
+    images = without_mask(images or [], mask)
+    setup.check_mask_option(mask, images)
     wanted = setup.merge_settings(
         settings,
         decoder_option,
@@ -107,7 +109,7 @@ def plan(
         planned = choice.plan(shapes, network, wanted, decoder=decoder, voxel_size_um=voxel_size)
     else:
         facts = {"axes": axes, "voxel_size_um": voxel_size}
-        names, planned = _plan_files(images or [], facts, mask, network, wanted, decoder, choice)
+        names, planned = _plan_files(images, facts, mask, network, wanted, decoder, choice)
     if as_json:
         typer.echo(json.dumps(planned.to_dict() | {"assumed": list(network.spec.assumed)}, indent=1))
     else:
@@ -139,7 +141,8 @@ def _plan_files(
 ) -> tuple[list[str], "Plan"]:
     from napari_tessera.cli.images import ImageFile, open_mask, plan_images
 
-    images = [ImageFile(path, model.spec, **facts) for path in paths]
+    own = results_among(paths)
+    images = [ImageFile(path, model.spec, **facts) for path in paths if path not in own]
     for image in images:
         image.check_resampling(settings)
     for note in (note for image in images for note in image.notes):

@@ -12,10 +12,11 @@ from napari_tessera.cli import options, setup
 from napari_tessera.cli.choice import Choice
 from napari_tessera.cli.console import LOOKING, count, say
 from napari_tessera.cli.exit import exit_code_of
-from napari_tessera.cli.outcome import Outcome
+from napari_tessera.cli.outcome import Outcome, choose_outcomes, without_mask
 from napari_tessera.cli.render import count_windows, needed_of_free, written_bytes
 from napari_tessera.errors import OutputError
 from napari_tessera.units import format_bytes
+from napari_tessera.writing import write_text
 
 if TYPE_CHECKING:
     from napari_tessera import Plan
@@ -48,6 +49,10 @@ def run(
     budget: options.Budget = None,
     choose_window: options.ChooseWindow = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
+    skip_existing: Annotated[
+        bool,
+        typer.Option("--skip-existing", help="Leave out images whose result exists; what made it is not compared."),
+    ] = False,
     save_plan: Annotated[
         Path | None, typer.Option("--save-plan", metavar="JSON", help="Write the plan of the run to a file too.")
     ] = None,
@@ -76,6 +81,9 @@ def run(
     A file with a time axis is run frame by frame and written as one file. Ctrl-C stops within one forward pass. Nothing
     half done appears under a result's name. --budget and --choose-window choose as for 'tessera plan'.
     """
+    if overwrite and skip_existing:
+        raise typer.BadParameter("say one of the two: --overwrite or --skip-existing", param_hint="--skip-existing")
+    named, images = len(images), without_mask(images, mask)
     setup.check_mask_option(mask, images)
     wanted = setup.merge_settings(
         settings,
@@ -97,7 +105,18 @@ def run(
         device=device,
         decoder=decoder,
     )
-    outcomes = _choose_outcomes(images, output, save_plan, probabilities=probabilities, overwrite=overwrite)
+    kind = "probabilities" if probabilities else "labels"
+    if save_plan is not None:
+        from napari_tessera.volumes import check_writable
+
+        check_writable(save_plan, overwrite, (".json",))
+    outcomes = choose_outcomes(
+        images, output, kind=kind, overwrite=overwrite, skip_existing=skip_existing, many=named > 1
+    )
+    waiting = [outcome for outcome in outcomes if not outcome.skipped]
+    if not waiting:
+        _report(outcomes, as_json=as_json, quiet=quiet)
+        return
     network = setup.open_model(model, trust=trust, network_output=network_output)
     wanted = setup.with_suggestions(
         wanted, network, file=settings, overlap=overlap, blend=blend, tta_num=tta, tta_axes=tta_axes
@@ -109,7 +128,7 @@ def run(
         say(LOOKING)
     chosen = PROBABILITIES if probabilities else decoder
     job = FileRun.prepare(
-        outcomes,
+        waiting,
         network,
         wanted,
         decoder=chosen,
@@ -122,23 +141,9 @@ def run(
         if save_plan is not None:
             write_json(save_plan, job.planned.to_dict() | {"assumed": list(network.spec.assumed)})
         if not quiet:
-            announce(job.planned, outcomes[0].target.parent, job.notes)
+            announce(job.planned, waiting[0].target.parent, job.notes)
         job.run(overwrite=overwrite, quiet=quiet)
     _report(outcomes, as_json=as_json, quiet=quiet)
-
-
-def _choose_outcomes(
-    images: Sequence[Path], output: Path, save_plan: Path | None, *, probabilities: bool, overwrite: bool
-) -> list[Outcome]:
-    """Decide where results go; what is wrong with that is found out before the seconds that torch takes to load."""
-    from napari_tessera.cli.targets import choose_targets
-    from napari_tessera.volumes import check_writable
-
-    if save_plan is not None:
-        check_writable(save_plan, overwrite, (".json",))
-    kind = "probabilities" if probabilities else "labels"
-    targets = choose_targets(output, images, kind=kind, overwrite=overwrite)
-    return [Outcome(image, target) for image, target in zip(images, targets, strict=True)]
 
 
 def _report(outcomes: Sequence[Outcome], *, as_json: bool, quiet: bool) -> None:
@@ -146,7 +151,7 @@ def _report(outcomes: Sequence[Outcome], *, as_json: bool, quiet: bool) -> None:
     if as_json:
         typer.echo(json.dumps({"images": [outcome.to_dict() for outcome in outcomes]}, indent=1))
     elif not quiet:
-        for outcome in (outcome for outcome in outcomes if outcome.written):
+        for outcome in (outcome for outcome in outcomes if outcome.written or outcome.kept):
             typer.echo(str(outcome))
     failed = [outcome for outcome in outcomes if outcome.errors]
     if failed and len(outcomes) > 1:
@@ -194,6 +199,6 @@ def write_json(path: Path, content: object) -> None:
         If it cannot be written.
     """
     try:
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(content, indent=1) + "\n")
     except OSError as error:
         raise OutputError(f"cannot write '{path}': {error.strerror or error}") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import prod
@@ -10,17 +12,33 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_tessera.errors import OutputError
-from napari_tessera.volumes import check_writable, write_tiff
+from napari_tessera.errors import OutputError, TesseraError
+from napari_tessera.volumes import check_writable, open_volume, write_tiff
 from napari_tessera.volumes.volume import AXES
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["ResultFile", "choose_targets", "find_labels"]
+__all__ = ["ResultFile", "choose_targets", "find_labels", "free_name", "is_result", "stem_of"]
 
 
-def choose_targets(output: Path, images: Sequence[Path], *, kind: str, overwrite: bool) -> tuple[Path, ...]:
+def is_result(image: Path) -> bool:
+    """Whether the file *image* says of itself that Tessera made it of another one; False if it cannot be opened."""
+    try:
+        return "software" in open_volume(image).metadata
+    except TesseraError:
+        return False  # who opens it to run it says why
+
+
+def free_name(folder: Path, image: str, word: str) -> Path:
+    """Return a name in *folder* that no file has: ``<image>.<word>.tif``, or with a number behind the word."""
+    names = (folder / f"{image}.{word}{number or ''}.tif" for number in itertools.count())
+    return next(name for name in names if not os.path.lexists(name))
+
+
+def choose_targets(
+    output: Path, images: Sequence[Path], *, kind: str, overwrite: bool, skip_existing: bool = False, many: bool = False
+) -> tuple[Path, ...]:
     """Return where each image's result goes.
 
     Parameters
@@ -33,23 +51,28 @@ def choose_targets(output: Path, images: Sequence[Path], *, kind: str, overwrite
         ``"labels"`` or ``"probabilities"``: the end of the names in a folder.
     overwrite
         Whether existing files may be replaced.
+    skip_existing
+        Whether a result may stand there already.
+    many
+        Whether even one image's result goes into a folder.
 
     Raises
     ------
     OutputError
         If a result cannot be written there, would replace an image, or two would have one name.
     """
-    in_folder = len(images) > 1 or output.is_dir()
-    targets = tuple(output / f"{_stem(image)}_{kind}.tif" for image in images) if in_folder else (output,)
+    in_folder = many or len(images) > 1 or os.path.isdir(output)  # noqa: PTH112 - False, too, for a name that is too long
+    targets = tuple(output / f"{stem_of(image)}_{kind}.tif" for image in images) if in_folder else (output,)
     _check_distinct(targets, images)
     if in_folder:
         _make_folder(output, len(images))
     for target in targets:
-        check_writable(target, overwrite)
+        check_writable(target, overwrite or skip_existing)
     return targets
 
 
-def _stem(image: Path) -> str:
+def stem_of(image: Path) -> str:
+    """Return the name of a file without what says its format."""
     return image.name.removesuffix(image.suffix).removesuffix(".ome")
 
 
@@ -65,12 +88,12 @@ def _make_folder(folder: Path, n_images: int) -> None:
 
 
 def _check_distinct(targets: Sequence[Path], images: Sequence[Path]) -> None:
-    inputs = {image.resolve(): image for image in images}
+    inputs = {os.path.realpath(image) for image in images}  # of links in a circle Path.resolve makes an error
     name, uses = Counter(targets).most_common(1)[0]
     if uses > 1:
         raise OutputError(f"{uses} images would be written to '{name}': run images of one name in separate folders")
     for target in targets:
-        if target.resolve() in inputs:
+        if os.path.realpath(target) in inputs:
             raise OutputError(f"'{target}' is one of the images: choose another name for the result")
 
 
@@ -104,7 +127,7 @@ class ResultFile:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no frame has come, or all have been written."""
+        """Whether no frame has come, or the values are forgotten."""
         return self._array is None
 
     @property
@@ -137,16 +160,20 @@ class ResultFile:
         self._array = self._array.astype(np.promote_types(self._array.dtype, result.dtype), copy=False)
         self._array[frame] = result
 
+    def forget(self) -> None:
+        """Let go of the values."""
+        self._array = None
+
     def write(self, path: Path, metadata: Mapping[str, Any], *, overwrite: bool) -> None:
-        """Write the file *path* and let go of the values.
+        """Write the file *path*; the values are kept until `forget`.
 
         Raises
         ------
         OutputError
             If it cannot be written.
         """
-        assert self._array is not None  # the caller looked at is_empty
-        array, self._array = self._array, None
+        array = self._array
+        assert array is not None  # the caller looked at is_empty
         axes = "".join(self._stack) + self._axes
         if self._stack:
             array = array.reshape(*self._stack.values(), *array.shape[1:])

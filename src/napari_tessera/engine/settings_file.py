@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from napari_tessera.errors import OutputError, SettingsError, nearest
 from napari_tessera.plain_yaml import MAX_BYTES, load_yaml
+from napari_tessera.writing import write_text
 
 __all__ = ["read_settings", "write_settings"]
 
@@ -137,9 +138,7 @@ def write_settings(path: Path, values: dict[str, Any]) -> None:
         content["data"] = {name: value for name, value in data.items() if value is not None}
     if values["decoder"] is not None or values["decoder_parameters"]:
         content["decoding"] = {"name": values["decoder"], "parameters": values["decoder_parameters"]}
-    partial = path.with_name(path.name + ".part")
     try:
-        partial.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-        partial.replace(path)
+        write_text(path, yaml.safe_dump(content, sort_keys=False))
     except OSError as error:
         raise OutputError(f"cannot write the settings file {path}: {error.strerror or error}") from error

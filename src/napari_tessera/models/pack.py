@@ -15,6 +15,7 @@ from napari_tessera.errors import ModelError, OutputError, first_line
 from napari_tessera.models.pack_network import pack_network, plain
 from napari_tessera.models.spec_file import ModelFile
 from napari_tessera.plain_yaml import MAX_BYTES
+from napari_tessera.writing import replacing
 
 if TYPE_CHECKING:
     from napari_tessera.models.model import Model
@@ -53,24 +54,21 @@ def pack(model: Model, path: Path, *, overwrite: bool = False) -> tuple[Path, ..
         for file in (path, *targets):
             if file.exists() and not overwrite:
                 raise OutputError(f"'{file}' exists: choose another name, or say that it may be replaced")
-        # Beside it and then in its place: the model may be the one that is mapped from the very file.
-        partial = {file: file.with_name(f".{file.name}.partial") for file in (*targets, path)}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            for file, write in targets.items():
-                write(partial[file])
-            written = {file.name: partial[file] for file in targets}
-            content = _content(model.spec) | parts.describe(written)
-            if model.notes:
-                content["notes"] = list(model.notes)
-            partial[path].write_bytes(_text(content, model))
-            for file, beside in partial.items():
-                beside.replace(file)
+            # All beside their places, and then in them, the description last: the model may be the one that is mapped
+            # from the very file.
+            with ExitStack() as stack:
+                partial = {file: stack.enter_context(replacing(file)) for file in (path, *targets)}
+                for file, write in targets.items():
+                    write(partial[file])
+                written = {file.name: partial[file] for file in targets}
+                content = _content(model.spec) | parts.describe(written)
+                if model.notes:
+                    content["notes"] = list(model.notes)
+                partial[path].write_bytes(_text(content, model))
         except OSError as error:
             raise OutputError(f"cannot write '{path}': {error.strerror or error}") from error
-        finally:
-            for beside in partial.values():
-                beside.unlink(missing_ok=True)
     return path, *targets
 
 

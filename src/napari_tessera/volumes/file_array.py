@@ -72,7 +72,7 @@ class FileArray:
             for axis, part in zip(self._order, parts, strict=True)
         }
         values = self._read([box[axis] for axis in range(len(self._block))])
-        values = values.transpose(*self._order, *self._at)[(..., *(0 for _ in self._at))]
+        values = values.transpose(*self._order, *self._at).reshape([values.shape[axis] for axis in self._order])
         # What was asked for by a number is no axis any more.
         return np.asarray(values[tuple(0 if isinstance(part, int) else slice(None) for part in parts)])
 
@@ -118,7 +118,7 @@ class FileArray:
         run = into[place] if whole else np.empty(shape, self._stored)
         row = int(np.ravel_multi_index(corner, self._block[: len(corner)]))
         file.seek(self._offset + row * prod(shape[1:]) * run.itemsize)
-        if file.readinto(run.view(np.uint8)) != run.nbytes:
+        if file.readinto(run.view(np.uint8).data) != run.nbytes:
             raise InputError(f"'{self._path}' was cut short while it was read: run again when it is whole")
         if not whole:
             inner = (slice(part.start, part.stop, part.step) for part in box[len(corner) :])
@@ -140,7 +140,9 @@ def _parts(key: Any, shape: tuple[int, ...]) -> list[int | range] | None:
         keys[at : at + 1] = [slice(None)] * (len(shape) - len(keys) + 1)
     keys += [slice(None)] * (len(shape) - len(keys))
     # A range raises the IndexError of a place that it does not have.
-    parts = [range(side)[each if isinstance(each, slice) else int(each)] for each, side in zip(keys, shape, strict=True)]
+    parts = [
+        range(side)[each if isinstance(each, slice) else int(each)] for each, side in zip(keys, shape, strict=True)
+    ]
     return None if any(isinstance(part, range) and part.step < 0 for part in parts) else parts
 
 

@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from uuid import uuid4
 
 from napari_tessera.errors import OutputError
+from napari_tessera.writing import replacing
 
-__all__ = ["check_writable", "replacing"]
+__all__ = ["check_writable", "output_file"]
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 
@@ -38,9 +38,15 @@ def check_writable(
     folder = path.parent
     if path.suffix.lower() not in suffixes:
         raise OutputError(f"cannot write '{path}': the name must end in {' or '.join(suffixes)}")
-    if path.is_dir():
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        found = None
+    except OSError as error:  # a name that is too long, a file in a folder's place
+        raise OutputError(f"cannot write '{path}': {error.strerror or error}; choose another name") from error
+    if found is not None and path.is_dir():
         raise OutputError(f"cannot write '{path}': it is a folder; add a file name")
-    if path.exists() and not overwrite:
+    if found is not None and not overwrite:
         raise OutputError(f"'{path}' exists: choose another name, or allow replacing it with --overwrite")
     if not folder.is_dir():
         raise OutputError(f"cannot write '{path}': the folder '{folder}' does not exist; create it first")
@@ -49,22 +55,16 @@ def check_writable(
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside *path* and give the file its name when the block ends well.
-
-    Whatever goes wrong, no half-written file stands under the final name or stays under the temporary one.
+def output_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside *path* and give the file its name when the block ends well: see `replacing`.
 
     Raises
     ------
     OutputError
         If the system refuses to write, for example because the disk is full.
     """
-    # Not tempfile: its files are readable by their owner alone, and stay so after the renaming.
-    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
     try:
-        yield temporary
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            yield temporary
     except OSError as error:
         raise OutputError(f"cannot write '{path}': {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from napari_tessera.errors import OutputError
 from napari_tessera.volumes.axes import name_axes, standard_order
 from napari_tessera.volumes.deferred import DeferredArray
 from napari_tessera.volumes.file_array import FileArray
-from napari_tessera.volumes.output import check_writable, replacing
+from napari_tessera.volumes.output import check_writable, output_file
 from napari_tessera.volumes.tiff_images import TiffImage, find_image
 from napari_tessera.volumes.tiff_integrity import is_named_ome, opening, reading
 from napari_tessera.volumes.tiff_metadata import (
@@ -118,7 +118,7 @@ def write_tiff(
     values = _storable(np.asarray(array))
     Volume(values, axes, voxel_size_um, path.name)  # refuses what does not fit together
     is_ome = is_named_ome(path)
-    with replacing(path) as temporary:
+    with output_file(path) as temporary:
         tifffile.imwrite(temporary, **_options(path, values, axes, is_ome, voxel_size_um, metadata or {}))
 
 

@@ -24,6 +24,7 @@ from napari_tessera.models.formats.connectomics.config import (
 from napari_tessera.models.formats.connectomics.output import CONTOUR_DISTANCE, PAIRS, SIZES, read_decoder
 from napari_tessera.models.formats.connectomics.views import read_views, write_views
 from napari_tessera.plain_json import load_json
+from napari_tessera.writing import write_text
 
 __all__ = ["OpenedSettings", "open_settings", "read_blend", "read_overlap", "write_connectomics"]
 
@@ -261,10 +262,8 @@ def write_connectomics(path: str | Path, settings: Settings) -> tuple[str, ...]:
     plain = settings.to_dict()
     back = Settings.from_mapping(_read(_as_configuration(content, path))[0]).to_dict()
     other = {field.name: plain[field.name] for field in fields(settings) if plain[field.name] != back[field.name]}
-    partial = path.with_name(path.name + ".part")
     try:
-        partial.write_text(f"{MARK}{json.dumps(other, default=str)}\n{text}" if other else text, encoding="utf-8")
-        partial.replace(path)
+        write_text(path, f"{MARK}{json.dumps(other, default=str)}\n{text}" if other else text)
     except OSError as error:
         raise OutputError(f"cannot write the settings file {path}: {error.strerror or error}") from error
     if content["inference"]["test_time_augmentation"]["enabled"]:
