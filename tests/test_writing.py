@@ -67,7 +67,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "pytc.yaml": lambda path: write_connectomics(path, Settings()),
     "labels.tif": lambda path: write_tiff(path, np.ones((4, 5), np.uint8), axes="YX", overwrite=True),
     "trusted.json": lambda path: TrustStore(path).remember({"0" * 64: "a.pt"}),
-    "calibrations.json": lambda path: CalibrationStore(path).add_decoding("watershed", 1.0),
+    "calibrations.json": lambda path: CalibrationStore(path).add_decoding("watershed", [(10**6, 1.0)]),
 }
 
 
