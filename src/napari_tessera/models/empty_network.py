@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from napari_tessera.errors import ModelError
 
-__all__ = ["StoredWeights", "build_empty"]
+__all__ = ["StoredWeights", "WithoutValues", "build_empty"]
 
 # The functions with which layers make their weights; their leading numbers, or first tuple, are the shape.
 _MAKERS = (torch.empty, torch.ones, torch.rand, torch.randn, torch.zeros)
@@ -61,15 +61,15 @@ def build_empty(construct: Callable[[], torch.nn.Module], stored: StoredWeights)
     ModelError
         If the network has far more weights than are stored for it; found before they take memory.
     """
-    with torch.device("meta"), _WithoutValues(stored):
+    with torch.device("meta"), WithoutValues(stored):
         network = construct()
     if _complete_beside_weights(network):
         return network
-    with _WithoutValues(stored):
+    with WithoutValues(stored):
         return construct()
 
 
-class _WithoutValues(TorchFunctionMode):
+class WithoutValues(TorchFunctionMode):
     """Counts what constructors make, and leaves out what would fill it with values that the file replaces."""
 
     def __init__(self, stored: StoredWeights) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_tessera.errors import ModelError, nearest
+from napari_tessera.errors import ModelError, first_line, nearest
 from napari_tessera.models import allowed, architectures
-from napari_tessera.models.empty_network import StoredWeights
+from napari_tessera.models.empty_network import StoredWeights, WithoutValues
 from napari_tessera.models.formats.state_dict import fill, with_repeats
 from napari_tessera.models.spec import MAX_CHANNELS
 
@@ -25,7 +25,12 @@ _SIZES = ("input_channels", "num_classes")
 
 
 def build_network(
-    architecture: Architecture, weights: Mapping[str, torch.Tensor], description: Path, *, label: str
+    architecture: Architecture,
+    weights: Mapping[str, torch.Tensor],
+    description: Path,
+    *,
+    label: str,
+    own: Callable[..., torch.nn.Module] | None = None,
 ) -> torch.nn.Module:
     """Return the network that *architecture* names, filled with *weights*, which it then shares.
 
@@ -39,6 +44,8 @@ def build_network(
         Where *architecture* was read, for errors.
     label
         How errors call the file of the weights.
+    own
+        The class, where it is one of a person's own (see `custom_class`).
 
     Raises
     ------
@@ -46,15 +53,15 @@ def build_network(
         If the class is not in the reviewed tables, refuses its arguments, or does not fit the weights.
     """
     if architecture.folds == 1:
-        return _build(architecture, weights, description, label)
+        return _build(architecture, weights, description, label, own)
     from napari_tessera.models.formats.nnunet.network import FoldAverage
 
     folds, known = [], 0
     for number in range(architecture.folds):
         prefix = f"folds.{number}."
-        own = {name.removeprefix(prefix): each for name, each in weights.items() if name.startswith(prefix)}
-        known += len(own)
-        folds.append(_build(architecture, own, description, f"of fold {number} in {label}"))
+        part = {name.removeprefix(prefix): each for name, each in weights.items() if name.startswith(prefix)}
+        known += len(part)
+        folds.append(_build(architecture, part, description, f"of fold {number} in {label}", own))
     if known < len(weights):
         wrong = min(name for name in weights if not name.startswith(_prefixes(architecture)))
         raise ModelError(
@@ -69,16 +76,38 @@ def _prefixes(architecture: Architecture) -> tuple[str, ...]:
 
 
 def _build(
-    architecture: Architecture, weights: Mapping[str, torch.Tensor], description: Path, label: str
+    architecture: Architecture,
+    weights: Mapping[str, torch.Tensor],
+    description: Path,
+    label: str,
+    own: Callable[..., torch.nn.Module] | None,
 ) -> torch.nn.Module:
     try:
-        network = _build_empty(architecture, StoredWeights.of(weights, label), description)
+        if own is None:
+            network = _build_empty(architecture, StoredWeights.of(weights, label), description)
+        else:
+            network = _build_own(own, architecture, StoredWeights.of(weights, label))
     except ModelError as error:
         if str(description) in str(error):
             raise
         raise ModelError(f"{description}: {error}") from error
     fill(network, with_repeats(weights, network), label=label, what="the architecture")
     return network
+
+
+def _build_own(
+    own: Callable[..., torch.nn.Module], architecture: Architecture, stored: StoredWeights
+) -> torch.nn.Module:
+    try:
+        with WithoutValues(stored):
+            return own(**architecture.arguments).eval()
+    except ModelError:
+        raise
+    except Exception as error:  # whatever a person's own code raises
+        raise ModelError(
+            f"architecture '{architecture.name}' cannot be built from {str(architecture.arguments)[:300]}: "
+            f"{type(error).__name__}: {first_line(error)[:300]}"
+        ) from error
 
 
 def _build_empty(architecture: Architecture, stored: StoredWeights, description: Path) -> torch.nn.Module:
@@ -89,7 +118,7 @@ def _build_empty(architecture: Architecture, stored: StoredWeights, description:
     if name not in CLASSES:
         raise ModelError(
             f"architecture '{name[:200]}' is not one that Tessera rebuilds{nearest(name, CLASSES)} "
-            f"(it knows {', '.join(CLASSES)})"
+            f"(it knows {', '.join(CLASSES)}), and none of your own (docs/models/tessera.md)"
         )
     return architectures.build(name, arguments, stored)
 

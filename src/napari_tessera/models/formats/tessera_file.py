@@ -18,11 +18,12 @@ from napari_tessera.models import architectures
 from napari_tessera.models.formats.archive import is_file
 from napari_tessera.models.formats.base import Description, ModelFormat, Risk
 from napari_tessera.models.formats.contents import Content, look, refuse_no_model
+from napari_tessera.models.formats.own_network import CLASSES, build_network
 from napari_tessera.models.formats.registry import DESCRIPTIONS, description_beside, model_stem
 from napari_tessera.models.formats.saved_weights import read_weights
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import ModelSpec, WindowRule
-from napari_tessera.models.spec_file import ModelFile, read_model_file
+from napari_tessera.models.spec_file import ModelFile, parse_model_file, read_model_file
 from napari_tessera.models.trust import NO_FILES, TrustedFiles
 
 if TYPE_CHECKING:
@@ -42,12 +43,17 @@ class TesseraFile(ModelFormat):
     name = "Tessera model"
 
     def risk(self, path: Path) -> Risk | None:
-        """Return that a TorchScript or an exported program is one; None for weights and for ONNX graphs."""
+        """Return that a program, or a network class of a person's own, is code; None for weights and ONNX graphs."""
+        from napari_tessera.models.formats.custom_class import risk_of_class
         from napari_tessera.models.formats.program_file import risk_of
 
         description = _description_of(path)
-        program = read_model_file(description).program
-        return None if program is None else risk_of(description, program)
+        file = read_model_file(description)
+        if file.program is not None:
+            return risk_of(description, file.program)
+        if file.architecture is None or file.architecture.name in CLASSES:
+            return None
+        return risk_of_class(file.architecture.name, description)
 
     def describe(self, path: Path) -> Description:
         """Return what the YAML file *path*, or the one beside the weights or the program *path*, says."""
@@ -67,7 +73,8 @@ class TesseraFile(ModelFormat):
             If a file is missing, malformed, or does not fit the other.
         """
         description = _description_of(path)
-        file = read_model_file(description)
+        asked = trusted.content.get(description)
+        file = read_model_file(description) if asked is None else parse_model_file(asked, str(description))
         network = with_output(_open_network(path, description, file, trusted), file.network_output)
         if file.around:
             network = _wrap(network, description, file)
@@ -80,7 +87,7 @@ FORMAT = TesseraFile()
 
 def _open_network(path: Path, description: Path, file: ModelFile, trusted: TrustedFiles) -> torch.nn.Module:
     """Return the network without what stands around it."""
-    from napari_tessera.models.formats.own_network import build_network
+    from napari_tessera.models.formats.custom_class import find_class
     from napari_tessera.models.formats.program_file import open_program
 
     if file.program is not None:
@@ -90,7 +97,9 @@ def _open_network(path: Path, description: Path, file: ModelFile, trusted: Trust
             f"{description} names no architecture, so there is nothing to load weights into: add one, or a program"
         )
     weights = _beside(description, file.weights) if path == description else path
-    return build_network(file.architecture, _read(weights), description, label=str(weights))
+    name = file.architecture.name
+    own = None if name in CLASSES else find_class(name, description, trusted)
+    return build_network(file.architecture, _read(weights), description, label=str(weights), own=own)
 
 
 def _wrap(network: torch.nn.Module, description: Path, file: ModelFile) -> torch.nn.Module:
