@@ -26,6 +26,7 @@ BLOCK = re.compile(r"```(sh|bash|python|yaml)\n(.*?)```", re.S)
 def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder, in which a demo is small."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # as Python does for a script in that folder
     monkeypatch.setattr(demo, "make_demo", partial(demo.make_demo, settings=Settings(window_size=(16, 32, 32))))
     monkeypatch.setattr(demo, "SHAPE", (16, 40, 48))
     monkeypatch.setattr(demo, "has_display", lambda: False)
