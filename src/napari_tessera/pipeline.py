@@ -22,6 +22,7 @@ from napari_tessera.engine.events import (
     DecodingStarted,
     Event,
     EventHandler,
+    Noticed,
     PlanesFinished,
     RunFinished,
     RunStarted,
@@ -38,6 +39,7 @@ from napari_tessera.errors import CancelledError, OutOfMemoryError, host_memory_
 from napari_tessera.finished import FinishedPart
 from napari_tessera.loading import Loaded, iter_loaded
 from napari_tessera.models.model import Model
+from napari_tessera.models.training_mode import find_training_mode
 from napari_tessera.units import format_bytes
 
 if TYPE_CHECKING:
@@ -156,11 +158,14 @@ def iter_results(
     first = FirstPasses() if on_cpu and plan.first_passes_decide else None
     if first is not None:
         notify = first.heard_by(notify)
-    check = _check_of(model.spec, plan, decoder)
+    in_training = find_training_mode(model.network)
+    check = _check_of(model.spec, plan, decoder, compares=not in_training)
     began, passes = time.perf_counter(), 0
     for device in devices:
         device.start_peak(model.bytes_on(device.torch_device))
     notify(RunStarted(len(loads), plan.windows, plan.forward_passes))
+    for sentence in in_training:
+        notify(Noticed(0, sentence))
     try:
         with (
             _lent(model, devices) as workers,
@@ -190,12 +195,12 @@ def iter_results(
     notify(RunFinished(passes, time.perf_counter() - began, peak))
 
 
-def _check_of(spec: ModelSpec, plan: Plan, decoder: Decoder | None) -> PassCheck:
+def _check_of(spec: ModelSpec, plan: Plan, decoder: Decoder | None, *, compares: bool) -> PassCheck:
     """Return what looks at the first passes; labels may be made of kept probabilities once the run is over."""
     settings, labels = plan.settings, decoder
     if labels is None and settings.decoder is not None:
         labels = get_decoder(settings.decoder, **dict(settings.decoder_parameters))
-    return PassCheck(ValueCheck(spec, decoder, labels), settings.precision)
+    return PassCheck(ValueCheck(spec, decoder, labels), settings.precision, compares=compares)
 
 
 @contextmanager

@@ -44,13 +44,15 @@ class PassCheck:
         Finds what is strange about the values of an output.
     precision
         Of the passes.
+    compares
+        Whether a window is computed alone, too; False where it is known what that would show.
     """
 
-    def __init__(self, judge: Judge, precision: Precision) -> None:
+    def __init__(self, judge: Judge, precision: Precision, *, compares: bool = True) -> None:
         self.judge = judge
         self.tolerance = TOLERANCE[precision]
         self._lock = threading.Lock()
-        self._is_compared = False
+        self._is_compared = not compares
 
     def of(self, forward: Forward, tell: Callable[[str], None]) -> CheckedForward:
         """Return *forward*, whose first passes are looked at; *tell* takes what they show."""

@@ -30,6 +30,7 @@ from napari_tessera.models.formats.reasons import reason_of_torch
 from napari_tessera.models.formats.stored_program import remember_program
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import ModelSpec, WindowRule
+from napari_tessera.models.training_mode import iter_graph_operations, sentences_of
 from napari_tessera.models.trust import NO_FILES, TrustedFiles
 from napari_tessera.plain_json import load_json
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from typing import IO
 
     from napari_tessera.models.network_file import Architecture
+    from napari_tessera.models.training_mode import Operation
 
 __all__ = ["FORMAT", "ExportedProgram", "open_exported"]
 
@@ -78,7 +80,7 @@ class ExportedProgram:
         """Return what the description beside *path* or inside it says, else what its graph says of shapes."""
         content, text = _read(path, path)
         spec, _ = _spec(path, text, _Graph.of(content, path), self.network_output)
-        return Description(spec)
+        return Description(spec, notes=sentences_of(_iter_operations(content)))
 
     def load(self, path: Path, trusted: TrustedFiles = NO_FILES) -> Model:
         """Open *path*.
@@ -169,6 +171,10 @@ class _Exported(torch.nn.Module):
         """Return the program's output for *windows*, (B, C, *window)."""
         return in_passes_of(self.batch, self._run, windows)
 
+    def iter_operations(self) -> Iterator[Operation]:
+        """Yield the program's operations."""
+        return iter_graph_operations(self.graph)
+
     def _run(self, windows: torch.Tensor) -> torch.Tensor:
         return output_called(self.network_output, self.graph(windows))
 
@@ -198,6 +204,13 @@ def _read(path: Path, source: Path | IO[bytes]) -> tuple[dict[str, Any], bytes]:
         raise ModelError(
             f"cannot open {path} as an exported program, the file may be cut short ({error}): get it again"
         ) from error
+
+
+def _iter_operations(content: dict[str, Any]) -> Iterator[Operation]:
+    """Yield the operations of a graph as JSON, such as ``torch.ops.aten.dropout.default``."""
+    for node in content["graph_module"]["graph"]["nodes"]:
+        numbers = {given["name"]: next(iter(given["arg"].values()), None) for given in node["inputs"]}
+        yield node["target"].removeprefix("torch.ops.").split(".")[1:2][0], numbers
 
 
 @dataclass(frozen=True, slots=True)

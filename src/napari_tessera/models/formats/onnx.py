@@ -19,17 +19,27 @@ from napari_tessera.models.assumed import assume
 from napari_tessera.models.formats.base import Description, Risk
 from napari_tessera.models.formats.bioimageio.axes import InOrder
 from napari_tessera.models.formats.embedded import check_told, find_spec
-from napari_tessera.models.formats.onnx_graph import ITEM_BYTES, OnnxPorts, check_external, external_files, walk_graphs
+from napari_tessera.models.formats.onnx_graph import (
+    ITEM_BYTES,
+    OnnxPorts,
+    check_external,
+    external_files,
+    iter_operations,
+    walk_graphs,
+)
 from napari_tessera.models.formats.onnx_layout import OnnxLayout, read_layout
 from napari_tessera.models.formats.onnx_reader import iter_values, read_skeleton
 from napari_tessera.models.formats.passes import in_passes_of
 from napari_tessera.models.formats.stored_program import remember_program
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import ModelSpec, WindowRule
+from napari_tessera.models.training_mode import sentences_of
 from napari_tessera.models.trust import NO_FILES, TrustedFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from napari_tessera.models.training_mode import Operation
 
 __all__ = ["FORMAT", "Onnx", "OnnxNetwork", "open_onnx", "read_whole_graph"]
 
@@ -61,8 +71,9 @@ class Onnx:
 
     def describe(self, path: Path) -> Description:
         """Return what the description beside *path* or inside it says, else what the graph says of shapes."""
-        spec, _ = _describe(path, read_graph(path), self.network_output)
-        return Description(spec)
+        graph = read_graph(path)
+        spec, _ = _describe(path, graph, self.network_output)
+        return Description(spec, notes=sentences_of(iter_operations(graph)))
 
     def load(self, path: Path, trusted: TrustedFiles = NO_FILES) -> Model:
         """Open *path*.
@@ -165,6 +176,10 @@ class OnnxNetwork(torch.nn.Module):
         if _has_no_data(windows):
             return self.ports.replay(self._graph, windows)
         return in_passes_of(self.ports.batch, self._run, windows)
+
+    def iter_operations(self) -> Iterator[Operation]:
+        """Yield the graph's operations."""
+        return iter_operations(self._graph)
 
     def iter_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield the weights that are in the file itself and of floating point, by name, one after another."""

@@ -16,7 +16,17 @@ from napari_tessera.models.formats.passes import in_passes_of
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["OnnxPorts", "check_external", "dims_of", "external_files", "rename_external_files", "walk_graphs"]
+    from napari_tessera.models.training_mode import Operation
+
+__all__ = [
+    "OnnxPorts",
+    "check_external",
+    "dims_of",
+    "external_files",
+    "iter_operations",
+    "rename_external_files",
+    "walk_graphs",
+]
 
 # onnx.TensorProto.FLOAT
 FLOAT = 1
@@ -35,6 +45,13 @@ def walk_graphs(model: Any) -> Iterator[Any]:
         waiting += [
             inner for node in graph.node for each in node.attribute for inner in (each.g, *each.graphs) if inner.node
         ]
+
+
+def iter_operations(model: Any) -> Iterator[Operation]:
+    """Yield the operations of *model*, and whether they train; onnxruntime drops nothing, whatever a dropout says."""
+    for graph in walk_graphs(model):
+        for node in graph.node:
+            yield node.op_type, {each.name: each.i for each in node.attribute if each.name == "training_mode"}
 
 
 def external_files(model: Any) -> set[str]:

@@ -1,0 +1,134 @@
+"""Programs that work as in training: what they give depends on chance, or on the windows that share a pass.
+
+A Python module is put in evaluation mode before it runs; in a program the mode was written down when it was exported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+
+__all__ = ["Operation", "find_training_mode", "iter_graph_operations", "sentences_of"]
+
+Operation = tuple[str, Mapping[str, Any]]
+"""The name of an operation without its library, and those of its arguments that are constants."""
+
+# By the name of the argument that says so.
+_DROPS = {
+    "dropout",
+    "feature_dropout",
+    "alpha_dropout",
+    "feature_alpha_dropout",
+    "native_dropout",
+    "rrelu",
+    "rrelu_with_noise",
+}
+_NORMALISES = {
+    "batch_norm",
+    "native_batch_norm",
+    "cudnn_batch_norm",
+    "_native_batch_norm_legit_functional",
+    "_batch_norm_impl_index",
+}
+_DRAWS = {
+    "rand",
+    "rand_like",
+    "randn",
+    "randn_like",
+    "randint",
+    "randint_like",
+    "randperm",
+    "bernoulli",
+    "multinomial",
+    "normal",
+    "normal_functional",
+    "uniform",
+    "poisson",
+    # of ONNX
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+    "Bernoulli",
+    "Multinomial",
+}
+# Scales of the whole pass: of quantisation while it runs.
+_MEASURES = {"DynamicQuantizeLinear", "quantize_per_tensor_dynamic", "linear_dynamic", "linear_relu_dynamic"}
+
+
+def find_training_mode(network: torch.nn.Module) -> tuple[str, ...]:
+    """Return a sentence for each way in which programs within *network* work as in training.
+
+    A module that holds a program that torch does not know yields its operations itself, by ``iter_operations``.
+    """
+    return sentences_of(_iter_operations(network))
+
+
+def sentences_of(operations: Iterable[Operation]) -> tuple[str, ...]:
+    """Return a sentence for each way in which a program of these *operations* works as in training."""
+    random, by_batch = set[str](), set[str]()
+    for name, arguments in operations:
+        name = name.removesuffix("_")
+        in_training = any(arguments.get(key) for key in ("train", "training", "training_mode"))
+        if name in _DRAWS or (in_training and name in _DROPS and arguments.get("p") != 0):
+            random.add(name)
+        elif name in _MEASURES or (in_training and name in _NORMALISES | {"BatchNormalization"}):
+            by_batch.add(name)
+    found = []
+    if random:
+        found.append(
+            f"the program is random, as in training ({', '.join(sorted(random))}), so no two runs agree: export it "
+            f"again in evaluation mode (network.eval())"
+        )
+    if by_batch:
+        found.append(
+            f"the program takes statistics of all windows of a pass ({', '.join(sorted(by_batch))}), so the result "
+            f"depends on sw_batch_size: choose 1, with which each window stands alone, or export it again in "
+            f"evaluation mode (network.eval())"
+        )
+    return tuple(found)
+
+
+def iter_graph_operations(module: torch.nn.Module) -> Iterator[Operation]:
+    """Yield the operations of the graphs of ``torch.fx`` within *module*, as of an exported program."""
+    for part in module.modules():
+        if isinstance(part, torch.fx.GraphModule):
+            for node in part.graph.nodes:
+                schema = getattr(node.target, "_schema", None)
+                if schema is not None:
+                    names = (argument.name for argument in schema.arguments)
+                    yield _plain(schema.name), {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+
+
+def _iter_operations(network: torch.nn.Module) -> Iterator[Operation]:
+    if isinstance(network, torch.jit.ScriptModule):
+        if (graph := getattr(network, "inlined_graph", None)) is not None:
+            yield from _iter_script(graph)
+        return
+    if (own := getattr(network, "iter_operations", None)) is not None:
+        yield from own()
+        return
+    for child in network.children():
+        yield from _iter_operations(child)
+
+
+def _iter_script(block: Any) -> Iterator[Operation]:
+    for node in block.nodes():
+        for inner in node.blocks():
+            yield from _iter_script(inner)
+        schema = node.schema()
+        if schema == "(no schema)":
+            continue
+        names = (argument.name for argument in torch._C.parse_schema(schema).arguments)
+        constants = {
+            name: given.toIValue()
+            for name, given in zip(names, node.inputs(), strict=False)
+            if given.node().kind() == "prim::Constant"
+        }
+        yield _plain(node.kind()), constants
+
+
+def _plain(name: str) -> str:
+    return name.rpartition("::")[2]
