@@ -120,6 +120,16 @@ def test_a_graph_that_shows_no_axes_is_judged_by_its_sizes_and_that_is_said(
     np.testing.assert_allclose(nt.predict(image, model, nt.Settings(device="cpu")), 2 * image, rtol=1e-6)
 
 
+def test_an_output_whose_axes_the_graph_hides_is_said(tmp_path: Path) -> None:
+    model = onnx.load(str(channels_last(tmp_path, [16, 16], batch=1)))
+    model.graph.node[-1].CopyFrom(onnx.helper.make_node("Reshape", ["back", "shape"], ["y"]))
+    model.graph.initializer.append(onnx.helper.make_tensor("shape", onnx.TensorProto.INT64, [4], [1, 16, 16, OUT]))
+    spec = describe_model(saved(tmp_path, model.graph))[1].spec
+    assert spec is not None
+    assert (spec.in_channels, spec.out_channels) == (IN, OUT)
+    assert any(sentence.startswith("axes of the output are byxc") for sentence in spec.assumed)
+
+
 @pytest.mark.parametrize("dims", [[1, 32, 32, 32], ["n", "c", "h", "w"]])
 def test_what_nothing_tells_is_asked(dims: Dims, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="which axis holds its channels"):

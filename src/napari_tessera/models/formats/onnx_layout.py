@@ -32,7 +32,7 @@ _KEEPING = frozenset(
         *("Abs", "Add", "Cast", "Clip", "Concat", "DequantizeLinear", "Div", "Dropout", "Elu", "Erf", "Exp", "Gelu"),
         *("HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log", "LogSoftmax", "Max", "Mean", "Min", "Mul", "Neg"),
         *("PRelu", "Pad", "Pow", "QuantizeLinear", "Relu", "Resize", "Selu", "Sigmoid", "Softmax", "Softplus", "Sqrt"),
-        *("Sub", "Sum", "Tanh", "Upsample", "Where"),
+        *("Slice", "Sub", "Sum", "Tanh", "Upsample", "Where"),
     )
 )
 
@@ -94,15 +94,16 @@ def read_layout(model: Any, path: Path, described: ModelSpec | None, network_out
             f"z, y, x), or have its channels last"
         )
     axes = _axes_of_input(model, ports)
-    assumed: tuple[str, ...] = ()
-    if not axes:
+    is_shown, assumed = bool(axes), tuple[str, ...]()
+    if not is_shown:
         axes = _axes_by_size(path, dims, described)
         assumed = (f"axes are {axes}, by the sizes of the input {dims}, as the graph does not show them",)
     in_channels = dims[axes.index("c")]
     if in_channels is None:
         raise ModelError(f"{path} does not say how many channels it takes: export it with a fixed number of them")
     window = tuple(dims[axes.index(letter)] for letter in _plain(len(dims))[2:])
-    outputs = {name: _axes_of_output(model, name, len(dims)) or axes for name in ports.outputs}
+    shown = {name: _axes_of_output(model, name, len(dims)) for name in ports.outputs}
+    outputs = {name: order or axes for name, order in shown.items()}
     shapes = _output_shapes(model, path, ports, axes, outputs, window)
     name = network_output
     if not name:
@@ -116,6 +117,8 @@ def read_layout(model: Any, path: Path, described: ModelSpec | None, network_out
             assumed += (assumed_output(name, shapes),)
     if name not in shapes:
         raise ModelError(f"{path} has no output '{name}': it gives {list_outputs(shapes)}")
+    if is_shown and not shown[name]:
+        assumed += (f"axes of the output are {axes}, as those of the input, as the graph does not show them",)
     return OnnxLayout(replace(ports, output=name), axes, outputs[name], in_channels, shapes[name][1], window, assumed)
 
 
