@@ -163,6 +163,7 @@ PACKAGES = {
     "connectomics": allowed.CONNECTOMICS,
     "monai_bundle": allowed.BUNDLE,
     "nnunet": allowed.NNUNET,
+    "pytorch3dunet": allowed.UNET3D,
 }
 ROWS = {id(row): name for name, row in vars(allowed).items() if isinstance(row, Names)}
 

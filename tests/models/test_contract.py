@@ -34,6 +34,7 @@ SAMPLES = {
     "monai_bundle": "sample_monai_bundle",
     "nnunet": "sample_nnunet",
     "bioimageio": "sample_bioimageio",
+    "pytorch3dunet": "sample_pytorch3dunet",
 }
 
 

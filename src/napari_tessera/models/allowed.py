@@ -7,17 +7,32 @@ row has been checked for it. ``docs/models.md`` shows the table; `tests.models.a
 
 from __future__ import annotations
 
-from napari_tessera.models.names import Names
+from napari_tessera.models.allowed_pickles import (
+    CONNECTOMICS_PICKLED,
+    CONNECTOMICS_PICKLED_PACKAGES,
+    NNUNET_PICKLED,
+    PICKLED,
+    PICKLED_PATTERNS,
+)
+from napari_tessera.models.names import BIOIMAGEIO, BUNDLE, CONNECTOMICS, NNUNET, TESSERA, UNET3D, Names, itself
 
-__all__ = ["TABLE", "Names"]
+__all__ = [
+    "BIOIMAGEIO",
+    "BUNDLE",
+    "CONNECTOMICS",
+    "CONNECTOMICS_PICKLED",
+    "CONNECTOMICS_PICKLED_PACKAGES",
+    "NNUNET",
+    "NNUNET_PICKLED",
+    "PICKLED",
+    "PICKLED_PATTERNS",
+    "TABLE",
+    "TESSERA",
+    "UNET3D",
+    "Names",
+]
 
 
-def _itself(*names: str) -> dict[str, str]:
-    return {name: name for name in names}
-
-
-TESSERA, BUNDLE, BIOIMAGEIO = "Tessera model", "MONAI bundle", "bioimage.io package"
-CONNECTOMICS, NNUNET = "PyTorch Connectomics checkpoint", "nnU-Net folder"
 # All that take a description of Tessera's own, beside the file or inside it.
 _DESCRIBED = (TESSERA, "TorchScript archive", "exported program", "ONNX graph")
 
@@ -30,7 +45,7 @@ _NO_CODE = "the name chooses a function of Tessera, which takes plain numbers an
 MONAI_NETWORKS = Names(
     "Network classes",
     (TESSERA, BUNDLE, BIOIMAGEIO, CONNECTOMICS),
-    _itself(
+    itself(
         f"{_NETS}.AttentionUnet",
         f"{_NETS}.BasicUNet",
         f"{_NETS}.DynUNet",
@@ -59,14 +74,50 @@ CONNECTOMICS_NETWORKS = Names(
 # What Tessera's own networks are. Their names in a file are not their places here, which may change.
 OWN_NETWORKS = Names(
     "Network classes of Tessera",
-    (TESSERA, CONNECTOMICS),
+    (TESSERA, CONNECTOMICS, UNET3D),
     {
         "napari_tessera.InterpolatingUNet": f"{_NETS}.UNet with another way up",
         "napari_tessera.MedNeXt": f"{_NETS}.MedNeXt with other widths on its way down",
         "napari_tessera.ResidualUNet": "the residual U-Net of PyTorch Connectomics 1, written anew",
+        "napari_tessera.Pytorch3DUNet": "the U-Nets of pytorch-3dunet, written anew",
     },
-    "the first two are classes of MONAI, with its own layers in the place of others; the constructor of the "
-    "third only makes layers of torch, of the kinds in the next four rows, and checks every argument first",
+    "the first two are classes of MONAI, with its own layers in the place of others; the constructors of "
+    "the others only make layers of torch, of the kinds in the rows below, and check every argument first",
+)
+UNET3D_NETWORKS = Names(
+    "Network classes of pytorch-3dunet",
+    (UNET3D,),
+    dict.fromkeys(
+        ("UNet2D", "UNet3D", "ResidualUNet2D", "ResidualUNet3D", "ResidualUNetSE3D"), "napari_tessera.Pytorch3DUNet"
+    ),
+    "all are the network class of Tessera above, built from arguments that are read and checked one by one",
+)
+UNET3D_LAYERS = Names(
+    "Letters of layers in pytorch-3dunet",
+    (TESSERA, UNET3D),
+    {
+        **{"g": "groupnorm", "b": "batchnorm", "c": "conv", "r": "ReLU", "l": "LeakyReLU", "e": "ELU"},
+        **{"d": "dropout", "D": "dropout2d"},
+    },
+    "layers of torch that are given numbers of channels",
+)
+UNET3D_UPSAMPLING = Names(
+    "Ways up in pytorch-3dunet",
+    (TESSERA, UNET3D),
+    itself("default", "deconv", "nearest", "linear", "bilinear", "trilinear", "area"),
+    "modes of torch's interpolation, or a transposed convolution",
+)
+UNET3D_STEPS = Names(
+    "Steps before the network in pytorch-3dunet",
+    (UNET3D,),
+    {
+        "Standardize": "normalisation: zscore or fixed",
+        "Normalize": "normalisation: minmax or fixed",
+        "PercentileNormalizer": "normalisation: percentile",
+        "ToTensor": "nothing",
+        "Identity": "nothing",
+    },
+    f"no step is ever run: {_NO_CODE}",
 )
 RESIDUAL_NORMS = Names(
     "Norms of the residual U-Net",
@@ -90,7 +141,7 @@ RESIDUAL_ACTIVATIONS = Names(
 RESIDUAL_PADDINGS = Names(
     "Paddings of the residual U-Net",
     (TESSERA, CONNECTOMICS),
-    _itself("zeros", "reflect", "replicate", "circular"),
+    itself("zeros", "reflect", "replicate", "circular"),
     "words that torch's convolutions know",
 )
 RESIDUAL_BLOCKS = Names(
@@ -178,7 +229,7 @@ NNUNET_LAYERS = Names(
 NNUNET_BLOCKS = Names(
     "Blocks of residual encoders",
     (NNUNET, TESSERA),
-    _itself(
+    itself(
         f"{_DYNAMIC}.building_blocks.residual.BasicBlockD",
         f"{_DYNAMIC}.building_blocks.residual.BottleneckD",
     ),
@@ -200,7 +251,7 @@ BIOIMAGEIO_WEIGHTS = Names(
 TESSERA_NORMALISATIONS = Names(
     "Normalisation modes",
     _DESCRIBED,
-    _itself(
+    itself(
         *("none", "zscore", "minmax", "percentile", "divide", "fixed", "linear", "clip", "clip-percentiles", "gamma"),
         *("threshold", "binarise", "sigmoid", "equalise", "eight-bits"),
     ),
@@ -341,18 +392,18 @@ BIOIMAGEIO_NUMBERS = Names(
 # What happens with the network, and after it.
 
 TESSERA_ACTIVATIONS = Names(
-    "Activations", _DESCRIBED, _itself("none", "sigmoid", "softmax", "tanh"), "Tessera's own, without arguments"
+    "Activations", _DESCRIBED, itself("none", "sigmoid", "softmax", "tanh"), "Tessera's own, without arguments"
 )
 TESSERA_OUTPUTS = Names(
     "Kinds of output",
     _DESCRIBED,
-    _itself("semantic", "foreground", "boundary", "affinities", "contour-distance"),
+    itself("semantic", "foreground", "boundary", "affinities", "contour-distance"),
     "a word that suggests a decoder, with whole numbers as offsets",
 )
 TESSERA_DECODERS = Names(
     "Decoders",
     _DESCRIBED,
-    _itself("argmax", "contour-distance", "regions", "threshold", "watershed"),
+    itself("argmax", "contour-distance", "regions", "threshold", "watershed"),
     "Tessera's own; parameters are checked against their limits",
 )
 MONAI_INFERERS = Names(
@@ -423,67 +474,6 @@ CONNECTOMICS_COMMANDS = Names(
     "the command is never run; the name only chooses a sentence",
 )
 
-# What pickles refer to, in files that torch.save wrote. All are read with weights_only=True.
-
-PICKLED = Names(
-    "Pickled types and functions",
-    (BUNDLE, BIOIMAGEIO, CONNECTOMICS, NNUNET),
-    _itself(
-        *("collections.OrderedDict", "collections.Counter", "builtins.set", "builtins.complex", "torch.Size"),
-        *("torch.device", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"),
-        *("torch.nn.parameter.Parameter", "torch.serialization._get_layout"),
-    ),
-    "all that tensors, and the plain numbers beside them, are made of; narrower than what weights_only=True accepts, "
-    "which has things that take any amount of memory, such as bytearray and storages that are made of a size",
-)
-PICKLED_PATTERNS = Names(
-    "Pickled storages and types of numbers, as regular expressions that the whole name matches",
-    (BUNDLE, BIOIMAGEIO, CONNECTOMICS, NNUNET),
-    {
-        r"torch\.(cuda\.)?[A-Z][A-Za-z0-9]*Storage": "where the numbers of a tensor lie in the file",
-        r"torch\.(b?float\d+|u?int\d+|bool|complex\d+)": "itself",
-    },
-    "torch's restricted reader takes them for types of numbers and makes no objects of them; it refuses those that "
-    "it does not know",
-)
-CONNECTOMICS_PICKLED = Names(
-    "Pickled types of configurations, which checkpoints held until May 2026",
-    (CONNECTOMICS,),
-    {
-        **dict.fromkeys(
-            (
-                *(f"builtins.{name}" for name in ("bool", "dict", "float", "int", "list", "str", "tuple")),
-                *("pathlib.PosixPath", "pathlib.WindowsPath", "typing.Any"),
-            ),
-            "an object that does nothing",
-        ),
-        "collections.defaultdict": "an empty dictionary",
-    },
-    "none of them is made: what stands in its place takes whatever it is given, and does nothing with it",
-)
-CONNECTOMICS_PICKLED_PACKAGES = Names(
-    "Packages of pickled configurations, whatever of them is named",
-    (CONNECTOMICS,),
-    dict.fromkeys(("connectomics", "omegaconf"), "an object that does nothing"),
-    "neither package is imported: what stands in the place of their objects does nothing",
-)
-NNUNET_PICKLED = Names(
-    "Pickled parts of numpy's numbers in training logs, as numpy 1 and 2 call them",
-    (NNUNET,),
-    dict.fromkeys(
-        (
-            "_codecs.encode",
-            "numpy.core.multiarray.scalar",
-            "numpy._core.multiarray.scalar",
-            "numpy.dtype",
-            "numpy.dtypes.Float64DType",
-            "numpy.dtypes.Float32DType",
-            "numpy.dtypes.Int64DType",
-        ),
-        "an object that does nothing",
-    ),
-    "none of numpy's functions is called, which would let a file ask for gigabytes; the log is not used",
-)
-
-# All rows, in the order in which they stand above.
-TABLE = tuple(row for row in list(globals().values()) if isinstance(row, Names))
+_PICKLES = (PICKLED, PICKLED_PATTERNS, CONNECTOMICS_PICKLED, CONNECTOMICS_PICKLED_PACKAGES, NNUNET_PICKLED)
+_ROWS = [row for row in list(globals().values()) if isinstance(row, Names) and row not in _PICKLES]
+TABLE = (*_ROWS, *_PICKLES)

@@ -20,6 +20,7 @@ __all__ = [
     "INTERPOLATING",
     "MEDNEXT",
     "RESIDUAL",
+    "UNET3D",
     "build",
     "build_with",
     "built_from",
@@ -31,7 +32,7 @@ __all__ = [
 _MONAI = "monai.networks.nets"
 
 INTERPOLATING, RESIDUAL = "napari_tessera.InterpolatingUNet", "napari_tessera.ResidualUNet"
-MEDNEXT = "napari_tessera.MedNeXt"
+MEDNEXT, UNET3D = "napari_tessera.MedNeXt", "napari_tessera.Pytorch3DUNet"
 
 ARCHITECTURES = (*allowed.MONAI_NETWORKS.names, *allowed.OWN_NETWORKS.names)
 # Constructors make lists as long as a number says, and levels as deep as a list is long, before they make any weights.
@@ -129,6 +130,10 @@ def network_class(name: str) -> type[torch.nn.Module]:
         from napari_tessera.models.formats.connectomics.residual_unet import ResidualUNet
 
         return ResidualUNet
+    if name == UNET3D:
+        from napari_tessera.models.formats.pytorch3dunet.unet import Pytorch3DUNet
+
+        return Pytorch3DUNet
     if name == MEDNEXT:
         from napari_tessera.models.formats.connectomics.unet import MedNeXt
 

@@ -1,4 +1,4 @@
-"""One row of the reviewed table of names: see `allowed`."""
+"""One row of the reviewed table of names, and the formats that say them: see `allowed`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypeVar
 
-__all__ = ["Names"]
+__all__ = ["BIOIMAGEIO", "BUNDLE", "CONNECTOMICS", "NNUNET", "TESSERA", "UNET3D", "Names", "itself"]
+
+# Formats, each by its `ModelFormat.name`.
+TESSERA, BUNDLE, BIOIMAGEIO = "Tessera model", "MONAI bundle", "bioimage.io package"
+CONNECTOMICS, NNUNET = "PyTorch Connectomics checkpoint", "nnU-Net folder"
+UNET3D = "pytorch-3dunet folder"
 
 Handler = TypeVar("Handler")
 
@@ -47,3 +52,8 @@ class Names:
         if differing := sorted(handlers.keys() ^ self.names.keys()):
             raise LookupError(f"{self.kind}: {', '.join(differing)} must be both in the reviewed table and handled")
         return {name: handlers[name] for name in self.names}
+
+
+def itself(*names: str) -> dict[str, str]:
+    """Return each of *names* as what it becomes."""
+    return {name: name for name in names}

@@ -69,6 +69,7 @@ FORMATS = (
     Entry("nnunet.format", markers=("plans.json", "dataset.json"), in_zips=True),
     Entry("bioimageio.format", markers=("bioimageio.yaml",)),
     Entry("bioimageio.format", markers=("rdf.yaml",)),
+    Entry("pytorch3dunet.format", markers=("config_train.yml", "best_checkpoint.pytorch")),
     Entry("tessera_file", suffixes=(".safetensors", ".yaml", ".yml"), contents=(Content.SAFETENSORS,)),
     Entry("torchscript", suffixes=(".pt", ".ts", ".jit", ".torchscript"), contents=(Content.SCRIPT,)),
     Entry("exported_program", suffixes=(".pt2",), contents=(Content.EXPORTED,)),
