@@ -10,7 +10,7 @@ from napari_tessera.errors import ModelError, nearest
 from napari_tessera.models import allowed, architectures
 from napari_tessera.models.assumed import assume
 from napari_tessera.models.empty_network import StoredWeights
-from napari_tessera.models.formats.base import Description, Risk
+from napari_tessera.models.formats.base import Description, ModelFormat, Risk
 from napari_tessera.models.formats.pytorch3dunet.config import Section, read_config
 from napari_tessera.models.formats.pytorch3dunet.intensities import read_intensities
 from napari_tessera.models.formats.saved_weights import read_weights
@@ -33,7 +33,7 @@ _BOUNDARIES = (
 )
 
 
-class Pytorch3DUNetFolder:
+class Pytorch3DUNetFolder(ModelFormat):
     """A folder with ``config_train.yml`` and ``best_checkpoint.pytorch``."""
 
     name = "pytorch-3dunet folder"
