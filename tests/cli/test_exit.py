@@ -149,8 +149,8 @@ def test_a_lack_of_memory_is_one_whoever_met_it(run: Run, error: Exception, code
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ulimit -v counts on Linux alone")
 @pytest.mark.parametrize("name", ["raw.npy", "raw.tif"])
-def test_an_image_that_the_limit_of_the_shell_does_not_let_in_is_no_damaged_file(tmp_path: Path, name: str) -> None:
-    """64 GiB are mapped, not read, where 16 GiB of addresses are allowed; the file has a hole in their place."""
+def test_an_image_that_the_limit_of_the_shell_does_not_let_in_is_planned(tmp_path: Path, name: str) -> None:
+    """64 GiB, where 16 GiB of addresses are allowed: nothing is mapped. The file has a hole in their place."""
     path, shape = tmp_path / name, (64, 32768, 32768)
     if path.suffix == ".npy":
         np.lib.format.open_memmap(path, "w+", np.uint8, shape)
@@ -160,6 +160,5 @@ def test_an_image_that_the_limit_of_the_shell_does_not_let_in_is_no_damaged_file
     ended = subprocess.run(
         ["bash", "-c", 'ulimit -v 16777216; exec "$@"', "-", *command], capture_output=True, text=True, check=False
     )
-    assert (ended.returncode, ended.stdout) == (4, "")
-    assert "memory did not suffice" in ended.stderr
+    assert ended.returncode == 0
     assert "damaged" not in ended.stderr

@@ -17,18 +17,23 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Parameters
     ----------
     arguments
-        What stands behind the command's name; taken from the process if None.
+        What stands behind the command's name; taken from the process if None, which is then ended.
 
     Raises
     ------
     SystemExit
         Always: 0, or 1 for a fault of Tessera's own, 2 for wrong usage, 3 for input that cannot be used, 4 for too
-        little memory, 130 when stopped.
+        little memory, 130 when stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
     """
     from napari_tessera.cli.app import app
     from napari_tessera.cli.exit import run_app
 
-    sys.exit(run_app(app, _expand(sys.argv[1:]) if arguments is None else arguments))
+    if arguments is not None:
+        sys.exit(run_app(app, arguments))
+    code = run_app(app, _expand(sys.argv[1:]))
+    from napari_tessera.cli.interrupt import end_process
+
+    end_process(code)
 
 
 def _expand(arguments: Sequence[str], *, os_name: str = os.name) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -35,7 +35,7 @@ def iter_outcomes(
     *,
     on_event: EventHandler,
     cancel: threading.Event,
-) -> Iterator[VolumeResult | VolumeFailure]:
+) -> Generator[VolumeResult | VolumeFailure, None, None]:
     """Yield for every volume, in order, its result or what went wrong with it.
 
     Parameters

@@ -68,7 +68,7 @@ def make_demo(folder: Path, *, shape: tuple[int, int, int], settings: "Settings 
     OutputError
         If the folder cannot be written, or holds files of these names that are not a demo's.
     CancelledError
-        After Ctrl-C.
+        After Ctrl-C, SIGTERM or SIGHUP.
     """
     _claim(folder)
     from napari_tessera.samples.neurites import make_neurites

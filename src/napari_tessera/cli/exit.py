@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from napari_tessera.cli.console import say
+from napari_tessera.cli.interrupt import hearing_stops, stopped_code
 from napari_tessera.errors import CancelledError, OutOfMemoryError, TesseraError, as_sentence, lacks_memory
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments or os.environ.get(DEBUG_VARIABLE, "") not in ("", "0")
     token = _with_tracebacks.set(debug)
     try:
-        with _third_parties_quiet(unless=debug):
+        with hearing_stops(), _third_parties_quiet(unless=debug):
             code = app([a for a in arguments if a != "--debug"], prog_name="tessera", standalone_mode=False)
     except Exception as error:
         report(error, describe(error))
@@ -41,6 +42,7 @@ def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
         _with_tracebacks.reset(token)
     if code == INTERRUPTED:
         say("interrupted", kind="Stopped")
+        return stopped_code()
     return code if isinstance(code, int) else 0
 
 
@@ -73,7 +75,7 @@ def exit_code_of(error: BaseException) -> int:
     """Return what the process returns to the shell for *error*."""
     if _is_out_of_memory(error):
         return OutOfMemoryError.exit_code
-    return int(getattr(error, "exit_code", 1))
+    return stopped_code() if isinstance(error, CancelledError) else int(getattr(error, "exit_code", 1))
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

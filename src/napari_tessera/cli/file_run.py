@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from napari_tessera.cli.choice import Choice
 from napari_tessera.cli.console import say
 from napari_tessera.cli.exit import describe
 from napari_tessera.cli.images import open_mask, plan_images
-from napari_tessera.cli.interrupt import cancel_on_interrupt
+from napari_tessera.cli.interrupt import cancel_on_stop, heard
 from napari_tessera.cli.items import Item, open_items, renumbered
 from napari_tessera.cli.progress import RunProgress, show_progress
 from napari_tessera.cli.targets import free_name, stem_of
@@ -130,22 +131,22 @@ class FileRun:
         Raises
         ------
         CancelledError
-            After Ctrl-C, within one forward pass; says what was written.
+            Soon after Ctrl-C, SIGTERM or SIGHUP, whatever was at work; says what was written.
         """
         frames = [(item, frame) for item in self.items for frame in range(len(item.volumes))]
         loads = [load for item in self.items for load in item.image.loads]
         names = [name for item in self.items for name in item.image.names]
-        with cancel_on_interrupt() as cancel, show_progress(self.planned, names, quiet=quiet) as progress:
+        with cancel_on_stop() as cancel, show_progress(self.planned, names, quiet=quiet) as progress:
             observe = api.remembering(self.planned, self.model, progress)
             try:
-                for outcome in iter_outcomes(
-                    loads, self.model, self.planned, self.decoder, on_event=observe, cancel=cancel
-                ):
-                    item, frame = frames[outcome.volume]
-                    self._take(outcome, item, frame, progress)
-                    if frame + 1 == len(item.volumes) and not item.result.is_empty:
-                        self._write(item, progress, overwrite)
-                        item.result.forget()
+                outcomes = iter_outcomes(loads, self.model, self.planned, self.decoder, on_event=observe, cancel=cancel)
+                with closing(heard(outcomes, cancel)) as outcomes:
+                    for outcome in outcomes:
+                        item, frame = frames[outcome.volume]
+                        self._take(outcome, item, frame, progress)
+                        if frame + 1 == len(item.volumes) and not item.result.is_empty:
+                            self._write(item, progress, overwrite)
+                            item.result.forget()
             except CancelledError as error:
                 raise CancelledError(self._stopped(progress)) from error
 
@@ -173,7 +174,7 @@ class FileRun:
 
     def _keep(self, item: Item, progress: RunProgress, word: str, **more: Any) -> Path | None:
         """Write what there is of a result under a free name beside its own, or where else there is room."""
-        target = item.outcome.target
+        target, item.outcome.count = item.outcome.target, item.result.count
         for folder in (target.parent, Path.cwd(), Path(tempfile.gettempdir())):
             try:
                 path = free_name(folder, stem_of(target), word)

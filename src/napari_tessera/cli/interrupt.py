@@ -1,35 +1,185 @@
-"""Ctrl-C during a run: the first one cancels, the second one ends the process at once."""
+"""Ctrl-C, SIGTERM and SIGHUP: heard in every stage, whatever library is at work, and what is finished is kept."""
 
 from __future__ import annotations
 
+import os
+import queue
 import signal
+import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
+from contextvars import copy_context
 from types import FrameType
+from typing import Any, NoReturn, TypeVar
 
 from napari_tessera.cli.console import say
-from napari_tessera.engine.events import CancelToken
+from napari_tessera.engine.events import CancelToken, raise_if_cancelled
 
-__all__ = ["cancel_on_interrupt"]
+__all__ = ["StopToken", "cancel_on_stop", "end_process", "heard", "heard_call", "hearing_stops", "stopped_code"]
+
+T = TypeVar("T")
+
+# A batch system sends SIGTERM, a terminal that closes SIGHUP, Windows SIGBREAK.
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+# How often the main thread looks up, and how long it waits for a stage to end by itself once it is to stop.
+POLL_S, PATIENCE_S = 0.1, 0.5
+
+# Signals are of the process, and so is what is known of them: the first that came, and threads left at work.
+_first: list[int] = []
+_left_behind: list[threading.Thread] = []
+
+
+class StopToken(CancelToken):
+    """A `CancelToken` that knows how often it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times = 0
 
 
 @contextmanager
-def cancel_on_interrupt() -> Iterator[CancelToken]:
-    """Yield a token that Ctrl-C sets. A second Ctrl-C raises `KeyboardInterrupt`, as it would without this."""
-    token = CancelToken()
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
-        yield token
-        return
-    before = signal.getsignal(signal.SIGINT)
+def hearing_stops() -> Iterator[None]:
+    """Make SIGTERM and SIGHUP raise `KeyboardInterrupt` as Ctrl-C does, so that what is open is closed and removed."""
+    _first.clear()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        token.cancel()
-        say("stopping after this forward pass; Ctrl-C again stops at once", kind="Note")
+        raise KeyboardInterrupt
 
-    signal.signal(signal.SIGINT, stop)
-    try:
+    with _handled_by(stop):
+        yield
+
+
+@contextmanager
+def cancel_on_stop() -> Iterator[StopToken]:
+    """Yield a token that these signals set; inside, none of them raises anything, however often it comes."""
+    token = StopToken()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        token.times += 1
+        token.cancel()
+        if token.times == 1:
+            say("stopping; what is finished is kept", kind="Note")
+        else:
+            say("what is finished is being written: this ends by itself", kind="Note")
+
+    with _handled_by(stop):
         yield token
+
+
+@contextmanager
+def _handled_by(stop: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
+        yield
+        return
+    terminals = [stream for stream in (sys.stdout, sys.stderr) if stream is not None and stream.isatty()]
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        _first.append(number)
+        if number == getattr(signal, "SIGHUP", None):
+            _let_go(terminals)
+        stop(number, frame)
+
+    numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+    before: Mapping[int, Any] = {number: signal.getsignal(number) for number in numbers}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, handle)
+    try:
+        yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _let_go(terminals: list[Any]) -> None:
+    """Write nowhere from now on: the terminal is gone, and what is still said must not fail for it."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in terminals:
+        os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def stopped_code() -> int:
+    """Return the exit code of a process that the signal stopped which came first: 130, 143 or 129."""
+    return 128 + (_first[0] if _first else signal.SIGINT)
+
+
+def heard_call(function: Callable[[], T]) -> T:
+    """Return what *function* returns, which runs on a thread of its own: see `heard`."""
+    with closing(heard(function() for _ in range(1))) as results:
+        return next(results)
+
+
+def heard(iterator: Generator[T, None, None], token: StopToken | None = None) -> Generator[T, None, None]:
+    """Yield what *iterator* yields, which runs on a thread of its own.
+
+    Signals are handled between two instructions of Python in the main thread: it would hear none while a library
+    decodes or measures a whole volume. So it waits, and hears at once.
+
+    Parameters
+    ----------
+    iterator
+        Runs while the next value is waited for, and at no other time.
+    token
+        Stops it: a stage that does not end by itself soon is left behind, until `end_process`. None: an exception of
+        the signal's handler does.
+
+    Raises
+    ------
+    CancelledError
+        Once *token* is set.
+    """
+    wanted: queue.SimpleQueue[bool] = queue.SimpleQueue()
+    found: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+
+    def work() -> None:
+        with closing(iterator):
+            while wanted.get():
+                try:
+                    found.put((next(iterator), None))
+                except BaseException as error:  # raised where it is waited for
+                    found.put((None, error))
+
+    worker = threading.Thread(target=copy_context().run, args=(work,), name="tessera-run", daemon=True)
+    worker.start()
+    at_work = False
+    try:
+        while True:
+            wanted.put(True)
+            at_work = True
+            value, error = _wait(found, token)
+            at_work = False
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield value  # type: ignore[misc]  # None only beside an error, or where the values are None
+            del value  # it may be a volume
+    finally:
+        wanted.put(False)
+        if at_work:
+            _left_behind.append(worker)
+        else:
+            worker.join()
+
+
+def _wait(found: queue.SimpleQueue[T], token: StopToken | None) -> T:
+    waited_s = 0.0
+    while True:
+        try:
+            return found.get(timeout=POLL_S)
+        except queue.Empty:
+            if token is not None and token.cancelled:
+                waited_s += POLL_S
+                if waited_s > PATIENCE_S or token.times > 1:
+                    raise_if_cancelled(token)
+
+
+def end_process(code: int) -> NoReturn:
+    """End the process with *code*: at once where a thread was left at work, which nothing else can stop."""
+    if any(thread.is_alive() for thread in _left_behind):
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -12,9 +12,10 @@ from napari_tessera.cli import options, setup
 from napari_tessera.cli.choice import Choice
 from napari_tessera.cli.console import LOOKING, count, say
 from napari_tessera.cli.exit import exit_code_of
+from napari_tessera.cli.interrupt import heard_call
 from napari_tessera.cli.outcome import Outcome, choose_outcomes, without_mask
 from napari_tessera.cli.render import count_windows, needed_of_free, written_bytes
-from napari_tessera.errors import OutputError
+from napari_tessera.errors import CancelledError, OutputError
 from napari_tessera.units import format_bytes
 from napari_tessera.writing import write_text
 
@@ -78,8 +79,8 @@ def run(
 ) -> None:
     """Run a network over images and write labels, or its probabilities.
 
-    A file with a time axis is run frame by frame and written as one file. Ctrl-C stops within one forward pass. Nothing
-    half done appears under a result's name. --budget and --choose-window choose as for 'tessera plan'.
+    A file with a time axis is run frame by frame and written as one file. Ctrl-C keeps what is finished. Nothing half
+    done appears under a result's name. --budget and --choose-window choose as for 'tessera plan'.
     """
     if overwrite and skip_existing:
         raise typer.BadParameter("say one of the two: --overwrite or --skip-existing", param_hint="--skip-existing")
@@ -117,7 +118,7 @@ def run(
     if not waiting:
         _report(outcomes, as_json=as_json, quiet=quiet)
         return
-    network = setup.open_model(model, trust=trust, network_output=network_output)
+    network = heard_call(lambda: setup.open_model(model, trust=trust, network_output=network_output))
     wanted = setup.with_suggestions(
         wanted, network, file=settings, overlap=overlap, blend=blend, tta_num=tta, tta_axes=tta_axes
     )
@@ -127,32 +128,34 @@ def run(
     if (wanted.skip_below is not None or network.spec.crop != "none") and not quiet:
         say(LOOKING)
     chosen = PROBABILITIES if probabilities else decoder
-    job = FileRun.prepare(
-        waiting,
-        network,
-        wanted,
-        decoder=chosen,
-        axes=axes,
-        voxel_size_um=voxel_size,
-        mask=mask,
-        choice=Choice(budget, choose_window),
+    job = heard_call(
+        lambda: FileRun.prepare(
+            waiting,
+            network,
+            wanted,
+            decoder=chosen,
+            axes=axes,
+            voxel_size_um=voxel_size,
+            mask=mask,
+            choice=Choice(budget, choose_window),
+        )
     )
     if job is not None:
         if save_plan is not None:
             write_json(save_plan, job.planned.to_dict() | {"assumed": list(network.spec.assumed)})
         if not quiet:
             announce(job.planned, waiting[0].target.parent, job.notes)
-        job.run(overwrite=overwrite, quiet=quiet)
+        try:
+            job.run(overwrite=overwrite, quiet=quiet)
+        except CancelledError:
+            _list(outcomes, as_json=as_json, quiet=quiet)
+            raise
     _report(outcomes, as_json=as_json, quiet=quiet)
 
 
 def _report(outcomes: Sequence[Outcome], *, as_json: bool, quiet: bool) -> None:
     """Say what there is now, and end with the exit code of the first error, if there is one."""
-    if as_json:
-        typer.echo(json.dumps({"images": [outcome.to_dict() for outcome in outcomes]}, indent=1))
-    elif not quiet:
-        for outcome in (outcome for outcome in outcomes if outcome.written or outcome.kept):
-            typer.echo(str(outcome))
+    _list(outcomes, as_json=as_json, quiet=quiet)
     failed = [outcome for outcome in outcomes if outcome.errors]
     if failed and len(outcomes) > 1:
         names = ", ".join(outcome.image.name for outcome in failed)
@@ -160,6 +163,14 @@ def _report(outcomes: Sequence[Outcome], *, as_json: bool, quiet: bool) -> None:
     if failed:
         _, error = failed[0].errors[0]
         raise typer.Exit(exit_code_of(error))
+
+
+def _list(outcomes: Sequence[Outcome], *, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"images": [outcome.to_dict() for outcome in outcomes]}, indent=1))
+    elif not quiet:
+        for outcome in (outcome for outcome in outcomes if outcome.written or outcome.kept):
+            typer.echo(str(outcome))
 
 
 def announce(planned: "Plan", folder: Path, notes: Sequence[str] = ()) -> None:

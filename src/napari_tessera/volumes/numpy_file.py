@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,11 +41,7 @@ def open_npy(
     """
     path = Path(path)
     with reading(path, "a numpy array"):
-        # Not numpy.load, which would also open archives, and leave a damaged one open. The mapping finds out whether
-        # the file holds all that it names.
-        mapped = np.lib.format.open_memmap(path, mode="r")
-        shape, dtype, offset, in_c_order = mapped.shape, mapped.dtype, mapped.offset, mapped.flags.c_contiguous
-        del mapped
+        shape, in_f_order, dtype, offset = _read_header(path)
     usual = USUAL_AXES.get(len(shape))
     if usual is None:
         raise InputError(f"'{path}' has {len(shape)} dimensions; an image has 2 to 5, of {AXES}")
@@ -54,6 +52,30 @@ def open_npy(
         notes += (unknown_voxel_size(path, "a .npy file gives none"),)
     order = standard_order(named)
     last = len(shape) - 1
-    block, in_block = (shape, order) if in_c_order else (shape[::-1], [last - axis for axis in order])
+    block, in_block = (shape[::-1], [last - axis for axis in order]) if in_f_order else (shape, order)
     data = FileArray(path, offset, block, dtype, order=in_block)
     return Volume(data, "".join(named[i] for i in order), voxel_size_um, name=path.stem, notes=notes)
+
+
+def _read_header(path: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """Return shape, whether in Fortran's order, number type and where the values begin.
+
+    Raises
+    ------
+    ValueError
+        If the file is no array, holds Python objects, or fewer values than it names.
+    """
+    # Not numpy.load, which would also open archives, and leave a damaged one open; nor a mapping, which needs as many
+    # addresses as there are values.
+    with path.open("rb") as file:
+        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        version = np.lib.format.read_magic(file)
+        if version not in readers:
+            raise ValueError(f"version {version} of the format is for named columns")
+        shape, in_f_order, dtype = readers[version](file)
+        offset, size = file.tell(), file.seek(0, os.SEEK_END)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects")
+    if min(shape, default=0) < 0 or offset + prod(shape) * dtype.itemsize > size:
+        raise ValueError(f"it holds {size - offset} bytes, but names the shape {shape} of {dtype}")
+    return shape, in_f_order, dtype, offset
