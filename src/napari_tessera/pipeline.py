@@ -255,6 +255,9 @@ class _VolumeRun:
         self._back = resampling if resampling is not None and resampling.keeps_output else None
         if self._back is not None:
             self._kept = keep_output(self._spec)
+            self._reduced = choose_reduction(
+                self._spec, decoder, plan.settings.probabilities, activated=self._spec.resampling.output_activated
+            )
         self._finished = FinishedPart(
             self._volume.layout, result_shape=None if self._back is None else self._volume.seen_shape
         )

@@ -79,7 +79,10 @@ def test_the_description_is_the_bundles_own(tmp_path: Path) -> None:
             (3000, 2000, 1000),
         ),
         ([], (32, 48, 64), None),
-        ([{"_target_": "Spacingd", "pixdim": "$[1] * 3"}], (32, 48, 64), None),
+        ([{"_target_": "Spacingd", "pixdim": "$[1] * 3"}], (32, 48, 64), (1000, 1000, 1000)),
+        ([{"_target_": "Spacingd", "pixdim": "$(1.5, 1, 3 / 2)"}], (32, 48, 64), (1500, 1000, 1500)),
+        ([{"_target_": "Spacingd", "pixdim": [0.5, 2]}], (32, 48, 64), (500, 2000, 2000)),
+        ([{"_target_": "Spacingd", "pixdim": "$tuple([1] * 3)"}], (32, 48, 64), None),
     ],
 )
 def test_axes_are_those_of_the_reader_or_the_orientation(
@@ -119,6 +122,11 @@ def test_yaml_and_other_spellings(tmp_path: Path) -> None:
         ("$ 12", 12),
         ("$-1.5e-3", -0.0015),
         ("$@nested::list", [1, 2]),
+        ("$1 + 1", 2),
+        ("$[1] * 3", [1, 1, 1]),
+        ("$(@nested::list, -0.5, 3 * (2 + 1) / 2)", [[1, 2], -0.5, 4.5]),
+        ("$@nested::list * 2", [1, 2, 1, 2]),
+        ("$len(@sides) + 1", 4),
     ],
 )
 def test_expressions_that_are_read_without_being_run(expression: str, expected: Any) -> None:
@@ -130,8 +138,20 @@ def test_expressions_that_are_read_without_being_run(expression: str, expected: 
 @pytest.mark.parametrize(
     "expression",
     [
-        *("$len(@name)", "$len(@sides) + 1", "$len(open('x'))", "$monai.utils.CommonKeys.LOSS", "$monai.networks"),
-        *("$os.system", "$1 + 1", "$[1] * 3", "$__import__('os')", "%file.json", "$print", "$1" + "0" * 90, "$"),
+        *("$len(@name)", "$len(@sides) + @name", "$len(open('x'))", "$monai.utils.CommonKeys.LOSS", "$monai.networks"),
+        *(
+            "$os.system",
+            "$2 ** 9",
+            "$[1] * 101",
+            "$1 / 0",
+            "$__import__('os')",
+            "%file.json",
+            "$print",
+            "$1" + "0" * 90,
+            "$",
+        ),
+        *("$[x for x in @sides]", "$@sides[0]", "$@sides.copy()", "$lambda: 1", "$" + "(" * 99 + "1" + ")" * 99),
+        *("$(" + "9" * 17 + ") * 99 * 99", "$" + "1 +" * 60 + "1", "$True + 1", "$@sides + 1"),
     ],
 )
 def test_other_expressions_are_refused(expression: str) -> None:

@@ -118,6 +118,8 @@ def _resampling(scheme: "ResamplingScheme") -> str:
     parts = [f"{order[scheme.order]}, edges {scheme.edge}"]
     if scheme.separate_above is not None:
         parts.append(f"{order[scheme.separate_order]} along an axis more than {scheme.separate_above:g} times coarser")
+    if scheme.grid == "corner":
+        parts.append("first voxels aligned, as in MONAI")
     if scheme.output_order is not None:
         parts.append(f"labels decided in the image's own voxels ({order[scheme.output_order]})")
     parts.append("unless switched off" if scheme.usual else "where asked for")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from napari_tessera.decode.base import Decoder
-    from napari_tessera.models.spec import ModelSpec
+    from napari_tessera.models.spec import Activation, ModelSpec
 
 __all__ = ["UINT8_LEVELS", "Reduced", "check_probabilities", "choose_reduction", "keep_output", "restore_probabilities"]
 
@@ -39,7 +39,9 @@ class Reduced:
     reduction: Reduction
 
 
-def choose_reduction(spec: ModelSpec, decoder: Decoder | None, kept: ProbabilityType) -> Reduced:
+def choose_reduction(
+    spec: ModelSpec, decoder: Decoder | None, kept: ProbabilityType, *, activated: bool = False
+) -> Reduced:
     """Return what becomes of the network's averaged output.
 
     Parameters
@@ -50,24 +52,29 @@ def choose_reduction(spec: ModelSpec, decoder: Decoder | None, kept: Probability
         What makes labels of it later; None keeps the probabilities.
     kept
         The type that probabilities are kept in.
+    activated
+        Whether that output was activated before.
     """
+    activations = () if activated else spec.activations
     if decoder is None:
-        return Reduced(spec.out_channels, kept.value, Reduction(lambda planes: _narrow(_active(planes, spec), kept)))
+        narrowed = Reduction(lambda planes: _narrow(_active(planes, activations), kept))
+        return Reduced(spec.out_channels, kept.value, narrowed)
     channels, dtype = decoder.reduced(spec.out_channels)
     # No activation changes the order of a voxel's channels, if all have the same.
-    only_order = decoder.needs_only_order(spec.out_channels) and len(set(spec.activations)) == 1
+    only_order = decoder.needs_only_order(spec.out_channels) and len(set(activations)) == 1
 
     def reduce(planes: torch.Tensor) -> torch.Tensor:
-        return decoder.reduce(planes if only_order else _active(planes, spec), spec.output)
+        return decoder.reduce(planes if only_order else _active(planes, activations), spec.output)
 
     return Reduced(channels, dtype, Reduction(reduce, normalised=not only_order, background=decoder.background))
 
 
 def keep_output(spec: ModelSpec) -> Reduced:
-    """Return what keeps the network's averaged output as it is, not activated, in float16."""
+    """Return what keeps the network's averaged output in float16, activated only if it is brought back so."""
+    activations = spec.activations if spec.resampling.output_activated else ()
 
     def narrow(planes: torch.Tensor) -> torch.Tensor:
-        return planes.clamp(-MOST_FLOAT16, MOST_FLOAT16).half()
+        return _active(planes, activations).clamp(-MOST_FLOAT16, MOST_FLOAT16).half()
 
     return Reduced(spec.out_channels, "float16", Reduction(narrow))
 
@@ -89,10 +96,10 @@ def restore_probabilities(kept: np.ndarray) -> torch.Tensor:
     return values.float().div_(UINT8_LEVELS) if values.dtype is torch.uint8 else values.float()
 
 
-def _active(planes: torch.Tensor, spec: ModelSpec) -> torch.Tensor:
+def _active(planes: torch.Tensor, activations: tuple[Activation, ...]) -> torch.Tensor:
     from napari_tessera.models.model import activate
 
-    return activate(planes, spec.activations)
+    return activate(planes, activations)
 
 
 def _narrow(planes: torch.Tensor, kept: ProbabilityType) -> torch.Tensor:

@@ -1,7 +1,9 @@
 """How values between voxels are found: nearest, linear or by a cubic spline, as weighted sums along one axis.
 
 Voxel i of n stands for the middle of the i-th of n equal parts of the image, so a voxel of the result lies at
-``(i + 0.5) * factor - 0.5`` in voxels of the source, ``factor`` being source voxels per voxel of the result.
+``(i + 0.5) * factor - 0.5`` in voxels of the source, ``factor`` being source voxels per voxel of the result. On MONAI's
+grid, ``corner``, the middles of the first voxels coincide: it lies at ``i * factor``, and ``factor`` is the very
+quotient of the voxel sizes, so that the last voxel may lie a little before or beyond that of the source.
 
 A cubic spline goes through every voxel: its coefficients are the voxels, filtered over the whole length of the axis.
 What that filter makes of a single voxel falls by ``sqrt(3) - 2`` per voxel, so beyond `SPLINE_REACH` it is below what
@@ -11,8 +13,8 @@ for signal and image processing", 1999).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import floor, sqrt
+from dataclasses import dataclass, replace
+from math import sqrt
 from typing import Literal
 
 import numpy as np
@@ -20,9 +22,12 @@ import numpy.typing as npt
 
 from napari_tessera.errors import ModelError
 
-__all__ = ["ORDERS", "AxisResampling", "Edge", "ResamplingScheme"]
+__all__ = ["ORDERS", "AxisResampling", "Edge", "Grid", "ResamplingScheme"]
 
 Edge = Literal["mirror", "repeat"]
+Grid = Literal["extent", "corner"]
+Shape = tuple[int, ...]
+Steps = tuple[float, ...]
 # Of the polynomials that are fitted: nearest, linear, cubic.
 ORDERS = (0, 1, 3)
 # Where the Gaussian is cut, as scikit-image and scipy do.
@@ -30,6 +35,9 @@ TRUNCATE_SIGMAS = 4.0
 # Voxels to either side that a coefficient of a spline is summed over: 0.268^12 is 1.4e-7, as much as float32 resolves.
 SPLINE_REACH = 12
 SPLINE_POLE = sqrt(3) - 2
+# MONAI leaves an axis alone whose voxel sizes differ by no more millimetres, and an image whose steps all differ by no
+# more from one voxel.
+CORNER_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +65,11 @@ class ResamplingScheme:
     output_order
         Of the interpolation that brings the network's output, not activated yet, back to the image's voxels, where
         labels are then decided. None: labels are decided in the network's voxels, and brought back as they are.
+    output_activated
+        Whether that output is activated before it is brought back.
+    grid
+        What of both images coincides: their ``extent``, the voxel size being rounded so that whole voxels fill it; or
+        the middle of the first voxel in every ``corner``, the voxel size being that of the model, as in MONAI.
     usual
         Whether images are resampled unless the user says otherwise, where both voxel sizes are known.
 
@@ -74,6 +87,8 @@ class ResamplingScheme:
     clip: bool = False
     normalise_first: bool = False
     output_order: int | None = None
+    output_activated: bool = False
+    grid: Grid = "extent"
     usual: bool = False
 
     def __post_init__(self) -> None:
@@ -90,6 +105,8 @@ class ResamplingScheme:
             )
         if self.edge not in ("mirror", "repeat"):
             raise ModelError(f"the edge of resampling is {self.edge!r}, but it must be mirror or repeat")
+        if self.grid not in ("extent", "corner"):
+            raise ModelError(f"the grid of resampling is {self.grid!r}, but it must be extent or corner")
         if self.separate_above is not None and not self.separate_above >= 1:
             raise ModelError(f"separate_above of resampling is {self.separate_above}, but it must be 1 or more")
 
@@ -106,40 +123,72 @@ class ResamplingScheme:
                 return longest[0] if len(longest) == 1 else None
         return None
 
+    def fit(self, side: int, own_um: float, wanted_um: float, *, exactly: bool) -> tuple[int, float | None]:
+        """Return how many voxels an axis gets, and on a ``corner`` grid the source voxels from one to the next.
+
+        Parameters
+        ----------
+        side, own_um
+            Of the image: voxels along the axis and their size.
+        wanted_um
+            The model's voxel size.
+        exactly
+            Whether sizes within MONAI's tolerance of each other are told apart, which MONAI does not.
+        """
+        if self.grid == "extent":
+            return max(round(side * own_um / wanted_um), 1), None
+        own_mm, wanted_mm = own_um / 1000, wanted_um / 1000
+        alike = wanted_mm - CORNER_TOLERANCE <= own_mm <= wanted_mm + CORNER_TOLERANCE
+        step = 1.0 if alike and not exactly else wanted_um / own_um
+        return max(round((side - 1) / step + 1), 1), step
+
     def axes(
-        self, shape: tuple[int, ...], new_shape: tuple[int, ...], separate: int | None = None
+        self, shape: Shape, new_shape: Shape, separate: int | None = None, steps: Steps | None = None
     ) -> tuple[AxisResampling, ...]:
         """Return what becomes of every axis of an image."""
         return tuple(
-            AxisResampling(old, new, self.antialias, self.separate_order if axis == separate else self.order, self.edge)
-            for axis, (old, new) in enumerate(zip(shape, new_shape, strict=True))
+            AxisResampling(
+                old, new, self.antialias, self.separate_order if axis == separate else self.order, self.edge, step
+            )
+            for axis, (old, new, step) in enumerate(zip(shape, new_shape, steps or (None,) * len(shape), strict=True))
         )
 
     def axes_back(
-        self, shape: tuple[int, ...], new_shape: tuple[int, ...], separate: int | None = None
+        self, shape: Shape, new_shape: Shape, separate: int | None = None, steps: Steps | None = None
     ) -> tuple[AxisResampling, ...]:
         """Return what becomes of every axis of the network's output; linear where labels are brought back."""
-        order = 1 if self.output_order is None else self.output_order
-        return tuple(
-            AxisResampling(old, new, False, self.separate_order if axis == separate else order, self.edge)
-            for axis, (old, new) in enumerate(zip(shape, new_shape, strict=True))
-        )
+        back = replace(self, order=1 if self.output_order is None else self.output_order, antialias=False)
+        return back.axes(shape, new_shape, separate, None if steps is None else tuple(1 / step for step in steps))
 
 
 @dataclass(frozen=True, slots=True)
 class AxisResampling:
-    """One axis: *size* voxels become *new_size*; see `ResamplingScheme` for the rest."""
+    """One axis: *size* voxels become *new_size*, *step* source voxels apart; see `ResamplingScheme` for the rest.
+
+    A *step* of None: the voxels of the result share the extent of the source.
+    """
 
     size: int
     new_size: int
     antialias: bool = True
     order: int = 1
     edge: Edge = "mirror"
+    step: float | None = None
 
     @property
     def factor(self) -> float:
         """Source voxels per voxel of the result."""
-        return self.size / self.new_size
+        return self.size / self.new_size if self.step is None else self.step
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether every voxel stays what it is."""
+        return self.size == self.new_size and self.factor == 1
+
+    def _at(self, voxels: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
+        """Return where *voxels* of the result lie, in voxels of the source."""
+        own = voxels.astype(np.float64)
+        return (own + 0.5) * self.factor - 0.5 if self.step is None else own * self.factor
 
     @property
     def sigma(self) -> float:
@@ -153,11 +202,11 @@ class AxisResampling:
 
     def reach(self, part: slice) -> slice:
         """Return the source voxels that the *part* of the result needs, inside the image."""
-        if self.size == self.new_size:
+        if self.is_identity:
             return part
-        low = floor((part.start + 0.5) * self.factor - 0.5) - self.radius
-        high = floor((part.stop - 0.5) * self.factor - 0.5) + 1 + self.radius
-        first, last = max(low, 0), min(high, self.size - 1)
+        low, high = np.floor(self._at(np.array([part.start, part.stop - 1]))).astype(int).tolist()
+        low, high = low - self.radius, high + 1 + self.radius
+        first, last = min(max(low, 0), self.size - 1), min(high, self.size - 1)
         # What lies outside is mirrored into the image.
         if self.edge == "mirror" and low < 0:
             last = max(last, min(-low, self.size - 1))
@@ -166,8 +215,13 @@ class AxisResampling:
         return slice(first, last + 1)
 
     def nearest(self, part: slice) -> npt.NDArray[np.intp]:
-        """Return the source voxel that the middle of each voxel of *part* lies in; of two, the one after."""
-        at = (np.arange(part.start, part.stop) + 0.5) * self.factor - 0.5
+        """Return the source voxel that the middle of each voxel of *part* lies in.
+
+        Of two the one after, on a ``corner`` grid the one of even number, as torch's ``grid_sample`` does for MONAI.
+        """
+        at = self._at(np.arange(part.start, part.stop))
+        if self.step is not None:
+            return np.minimum(np.rint(at).astype(np.intp), self.size - 1)
         return np.minimum(np.floor(at + 0.5).astype(np.intp), self.size - 1)
 
     def taps(self, part: slice) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
@@ -175,7 +229,7 @@ class AxisResampling:
         if self.order == 0:
             index = self.nearest(part)[:, np.newaxis]
             return index, np.ones(index.shape)
-        at = (np.arange(part.start, part.stop) + 0.5) * self.factor - 0.5
+        at = self._at(np.arange(part.start, part.stop))
         below = np.floor(at)
         share = (at - below)[:, np.newaxis]
         weights = _cubic(share) if self.order == 3 else _linear(share, self.sigma, self.radius)

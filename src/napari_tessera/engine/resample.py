@@ -67,6 +67,8 @@ class ResampledSource:
         How; the default if None.
     separate
         The axis that is resampled by itself, None where there is none; see `ResamplingScheme.separate_axis`.
+    steps
+        Source voxels from one voxel to the next along every axis; None: both share their extent.
     limits
         What resampled values are cut to; None: nothing is cut.
     """
@@ -78,11 +80,12 @@ class ResampledSource:
         scheme: ResamplingScheme | None = None,
         *,
         separate: int | None = None,
+        steps: tuple[float, ...] | None = None,
         limits: Limits | None = None,
     ) -> None:
         self.source = source
         self._limits = limits
-        self._axes = (scheme or ResamplingScheme()).axes(source.shape[1:], shape, separate)
+        self._axes = (scheme or ResamplingScheme()).axes(source.shape[1:], shape, separate, steps)
 
     @property
     def shape(self) -> Shape:
@@ -143,7 +146,7 @@ def _resample(
     values = values[(slice(None), *_within(own, reach))].astype(dtype)
     # What shrinks most comes first and leaves the least to do; the order depends on nothing but the axes.
     for number in sorted(range(len(axes)), key=lambda axis: axes[axis].new_size / axes[axis].size):
-        if axes[number].size != axes[number].new_size:
+        if not axes[number].is_identity:
             index, weights = axes[number].taps(parts[number])
             values = _weighted_sum(values, 1 + number, index - own[number].start, weights.astype(dtype))
     return values
@@ -185,14 +188,19 @@ def estimate_read_bytes(axes: Sequence[AxisResampling], region: Shape, channels:
     return channels * (itemsize * min(read, READ_VOXELS) + work)
 
 
-def resample_labels(labels: npt.NDArray[Any], shape: Shape) -> npt.NDArray[Any]:
+def resample_labels(labels: npt.NDArray[Any], shape: Shape, steps: tuple[float, ...] | None = None) -> npt.NDArray[Any]:
     """Return *labels*, (*spatial), brought to *shape*: each voxel has the label of the one that its middle lies in.
+
+    The *steps* are source voxels from one voxel to the next; None: both share their extent.
 
     Examples
     --------
     >>> resample_labels(np.array([[1, 2]]), (2, 4)).tolist()
     [[1, 1, 2, 2], [1, 1, 2, 2]]
     """
+    if steps is not None:
+        axes = [AxisResampling(old, new, step=by) for old, new, by in zip(labels.shape, shape, steps, strict=True)]
+        return np.asarray(labels[np.ix_(*(axis.nearest(slice(0, axis.new_size)) for axis in axes))])
     if labels.shape == shape:
         return labels
     # (i + 0.5) * factor in whole numbers: rounding must not move a border.
@@ -201,11 +209,16 @@ def resample_labels(labels: npt.NDArray[Any], shape: Shape) -> npt.NDArray[Any]:
     return found
 
 
-def resample_linear(values: npt.NDArray[Any], shape: Shape) -> npt.NDArray[Any]:
-    """Return *values*, (C, *spatial), interpolated linearly to (C, *shape), in their own type; whole ones rounded."""
-    if values.shape[1:] == shape:
+def resample_linear(values: npt.NDArray[Any], shape: Shape, steps: tuple[float, ...] | None = None) -> npt.NDArray[Any]:
+    """Return *values*, (C, *spatial), interpolated linearly to (C, *shape), in their own type; whole ones rounded.
+
+    The *steps* are source voxels from one voxel to the next, values beyond the last are its own; None: both share
+    their extent.
+    """
+    scheme = ResamplingScheme(antialias=False, edge="mirror" if steps is None else "repeat")
+    axes = scheme.axes(values.shape[1:], shape, steps=steps)
+    if all(axis.is_identity for axis in axes):
         return values
-    axes = [AxisResampling(*sizes, antialias=False) for sizes in zip(values.shape[1:], shape, strict=True)]
     out = np.empty((values.shape[0], *shape), values.dtype)
     work = resampled_dtype(values.dtype)
     reach = [slice(0, axis.size) for axis in axes]

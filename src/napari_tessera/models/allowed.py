@@ -271,7 +271,7 @@ MONAI_CONSTANTS = Names(
 MONAI_AXES = Names(
     "Transforms of axes before the network",
     (BUNDLE,),
-    {"LoadImage": "order of axes", "Orientation": "order of axes", "Spacing": "voxel size"},
+    {"LoadImage": "order of axes", "Orientation": "order of axes", "Spacing": "voxel size, and resampling"},
     f"no transform is ever made: {_NO_CODE}",
 )
 MONAI_INTENSITIES = Names(
@@ -304,7 +304,6 @@ MONAI_NEUTRAL = Names(
             "EnsureChannelFirst",
             "EnsureType",
             "Identity",
-            "Invert",
             "SaveImage",
             "SelectItems",
             "ToDevice",
@@ -420,7 +419,11 @@ MONAI_INFERERS = Names(
 MONAI_AFTER = Names(
     "Transforms after the network",
     (BUNDLE,),
-    {"Activations": "activation: sigmoid or softmax", "AsDiscrete": "decoder: argmax or threshold"},
+    {
+        "Activations": "activation: sigmoid or softmax",
+        "AsDiscrete": "decoder: argmax or threshold",
+        "Invert": "resampling: the way back",
+    },
     f"no transform is ever made: {_NO_CODE}",
 )
 BIOIMAGEIO_AFTER = Names(

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from napari_tessera.engine.grid import Tiling
-from napari_tessera.engine.interpolation import Edge, ResamplingScheme
+from napari_tessera.engine.interpolation import Edge, Grid, ResamplingScheme
 from napari_tessera.engine.settings import Blend  # noqa: TC001 - pydantic needs it
 from napari_tessera.errors import ModelError, nearest
 from napari_tessera.models.assumed import assume
@@ -106,6 +106,8 @@ class _Resampling(Part):
     clip: bool = False
     normalise_first: bool = False
     output_order: int | None = None
+    output_activated: bool = False
+    grid: Grid = "extent"
     usual: bool = False
 
     def to_scheme(self) -> ResamplingScheme:

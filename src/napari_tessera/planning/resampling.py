@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_tessera.engine.interpolation import ResamplingScheme
+from napari_tessera.engine.interpolation import CORNER_TOLERANCE, AxisResampling, ResamplingScheme
 from napari_tessera.engine.limits import measure_limits
 from napari_tessera.engine.normalised import MAPPING_BYTES
 from napari_tessera.engine.resample import (
@@ -60,6 +60,9 @@ class Resampling:
         What the network sees. The size is the model's but for what whole numbers of voxels ask for.
     scheme
         How.
+    steps
+        Voxels of the image from one voxel of the network's to the next along every axis, on a grid where these do not
+        follow from the shapes; else None.
     separate_axis, separate_axis_back
         The axis that is resampled by itself, on the way there and on the way back; None: there is none.
     """
@@ -71,6 +74,7 @@ class Resampling:
     scheme: ResamplingScheme = field(default_factory=ResamplingScheme)
     separate_axis: int | None = None
     separate_axis_back: int | None = None
+    steps: tuple[float, ...] | None = None
 
     @property
     def keeps_output(self) -> bool:
@@ -80,12 +84,21 @@ class Resampling:
     def wrap(self, source: Source) -> Source:
         """Return *source*, the image, as the network sees it."""
         limits = measure_limits(source, self.separate_axis) if self._may_overshoot else None
-        return ResampledSource(source, self.shape, self.scheme, separate=self.separate_axis, limits=limits)
+        return ResampledSource(
+            source, self.shape, self.scheme, separate=self.separate_axis, steps=self.steps, limits=limits
+        )
+
+    @property
+    def _axes(self) -> tuple[AxisResampling, ...]:
+        return self.scheme.axes(self.image_shape, self.shape, self.separate_axis, self.steps)
+
+    @property
+    def _axes_back(self) -> tuple[AxisResampling, ...]:
+        return self.scheme.axes_back(self.shape, self.image_shape, self.separate_axis_back, self.steps)
 
     @property
     def _may_overshoot(self) -> bool:
-        axes = self.scheme.axes(self.image_shape, self.shape, self.separate_axis)
-        return self.scheme.clip and any(axis.order == 3 and axis.size != axis.new_size for axis in axes)
+        return self.scheme.clip and any(axis.order == 3 and not axis.is_identity for axis in self._axes)
 
     def bring_back_output(
         self, output: npt.NDArray[Any], finish: Callable[[npt.NDArray[np.float32]], npt.NDArray[Any]]
@@ -100,9 +113,8 @@ class Resampling:
             Given parts of the output in the image's voxels, float32 (C, *part); gives (C', *part). Voxelwise: only
             such parts are held, never all of it.
         """
-        back = self.scheme.axes_back(self.shape, self.image_shape, self.separate_axis_back)
         found: npt.NDArray[Any] | None = None
-        for region, part in iter_resampled_slabs(output, back):
+        for region, part in iter_resampled_slabs(output, self._axes_back):
             finished = finish(part)
             if found is None:
                 found = np.empty((finished.shape[0], *self.image_shape), finished.dtype)
@@ -123,7 +135,8 @@ class Resampling:
 
         A voxel gets the label of the voxel that its middle lies in; probabilities are interpolated linearly.
         """
-        return (resample_labels if is_labels else resample_linear)(result, self.image_shape)
+        steps = None if self.steps is None else tuple(1 / step for step in self.steps)
+        return (resample_labels if is_labels else resample_linear)(result, self.image_shape, steps)
 
     def estimate_reading_bytes(self, grid: WindowGrid, block: Block, *, channels: int, itemsize: int) -> int:
         """Return what the host holds while windows of *block* are read: resampled planes, and the part they come from.
@@ -138,10 +151,9 @@ class Resampling:
         sides = [part.stop - part.start for part in grid.reach(block)]
         axis = grid.sweep_axis
         sides[axis] = min(grid.window[axis], sides[axis])
-        axes = self.scheme.axes(self.image_shape, self.shape, self.separate_axis)
         # Normalised values lie beside those of the image.
         read = itemsize + (4 if self.scheme.normalise_first else 0)
-        at_once = estimate_read_bytes(axes, tuple(sides), channels, read)
+        at_once = estimate_read_bytes(self._axes, tuple(sides), channels, read)
         sides[axis] = min(2 * grid.window[axis], grid.shape[axis])
         at_once += MAPPING_BYTES if self.scheme.normalise_first else 0
         held: int = channels * self.itemsize(itemsize) * prod(sides)
@@ -252,12 +264,17 @@ def resampling_of(
             f"off (the model expects {format_voxel_size(wanted)})"
         )
     _check_sizes(shape, _checked(voxel_size_um), wanted)
-    new = tuple(max(round(side * a / b), 1) for side, a, b in zip(shape, voxel_size_um, wanted, strict=True))
-    if new == tuple(shape):
-        return None
-    reached = tuple(a * side / other for side, a, other in zip(shape, voxel_size_um, new, strict=True))
     scheme, own = spec.resampling, tuple(voxel_size_um)
+    exactly = settings.resample is not None  # who asks for it means it
+    fitted = [scheme.fit(*of_axis, exactly=exactly) for of_axis in zip(shape, own, wanted, strict=True)]
+    new, steps = tuple(side for side, _ in fitted), tuple(step for _, step in fitted if step is not None)
+    if new == tuple(shape) and all(abs(step - 1) <= CORNER_TOLERANCE for step in steps):
+        return None
     there, back = scheme.separate_axis(own, wanted), scheme.separate_axis(wanted, own)
+    if steps:
+        reached = tuple(size * step for size, step in zip(own, steps, strict=True))
+        return Resampling(tuple(shape), own, new, reached, scheme, there, back, steps)
+    reached = tuple(a * side / other for side, a, other in zip(shape, own, new, strict=True))
     return Resampling(tuple(shape), own, new, reached, scheme, there, back)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_tessera.errors import ModelError
 from napari_tessera.models import allowed
-from napari_tessera.models.formats.monai_bundle.transforms import base_name, position_of
+from napari_tessera.models.formats.monai_bundle.transforms import at_position, base_name, position_of
 from napari_tessera.models.spec import Activation, DecoderChoice
 
 if TYPE_CHECKING:
@@ -21,10 +21,22 @@ _NEUTRAL = allowed.MONAI_NEUTRAL.names
 
 @dataclass
 class Postprocessing:
-    """What happens after the network: activation, suggested decoder, and what is not taken over."""
+    """What happens after the network.
+
+    Attributes
+    ----------
+    activation, decoder
+        In the end.
+    output_order, output_activated
+        How output is brought back to the image's voxels before labels are decided, as in `ResamplingScheme`.
+    notes
+        What is not taken over.
+    """
 
     activation: Activation = "none"
     decoder: DecoderChoice | None = None
+    output_order: int | None = None
+    output_activated: bool = False
     notes: list[str] = field(default_factory=list)
 
 
@@ -87,8 +99,19 @@ def _read_discrete(found: Postprocessing, transform: Component, position: int, o
         raise _unusable(transform, f"the threshold {str(threshold)[:40]}, but Tessera needs a number from 0 to 1")
 
 
+def _read_invert(found: Postprocessing, transform: Component, position: int, out_channels: int) -> None:
+    if _of_key(transform, "nearest_interp", position, True):
+        return  # whether labels are decided before or after makes no difference
+    if found.decoder is not None:
+        found.notes.append(
+            f"{transform.name} interpolates class numbers between voxels; Tessera gives each voxel the nearest label."
+        )
+        return
+    found.output_order, found.output_activated = 1, found.activation != "none"
+
+
 _POST: dict[str, Callable[[Postprocessing, Component, int, int], None]] = allowed.MONAI_AFTER.handled(
-    {"Activations": _read_activation, "AsDiscrete": _read_discrete}
+    {"Activations": _read_activation, "AsDiscrete": _read_discrete, "Invert": _read_invert}
 )
 
 
@@ -96,9 +119,6 @@ def _unusable(transform: Component, reason: str) -> ModelError:
     return ModelError(f"{transform.config.label}: '{transform.where}', {transform.name[:40]}, has {reason}")
 
 
-def _of_key(transform: Component, argument: str, position: int) -> Any:
+def _of_key(transform: Component, argument: str, position: int, default: Any = None) -> Any:
     """Return an argument that may be given for each key."""
-    value = transform.literal(argument, None)
-    if isinstance(value, list):
-        return value[position] if position < len(value) else None
-    return value
+    return at_position(transform.literal(argument, default), position)

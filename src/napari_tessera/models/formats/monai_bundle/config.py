@@ -2,13 +2,16 @@
 
 MONAI's own parser imports whatever ``_target_`` names and evaluates every text that starts with ``$``. Nothing here
 does: a class is a name to look up in a table, and an expression is a text to refuse, unless it is of a few that can be
-read without being run: a reference, the length of a list, one plain value, or a constant of a table.
+read without being run: a reference, the length of a list, a plain value, numbers added and multiplied, lists of all
+these, or a constant of a table.
 """
 
 from __future__ import annotations
 
+import ast
+import operator
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +38,15 @@ MOST_DIGITS = 9
 _REFERENCE = re.compile(r"\$?@(\w+(?:(?:::|#)\w+)*)")
 _LENGTH = re.compile(r"\$\s*len\(\s*@(\w+(?:(?:::|#)\w+)*)\s*\)")
 _VALUE = re.compile(r"\$\s*([\w.+-]{1,80})")
+# A list, or a sum: what people write for a voxel size.
+LONGEST_FORMULA, LARGEST_NUMBER = 120, 10**18
+MAX_REPEATED = 100
+_SUMS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
 _PLAIN = {"None": None, "True": True, "False": False}
 _SEPARATOR = re.compile(r"::|#")
 # Keys of a component that are about it, and no arguments.
@@ -132,10 +144,26 @@ class Config:
             return _PLAIN[value[1]]
         elif value is not None and (number := _number(value[1])) is not None:
             return number
+        with suppress(_NotPlainError, SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError):
+            return self._calculate(expression, where)
         raise ModelError(
             f"{self.label}: '{where}' is {_short(expression)}, which only running it would tell; Tessera runs no code "
             f"of a bundle: write the value itself there"
         )
+
+    def _calculate(self, expression: str, where: str) -> Any:
+        """Return what a formula of plain numbers, lists of them and references to such comes to."""
+        references: dict[str, Any] = {}
+
+        def named(match: re.Match[str]) -> str:
+            name = f"reference{len(references)}"
+            references[name] = self.literal(match[0], where)
+            return name
+
+        if len(expression) > LONGEST_FORMULA:
+            raise _NotPlainError
+        text = _REFERENCE.sub(named, expression.removeprefix("$").strip())
+        return _plain_value(ast.parse(text, mode="eval").body, references)
 
     def expressions(self) -> list[str]:
         """Return the top-level keys that hold an expression somewhere."""
@@ -245,6 +273,39 @@ class Component:
     def arguments(self) -> dict[str, Any]:
         """Return all arguments as plain values."""
         return {key: self.literal(key, None) for key in self.raw if key not in _RESERVED}
+
+
+class _NotPlainError(Exception):
+    """A formula holds more than numbers, lists and references."""
+
+
+def _plain_value(node: ast.expr, references: dict[str, Any]) -> Any:
+    match node:
+        case ast.Constant(value=int() | float() as value) if abs(value) < LARGEST_NUMBER:
+            return value
+        case ast.Name(id=name) if name in references:
+            return references[name]
+        case ast.List(elts=parts) | ast.Tuple(elts=parts):
+            return [_plain_value(part, references) for part in parts]
+        case ast.UnaryOp(op=ast.USub(), operand=part):
+            return -_plain_number(part, references)
+        case ast.BinOp(left=left, op=ast.Mult(), right=ast.Constant(value=int() as times)) if times <= MAX_REPEATED:
+            found = _plain_value(left, references)
+            return found * times if isinstance(found, list) else _plain_number(left, references) * times
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _SUMS:
+            return _SUMS[type(op)](_plain_number(left, references), _plain_number(right, references))
+        case ast.Call(func=ast.Name(id="len"), args=[part], keywords=[]):
+            found = _plain_value(part, references)
+            if isinstance(found, list):
+                return len(found)
+    raise _NotPlainError
+
+
+def _plain_number(node: ast.expr, references: dict[str, Any]) -> Any:
+    found = _plain_value(node, references)
+    if isinstance(found, bool) or not isinstance(found, int | float) or abs(found) >= LARGEST_NUMBER:
+        raise _NotPlainError
+    return found
 
 
 def _number(text: str) -> int | float | None:

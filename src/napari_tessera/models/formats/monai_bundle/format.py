@@ -6,12 +6,13 @@ import inspect
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
+from napari_tessera.engine.interpolation import ResamplingScheme
 from napari_tessera.errors import ModelError, OutOfMemoryError
 from napari_tessera.models import allowed, architectures
 from napari_tessera.models.assumed import assume
@@ -23,7 +24,7 @@ from napari_tessera.models.formats.monai_bundle.checkpoint import Choice, choose
 from napari_tessera.models.formats.monai_bundle.config import Component, Config
 from napari_tessera.models.formats.monai_bundle.metadata import MAX_CHANNELS, Metadata, read_metadata
 from napari_tessera.models.formats.monai_bundle.package import Package, open_package
-from napari_tessera.models.formats.monai_bundle.transforms import read_preprocessing
+from napari_tessera.models.formats.monai_bundle.transforms import Preprocessing, read_preprocessing
 from napari_tessera.models.formats.monai_bundle.window import find_window, network_steps, read_inferer
 from napari_tessera.models.formats.saved_weights import read_weights
 from napari_tessera.models.formats.script import open_script
@@ -227,6 +228,8 @@ def _describe(bundle: _Bundle) -> _Parts:
     inferer = read_inferer(config, dims)
     of_volumes = inferer.plane_dim is not None
     before = read_preprocessing(config, key=metadata.image_key, channels=inputs, spatial_dims=3 if of_volumes else dims)
+    if of_volumes and before.resampling is not None:
+        before.leave_size("it resamples volumes, and Tessera would resample their slices, each by itself")
     after = read_postprocessing(config, key=metadata.prediction_key, out_channels=outputs)
     name, arguments = bundle.architecture or ("", {})
     steps = network_steps(name.rpartition(".")[2], arguments, dims)
@@ -248,6 +251,7 @@ def _describe(bundle: _Bundle) -> _Parts:
         activation=after.activation,
         output=_output(after.activation, after.decoder, outputs),
         voxel_size_um=size if len(size) == dims else None,
+        resampling=_resampling(before, after),
         classes=classes,
         planes="together" if of_volumes else "apart",
         plane_axis=cast("PlaneAxis", plane_axis or "z"),
@@ -269,6 +273,14 @@ def _assumed(config: Config, after: Postprocessing, classes: Sequence[str]) -> t
         return found
     found += assume("activation") if after.activation == "none" else ()
     return found if classes else (*found, "output is by its number of channels: one for each class, or one for objects")
+
+
+def _resampling(before: Preprocessing, after: Postprocessing) -> ResamplingScheme:
+    if before.resampling is None:
+        return ResamplingScheme()
+    if before.resampling.order == 0:  # the way back is interpolated as the way there, linearly at most
+        return before.resampling
+    return replace(before.resampling, output_order=after.output_order, output_activated=after.output_activated)
 
 
 def _reordered(window: WindowRule, turn: Sequence[int]) -> WindowRule:

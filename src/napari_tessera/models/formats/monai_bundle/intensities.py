@@ -35,6 +35,15 @@ class Steps:
         each = tuple(map(chain_of, self._each))
         return each[0] if len(set(each)) == 1 else each
 
+    @property
+    def count(self) -> int:
+        """How many steps each channel has."""
+        return len(self._each[0])
+
+    def is_line(self, start: int, stop: int | None) -> bool:
+        """Whether the steps from *start* to *stop* only scale and shift, all voxels alike and by given numbers."""
+        return all(_is_line(step) for channel in self._each for step in channel[start:stop])
+
     def do(self, *steps: Normalisation) -> None:
         """Do *steps* to every channel."""
         for channel in self._each:
@@ -177,6 +186,12 @@ READERS: dict[str, Callable[[Steps, Component], None]] = allowed.MONAI_INTENSITI
         "ThresholdIntensity": _read_threshold,
     }
 )
+
+
+def _is_line(step: Normalisation) -> bool:
+    if step.mode == "fixed":
+        return {name for name, _ in step.parameters} <= {"mean", "std"}
+    return step.mode in ("none", "linear", "divide")
 
 
 def _line(transform: Component, gain: float, offset: float) -> Normalisation:

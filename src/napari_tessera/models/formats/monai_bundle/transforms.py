@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from napari_tessera.engine.interpolation import ResamplingScheme
 from napari_tessera.errors import ModelError
 from napari_tessera.models import allowed
 from napari_tessera.models.formats.monai_bundle.intensities import READERS, Steps
@@ -13,7 +14,7 @@ from napari_tessera.models.formats.monai_bundle.intensities import READERS, Step
 if TYPE_CHECKING:
     from napari_tessera.models.formats.monai_bundle.config import Component, Config
 
-__all__ = ["Preprocessing", "base_name", "position_of", "read_preprocessing"]
+__all__ = ["Preprocessing", "at_position", "base_name", "position_of", "read_preprocessing"]
 
 MM_IN_UM = 1000.0
 # Which axis the letters of an orientation code mean.
@@ -23,6 +24,10 @@ _STORED_ORDER = ("NumpyReader", "WSIReader")
 _NEUTRAL, _PADDING, _REFUSED = (
     row.names for row in (allowed.MONAI_NEUTRAL, allowed.MONAI_PADDING, allowed.MONAI_REFUSED)
 )
+# What of Spacing decides on its grid and values; `diagonal` and `recompute_affine` do not, `align_corners` only names
+# the coordinates that its positions in voxels are given in.
+_SPACING_DEFAULTS = {"padding_mode": "border", "scale_extent": False, "min_pixdim": None, "max_pixdim": None}
+_ORDERS = {"bilinear": 1, "nearest": 0}
 _AT_RANDOM, _UNKNOWN = "changes images at random", "is none that Tessera does"
 
 
@@ -38,6 +43,8 @@ class Preprocessing:
         What happens to intensities.
     voxel_size_um
         By the name of the axis; empty if unknown.
+    resampling
+        How images are brought to it; None: they are not, unless somebody asks for it.
     notes
         What is not taken over.
     """
@@ -45,7 +52,23 @@ class Preprocessing:
     order: str
     steps: Steps
     voxel_size_um: dict[str, float] = field(default_factory=dict)
+    resampling: ResamplingScheme | None = None
     notes: list[str] = field(default_factory=list)
+    steps_before: int = 0
+
+    def settle(self) -> None:
+        """Decide whether intensities are normalised before images are resampled, where that makes a difference."""
+        if self.resampling is None or self.steps.is_line(0, self.steps_before):
+            return
+        if self.steps.is_line(self.steps_before, None):
+            self.resampling = replace(self.resampling, normalise_first=True)
+            return
+        self.leave_size("it stands between transforms of intensities, and Tessera resamples before all or after all")
+
+    def leave_size(self, reason: str) -> None:
+        """Leave images at their own voxel size, and say why."""
+        self.resampling = None
+        self.notes.append(f"The Spacing of the bundle is not carried out: {reason}. Give it images of its voxel size.")
 
 
 def read_preprocessing(config: Config, *, key: str, channels: int, spatial_dims: int) -> Preprocessing:
@@ -66,15 +89,17 @@ def read_preprocessing(config: Config, *, key: str, channels: int, spatial_dims:
                 f"{config.label}: '{transform.where}' is '{transform.target}', which is no transform of MONAI; Tessera "
                 f"runs no code of a bundle, so what the network is to be given is unknown"
             )
-        if position_of(transform, key) is None:
+        position = position_of(transform, key)
+        if position is None:
             continue
         name = base_name(transform.name, {**_PRE, **_NEUTRAL, **_PADDING, **_REFUSED})
         if name in _PRE:
-            _PRE[name](found, transform)
+            _PRE[name](found, transform, position)
         elif name in _PADDING:
             found.notes.append(f"The padding {transform.name} is not taken over: Tessera pads as its settings say.")
         elif name not in _NEUTRAL:
             raise _refusal(transform, _REFUSED.get(name, _AT_RANDOM if name.startswith("Rand") else _UNKNOWN))
+    found.settle()
     return found
 
 
@@ -92,6 +117,13 @@ def position_of(transform: Component, key: str) -> int | None:
     return many.index(key) if key in many else None
 
 
+def at_position(value: Any, position: int) -> Any:
+    """Return the entry of an argument that may be given for each key, at the *position* of one."""
+    if isinstance(value, list):
+        return value[position] if position < len(value) else None
+    return value
+
+
 def _refusal(transform: Component, reason: str) -> ModelError:
     return ModelError(
         f"{transform.config.label}: '{transform.where}', {transform.name[:40]}, {reason}, and without it the network "
@@ -99,10 +131,10 @@ def _refusal(transform: Component, reason: str) -> ModelError:
     )
 
 
-# Every reader takes what has been found so far and the transform.
+# Every reader takes what has been found so far, the transform, and where the image stands among its keys.
 
 
-def _read_load(found: Preprocessing, transform: Component) -> None:
+def _read_load(found: Preprocessing, transform: Component, position: int) -> None:
     named = transform.config.component(transform.raw.get("reader"), f"{transform.where}::reader")
     reader = named.name if named is not None else str(transform.literal("reader", "")).rpartition(".")[2]
     stored = reader in _STORED_ORDER or transform.literal("reverse_indexing", None) is (reader != "PILReader")
@@ -112,7 +144,7 @@ def _read_load(found: Preprocessing, transform: Component) -> None:
         found.notes.append(f"The function 'converter' of {transform.name} is not taken over.")
 
 
-def _read_orientation(found: Preprocessing, transform: Component) -> None:
+def _read_orientation(found: Preprocessing, transform: Component, position: int) -> None:
     codes = transform.literal("axcodes", "")
     order = "".join(_AXIS_OF_LETTER.get(letter, "?") for letter in str(codes).upper())
     if sorted(order) == sorted(found.order):
@@ -124,26 +156,47 @@ def _read_orientation(found: Preprocessing, transform: Component) -> None:
         found.notes.append(f"The orientation {str(codes)[:20]} of the preprocessing is not taken over.")
 
 
-def _read_spacing(found: Preprocessing, transform: Component) -> None:
+def _read_spacing(found: Preprocessing, transform: Component, position: int) -> None:
+    if found.resampling is not None or found.voxel_size_um:
+        found.leave_size("there are two of them")
+        return
     try:
         pixdim = transform.literal("pixdim", None)
+        unusual = _unusual_spacing(transform)
+        mode = at_position(transform.literal("mode", "bilinear"), position)
     except ModelError as error:  # a network runs without: the user knows the voxel size of the image
         found.notes.append(f"The voxel size of the bundle is not taken over: {error}.")
         return
-    sides = [pixdim] * len(found.order) if isinstance(pixdim, int | float) else pixdim
-    usable = isinstance(sides, list) and len(sides) == len(found.order)
-    if usable and all(isinstance(side, int | float) and side > 0 for side in sides):
-        # By name, because a later Orientationd may still turn the axes.
-        found.voxel_size_um = {axis: side * MM_IN_UM for axis, side in zip(found.order, sides, strict=True)}
-    else:
+    sides = pixdim if isinstance(pixdim, list) else [pixdim]
+    if not sides or not all(isinstance(side, int | float) and side > 0 for side in sides):
         found.notes.append(f"The voxel size {str(pixdim)[:40]} of {transform.name} is not one length above 0 per axis.")
+        return
+    # As MONAI does: the last one stands for all that are missing, and more than there are axes are left out.
+    sides = [*sides, *sides[-1:] * len(found.order)][: len(found.order)]
+    # By name, because a later Orientationd may still turn the axes.
+    found.voxel_size_um = {axis: side * MM_IN_UM for axis, side in zip(found.order, sides, strict=True)}
+    found.steps_before = found.steps.count
+    if unusual or mode not in _ORDERS:
+        found.leave_size(f"it has {unusual or f'the mode {str(mode)[:40]}'}, which Tessera does not do")
+        return
+    found.resampling = ResamplingScheme(_ORDERS[mode], antialias=False, edge="repeat", grid="corner", usual=True)
 
 
-def _read_intensities(found: Preprocessing, transform: Component) -> None:
+def _unusual_spacing(transform: Component) -> str:
+    """Return the first argument that makes another grid or other values than MONAI's defaults do."""
+    for argument, usual in _SPACING_DEFAULTS.items():
+        value = transform.literal(argument, usual)
+        many = value if isinstance(value, list) else [value]
+        if any(one != usual for one in many):
+            return f"{argument} {str(value)[:40]}"
+    return ""
+
+
+def _read_intensities(found: Preprocessing, transform: Component, position: int) -> None:
     READERS[base_name(transform.name, READERS)](found.steps, transform)
 
 
-_PRE: dict[str, Callable[[Preprocessing, Component], None]] = {
+_PRE: dict[str, Callable[[Preprocessing, Component, int], None]] = {
     **allowed.MONAI_AXES.handled({"LoadImage": _read_load, "Orientation": _read_orientation, "Spacing": _read_spacing}),
     **dict.fromkeys(READERS, _read_intensities),
 }
