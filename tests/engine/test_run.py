@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -326,11 +327,25 @@ def test_the_first_tensor_of_a_structure_is_the_output(wrap: Callable[[torch.Ten
     [
         (lambda x: x, "gave an output of shape"),
         (lambda x: x[..., ::2], "gave an output of shape"),
-        (lambda x: None, "not a tensor"),
+        (lambda x: None, "without a tensor"),
     ],
 )
 def test_an_output_of_another_kind_is_explained(network: Network, sentence: str) -> None:
     with pytest.raises(ModelError, match=sentence):
+        run(network, random_volume(12, 12), (8, 8))
+
+
+@pytest.mark.parametrize(("dtype", "precision"), [(torch.float16, "float16"), (torch.bfloat16, "bfloat16")])
+@pytest.mark.parametrize("is_program", [False, True])
+def test_a_network_of_half_precision_names_its_precision(
+    dtype: torch.dtype, precision: str, *, is_program: bool
+) -> None:
+    network = convolution(2).to(dtype)
+    if is_program:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            network = torch.jit.script(network)
+    with pytest.raises(ModelError, match=f"choose precision {precision} "):
         run(network, random_volume(12, 12), (8, 8))
 
 

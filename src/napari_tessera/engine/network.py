@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from napari_tessera.engine.settings import Precision
 from napari_tessera.engine.several_outputs import the_output
 from napari_tessera.errors import ModelError, TesseraError
 
@@ -105,7 +106,7 @@ class Forward:
                 raise
             raise ModelError(
                 f"the network failed on an input of shape {tuple(tensor.shape)}: "
-                f"{type(error).__name__}: {_last_line(error)}"
+                f"{type(error).__name__}: {_last_line(error)}{_remedy(error)}"
             ) from error
 
 
@@ -150,7 +151,15 @@ def _is_about_layout(error: BaseException | None) -> bool:
 def _last_line(error: Exception) -> str:
     """Return what *error* comes down to: TorchScript puts its traceback before it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else "no more is known"
+    return lines[-1].removeprefix(f"{type(error).__name__}: ") if lines else "no more is known"
+
+
+def _remedy(error: Exception) -> str:
+    """Return what to do about weights of another type than the windows; torch has no type of its own for that."""
+    for name, precision in (("BFloat16", Precision.BFLOAT16), ("Half", Precision.FLOAT16)):
+        if name in _last_line(error):
+            return f"; it holds weights of {precision}: choose precision {precision} (--precision {precision})"
+    return ""
 
 
 def scores(output: torch.Tensor) -> torch.Tensor:

@@ -79,8 +79,9 @@ class ExportedProgram:
     def describe(self, path: Path) -> Description:
         """Return what the description beside *path* or inside it says, else what its graph says of shapes."""
         content, text = _read(path, path)
-        spec, _ = _spec(path, text, _Graph.of(content, path), self.network_output)
-        return Description(spec, notes=sentences_of(_iter_operations(content)))
+        graph = _Graph.of(content, path)
+        spec, _ = _spec(path, text, graph, self.network_output)
+        return Description(spec, notes=graph.notes)
 
     def load(self, path: Path, trusted: TrustedFiles = NO_FILES) -> Model:
         """Open *path*.
@@ -206,20 +207,24 @@ def _read(path: Path, source: Path | IO[bytes]) -> tuple[dict[str, Any], bytes]:
         ) from error
 
 
-def _iter_operations(content: dict[str, Any]) -> Iterator[Operation]:
-    """Yield the operations of a graph as JSON, such as ``torch.ops.aten.dropout.default``."""
-    for node in content["graph_module"]["graph"]["nodes"]:
+def _iter_operations(graph: dict[str, Any]) -> Iterator[Operation]:
+    """Yield the operations of a graph as JSON, whose names are such as ``torch.ops.aten.dropout.default``."""
+    for node in graph["nodes"]:
         numbers = {given["name"]: next(iter(given["arg"].values()), None) for given in node["inputs"]}
-        yield node["target"].removeprefix("torch.ops.").split(".")[1:2][0], numbers
+        yield "".join(node["target"].removeprefix("torch.ops.").split(".")[1:2]), numbers
 
 
 @dataclass(frozen=True, slots=True)
 class _Graph:
-    """The sizes that the program's only input may have, its window as exported, and the shapes of its outputs then."""
+    """The sizes that the program's only input may have, its window as exported, and the shapes of its outputs then.
+
+    *notes* say how it works as in training.
+    """
 
     sizes: tuple[_Size, ...]
     window: tuple[int, ...]
     outputs: Shapes
+    notes: tuple[str, ...]
 
     @classmethod
     def of(cls, content: dict[str, Any], path: Path) -> _Graph:
@@ -238,6 +243,7 @@ class _Graph:
             scores = {name: tensor for name, tensor in tensors.items() if tensor["dtype"] in _FLOATING}
             shapes = {name: tuple(map(_exported_size, tensor["sizes"])) for name, tensor in (scores or tensors).items()}
             window = tuple(map(_exported_size, given))[2:]
+            notes = sentences_of(_iter_operations(graph))
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise ModelError(
                 f"the graph in {path} does not say what shapes it takes and gives ({error!r}): export it again"
@@ -250,7 +256,7 @@ class _Graph:
         images = {name: shape for name, shape in shapes.items() if len(shape) == len(sizes)}
         if not images:
             raise ModelError(f"{path} gives {list_outputs(shapes)}, but no image: export the network with its scores")
-        return cls(sizes, window, images)
+        return cls(sizes, window, images, notes)
 
     def choose(self, path: Path, name: str, out_channels: int | None) -> str:
         """Return the name of the output to use: *name*, or the one that is it for sure."""
