@@ -26,6 +26,8 @@ def layer(*shape: int, labels: str = "", rgb: bool = False, **more: Any) -> Imag
     [
         (layer(5, 6, 7), spec(3), AxisUse.AUTO, "ZYX"),
         (layer(6, 7), spec(2), AxisUse.AUTO, "YX"),
+        (layer(2, 6, 7), spec(2, 2), AxisUse.AUTO, "CYX"),
+        (layer(1, 6, 7, labels="cyx"), spec(2), AxisUse.AUTO, "CYX"),
         (layer(4, 5, 6, 7), spec(3), AxisUse.AUTO, "TZYX"),
         (layer(2, 5, 6, 7), spec(3, 2), AxisUse.AUTO, "CZYX"),
         (layer(1, 5, 6, 7, labels="czyx"), spec(3), AxisUse.AUTO, "CZYX"),

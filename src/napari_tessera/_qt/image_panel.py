@@ -184,7 +184,7 @@ def _describe(images: tuple[ImageInput, ...], volumes: tuple[VolumeInput, ...], 
         distinct = sizes if len(set(sizes)) > 1 else sizes[:1]
         facts.append(" × ".join(f"{size:.3g}" for size in distinct) + " µm")
     facts += [note for note in notes[:1] if note]
-    if len(images) > 1:
+    if len(images) > 1 and len(notes) != 1:  # else their channels are of one image
         facts.insert(0, counted(len(images), "volume"))
     text = " · ".join(facts)
     return Line(text, tooltip="\n".join([text, *(image.name for image in images)]))

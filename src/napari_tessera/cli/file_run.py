@@ -65,6 +65,7 @@ class FileRun:
         decoder: str | None = None,
         axes: str | None = None,
         voxel_size_um: tuple[float, ...] | None = None,
+        channels: tuple[int, ...] | None = None,
         mask: Path | None = None,
         choice: Choice | None = None,
     ) -> FileRun | None:
@@ -80,6 +81,8 @@ class FileRun:
             Name of a decoder, ``"probabilities"`` for none, or None for the model's own.
         axes, voxel_size_um
             What the images' axes mean and how large their voxels are, where the files do not say.
+        channels
+            Which of their channels the model is to see, in this order; None: all.
         mask
             Of the only image: windows in which it is 0 everywhere are not computed.
         choice
@@ -91,7 +94,7 @@ class FileRun:
             If settings and model do not fit together, or the only image or its mask does not suit them.
         """
         chosen = None if decoder == api.PROBABILITIES else api.choose_decoder(model, settings, decoder)
-        items = open_items(outcomes, model, settings, chosen, axes=axes, voxel_size_um=voxel_size_um)
+        items = open_items(outcomes, model, settings, chosen, axes=axes, voxel_size_um=voxel_size_um, channels=channels)
         if not items:
             return None
         where = None if mask is None else open_mask(mask, items[0].image)
@@ -191,6 +194,8 @@ class FileRun:
         own = slice(item.volumes.start, item.volumes.stop)
         facts = api.provenance(replace(self.planned, volumes=self.planned.volumes[own]), self.model)
         facts |= {"source": item.image.path.name, "result": "labels" if self.decoder else "probabilities"}
+        if item.image.channels is not None:
+            facts["channels"] = item.image.channels
         facts |= {"voxel_size_um": item.image.file_voxel_size_um or "unknown", "image_notes": item.image.notes}
         classes = label_classes(self.model.spec, self.decoder) if self.decoder else ()
         if classes:

@@ -19,6 +19,7 @@ from napari_tessera.planning.occupied import check_mask, find_masked, find_windo
 from napari_tessera.planning.resampling import resampling_of
 from napari_tessera.volumes import Volume, open_volume
 from napari_tessera.volumes.as_source import check_planes
+from napari_tessera.volumes.channels import join_volumes
 from napari_tessera.volumes.planes import plane_of_volume, planes_note, without_axes
 
 if TYPE_CHECKING:
@@ -50,6 +51,10 @@ class ImageFile:
         What the axes mean, where the file does not say.
     voxel_size_um
         Micrometres along the spatial axes, where the file does not say or is wrong; None: as the file says.
+    channels
+        Which of its channels the model is to see, in this order; None: all.
+    files
+        Where each channel is a file of its own, these, in order; *path* is what to call the image.
 
     Attributes
     ----------
@@ -69,19 +74,27 @@ class ImageFile:
     """
 
     def __init__(
-        self, path: Path, spec: ModelSpec, axes: str | None = None, voxel_size_um: tuple[float, ...] | None = None
+        self,
+        path: Path,
+        spec: ModelSpec,
+        axes: str | None = None,
+        voxel_size_um: tuple[float, ...] | None = None,
+        *,
+        channels: tuple[int, ...] | None = None,
+        files: Sequence[Path] = (),
     ) -> None:
         self.path = path
+        self.channels = channels
         self._spec = spec
-        self._axes = axes
+        self._open_files = partial(_open_files, path, tuple(files) or (path,), axes, voxel_size_um)
         self._open: Volume | None = None
         self._crops: list[Crop | None] | None = None
-        volume = open_volume(path, axes=axes, voxel_size_um=voxel_size_um)
+        volume = self._open_files()
         try:
             check_planes(volume, spec)
             self.stack = _stack_of(volume, spec)
             frame = _frame_facts(volume, self.stack, spec)
-            as_source(frame, spec)
+            as_source(frame, spec, channels)
         except InputError as error:
             raise InputError(f"{path.name}: {error}") from error
         self.file_shape = volume.spatial_shape
@@ -197,9 +210,17 @@ class ImageFile:
 
     def _load(self, frame: int) -> Source:
         # Opened again, and let go with the last frame: many files must not stay in memory until the end of the run.
-        volume = self._open or open_volume(self.path, axes=self._axes)
+        volume = self._open or self._open_files()
         self._open = volume if frame + 1 < self.n_frames else None
-        return as_source(_frame_of(volume, self.stack, frame, self._spec) if self.stack else volume, self._spec)
+        part = _frame_of(volume, self.stack, frame, self._spec) if self.stack else volume
+        return as_source(part, self._spec, self.channels)
+
+
+def _open_files(
+    path: Path, files: tuple[Path, ...], axes: str | None, voxel_size_um: tuple[float, ...] | None
+) -> Volume:
+    volumes = [open_volume(file, axes=axes, voxel_size_um=voxel_size_um) for file in files]
+    return volumes[0] if len(volumes) == 1 else join_volumes(volumes, path.name)
 
 
 def _stack_of(volume: Volume, spec: ModelSpec) -> dict[str, int]:

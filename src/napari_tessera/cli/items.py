@@ -50,6 +50,7 @@ def open_items(
     *,
     axes: str | None = None,
     voxel_size_um: tuple[float, ...] | None = None,
+    channels: tuple[int, ...] | None = None,
 ) -> list[Item]:
     """Open the images; one that cannot be used is said and marked, so that the others still run.
 
@@ -61,6 +62,8 @@ def open_items(
         What they are to be run with; no decoder keeps the probabilities.
     axes, voxel_size_um
         What their axes mean and how large their voxels are, where the files do not say.
+    channels
+        Which of their channels the model is to see; None: all.
 
     Raises
     ------
@@ -72,7 +75,7 @@ def open_items(
     items: list[Item] = []
     for outcome in outcomes:
         try:
-            image = ImageFile(outcome.image, model.spec, axes, voxel_size_um)
+            image = ImageFile(outcome.image, model.spec, axes, voxel_size_um, channels=channels, files=outcome.files)
             image.check_resampling(settings)
         except SettingsError:
             raise

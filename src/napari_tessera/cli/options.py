@@ -18,6 +18,7 @@ __all__ = [
     "BatchSize",
     "Blend",
     "Budget",
+    "Channels",
     "ChooseWindow",
     "Decoder",
     "DecoderOptions",
@@ -135,6 +136,16 @@ Axes = Annotated[
         "--axes",
         metavar="TCZYX",
         help="What the images' axes mean, one letter each, where a file names them wrongly or not at all.",
+    ),
+]
+Channels = Annotated[
+    Sides | None,
+    typer.Option(
+        "--channels",
+        metavar="N,N,...",
+        parser=parse_sides,
+        help="Which channels of the images the model sees, counted from 0, in the order that it takes them. "
+        "Default: all. Files named image_0000.tif, image_0001.tif, ... are the channels of one image.",
     ),
 ]
 VoxelSize = Annotated[

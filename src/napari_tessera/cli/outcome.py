@@ -6,13 +6,16 @@ import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from napari_tessera.cli.console import count, say
 from napari_tessera.cli.exit import describe, report
 from napari_tessera.errors import InputError
 from napari_tessera.session.cost import WORTH_SAYING_S
 from napari_tessera.units import format_duration
+
+if TYPE_CHECKING:
+    from napari_tessera.cli.channel_files import ImagePaths
 
 __all__ = ["Outcome", "choose_outcomes", "results_among", "without_mask"]
 
@@ -26,7 +29,7 @@ class Outcome:
     Parameters
     ----------
     image, target
-        The image's file and the result's.
+        The image's file, or what to call it where it has several, and the result's file.
     skipped
         Why it is left out; empty where it is not.
     errors
@@ -41,6 +44,8 @@ class Outcome:
         That it took; of the seconds those of the passes and of making labels.
     count, counted
         What there is in the result; see `ResultFile`.
+    files
+        What the image is read from, a file for each channel where there are several.
     """
 
     image: Path
@@ -56,6 +61,7 @@ class Outcome:
     forward_passes: int = 0
     count: int = 0
     counted: str = "objects"
+    files: tuple[Path, ...] = ()
 
     def fail(self, name: str, error: Exception) -> None:
         """Remember *error*, which the file or frame *name* met, and say so at once."""
@@ -93,7 +99,7 @@ def without_mask(images: Sequence[Path], mask: Path | None) -> list[Path]:
 
 
 def choose_outcomes(
-    images: Sequence[Path], output: Path, *, kind: str, overwrite: bool, skip_existing: bool, many: bool
+    images: Sequence[ImagePaths], output: Path, *, kind: str, overwrite: bool, skip_existing: bool, many: bool
 ) -> list[Outcome]:
     """Return what becomes of each image: where its result goes, or why it is left out, which is said.
 
@@ -101,7 +107,9 @@ def choose_outcomes(
 
     Parameters
     ----------
-    images, output, kind, overwrite, skip_existing, many
+    images
+        What to call each, and its files.
+    output, kind, overwrite, skip_existing, many
         As for `choose_targets`.
 
     Raises
@@ -114,15 +122,18 @@ def choose_outcomes(
     from napari_tessera.cli.targets import choose_targets
 
     own = results_among(images)
-    inputs = [image for image in images if image not in own]
-    targets = dict(
-        zip(
-            inputs,
-            choose_targets(output, inputs, kind=kind, overwrite=overwrite, skip_existing=skip_existing, many=many),
-            strict=True,
-        )
+    inputs = [image for image, _ in images if image not in own]
+    chosen = choose_targets(
+        output,
+        inputs,
+        kind=kind,
+        overwrite=overwrite,
+        skip_existing=skip_existing,
+        many=many,
+        files=[file for image, files in images if image not in own for file in files],
     )
-    outcomes = [Outcome(image, targets.get(image, image)) for image in images]
+    targets = dict(zip(inputs, chosen, strict=True))
+    outcomes = [Outcome(image, targets.get(image, image), files=files) for image, files in images]
     there = {image for image, target in targets.items() if skip_existing and os.path.lexists(target)}
     if there:
         say(f"{_named(there)} left out: the result exists", kind="Note")
@@ -134,7 +145,7 @@ def choose_outcomes(
     return outcomes
 
 
-def results_among(images: Sequence[Path]) -> set[Path]:
+def results_among(images: Sequence[ImagePaths]) -> set[Path]:
     """Return which of several images are results of Tessera, taken along by ``*.tif``, and say that they are left out.
 
     Raises
@@ -144,10 +155,10 @@ def results_among(images: Sequence[Path]) -> set[Path]:
     """
     from napari_tessera.cli.targets import is_result
 
-    own = {image for image in images if is_result(image)}
+    own = {image for image, files in images if is_result(files[0])}
     if len(images) == 1:
         if own:
-            say(f"'{images[0].name}' is itself a result of Tessera", kind="Warning")
+            say(f"'{images[0][0].name}' is itself a result of Tessera", kind="Warning")
         return set()
     if len(own) == len(images):
         raise InputError(f"all {len(own)} images are results of Tessera: to run one all the same, name it alone")

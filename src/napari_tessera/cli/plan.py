@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from napari_tessera.cli import options, setup
+from napari_tessera.cli.channel_files import join_channel_files
 from napari_tessera.cli.choice import Choice
 from napari_tessera.cli.console import LOOKING, OUT, say
 from napari_tessera.cli.outcome import results_among, without_mask
@@ -39,6 +40,7 @@ def plan(
     settings: options.SettingsFile = None,
     axes: options.Axes = None,
     voxel_size: options.VoxelSize = None,
+    channels: options.Channels = None,
     resample: options.Resample = None,
     resolution: options.Resolution = None,
     budget: options.Budget = None,
@@ -70,7 +72,8 @@ def plan(
     if bool(images) == bool(shape):
         raise typer.BadParameter("name image files or give --shape, one of the two", param_hint="IMAGE")
     images = without_mask(images or [], mask)
-    setup.check_mask_option(mask, images)
+    if shape:
+        setup.check_mask_option(mask, [])
     wanted = setup.merge_settings(
         settings,
         decoder_option,
@@ -108,7 +111,7 @@ def plan(
         names = _names_of_shapes(shapes, network)
         planned = choice.plan(shapes, network, wanted, decoder=decoder, voxel_size_um=voxel_size)
     else:
-        facts = {"axes": axes, "voxel_size_um": voxel_size}
+        facts = {"axes": axes, "voxel_size_um": voxel_size, "channels": channels}
         names, planned = _plan_files(images, facts, mask, network, wanted, decoder, choice)
     if as_json:
         typer.echo(json.dumps(planned.to_dict() | {"assumed": list(network.spec.assumed)}, indent=1))
@@ -141,8 +144,10 @@ def _plan_files(
 ) -> tuple[list[str], "Plan"]:
     from napari_tessera.cli.images import ImageFile, open_mask, plan_images
 
-    own = results_among(paths)
-    images = [ImageFile(path, model.spec, **facts) for path in paths if path not in own]
+    named = join_channel_files(paths, lambda: model.spec.in_channels)
+    setup.check_mask_option(mask, named)
+    own = results_among(named)
+    images = [ImageFile(image, model.spec, **facts, files=files) for image, files in named if image not in own]
     for image in images:
         image.check_resampling(settings)
     for note in (note for image in images for note in image.notes):

@@ -3,12 +3,14 @@
 import json
 import shutil
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from napari_tessera.cli import options, setup
+from napari_tessera.cli.channel_files import join_channel_files
 from napari_tessera.cli.choice import Choice
 from napari_tessera.cli.console import LOOKING, count, say
 from napari_tessera.cli.exit import exit_code_of
@@ -45,6 +47,7 @@ def run(
     settings: options.SettingsFile = None,
     axes: options.Axes = None,
     voxel_size: options.VoxelSize = None,
+    channels: options.Channels = None,
     resample: options.Resample = None,
     resolution: options.Resolution = None,
     budget: options.Budget = None,
@@ -84,8 +87,10 @@ def run(
     """
     if overwrite and skip_existing:
         raise typer.BadParameter("say one of the two: --overwrite or --skip-existing", param_hint="--skip-existing")
-    named, images = len(images), without_mask(images, mask)
-    setup.check_mask_option(mask, images)
+    opened = cache(lambda: heard_call(lambda: setup.open_model(model, trust=trust, network_output=network_output)))
+    files = without_mask(images, mask)
+    named = join_channel_files(files, lambda: opened().spec.in_channels)
+    setup.check_mask_option(mask, named)
     wanted = setup.merge_settings(
         settings,
         decoder_option,
@@ -111,14 +116,13 @@ def run(
         from napari_tessera.volumes import check_writable
 
         check_writable(save_plan, overwrite, (".json",))
-    outcomes = choose_outcomes(
-        images, output, kind=kind, overwrite=overwrite, skip_existing=skip_existing, many=named > 1
-    )
+    many = len(named) + len(images) - len(files) > 1  # with the mask, which "*.tif" takes along
+    outcomes = choose_outcomes(named, output, kind=kind, overwrite=overwrite, skip_existing=skip_existing, many=many)
     waiting = [outcome for outcome in outcomes if not outcome.skipped]
     if not waiting:
         _report(outcomes, as_json=as_json, quiet=quiet)
         return
-    network = heard_call(lambda: setup.open_model(model, trust=trust, network_output=network_output))
+    network = opened()
     wanted = setup.with_suggestions(
         wanted, network, file=settings, overlap=overlap, blend=blend, tta_num=tta, tta_axes=tta_axes
     )
@@ -136,6 +140,7 @@ def run(
             decoder=chosen,
             axes=axes,
             voxel_size_um=voxel_size,
+            channels=channels,
             mask=mask,
             choice=Choice(budget, choose_window),
         )

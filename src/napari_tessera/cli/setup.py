@@ -78,7 +78,7 @@ def with_suggestions(settings: Settings, model: Model, *, file: Path | None, **o
     return settings
 
 
-def check_mask_option(mask: Path | None, images: Sequence[Path]) -> None:
+def check_mask_option(mask: Path | None, images: Sequence[object]) -> None:
     """Raise unless a mask, where one is given, has the one image that it belongs to."""
     if mask is not None and len(images) != 1:
         named = f"{len(images)} are named: run them one by one" if images else "none is named"

@@ -37,7 +37,14 @@ def free_name(folder: Path, image: str, word: str) -> Path:
 
 
 def choose_targets(
-    output: Path, images: Sequence[Path], *, kind: str, overwrite: bool, skip_existing: bool = False, many: bool = False
+    output: Path,
+    images: Sequence[Path],
+    *,
+    kind: str,
+    overwrite: bool,
+    skip_existing: bool = False,
+    many: bool = False,
+    files: Sequence[Path] = (),
 ) -> tuple[Path, ...]:
     """Return where each image's result goes.
 
@@ -55,6 +62,8 @@ def choose_targets(
         Whether a result may stand there already.
     many
         Whether even one image's result goes into a folder.
+    files
+        Those that the images are read from, where they are not the images' own names.
 
     Raises
     ------
@@ -63,7 +72,7 @@ def choose_targets(
     """
     in_folder = many or len(images) > 1 or os.path.isdir(output)  # noqa: PTH112 - False, too, for a name that is too long
     targets = tuple(output / f"{stem_of(image)}_{kind}.tif" for image in images) if in_folder else (output,)
-    _check_distinct(targets, images)
+    _check_distinct(targets, files or images)
     if in_folder:
         _make_folder(output, len(images))
     for target in targets:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,17 @@ from napari_tessera.units import axis_letter
 if TYPE_CHECKING:
     from napari_tessera.models.spec import ModelSpec
 
-__all__ = ["AxisUse", "ImageInput", "Reading", "axis_uses", "count_in_front", "counts_planes", "read_axes"]
+__all__ = [
+    "AxisUse",
+    "ImageInput",
+    "Reading",
+    "axis_uses",
+    "channels_note",
+    "count_in_front",
+    "counts_planes",
+    "join_channels",
+    "read_axes",
+]
 
 _RGB_CHANNELS = (3, 4)
 
@@ -42,7 +54,7 @@ class ImageInput:
     axis_labels
         The viewer's labels of the axes, without the one of colours.
     rgb
-        Whether the last axis holds colours.
+        Whether the last axis holds colours, or images that were joined as channels.
     voxel_size_um
         Micrometres along every axis but the colours; None along an axis that is no known length.
     current
@@ -158,10 +170,10 @@ def read_axes(image: ImageInput, spec: ModelSpec, use: AxisUse = AxisUse.AUTO) -
     if "C" not in front and not image.rgb and spec.in_channels != 1:
         raise InputError(
             f"'{image.name}' has 1 channel, but the model '{spec.name}' needs {spec.in_channels}: "
-            f"choose an image with a channel axis of that length in front"
+            f"choose an image with a channel axis of that length in front, or a layer for each channel"
         )
     axes = front + "ZYX"[-dims:]
-    if counts_planes(image, spec):
+    if "T" in front and counts_planes(image, spec):
         axes = _with_planes_along(axes, spec)
     return Reading(axes + ("C" if image.rgb else ""), chosen, note)
 
@@ -171,6 +183,43 @@ def _with_planes_along(axes: str, spec: ModelSpec) -> str:
     spatial = [axes.rindex("T"), axes.index("Y"), axes.index("X")]
     letters = dict(enumerate(axes)) | dict(zip(spatial, spec.of_stack("T", "YX"), strict=True))
     return "".join(letters[place] for place in range(len(axes)))
+
+
+def join_channels(images: Sequence[ImageInput], spec: ModelSpec) -> ImageInput | None:
+    """Return *images* as the channels of one, in their order, where there is one for each that the model needs.
+
+    None where they are images of their own: another number of them, or with channels already.
+
+    Raises
+    ------
+    InputError
+        If their shapes or voxel sizes differ.
+    """
+    if len(images) < 2 or len(images) != spec.in_channels or any(map(partial(_has_channels, spec=spec), images)):
+        return None
+    from napari_tessera.volumes.channels import ChannelStack  # with readers of files, which the card has no need of
+
+    first = images[0]
+    if any(image.voxel_size_um != first.voxel_size_um for image in images):
+        raise InputError(
+            f"{', '.join(repr(image.name) for image in images)} have different voxel sizes, so they are no channels of "
+            "one image"
+        )
+    data = ChannelStack([image.data for image in images], axis=-1)
+    return replace(first, name=" + ".join(image.name for image in images), data=data, rgb=True)
+
+
+def channels_note(images: Sequence[ImageInput]) -> str:
+    """Return what to tell about images that are taken as the channels of one."""
+    return f"{len(images)} layers as the channels of one image: {', '.join(image.name for image in images)}"
+
+
+def _has_channels(image: ImageInput, spec: ModelSpec) -> bool:
+    if image.rgb:
+        return True
+    with suppress(InputError):
+        return "C" in read_axes(image, spec).axes
+    return False
 
 
 def _check_spatial_labels(image: ImageInput, extra: int) -> None:

@@ -11,7 +11,15 @@ from psygnal import Signal
 from napari_tessera.errors import InputError
 from napari_tessera.session.background import Background
 from napari_tessera.session.fitting import Fitting
-from napari_tessera.session.images import AxisUse, ImageInput, Reading, counts_planes, read_axes
+from napari_tessera.session.images import (
+    AxisUse,
+    ImageInput,
+    Reading,
+    channels_note,
+    counts_planes,
+    join_channels,
+    read_axes,
+)
 from napari_tessera.session.intensities import IntensityCache
 from napari_tessera.session.planner import Planner
 from napari_tessera.session.report import sentence
@@ -329,14 +337,16 @@ class Session:
             return
         spec = self.model.spec
         try:
-            readings = tuple(read_axes(image, spec, self.axis_use) for image in self.images)
+            joined = join_channels(self.images, spec)
+            images = self.images if joined is None else (joined,)
+            readings = tuple(read_axes(image, spec, self.axis_use) for image in images)
         except InputError as error:
             self.problem = sentence(error)
             return
-        self.readings = readings
+        self.readings = readings if joined is None else (replace(readings[0], note=channels_note(self.images)),)
         self.volumes = tuple(
             volume
-            for image, reading in zip(self.images, readings, strict=True)
+            for image, reading in zip(images, readings, strict=True)
             for volume in split_volumes(image, reading, spec)
         )
 

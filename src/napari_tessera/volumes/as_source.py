@@ -168,8 +168,13 @@ def _checked(source: ArraySource, spec: ModelSpec) -> Source:
             f"but the model '{spec.name}' is {spec.spatial_dims}D"
         )
     if channels != spec.in_channels:
+        wanted = ",".join(map(str, range(spec.in_channels)))
+        remedy = f"choose those that it was trained on, such as --channels {wanted}"
+        if channels == 1:
+            remedy = (
+                f"give a file for each, named as nnU-Net does: image_0000.tif to image_{spec.in_channels - 1:04}.tif"
+            )
         raise InputError(
-            f"the image has {channels} channel(s), but the model '{spec.name}' needs {spec.in_channels}: "
-            f"choose those that it was trained on, such as --channels {','.join(map(str, range(spec.in_channels)))}"
+            f"the image has {channels} channel(s), but the model '{spec.name}' needs {spec.in_channels}: {remedy}"
         )
     return source

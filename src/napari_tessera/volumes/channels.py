@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_tessera.errors import InputError
 
-__all__ = ["ChannelStack", "pick_channels"]
+if TYPE_CHECKING:
+    from napari_tessera.volumes.volume import Volume
+
+__all__ = ["ChannelStack", "join_volumes", "pick_channels"]
 
 
 class ChannelStack:
@@ -97,3 +101,39 @@ def pick_channels(data: Any, axis: int | None, channels: Sequence[int]) -> Chann
         return ChannelStack([data for _ in channels])
     before = (slice(None),) * axis
     return ChannelStack([data[(*before, channel)] for channel in channels], axis)
+
+
+def join_volumes(volumes: Sequence[Volume], name: str) -> Volume:
+    """Return *volumes* of one channel each as the channels of one, in their order.
+
+    Raises
+    ------
+    InputError
+        If they differ in their axes, shapes or voxel sizes, or have channels of their own.
+    """
+    first = volumes[0]
+    for other in volumes:
+        if "C" in other.axes:
+            raise InputError(f"'{other.name}' has channels of its own, so it cannot be one of those of '{name}'")
+        if (other.axes, other.shape) != (first.axes, first.shape) or not _agree(other, first):
+            raise InputError(
+                f"'{other.name}' and '{first.name}' are no channels of one image: they are {other.axes} {other.shape} "
+                f"of {other.voxel_size_um} µm and {first.axes} {first.shape} of {first.voxel_size_um} µm"
+            )
+    axis = int("T" in first.axes)
+    return replace(
+        first,
+        data=ChannelStack([volume.data for volume in volumes], axis),
+        axes=f"{first.axes[:axis]}C{first.axes[axis:]}",
+        name=name,
+        notes=(
+            f"{', '.join(repr(volume.name) for volume in volumes)} are the channels of one image, '{name}'",
+            *(note for volume in volumes for note in volume.notes),
+        ),
+    )
+
+
+def _agree(one: Volume, other: Volume) -> bool:
+    if one.voxel_size_um is None or other.voxel_size_um is None:
+        return one.voxel_size_um is other.voxel_size_um
+    return np.allclose(one.voxel_size_um, other.voxel_size_um, rtol=1e-3, atol=0)
