@@ -578,6 +578,12 @@ def test_a_mask_of_affinities_is_background(half_empty: np.ndarray) -> None:
     assert not labels[~reached].any()
 
 
+def test_another_kind_of_output_brings_its_own_decoder(model: nt.Model) -> None:
+    assert model.spec.suggested_decoder.name == "argmax"
+    other = model.with_spec(output=OutputSpec("affinities", ((-1, 0, 0),) * model.spec.out_channels))
+    assert other.spec.suggested_decoder.name == "watershed"
+
+
 def test_nothing_to_compute(model: nt.Model, volume: np.ndarray, settings: nt.Settings) -> None:
     events: list[Event] = []
     labels = nt.segment(volume, model, settings, mask=np.zeros(volume.shape, bool), on_event=events.append)

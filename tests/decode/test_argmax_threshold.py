@@ -70,3 +70,16 @@ def test_more_objects_than_sixteen_bits_hold_stay_apart():
     mask = np.zeros((1, 520, 520), np.uint8)
     mask[:, ::2, ::2] = 1
     assert get_decoder("threshold").decode(mask).max() == 260 * 260
+
+
+@pytest.mark.parametrize(
+    ("output", "other"),
+    [
+        (OutputSpec("affinities", ((-1, 0, 0), (0, -1, 0), (0, 0, -1))), "choose watershed"),
+        (OutputSpec("contour-distance"), "choose contour-distance"),
+    ],
+)
+def test_argmax_refuses_channels_that_are_no_classes(output, other):
+    with pytest.raises(SettingsError, match=other):
+        get_decoder("argmax").check(output, 3)
+    get_decoder("argmax").check(SEMANTIC, 3)

@@ -233,7 +233,7 @@ def test_windows_and_passes_follow_the_formula(
 def test_affinities_keep_their_offsets_for_the_views() -> None:
     offsets = ((-1, 0, 0), (0, -1, 0), (0, 0, -1))
     spec = replace(SPEC, output=OutputSpec("affinities", offsets), decoder=None)
-    one, many = planned((99,) * 3, spec=spec, decoder="watershed"), planned((99,) * 3, spec=spec, tta_num=4)
+    one, many = (planned((99,) * 3, spec=spec, decoder="watershed", tta_num=views) for views in (1, 4))
     assert one.offsets == offsets
     assert many.memory.importance_bytes == one.memory.importance_bytes + 3 * 4 * 64**3
 
@@ -368,3 +368,15 @@ def test_a_last_pass_over_one_window_counts_where_it_needs_more() -> None:
     assert bytes_at_7 == 9 * one
     assert error_at_7 == pytest.approx(0.5, abs=1e-3)
     assert memory_at(8) == (8 * one, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("skip_below", "why"), [(300.0, "above 300 in 1 of 2"), (None, "The mask is 0 everywhere in 1 of 2")]
+)
+def test_a_run_that_computes_nothing_is_warned_of(skip_below: float | None, why: str) -> None:
+    shape = (16, 16, 16)
+    none, one = np.zeros((1, 1, 1), bool), np.ones((1, 1, 1), bool)
+    first, *_ = planned(shape, shape, skip_below=skip_below, occupied=[none, one]).advice
+    assert first.level is Level.WARNING
+    assert why in first.text
+    assert not any(why in hint for hint in planned(shape, shape, skip_below=skip_below, occupied=[one, one]).hints)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from napari_tessera.decode.base import Labels, check_number
+from napari_tessera.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ArgmaxDecoder"]
 
+# Kinds of output whose channels are no classes, and the decoder that makes labels of them.
+NO_CLASSES = {"affinities": "watershed", "contour-distance": "contour-distance"}
 # From so many channels on, side by side in memory, torch's own reduction is the faster one on a CPU.
 MANY_CHANNELS = 24
 
@@ -41,7 +44,12 @@ class ArgmaxDecoder:
         check_number("threshold", self.threshold, 0, 1)
 
     def check(self, output: OutputSpec, out_channels: int) -> None:
-        """Accept every output: any channels can be compared."""
+        """Raise `SettingsError` where channels say different things, of which none is the class of a voxel."""
+        if output.kind in NO_CLASSES:
+            raise SettingsError(
+                f"decoder 'argmax' compares classes, but the model's output is {output.kind}: choose "
+                f"{NO_CLASSES[output.kind]}"
+            )
 
     def reduced(self, out_channels: int) -> tuple[int, str]:
         """Return one channel of uint8, or of uint16 for more than 256 classes."""

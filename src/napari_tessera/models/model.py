@@ -14,7 +14,15 @@ from napari_tessera.engine.network import UnusableWeightsError
 from napari_tessera.engine.several_outputs import with_output
 from napari_tessera.errors import ModelError, as_sentence
 from napari_tessera.models.assumed import assume, still_assumed
-from napari_tessera.models.spec import Activation, ModelSpec, OutputKind, OutputSpec, WindowRule
+from napari_tessera.models.spec import (
+    DECODER_FOR,
+    Activation,
+    DecoderChoice,
+    ModelSpec,
+    OutputKind,
+    OutputSpec,
+    WindowRule,
+)
 
 if TYPE_CHECKING:
     from napari_tessera.engine.settings import Settings
@@ -119,6 +127,8 @@ class Model:
     def with_spec(self, **changes: object) -> Model:
         """Return the same network with fields of its description changed, which are then no longer assumed."""
         changes = {"assumed": still_assumed(self.spec.assumed, changes)} | changes
+        if "output" in changes and self.spec.decoder == DecoderChoice(DECODER_FOR[self.spec.output.kind]):
+            changes = {"decoder": None} | changes  # another kind of output brings its own
         return replace(self, spec=replace(self.spec, **changes))  # type: ignore[arg-type]
 
     def bytes_on(self, device: torch.device) -> int:

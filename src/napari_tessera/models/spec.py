@@ -18,6 +18,7 @@ from napari_tessera.models.embeddings import refuse_embeddings
 from napari_tessera.models.normalisation import Chain, Normalisation, NormalisationMode
 
 __all__ = [
+    "DECODER_FOR",
     "Activation",
     "Chain",
     "CropMode",
@@ -39,7 +40,7 @@ PlanesMode = Literal["apart", "together"]
 PlaneAxis = Literal["z", "y", "x"]
 
 # What turns each kind of output into labels when the model suggests nothing.
-_DECODER_FOR = {
+DECODER_FOR = {
     "semantic": "argmax",
     "foreground": "threshold",
     "boundary": "watershed",
@@ -311,7 +312,7 @@ class ModelSpec:
                 f"contour, distance) or 2 (binary, distance)"
             )
         if self.decoder is None:
-            object.__setattr__(self, "decoder", DecoderChoice(_DECODER_FOR[self.output.kind]))
+            object.__setattr__(self, "decoder", DecoderChoice(DECODER_FOR[self.output.kind]))
 
     def _check_channels(self) -> None:
         if len(self.activations) != self.out_channels or not set(self.activations) <= set(get_args(Activation)):

@@ -53,6 +53,7 @@ def advise(
     resamplings: Sequence[Resampling | None],
     resamples: bool,
     empty: int = 0,
+    without_windows: int = 0,
 ) -> tuple[Advice, ...]:
     """Return all advice on a plan, the most important first.
 
@@ -74,12 +75,14 @@ def advise(
         Whether volumes of another voxel size are to be resampled, where the size is known.
     empty
         Volumes that are 0 everywhere, of which the network sees nothing.
+    without_windows
+        Others of which all windows are left out.
     """
     on_device = list(_on_device_memory(settings, grids, device, total_bytes))
     # On a CPU one memory holds both: where not even the passes fit, the other sum would only be a second figure.
     is_said = device.kind == "cpu" and device.budget_bytes is None and any(a.level is Level.PROBLEM for a in on_device)
     found = [
-        *_on_empty(empty, len(grids)),
+        *_on_empty(empty, without_windows, len(grids), settings),
         *on_device,
         *(() if is_said else _on_host_memory(host_bytes, settings, device)),
         *_on_mixed_up_batches(settings, host_bytes),
@@ -93,10 +96,15 @@ def advise(
     return tuple(sorted(found, key=lambda advice: -advice.level))
 
 
-def _on_empty(empty: int, volumes: int) -> Iterator[Advice]:
+def _on_empty(empty: int, without_windows: int, volumes: int, settings: Settings) -> Iterator[Advice]:
     if empty:
         which = "The image is" if volumes == 1 else f"{empty} of {volumes} volumes are"
         yield Advice(Level.WARNING, f"{which} 0 everywhere: all of it is background, and nothing is computed")
+    if without_windows:
+        which = "" if volumes == 1 else f" in {without_windows} of {volumes} volumes"
+        above = settings.skip_below
+        why = "The mask is 0 everywhere" if above is None else f"No window that counts has a voxel above {above:g}"
+        yield Advice(Level.WARNING, f"{why}{which}: nothing is computed, and all of it is background")
 
 
 def _on_device_memory(

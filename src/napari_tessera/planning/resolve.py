@@ -166,6 +166,9 @@ def resolve(
             resamplings=resamplings,
             resamples=resamples(settings, spec),
             empty=sum(box is not None and box.is_empty for box in boxes),
+            without_windows=sum(
+                not volume.windows and not (volume.crop is not None and volume.crop.is_empty) for volume in run.volumes
+            ),
         ),
     )
 
