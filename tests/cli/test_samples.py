@@ -20,7 +20,7 @@ from tests.models.make_samples import SAMPLES
 
 import napari_tessera as nt
 from napari_tessera.models.formats.registry import FORMATS
-from napari_tessera.models.suggestions import with_views_of
+from napari_tessera.models.suggestions import with_blend_of, with_views_of
 from napari_tessera.volumes import open_tiff
 
 Tessera = Callable[..., Any]
@@ -108,7 +108,7 @@ def test_it_runs_with_the_results_of_python(tessera: Tessera, printed: Commands,
         assert not labels.exists()
     assert tessera(*run).code == 0
     loaded, volume = nt.load_model(model, trust=True), tifffile.imread(image)
-    settings = with_views_of(SETTINGS, loaded.spec)  # as the command line begins
+    settings = with_blend_of(with_views_of(SETTINGS, loaded.spec), loaded.spec)  # as the command line begins
     np.testing.assert_array_equal(tifffile.imread(labels), nt.segment(volume, loaded, settings))
 
     assert tessera(*run, "--probabilities", "--probability-type", "float32", "--overwrite").code == 0
