@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from napari_tessera.writing import write_text
 
-__all__ = ["configuration_folder", "replace_json"]
+__all__ = ["configuration_folder", "replace_json", "set_aside"]
 
 
 def configuration_folder() -> Path:
@@ -28,3 +29,13 @@ def replace_json(path: Path, content: Any) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(content, indent=1))
+
+
+def set_aside(path: Path) -> Path | None:
+    """Give the damaged file *path* another name beside it, and return that; None where it cannot be renamed."""
+    taken = (path.with_name(f"{path.stem}.damaged{number or ''}{path.suffix}") for number in count())
+    free = next(name for name in taken if not name.exists())
+    try:
+        return path.rename(free)
+    except OSError:
+        return None

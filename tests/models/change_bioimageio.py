@@ -82,8 +82,8 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def resave(package: Path, tensors: Any) -> None:
-    torch.save(tensors, package / "weights.pt")
+def resave(package: Path, tensors: Any, **options: Any) -> None:
+    torch.save(tensors, package / "weights.pt", **options)
     change(package, merge(weights__pytorch_state_dict__sha256=sha256(package / "weights.pt")))
 
 

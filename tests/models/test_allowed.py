@@ -17,6 +17,7 @@ from napari_tessera.decode import decoder_names
 from napari_tessera.errors import ModelError
 from napari_tessera.models import allowed, architectures, spec
 from napari_tessera.models.allowed import TABLE, Names
+from napari_tessera.models.formats import tensors_only
 from napari_tessera.models.formats.bioimageio import after as bioimageio_after
 from napari_tessera.models.formats.bioimageio import steps as bioimageio_steps
 from napari_tessera.models.formats.bioimageio import weights as bioimageio_weights
@@ -28,7 +29,6 @@ from napari_tessera.models.formats.connectomics.config import read_configuration
 from napari_tessera.models.formats.monai_bundle import after as monai_after
 from napari_tessera.models.formats.monai_bundle import intensities as monai_intensities
 from napari_tessera.models.formats.monai_bundle import transforms as monai_transforms
-from napari_tessera.models.formats.nnunet import checkpoint as nnunet_checkpoint
 from napari_tessera.models.formats.nnunet import network as nnunet_network
 from napari_tessera.models.formats.nnunet import plans as nnunet_plans
 from napari_tessera.models.formats.nnunet import resampling as nnunet_resampling
@@ -49,7 +49,7 @@ HANDLED: dict[str, tuple[Names, Any]] = {
     "Connectomics' networks": (allowed.CONNECTOMICS_NETWORKS, connectomics_network.ARCHITECTURES),
     "Connectomics' activations": (allowed.CONNECTOMICS_ACTIVATIONS, connectomics_output._ACTIVATIONS),
     "Connectomics' decoders": (allowed.CONNECTOMICS_DECODERS, connectomics_output._DECODERS),
-    "Connectomics' pickles": (allowed.CONNECTOMICS_PICKLED, connectomics_pickles._STAND_INS),
+    "pickles": (allowed.PICKLED_BESIDE, tensors_only._STAND_INS),
     "nnU-Net's networks": (allowed.NNUNET_NETWORKS, nnunet_network.ARCHITECTURES),
     "nnU-Net's layers": (allowed.NNUNET_LAYERS, nnunet_network._LAYERS),
     "nnU-Net's schemes": (allowed.NNUNET_BEFORE, nnunet_spec._SCHEMES),
@@ -137,18 +137,15 @@ def test_nnunets_networks_and_blocks_become_classes_that_are_there() -> None:
 
 
 def test_stand_ins_of_pickles_are_what_the_table_says() -> None:
-    for name, becomes in allowed.CONNECTOMICS_PICKLED.names.items():
-        made = connectomics_pickles.stand_in(name)
-        assert made is not None
+    for name, becomes in allowed.PICKLED_BESIDE.names.items():
+        made = tensors_only._STAND_INS[name]
         empty = becomes == "an empty dictionary"
-        assert made("anything") == {} if empty else isinstance(made("anything"), connectomics_pickles.Inert)
+        assert made("anything") == {} if empty else isinstance(made("anything"), tensors_only.Inert)
     for package in allowed.CONNECTOMICS_PICKLED_PACKAGES.names:
-        assert connectomics_pickles.stand_in(f"{package}.anything") is connectomics_pickles.Inert
-    for name in allowed.NNUNET_PICKLED.names:
-        assert nnunet_checkpoint._stand_in(name) is nnunet_checkpoint._Inert
+        assert connectomics_pickles.stand_in(f"{package}.anything") is tensors_only.Inert
     for stranger in ("os.system", "builtins.eval", "connectomics_of_another.f", "numpy.load", "pathlib.Path"):
         assert connectomics_pickles.stand_in(stranger) is None
-        assert nnunet_checkpoint._stand_in(stranger) is None
+        assert stranger not in tensors_only._STAND_INS
 
 
 def test_types_of_numbers_are_all_that_bioimageio_knows() -> None:

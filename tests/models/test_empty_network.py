@@ -17,7 +17,7 @@ from tests.models.absurd import CALLERS
 from napari_tessera.errors import ModelError
 from napari_tessera.models import allowed, architectures
 from napari_tessera.models.empty_network import StoredWeights, build_empty
-from napari_tessera.models.formats.state_dict import fill
+from napari_tessera.models.formats.saved_weights import SavedWeights, fill
 from napari_tessera.models.load import load_model
 
 NETS = "monai.networks.nets"
@@ -63,7 +63,7 @@ def test_a_network_of_the_table_is_complete_once_it_is_filled(case: str) -> None
     original = getattr(nets, name)(**arguments).eval()
     weights = original.state_dict()
     network = architectures.build(f"{NETS}.{name}", arguments, StoredWeights.of(weights, "w"))
-    fill(network, weights, label="w", what="it")
+    fill(network, SavedWeights.of(weights, "w"), what="it")
     assert not network.training
     windows = torch.rand(1, 1, *window)
     with torch.inference_mode():
@@ -98,7 +98,7 @@ class Computed(torch.nn.Module):
 def test_what_no_file_holds_has_its_values(place: str) -> None:
     weights = torch.nn.Linear(3, 3).state_dict(prefix="linear.")
     network = build_empty(lambda: Computed(place), StoredWeights.of(weights, "w"))
-    fill(network, weights, label="w", what="it")
+    fill(network, SavedWeights.of(weights, "w"), what="it")
     table = network.table[0] if place == "list" else network.table
     assert torch.equal(torch.as_tensor(table), torch.arange(3.0))
     assert network.linear.weight.data_ptr() == weights["linear.weight"].data_ptr()
@@ -108,7 +108,7 @@ def test_what_no_file_holds_has_its_values(place: str) -> None:
 def test_weights_of_half_precision_fill_a_network_of_full_precision() -> None:
     half = {name: tensor.half() for name, tensor in torch.nn.Linear(3, 3).state_dict().items()}
     network = build_empty(lambda: torch.nn.Linear(3, 3), StoredWeights.of(half, "w"))
-    fill(network, half, label="w", what="it")
+    fill(network, SavedWeights.of(half, "w"), what="it")
     assert network.weight.dtype == torch.float32
 
 

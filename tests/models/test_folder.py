@@ -94,3 +94,36 @@ def test_a_broken_one_is_listed_with_its_reason(folder: Path, capsys: pytest.Cap
     out = " ".join(capsys.readouterr().out.split())
     assert "is missing" in out
     assert "Your own: put files or folders into" in out
+
+
+def test_what_is_private_in_the_folder_hides_nothing_else(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As root, tests could list any folder; so the disk's answer is put in its place."""
+    moved(sample_monai_bundle.make, folder, "bundle")
+    (folder / "private").mkdir()
+    original = Path.iterdir
+
+    def iterdir(path: Path) -> Any:
+        if path == folder / "private":
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert user_models() == {"bundle": folder / "bundle"}
+    assert run_app(app, ["models"]) == 0
+    assert "bundle" in capsys.readouterr().out
+    with pytest.raises(nt.errors.ModelError, match="private: Permission denied"):
+        nt.load_model(folder / "private")
+
+
+def test_a_folder_that_cannot_be_listed_costs_no_more_than_its_models(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def iterdir(path: Path) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert user_models() == {}
+    assert open_libraries().models == tuple(nt.models.load.bundled_models())
+    assert str(folder) in caplog.text

@@ -196,12 +196,61 @@ def test_trust_can_be_listed_and_revoked(tmp_path: Path, store: TrustStore) -> N
     assert not store.allows(file)
 
 
-def test_a_broken_trust_store_is_said_and_trusts_nothing(tmp_path: Path, network: UNet, store: TrustStore) -> None:
+@pytest.mark.parametrize("content", ["{", "[]", "null", "[" * 100_000])
+def test_a_damaged_trust_store_is_set_aside_and_trusts_nothing(
+    tmp_path: Path, network: UNet, store: TrustStore, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
     path = script(network, tmp_path / "net.pt")
     store.path.parent.mkdir()
-    store.path.write_text("{")
-    with pytest.raises(ModelError, match="cannot read the list of trusted models"):
+    for number in range(2):
+        store.path.write_text(content)
+        with pytest.raises(UntrustedModelError):
+            load_model(path, store=store)
+        assert len(caplog.messages) == number + 1
+    kept = sorted(store.path.parent.iterdir())
+    assert [file.read_text() for file in kept] == [content] * 2
+    assert kept[0].name in caplog.messages[0]
+    store.add(path)
+    load_model(path, store=store)
+
+
+def test_a_trust_store_that_cannot_be_used_costs_no_more_than_a_question(
+    tmp_path: Path, network: UNet, store: TrustStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = script(network, tmp_path / "net.pt")
+    store.path.mkdir(parents=True)  # nothing can be read from a folder, nor written over it
+    with pytest.raises(UntrustedModelError) as caught:
         load_model(path, store=store)
+    assert "Is a directory" in caplog.text
+    load_model(path, store=store, trust=caught.value.files.keys())
+    for change in (lambda: store.add(path), lambda: store.revoke("a"), store.names):
+        with pytest.raises(ModelError, match=r"the list of trusted models '.*trusted\.json'"):
+            change()
+
+
+def test_a_name_is_that_of_a_model_before_it_is_one_of_a_folder(
+    tmp_path: Path, network: UNet, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("TESSERA_MODELS", str(folder))
+    (tmp_path / "here" / "small").mkdir(parents=True)
+    (tmp_path / "here" / "bundled").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for _ in range(2):
+        assert_same_network(load_model("small"), network)
+        assert load_model("bundled").origin == "bundled"
+    small, bundled = caplog.messages
+    assert str(tmp_path / "here" / "small") in small
+    assert str(tmp_path / "here" / "bundled") in bundled
+    for path in ("./small", Path("small")):
+        with pytest.raises(ModelError, match="is a folder without a model"):
+            load_model(path)
+    monkeypatch.chdir(tmp_path)
+    assert_same_network(load_model(Path("small")), network)
+
+
+def test_an_empty_name_is_no_model() -> None:
+    with pytest.raises(ModelError, match="the name of the model is empty"):
+        load_model("")
 
 
 def test_an_untrusted_file_is_not_even_opened(tmp_path: Path, store: TrustStore) -> None:

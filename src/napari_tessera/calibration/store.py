@@ -15,8 +15,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from napari_tessera.configuration import configuration_folder, replace_json
-from napari_tessera.errors import CalibrationError
+from napari_tessera.configuration import configuration_folder, replace_json, set_aside
+from napari_tessera.errors import CalibrationError, first_line
 from napari_tessera.planning.pace import DecodingTime, Pace, is_small
 from napari_tessera.planning.profile import Correction, Known, Measurement
 
@@ -220,10 +220,17 @@ def _read(path: Path, changed_ns: int, size: int) -> Calibrations:
         content["decoding"] = [entry for entry in content["decoding"] if "seconds_per_voxel" not in entry]
         memory, times, decoding = (tuple(map(_checked, content[kind])) for kind in ("memory", "times", "decoding"))
         return Calibrations(memory, times, decoding)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        problem = f"cannot read the measurements in '{path}' ({error}): delete it, and the next run measures anew"
-        logger.warning(problem)
-        return Calibrations(problem=problem)
+    except OSError as error:
+        problem = (
+            f"cannot read the measurements in '{path}' ({error.strerror or error}): make it readable, or delete it"
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        problem = f"cannot read the measurements in '{path}' ({first_line(error)}): delete it"
+        if (aside := set_aside(path)) is not None:
+            logger.warning(f"the measurements in '{path}' are damaged, so runs measure anew; kept as '{aside.name}'")
+            return Calibrations()
+    logger.warning(problem)
+    return Calibrations(problem=problem)
 
 
 def _checked(entry: dict[str, Any]) -> dict[str, Any]:

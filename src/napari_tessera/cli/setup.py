@@ -108,19 +108,20 @@ def open_model(name: str | None, *, trust: bool = False, network_output: str = "
         If there is no such model, it cannot be opened, or it may not run code.
     """
     from napari_tessera.cli.console import say, say_assumed
-    from napari_tessera.errors import UntrustedModelError
+    from napari_tessera.errors import ModelError, UntrustedModelError
     from napari_tessera.models.load import BUNDLED, load_model
     from napari_tessera.models.trust import TrustStore
 
+    name = BUNDLED if name is None else name
     try:
-        model = load_model(name or BUNDLED, network_output=network_output)
+        model = load_model(name, network_output=network_output)
     except UntrustedModelError as error:
         if not trust:
             raise
-        model = load_model(name or BUNDLED, trust=error.files.keys(), network_output=network_output)
+        model = load_model(name, trust=error.files.keys(), network_output=network_output)
         try:
             TrustStore().remember({sha: path.name for sha, path in error.files.items()})
-        except OSError as unwritten:
+        except ModelError as unwritten:
             say(f"{name} is trusted for this run only: {unwritten}", kind="Warning")
     say_assumed(model.spec.assumed)
     for note in model.notes:

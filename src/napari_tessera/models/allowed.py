@@ -8,10 +8,9 @@ row has been checked for it. ``docs/models.md`` shows the table; `tests.models.a
 from __future__ import annotations
 
 from napari_tessera.models.allowed_pickles import (
-    CONNECTOMICS_PICKLED,
     CONNECTOMICS_PICKLED_PACKAGES,
-    NNUNET_PICKLED,
     PICKLED,
+    PICKLED_BESIDE,
     PICKLED_PATTERNS,
 )
 from napari_tessera.models.names import BIOIMAGEIO, BUNDLE, CONNECTOMICS, NNUNET, TESSERA, UNET3D, Names, itself
@@ -20,11 +19,10 @@ __all__ = [
     "BIOIMAGEIO",
     "BUNDLE",
     "CONNECTOMICS",
-    "CONNECTOMICS_PICKLED",
     "CONNECTOMICS_PICKLED_PACKAGES",
     "NNUNET",
-    "NNUNET_PICKLED",
     "PICKLED",
+    "PICKLED_BESIDE",
     "PICKLED_PATTERNS",
     "TABLE",
     "TESSERA",
@@ -477,6 +475,6 @@ CONNECTOMICS_COMMANDS = Names(
     "the command is never run; the name only chooses a sentence",
 )
 
-_PICKLES = (PICKLED, PICKLED_PATTERNS, CONNECTOMICS_PICKLED, CONNECTOMICS_PICKLED_PACKAGES, NNUNET_PICKLED)
+_PICKLES = (PICKLED, PICKLED_PATTERNS, PICKLED_BESIDE, CONNECTOMICS_PICKLED_PACKAGES)
 _ROWS = [row for row in list(globals().values()) if isinstance(row, Names) and row not in _PICKLES]
 TABLE = (*_ROWS, *_PICKLES)

@@ -5,13 +5,15 @@ All such files are read with ``weights_only=True``.
 
 from __future__ import annotations
 
-from napari_tessera.models.names import BIOIMAGEIO, BUNDLE, CONNECTOMICS, NNUNET, UNET3D, Names, itself
+from napari_tessera.models.names import BIOIMAGEIO, BUNDLE, CONNECTOMICS, NNUNET, TESSERA, UNET3D, Names, itself
 
-__all__ = ["CONNECTOMICS_PICKLED", "CONNECTOMICS_PICKLED_PACKAGES", "NNUNET_PICKLED", "PICKLED", "PICKLED_PATTERNS"]
+__all__ = ["CONNECTOMICS_PICKLED_PACKAGES", "PICKLED", "PICKLED_BESIDE", "PICKLED_PATTERNS"]
+
+_CHECKPOINTS = (TESSERA, BUNDLE, BIOIMAGEIO, CONNECTOMICS, NNUNET, UNET3D)
 
 PICKLED = Names(
     "Pickled types and functions",
-    (BUNDLE, BIOIMAGEIO, CONNECTOMICS, NNUNET, UNET3D),
+    _CHECKPOINTS,
     itself(
         *("collections.OrderedDict", "collections.Counter", "builtins.set", "builtins.complex", "torch.Size"),
         *("torch.device", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"),
@@ -22,7 +24,7 @@ PICKLED = Names(
 )
 PICKLED_PATTERNS = Names(
     "Pickled storages and types of numbers, as regular expressions that the whole name matches",
-    (BUNDLE, BIOIMAGEIO, CONNECTOMICS, NNUNET, UNET3D),
+    _CHECKPOINTS,
     {
         r"torch\.(cuda\.)?[A-Z][A-Za-z0-9]*Storage": "where the numbers of a tensor lie in the file",
         r"torch\.(b?float\d+|u?int\d+|bool|complex\d+)": "itself",
@@ -30,20 +32,24 @@ PICKLED_PATTERNS = Names(
     "torch's restricted reader takes them for types of numbers and makes no objects of them; it refuses those that "
     "it does not know",
 )
-CONNECTOMICS_PICKLED = Names(
-    "Pickled types of configurations, which checkpoints held until May 2026",
-    (CONNECTOMICS,),
+PICKLED_BESIDE = Names(
+    "Pickled types that training programs put beside weights: numbers of numpy, paths, options, dictionaries",
+    _CHECKPOINTS,
     {
         **dict.fromkeys(
             (
                 *(f"builtins.{name}" for name in ("bool", "dict", "float", "int", "list", "str", "tuple")),
-                *("pathlib.PosixPath", "pathlib.WindowsPath", "typing.Any"),
+                *("pathlib.PosixPath", "pathlib.WindowsPath", "typing.Any", "argparse.Namespace", "_codecs.encode"),
+                *("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"),
+                *("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct", "numpy.ndarray"),
+                *("numpy.dtype", "numpy.dtypes.Float64DType", "numpy.dtypes.Float32DType", "numpy.dtypes.Int64DType"),
             ),
             "an object that does nothing",
         ),
         "collections.defaultdict": "an empty dictionary",
     },
-    "none of them is made: what stands in its place takes whatever it is given, and does nothing with it",
+    "none of them is made: what stands in its place takes whatever it is given, and does nothing with it; none of "
+    "numpy's functions is called, which would let a file ask for gigabytes",
 )
 CONNECTOMICS_PICKLED_PACKAGES = Names(
     "Packages of pickled configurations, whatever of them is named",
@@ -51,22 +57,3 @@ CONNECTOMICS_PICKLED_PACKAGES = Names(
     dict.fromkeys(("connectomics", "omegaconf"), "an object that does nothing"),
     "neither package is imported: what stands in the place of their objects does nothing",
 )
-NNUNET_PICKLED = Names(
-    "Pickled parts of numpy's numbers in training logs, as numpy 1 and 2 call them",
-    (NNUNET,),
-    dict.fromkeys(
-        (
-            "_codecs.encode",
-            "numpy.core.multiarray.scalar",
-            "numpy._core.multiarray.scalar",
-            "numpy.dtype",
-            "numpy.dtypes.Float64DType",
-            "numpy.dtypes.Float32DType",
-            "numpy.dtypes.Int64DType",
-        ),
-        "an object that does nothing",
-    ),
-    "none of numpy's functions is called, which would let a file ask for gigabytes; the log is not used",
-)
-
-# All rows, in the order in which they stand above.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from glob import escape
@@ -18,6 +19,8 @@ from napari_tessera.models.formats.registry import (
 )
 
 __all__ = ["MODELS_VARIABLE", "models_folder", "stored_bytes", "user_models"]
+
+logger = logging.getLogger(__name__)
 
 MODELS_VARIABLE = "TESSERA_MODELS"
 MOST_FILES = 10_000
@@ -39,9 +42,13 @@ def user_models() -> dict[str, Path]:
     a description.
     """
     folder = models_folder()
-    if not folder.is_dir():
+    try:
+        if not folder.is_dir():
+            return {}
+        return {model_stem(path) if path.is_file() else path.name: path for path in _models_in(folder)}
+    except OSError as error:
+        logger.warning(f"cannot list your models in '{folder}' ({error.strerror or error}): make it readable")
         return {}
-    return {model_stem(path) if path.is_file() else path.name: path for path in _models_in(folder)}
 
 
 def stored_bytes(path: Path) -> int:
@@ -50,7 +57,14 @@ def stored_bytes(path: Path) -> int:
     Of a folder with very many files, of the first `MOST_FILES` alone.
     """
     files = path.rglob("*") if path.is_dir() else path.parent.glob(f"{escape(path.stem)}.*")
-    return sum(file.stat().st_size for file in islice(files, MOST_FILES) if file.is_file())
+    return sum(map(_bytes_of, islice(files, MOST_FILES)))
+
+
+def _bytes_of(file: Path) -> int:
+    try:
+        return file.stat().st_size if file.is_file() else 0
+    except OSError:  # in a folder that is private, or gone by now
+        return 0
 
 
 def _models_in(folder: Path) -> Iterator[Path]:
@@ -73,6 +87,6 @@ def _models_in(folder: Path) -> Iterator[Path]:
             continue
         try:
             find_format(path)
-        except ModelError:  # a note, a licence, a picture: no model
+        except (ModelError, OSError):  # a note, a licence, a picture: no model; or a folder that is private
             continue
         yield path

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +35,8 @@ __all__ = [
     "load_model",
     "remember_trust",
 ]
+
+logger = logging.getLogger(__name__)
 
 BUNDLED = "bundled"
 
@@ -154,9 +158,7 @@ def remember_trust(model: str | Path, store: TrustStore | None = None) -> None:
     Raises
     ------
     ModelError
-        If there is no such model.
-    OSError
-        If it cannot be remembered.
+        If there is no such model, or that cannot be remembered.
     """
     risk = find_risk(model)
     for file in risk.files if risk is not None else ():
@@ -165,22 +167,40 @@ def remember_trust(model: str | Path, store: TrustStore | None = None) -> None:
 
 def _bundled(model: str | Path) -> Path | None:
     bundled = bundled_models()
-    return next(iter(bundled.values())) if str(model) == BUNDLED else bundled.get(str(model))
+    found = next(iter(bundled.values())) if model == BUNDLED else bundled.get(str(model))
+    if found is not None and isinstance(model, str):
+        _say_which(model, "the bundled model")
+    return found
+
+
+def _say_which(name: str, taken: str) -> None:
+    """Say that *name* is not what lies in the working directory, if anything of that name does."""
+    if Path(name).exists():
+        _warn_once(f"'{name}' is {taken}, and not {Path(name).absolute()}: name that as ./{name}")
+
+
+@lru_cache(maxsize=64)
+def _warn_once(sentence: str) -> None:
+    logger.warning(sentence)
 
 
 def _find(model: str | Path) -> tuple[ModelFormat, Path]:
+    if model == "":
+        raise ModelError(f"the name of the model is empty: name one, such as '{BUNDLED}', or a file or folder")
+    mine = None if {*"/\\"} & {*str(model)} else user_models().get(str(model))
     try:
         path = Path(model).expanduser()
+        if mine is not None and (isinstance(model, str) or not path.exists()):
+            _say_which(str(model), f"your own model {mine}")
+            path = mine
         is_missing = not path.exists() and not leads_into_zip(path)
     except (RuntimeError, OSError) as error:  # a home folder of nobody, or a name that no disk takes
         raise ModelError(
             f"there is no model {model}: {error.strerror if isinstance(error, OSError) else error}"
         ) from error
     if is_missing:
-        own = user_models()
-        if str(model) not in own:
-            raise ModelError(f"there is no model {model}{nearest(str(model), [BUNDLED, *bundled_models(), *own])}")
-        path = own[str(model)]
+        known = [BUNDLED, *bundled_models(), *user_models()]
+        raise ModelError(f"there is no model {model}{nearest(str(model), known)}")
     with _read_as_data(path):
         return find_format(path)
 
@@ -209,7 +229,11 @@ def _read_as_data(path: Path) -> Iterator[None]:
 
 def _refuse_unknown(path: Path, form: ModelFormat, risk: Risk, files: Mapping[str, Path], store: TrustStore) -> None:
     """Raise unless the *store* knows all *files*, by their SHA-256."""
-    known = store.names() if files else {}
+    try:
+        known = store.names() if files else {}
+    except ModelError as error:
+        logger.warning(error)
+        known = {}
     if unknown := {sha: file for sha, file in files.items() if sha not in known}:
         article = "an" if form.name[0] in "aeiouAEIOU" else "a"
         raise UntrustedModelError(

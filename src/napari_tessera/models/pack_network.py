@@ -19,6 +19,7 @@ from napari_tessera.models.formats.adapters import take_off
 from napari_tessera.models.formats.nnunet.network import FoldAverage
 from napari_tessera.models.formats.own_network import build_network
 from napari_tessera.models.formats.registry import PROGRAM
+from napari_tessera.models.formats.saved_weights import SavedWeights
 from napari_tessera.models.formats.state_dict import once_each
 from napari_tessera.models.formats.stored_program import StoredProgram, program_of
 from napari_tessera.models.trust import fingerprint
@@ -116,7 +117,7 @@ def _rebuild(program: torch.nn.Module, architecture: Architecture, model: Model)
     # What runs a graph holds it as a part of itself.
     weights = {name.removeprefix("graph."): each for name, each in program.state_dict().items()}
     try:
-        network = build_network(architecture, weights, origin, label=f"of {origin}")
+        network, _ = build_network(architecture, SavedWeights.of(weights, f"of {origin}"), origin)
     except ModelError as error:
         raise ModelError(f"{error}; {remedy}") from error
     spec = model.spec

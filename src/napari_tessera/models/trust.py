@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from napari_tessera.configuration import configuration_folder, replace_json
-from napari_tessera.errors import ModelError, OutOfMemoryError
+from napari_tessera.configuration import configuration_folder, replace_json, set_aside
+from napari_tessera.errors import ModelError, OutOfMemoryError, first_line
 
 __all__ = ["NO_FILES", "TrustStore", "TrustedFiles", "fingerprint"]
+
+logger = logging.getLogger(__name__)
 
 
 def fingerprint(path: Path) -> str:
@@ -97,32 +100,69 @@ class TrustStore:
     path: Path = field(default_factory=_default_path)
 
     def names(self) -> dict[str, str]:
-        """Return what is trusted: SHA-256 to file name. An unreadable store trusts nothing."""
+        """Return what is trusted: SHA-256 to file name. A damaged store is set aside, with a warning.
+
+        Raises
+        ------
+        ModelError
+            If it cannot be read.
+        """
+        try:
+            return self._read()
+        except OSError as error:
+            raise ModelError(
+                f"cannot read the list of trusted models '{self.path}' ({error.strerror or error}): make it readable; "
+                f"until then models are asked about every time"
+            ) from error
+
+    def _read(self) -> dict[str, str]:
         try:
             found = json.loads(self.path.read_text(encoding="utf-8"))
+            return {str(sha): str(name) for sha, name in found.items()}
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError) as error:
-            raise ModelError(
-                f"cannot read the list of trusted models {self.path}: {error}; mend or delete it"
-            ) from error
-        return {str(sha): str(name) for sha, name in found.items()}
+        except (ValueError, AttributeError, RecursionError) as error:
+            aside = set_aside(self.path)
+            kept = f"it is kept as '{aside.name}'" if aside is not None else "mend or delete it"
+            logger.warning(
+                f"the list of trusted models '{self.path}' is damaged ({first_line(error)}), so models are asked about "
+                f"again; {kept}"
+            )
+            return {}
 
     def allows(self, path: Path) -> bool:
         """Whether the user has allowed the content of *path* to run."""
         return fingerprint(path) in self.names()
 
     def add(self, path: Path) -> None:
-        """Remember that the content of *path* may run."""
+        """Remember that the content of *path* may run; raises as `remember` does."""
         self.remember({fingerprint(path): path.name})
 
     def remember(self, names: Mapping[str, str]) -> None:
-        """Remember that content may run which somebody was asked about: SHA-256 to file name."""
-        self._write(self.names() | dict(names))
+        """Remember that content may run which somebody was asked about: SHA-256 to file name.
+
+        Raises
+        ------
+        ModelError
+            If that cannot be written.
+        """
+        self._change(lambda known: known | dict(names))
 
     def revoke(self, sha256: str) -> None:
-        """Forget the answer for one SHA-256; nothing happens if there is none."""
-        self._write({sha: name for sha, name in self.names().items() if sha != sha256})
+        """Forget the answer for one SHA-256; nothing happens if there is none.
 
-    def _write(self, names: dict[str, str]) -> None:
-        replace_json(self.path, names)
+        Raises
+        ------
+        ModelError
+            If that cannot be written.
+        """
+        self._change(lambda known: {sha: name for sha, name in known.items() if sha != sha256})
+
+    def _change(self, how: Callable[[dict[str, str]], dict[str, str]]) -> None:
+        try:
+            replace_json(self.path, how(self._read()))
+        except OSError as error:
+            raise ModelError(
+                f"cannot change the list of trusted models '{self.path}' ({error.strerror or error}): make room there, "
+                f"or the folder writable"
+            ) from error

@@ -91,6 +91,7 @@ def open_model(name: str | Path, *, trusted: Mapping[str, str] | None = None) ->
     UntrustedModelError, ModelError
         See `load_model`. Also where the content is no longer what the user was asked about.
     """
+    from napari_tessera.errors import ModelError
     from napari_tessera.models.load import load_model
     from napari_tessera.models.trust import TrustStore
 
@@ -98,8 +99,8 @@ def open_model(name: str | Path, *, trusted: Mapping[str, str] | None = None) ->
     if trusted:
         try:
             TrustStore().remember(trusted)
-        except OSError as error:
-            notes = (f"It is trusted until it is opened again, as that cannot be remembered: {error}.",)
+        except ModelError as error:
+            notes = (f"It is trusted until it is opened again: {error}.",)
     model = load_model(name, trust=(trusted or {}).keys())
     return replace(model, notes=(*model.notes, *notes))
 

@@ -99,7 +99,7 @@ def revoke_trust(sha256: str) -> None:
 
     Raises
     ------
-    ModelError, OSError
+    ModelError
         If the list cannot be read or written.
     """
     from napari_tessera.models.trust import TrustStore

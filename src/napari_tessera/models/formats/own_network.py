@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_tessera.errors import ModelError, first_line, nearest
 from napari_tessera.models import allowed, architectures
-from napari_tessera.models.empty_network import StoredWeights, WithoutValues
-from napari_tessera.models.formats.state_dict import fill, with_repeats
+from napari_tessera.models.empty_network import WithoutValues
+from napari_tessera.models.formats.saved_weights import SavedWeights, fill
 from napari_tessera.models.spec import MAX_CHANNELS
 
 if TYPE_CHECKING:
     import torch
 
+    from napari_tessera.models.empty_network import StoredWeights
     from napari_tessera.models.network_file import Architecture
 
 __all__ = ["CLASSES", "build_network"]
@@ -26,24 +27,20 @@ _SIZES = ("input_channels", "num_classes")
 
 def build_network(
     architecture: Architecture,
-    weights: Mapping[str, torch.Tensor],
+    saved: SavedWeights,
     description: Path,
-    *,
-    label: str,
     own: Callable[..., torch.nn.Module] | None = None,
-) -> torch.nn.Module:
-    """Return the network that *architecture* names, filled with *weights*, which it then shares.
+) -> tuple[torch.nn.Module, tuple[str, ...]]:
+    """Return the network that *architecture* names, filled with its weights, and notes on which were taken.
 
     Parameters
     ----------
     architecture
         Several folds are averaged; the weights of fold ``i`` have names that begin with ``folds.i.``
-    weights
-        By name; those that the network holds under several names may be there once.
+    saved
+        Its weights; those that the network holds under several names may be there once.
     description
         Where *architecture* was read, for errors.
-    label
-        How errors call the file of the weights.
     own
         The class, where it is one of a person's own (see `custom_class`).
 
@@ -53,22 +50,24 @@ def build_network(
         If the class is not in the reviewed tables, refuses its arguments, or does not fit the weights.
     """
     if architecture.folds == 1:
-        return _build(architecture, weights, description, label, own)
+        return _build(architecture, saved, description, own)
     from napari_tessera.models.formats.nnunet.network import FoldAverage
 
-    folds, known = [], 0
+    folds, known, label = [], 0, saved.label
+    weights = max(saved.places.values(), key=len)
     for number in range(architecture.folds):
         prefix = f"folds.{number}."
         part = {name.removeprefix(prefix): each for name, each in weights.items() if name.startswith(prefix)}
         known += len(part)
-        folds.append(_build(architecture, part, description, f"of fold {number} in {label}", own))
+        network, _ = _build(architecture, SavedWeights.of(part, f"of fold {number} in {label}"), description, own)
+        folds.append(network)
     if known < len(weights):
         wrong = min(name for name in weights if not name.startswith(_prefixes(architecture)))
         raise ModelError(
             f"the weights {label} do not fit the architecture: {description} says {architecture.folds} folds, of none "
             f"of which '{wrong[:80]}' is"
         )
-    return FoldAverage(folds).eval()
+    return FoldAverage(folds).eval(), ()
 
 
 def _prefixes(architecture: Architecture) -> tuple[str, ...]:
@@ -77,22 +76,20 @@ def _prefixes(architecture: Architecture) -> tuple[str, ...]:
 
 def _build(
     architecture: Architecture,
-    weights: Mapping[str, torch.Tensor],
+    saved: SavedWeights,
     description: Path,
-    label: str,
     own: Callable[..., torch.nn.Module] | None,
-) -> torch.nn.Module:
+) -> tuple[torch.nn.Module, tuple[str, ...]]:
     try:
         if own is None:
-            network = _build_empty(architecture, StoredWeights.of(weights, label), description)
+            network = _build_empty(architecture, saved.size, description)
         else:
-            network = _build_own(own, architecture, StoredWeights.of(weights, label))
+            network = _build_own(own, architecture, saved.size)
     except ModelError as error:
         if str(description) in str(error):
             raise
         raise ModelError(f"{description}: {error}") from error
-    fill(network, with_repeats(weights, network), label=label, what="the architecture")
-    return network
+    return network, fill(network, saved, what="the architecture")
 
 
 def _build_own(

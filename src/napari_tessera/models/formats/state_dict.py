@@ -5,34 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from napari_tessera.errors import ModelError
-
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["describe_misfit", "fill", "once_each", "with_repeats"]
+__all__ = ["assign", "describe_misfit", "once_each", "with_repeats"]
 
 
-def fill(network: torch.nn.Module, weights: Mapping[str, torch.Tensor], *, label: str, what: str) -> None:
-    """Give *network* its *weights*, which it then shares: mapped ones stay in their file, unless of another type.
-
-    Parameters
-    ----------
-    network
-        As `empty_network.build_empty` returns it.
-    weights
-        By the names of its state_dict.
-    label, what
-        How errors call the file of the weights, and the network.
-
-    Raises
-    ------
-    ModelError
-        If some are missing, unknown or of another shape.
-    """
+def assign(network: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    """Give *network* exactly its *weights*, which it then shares: mapped ones stay in their file, unless converted."""
     wanted = network.state_dict()
-    if misfit := describe_misfit(weights, wanted):
-        raise ModelError(f"the weights {label} do not fit {what}: {misfit}")
     network.load_state_dict({name: tensor.to(wanted[name].dtype) for name, tensor in weights.items()}, assign=True)
 
 

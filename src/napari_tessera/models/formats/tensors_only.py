@@ -18,7 +18,7 @@ from napari_tessera.models.formats.contents import Content, look, refuse_no_mode
 from napari_tessera.models.formats.pickle_scan import iter_steps
 from napari_tessera.models.formats.reasons import reason_of_torch
 
-__all__ = ["dense_tensors", "read_tensors_only", "refuse_more_than_tensors"]
+__all__ = ["Inert", "dense_tensors", "is_dense", "read_tensors_only", "refuse_more_than_tensors"]
 
 # The pickle holds names, shapes and the optimiser's numbers; tensors lie beside it.
 MAX_PICKLE_BYTES = 64_000_000
@@ -32,6 +32,33 @@ _STORAGE_OR_TYPE = re.compile("|".join(allowed.PICKLED_PATTERNS.names))
 _RENAMED = {"__builtin__.long": "builtins.int", "__builtin__.unicode": "builtins.str"}
 
 
+class Inert:
+    """Stands for what training programs put beside weights: made from anything, holds nothing, does nothing.
+
+    Tessera does not use it, and numpy's own functions would let a file ask for gigabytes.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, *_: object) -> Inert:
+        """Take whatever a file gives."""
+        return super().__new__(cls)
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __setstate__(self, _: object) -> None: ...
+
+
+def _plain_dictionary(*_: object) -> dict[Any, Any]:
+    """Stand for a dictionary with defaults, to which the reader adds items only if it is a plain one."""
+    return {}
+
+
+_STAND_INS = allowed.PICKLED_BESIDE.handled(
+    {**dict.fromkeys(allowed.PICKLED_BESIDE.names, Inert), "collections.defaultdict": _plain_dictionary}
+)
+
+
 def _nothing(name: str) -> Callable[..., Any] | None:
     return None
 
@@ -41,12 +68,11 @@ def read_tensors_only(
     label: str,
     *,
     stand_in: Callable[[str], Callable[..., Any] | None] = _nothing,
-    needs_zip: bool = False,
     mapped: bool = True,
 ) -> Any:
     """Return the content of *path*, whose tensors are mapped into memory: read when first used, and never copied.
 
-    Writing to such a tensor does not write to the file.
+    Writing to such a tensor does not write to the file. Files of releases of torch before 1.6 are read into memory.
 
     Parameters
     ----------
@@ -55,10 +81,8 @@ def read_tensors_only(
     label
         How errors call it.
     stand_in
-        Returns what takes the place of a name beyond tensors and plain data, such as ``numpy.dtype``, wherever the file
-        uses it; None where the file is refused for it.
-    needs_zip
-        Whether files of releases of torch before 1.6 are refused. They are read into memory, as they cannot be mapped.
+        Returns what takes the place of a name beyond tensors, plain data and what training programs put beside them,
+        such as ``numpy.dtype``; None where the file is refused for it.
     mapped
         False reads the tensors into memory, so that the file can be deleted on Windows, too.
 
@@ -70,12 +94,7 @@ def read_tensors_only(
     content = look(path)
     refuse_no_model(content, f"the file of weights {label}")
     is_zip = content in _ZIPS
-    if content is Content.PICKLE and needs_zip:
-        raise ModelError(
-            f"the file of weights {label} is a pickle outside of a zip, as torch wrote before 1.6 (2020): where you "
-            f"trust it, load it and save it again with a newer torch"
-        )
-    if not is_zip and content is not Content.PICKLE and needs_zip:
+    if not is_zip and content is not Content.PICKLE:
         raise ModelError(f"the file of weights {label} is not what torch.save writes, but {content.value}")
     stand_ins: list[Any] = refuse_more_than_tensors(path, label, stand_in=stand_in)
     try:
@@ -110,7 +129,7 @@ def refuse_more_than_tensors(
         far more than a network does, or if it cannot be read.
     """
     try:
-        names = _names_in_zip(path, label) if look(path) in _ZIPS else _names_in_pickles(path, label)
+        names = _names_in_zip(path, label) if look(path) in _ZIPS else _names_in_pickles(path, label, stand_in)
     except ModelError:
         raise
     except Exception as error:  # OSError, BadZipFile, ValueError, IndexError, UnicodeDecodeError, ... for what is none
@@ -131,7 +150,7 @@ def dense_tensors(found: Any, label: str) -> dict[str, torch.Tensor]:
     if not isinstance(found, Mapping) or not found:
         raise ModelError(f"the weights {label} hold a {type(found).__name__}, but Tessera needs tensors by name")
     for name, value in found.items():
-        if not isinstance(name, str) or not _is_dense(value):
+        if not isinstance(name, str) or not is_dense(value):
             raise ModelError(f"the weights {label} hold '{str(name)[:80]}', which is no dense tensor of numbers")
     return dict(found)
 
@@ -144,7 +163,7 @@ def _reason(error: Exception) -> str:
     return reason_of_torch(RuntimeError(reason))
 
 
-def _is_dense(value: Any) -> bool:
+def is_dense(value: Any) -> bool:
     """Whether it is a tensor in memory or in the file. A view of more than lies behind it would grow when copied."""
     if not isinstance(value, torch.Tensor) or value.layout is not torch.strided or value.device.type != "cpu":
         return False
@@ -176,14 +195,14 @@ def _names_in_zip(path: Path, label: str) -> list[str]:
             return list(dict.fromkeys(_iter_names(file, label)))
 
 
-def _names_in_pickles(path: Path, label: str) -> list[str]:
+def _names_in_pickles(path: Path, label: str, stand_in: Callable[[str], Callable[..., Any] | None]) -> list[str]:
     with path.open("rb") as file:
         names: dict[str, None] = {}
         for _ in range(LEGACY_PICKLES):
             for name in _iter_names(file, label):
                 names[name] = None
-                if not _is_allowed(name):  # what follows may be no pickle at all
-                    return list(names)
+                if not _is_allowed(name):  # what follows what is refused may be no pickle at all
+                    _stand_for(name, stand_in, label)
         return list(names)
 
 
@@ -202,7 +221,7 @@ def _is_allowed(name: str) -> bool:
 
 
 def _stand_for(name: str, stand_in: Callable[[str], Callable[..., Any] | None], label: str) -> Callable[..., Any]:
-    found = stand_in(name)
+    found = stand_in(name) or _STAND_INS.get(name)
     if found is None:
         raise ModelError(
             f"the weights {label} hold '{name[:120]}', which is more than tensors and plain data and may run code, so "

@@ -20,7 +20,7 @@ from napari_tessera.models.formats.base import Description, ModelFormat, Risk
 from napari_tessera.models.formats.contents import Content, look, refuse_no_model
 from napari_tessera.models.formats.own_network import CLASSES, build_network
 from napari_tessera.models.formats.registry import DESCRIPTIONS, description_beside, model_stem
-from napari_tessera.models.formats.saved_weights import read_weights
+from napari_tessera.models.formats.saved_weights import SavedWeights, read_weights
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import ModelSpec, WindowRule
 from napari_tessera.models.spec_file import ModelFile, parse_model_file, read_model_file
@@ -75,23 +75,26 @@ class TesseraFile(ModelFormat):
         description = _description_of(path)
         asked = trusted.content.get(description)
         file = read_model_file(description) if asked is None else parse_model_file(asked, str(description))
-        network = with_output(_open_network(path, description, file, trusted), file.network_output)
+        network, taken = _open_network(path, description, file, trusted)
+        network = with_output(network, file.network_output)
         if file.around:
             network = _wrap(network, description, file)
         spec, notes = _spec(file)
-        return Model(network, spec, origin or str(description), notes)
+        return Model(network, spec, origin or str(description), (*notes, *taken))
 
 
 FORMAT = TesseraFile()
 
 
-def _open_network(path: Path, description: Path, file: ModelFile, trusted: TrustedFiles) -> torch.nn.Module:
-    """Return the network without what stands around it."""
+def _open_network(
+    path: Path, description: Path, file: ModelFile, trusted: TrustedFiles
+) -> tuple[torch.nn.Module, tuple[str, ...]]:
+    """Return the network without what stands around it, and notes on which weights were taken."""
     from napari_tessera.models.formats.custom_class import find_class
     from napari_tessera.models.formats.program_file import open_program
 
     if file.program is not None:
-        return open_program(description, file, trusted)
+        return open_program(description, file, trusted), ()
     if file.architecture is None:
         raise ModelError(
             f"{description} names no architecture, so there is nothing to load weights into: add one, or a program"
@@ -99,7 +102,7 @@ def _open_network(path: Path, description: Path, file: ModelFile, trusted: Trust
     weights = _beside(description, file.weights) if path == description else path
     name = file.architecture.name
     own = None if name in CLASSES else find_class(name, description, trusted)
-    return build_network(file.architecture, _read(weights), description, label=str(weights), own=own)
+    return build_network(file.architecture, _read(weights), description, own)
 
 
 def _wrap(network: torch.nn.Module, description: Path, file: ModelFile) -> torch.nn.Module:
@@ -168,7 +171,7 @@ def _beside(description: Path, name: str | None) -> Path:
     return description.parent / name
 
 
-def _read(weights: Path) -> dict[str, torch.Tensor]:
+def _read(weights: Path) -> SavedWeights:
     """Return the tensors of a file, which are mapped into memory: writing to them writes no file."""
     if not is_file(weights):
         raise ModelError(f"the weights {weights} are missing: put them beside their description")
@@ -178,12 +181,11 @@ def _read(weights: Path) -> dict[str, torch.Tensor]:
         return read_weights(weights, str(weights))
     try:
         _refuse_endless_header(weights)
-        tensors: dict[str, torch.Tensor] = load_file(weights)
+        return SavedWeights.of(load_file(weights), str(weights))
     except (OSError, SafetensorError) as error:
         raise ModelError(
             f"cannot read the weights {weights}, the file may be cut short ({error}): get it again"
         ) from error
-    return tensors
 
 
 def _refuse_endless_header(weights: Path) -> None:

@@ -74,7 +74,7 @@ class BioimageIo(ModelFormat):
         """
         read = _read(path, trusted)
         layout = read.layout
-        network = open_network(read.package, read.weights, len(layout.in_channels), layout.spatial_dims)
+        network, taken = open_network(read.package, read.weights, len(layout.in_channels), layout.spatial_dims)
         # A state dict's network has Tessera's axes already; the others may also give a list of one tensor.
         if not (layout.is_plain and read.weights.architecture):
             network = InOrder(
@@ -82,7 +82,7 @@ class BioimageIo(ModelFormat):
             ).eval()
         if read.after.is_line:
             network = OnLine(network, read.after.gain, read.after.offset).eval()
-        return Model(network, read.spec, str(path), read.notes)
+        return Model(network, read.spec, str(path), (*read.notes, *taken))
 
 
 FORMAT = BioimageIo()

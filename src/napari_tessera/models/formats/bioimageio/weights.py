@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from napari_tessera.errors import ModelError, OutOfMemoryError
 from napari_tessera.models import allowed, architectures
-from napari_tessera.models.empty_network import StoredWeights
 from napari_tessera.models.formats.bioimageio.package import Package, PackageFile
+from napari_tessera.models.formats.saved_weights import fill, read_weights
 from napari_tessera.models.formats.script import open_script
-from napari_tessera.models.formats.state_dict import fill
 from napari_tessera.models.formats.stored_program import ProgramKind, remember_program
-from napari_tessera.models.formats.tensors_only import dense_tensors, read_tensors_only
 
 if TYPE_CHECKING:
     import torch
@@ -97,8 +95,10 @@ def choose_weights(package: Package, entries: Any) -> Weights:
     raise ModelError(f"{package.path} has no weights that Tessera opens; {'; '.join(reasons)}")
 
 
-def open_network(package: Package, weights: Weights, in_channels: int, spatial_dims: int) -> torch.nn.Module:
-    """Return the network, in evaluation mode.
+def open_network(
+    package: Package, weights: Weights, in_channels: int, spatial_dims: int
+) -> tuple[torch.nn.Module, tuple[str, ...]]:
+    """Return the network, in evaluation mode, and notes on which of its weights were taken.
 
     Raises
     ------
@@ -106,22 +106,23 @@ def open_network(package: Package, weights: Weights, in_channels: int, spatial_d
         If a file is not the one described, cannot be read, or does not fit the architecture.
     """
     if weights.kind == "onnx":
-        return _open_onnx(package, weights)
+        return _open_onnx(package, weights), ()
     where = f"'{weights.files[0].source}' of {package.path}"
+    taken: tuple[str, ...] = ()
     if weights.kind == "torchscript":
         network = open_script(package.read_code(weights.files[0]), where)
         _remember(network, "torchscript", package, weights)
     else:
         with package.lend(*weights.files) as (path, *_):
             # On Windows a mapped file cannot be deleted, as copies out of a zip are.
-            network = _build(path, where, weights, mapped=not package.is_zip or os.name != "nt")
+            network, taken = _build(path, where, weights, mapped=not package.is_zip or os.name != "nt")
     kernel = next((p for p in network.parameters() if p.dim() in (4, 5)), None)
     if kernel is not None and (kernel.dim() - 2, int(kernel.shape[1])) != (spatial_dims, in_channels):
         raise ModelError(
             f"the network of {package.path} begins with {kernel.dim() - 2}D images of {kernel.shape[1]} channels, but "
             f"its description says {spatial_dims}D and {in_channels}"
         )
-    return network.eval()
+    return network.eval(), taken
 
 
 def _read_entry(package: Package, kind: str, entry: Any) -> Weights:
@@ -156,14 +157,13 @@ def _architecture_of(architecture: Any) -> tuple[str, dict[str, Any]]:
     return name, dict(architecture.kwargs)
 
 
-def _build(path: Path, where: str, weights: Weights, *, mapped: bool) -> torch.nn.Module:
-    tensors = dense_tensors(read_tensors_only(path, where, mapped=mapped), where)
+def _build(path: Path, where: str, weights: Weights, *, mapped: bool) -> tuple[torch.nn.Module, tuple[str, ...]]:
+    saved = read_weights(path, where, mapped=mapped)
     try:
-        network = architectures.build(weights.architecture, weights.arguments, StoredWeights.of(tensors, where))
+        network = architectures.build(weights.architecture, weights.arguments, saved.size)
     except (ModelError, OutOfMemoryError) as error:
         raise type(error)(f"the description of {where}: {error}") from error
-    fill(network, tensors, label=where, what=weights.architecture)
-    return network
+    return network, fill(network, saved, what=weights.architecture)
 
 
 def _open_onnx(package: Package, weights: Weights) -> torch.nn.Module:

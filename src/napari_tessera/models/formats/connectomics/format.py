@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from napari_tessera.errors import ModelError
 from napari_tessera.models.formats.base import Description, ModelFormat, Risk
-from napari_tessera.models.formats.connectomics.checkpoint import Checkpoint, Weights, read_checkpoint, stand_in
+from napari_tessera.models.formats.connectomics.checkpoint import Checkpoint, read_checkpoint, stand_in
 from napari_tessera.models.formats.connectomics.config import Configuration, Generation, read_configuration
 from napari_tessera.models.formats.connectomics.network import ONLY, Blueprint, Head, read_blueprint
 from napari_tessera.models.formats.connectomics.output import Channels, read_channels, read_decoder
@@ -20,6 +21,9 @@ from napari_tessera.models.formats.tensors_only import refuse_more_than_tensors
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import ModelSpec, Normalisation, WindowRule
 from napari_tessera.models.trust import NO_FILES, TrustedFiles
+
+if TYPE_CHECKING:
+    from napari_tessera.models.formats.saved_weights import SavedWeights
 
 __all__ = ["FORMAT", "Connectomics"]
 
@@ -70,18 +74,18 @@ class Connectomics(ModelFormat):
             If the checkpoint or its configuration cannot be read, or they do not fit each other.
         """
         opened = _Opened.read(path)
-        checkpoint = read_checkpoint(path, needs_zip=opened.config.generation is not Generation.V1)
+        checkpoint = read_checkpoint(path)
         if checkpoint.architecture and checkpoint.architecture != opened.blueprint.name:
             raise ModelError(
                 f"{path} holds a {checkpoint.architecture}, but {opened.config.path} describes a "
                 f"{opened.blueprint.name}: put the configuration that it was trained with beside it"
             )
         weights, note = _choose(checkpoint, opened.config, averaged, path)
-        network = opened.blueprint.build(weights, path)
+        network, taken = opened.blueprint.build(weights)
         channels = opened.channels
         if channels.kept != tuple(range(opened.blueprint.out_channels)) or set(channels.scales) != {1.0}:
             network = Head(network, channels.kept, channels.scales).eval()
-        return Model(network, opened.spec, str(path), (*note, *opened.notes))
+        return Model(network, opened.spec, str(path), (*note, *taken, *opened.notes))
 
 
 FORMAT = Connectomics()
@@ -173,7 +177,7 @@ def _configurations_in(folder: Path) -> list[Path]:
 
 def _choose(
     checkpoint: Checkpoint, config: Configuration, averaged: bool | None, path: Path
-) -> tuple[Weights, tuple[str, ...]]:
+) -> tuple[SavedWeights, tuple[str, ...]]:
     """Return the weights to take, and a note where there were two kinds of them."""
     if checkpoint.averaged is None:
         if averaged:

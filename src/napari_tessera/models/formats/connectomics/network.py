@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from napari_tessera.errors import ModelError, nearest
 from napari_tessera.models import allowed, architectures
-from napari_tessera.models.empty_network import StoredWeights
 from napari_tessera.models.formats.connectomics.mednext import mednext_recipe, renamed
-from napari_tessera.models.formats.state_dict import describe_misfit, fill
+from napari_tessera.models.formats.state_dict import assign
 
 if TYPE_CHECKING:
-    from napari_tessera.models.formats.connectomics.checkpoint import Weights
     from napari_tessera.models.formats.connectomics.config import Configuration
+    from napari_tessera.models.formats.saved_weights import SavedWeights
 
 __all__ = ["ARCHITECTURES", "Blueprint", "Head", "read_blueprint"]
 
@@ -25,9 +23,6 @@ MONAI = "monai.networks.nets"
 # The step of a network whose position embedding is of one size.
 ONLY = 0
 LEVELS_OF_BASIC = 6
-
-# What Lightning, and what runs a network on several devices, puts before the names of its weights.
-_WRAPPERS = ("model.", "module.")
 _ELSEWHERE = allowed.CONNECTOMICS_ELSEWHERE.names
 
 
@@ -63,29 +58,27 @@ class Blueprint:
     hint: str = ""
     rename: Callable[[str], str | None] = str
 
-    def build(self, weights: Weights, path: Path) -> torch.nn.Module:
-        """Return the network with *weights*, which it then shares; *path* is for error messages.
+    def build(self, weights: SavedWeights) -> tuple[torch.nn.Module, tuple[str, ...]]:
+        """Return the network with its *weights*, which it then shares, and notes on which were taken.
 
         Raises
         ------
         ModelError
             If it cannot be built, or the weights do not fit.
         """
-        complaint = ""
+        path, complaint = weights.label, ""
         for name, arguments in self.recipes:
             try:
-                network = architectures.build(name, arguments, StoredWeights.of(weights, str(path)))
+                network = architectures.build(name, arguments, weights.size)
             except ModelError as error:
-                if str(path) in str(error):
+                if path in str(error):
                     raise
                 raise ModelError(f"{path}: {error}") from error
-            wanted = network.state_dict()
-            fitting = _without_prefix(weights, wanted, self.rename)
-            problem = describe_misfit(fitting, wanted)
-            if not problem:
-                fill(network, fitting, label=str(path), what=self.name)
-                return network.requires_grad_(False)
-            complaint = complaint or problem
+            fit = weights.fit(network, self.rename)
+            if not fit.misfit:
+                assign(network, fit.weights)
+                return network.requires_grad_(False), fit.notes
+            complaint = complaint or fit.misfit
         raise ModelError(f"the weights of {path} do not fit the configured {self.name}: {complaint}{self.hint}")
 
 
@@ -259,28 +252,3 @@ ARCHITECTURES: Mapping[str, Callable[[_Arguments], _Recipes]] = allowed.CONNECTO
         "mednext_custom": lambda arguments: mednext_recipe(arguments.config, is_custom=True),
     }
 )
-
-
-def _without_prefix(weights: Weights, wanted: Weights, rename: Callable[[str], str | None]) -> Weights:
-    """Return the weights named as the network names them.
-
-    A wrapper adds ``model.`` or ``module.`` to all names, a compiled module ``_orig_mod.``; MONAI's UNet begins with
-    ``model.`` of its own, so as many are taken off as makes the most names fit.
-    """
-    plain = {name.replace("_orig_mod.", ""): tensor for name, tensor in weights.items()}
-    candidates = [
-        {new: tensor for name, tensor in named.items() if (new := rename(name)) is not None}
-        for named in _iter_stripped(plain)
-    ]
-    return max(candidates, key=lambda named: len(named.keys() & wanted.keys()))
-
-
-def _iter_stripped(weights: Weights) -> Iterator[Weights]:
-    yield weights
-    while any(name.startswith(_WRAPPERS) for name in weights):
-        weights = {name.removeprefix(_wrapper_of(name)): tensor for name, tensor in weights.items()}
-        yield weights
-
-
-def _wrapper_of(name: str) -> str:
-    return next((wrapper for wrapper in _WRAPPERS if name.startswith(wrapper)), "")

@@ -16,7 +16,6 @@ from napari_tessera.engine.interpolation import ResamplingScheme
 from napari_tessera.errors import ModelError, OutOfMemoryError
 from napari_tessera.models import allowed, architectures
 from napari_tessera.models.assumed import assume
-from napari_tessera.models.empty_network import StoredWeights
 from napari_tessera.models.formats.base import Description, ModelFormat, Risk
 from napari_tessera.models.formats.monai_bundle import config as monai_config
 from napari_tessera.models.formats.monai_bundle.after import Postprocessing, read_postprocessing
@@ -26,9 +25,8 @@ from napari_tessera.models.formats.monai_bundle.metadata import MAX_CHANNELS, Me
 from napari_tessera.models.formats.monai_bundle.package import Package, open_package
 from napari_tessera.models.formats.monai_bundle.transforms import Preprocessing, read_preprocessing
 from napari_tessera.models.formats.monai_bundle.window import find_window, network_steps, read_inferer
-from napari_tessera.models.formats.saved_weights import read_weights
+from napari_tessera.models.formats.saved_weights import fill, read_weights
 from napari_tessera.models.formats.script import open_script
-from napari_tessera.models.formats.state_dict import fill
 from napari_tessera.models.formats.stored_program import remember_program
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import Activation, DecoderChoice, ModelSpec, OutputSpec, PlaneAxis, WindowRule
@@ -75,8 +73,8 @@ class MonaiBundle(ModelFormat):
         with _named(path):
             bundle = _open(path, trusted)
             parts = _describe(bundle)
-            network = _load_network(bundle)
-        return Model(parts.turn(network), parts.spec, str(path), parts.notes)
+            network, taken = _load_network(bundle)
+        return Model(parts.turn(network), parts.spec, str(path), (*parts.notes, *taken))
 
 
 FORMAT = MonaiBundle()
@@ -205,20 +203,20 @@ def _allowed_name(found: Component) -> str:
     return full
 
 
-def _load_network(bundle: _Bundle) -> torch.nn.Module:
+def _load_network(bundle: _Bundle) -> tuple[torch.nn.Module, tuple[str, ...]]:
+    """Return the network and notes on which weights were taken."""
     if bundle.architecture is None:
         package, name = bundle.package, bundle.choice.script
         script = open_script(package.read_code(name), package.label(name))
         later = package.untrusted()
         remember_program(script, "torchscript", lambda: later.on_disk(name), later.trusted_file(name))
-        return script
+        return script, ()
     label = bundle.package.label(bundle.choice.weights)
     with bundle.package.on_disk(bundle.choice.weights) as file:
         # On Windows a mapped file cannot be deleted, as copies out of a zip are.
         weights = read_weights(file, label, mapped=bundle.package.path.is_dir() or os.name != "nt")
-        network = architectures.build(*bundle.architecture, StoredWeights.of(weights, label))
-        fill(network, weights, label=label, what="the network of the bundle")
-    return network
+        network = architectures.build(*bundle.architecture, weights.size)
+        return network, fill(network, weights, what="the network of the bundle")
 
 
 def _describe(bundle: _Bundle) -> _Parts:

@@ -7,31 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_tessera.errors import ModelError
-from napari_tessera.models import allowed
-from napari_tessera.models.formats.tensors_only import dense_tensors, read_tensors_only
+from napari_tessera.models.formats.saved_weights import SavedWeights
+from napari_tessera.models.formats.tensors_only import read_tensors_only
 
 if TYPE_CHECKING:
-    import torch
-
     from napari_tessera.models.formats.nnunet.package import TrainedFolder
 
 __all__ = ["Checkpoint", "read_checkpoint"]
-
-
-class _Inert:
-    """Stands for a numpy type or number of the training log: made from anything, holds nothing.
-
-    Tessera does not use the log, and numpy's own functions would let a file ask for gigabytes.
-    """
-
-    __slots__ = ()
-
-    def __new__(cls, *_: object) -> _Inert:
-        return super().__new__(cls)
-
-    def __init__(self, *_: object) -> None: ...
-
-    def __setstate__(self, _: object) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +38,7 @@ class Checkpoint:
     configuration: str
     trainer: str
     mirroring_axes: tuple[int, ...]
-    weights: dict[str, torch.Tensor]
+    weights: SavedWeights
 
 
 def read_checkpoint(trained: TrainedFolder, name: str) -> Checkpoint:
@@ -69,7 +51,7 @@ def read_checkpoint(trained: TrainedFolder, name: str) -> Checkpoint:
     """
     path = trained.label(name)
     with trained.on_disk(name) as file:
-        content = read_tensors_only(file, str(path), stand_in=_stand_in, needs_zip=True, mapped=trained.is_mappable)
+        content = read_tensors_only(file, str(path), mapped=trained.is_mappable)
     if not isinstance(content, dict):
         raise ModelError(f"{path} holds {type(content).__name__} data, not what nnU-Net 2 writes: get it again")
     try:
@@ -89,8 +71,4 @@ def read_checkpoint(trained: TrainedFolder, name: str) -> Checkpoint:
         raise ModelError(
             f"{path} does not hold what nnU-Net 2 writes: names of a configuration and a trainer, and axes to mirror"
         )
-    return Checkpoint(path, configuration, trainer, mirrored, dense_tensors(weights, str(path)))
-
-
-def _stand_in(name: str) -> type[_Inert] | None:
-    return _Inert if name in allowed.NNUNET_PICKLED.names else None
+    return Checkpoint(path, configuration, trainer, mirrored, SavedWeights.of(weights, str(path)))

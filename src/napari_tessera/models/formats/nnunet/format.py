@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_tessera.errors import ModelError
-from napari_tessera.models.empty_network import StoredWeights
 from napari_tessera.models.formats.base import Description, ModelFormat, Risk
 from napari_tessera.models.formats.nnunet.checkpoint import Checkpoint, read_checkpoint
 from napari_tessera.models.formats.nnunet.network import FoldAverage, Reordered, build_network
 from napari_tessera.models.formats.nnunet.package import DATASET, PLANS, TrainedFolder, open_trained_folder
 from napari_tessera.models.formats.nnunet.plans import Architecture, read_dataset, read_plans
 from napari_tessera.models.formats.nnunet.spec import axis_order, iter_notes, make_spec, read_outputs
-from napari_tessera.models.formats.state_dict import fill
+from napari_tessera.models.formats.saved_weights import fill
 from napari_tessera.models.model import Model
 from napari_tessera.models.network_file import MOST_FOLDS
 from napari_tessera.models.trust import NO_FILES, TrustedFiles
@@ -55,11 +54,12 @@ class NnUNetFolder(ModelFormat):
             If a file is missing, malformed, holds more than data, or does not fit the others.
         """
         found = _read(path)
-        folds = [_build(found, checkpoint) for checkpoint in found.checkpoints]
+        built = [_build(found, checkpoint) for checkpoint in found.checkpoints]
+        folds, notes = [fold for fold, _ in built], [note for _, taken in built for note in taken]
         network = folds[0] if len(folds) == 1 else FoldAverage(folds)
         if found.order != tuple(sorted(found.order)):
             network = Reordered(network, found.order)
-        return Model(network.eval(), found.spec, str(path), found.notes)
+        return Model(network.eval(), found.spec, str(path), (*found.notes, *notes))
 
 
 FORMAT = NnUNetFolder()
@@ -110,13 +110,10 @@ def _read(path: Path, *, heads_only: bool = False) -> _Found:
     return _Found(folder, spec, architecture, order, len(files), kept, (*left_out, *notes))
 
 
-def _build(found: _Found, checkpoint: Checkpoint) -> torch.nn.Module:
+def _build(found: _Found, checkpoint: Checkpoint) -> tuple[torch.nn.Module, tuple[str, ...]]:
     channels = found.spec.in_channels, found.spec.out_channels
-    label = str(checkpoint.path)
-    stored = StoredWeights.of(checkpoint.weights, label)
-    network = build_network(found.architecture, *channels, found.folder / PLANS, stored)
-    fill(network, checkpoint.weights, label=label, what="the architecture in the plans")
-    return network
+    network = build_network(found.architecture, *channels, found.folder / PLANS, checkpoint.weights.size)
+    return network, fill(network, checkpoint.weights, what="the architecture in the plans")
 
 
 def _find_checkpoints(trained: TrainedFolder) -> tuple[list[str], list[str]]:

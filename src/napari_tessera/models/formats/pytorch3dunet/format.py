@@ -9,12 +9,10 @@ from typing import Any
 from napari_tessera.errors import ModelError, nearest
 from napari_tessera.models import allowed, architectures
 from napari_tessera.models.assumed import assume
-from napari_tessera.models.empty_network import StoredWeights
 from napari_tessera.models.formats.base import Description, ModelFormat, Risk
 from napari_tessera.models.formats.pytorch3dunet.config import Section, read_config
 from napari_tessera.models.formats.pytorch3dunet.intensities import read_intensities
-from napari_tessera.models.formats.saved_weights import read_weights
-from napari_tessera.models.formats.state_dict import fill
+from napari_tessera.models.formats.saved_weights import fill, read_weights
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import ModelSpec, OutputSpec, WindowRule
 from napari_tessera.models.trust import NO_FILES, TrustedFiles
@@ -56,14 +54,13 @@ class Pytorch3DUNetFolder(ModelFormat):
             If the configuration or the checkpoint cannot be read, or they do not fit each other.
         """
         found = _read(path)
-        label = str(path / CHECKPOINT)
-        weights = read_weights(path / CHECKPOINT, label)
+        weights = read_weights(path / CHECKPOINT, str(path / CHECKPOINT))
         try:
-            network = architectures.build(architectures.UNET3D, found.arguments, StoredWeights.of(weights, label))
+            network = architectures.build(architectures.UNET3D, found.arguments, weights.size)
         except ModelError as error:
             raise ModelError(f"{path / CONFIG}: {error}") from error
-        fill(network, weights, label=label, what=f"the {found.name} of {CONFIG}")
-        return Model(network.requires_grad_(False), found.spec, str(path), found.notes)
+        taken = fill(network, weights, what=f"the {found.name} of {CONFIG}")
+        return Model(network.requires_grad_(False), found.spec, str(path), (*found.notes, *taken))
 
 
 FORMAT = Pytorch3DUNetFolder()
