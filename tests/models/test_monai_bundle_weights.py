@@ -25,7 +25,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
         ({k: v for k, v in state.items() if k != first}, f"it lacks {first}"),
         (state | {"extra.weight": torch.zeros(1)}, r"it has unknown extra\.weight"),
         (state | {first: torch.zeros(4, 3, 3, 3, 3)}, r"of another shape are .* is \(4, 3, 3, 3, 3\)"),
-        (state | {first: "text"}, "no dense tensor"),
+        (state | {first: "text"}, f"it lacks {first}"),
         ([1, 2], "hold a list"),
         ({}, "hold a dict"),
     ):

@@ -106,7 +106,7 @@ class SavedWeights:
             elif not misfit or len(complete.keys() & wanted.keys()) > len(nearest.keys() & wanted.keys()):
                 nearest, misfit = complete, problem
         if not fitting:
-            return Fit(nearest, misfit)
+            return Fit(dense_tensors(nearest, self.label) if nearest else nearest, misfit)
         first, *others = sorted(fitting, key=lambda named: not named.is_average)
         weights = with_repeats(dense_tensors(first.tensors, self.label), network)
         return Fit(weights, "", (*self._left_out(fitting), *first.preferred_to(others)))
