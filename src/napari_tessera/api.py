@@ -19,6 +19,7 @@ from napari_tessera.calibration.store import CalibrationStore, NetworkMemory
 from napari_tessera.decode import Decoder, get_decoder
 from napari_tessera.engine.device import host_memory, open_devices
 from napari_tessera.engine.events import Noticed
+from napari_tessera.engine.network import margins_of
 from napari_tessera.engine.several_outputs import choose_output
 from napari_tessera.errors import InputError, ModelError, SettingsError
 from napari_tessera.models.given import as_model, as_settings
@@ -29,6 +30,7 @@ from napari_tessera.planning.planes import plane_by_plane
 from napari_tessera.planning.profile import Correction, Known, PassProfile
 from napari_tessera.planning.resolve import Traced, complete_settings, resolve
 from napari_tessera.planning.survey import find_crop, find_occupied, voxel_size_of
+from napari_tessera.planning.trace import LARGEST_STRIDE_VOX
 from napari_tessera.planning.windows import nearest_windows
 from napari_tessera.planning.workspace import CPU_SINGLE_ERROR, PRIOR_ERRORS, PRIOR_SCALES
 from napari_tessera.volumes.as_source import as_image, as_source
@@ -226,11 +228,23 @@ def _trace(model: Model, settings: Settings, device_type: str) -> PassTrace:
     def shape_of(outputs: Shapes, window: tuple[int, ...]) -> tuple[int, ...]:
         return outputs[choose_output(outputs, out_channels=model.spec.out_channels, window=window)]
 
-    def keeps_size(window: tuple[int, ...]) -> bool:
+    def margins_at(window: tuple[int, ...]) -> tuple[int, ...] | None:
+        """Return what the output leaves out of any window; None if it is of another resolution, or uneven."""
+        margins = margins_of(shape_of(trace(window).outputs, window)[2:], window)
+        if not margins or not any(margins):
+            return margins
+        wider = tuple(side + LARGEST_STRIDE_VOX for side in window)
         try:
-            return shape_of(trace(window).outputs, window)[2:] == window
+            return margins if margins_of(shape_of(trace(wider).outputs, wider)[2:], wider) == margins else None
+        except ModelError:  # stored for one window alone: only its description can tell
+            return margins if model.spec.halo else None
+
+    def is_suited(window: tuple[int, ...]) -> bool:
+        try:
+            margins = margins_at(window)
         except ModelError:
             return False
+        return margins is not None and all(map(operator.le, margins, model.spec.halo or (0,) * len(window)))
 
     window = settings.window_size or model.spec.window.default
     refusal: ModelError | None = None
@@ -241,8 +255,10 @@ def _trace(model: Model, settings: Settings, device_type: str) -> PassTrace:
         refusal = error
     else:
         shape = shape_of(traced.outputs, window)
-    if shape[2:] != window:
-        near = nearest_windows(window, keeps_size)
+    if shape[2:] != window and not is_suited(window):
+        if shape and (margins := margins_at(window)) is not None:
+            raise _margin_error(model, window, shape, margins)
+        near = nearest_windows(window, is_suited)
         if near:
             raise SettingsError(
                 f"window_size {window} does not suit the network of '{model.spec.name}': the nearest that does is "
@@ -273,8 +289,18 @@ def _no_surer_than(alone: PassTrace, found: Known) -> Known:
 
 def _size_error(model: Model, window: tuple[int, ...], shape: tuple[int, ...]) -> ModelError:
     return ModelError(
-        f"the network of '{model.spec.name}' gives {shape[2:]} voxels for a window of {window}: "
-        f"Tessera needs a network whose output is as large as its input"
+        f"the network of '{model.spec.name}' gives {shape[2:]} voxels for a window of {window}: Tessera needs a "
+        f"network whose output is as large as its input, or smaller by as many voxels along each side of any window"
+    )
+
+
+def _margin_error(
+    model: Model, window: tuple[int, ...], shape: tuple[int, ...], margins: tuple[int, ...]
+) -> ModelError:
+    return ModelError(
+        f"the network of '{model.spec.name}' gives {shape[2:]} voxels for a window of {window}: say halo: "
+        f"{list(margins)}, the voxels that it leaves out along each side, in its description (in Python: "
+        f"halo={margins})"
     )
 
 

@@ -142,7 +142,7 @@ def _ready(model: Model, settings: Settings, batch: int) -> Iterator[tuple[Forwa
     window = _shape(model, settings, batch)[2:]
     try:
         with model.ready_on(device.torch_device) as network, device.running(settings.precision):
-            yield Forward(network, model.spec.out_channels, window, device), device
+            yield Forward(network, model.spec.out_channels, window, device, model.spec.halo), device
     except (RuntimeError, MemoryError) as error:
         if not device.is_out_of_memory(error):
             raise

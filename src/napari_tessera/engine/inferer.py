@@ -68,6 +68,10 @@ class SlabInferer:
         Above this many voxels the result stays on the CPU, unless *device* says otherwise.
     with_coord
         Call the network with the windows' slices as its second argument, as MONAI does.
+    halo
+        Voxels along each side of a window that do not count, one number or one per axis, which the network may leave
+        out of its output, as convolutions without padding do. The inputs are mirrored as far beyond their ends, and the
+        result is as large as they are. (MONAI knows no such thing: it would stretch the smaller output.)
     cache_roi_weight_map, buffer_steps, buffer_dim
         Accepted; without effect, as the weights take milliseconds and stitching is always streamed.
     """
@@ -89,12 +93,14 @@ class SlabInferer:
         buffer_steps: int | None = None,
         buffer_dim: int = -1,
         with_coord: bool = False,
+        *,
+        halo: Sequence[int] | int = 0,
     ) -> None:
         self.roi_size, self.sw_batch_size, self.overlap = roi_size, sw_batch_size, overlap
         self.mode, self.sigma_scale = Blend(mode), sigma_scale
         self.padding_mode, self.cval = padding_mode, cval
         self.sw_device, self.device, self.cpu_thresh = sw_device, device, cpu_thresh
-        self.progress, self.with_coord = progress, with_coord
+        self.progress, self.with_coord, self.halo = progress, with_coord, halo
 
     def __call__(self, inputs: torch.Tensor, network: Predictor, *args: Any, **kwargs: Any) -> Any:
         """Return the stitched output of *network* over *inputs*.
@@ -105,7 +111,7 @@ class SlabInferer:
             (B, C, *spatial), 2D or 3D.
         network
             Called with (b, C, *window) of the inputs' type, then *args* and *kwargs*; gives a tensor, or a sequence or
-            dictionary of them, all as large as the window.
+            dictionary of them, all as large as the window, or as what the halo leaves of it.
         kwargs
             ``condition``, of the inputs' shape, is cut into the same windows. ``device`` overrides that of the inferer.
 
@@ -135,9 +141,12 @@ class SlabInferer:
         overlaps = _per_axis(self.overlap, dims)
         if not all(0 <= overlap < 1 for overlap in overlaps):
             raise ValueError(f"overlap must be >= 0 and < 1, but it is {self.overlap}")
+        halo = _per_axis(self.halo, dims)
+        if any(halo) and (condition is not None or self.with_coord):
+            raise ValueError("a halo goes without `condition` and with_coord, whose windows would leave the inputs")
         plain, crop = self._padded(inputs, window)
         extra = None if condition is None else self._padded(condition, window)[0]
-        grid = WindowGrid.regular(tuple(plain.shape[2:]), window, overlaps)
+        grid = WindowGrid.regular(tuple(plain.shape[2:]), window, overlaps, halo=halo)
         device = open_device(str(inputs.device if self.sw_device is None else self.sw_device))
         results = []
         for number, volume in enumerate(plain):
@@ -167,6 +176,8 @@ class SlabInferer:
         sides = [side for pair in reversed(grid.pad_vox) for side in pair]
         value = {"value": self.cval} if self.padding_mode == "constant" else {}
         plain = tensor.detach().as_subclass(torch.Tensor).to("cpu", torch.float32)
+        if any(_per_axis(self.halo, len(grid.axes))):  # windows are mirrored wherever they leave the inputs
+            return plain, tuple(slice(None) for _ in grid.axes)
         if any(sides):
             plain = F.pad(plain, sides, mode=str(self.padding_mode), **value)
         crop = tuple(slice(before, before + side) for side, (before, _) in zip(grid.shape, grid.pad_vox, strict=True))

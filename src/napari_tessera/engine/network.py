@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from napari_tessera.engine.device_protocol import Device
     from napari_tessera.engine.sweep import Window
 
-__all__ = ["Forward", "Network", "UnusableWeightsError", "scores"]
+__all__ = ["Forward", "Network", "UnusableWeightsError", "margins_of", "scores", "with_margins"]
 
 Network = Callable[..., Any]
 
@@ -38,11 +38,22 @@ class Forward:
         What its output must have; None: whatever `probe` finds.
     device
         Where it runs.
+    halo
+        Voxels per axis along each side of a window that do not count: a network may leave them out of its output; None:
+        0.
     """
 
-    def __init__(self, network: Network, out_channels: int | None, window: Sequence[int], device: Device) -> None:
+    def __init__(
+        self,
+        network: Network,
+        out_channels: int | None,
+        window: Sequence[int],
+        device: Device,
+        halo: Sequence[int] | None = None,
+    ) -> None:
         self._network, self._device = network, device
         self._out_channels, self._window = out_channels, tuple(window)
+        self._halo = tuple(halo or (0,) * len(self._window))
         self._probed: torch.Tensor | None = None
         self._contiguous = not device.channels_last
         self._needs_windows = getattr(network, "needs_windows", False)
@@ -72,6 +83,9 @@ class Forward:
 
     def _checked(self, tensor: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         expected = (tensor.shape[0], self._out_channels, *self._window)
+        margins = margins_of(output.shape[2:], self._window)
+        if margins is not None and all(margin <= halo for margin, halo in zip(margins, self._halo, strict=True)):
+            output = with_margins(output, margins)
         if tuple(output.shape) != expected:
             raise ModelError(
                 f"the network gave an output of shape {tuple(output.shape)} for an input of shape "
@@ -177,3 +191,22 @@ def scores(output: torch.Tensor) -> torch.Tensor:
         f"the network gives {kind}, such as class numbers or a mask, of which overlapping windows have no average: let "
         f"it give a floating-point score for each class, without the arg-max or the threshold at its end"
     )
+
+
+def margins_of(shape: Sequence[int], window: Sequence[int]) -> tuple[int, ...] | None:
+    """Return how much smaller an output of *shape* is than its *window* along each side, voxels per axis.
+
+    None if it is larger, or not smaller by as much on both sides, so that nobody knows where in the window it lies.
+    """
+    if len(shape) != len(window):
+        return None
+    missing = [side - found for side, found in zip(window, shape, strict=True)]
+    if any(each < 0 or each % 2 for each in missing):
+        return None
+    return tuple(each // 2 for each in missing)
+
+
+def with_margins(output: torch.Tensor, margins: Sequence[int]) -> torch.Tensor:
+    """Return *output*, (B, C, *spatial), with so many zeros along each side of every axis; itself for none."""
+    sides = [margin for each in reversed(margins) for margin in (each, each)]
+    return torch.nn.functional.pad(output, sides) if any(sides) else output

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from napari_tessera.engine.network import scores
+from napari_tessera.engine.network import margins_of, scores, with_margins
 from napari_tessera.errors import ModelError
 
 if TYPE_CHECKING:
@@ -75,14 +75,20 @@ class OutputPacker:
             self._names, tensors = tuple(output), list(output.values())
         else:
             self._is_sequence, tensors = True, list(output)
-        for tensor in tensors:
-            if tuple(tensor.shape[2:]) != self._grid.window:
-                raise ModelError(
-                    f"the network gave an output of {tuple(tensor.shape[2:])} voxels for a window of "
-                    f"{self._grid.window}: SlabInferer stitches outputs that are as large as their window"
-                )
+        tensors = [self._placed(tensor) for tensor in tensors]
         self._channels = tuple(tensor.shape[1] for tensor in tensors)
         return tensors[0] if len(tensors) == 1 else torch.cat([scores(tensor).float() for tensor in tensors], 1)
+
+    def _placed(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return an output as large as its window: with zeros where the window's halo is not in it."""
+        margins = margins_of(tensor.shape[2:], self._grid.window)
+        if margins is not None and all(margin <= halo for margin, halo in zip(margins, self._grid.halo, strict=True)):
+            return with_margins(tensor, margins)
+        remedy = f"; if it leaves out what convolutions without padding do, say halo={margins}" if margins else ""
+        raise ModelError(
+            f"the network gave an output of {tuple(tensor.shape[2:])} voxels for a window of {self._grid.window}: "
+            f"SlabInferer stitches outputs that are as large as their window{remedy}"
+        )
 
     def unpack(self, stitched: torch.Tensor) -> Any:
         """Return *stitched*, (B, all channels, *spatial), in the structure that the network gave."""

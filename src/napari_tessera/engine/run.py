@@ -115,7 +115,11 @@ class _SweepRun:
         self._lane = device.open_lane(main=True)
         self._source = source
         window = sweep.grid.window
-        forward = network if isinstance(network, Forward) else Forward(network, sweep.out_channels, window, device)
+        forward = (
+            network
+            if isinstance(network, Forward)
+            else Forward(network, sweep.out_channels, window, device, sweep.grid.halo)
+        )
         self._forward: Forward | CheckedForward = forward
         if sweep.check is not None:
             self._forward = sweep.check.of(forward, lambda sentence: notify(Noticed(volume, sentence)))

@@ -67,6 +67,7 @@ class Model:
         activation: Activation | None = None,
         output: OutputKind = "semantic",
         window_step: int = 1,
+        halo: tuple[int, ...] | None = None,
         name: str | None = None,
         network_output: str = "",
     ) -> Model:
@@ -85,6 +86,9 @@ class Model:
             What the channels mean (see `OutputSpec`); affinities need a full `ModelSpec`.
         window_step
             What every window side must be a multiple of.
+        halo
+            Voxels per axis along each side of a window in which its output is not to be trusted, or that are not in its
+            output at all, as of convolutions without padding. The image is mirrored as far beyond its ends.
         name
             For people; the class's name by default.
         network_output
@@ -105,7 +109,8 @@ class Model:
             spatial_dims=spatial_dims,
             in_channels=in_channels,
             out_channels=out_channels,
-            window=WindowRule.free(spatial_dims, step=window_step),
+            window=WindowRule.free(spatial_dims, step=window_step, halo=halo),
+            halo=halo,
             activation=activation or "none",
             output=OutputSpec(output),
             network_output=network_output,

@@ -85,10 +85,11 @@ class WindowRule:
             raise ModelError(f"window default {self.default} is not minimum {self.minimum} + n x step {self.step}")
 
     @classmethod
-    def free(cls, spatial_dims: int, *, step: int = 1) -> WindowRule:
-        """Return the rule of a network of which no more is known than its *step* (1: any size goes)."""
+    def free(cls, spatial_dims: int, *, step: int = 1, halo: Sequence[int] | None = None) -> WindowRule:
+        """Return the rule of a network of which no more is known than its *step* (1: any size goes) and its *halo*."""
         default = 256 if spatial_dims == 2 else 64
-        side = max(step, default // step * step)
+        wide = -(-4 * max(halo or (0,)) // step) * step  # of which a half on each axis counts
+        side = max(step, default // step * step, wide)
         return cls((side,) * spatial_dims, (step,) * spatial_dims, (step,) * spatial_dims)
 
     def nearest(self, axis: int, side: int) -> tuple[int, ...]:

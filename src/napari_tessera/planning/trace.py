@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from napari_tessera.engine.several_outputs import Shapes
 
 __all__ = [
+    "LARGEST_STRIDE_VOX",
     "ForwardTracer",
     "PassTrace",
     "allocation_step_bytes",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from napari_tessera.engine.network import scores
+from napari_tessera.engine.network import margins_of, scores
 from napari_tessera.engine.several_outputs import (
     Shapes,
     assumed_output,
@@ -144,7 +144,13 @@ def _infer(network: torch.nn.Module, path: Path, content: bytes, network_output:
             if len(outputs) > 1 and not network_output:
                 assumed.append(assumed_output(chosen, outputs))
             assumed += assume("normalisation", "activation", "output")
-            spec = ModelSpec(path.stem, dims, in_channels, out_channels, WindowRule.free(dims))
+            margins = margins_of(outputs[chosen][2:], (side,) * dims)
+            halo = margins if margins and any(margins) else None
+            if halo is not None:  # of what is coarser than the image, a wider window has wider margins
+                wider = torch.zeros(1, in_channels, *(side + PROBE_SIDES[0],) * dims, device=device)
+                wide = _outputs_of(tried, wider).get(chosen, ())
+                halo = halo if margins_of(wide[2:], wider.shape[2:]) == halo else None
+            spec = ModelSpec(path.stem, dims, in_channels, out_channels, WindowRule.free(dims, halo=halo), halo=halo)
             return replace(spec, assumed=tuple(assumed), network_output=chosen)
     raise ModelError(
         f"{path} does not run on {in_channels}-channel windows of {PROBE_SIDES} voxels: "
