@@ -30,6 +30,7 @@ __all__ = [
     "first_line",
     "host_memory_for",
     "lacks_memory",
+    "lines_without_control",
     "nearest",
     "without_control",
 ]
@@ -38,8 +39,12 @@ __all__ = [
 # Of a message; and of a word in it that is longer than the name of a file can be.
 MOST_LETTERS, SHOWN_LETTERS = 2000, 80
 _LONG_WORD = re.compile(r"[^\s/\\]{260,}")
-# Lines, tabs, escapes of terminals, and marks that turn the direction of writing.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]+")
+# Lines, tabs, escapes of terminals, marks that turn the direction of writing or are not seen, and what stands for bytes
+# of a file's name that are no text.
+_CONTROL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
+    "\U000e0000-\U000e007f]+"
+)
 
 
 class TesseraError(Exception):
@@ -176,6 +181,11 @@ def as_sentence(text: str) -> str:
 def without_control(text: str) -> str:
     """Return *text* in one line: without ends of lines, escapes of terminals, and marks that turn the writing."""
     return _CONTROL.sub(" ", text)
+
+
+def lines_without_control(text: str) -> str:
+    """Return *text* of several lines, each as `without_control` gives it."""
+    return "\n".join(map(without_control, text.split("\n")))
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QGuiApplication
-from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QMessageBox, QWidget
+from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QMessageBox, QWidget
 
 from napari_tessera._qt.lines import LineLabel
-from napari_tessera._qt.parts import menu_button, small_button
+from napari_tessera._qt.parts import menu_button, plain_tooltip, small_button
 from napari_tessera._qt.trust_dialog import TrustedDialog
-from napari_tessera.errors import TesseraError
+from napari_tessera.errors import TesseraError, without_control
 from napari_tessera.session.report import sentence
 from napari_tessera.session.wording import Line, Tone, unknown_there
 from napari_tessera.volumes.napari import write_image, write_labels
@@ -85,7 +85,8 @@ class FilePanel(QWidget):
         """Offer what there is."""
         self.export.setEnabled(bool(self.layers()))
         names = "\n".join(layer.name for layer in self.layers())
-        self.export.setToolTip(f"Write as TIFF, with the voxel size:\n{names}" if names else "Nothing to export yet")
+        written = f"Write as TIFF, with the voxel size:\n{names}"
+        self.export.setToolTip(plain_tooltip(written) if names else "Nothing to export yet")
         self.copy_report.setVisible(bool(self._session.runner.report))
         idle = not (self._session.runner.active or self._session.fitting.active)
         self.more.setEnabled(self._session.settings is not None and idle)
@@ -151,8 +152,10 @@ class FilePanel(QWidget):
         box.setIcon(QMessageBox.Icon.Information)
         box.setTextFormat(Qt.TextFormat.PlainText)  # a key of a file is no markup
         box.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        box.setText(f"“{path.name}” is loaded, but not all of it has a match in Tessera:")
-        box.setInformativeText("\n".join(f"• {note}" for note in notes))
+        box.setText(f"“{without_control(path.name)}” is loaded, but not all of it has a match in Tessera:")
+        box.setInformativeText("\n".join(f"• {without_control(note)}" for note in notes))
+        for label in box.findChildren(QLabel):  # the format above is of the first text alone
+            label.setTextFormat(Qt.TextFormat.PlainText)
         box.addButton("Close", QMessageBox.ButtonRole.AcceptRole)
         box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         box.open()

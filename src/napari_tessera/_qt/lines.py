@@ -9,6 +9,8 @@ from qtpy.QtGui import QFontMetrics
 from qtpy.QtWidgets import QSizePolicy
 from superqt import QElidingLabel
 
+from napari_tessera._qt.parts import plain_tooltip
+from napari_tessera.errors import without_control
 from napari_tessera.session.wording import Line, Tone
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ class LineLabel(QElidingLabel):
         super().__init__(parent)
         self._theme, self._rows, self._line = theme, rows, Line()
         self._reserved = ""
+        self.setTextFormat(Qt.TextFormat.PlainText)  # a file's name is no markup
         self.setWordWrap(rows > 1)
         self.setIndent(0)  # under napari's style sheet Qt would indent the first row, and the last would not fit
         self.setContentsMargins(INDENT, 0, 0, 0)
@@ -59,8 +62,8 @@ class LineLabel(QElidingLabel):
         if line == self._line:
             return
         self._line = line
-        self.setText(line.text)
-        self.setToolTip(line.tooltip or line.text)
+        self.setText(without_control(line.text))
+        self.setToolTip(plain_tooltip(line.tooltip or line.text))
         self.setAccessibleName(line.text)
         self._paint()
 

@@ -8,6 +8,7 @@ from qtpy.QtCore import QRectF, QSize, Qt
 from qtpy.QtGui import QBrush, QColor, QPainter, QPen
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
+from napari_tessera._qt.parts import plain_tooltip
 from napari_tessera.session.wording import Tone
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class MemoryBar(QWidget):
     def show_bar(self, bar: Bar | None) -> None:
         """Draw *bar*; an empty trough for None."""
         self._bar = bar
-        self.setToolTip(bar.line.tooltip if bar is not None else "")
+        self.setToolTip(plain_tooltip(bar.line.tooltip) if bar is not None else "")
         self.setAccessibleName(f"{bar.label}: {bar.line.text}" if bar is not None else "")
         self.update()
 

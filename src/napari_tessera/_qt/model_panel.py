@@ -19,7 +19,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_tessera._qt.lines import LineLabel
-from napari_tessera._qt.parts import small_button
+from napari_tessera._qt.parts import plain_tooltip, small_button
 from napari_tessera._qt.trust_dialog import TrustDialog
 from napari_tessera.session.card import spec_card
 from napari_tessera.session.wording import Line, Tone
@@ -86,7 +86,7 @@ class ModelPanel(QWidget):
         self.chooser.setEnabled(is_ready and not shelf.loading)
         self.open.setEnabled(is_ready)
         self.card.setEnabled(shelf.model is not None)
-        self.card.setToolTip(spec_card(shelf.model) if shelf.model is not None else "")
+        self.card.setToolTip(plain_tooltip(spec_card(shelf.model)) if shelf.model is not None else "")
         self.summary.show_line(self._summary())
         self.open.setToolTip(_opens(shelf.choices.model_formats) if shelf.choices is not None else "")
         self._ask_for_trust()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QSignalBlocker
 from qtpy.QtWidgets import QComboBox, QFrame, QLabel, QMenu, QPushButton, QSizePolicy, QWidget
 
+from napari_tessera.errors import lines_without_control
+
 if TYPE_CHECKING:
     from napari_tessera._qt.theme import Theme
 
-__all__ = ["Rule", "menu_button", "named", "offer", "small_button"]
+__all__ = ["Rule", "menu_button", "named", "offer", "plain_tooltip", "small_button"]
 
 
 class Rule(QFrame):
@@ -34,10 +37,16 @@ class Rule(QFrame):
         self.setStyleSheet(f"QFrame {{ background-color: {self._theme.colour('primary')}; }}")
 
 
+def plain_tooltip(text: str) -> str:
+    """Return a tooltip that shows *text* as it is: Qt takes for HTML what looks like it, and loads its pictures."""
+    text = lines_without_control(text)
+    return f'<p style="white-space: pre-wrap">{html.escape(text)}</p>' if "<" in text else text
+
+
 def small_button(text: str, tooltip: str) -> QPushButton:
     """Return a button no wider than its text."""
     button = QPushButton(text)
-    button.setToolTip(tooltip)
+    button.setToolTip(plain_tooltip(tooltip))
     button.setSizePolicy(QSizePolicy.Policy.Maximum, QSizePolicy.Policy.Fixed)
     button.setStyleSheet("QPushButton { padding: 3px 6px; } QPushButton::menu-indicator { image: none; width: 0px; }")
     return button

@@ -18,8 +18,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_tessera._qt.parts import small_button
-from napari_tessera.errors import TesseraError
+from napari_tessera._qt.parts import plain_tooltip, small_button
+from napari_tessera.errors import TesseraError, lines_without_control, without_control
 from napari_tessera.session.report import sentence
 from napari_tessera.session.trust import revoke_trust, short_sha, trusted_files
 from napari_tessera.session.wording import Tone
@@ -111,7 +111,7 @@ class TrustDialog(QDialog):
         rows.addWidget(_selectable(self.question.format_name), 0, 1)
         for (sha, path), copy in zip(self.question.files, self.copies, strict=True):
             file, digits = _selectable(path.name), _selectable(short_sha(sha))
-            file.setToolTip(str(path))
+            file.setToolTip(plain_tooltip(str(path)))
             digits.setToolTip(sha)
             row = rows.rowCount()
             rows.addWidget(QLabel("File"), row, 0)
@@ -167,7 +167,7 @@ class TrustedDialog(QDialog):
         else:
             self._say(LISTED if names else NONE)
         for sha, name in names.items():
-            item = QListWidgetItem(f"{name}   {short_sha(sha)}")
+            item = QListWidgetItem(f"{without_control(name)}   {short_sha(sha)}")
             item.setData(Qt.ItemDataRole.UserRole, sha)
             item.setToolTip(sha)
             self.list.addItem(item)
@@ -190,7 +190,7 @@ class TrustedDialog(QDialog):
 
 def _text(text: str) -> QLabel:
     """Return words that wrap."""
-    label = QLabel(text)
+    label = QLabel(lines_without_control(text))
     label.setTextFormat(Qt.TextFormat.PlainText)  # a file's name is no markup
     label.setWordWrap(True)
     label.setMinimumWidth(TEXT_WIDTH)
@@ -199,7 +199,7 @@ def _text(text: str) -> QLabel:
 
 def _selectable(text: str) -> QLabel:
     """Return a fact that can be marked and copied."""
-    label = QLabel(text)
+    label = QLabel(without_control(text))
     label.setTextFormat(Qt.TextFormat.PlainText)
     label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
     return label

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from glob import glob
+from io import TextIOWrapper
 from typing import NoReturn
 
 __all__ = ["main"]
@@ -30,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
     if arguments is not None:
         sys.exit(run_app(app, arguments))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that knows no µ still gets the rest
     code = run_app(app, _expand(sys.argv[1:]))
     from napari_tessera.cli.interrupt import end_process
 

@@ -1,14 +1,12 @@
 """``tessera calibrate``: measure a network here, so that later estimates start from what it really takes."""
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-import typer
 from rich.table import Table
 
 from napari_tessera.cli import options, setup
-from napari_tessera.cli.console import OUT
+from napari_tessera.cli.console import OUT, show_json
 from napari_tessera.units import format_bytes
 
 if TYPE_CHECKING:
@@ -46,7 +44,7 @@ def calibrate(
     assert pace is not None, "it has just been measured"
     if as_json:
         memory = {} if measured is None else asdict(measured)
-        typer.echo(json.dumps(memory | {"seconds": pace.to_dict()}, indent=1))
+        show_json(memory | {"seconds": pace.to_dict()})
     else:
         OUT.print(_render(measured, pace, wanted.sw_batch_size))
 

@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
-from rich.console import Console
+import typer
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
 
-__all__ = ["ERR", "LOOKING", "OUT", "count", "say", "say_assumed", "stderr_is_terminal"]
+from napari_tessera.errors import lines_without_control, without_control
 
-OUT = Console(highlight=False)
-ERR = Console(stderr=True, highlight=False)
+__all__ = ["ERR", "LOOKING", "OUT", "count", "say", "say_assumed", "show_json", "stderr_is_terminal", "write_line"]
+
+
+class _PlainConsole(Console):
+    """Shows text as it is: no markup in it, no names of pictures, and nothing that moves the cursor.
+
+    Much of what is printed are the names and words of strangers' files.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """Yield what *renderable* consists of, its text without control characters."""
+        for segment in super().render(renderable, options):
+            if segment.control or not segment.text:
+                yield segment
+            else:
+                yield Segment(lines_without_control(segment.text), segment.style)
+
+
+OUT = _PlainConsole()
+ERR = _PlainConsole(stderr=True)
 
 # Said before the images are read for the first time: that may take as long as reading them.
 LOOKING = "reading the images to find what is empty ..."
@@ -34,8 +60,27 @@ def say(sentence: str, *, kind: str = "") -> None:
     kind
         ``Error``, ``Warning``, ``Stopped``, ``Note``, ``Assumed``, or empty: the word in front, in its colour.
     """
+    sentence = without_control(sentence)
     line = Text.assemble((f"{kind}: ", _STYLES[kind]), sentence) if kind else Text(sentence)
     ERR.print(line, soft_wrap=True)
+
+
+def write_line(line: str) -> None:
+    """Write one line to stdout, never broken; brackets mean nothing."""
+    OUT.print(Text(without_control(line)), soft_wrap=True)
+
+
+def show_json(content: object) -> None:
+    """Write *content* to stdout as JSON in ASCII, which every reader of JSON takes: numbers that it lacks are null."""
+    typer.echo(json.dumps(_finite(content), indent=1, allow_nan=False))
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {str(key): _finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def say_assumed(sentences: Iterable[str]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from napari_tessera.cli.console import say
+from napari_tessera.cli.console import say, write_line
 from napari_tessera.cli.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ def demo(
     """Segment a computed volume of neurites with the bundled network and draw a picture of the result."""
     error = make_demo(out, shape=SHAPE)
     for name, what in FILES.items():
-        typer.echo(f"{out / name}: {what}")
-    typer.echo(f"adapted Rand error against the truth: {error:.3f} (0 is perfect)")
+        write_line(f"{out / name}: {what}")
+    write_line(f"adapted Rand error against the truth: {error:.3f} (0 is perfect)")
     if show if show is not None else has_display():
         from napari_tessera.cli.viewer import show_files
 

@@ -1,6 +1,5 @@
 """``tessera doctor``: what works on this machine, what does not, and how to mend it."""
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from napari_tessera.cli import options
-from napari_tessera.cli.console import OUT
+from napari_tessera.cli.console import OUT, show_json
 
 if TYPE_CHECKING:
     from napari_tessera.doctor import Finding
@@ -27,7 +26,7 @@ def doctor(as_json: options.Json = False) -> None:
 
     findings = examine()
     if as_json:
-        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
+        show_json([asdict(finding) for finding in findings])
     else:
         OUT.print(render_findings(findings))
     if any(finding.status == "fail" for finding in findings):

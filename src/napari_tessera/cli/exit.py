@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from napari_tessera.cli.console import say
 from napari_tessera.cli.interrupt import hearing_stops, stopped_code
-from napari_tessera.errors import CancelledError, OutOfMemoryError, TesseraError, as_sentence, lacks_memory
+from napari_tessera.errors import (
+    CancelledError,
+    OutOfMemoryError,
+    TesseraError,
+    as_sentence,
+    lacks_memory,
+    lines_without_control,
+)
 
 if TYPE_CHECKING:
     import typer
@@ -49,7 +56,8 @@ def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
 def report(error: BaseException, sentence: str) -> None:
     """Say *sentence* on stderr, below the traceback of *error* where the user asked for tracebacks."""
     if _with_tracebacks.get():
-        traceback.print_exception(error, file=sys.stderr)
+        # What a stranger's file put into an error moves no cursor here either.
+        sys.stderr.write(lines_without_control("".join(traceback.format_exception(error))))
     say(sentence, kind="Stopped" if isinstance(error, CancelledError) else "Error")
 
 

@@ -1,6 +1,5 @@
 """``tessera inspect``: what a model's file says of its network, without running anything of it."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +8,8 @@ import typer
 from rich.table import Table
 
 from napari_tessera.cli import options
-from napari_tessera.cli.console import OUT, say, say_assumed
+from napari_tessera.cli.console import OUT, say, say_assumed, show_json
+from napari_tessera.errors import without_control
 from napari_tessera.session.card import mirrored_axes
 from napari_tessera.units import format_voxel_size
 
@@ -37,14 +37,14 @@ def inspect(
     trusted = risk is not None and all(TrustStore().allows(file) for file in risk.files)
     check_model(model, network_output=network_output)
     if as_json:
-        typer.echo(json.dumps(_as_dict(form.name, description, risk, trusted=trusted), indent=1))
+        show_json(_as_dict(form.name, description, risk, trusted=trusted))
         return
     table = Table.grid(padding=(0, 2))
     table.add_row("format", form.name)
     if description.architecture:
-        table.add_row("network", description.architecture)
+        table.add_row("network", without_control(description.architecture))
     for name, fact in _facts(description.spec).items():
-        table.add_row(name, fact)
+        table.add_row(name, without_control(fact))
     table.add_row("opening", _opening(risk, trusted=trusted))
     OUT.print(table)
     if description.spec is None:
@@ -69,7 +69,7 @@ def _as_dict(name: str, description: "Description", risk: "Risk | None", *, trus
 def _opening(risk: "Risk | None", *, trusted: bool) -> str:
     if risk is None:
         return "runs nothing of the file"
-    files = ", ".join(Path(file).name for file in risk.files)
+    files = ", ".join(without_control(Path(file).name) for file in risk.files)
     return f"{risk.does} ({files}): {'you trust it' if trusted else 'refused until you trust it, with --trust'}"
 
 

@@ -1,15 +1,13 @@
 """``tessera models``: the networks that come with Tessera, and the user's own."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.text import Text
 
 from napari_tessera.cli import options
-from napari_tessera.cli.console import OUT
-from napari_tessera.errors import ModelError
+from napari_tessera.cli.console import OUT, show_json, write_line
+from napari_tessera.errors import ModelError, without_control
 from napari_tessera.units import format_bytes, format_voxel_size
 
 if TYPE_CHECKING:
@@ -27,16 +25,12 @@ def models(as_json: options.Json = False) -> None:
     facts = {name: _look(path) for name, path in found.items()}
     sizes = {name: stored_bytes(path) for name, path in found.items()}
     if as_json:
-        typer.echo(
-            json.dumps(
-                [{"name": name, "bytes": sizes[name], **_plain(*fact)} for name, fact in facts.items()], indent=1
-            )
-        )
+        show_json([{"name": name, "bytes": sizes[name], **_plain(*fact)} for name, fact in facts.items()])
         return
     for name, (form, spec, problem) in facts.items():
-        OUT.print(Text.assemble((name, "bold"), f"  {format_bytes(sizes[name])}"))
-        OUT.print(problem or _line(form, spec), markup=False)
-    OUT.print(f"Your own: put files or folders into {models_folder()}", markup=False)
+        OUT.print(Text.assemble((without_control(name), "bold"), f"  {format_bytes(sizes[name])}"))
+        OUT.print(problem or _line(form, spec))
+    write_line(f"Your own: put files or folders into {models_folder()}")
 
 
 _Facts = tuple[str, "ModelSpec | None", str]

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from napari_tessera.cli import options, setup
+from napari_tessera.cli.console import write_line
 
 __all__ = ["pack"]
 
@@ -28,4 +29,4 @@ def pack(
     from napari_tessera.models.pack import pack
 
     for path in pack(network, output.with_suffix(".yaml"), overwrite=overwrite):
-        typer.echo(str(path))
+        write_line(str(path))

@@ -1,6 +1,5 @@
 """``tessera plan``: what a run would cost, before it starts."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +8,7 @@ import typer
 from napari_tessera.cli import options, setup
 from napari_tessera.cli.channel_files import join_channel_files
 from napari_tessera.cli.choice import Choice
-from napari_tessera.cli.console import LOOKING, OUT, say
+from napari_tessera.cli.console import LOOKING, OUT, say, show_json
 from napari_tessera.cli.outcome import results_among, without_mask
 from napari_tessera.cli.render import render_plan
 
@@ -114,7 +113,7 @@ def plan(
         facts = {"axes": axes, "voxel_size_um": voxel_size, "channels": channels}
         names, planned = _plan_files(images, facts, mask, network, wanted, decoder, choice)
     if as_json:
-        typer.echo(json.dumps(planned.to_dict() | {"assumed": list(network.spec.assumed)}, indent=1))
+        show_json(planned.to_dict() | {"assumed": list(network.spec.assumed)})
     else:
         OUT.print(render_plan(planned, names))
 

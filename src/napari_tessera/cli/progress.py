@@ -21,6 +21,7 @@ from napari_tessera.engine.events import (
     VolumeFinished,
     VolumeStarted,
 )
+from napari_tessera.errors import without_control
 from napari_tessera.session.progress import ProgressMeter
 from napari_tessera.units import format_duration
 
@@ -149,17 +150,17 @@ class BarProgress(RunProgress):
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.completed} / {task.total} passes"),
-            TextColumn("{task.fields[time_left]}"),
+            TextColumn("{task.completed} / {task.total} passes", markup=False),
+            TextColumn("{task.fields[time_left]}", markup=False),
         )
         self.bar = Progress(*columns, console=ERR, transient=True, redirect_stdout=False)
-        self._task = self.bar.add_task(f"reading {names[0]}", total=self.total, time_left="")
+        self._task = self.bar.add_task(without_control(f"reading {names[0]}"), total=self.total, time_left="")
 
     def show(self, status: Status) -> None:
         """Move the bar."""
         self.bar.update(
             self._task,
-            description=status.text,
+            description=without_control(status.text),
             completed=status.done,
             total=status.total,
             time_left=status.time_left,

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from napari_tessera.cli.console import count
+from napari_tessera.errors import without_control
 from napari_tessera.session.cost import HOST_TERMS, expected_time
 from napari_tessera.units import format_bytes
 
@@ -120,7 +121,7 @@ def _volumes_table(planned: Plan, names: Sequence[str]) -> Table:
         table.add_column(title, justify="right")
     for name, volume in zip(names[:MAX_ROWS], planned.volumes, strict=False):
         cells = _cells(volume)
-        table.add_row(Text(name), *(cells[title] for title in columns))
+        table.add_row(Text(without_control(name)), *(cells[title] for title in columns))
     if len(names) > MAX_ROWS:
         table.add_row(f"and {len(names) - MAX_ROWS} more")
     return table

@@ -12,7 +12,7 @@ import typer
 from napari_tessera.cli import options, setup
 from napari_tessera.cli.channel_files import join_channel_files
 from napari_tessera.cli.choice import Choice
-from napari_tessera.cli.console import LOOKING, count, say
+from napari_tessera.cli.console import LOOKING, count, say, show_json, write_line
 from napari_tessera.cli.exit import exit_code_of
 from napari_tessera.cli.interrupt import heard_call
 from napari_tessera.cli.outcome import Outcome, choose_outcomes, without_mask
@@ -172,10 +172,10 @@ def _report(outcomes: Sequence[Outcome], *, as_json: bool, quiet: bool) -> None:
 
 def _list(outcomes: Sequence[Outcome], *, as_json: bool, quiet: bool) -> None:
     if as_json:
-        typer.echo(json.dumps({"images": [outcome.to_dict() for outcome in outcomes]}, indent=1))
+        show_json({"images": [outcome.to_dict() for outcome in outcomes]})
     elif not quiet:
         for outcome in (outcome for outcome in outcomes if outcome.written or outcome.kept):
-            typer.echo(str(outcome))
+            write_line(str(outcome))
 
 
 def announce(planned: "Plan", folder: Path, notes: Sequence[str] = ()) -> None:

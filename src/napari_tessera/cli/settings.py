@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from napari_tessera.cli import setup
-from napari_tessera.cli.console import say
+from napari_tessera.cli.console import say, write_line
 
 __all__ = ["settings"]
 
@@ -45,4 +45,4 @@ def settings(
         wanted.to_yaml(output)
     elif names := write_connectomics(output, wanted):
         say(unknown_there(names), kind="Note")
-    typer.echo(str(output))
+    write_line(str(output))

@@ -1,13 +1,12 @@
 """``tessera trust``: which model files may run code, and the way to take that back."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from napari_tessera.cli import options
-from napari_tessera.cli.console import OUT
+from napari_tessera.cli.console import show_json, write_line
 from napari_tessera.errors import ModelError
 
 __all__ = ["trust"]
@@ -37,11 +36,11 @@ def trust(
         store.revoke(_full(revoke, store.names()))
     names = store.names()
     if as_json:
-        typer.echo(json.dumps(names, indent=1))
+        show_json(names)
     elif not names:
-        OUT.print("No file may run code.")
+        write_line("No file may run code.")
     for sha, name in names.items() if not as_json else ():
-        OUT.print(f"{sha[:16]}  {name}", markup=False, highlight=False)
+        write_line(f"{sha[:16]}  {name}")
 
 
 def _full(digits: str, names: dict[str, str]) -> str:
