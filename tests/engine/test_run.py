@@ -316,8 +316,10 @@ def test_cancel_takes_effect_within_one_pass_and_keeps_what_is_finished(tta_num:
     np.testing.assert_allclose(sink.array[:, finished], full[:, finished], atol=1e-5)
 
 
-@pytest.mark.parametrize("wrap", [lambda y: (y, y), lambda y: [y], lambda y: {"out": y}, lambda y: ({"a": [y]},)])
-def test_the_first_tensor_of_a_structure_is_the_output(wrap: Callable[[torch.Tensor], Any]) -> None:
+@pytest.mark.parametrize(
+    "wrap", [lambda y: (y, y[:, :1]), lambda y: [y], lambda y: {"out": y}, lambda y: ({"a": [y]},)]
+)
+def test_the_only_tensor_of_a_structure_that_suits_is_the_output(wrap: Callable[[torch.Tensor], Any]) -> None:
     volume, network = random_volume(12, 12), convolution(2)
     np.testing.assert_array_equal(run(lambda x: wrap(network(x)), volume, (8, 8)), run(network, volume, (8, 8)))
 
@@ -328,6 +330,7 @@ def test_the_first_tensor_of_a_structure_is_the_output(wrap: Callable[[torch.Ten
         (lambda x: x, "gave an output of shape"),
         (lambda x: x[..., ::2], "gave an output of shape"),
         (lambda x: None, "without a tensor"),
+        (lambda x: (x.expand(-1, 3, -1, -1), x.expand(-1, 3, -1, -1)), "several may be its result"),
     ],
 )
 def test_an_output_of_another_kind_is_explained(network: Network, sentence: str) -> None:
