@@ -18,6 +18,8 @@ from safetensors.numpy import save_file
 from napari_tessera.calibration.store import CalibrationStore
 from napari_tessera.engine.settings import Settings
 from napari_tessera.models.formats.connectomics.settings import write_connectomics
+from napari_tessera.models.load import BUNDLED, load_model
+from napari_tessera.models.pack import pack
 from napari_tessera.models.trust import TrustStore
 from napari_tessera.volumes import write_tiff
 from napari_tessera.writing import STALE_AFTER_S, replacing, write_text
@@ -99,6 +101,18 @@ def test_a_writer_that_makes_its_own_file_gets_the_mode_too(tmp_path: Path) -> N
     finally:
         os.umask(before)
     assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+def test_a_packed_model_has_the_mode_too(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        written = pack(load_model(BUNDLED), tmp_path / "a.yaml")
+    finally:
+        os.umask(before)
+    assert len(written) == 2
+    assert [path.stat().st_mode & 0o777 for path in written] == [0o644, 0o644]
+    assert set(tmp_path.iterdir()) == set(written)
 
 
 def test_a_name_as_long_as_names_may_be(tmp_path: Path) -> None:
