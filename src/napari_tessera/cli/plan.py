@@ -23,7 +23,10 @@ ALL_COUNTED = "without the image no window is known to be empty: all are counted
 
 
 def plan(
-    images: Annotated[list[Path] | None, typer.Argument(metavar="IMAGE", help="Image files, TIFF or .npy.")] = None,
+    # Whether each can be read is found out where it costs that one alone.
+    images: Annotated[
+        list[Path] | None, typer.Argument(metavar="IMAGE", readable=False, help="Image files, TIFF or .npy.")
+    ] = None,
     shape: Annotated[
         list[options.Sides] | None,
         typer.Option(

@@ -31,7 +31,8 @@ URGENT = ("WARNING", "PROBLEM")
 
 
 def run(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files, TIFF or .npy.")],
+    # Whether each can be read is found out where it costs that one alone.
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", readable=False, help="Image files, TIFF or .npy.")],
     output: Annotated[
         Path,
         typer.Option(
