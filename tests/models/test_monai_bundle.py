@@ -323,3 +323,27 @@ def test_bundles_at_several_depths_are_listed(tmp_path: Path) -> None:
         write_bundle(tmp_path / place, reference_network())
     with pytest.raises(ModelError, match=r"holds 7 MONAI bundles \(a/, b/c/, d/0/, d/1/, d/2/, \.\.\.\): open"):
         load_model(tmp_path)
+
+
+def test_an_unknown_network_is_named_before_weights_are_asked_for(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "bundle", inference=changed(INFERENCE, network_def={"_target_": "my.Net"}))
+    with pytest.raises(
+        ModelError, match=r"the _target_ of 'network_def' is 'my.Net'.*put a TorchScript of it.*model\.ts"
+    ):
+        load_model(folder)
+
+
+def test_pretrained_weights_are_never_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All weights are in the bundle, whatever the configuration of the training says."""
+    from monai.networks.nets import FlexibleUNet, efficientnet
+
+    def fetch(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("weights were to be fetched")
+
+    arguments = {"in_channels": 3, "out_channels": 2, "backbone": "efficientnet-b0"}
+    network = FlexibleUNet(**arguments).eval()
+    for place in ("model_zoo.load_url", "_load_state_dict"):
+        monkeypatch.setattr(f"{efficientnet.__name__}.{place}", fetch)
+    content = changed(INFERENCE, network_def={"_target_": "FlexibleUNet", "pretrained": True, **arguments})
+    loaded = load_model(write_bundle(tmp_path / "bundle", network, inference=content)).network.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in network.state_dict().items())

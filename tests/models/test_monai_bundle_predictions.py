@@ -123,11 +123,22 @@ NETWORKS: list[tuple[str, dict[str, Any], tuple[int, ...], tuple[int, ...]]] = [
         (16, 32, 32),
         (0, 0, 0),
     ),
+    (
+        "FlexibleUNet",
+        {"backbone": "efficientnet-b0", "decoder_channels": [16] * 5, "is_pad": False},
+        (64, 32),
+        (32, 32),
+    ),
+    ("FlexibleUNet", {"backbone": "resnet10", "spatial_dims": 3, "decoder_channels": [8] * 5}, (32, 64, 32), (32,) * 3),
     ("SwinUNETR", {"spatial_dims": 2, "feature_size": 12}, (64, 32), (32, 32)),
 ]
 
 
-@pytest.mark.parametrize(("name", "arguments", "window", "step"), NETWORKS, ids=[name for name, *_ in NETWORKS])
+@pytest.mark.parametrize(
+    ("name", "arguments", "window", "step"),
+    NETWORKS,
+    ids=[f"{name}{number}" for number, (name, *_) in enumerate(NETWORKS)],
+)
 def test_networks_of_the_table_see_their_own_axes(
     tmp_path: Path, name: str, arguments: dict[str, Any], window: tuple[int, ...], step: tuple[int, ...]
 ) -> None:

@@ -47,13 +47,15 @@ MONAI_NETWORKS = Names(
         f"{_NETS}.AttentionUnet",
         f"{_NETS}.BasicUNet",
         f"{_NETS}.DynUNet",
+        f"{_NETS}.FlexibleUNet",
         f"{_NETS}.SegResNet",
         f"{_NETS}.SwinUNETR",
         f"{_NETS}.UNETR",
         f"{_NETS}.UNet",
         f"{_NETS}.VNet",
     ),
-    "constructors neither run code given as an argument nor read or fetch files; texts among the arguments choose "
+    "constructors neither run code given as an argument nor read or fetch files (that of FlexibleUNet would, and is "
+    "always told not to); texts among the arguments choose "
     "layers in MONAI's own tables",
 )
 CONNECTOMICS_NETWORKS = Names(

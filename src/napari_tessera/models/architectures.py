@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 _MONAI = "monai.networks.nets"
+_FLEXIBLE = f"{_MONAI}.FlexibleUNet"
 
 INTERPOLATING, RESIDUAL = "napari_tessera.InterpolatingUNet", "napari_tessera.ResidualUNet"
 MEDNEXT, UNET3D = "napari_tessera.MedNeXt", "napari_tessera.Pytorch3DUNet"
@@ -149,6 +150,8 @@ def network_class(name: str) -> type[torch.nn.Module]:
 
 
 def _construct(name: str, arguments: dict[str, Any]) -> torch.nn.Module:
+    if name == _FLEXIBLE:  # all weights are in the model's file: none are to be fetched
+        arguments = arguments | {"pretrained": False}
     return network_class(name)(**arguments)
 
 

@@ -158,6 +158,7 @@ def _open(path: Path, trusted: TrustedFiles = NO_FILES) -> _Bundle:
     has_script = package.holds(choice.script)
     has_weights = not choice.only_script and package.holds(choice.weights)
     if not has_weights and not has_script:
+        _check_network(config, choice)  # whose weights would be of no use
         said = f" ({choice.said})" if choice.said else ""
         raise ModelError(f"{path} holds no weights{said}: put its {choice.weights} (or {choice.script}) into it")
     if name is None and not has_script:
@@ -173,6 +174,16 @@ def _open(path: Path, trusted: TrustedFiles = NO_FILES) -> _Bundle:
         note = f"Its {choice.script} is used, as the weights cannot be: {error}."
         return _Bundle(package, metadata, config, choice, None, (note,))
     return _Bundle(package, metadata, config, choice, architecture, (*choice.notes(choice.weights), *notes))
+
+
+def _check_network(config: Config, choice: Choice) -> None:
+    """Raise `ModelError` if the configuration names a network that Tessera does not build, with what it would take."""
+    if not config.content:
+        return
+    try:
+        _read_architecture(config)
+    except ModelError as error:
+        raise ModelError(f"{error}; put a TorchScript of it into the bundle, as {choice.script}") from error
 
 
 def _read_architecture(config: Config) -> tuple[tuple[str, dict[str, Any]], tuple[str, ...]]:

@@ -129,6 +129,8 @@ def network_steps(name: str, arguments: dict[str, Any], spatial_dims: int) -> tu
     elif name == "SegResNet":
         levels = arguments.get("blocks_down", (1, 2, 2, 4))
         per_level = [2] * (len(levels) - 1 if isinstance(levels, list | tuple) else 0)
+    elif name == "FlexibleUNet":
+        per_level = [2] * 5
     elif name in ("BasicUNet", "VNet"):
         per_level = [2] * 4
     elif name == "SwinUNETR":
