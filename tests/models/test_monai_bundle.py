@@ -242,7 +242,9 @@ def test_a_step_before_the_network_that_tessera_does_not_do_is_refused(
 @pytest.mark.parametrize(
     ("transform", "reason"),
     [
-        ({"_target_": "KeepLargestConnectedComponentd"}, "'KeepLargestConnectedComponentd', which Tessera does not do"),
+        ({"_target_": "FillHolesd"}, "'FillHolesd', which Tessera does not do"),
+        ({"_target_": "KeepLargestConnectedComponentd"}, "AsDiscrete must come first"),
+        ({"_target_": "Lambdad", "func": "$lambda x: x * 2"}, "a function 'func', which is code"),
         ({"_target_": "Activationsd", "other": "$torch.tanh"}, "a function 'other'"),
         ({"_target_": "AsDiscreted", "threshold": 3}, "the threshold 3, but"),
     ],

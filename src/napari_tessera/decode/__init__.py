@@ -37,7 +37,7 @@ def get_decoder(name: str, **parameters: Any) -> Decoder:
     Examples
     --------
     >>> get_decoder("threshold", min_size_vox=50)
-    ThresholdDecoder(threshold=0.5, channel=None, connectivity=1, min_size_vox=50)
+    ThresholdDecoder(threshold=0.5, channel=None, connectivity=1, min_size_vox=50, keep_largest=0)
     """
     if name not in _DECODERS:
         raise SettingsError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from napari_tessera.decode.base import Labels, check_number
+from napari_tessera.decode.base import KEEPING_BYTES, Labels, check_integer, check_number, keep_largest
 from napari_tessera.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -32,16 +32,24 @@ class ArgmaxDecoder:
     ----------
     threshold
         With a single channel there is nothing to compare: 1 where its value exceeds this, else 0.
+    keep_largest
+        Of every class but 0 only so many of the largest connected parts are kept; 0: all.
+    connectivity
+        For `keep_largest`. 1: voxels that share a face are connected; 2: an edge too; 3: a corner too (in 2D as 2).
     """
 
     name: ClassVar[str] = "argmax"
     background: ClassVar[int] = 0
 
     threshold: float = 0.5
+    keep_largest: int = 0
+    connectivity: int = 1
 
     def __post_init__(self) -> None:
         """Check the parameters."""
         check_number("threshold", self.threshold, 0, 1)
+        check_integer("keep_largest", self.keep_largest, 0)
+        check_integer("connectivity", self.connectivity, 1, 3)
 
     def check(self, output: OutputSpec, out_channels: int) -> None:
         """Raise `SettingsError` where channels say different things, of which none is the class of a voxel."""
@@ -77,17 +85,17 @@ class ArgmaxDecoder:
         return range(out_channels if out_channels == 1 else 0)
 
     def decode(self, reduced: np.ndarray) -> Labels:
-        """Return the class numbers as they are, a view of the input."""
+        """Return the class numbers, a view of the input unless parts of them are left out."""
         labels: Labels = reduced[0]
-        return labels
+        return keep_largest(labels, self.keep_largest, self.connectivity) if self.keep_largest else labels
 
     def label_bytes(self, out_channels: int) -> int:
         """Return the bytes of a class number."""
         return 1 if out_channels <= 256 else 2
 
     def working_bytes(self, voxels: int) -> int:
-        """Return 0: the labels are the reduced volume itself."""
-        return 0
+        """Return 0 where the labels are the reduced volume itself."""
+        return (KEEPING_BYTES + 2) * voxels if self.keep_largest else 0
 
 
 def _argmax_by_channel(values: torch.Tensor) -> torch.Tensor:

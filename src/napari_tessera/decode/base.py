@@ -15,7 +15,20 @@ if TYPE_CHECKING:
 
     from napari_tessera.models.spec import OutputSpec
 
-__all__ = ["Decoder", "Labels", "check_choice", "check_integer", "check_number", "drop_small", "label_dtype"]
+__all__ = [
+    "KEEPING_BYTES",
+    "Decoder",
+    "Labels",
+    "check_choice",
+    "check_integer",
+    "check_number",
+    "drop_small",
+    "keep_largest",
+    "label_dtype",
+]
+
+# Of `keep_largest`: a class, its parts as int32, bincount's int64 copy, and what is dropped.
+KEEPING_BYTES = 14
 
 Labels = np.ndarray[Any, np.dtype[np.signedinteger[Any] | np.unsignedinteger[Any]]]
 
@@ -93,12 +106,46 @@ def label_dtype(n_labels: int) -> type[np.uint16] | type[np.int32]:
     return np.uint16 if n_labels < 2**16 else np.int32
 
 
-def drop_small(labels: np.ndarray, min_size_vox: int) -> Labels:
-    """Return the labels renumbered 1..n, with objects of fewer than ``min_size_vox`` voxels made background."""
+def drop_small(labels: np.ndarray, min_size_vox: int, most: int = 0) -> Labels:
+    """Return the labels renumbered 1..n, with objects of fewer than ``min_size_vox`` voxels made background.
+
+    So are all but the *most* largest objects; 0: no other is.
+    """
     sizes = np.bincount(labels.ravel(), minlength=1)
+    sizes[0] = 0
     keep = sizes >= max(min_size_vox, 1)
-    keep[0] = False
+    if most:
+        keep &= _are_largest(sizes, most)
     n_labels = int(keep.sum())
     renumbered = np.where(keep, np.cumsum(keep), 0).astype(label_dtype(n_labels))
     kept: Labels = renumbered[labels]
     return kept
+
+
+def keep_largest(classes: np.ndarray, most: int, connectivity: int) -> Labels:
+    """Return *classes*, (*spatial), with all but the *most* largest connected parts of every class made background.
+
+    Takes `KEEPING_BYTES` a voxel beside its argument and its result. The input is left as it is.
+    """
+    from scipy import ndimage
+
+    neighbours = ndimage.generate_binary_structure(classes.ndim, min(connectivity, classes.ndim))
+    kept: Labels = classes.copy()
+    for label, box in enumerate(ndimage.find_objects(classes), 1):
+        if box is None:
+            continue
+        parts, found = ndimage.label(classes[box] == label, neighbours)
+        if found > most:
+            sizes = np.bincount(parts.ravel())
+            sizes[0] = 0
+            dropped = ~_are_largest(sizes, most)
+            dropped[0] = False
+            kept[box][dropped[parts]] = 0
+    return kept
+
+
+def _are_largest(sizes: np.ndarray, most: int) -> np.ndarray:
+    """Return for each of *sizes* whether it is among the *most* largest; of equal ones the later is, as in MONAI."""
+    found = np.zeros(len(sizes), bool)
+    found[np.argsort(sizes, kind="stable")[::-1][:most]] = True
+    return found

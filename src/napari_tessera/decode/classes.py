@@ -57,16 +57,14 @@ def label_classes(spec: ModelSpec, decoder: Decoder) -> tuple[LabelClass, ...]:
     if len(spec.classes) != spec.out_channels:
         return ()
     if isinstance(decoder, RegionsDecoder):
-        labels = decoder.labels
+        labels, drawn = decoder.labels, decoder.drawn
     elif isinstance(decoder, ArgmaxDecoder):
         # A single channel is foreground: 0 is what it is not.
         labels = (1,) if spec.out_channels == 1 else tuple(range(spec.out_channels))
+        drawn = tuple(range(spec.out_channels))
     else:
         return ()
     colours = spec.class_colours or ("",) * len(spec.classes)
     # Of regions with one label the later is drawn over the earlier.
-    found = {
-        label: LabelClass(label, name, colour)
-        for label, name, colour in zip(labels, spec.classes, colours, strict=True)
-    }
+    found = {labels[channel]: LabelClass(labels[channel], spec.classes[channel], colours[channel]) for channel in drawn}
     return tuple(found[label] for label in sorted(found))

@@ -33,6 +33,8 @@ class ThresholdDecoder:
         1: voxels that share a face are connected; 2: an edge too; 3: a corner too (in 2D as 2).
     min_size_vox
         Smaller objects are removed.
+    keep_largest
+        Only so many of the largest objects are kept; 0: all.
     """
 
     name: ClassVar[str] = "threshold"
@@ -42,12 +44,14 @@ class ThresholdDecoder:
     channel: int | None = None
     connectivity: int = 1
     min_size_vox: int = 0
+    keep_largest: int = 0
 
     def __post_init__(self) -> None:
         """Check the parameters."""
         check_number("threshold", self.threshold, 0, 1)
         check_integer("connectivity", self.connectivity, 1, 3)
         check_integer("min_size_vox", self.min_size_vox, 0)
+        check_integer("keep_largest", self.keep_largest, 0)
         if self.channel is not None:
             check_integer("channel", self.channel, 0)
 
@@ -90,7 +94,7 @@ class ThresholdDecoder:
         foreground = reduced[0]
         neighbours = ndimage.generate_binary_structure(foreground.ndim, min(self.connectivity, foreground.ndim))
         labels, _ = ndimage.label(foreground, neighbours)
-        return drop_small(labels, self.min_size_vox)
+        return drop_small(labels, self.min_size_vox, self.keep_largest)
 
     def label_bytes(self, out_channels: int) -> int:
         """Return 4: object numbers are int32 from 65536 objects on."""

@@ -423,6 +423,9 @@ MONAI_AFTER = Names(
         "Activations": "activation: sigmoid or softmax",
         "AsDiscrete": "decoder: argmax or threshold",
         "Invert": "resampling: the way back",
+        "KeepLargestConnectedComponent": "keep_largest of the decoder",
+        "Lambda": "decoder: regions, where its function says no more than which channel becomes which label",
+        "RemoveSmallObjects": "min_size_vox of the decoder",
     },
     f"no transform is ever made: {_NO_CODE}",
 )

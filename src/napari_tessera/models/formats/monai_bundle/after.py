@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_tessera.errors import ModelError
 from napari_tessera.models import allowed
+from napari_tessera.models.formats.monai_bundle.regions import read_regions
 from napari_tessera.models.formats.monai_bundle.transforms import at_position, base_name, position_of
 from napari_tessera.models.spec import Activation, DecoderChoice
 
@@ -27,6 +28,8 @@ class Postprocessing:
     ----------
     activation, decoder
         In the end.
+    is_inverted
+        Whether output is back in the image's voxels.
     output_order, output_activated
         How output is brought back to the image's voxels before labels are decided, as in `ResamplingScheme`.
     notes
@@ -38,6 +41,21 @@ class Postprocessing:
     output_order: int | None = None
     output_activated: bool = False
     notes: list[str] = field(default_factory=list)
+    is_inverted: bool = False
+
+    @property
+    def drops_parts(self) -> bool:
+        """Whether the decoder leaves out connected parts by their size."""
+        return bool({"keep_largest", "min_size_vox"} & dict(self.decoder.parameters if self.decoder else ()).keys())
+
+    def refine(self, **parameters: Any) -> None:
+        """Give the decoder more *parameters*."""
+        assert self.decoder is not None
+        chosen = dict(self.decoder.parameters) | parameters
+        self.decoder = DecoderChoice(self.decoder.name, tuple(sorted(chosen.items())))
+        if self.is_inverted and self.output_order is None:
+            # Parts are compared by size, and have another one in the network's voxels.
+            self.output_order = 0
 
 
 def read_postprocessing(config: Config, *, key: str, out_channels: int) -> Postprocessing:
@@ -63,6 +81,11 @@ def read_postprocessing(config: Config, *, key: str, out_channels: int) -> Postp
                 f"{config.label}: '{transform.where}' is '{transform.target[:80]}', which Tessera does not do, and "
                 f"without it the labels would be others: take it out of the file to have what the network itself gives"
             )
+    if out_channels > 1 and found.decoder is not None and found.decoder.name == "threshold":
+        found.notes.append(
+            f"The bundle applies its threshold to each of {out_channels} channels; Tessera's decoder makes objects of "
+            f"one of them, which you choose."
+        )
     return found
 
 
@@ -90,16 +113,88 @@ def _read_discrete(found: Postprocessing, transform: Component, position: int, o
         found.decoder = DecoderChoice("argmax")
     elif isinstance(threshold, int | float) and not isinstance(threshold, bool) and 0 <= threshold <= 1:
         found.decoder = DecoderChoice("threshold", (("threshold", float(threshold)),))
-        if out_channels > 1:
-            found.notes.append(
-                f"{transform.name} applies its threshold to each of {out_channels} channels; Tessera's decoder makes "
-                f"objects of one of them, which you choose."
-            )
     elif threshold is not None:
         raise _unusable(transform, f"the threshold {str(threshold)[:40]}, but Tessera needs a number from 0 to 1")
 
 
+def _read_lambda(found: Postprocessing, transform: Component, position: int, out_channels: int) -> None:
+    rules = read_regions(at_position(transform.raw.get("func"), position))
+    discrete = None if found.decoder is None else dict(found.decoder.parameters).get("threshold")
+    if rules is None or (found.decoder is not None and found.decoder.name != "threshold"):
+        raise _unusable(
+            transform,
+            "a function 'func', which is code, and Tessera runs no code of a bundle: it only reads which channel "
+            "becomes which label, as in 'lambda x: torch.where(x[[1]] > 0, 2, torch.where(x[[0]] > 0, 1, 0))'",
+        )
+    # What was compared with a threshold before is 0 or 1.
+    limits = {rule.limit for rule in rules} if discrete is None else {float(discrete)}
+    channels = [rule.channel for rule in rules]
+    sure = [rule.is_above if discrete is None else rule.tells_apart for rule in rules]
+    if len(limits) > 1 or not all(sure) or not 0 <= min(limits) <= 1 or max(channels) >= out_channels:
+        raise _unusable(transform, f"comparisons that Tessera's decoder does not do for {out_channels} channels")
+    labels = [0] * out_channels
+    for rule in rules:
+        labels[rule.channel] = rule.label
+    # The first comparison counts most, so it is drawn last.
+    parameters = {"labels": tuple(labels), "order": tuple(reversed(channels)), "threshold": min(limits)}
+    found.decoder = DecoderChoice("regions", tuple(sorted(parameters.items())))
+
+
+def _read_largest(found: Postprocessing, transform: Component, position: int, out_channels: int) -> None:
+    labels = _labels_of(found, out_channels)
+    if labels is None:
+        raise _unusable(transform, "no labels before it that it could be of: AsDiscrete must come first")
+    applied = transform.literal("applied_labels", None)
+    applied = [applied] if isinstance(applied, int) else applied
+    if applied is not None and not labels <= set(applied):
+        raise _unusable(transform, f"applied_labels {str(applied)[:40]}, but Tessera does it for all classes or none")
+    if len(labels) > 1 and not transform.literal("independent", True):
+        raise _unusable(transform, "independent false, but Tessera does it for each class by itself")
+    most, connectivity = transform.literal("num_components", 1), _connectivity(transform, None)
+    if isinstance(most, bool) or not isinstance(most, int) or most < 1:
+        raise _unusable(transform, f"num_components {str(most)[:40]}, but Tessera needs a whole number from 1 up")
+    _check_connectivity(found, transform, connectivity)
+    found.refine(keep_largest=most, connectivity=connectivity)
+
+
+def _read_small(found: Postprocessing, transform: Component, position: int, out_channels: int) -> None:
+    least, connectivity = transform.literal("min_size", 64), _connectivity(transform, 1)
+    one = found.decoder is not None and found.decoder.name == "threshold" and out_channels == 1
+    if not one or transform.literal("by_measure", False) or isinstance(least, bool) or not isinstance(least, int):
+        raise _unusable(transform, "a use that Tessera does not know: it drops objects of one channel, by their voxels")
+    if found.drops_parts:
+        raise _unusable(
+            transform, "its place after another that drops objects, but Tessera drops small ones first, once"
+        )
+    found.refine(min_size_vox=max(least, 0), connectivity=connectivity)
+
+
+def _labels_of(found: Postprocessing, out_channels: int) -> set[int] | None:
+    """Return the labels other than 0 that there are so far; None: none, or objects of one of several channels."""
+    if found.decoder is None or (found.decoder.name == "threshold" and out_channels > 1):
+        return None
+    regions = dict(found.decoder.parameters).get("labels")
+    return set(regions or range(max(out_channels, 2))) - {0}
+
+
+def _connectivity(transform: Component, default: int | None) -> int:
+    """Return over how many axes neighbours may differ; 3 stands for all there are, as no number does in MONAI."""
+    value = transform.literal("connectivity", default)
+    if value is None:
+        return 3
+    if isinstance(value, bool) or value not in (1, 2, 3):
+        raise _unusable(transform, f"connectivity {str(value)[:40]}, but Tessera needs 1, 2 or 3")
+    return int(value)
+
+
+def _check_connectivity(found: Postprocessing, transform: Component, connectivity: int) -> None:
+    before = dict(found.decoder.parameters if found.decoder else ()).get("connectivity", connectivity)
+    if before != connectivity:
+        raise _unusable(transform, f"connectivity {connectivity}, and a transform before it {before}: Tessera has one")
+
+
 def _read_invert(found: Postprocessing, transform: Component, position: int, out_channels: int) -> None:
+    found.is_inverted = True
     if _of_key(transform, "nearest_interp", position, True):
         return  # whether labels are decided before or after makes no difference
     if found.decoder is not None:
@@ -111,7 +206,14 @@ def _read_invert(found: Postprocessing, transform: Component, position: int, out
 
 
 _POST: dict[str, Callable[[Postprocessing, Component, int, int], None]] = allowed.MONAI_AFTER.handled(
-    {"Activations": _read_activation, "AsDiscrete": _read_discrete, "Invert": _read_invert}
+    {
+        "Activations": _read_activation,
+        "AsDiscrete": _read_discrete,
+        "Invert": _read_invert,
+        "KeepLargestConnectedComponent": _read_largest,
+        "Lambda": _read_lambda,
+        "RemoveSmallObjects": _read_small,
+    }
 )
 
 

@@ -240,6 +240,11 @@ def _describe(bundle: _Bundle) -> _Parts:
     if of_volumes and before.resampling is not None:
         before.leave_size("it resamples volumes, and Tessera would resample their slices, each by itself")
     after = read_postprocessing(config, key=metadata.prediction_key, out_channels=outputs)
+    if of_volumes and after.drops_parts:
+        raise ModelError(
+            f"{config.label}: the 'postprocessing' drops connected parts of volumes, but its SliceInferer runs slices, "
+            f"which Tessera decodes one by one: take it out of the file, and do it to the labels yourself"
+        )
     name, arguments = bundle.architecture or ("", {})
     steps = network_steps(name.rpartition(".")[2], arguments, dims)
     window, said = find_window(
@@ -287,9 +292,9 @@ def _assumed(config: Config, after: Postprocessing, classes: Sequence[str]) -> t
 def _resampling(before: Preprocessing, after: Postprocessing) -> ResamplingScheme:
     if before.resampling is None:
         return ResamplingScheme()
-    if before.resampling.order == 0:  # the way back is interpolated as the way there, linearly at most
-        return before.resampling
-    return replace(before.resampling, output_order=after.output_order, output_activated=after.output_activated)
+    # The way back is interpolated as the way there.
+    order = None if after.output_order is None else min(after.output_order, before.resampling.order)
+    return replace(before.resampling, output_order=order, output_activated=after.output_activated)
 
 
 def _reordered(window: WindowRule, turn: Sequence[int]) -> WindowRule:
