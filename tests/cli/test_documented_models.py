@@ -28,6 +28,7 @@ PAGES = {
     "torchscript": ("torchscript", "cells.pt"),
     "exported-program": ("exported-program", "cells.pt2"),
     "onnx": ("onnx", "cells.onnx"),
+    "pytorch-3dunet": ("pytorch3dunet", "confocal_3D_unet_ovules_ds2x"),
 }
 # What else a page has commands for.
 MORE = {

@@ -23,6 +23,7 @@ from tests.models import (
     sample_monai_bundle,
     sample_nnunet,
     sample_onnx,
+    sample_pytorch3dunet,
     sample_tessera,
     sample_torchscript,
 )
@@ -129,6 +130,7 @@ SAMPLES = {
     "torchscript": Recipe("torchscript", lambda folder: sample_torchscript.make(folder).path, runs_code=True),
     "exported-program": Recipe("exported_program", lambda folder: sample_exported.make(folder).path, runs_code=True),
     "onnx": Recipe("onnx", lambda folder: sample_onnx.make(folder).path, needs=sample_onnx.NEEDS),
+    "pytorch3dunet": Recipe("pytorch3dunet", lambda folder: sample_pytorch3dunet.make(folder).path),
 }
 
 
