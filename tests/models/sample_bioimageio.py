@@ -13,7 +13,18 @@ import torch
 import yaml
 from tests.models.sample import IN_CHANNELS, OUT_CHANNELS, Sample, reference_network
 
-__all__ = ["NEEDS", "PAPERS", "describe", "make", "save_state_dict", "save_torchscript", "with_hash", "write", "zipped"]
+__all__ = [
+    "NEEDS",
+    "PAPERS",
+    "describe",
+    "describe_older",
+    "make",
+    "save_state_dict",
+    "save_torchscript",
+    "with_hash",
+    "write",
+    "zipped",
+]
 
 NEEDS = ("bioimageio.spec",)
 # BasicUNet of reference_network, as a description names it.
@@ -107,6 +118,34 @@ def describe(package: Path, network: torch.nn.Module, **weights: dict[str, Any])
         ],
         "weights": weights,
     }
+
+
+def describe_older(package: Path, **weights: dict[str, Any]) -> dict[str, Any]:
+    """Return a description of format 0.4 of the network and the test tensors that `make` has put into *package*."""
+    zscore = {"name": "zero_mean_unit_variance", "kwargs": {"mode": "per_sample", "axes": "czyx", "eps": 1e-6}}
+    tensor = {"axes": "bczyx", "data_type": "float32"}
+    sides = {"min": [1, IN_CHANNELS, SIDE, SIDE, SIDE], "step": [0, 0, 16, 16, 16]}
+    like = {"reference_tensor": "raw", "scale": [1, OUT_CHANNELS, 1, 1, 1], "offset": [0] * 5}
+    return {
+        **PAPERS,
+        "format_version": "0.4.10",
+        "name": "small cells",
+        "description": "Cells,\nsmall ones.",
+        "timestamp": "2022-01-01T00:00:00",
+        "tags": [],
+        "covers": [],
+        "test_inputs": ["test_input.npy"],
+        "test_outputs": ["test_output.npy"],
+        "inputs": [{**tensor, "name": "raw", "shape": sides, "preprocessing": [zscore]}],
+        "outputs": [{**tensor, "name": "cells", "shape": like, "postprocessing": [{"name": "sigmoid"}]}],
+        "weights": weights or {"pytorch_state_dict": older_state_dict(package)},
+    }
+
+
+def older_state_dict(package: Path) -> dict[str, Any]:
+    """Return what format 0.4 says of the weights that `make` has put into *package*."""
+    architecture = f"{ARCHITECTURE['import_from']}.{ARCHITECTURE['callable']}"
+    return {**with_hash(package / "weights.pt"), "architecture": architecture, "kwargs": ARCHITECTURE["kwargs"]}
 
 
 def save_state_dict(package: Path, network: torch.nn.Module) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from tests.models.change_bioimageio import (
     steps,
 )
 from tests.models.sample import reference_network
-from tests.models.sample_bioimageio import save_state_dict, save_torchscript
+from tests.models.sample_bioimageio import describe_older, save_state_dict, save_torchscript, write
 
 import napari_tessera as nt
 from napari_tessera.models.load import load_model
@@ -140,3 +140,25 @@ def test_a_halo_is_left_out_as_bioimageio_core_does(
     model = load_model(package, trust=True)
     found = nt.predict(volume, model, nt.Settings(window_size=window, overlap=0.0))
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_format_0_4_is_predicted_as_bioimageio_core_does(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bioimageio import core
+    from bioimageio.spec import ValidationContext, load_model_description
+    from bioimageio.spec.model import v0_4, v0_5
+
+    for newer_or_older in (v0_4, v0_5):
+        monkeypatch.setattr(newer_or_older.ModelDescr, "_get_metadata_completeness", lambda self: 0.0)
+    write(package, describe_older(package))
+    tensor = np.random.default_rng(5).normal(80, 30, (1, 1, 32, 48, 64)).astype(np.float32)
+    with ValidationContext(log_warnings=False, perform_io_checks=False):
+        theirs = load_model_description(package / "rdf.yaml", perform_io_checks=False)
+        sample = core.digest_spec.create_sample_for_model(theirs, inputs={"raw": tensor})
+        with core.create_prediction_pipeline(theirs, weight_format="pytorch_state_dict", devices=["cpu"]) as pipeline:
+            result = pipeline.predict_sample_without_blocking(sample)
+    expected = next(member for name, member in result.members.items() if str(name) == "cells").data.to_numpy()
+    del pipeline, theirs, sample, result
+    gc.collect()
+    settings = nt.Settings(window_size=(32, 48, 64), overlap=0)
+    np.testing.assert_allclose(nt.predict(tensor[0, 0], load_model(package), settings), expected[0], atol=1e-5)

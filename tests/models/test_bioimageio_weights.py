@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from tests.models.change_bioimageio import (
     with_first_axis,
 )
 from tests.models.sample import Sample, reference_network
-from tests.models.sample_bioimageio import save_torchscript, write, zipped
+from tests.models.sample_bioimageio import describe_older, save_torchscript, write, zipped
 
 import napari_tessera as nt
 from napari_tessera.errors import ModelError, UntrustedModelError
@@ -96,7 +97,8 @@ def test_whole_numbers_and_one_window_at_a_time(package: Path) -> None:
             lambda content: content["inputs"].append({**deepcopy(content["inputs"][0]), "id": "second"}),
             "has 2 input and 1 output tensors",
         ),
-        (merge(format_version="0.4.10"), "is of bioimage.io format 0.4.10, but Tessera reads 0.5"),
+        (merge(format_version="0.3.6"), r"is of bioimage.io format 0\.3\.6, but Tessera reads 0\.4 and 0\.5"),
+        (merge(format_version="0.4.10"), r"no valid bioimage.io model: inputs\.0"),
         (merge(type="dataset"), "describes a 'dataset', not a model"),
         (merge(inputs__0__axes__2__size="large"), "no valid bioimage.io model: inputs.0.axes.2.space.size"),
         (merge(weights=None), "no valid bioimage.io model: .*weights"),
@@ -107,6 +109,56 @@ def test_descriptions_that_no_network_of_tessera_can_be(package: Path, how: Chan
     with pytest.raises(ModelError, match=reason) as caught:
         describe_model(package)
     assert str(package) in str(caught.value)
+
+
+# --- descriptions of format 0.4, and other names of descriptions ---
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("pack", [lambda package: package, zipped])
+def test_a_description_of_format_0_4(package: Path, pack: Callable[[Path], Path]) -> None:
+    """Its test tensors are of the same network, computed with torch and numpy."""
+    write(package, describe_older(package))
+    model = load_model(pack(package))
+    found = nt.predict(np.load(package / "test_input.npy")[0, 0], model, ONE_WINDOW)
+    np.testing.assert_allclose(found, np.load(package / "test_output.npy")[0], atol=1e-5)
+    assert model.spec.name == "small cells"
+    assert (model.spec.window.minimum, model.spec.window.step) == ((32,) * 3, (16,) * 3)
+    assert any("0.4.10" in note for note in model.notes)
+
+
+def test_a_description_of_format_0_4_is_held_to_its_hashes_and_asks_for_trust(package: Path) -> None:
+    described = describe_older(package)
+    described["weights"]["pytorch_state_dict"]["sha256"] = "0" * 64
+    write(package, described)
+    with pytest.raises(ModelError, match="it is damaged or another file"):
+        load_model(package)
+    entry = save_torchscript(package, reference_network())
+    del entry["pytorch_version"]
+    write(package, describe_older(package, torchscript=entry))
+    with pytest.raises(UntrustedModelError):
+        load_model(package)
+    found = nt.predict(np.load(package / "test_input.npy")[0, 0], load_model(package, trust=True), ONE_WINDOW)
+    np.testing.assert_allclose(found, np.load(package / "test_output.npy")[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("pack", [lambda package: package, zipped, lambda package: package / "cells.bioimageio.yaml"])
+def test_descriptions_may_have_a_name_of_their_own(package: Path, pack: Callable[[Path], Path]) -> None:
+    (package / "rdf.yaml").rename(package / "cells.bioimageio.yaml")
+    form, description = describe_model(pack(package))
+    assert form.name == "bioimage.io package"
+    assert description.spec is not None
+    assert description.spec.name == "small cells"
+    load_model(pack(package))
+
+
+def test_of_several_descriptions_none_is_chosen(package: Path) -> None:
+    text = (package / "rdf.yaml").read_text()
+    (package / "a.bioimageio.yaml").write_text(text)
+    assert describe_model(package)[1].spec is not None, "rdf.yaml is the usual one"
+    (package / "rdf.yaml").rename(package / "b.bioimageio.yaml")
+    with pytest.raises(ModelError, match=r"several models \(a\.bioimageio\.yaml, b\.bioimageio\.yaml\)"):
+        describe_model(package)
 
 
 # --- weights ---

@@ -45,8 +45,8 @@ class Entry:
     contents
         Of files: what they hold counts more than what they are called.
     markers
-        Names of which a folder or a zip holds all, at one level near its top. A file of such a name stands for its
-        folder.
+        Names of which a folder or a zip holds all, at one level near its top; the first may be a pattern. A file of
+        such a name stands for its folder.
     in_zips
         Whether a path may lead to one of several packages in a zip: ``models.zip/one``.
     """
@@ -69,6 +69,7 @@ FORMATS = (
     Entry("nnunet.format", markers=("plans.json", "dataset.json"), in_zips=True),
     Entry("bioimageio.format", markers=("bioimageio.yaml",)),
     Entry("bioimageio.format", markers=("rdf.yaml",)),
+    Entry("bioimageio.format", markers=("*.bioimageio.yaml",)),
     Entry("pytorch3dunet.format", markers=("config_train.yml", "best_checkpoint.pytorch")),
     Entry("tessera_file", suffixes=(".safetensors", ".yaml", ".yml"), contents=(Content.SAFETENSORS,)),
     Entry("torchscript", suffixes=(".pt", ".ts", ".jit", ".torchscript"), contents=(Content.SCRIPT,)),
@@ -239,7 +240,7 @@ def _refuse_part(path: Path) -> None:
     """Raise if the weights *path* are a part of a package, which says what network they are of."""
     for root in path.absolute().parents[:2]:
         for entry in FORMATS:
-            if entry.markers and all((root / marker).is_file() for marker in entry.markers):
+            if entry.markers and all(any(root.glob(marker)) for marker in entry.markers):
                 raise ModelError(f"{path} holds weights alone, as part of the {entry.open().name} {root}: open that")
 
 
@@ -269,10 +270,10 @@ def _names_below(folder: Path) -> frozenset[str]:
 
 def _holds(names: frozenset[str], markers: tuple[str, ...]) -> bool:
     """Whether all *markers* lie at one place of a package."""
-    first = PurePosixPath(markers[0])
-    depth = len(first.parts)
-    places = [name.removesuffix(str(first)) for name in names if PurePosixPath(name).parts[-depth:] == first.parts]
-    return any(all(f"{place}{marker}" in names for marker in markers) for place in places)
+    first, *others = markers
+    depth = len(PurePosixPath(first).parts)
+    places = [PurePosixPath(name).parents[depth - 1] for name in names if PurePosixPath(name).match(first)]
+    return any(all(str(place / marker) in names for marker in others) for place in places)
 
 
 def _root_of(path: Path, markers: tuple[str, ...]) -> Path | None:
@@ -280,9 +281,9 @@ def _root_of(path: Path, markers: tuple[str, ...]) -> Path | None:
     path = path.absolute()  # a name alone has no folders above it
     for marker in markers:
         depth = len(PurePosixPath(marker).parts)
-        if path.parts[-depth:] != PurePosixPath(marker).parts:
+        if not path.match(marker):
             continue
         root = path.parents[depth - 1]
-        if all((root / other).exists() for other in markers):
+        if all((root / other).exists() for other in markers if other != marker):
             return root
     return None

@@ -1,1 +1,1 @@
-"""bioimage.io packages of format 0.5."""
+"""bioimage.io packages of formats 0.4 and 0.5."""

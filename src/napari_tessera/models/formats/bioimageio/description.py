@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from napari_tessera.errors import ModelError
@@ -17,6 +18,8 @@ __all__ = ["read_description"]
 MOST_VALUES = 200_000
 # Of a whole number: Python itself refuses to write out those of some thousand digits, even for a message.
 MOST_DIGITS = 300
+# The validators of bioimageio.spec also fail on values that they did not expect.
+_UNEXPECTED = (ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError)
 
 
 def read_description(package: Package) -> tuple[Any, tuple[str, ...]]:
@@ -25,19 +28,26 @@ def read_description(package: Package) -> tuple[Any, tuple[str, ...]]:
     Raises
     ------
     ModelError
-        If bioimageio.spec is missing, or the description cannot be read or is none of a model of format 0.5.
+        If bioimageio.spec is missing, or the description cannot be read or is none of a model of format 0.4 or 0.5.
     """
     content = _parse(package)
     version = str(content.get("format_version", "none"))
     if content.get("type") != "model":
         raise ModelError(f"{package.path} describes a {content.get('type')!r}, not a model")
-    if version.split(".")[:2] != ["0", "5"]:
+    if version.split(".")[:2] not in (["0", "4"], ["0", "5"]):
         raise ModelError(
-            f"{package.path} is of bioimage.io format {version}, but Tessera reads 0.5: bring it up to date with "
-            f"`bioimageio update-format` of bioimageio.core"
+            f"{package.path} is of bioimage.io format {version}, but Tessera reads 0.4 and 0.5: bring it up to date "
+            f"with `bioimageio update-format` of bioimageio.core"
         )
     notes = _drop_what_is_looked_up(content)
-    return _validate(package, content), notes
+    try:
+        from bioimageio.spec import model as formats
+    except ImportError as error:
+        raise _missing(package) from error
+    if version.split(".")[1] == "4":
+        found, more = _bring_up_to_date(package, content)
+        return found, (*notes, *more)
+    return _validate(package, content, formats.v0_5.ModelDescr), notes
 
 
 def _parse(package: Package) -> dict[str, Any]:
@@ -117,32 +127,62 @@ def _drop_what_is_looked_up(content: dict[str, Any]) -> tuple[str, ...]:
     return tuple(f"The input is the output of another model, '{name}': run that one before." for name in named)
 
 
-def _validate(package: Package, content: dict[str, Any]) -> Any:
-    try:
-        from bioimageio.spec import InvalidDescr, ValidationContext
-        from bioimageio.spec.model.v0_5 import ModelDescr
-    except ImportError as error:
-        raise _missing(package) from error
+def _bring_up_to_date(package: Package, content: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
+    """Return what a description of format 0.4 is in format 0.5, as bioimageio.spec converts it, and notes."""
+    from bioimageio.spec.model import v0_4, v0_5
 
-    class Description(ModelDescr):  # type: ignore[misc,unused-ignore]
-        def _get_metadata_completeness(self) -> float:
-            # A score by writing the description out, which fails with pydantic 2.14 and bioimageio.spec 0.5.12.
-            return 0.0
+    older = _validate(package, content, v0_4.ModelDescr)
+    with warnings.catch_warnings(record=True) as doubts, _context(package):
+        warnings.simplefilter("always")
+        try:
+            # The public way in fails with pydantic 2.14 and bioimageio.spec 0.5.12, see `_unscored`.
+            newer = v0_5._model_conv.convert_as_dict(older)
+            # The conversion leaves out what the weights must be.
+            for kind, entry in older.weights:
+                if entry is not None:
+                    newer["weights"][kind]["sha256"] = entry.sha256
+            found = _unscored(v0_5.ModelDescr).model_validate(newer)
+        except _UNEXPECTED as error:
+            raise _invalid(package, " ".join(str(error).split())) from error
+    said = dict.fromkeys(str(doubt.message) for doubt in doubts if doubt.category is UserWarning)
+    updated = f"It is of format {content['format_version']}, which bioimageio.spec brought up to 0.5."
+    return found, (updated, *(f"bioimageio.spec says of that: {sentence}." for sentence in said))
 
-    # Without checks of files nothing is downloaded, and no file is opened: Tessera checks those that it uses.
-    context = ValidationContext(root=package.path.parent, perform_io_checks=False, log_warnings=False)
+
+def _validate(package: Package, content: dict[str, Any], model: Any) -> Any:
+    """Return *content* as bioimageio.spec's class *model*."""
+    from bioimageio.spec import InvalidDescr
+
     try:
-        found = Description.load(content, context=context)
-    # Its validators also fail on values that they did not expect.
-    except (ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(f"{package.path} is no valid bioimage.io model: {reason}") from error
+        found = _unscored(model).load(content, context=_context(package))
+    except _UNEXPECTED as error:
+        raise _invalid(package, " ".join(str(error).split())) from error
     if isinstance(found, InvalidDescr):
         errors = [error for detail in found.validation_summary.details for error in detail.errors]
         texts = [f"{'.'.join(map(str, error.loc)) or 'the file'}: {' '.join(error.msg.split())}" for error in errors]
         more = f" and {len(texts) - 3} more" if len(texts) > 3 else ""
-        raise ModelError(f"{package.path} is no valid bioimage.io model: {'; '.join(texts[:3])}{more}")
+        raise _invalid(package, f"{'; '.join(texts[:3])}{more}")
     return found
+
+
+def _unscored(model: Any) -> Any:
+    class Description(model):  # type: ignore[misc,unused-ignore]
+        def _get_metadata_completeness(self) -> float:
+            # A score by writing the description out, which fails with pydantic 2.14 and bioimageio.spec 0.5.12.
+            return 0.0
+
+    return Description
+
+
+def _context(package: Package) -> Any:
+    """Return one without checks of files: nothing is downloaded or opened, as Tessera checks those that it uses."""
+    from bioimageio.spec import ValidationContext
+
+    return ValidationContext(root=package.path.parent, perform_io_checks=False, log_warnings=False)
+
+
+def _invalid(package: Package, reason: str) -> ModelError:
+    return ModelError(f"{package.path} is no valid bioimage.io model: {reason}")
 
 
 def _missing(package: Package) -> ModelError:

@@ -1,4 +1,4 @@
-"""bioimage.io packages of format 0.5: a description, weights and test tensors in a folder or a zip."""
+"""bioimage.io packages of formats 0.4 and 0.5: a description, weights and test tensors in a folder or a zip."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from napari_tessera.plain_yaml import MAX_BYTES
 __all__ = ["DESCRIPTIONS", "Package", "PackageFile", "open_package"]
 
 # The newer name first.
-DESCRIPTIONS = ("bioimageio.yaml", "rdf.yaml")
+DESCRIPTIONS = ("bioimageio.yaml", "rdf.yaml", "*.bioimageio.yaml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,13 +195,17 @@ def open_package(path: Path, trusted: TrustedFiles = NO_FILES) -> Package:
         names = [file.relative_to(path).as_posix() for name in DESCRIPTIONS for file in _nearby(path, name)]
     else:
         with open_archive(path, trusted.content.get(path)) as archive:
-            names = [name for name in archive.namelist() if PurePosixPath(name).name in DESCRIPTIONS]
+            names = [name for name in archive.namelist() if any(map(PurePosixPath(name).match, DESCRIPTIONS))]
     if not names:
         raise ModelError(f"{path} holds no {' or '.join(DESCRIPTIONS)}")
     depth = min(len(PurePosixPath(name).parts) for name in names)
     nearest = sorted(name for name in names if len(PurePosixPath(name).parts) == depth)
-    if len({str(PurePosixPath(name).parent) for name in nearest}) > 1:
-        raise ModelError(f"{path} holds several models ({', '.join(nearest[:3])}): name the one to open")
+    usual = [name for name in nearest if PurePosixPath(name).name in DESCRIPTIONS]
+    if len({str(PurePosixPath(name).parent) for name in nearest}) > 1 or (not usual and len(nearest) > 1):
+        raise ModelError(
+            f"{path} holds several models ({', '.join(nearest[:3])}): name the one to open, in a folder of its own"
+        )
+    nearest = usual or nearest
     return Package(path, nearest[0], trusted)
 
 
