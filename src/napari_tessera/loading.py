@@ -156,7 +156,7 @@ class _Preparation:
         """Return what its planes share; *crop*: the box of those that are not empty."""
         first = 0
         if crop is not None:
-            planes, *_ = measure_crop(stack).box
+            planes, *_ = measure_crop(stack, self._spec.crop_limit).box
             stack, first = Crop(stack.shape[1:], (planes, *crop.box)).of(stack), planes[0]
         return replace(self._measured(number, stack), first=first)
 

@@ -209,7 +209,8 @@ def test_what_is_not_taken_over_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("transform", "reason"),
     [
-        ({"_target_": "CropForegroundd", "source_key": "image"}, "cuts images to a part"),
+        ({"_target_": "CropForegroundd", "source_key": "image"}, "cuts images to a part by intensities that only"),
+        ({"_target_": "SpatialCropd", "roi_size": 4, "roi_center": 9}, "cuts images to a part"),
         ({"_target_": "Flipd", "spatial_axis": 0}, "turns images"),
         ({"_target_": "Rotate90d"}, "turns images"),
         ({"_target_": "Resized", "spatial_size": [64, 64, 64]}, "brings images to another size"),

@@ -19,6 +19,7 @@ from tests.models.test_monai_bundle_slices import PLANES
 from tests.models.test_monai_bundle_spacing import SIZE, SOFTMAX, bundle_of, invert, labels_by_both, spacing
 
 import napari_tessera as nt
+from napari_tessera.decode import get_decoder
 from napari_tessera.decode.base import keep_largest
 from napari_tessera.errors import ModelError
 from napari_tessera.models.load import load_model
@@ -184,7 +185,7 @@ def test_the_largest_parts_are_those_of_monai(connectivity: int, most: int) -> N
 def test_the_decoder_of_the_zoos_bundle(tmp_path: Path) -> None:
     """Brain tumours of the Model Zoo: core, whole and enhancing tumour, which are 1, 2 and 4."""
     model = bundle_of(tmp_path, "zyx", [], [SIGMOID, threshold(0.5), regions(BRATS)], [16, 16, 16])
-    decoder = nt.decode.get_decoder(model.spec.suggested_decoder.name, **dict(model.spec.suggested_decoder.parameters))
+    decoder = get_decoder(model.spec.suggested_decoder.name, **dict(model.spec.suggested_decoder.parameters))
     values = torch.tensor([[0.9, 0.9, 0.1, 0.1, 0.9], [0.9, 0.9, 0.9, 0.1, 0.1], [0.9, 0.1, 0.1, 0.1, 0.1]])
     found = decoder.decode(decoder.reduce(values[:, None], model.spec.output).numpy())
     assert found.tolist() == [[4, 1, 2, 0, 1]]

@@ -57,17 +57,24 @@ def network() -> torch.nn.Module:
     return made
 
 
-def run_with_monai(order: str, size: Any, before: list[Any], after: list[Any], window: list[int]) -> np.ndarray:
+def run_with_monai(
+    order: str, size: Any, before: list[Any], after: list[Any], window: list[int], values: np.ndarray | None = None
+) -> np.ndarray:
     """Return what MONAI's own transforms and inferer make of the volume, (C, *own shape) of the bundle, as zyx."""
 
     def made(one: dict[str, Any], **more: Any) -> Any:
         arguments = {name: value for name, value in one.items() if name not in ("_target_", "transform")}
+        if "select_fn" in arguments:
+            arguments["select_fn"] = eval(arguments["select_fn"].removeprefix("$"))
         return getattr(monai_transforms, one["_target_"])(**({"keys": "image"} | arguments | more))
 
     to_bundle = ["zyx".index(axis) for axis in order]
     affine = np.diag([*(size[axis] for axis in to_bundle), 1.0])
     chain = monai_transforms.Compose([made(one) for one in before])
-    image = MetaTensor(torch.tensor(volume().transpose(to_bundle).copy())[None], affine=torch.tensor(affine))
+    image = MetaTensor(
+        torch.tensor((volume() if values is None else values).transpose(to_bundle).copy())[None],
+        affine=torch.tensor(affine),
+    )
     data = chain({"image": image})
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -100,12 +107,14 @@ CHAINS = [
 ]
 
 
-def labels_by_both(folder: Path, order: str, size: Any, before: list[Any], after: list[Any]) -> Any:
+def labels_by_both(
+    folder: Path, order: str, size: Any, before: list[Any], after: list[Any], values: np.ndarray | None = None
+) -> Any:
     window = [16, 16, 16] if order == "zyx" else [32, 16, 16]
     model = bundle_of(folder, order, before, after, window)
-    expected = run_with_monai(order, size, before, after, window)[0]
+    expected = run_with_monai(order, size, before, after, window, values)[0]
     sizes = tuple(side * 1000 for side in size)
-    return model, nt.segment(volume(), model, SETTINGS, voxel_size_um=sizes), expected
+    return model, nt.segment(volume() if values is None else values, model, SETTINGS, voxel_size_um=sizes), expected
 
 
 @pytest.mark.parametrize("order", ["zyx", "xyz"])

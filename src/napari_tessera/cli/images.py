@@ -164,9 +164,9 @@ class ImageFile:
 
     def _find_crops(self) -> list[Crop | None]:
         if not self._takes_planes_together:
-            return [measure_crop(load()) for load in self.loads]
+            return [measure_crop(load(), self._spec.crop_limit) for load in self.loads]
         stacks = (self.loads[first : first + self._planes] for first in range(0, self.n_frames, self._planes))
-        return [crop for stack in stacks for crop in find_stack_crops(stack)]
+        return [crop for stack in stacks for crop in find_stack_crops(stack, self._spec.crop_limit)]
 
     def find_windows(self, settings: Settings, mask: ArrayLike | None = None) -> list[Windows]:
         """Return, frame by frame, which windows a run computes, None for all of them.

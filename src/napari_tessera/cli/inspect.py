@@ -88,7 +88,7 @@ def _facts(spec: "ModelSpec | None") -> dict[str, str]:
         "mirrored axes": mirrored_axes(spec),
         "voxel size": format_voxel_size(spec.voxel_size_um) if spec.voxel_size_um else "unknown",
         "resampling": _resampling(spec.resampling),
-        "crop": "" if spec.crop == "none" else "to what is not zero in any channel; the rest is background",
+        "crop": _crop(spec),
         "tiling": "" if spec.tiling == "monai" else "spread evenly, weighted by nnU-Net's Gaussian",
         "planes of a stack": _planes(spec),
         "normalisation": "; ".join(dict.fromkeys(map(_normalisation, spec.normalisations))),
@@ -102,6 +102,13 @@ def _facts(spec: "ModelSpec | None") -> dict[str, str]:
         "": spec.description,
     }
     return {name: fact for name, fact in facts.items() if fact}
+
+
+def _crop(spec: "ModelSpec") -> str:
+    if spec.crop == "none":
+        return ""
+    counts = "not zero" if spec.crop_limit is None else f"above {spec.crop_limit:g}"
+    return f"to what is {counts} in any channel; the rest is background"
 
 
 def _planes(spec: "ModelSpec") -> str:

@@ -115,12 +115,16 @@ class CroppedSource(SourceView):
         return self.source.read(tuple(slice(first + a, stop + a) for (first, stop, _), (a, _) in shifted))
 
 
-def measure_crop(source: Source) -> Crop:
-    """Return the smallest box of *source* outside of which all channels are 0; reads the image once, in pieces."""
+def measure_crop(source: Source, above: float | None = None) -> Crop:
+    """Return the smallest box of *source* outside of which all channels are 0; reads the image once, in pieces.
+
+    Where *above* is a number, outside of which no channel is above it.
+    """
     shape = source.shape[1:]
     hit = [np.zeros(side, bool) for side in shape]
     for region in iter_regions(source):
-        counts: npt.NDArray[Any] = (source.read(region) != 0).any(axis=0)
+        values = source.read(region)
+        counts = np.any(values != 0 if above is None else values > above, axis=0)
         for axis, part in enumerate(region):
             hit[axis][part] |= counts.any(axis=tuple(other for other in range(len(shape)) if other != axis))
     if not hit[0].any():

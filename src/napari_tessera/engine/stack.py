@@ -90,9 +90,12 @@ def in_stacks(loads: Sequence[Load], planes: int) -> tuple[Load, ...]:
     return tuple(_LoadInStack(stack, place) for stack in stacks for place in range(len(stack)))
 
 
-def find_stack_crops(loads: Sequence[Load]) -> tuple[Crop, ...]:
-    """Return the box of every plane of the stack that *loads* give: that of the stack; reads all planes once."""
-    box = measure_crop(StackSource(loads, loads[0]()))
+def find_stack_crops(loads: Sequence[Load], above: float | None = None) -> tuple[Crop, ...]:
+    """Return the box of every plane of the stack that *loads* give: that of the stack; reads all planes once.
+
+    What counts is *above* that number, or any other than 0: see `measure_crop`.
+    """
+    box = measure_crop(StackSource(loads, loads[0]()), above)
     return tuple(plane_crop(box, place) for place in range(len(loads)))
 
 

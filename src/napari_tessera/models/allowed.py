@@ -269,9 +269,14 @@ MONAI_CONSTANTS = Names(
     "the name stands for a text, and the expression is not run",
 )
 MONAI_AXES = Names(
-    "Transforms of axes before the network",
+    "Transforms of axes and extent before the network",
     (BUNDLE,),
-    {"LoadImage": "order of axes", "Orientation": "order of axes", "Spacing": "voxel size, and resampling"},
+    {
+        "CropForeground": "crop",
+        "LoadImage": "order of axes",
+        "Orientation": "order of axes",
+        "Spacing": "voxel size, and resampling",
+    },
     f"no transform is ever made: {_NO_CODE}",
 )
 MONAI_INTENSITIES = Names(
@@ -324,9 +329,7 @@ MONAI_REFUSED = Names(
     "Transforms before the network that are refused, with what they do (all others are, too)",
     (BUNDLE,),
     {
-        **dict.fromkeys(
-            ("CenterSpatialCrop", "CropForeground", "ResizeWithPadOrCrop", "SpatialCrop"), "cuts images to a part"
-        ),
+        **dict.fromkeys(("CenterSpatialCrop", "ResizeWithPadOrCrop", "SpatialCrop"), "cuts images to a part"),
         **dict.fromkeys(("Flip", "Rotate90", "Transpose"), "turns images"),
         **dict.fromkeys(("Resize", "Zoom"), "brings images to another size"),
     },

@@ -106,6 +106,7 @@ def _content(spec: ModelSpec) -> dict[str, Any]:
         "voxel_size_um": None if spec.voxel_size_um is None else list(spec.voxel_size_um),
         "resampling": {} if spec.resampling == ResamplingScheme() else asdict(spec.resampling),
         "crop": "" if spec.crop == "none" else spec.crop,
+        "crop_above": spec.crop_limit,
         "planes": "" if spec.planes == "apart" else spec.planes,
         "plane_axis": "" if spec.plane_axis == "z" else spec.plane_axis,
         "tiling": "" if spec.tiling is Tiling.MONAI else spec.tiling.value,

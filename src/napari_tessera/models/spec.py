@@ -35,7 +35,7 @@ __all__ = [
 
 OutputKind = Literal["semantic", "foreground", "boundary", "affinities", "contour-distance"]
 Activation = Literal["none", "sigmoid", "softmax", "tanh"]
-CropMode = Literal["none", "nonzero"]
+CropMode = Literal["none", "nonzero", "above"]
 PlanesMode = Literal["apart", "together"]
 PlaneAxis = Literal["z", "y", "x"]
 
@@ -181,7 +181,9 @@ class ModelSpec:
         How images of another voxel size are brought to it, and results back.
     crop
         Which part of an image it sees: ``none``: all of it; ``nonzero``: the smallest box outside of which all channels
-        are 0. The rest is background.
+        are 0; ``above``: outside of which none is above `crop_above`. The rest is background.
+    crop_above
+        A number in the image's own intensities, for a `crop` of ``above``.
     planes
         How a 2D model takes the planes of a stack: ``apart``: each as an image of its own; ``together``: cropped and
         normalised as one volume, as a model of planes that was trained on volumes needs it.
@@ -239,6 +241,7 @@ class ModelSpec:
     citation: str = ""
     resampling: ResamplingScheme = field(default_factory=ResamplingScheme)
     crop: CropMode = "none"
+    crop_above: float = 0.0
     planes: PlanesMode = "apart"
     plane_axis: PlaneAxis = "z"
     tiling: Tiling = Tiling.MONAI
@@ -268,6 +271,8 @@ class ModelSpec:
             )
         if self.crop not in get_args(CropMode):
             raise ModelError(f"crop is {self.crop!r}, but it must be one of {', '.join(get_args(CropMode))}")
+        if not isfinite(self.crop_above) or (self.crop_above and self.crop != "above"):
+            raise ModelError(f"crop_above is {self.crop_above}, but it needs a finite number, and a crop of 'above'")
         if self.tiling not in tuple(Tiling):
             raise ModelError(f"tiling is {self.tiling!r}, but it must be one of {', '.join(Tiling)}")
         object.__setattr__(self, "tiling", Tiling(self.tiling))
@@ -373,6 +378,11 @@ class ModelSpec:
     def axes(self) -> str:
         """The spatial axes, slowest first: ``zyx`` or ``yx``."""
         return "zyx"[-self.spatial_dims :]
+
+    @property
+    def crop_limit(self) -> float | None:
+        """What the values that count for the box are above; None: all but 0 count."""
+        return self.crop_above if self.crop == "above" else None
 
     @property
     def plane_place(self) -> int:

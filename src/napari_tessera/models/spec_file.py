@@ -143,6 +143,7 @@ class ModelFile(Part):
     voxel_size_um: tuple[float, ...] | None = None
     resampling: _Resampling = Field(default_factory=_Resampling)
     crop: CropMode = "none"
+    crop_above: float = 0.0
     planes: PlanesMode = "apart"
     plane_axis: PlaneAxis = "z"
     tiling: Tiling = Tiling.MONAI
@@ -178,6 +179,7 @@ class ModelFile(Part):
             voxel_size_um=self.voxel_size_um,
             resampling=self.resampling.to_scheme(),
             crop=self.crop,
+            crop_above=self.crop_above,
             planes=self.planes,
             plane_axis=self.plane_axis,
             tiling=self.tiling,

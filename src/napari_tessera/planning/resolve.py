@@ -153,7 +153,7 @@ def resolve(
         measured=peak.known.latest,
         host=host,
         output_bytes=sum(prod(shape) for shape in shapes) * run.written_bytes_per_voxel,
-        awaits_crop=spec.crop == "nonzero" and None in boxes,
+        awaits_crop=spec.crop != "none" and None in boxes,
         advice=advise(
             settings,
             grids,

@@ -44,11 +44,13 @@ def find_crop(volume: Any, model: GivenModel) -> Crop | tuple[Crop, ...] | None:
     if model.spec.crop == "none":
         return None
     volume = as_image(volume)
-    planes = split_planes(volume, model.spec)
+    above, planes = model.spec.crop_limit, split_planes(volume, model.spec)
     if planes is None:
-        return measure_crop(as_source(volume, model.spec))
+        return measure_crop(as_source(volume, model.spec), above)
     loads = plane_loads(planes, model.spec)
-    return find_stack_crops(loads) if model.spec.planes == "together" else tuple(measure_crop(load()) for load in loads)
+    if model.spec.planes == "together":
+        return find_stack_crops(loads, above)
+    return tuple(measure_crop(load(), above) for load in loads)
 
 
 def find_occupied(

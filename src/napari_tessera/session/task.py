@@ -191,9 +191,10 @@ class Task:
     def _find_crop(self, volume: VolumeInput) -> Crop:
         from napari_tessera.engine.crop import measure_crop
 
-        measure = partial(measure_crop, volume.load_measured())
+        above = self.model.spec.crop_limit
+        measure = partial(measure_crop, volume.load_measured(), above)
         # Values that are not where they were would shift a normalisation; a box would leave them out.
-        return measure() if is_taken_to_stay(volume.image.data) else self._remember(volume, ("crop",), measure)
+        return measure() if is_taken_to_stay(volume.image.data) else self._remember(volume, ("crop", above), measure)
 
     def _count(self, plan: Plan | None, cancel: threading.Event) -> Plan:
         """Return *plan*, resolved anew if None, or if a mask or the images decide on box and windows."""

@@ -266,6 +266,8 @@ def _describe(bundle: _Bundle) -> _Parts:
         output=_output(after.activation, after.decoder, outputs),
         voxel_size_um=size if len(size) == dims else None,
         resampling=_resampling(before, after),
+        crop="none" if before.crop_above is None else "above",
+        crop_above=before.crop_above or 0.0,
         classes=classes,
         planes="together" if of_volumes else "apart",
         plane_axis=cast("PlaneAxis", plane_axis or "z"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import TYPE_CHECKING
 
 from napari_tessera.errors import ModelError
@@ -43,6 +44,14 @@ class Steps:
     def is_line(self, start: int, stop: int | None) -> bool:
         """Whether the steps from *start* to *stop* only scale and shift, all voxels alike and by given numbers."""
         return all(_is_line(step) for channel in self._each for step in channel[start:stop])
+
+    def raw_limit(self, limit: float) -> float | None:
+        """Return what the image's own values are above where the values of all channels so far are above *limit*.
+
+        None: that is not known without looking at the image, differs between channels, or is so nowhere or everywhere.
+        """
+        limits = {_raw_limit(channel, limit) for channel in self._each}
+        return limits.pop() if len(limits) == 1 else None
 
     def do(self, *steps: Normalisation) -> None:
         """Do *steps* to every channel."""
@@ -186,6 +195,19 @@ READERS: dict[str, Callable[[Steps, Component], None]] = allowed.MONAI_INTENSITI
         "ThresholdIntensity": _read_threshold,
     }
 )
+
+
+def _raw_limit(steps: list[Normalisation], limit: float) -> float | None:
+    for step in reversed(steps):
+        numbers = dict(step.parameters)
+        low, high = (numbers.pop(name, value) for name, value in (("low", -inf), ("high", inf)))
+        if step.mode == "fixed" and numbers.keys() == {"mean", "std"}:
+            limit = limit * numbers["std"] + numbers["mean"]
+        elif step.mode not in ("none", "clip") or numbers:
+            return None
+        if not low <= limit < high:
+            return None
+    return limit
 
 
 def _is_line(step: Normalisation) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ _NEUTRAL, _PADDING, _REFUSED = (
 # the coordinates that its positions in voxels are given in.
 _SPACING_DEFAULTS = {"padding_mode": "border", "scale_extent": False, "min_pixdim": None, "max_pixdim": None}
 _ORDERS = {"bilinear": 1, "nearest": 0}
+# The one function of foreground that is read, and not run.
+_ABOVE = re.compile(r"\$\s*lambda (\w{1,20})\s*:\s*\1\s*>\s*(-?\d{1,10}(?:\.\d{1,10})?)\s*")
 _AT_RANDOM, _UNKNOWN = "changes images at random", "is none that Tessera does"
 
 
@@ -43,6 +46,8 @@ class Preprocessing:
         What happens to intensities.
     voxel_size_um
         By the name of the axis; empty if unknown.
+    crop_above
+        What the voxels of the box that the network sees are above; None: it sees all of the image.
     resampling
         How images are brought to it; None: they are not, unless somebody asks for it.
     notes
@@ -52,6 +57,7 @@ class Preprocessing:
     order: str
     steps: Steps
     voxel_size_um: dict[str, float] = field(default_factory=dict)
+    crop_above: float | None = None
     resampling: ResamplingScheme | None = None
     notes: list[str] = field(default_factory=list)
     steps_before: int = 0
@@ -182,13 +188,44 @@ def _read_spacing(found: Preprocessing, transform: Component, position: int) -> 
     found.resampling = ResamplingScheme(_ORDERS[mode], antialias=False, edge="repeat", grid="corner", usual=True)
 
 
+def _read_crop(found: Preprocessing, transform: Component, position: int) -> None:
+    limit = _foreground_above(transform.raw.get("select_fn"))
+    above = None if limit is None else found.steps.raw_limit(limit)
+    reasons = {
+        "by another image": transform.literal("source_key", None)
+        != at_position(transform.literal("keys", []), position),
+        "by a function that is no 'lambda x: x > 0' with another number": limit is None,
+        "by intensities that only the image itself tells": limit is not None and above is None,
+        "of images at another voxel size": bool(found.voxel_size_um),
+        "twice": found.crop_above is not None,
+        "with a margin": _differs(transform, "margin", 0),
+        "to multiples of a number": _differs(transform, "k_divisible", 1),
+        "by some of the channels": transform.literal("channel_indices", None) is not None,
+    }
+    reason = next((reason for reason, holds in reasons.items() if holds), None)
+    if reason is not None:
+        raise _refusal(transform, f"cuts images to a part {reason}")
+    found.crop_above = above
+
+
+def _foreground_above(function: Any) -> float | None:
+    """Return the number that foreground is above; None where the *function* is not like MONAI's own."""
+    if function is None:
+        return 0.0
+    match = _ABOVE.fullmatch(function) if isinstance(function, str) else None
+    return None if match is None else float(match[2])
+
+
+def _differs(transform: Component, argument: str, usual: Any) -> bool:
+    value = transform.literal(argument, usual)
+    return any(one != usual for one in (value if isinstance(value, list) else [value]))
+
+
 def _unusual_spacing(transform: Component) -> str:
     """Return the first argument that makes another grid or other values than MONAI's defaults do."""
     for argument, usual in _SPACING_DEFAULTS.items():
-        value = transform.literal(argument, usual)
-        many = value if isinstance(value, list) else [value]
-        if any(one != usual for one in many):
-            return f"{argument} {str(value)[:40]}"
+        if _differs(transform, argument, usual):
+            return f"{argument} {str(transform.literal(argument, usual))[:40]}"
     return ""
 
 
@@ -197,6 +234,13 @@ def _read_intensities(found: Preprocessing, transform: Component, position: int)
 
 
 _PRE: dict[str, Callable[[Preprocessing, Component, int], None]] = {
-    **allowed.MONAI_AXES.handled({"LoadImage": _read_load, "Orientation": _read_orientation, "Spacing": _read_spacing}),
+    **allowed.MONAI_AXES.handled(
+        {
+            "CropForeground": _read_crop,
+            "LoadImage": _read_load,
+            "Orientation": _read_orientation,
+            "Spacing": _read_spacing,
+        }
+    ),
     **dict.fromkeys(READERS, _read_intensities),
 }
