@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -320,3 +321,31 @@ def test_a_folder_that_holds_only_a_zip(tmp_path: Path) -> None:
     shutil.make_archive(str(folder / "model"), "zip", packed)
     form, _ = describe_model(folder)
     assert form.name == "bioimage.io package"
+
+
+def test_models_of_other_programs_are_known_and_told_the_way_on(tmp_path: Path) -> None:
+    weights = {"model_state_dict": {"a": torch.ones(1)}}
+    for name in ("x.pytorch", "cpsam", "cyto3", "v1/fold_0/model_final_checkpoint.model"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        torch.save(weights, tmp_path / name)
+    (tmp_path / "v1" / "plans.pkl").write_bytes(pickle.dumps({}))
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "saved_model.pb").write_bytes(b"\x08\x01")
+    (tmp_path / "m.keras").write_bytes(b"PK\x05\x06" + bytes(18))
+    (tmp_path / "m.h5").write_bytes(b"\x89HDF\r\n\x1a\n" * 9)
+    shutil.make_archive(str(tmp_path / "v1"), "zip", tmp_path / "v1")
+    for name, program, todo in (
+        ("x.pytorch", "pytorch-3dunet", "config_train.yml"),
+        ("cpsam", "Cellpose", "run it there"),
+        ("cyto3", "Cellpose", "run it there"),
+        ("v1", "nnU-Net 1", "nnU-Net 2"),
+        ("v1.zip", "nnU-Net 1", "nnU-Net 2"),
+        ("v1/plans.pkl", "nnU-Net 1", "nnU-Net 2"),
+        ("v1/fold_0", "nnU-Net 1", "nnU-Net 2"),
+        ("v1/fold_0/model_final_checkpoint.model", "nnU-Net 1", "nnU-Net 2"),
+        ("saved", "TensorFlow", "ONNX"),
+        ("saved/saved_model.pb", "TensorFlow", "ONNX"),
+        ("m.keras", "Keras", "ONNX"),
+        ("m.h5", "Keras", "ONNX"),
+    ):
+        assert_refused(lambda name=name: load_model(tmp_path / name), program, todo, where=tmp_path)  # type: ignore[misc]

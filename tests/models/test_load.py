@@ -285,6 +285,15 @@ def test_a_description_that_leads_nowhere(folder: Path, changes: dict[str, Any],
         load_model(folder / "small.yaml")
 
 
+def test_weights_that_a_description_names_stay_in_its_folder(folder: Path, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    (folder / "small.yaml").rename(here / "small.yaml")
+    (here / "small.safetensors").symlink_to(folder / "small.safetensors")
+    with pytest.raises(ModelError, match="is a link that leads outside"):
+        load_model(here)
+
+
 def test_weights_that_do_not_fit_are_named(folder: Path, network: UNet) -> None:
     state = dict(network.state_dict())
     first = next(iter(state))

@@ -127,4 +127,6 @@ def refuse_no_model(content: Content, label: str) -> None:
     if content is Content.LFS_POINTER:
         raise ModelError(f"{label} is a pointer of Git LFS in the place of the file itself: run 'git lfs pull'")
     if content is Content.HDF5:
-        raise ModelError(f"{label} is an HDF5 file, such as Keras writes, which Tessera does not open: export to ONNX")
+        raise ModelError(
+            f"{label} is an HDF5 file, such as Keras writes, which Tessera does not open: export it to ONNX"
+        )

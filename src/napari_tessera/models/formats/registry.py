@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from napari_tessera.errors import ModelError
 from napari_tessera.models.formats.archive import split_at_zip
 from napari_tessera.models.formats.contents import Content, look, names_in_zip, refuse_no_model
+from napari_tessera.models.formats.elsewhere import refuse_foreign
 
 if TYPE_CHECKING:
     from napari_tessera.models.formats.base import ModelFormat
@@ -154,6 +155,9 @@ def _format_of(path: Path, content: Content, names: frozenset[str]) -> Entry:
     by_content = next((entry for entry in FORMATS if content in entry.contents), None)
     by_name = next((entry for entry in FORMATS if _is_called_as(path, entry)), None)
     if by_name is None and path.suffix.lower() != ".zip":
+        if content is Content.HDF5:
+            refuse_no_model(content, str(path))
+        refuse_foreign(str(path), (path.name,), is_weights=by_content is _CHECKPOINTS)
         what = f"; it holds {content.value}: give it the ending {by_content.suffixes[0]}" if by_content else ""
         raise ModelError(f"{path} has the ending '{path.suffix}'; Tessera opens {', '.join(MODEL_SUFFIXES)}{what}")
     refuse_no_model(content, str(path))
@@ -197,12 +201,15 @@ def _find_in_folder(folder: Path) -> tuple[ModelFormat, Path]:
         return find_format(models[0])
     if models:
         raise ModelError(f"{folder} holds {len(models)} models ({_listed(path.name for path in models)}): name one")
-    shards = (
-        ", and if it is one checkpoint in parts, join them to one file" if _is_called_as(folder, _CHECKPOINTS) else ""
-    )
+    refuse_foreign(str(folder), names)
+    if _is_called_as(folder, _CHECKPOINTS):
+        raise ModelError(
+            f"{folder} is a folder without a model, and is called as a checkpoint is: if it is one in parts, join them "
+            f"to one file"
+        )
     raise ModelError(
-        f"{folder} is a folder without a model: name one that holds a file of {', '.join(MODEL_SUFFIXES)}, or "
-        f"{_all_markers()}{shards}"
+        f"{folder} is a folder without a model: name one with a file of {', '.join(MODEL_SUFFIXES)}, or "
+        f"{_all_markers()}"
     )
 
 
@@ -245,14 +252,17 @@ def _refuse_part(path: Path) -> None:
 
 
 def _describe_zip(path: Path, names: frozenset[str]) -> str:
-    """Return why a zip without markers is not opened, and what to do."""
+    """Return why a zip without markers is not opened, and what to do; raises where it is another program's."""
+    refuse_foreign(str(path), names)
     inside = sorted(name for name in names if name.lower().endswith(MODEL_SUFFIXES))
     does = f": unpack it and open {_listed(inside)}" if inside else ": get a zip that holds them"
     return f"{path} is a zip without {_all_markers()}{does}"
 
 
 def _all_markers() -> str:
-    rows = [f"{' and '.join(entry.markers)} ({entry.open().name})" for entry in FORMATS if entry.markers]
+    # Of each format the first way.
+    packages = {entry.module: entry for entry in reversed(FORMATS) if entry.markers}
+    rows = [f"{' and '.join(entry.markers)} ({entry.open().name})" for entry in reversed(packages.values())]
     return f"{', '.join(rows[:-1])} or {rows[-1]}"
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from napari_tessera.engine.several_outputs import with_output
 from napari_tessera.errors import ModelError
 from napari_tessera.models import architectures
-from napari_tessera.models.formats.archive import is_file
+from napari_tessera.models.formats.archive import inside, is_file
 from napari_tessera.models.formats.base import Description, ModelFormat, Risk
 from napari_tessera.models.formats.contents import Content, look, refuse_no_model
 from napari_tessera.models.formats.own_network import CLASSES, build_network
@@ -168,7 +168,7 @@ def _beside(description: Path, name: str | None) -> Path:
         raise ModelError(
             f"{description} names the weights '{name}'; they must lie in the same folder: give a file name"
         )
-    return description.parent / name
+    return inside(description.parent, name)
 
 
 def _read(weights: Path) -> SavedWeights:
