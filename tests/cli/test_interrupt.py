@@ -27,6 +27,17 @@ Tessera = Callable[..., Any]
 Make = Callable[..., Path]
 
 
+@pytest.fixture(autouse=True)
+def not_ignored() -> Iterator[None]:
+    """Signals as a terminal gives them: whoever runs the tests in the background may have them ignored."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    for number in before:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def interrupt_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
     """Makes Ctrl-C come after so many passes; gives the passes that were seen."""
