@@ -127,10 +127,15 @@ def test_yaml_and_other_spellings(tmp_path: Path) -> None:
         ("$(@nested::list, -0.5, 3 * (2 + 1) / 2)", [[1, 2], -0.5, 4.5]),
         ("$@nested::list * 2", [1, 2, 1, 2]),
         ("$len(@sides) + 1", 4),
+        ("$@sides + [-7] + @nested::list", [4, 5, 6, -7, 1, 2]),
+        ("$len(@nested) + @sides::0", 6),
+        ("$[1.5] * 2 if @nested#highres else [3.0, 3.0]", [3.0, 3.0]),
     ],
 )
 def test_expressions_that_are_read_without_being_run(expression: str, expected: Any) -> None:
-    config = Config({"sides": [4, 5, 6], "nested": {"list": [1, 2]}, "asked": expression}, "inference.json")
+    config = Config(
+        {"sides": [4, 5, 6], "nested": {"list": [1, 2], "highres": False}, "asked": expression}, "inference.json"
+    )
     found = config.literal("@asked", "here")
     assert (found, type(found)) == (expected, type(expected))
 
@@ -150,12 +155,28 @@ def test_expressions_that_are_read_without_being_run(expression: str, expected: 
             "$1" + "0" * 90,
             "$",
         ),
-        *("$[x for x in @sides]", "$@sides[0]", "$@sides.copy()", "$lambda: 1", "$" + "(" * 99 + "1" + ")" * 99),
-        *("$(" + "9" * 17 + ") * 99 * 99", "$" + "1 +" * 60 + "1", "$True + 1", "$@sides + 1"),
+        *(
+            "$1 if open('x') else 2",
+            "$[x for x in @sides]",
+            "$@sides[0]",
+            "$@sides.copy()",
+            "$lambda: 1",
+            "$" + "(" * 99 + "1" + ")" * 99,
+        ),
+        *(
+            "$(" + "9" * 17 + ") * 99 * 99",
+            "$" + "1 +" * 60 + "1",
+            "$True + 1",
+            "$@sides + 1",
+            "$1" + "*1" * 55 + "*@name",
+        ),
+        *("$@sides * 34", "$[1] * -1 * 2.5", "$@asked + 1", "$" + "+".join(["@deep"] * 20), "$-@sides"),
     ],
 )
 def test_other_expressions_are_refused(expression: str) -> None:
-    config = Config({"name": "abc", "sides": [4, 5, 6]}, "inference.json")
+    deep = {f"deep{number}": "$" + "+".join([f"@deep{number + 1}"] * 13) for number in range(40)}
+    content = {"name": "abc", "sides": [4, 5, 6], "asked": expression, "deep": "$@deep0 + @deep0", **deep, "deep40": 1}
+    config = Config(content, "inference.json")
     with pytest.raises(ModelError, match=r"inference\.json: 'here' is .*which only running it would tell"):
         config.literal(expression, "here")
 

@@ -3,7 +3,7 @@
 MONAI's own parser imports whatever ``_target_`` names and evaluates every text that starts with ``$``. Nothing here
 does: a class is a name to look up in a table, and an expression is a text to refuse, unless it is of a few that can be
 read without being run: a reference, the length of a list, a plain value, numbers added and multiplied, lists of all
-these, or a constant of a table.
+these, one or the other by a third, or a constant of a table.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _LENGTH = re.compile(r"\$\s*len\(\s*@(\w+(?:(?:::|#)\w+)*)\s*\)")
 _VALUE = re.compile(r"\$\s*([\w.+-]{1,80})")
 # A list, or a sum: what people write for a voxel size.
 LONGEST_FORMULA, LARGEST_NUMBER = 120, 10**18
-MAX_REPEATED = 100
+LONGEST_LIST = 100
 _SUMS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -119,19 +119,19 @@ class Config:
         """Return the enabled transforms that *value*, a list or a Compose of them, describes, in their order."""
         return list(self._components(value, where, DEEPEST, iter(range(MAX_COMPONENTS))))
 
-    def follow(self, value: Any, where: str) -> Any:
-        """Return *value*, or what it refers to, in the end, if it is a reference."""
+    def follow(self, value: Any, where: str, *, calculates: bool = True) -> Any:
+        """Return *value*, or what it refers to, in the end, if it is a reference; *calculates*: or a formula."""
         for _ in range(DEEPEST):
             reference = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
             if reference is not None:
                 value = self.find(reference[1], where)
             elif isinstance(value, str) and value.startswith(("$", "%")):
-                return self._read(value, where)
+                return self._read(value, where, calculates=calculates)
             else:
                 return value
         raise ModelError(f"{self.label}: '{where}' refers on and on, more than {DEEPEST} times: write the value there")
 
-    def _read(self, expression: str, where: str) -> Any:
+    def _read(self, expression: str, where: str, *, calculates: bool) -> Any:
         """Return what *expression* stands for, if it is one that can be read."""
         length, value = _LENGTH.fullmatch(expression), _VALUE.fullmatch(expression)
         if length is not None:
@@ -145,7 +145,8 @@ class Config:
         elif value is not None and (number := _number(value[1])) is not None:
             return number
         with suppress(_NotPlainError, SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError):
-            return self._calculate(expression, where)
+            if calculates:
+                return self._calculate(expression, where)
         raise ModelError(
             f"{self.label}: '{where}' is {_short(expression)}, which only running it would tell; Tessera runs no code "
             f"of a bundle: write the value itself there"
@@ -157,7 +158,8 @@ class Config:
 
         def named(match: re.Match[str]) -> str:
             name = f"reference{len(references)}"
-            references[name] = self.literal(match[0], where)
+            # Formulas of formulas would take any time.
+            references[name] = self.follow(match[0], where, calculates=False)
             return name
 
         if len(expression) > LONGEST_FORMULA:
@@ -280,32 +282,42 @@ class _NotPlainError(Exception):
 
 
 def _plain_value(node: ast.expr, references: dict[str, Any]) -> Any:
+    """Return what *node* comes to; looks at every part of it once."""
     match node:
-        case ast.Constant(value=int() | float() as value) if abs(value) < LARGEST_NUMBER:
+        case ast.Constant(value=value) if _is_number(value):
             return value
         case ast.Name(id=name) if name in references:
             return references[name]
         case ast.List(elts=parts) | ast.Tuple(elts=parts):
             return [_plain_value(part, references) for part in parts]
         case ast.UnaryOp(op=ast.USub(), operand=part):
-            return -_plain_number(part, references)
-        case ast.BinOp(left=left, op=ast.Mult(), right=ast.Constant(value=int() as times)) if times <= MAX_REPEATED:
-            found = _plain_value(left, references)
-            return found * times if isinstance(found, list) else _plain_number(left, references) * times
-        case ast.BinOp(left=left, op=op, right=right) if type(op) in _SUMS:
-            return _SUMS[type(op)](_plain_number(left, references), _plain_number(right, references))
+            return _combined(0, ast.Sub(), _plain_value(part, references))
+        case ast.BinOp(left=left, op=op, right=right):
+            return _combined(_plain_value(left, references), op, _plain_value(right, references))
         case ast.Call(func=ast.Name(id="len"), args=[part], keywords=[]):
             found = _plain_value(part, references)
-            if isinstance(found, list):
+            if isinstance(found, list | dict):
                 return len(found)
+        case ast.IfExp(test=test, body=body, orelse=other):
+            return _plain_value(body if _plain_value(test, references) else other, references)
     raise _NotPlainError
 
 
-def _plain_number(node: ast.expr, references: dict[str, Any]) -> Any:
-    found = _plain_value(node, references)
-    if isinstance(found, bool) or not isinstance(found, int | float) or abs(found) >= LARGEST_NUMBER:
-        raise _NotPlainError
-    return found
+def _combined(left: Any, op: ast.operator, right: Any) -> Any:
+    """Return the sum, difference, product or quotient of two numbers, two lists joined, or one repeated."""
+    if isinstance(left, list) and isinstance(op, ast.Add) and isinstance(right, list):
+        if len(left) + len(right) <= LONGEST_LIST:
+            return left + right
+    elif isinstance(left, list) and isinstance(op, ast.Mult) and _is_number(right) and isinstance(right, int):
+        if len(left) * right <= LONGEST_LIST:
+            return left * right
+    elif type(op) in _SUMS and _is_number(left) and _is_number(right):
+        return _SUMS[type(op)](left, right)
+    raise _NotPlainError
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST_NUMBER
 
 
 def _number(text: str) -> int | float | None:
