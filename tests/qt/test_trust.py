@@ -122,7 +122,7 @@ def test_an_answer_is_taken_back(person: Any, stranger: Path) -> None:
     trusted.close()
     TrustStore().path.write_text("{")
     broken = me.widget.files.show_trusted()
-    assert "mend or delete it" in broken.explanation.text()
+    assert "damaged" in broken.explanation.text()
     broken.close()
 
 

@@ -229,11 +229,7 @@ def _read_as_data(path: Path) -> Iterator[None]:
 
 def _refuse_unknown(path: Path, form: ModelFormat, risk: Risk, files: Mapping[str, Path], store: TrustStore) -> None:
     """Raise unless the *store* knows all *files*, by their SHA-256."""
-    try:
-        known = store.names() if files else {}
-    except ModelError as error:
-        logger.warning(error)
-        known = {}
+    known = store.known() if files else {}
     if unknown := {sha: file for sha, file in files.items() if sha not in known}:
         article = "an" if form.name[0] in "aeiouAEIOU" else "a"
         raise UntrustedModelError(

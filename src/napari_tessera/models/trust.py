@@ -100,12 +100,12 @@ class TrustStore:
     path: Path = field(default_factory=_default_path)
 
     def names(self) -> dict[str, str]:
-        """Return what is trusted: SHA-256 to file name. A damaged store is set aside, with a warning.
+        """Return what is trusted: SHA-256 to file name.
 
         Raises
         ------
         ModelError
-            If it cannot be read.
+            If the store cannot be read. One that is damaged is set aside, so that this is said once.
         """
         try:
             return self._read()
@@ -114,6 +114,14 @@ class TrustStore:
                 f"cannot read the list of trusted models '{self.path}' ({error.strerror or error}): make it readable; "
                 f"until then models are asked about every time"
             ) from error
+
+    def known(self) -> dict[str, str]:
+        """Return `names`, nothing where the store cannot be read; a warning is logged then."""
+        try:
+            return self.names()
+        except ModelError as error:
+            logger.warning(error)
+            return {}
 
     def _read(self) -> dict[str, str]:
         try:
@@ -124,15 +132,14 @@ class TrustStore:
         except (ValueError, AttributeError, RecursionError) as error:
             aside = set_aside(self.path)
             kept = f"it is kept as '{aside.name}'" if aside is not None else "mend or delete it"
-            logger.warning(
+            raise ModelError(
                 f"the list of trusted models '{self.path}' is damaged ({first_line(error)}), so models are asked about "
                 f"again; {kept}"
-            )
-            return {}
+            ) from error
 
     def allows(self, path: Path) -> bool:
         """Whether the user has allowed the content of *path* to run."""
-        return fingerprint(path) in self.names()
+        return fingerprint(path) in self.known()
 
     def add(self, path: Path) -> None:
         """Remember that the content of *path* may run; raises as `remember` does."""
@@ -160,7 +167,12 @@ class TrustStore:
 
     def _change(self, how: Callable[[dict[str, str]], dict[str, str]]) -> None:
         try:
-            replace_json(self.path, how(self._read()))
+            try:
+                known = self._read()
+            except ModelError as error:  # it is set aside
+                logger.warning(error)
+                known = {}
+            replace_json(self.path, how(known))
         except OSError as error:
             raise ModelError(
                 f"cannot change the list of trusted models '{self.path}' ({error.strerror or error}): make room there, "
