@@ -217,7 +217,7 @@ ARGUMENTS = ("architecture", "arguments")
         (set_in("architecture", "folds", to=0), "architecture.folds"),
         (set_in("architecture", "folds", to=10**9), "architecture.folds"),
         (set_in("architecture", "folds", to=3), "of fold 2 in .* do not fit the architecture: it lacks"),
-        (set_in("architecture", "folds", to=1), "do not fit the architecture: it lacks"),
+        (set_in("architecture", "folds", to=1), "do not fit the architecture: names such as 'folds.0"),
         (set_in("weights", to="../from/x.safetensors"), "must lie in the same folder"),
     ],
 )

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["GROUP", "find_class", "risk_of_class"]
 
 GROUP = "napari_tessera.networks"
-# A name of these is a mistake, or an attempt: no network of a person's own is in them (those of MONAI are in the table).
-_NOT_THEIRS = frozenset((*sys.stdlib_module_names, "monai", "napari_tessera", "torch"))
+# A name of these is a mistake, or an attempt: they hold no network of a person's own, and what opens is in the table.
+_NOT_THEIRS = frozenset((*sys.stdlib_module_names, "dynamic_network_architectures", "monai", "napari_tessera", "torch"))
 
 
 def risk_of_class(name: str, description: Path) -> Risk | None:

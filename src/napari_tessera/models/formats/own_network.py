@@ -49,17 +49,24 @@ def build_network(
     ModelError
         If the class is not in the reviewed tables, refuses its arguments, or does not fit the weights.
     """
+    label = saved.label
+    weights = max(saved.places.values(), key=len)
     if architecture.folds == 1:
+        # Any prefix may stand before names, so the weights of one fold of several would fit.
+        if of_folds := [name for name in weights if name.startswith("folds.")]:
+            raise ModelError(
+                f"the weights {label} do not fit the architecture: names such as '{of_folds[0][:80]}' are of several "
+                f"folds, but {description} says 1"
+            )
         return _build(architecture, saved, description, own)
     from napari_tessera.models.formats.nnunet.network import FoldAverage
 
-    folds, known, label = [], 0, saved.label
-    weights = max(saved.places.values(), key=len)
+    folds, known = [], 0
     for number in range(architecture.folds):
         prefix = f"folds.{number}."
         part = {name.removeprefix(prefix): each for name, each in weights.items() if name.startswith(prefix)}
         known += len(part)
-        network, _ = _build(architecture, SavedWeights.of(part, f"of fold {number} in {label}"), description, own)
+        network, _ = _build(architecture, SavedWeights(f"of fold {number} in {label}", {"": part}), description, own)
         folds.append(network)
     if known < len(weights):
         wrong = min(name for name in weights if not name.startswith(_prefixes(architecture)))
