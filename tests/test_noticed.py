@@ -93,10 +93,34 @@ def test_the_values_of_several_channels_are_only_compared_with_each_other() -> N
     assert run(scores(3), channels=3, volume=NOISE, activation="softmax")[1] == []
 
 
-def test_class_numbers_as_floats() -> None:
-    _, said, _, _ = run(lambda x: ((x + 8) / 4).floor())
+@pytest.mark.parametrize("volume", [RAMP.round(), RAMP.astype(np.int16)])
+def test_whole_numbers_that_the_image_has_itself(volume: Array) -> None:
+    """They may be a copy of it, or class numbers."""
+    _, said, _, _ = run(lambda x: x.clone(), volume=volume)
     assert len(said) == 1
     assert "class numbers" in said[0]
+    assert run(lambda x: x.clone(), volume=volume, what="predict")[1] == []
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        lambda y: (y > 0).float(),
+        lambda y: y.sigmoid().round(),
+        lambda y: F.one_hot(y.argmax(1), 3).movedim(-1, 1).half(),
+    ],
+)
+@pytest.mark.parametrize("what", ["predict", "segment"])
+def test_a_mask_of_floats(ending: Function, what: str) -> None:
+    _, said, _, _ = run(lambda x: ending(scores(3)(x)), channels=3, volume=NOISE, what=what)
+    assert len(said) == 1
+    assert "vote of windows" in said[0]
+
+
+def test_a_mask_in_some_windows_alone_is_none() -> None:
+    """As a steep sigmoid, or a network that gives zeros where there is nothing."""
+    assert run(lambda x: (x * 4).clamp(0, 1), what="predict")[1] == []
+    assert run(lambda x: x * 0 + 3, what="predict")[1] == []
 
 
 @pytest.mark.parametrize(("activation", "ending"), [("sigmoid", torch.sigmoid), ("tanh", torch.tanh)])
@@ -105,6 +129,41 @@ def test_an_activation_that_is_there_already(activation: str, ending: Function) 
     assert len(said) == 1
     if activation == "sigmoid":  # what it warns of: all of the volume is above 0.5
         assert result.min() >= 0.5
+
+
+@pytest.mark.parametrize(("activation", "ending"), [("sigmoid", torch.sigmoid), ("tanh", torch.tanh)])
+def test_an_activation_that_is_there_already_and_does_not_come_near_both_ends(
+    activation: str, ending: Function
+) -> None:
+    large = np.random.default_rng(0).normal(size=(16, 32, 32)).astype(np.float32)
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        return ending(scores(2)(x) * 0.5 + (activation == "tanh"))
+
+    spec = {"channels": 2, "volume": large, "what": "predict", "sw_batch_size": 16}
+    result, said, _, _ = run(function, activation="none", **spec)
+    assert said == []
+    assert result.min() > {"sigmoid": 0.1, "tanh": -0.9}[activation]
+    said = run(function, activation=activation, **spec)[1]
+    assert len(said) == 1
+    assert said[0].endswith("activation: none")
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "tanh"])
+@pytest.mark.parametrize("seed", range(10))
+def test_scores_of_a_network_that_has_not_learned(activation: str, seed: int) -> None:
+    torch.manual_seed(seed)
+    network = torch.nn.Sequential(
+        torch.nn.Conv3d(1, 8, 3, padding=1),
+        torch.nn.InstanceNorm3d(8),
+        torch.nn.ReLU(),
+        torch.nn.Conv3d(8, 8, 3, padding=1),
+        torch.nn.InstanceNorm3d(8),
+        torch.nn.ReLU(),
+        torch.nn.Conv3d(8, 2, 1),
+    ).requires_grad_(False)
+    large = np.random.default_rng(0).normal(size=(16, 32, 32)).astype(np.float32)
+    assert run(network, channels=2, volume=large, what="predict", activation=activation, sw_batch_size=16)[1] == []
 
 
 def test_a_softmax_of_a_softmax() -> None:
@@ -140,6 +199,25 @@ def test_a_result_that_depends_on_the_batch() -> None:
     assert np.abs(found - expected).max() > 0.1
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda y: y - y[:1].mean(),
+        lambda y: y - y[-1:].mean(),
+        lambda y: y.cumsum(0),
+        lambda y: y.flip(0).cumsum(0).flip(0),
+        lambda y: y - y.mean(),
+    ],
+)
+def test_what_is_taken_from_windows_before_or_behind(function: Function) -> None:
+    _, said, _, network = run(
+        lambda x: function(scores(2)(x)), channels=2, volume=RAMP, what="predict", sw_batch_size=3
+    )
+    assert len(said) == 1
+    assert "sw_batch_size 1" in said[0]
+    assert sum(network.batches) in (40 + 2, 40 + 3)  # in the first pass or the second, and once more to be sure
+
+
 def test_a_network_that_is_random() -> None:
     network = scores(2)
     _, said, _, _ = run(lambda x: F.dropout(network(x)), channels=2, volume=NOISE, what="predict")
@@ -148,7 +226,7 @@ def test_a_network_that_is_random() -> None:
 
 
 @pytest.mark.parametrize("sw_batch_size", [1, 3, 40])
-def test_a_fixed_network_costs_one_window_more(sw_batch_size: int) -> None:
+def test_a_fixed_network_costs_two_windows_more_at_most(sw_batch_size: int) -> None:
     normalised = torch.nn.Sequential(
         torch.nn.Conv3d(1, 8, 3, padding=1), torch.nn.InstanceNorm3d(8), torch.nn.GroupNorm(2, 8)
     ).requires_grad_(False)
@@ -158,7 +236,7 @@ def test_a_fixed_network_costs_one_window_more(sw_batch_size: int) -> None:
 
     _, said, _, network = run(function, channels=2, volume=NOISE, what="predict", sw_batch_size=sw_batch_size)
     assert said == []
-    assert sum(network.batches) == 40 + (sw_batch_size > 1)
+    assert sum(network.batches) == 40 + {1: 0, 3: 2, 40: 1}[sw_batch_size]
 
 
 def test_windows_that_are_all_alike_are_not_compared() -> None:

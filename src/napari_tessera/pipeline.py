@@ -348,6 +348,7 @@ class _VolumeRun:
             if not self._keep_partial:
                 raise
             return False
+        self._check.conclude(lambda sentence: self._notify(Noticed(self._number, sentence)))
         return True
 
     def _observe(self, event: Event) -> None:

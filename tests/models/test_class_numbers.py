@@ -35,6 +35,12 @@ class Ending(torch.nn.Module):
         logits = self.convolution(windows)
         if self.kind == "arg-max":
             return logits.argmax(1, keepdim=True)
+        if self.kind == "float arg-max":
+            return logits.argmax(1, keepdim=True).float()
+        if self.kind == "half arg-max":
+            return logits.argmax(1, keepdim=True).half()
+        if self.kind == "round":
+            return (logits * 4).round()
         if self.kind == "threshold":
             return logits > 0
         if self.kind == "uint8":
@@ -43,7 +49,7 @@ class Ending(torch.nn.Module):
 
 
 def from_python(network: torch.nn.Module, folder: Path) -> Model:
-    return Model.from_network(network, in_channels=1, out_channels=1 if network.kind == "arg-max" else 5)
+    return Model.from_network(network, in_channels=1, out_channels=1 if network.kind.endswith("arg-max") else 5)
 
 
 def from_torchscript(network: torch.nn.Module, folder: Path) -> Model:
@@ -67,6 +73,16 @@ def test_they_are_refused_before_a_window_is_computed(
 ) -> None:
     with pytest.raises(ModelError, match="of which overlapping windows have no average"):
         nt.plan(VOLUME.shape, model_of(Ending(kind), tmp_path), SETTINGS)
+
+
+@pytest.mark.parametrize("kind", ["float arg-max", "half arg-max", "round"])
+@pytest.mark.parametrize("model_of", [from_python, from_torchscript, from_exported_program])
+@pytest.mark.parametrize("run", [nt.predict, nt.segment])
+def test_as_floats_they_are_refused_in_the_first_pass(
+    run: Callable[..., object], model_of: Callable[[torch.nn.Module, Path], Model], kind: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match="of which overlapping windows have no average"):
+        run(VOLUME, model_of(Ending(kind), tmp_path), SETTINGS)
 
 
 @pytest.mark.parametrize("model_of", [from_python, from_torchscript, from_exported_program])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -14,6 +16,7 @@ from monai.networks.nets import UNet
 from safetensors.torch import save_file
 from tests.models import sample_monai_bundle
 
+import napari_tessera as nt
 from napari_tessera.errors import ModelError, UntrustedModelError
 from napari_tessera.models.load import bundled_models, load_model
 from napari_tessera.models.model import Model
@@ -161,6 +164,33 @@ def test_what_does_not_run_without_data_is_tried_with_a_small_window(tmp_path: P
     scripted = torch.jit.script(Constant().eval())
     torch.jit.save(scripted, str(tmp_path / "net.pt"))  # type: ignore[no-untyped-call]
     assert load_model(tmp_path / "net.pt", trust=True).spec.out_channels == 2
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("dtype", "remedy"),
+    [
+        (torch.float16, "choose precision float16 "),
+        (torch.bfloat16, "choose precision bfloat16 "),
+        (torch.float64, r"network\.float\(\)"),
+    ],
+)
+def test_an_undescribed_torchscript_of_another_precision(tmp_path: Path, dtype: torch.dtype, remedy: str) -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Conv3d(1, 2, 3, padding=1).to(dtype)
+    torch.jit.save(torch.jit.script(network), str(tmp_path / "net.pt"))  # type: ignore[no-untyped-call]
+    model = load_model(tmp_path / "net.pt", trust=True)
+    assert (model.spec.in_channels, model.spec.out_channels) == (1, 2)
+    volume = np.random.default_rng(0).normal(size=(8, 16, 16)).astype(np.float32)
+    settings = nt.Settings(window_size=(8, 16, 16), device="cpu")
+    with pytest.raises(ModelError, match=remedy):
+        nt.predict(volume, model, settings)
+    if dtype is torch.float64:
+        return
+    found = nt.predict(volume, model, replace(settings, precision=str(dtype).removeprefix("torch.")))
+    with torch.inference_mode():
+        expected = network.float()(torch.from_numpy(volume)[None, None])[0].numpy()
+    np.testing.assert_allclose(found, expected, atol=0.05)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")

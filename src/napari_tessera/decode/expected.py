@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import groupby
 from typing import TYPE_CHECKING
+
+from napari_tessera.engine.network import no_scores
+from napari_tessera.engine.pass_check import is_whole
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +24,8 @@ SLACK = 0.01
 # What a network that ends in such an activation gives, and how near it comes to both ends where it decides.
 RANGES = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}
 NEAR = 0.1
+# From so many values on, logits that never leave such a range are strange, even where they come near neither end.
+MANY = 100_000
 
 
 class ValueCheck:
@@ -49,15 +55,56 @@ class ValueCheck:
             start = stop
         self._reach: dict[str, tuple[float, float]] = {}
         self._said: set[str] = set()
+        self._seen = 0
+        self._is_whole = True
+        self._whole: tuple[float, float] | None = None
 
-    def __call__(self, output: torch.Tensor) -> Iterator[str]:
-        """Yield sentences on *output*, (B, C, *window), before any activation."""
+    def of_pass(self, output: torch.Tensor, *, fractional: bool) -> Iterator[str]:
+        """Yield sentences on *output*, (B, C, *window), before any activation, of windows that are *fractional*.
+
+        Raises
+        ------
+        ModelError
+            If it gives class numbers for them. What gives whole numbers for whole numbers may just copy them.
+        """
+        self._seen += output.numel()
+        if fractional and self._is_whole:
+            self._look_for_classes(output)
         if self._compared and "none" not in self._said:
             yield from self._of_compared(output)
         for activation in RANGES.keys() & self._activated.keys() - self._said:
             yield from self._of_twice(output, activation)
         if "softmax" in self._activated.keys() - self._said:
             yield from self._of_softmax(output)
+
+    def of_all(self) -> Iterator[str]:
+        """Yield sentences on all outputs until now."""
+        if self._is_whole and self._whole == (0.0, 1.0) and "mask" not in self._said:
+            self._said.add("mask")
+            yield (
+                "the network gives a mask, 0 and 1 and nothing between them: where windows overlap the result is a "
+                "vote of windows and no probability; let it give scores, without the threshold at its end, to have more"
+            )
+        for activation in RANGES.keys() & self._activated.keys() - self._said if self._seen >= MANY else ():
+            (low, high), (least, most) = self._reach[activation], RANGES[activation]
+            # Logits of a network that has learned little lie about 0, and so on both sides of it.
+            if least <= low < high <= most and (least == 0 or max(-low, high) > most - NEAR):
+                self._said.add(activation)
+                yield (
+                    f"all values of the network lie between {low:.2g} and {high:.2g}, and its description has a "
+                    f"{activation} follow: does the network end in one already? Then say activation: none"
+                )
+
+    def _look_for_classes(self, output: torch.Tensor) -> None:
+        """Keep how far whole numbers reach, as long as there is nothing else."""
+        self._is_whole = is_whole(output)
+        if not self._is_whole:
+            return
+        low, high = (float(end) for end in output.aminmax())
+        before = self._whole or (low, high)
+        low, high = self._whole = min(low, before[0]), max(high, before[1])
+        if low < high and (low, high) != (0.0, 1.0) and math.isfinite(high - low):
+            raise no_scores(f"whole numbers from {low:.0f} to {high:.0f}, such as class numbers")
 
     def _range(self, output: torch.Tensor, key: str, channels: list[int]) -> tuple[float, float]:
         """Return how far the values of *channels* have reached in all outputs until now."""

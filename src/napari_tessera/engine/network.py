@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     from napari_tessera.engine.device_protocol import Device
     from napari_tessera.engine.sweep import Window
 
-__all__ = ["Forward", "Network", "UnusableWeightsError", "margins_of", "scores", "with_margins"]
+__all__ = [
+    "Forward",
+    "Network",
+    "UnusableWeightsError",
+    "margins_of",
+    "no_scores",
+    "precision_remedy",
+    "scores",
+    "with_margins",
+]
 
 Network = Callable[..., Any]
 
@@ -120,7 +129,7 @@ class Forward:
                 raise
             raise ModelError(
                 f"the network failed on an input of shape {tuple(tensor.shape)}: "
-                f"{type(error).__name__}: {_last_line(error)}{_remedy(error)}"
+                f"{type(error).__name__}: {_last_line(error)}{precision_remedy(error)}"
             ) from error
 
 
@@ -162,17 +171,19 @@ def _is_about_layout(error: BaseException | None) -> bool:
     )
 
 
-def _last_line(error: Exception) -> str:
+def _last_line(error: BaseException) -> str:
     """Return what *error* comes down to: TorchScript puts its traceback before it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1].removeprefix(f"{type(error).__name__}: ") if lines else "no more is known"
 
 
-def _remedy(error: Exception) -> str:
+def precision_remedy(error: BaseException) -> str:
     """Return what to do about weights of another type than the windows; torch has no type of its own for that."""
     for name, precision in (("BFloat16", Precision.BFLOAT16), ("Half", Precision.FLOAT16)):
         if name in _last_line(error):
             return f"; it holds weights of {precision}: choose precision {precision} (--precision {precision})"
+    if "double" in _last_line(error).lower():
+        return "; it holds weights of float64, and windows are float32: save it again after network.float()"
     return ""
 
 
@@ -187,9 +198,14 @@ def scores(output: torch.Tensor) -> torch.Tensor:
     if output.is_floating_point():
         return output
     kind = str(output.dtype).removeprefix("torch.")
-    raise ModelError(
-        f"the network gives {kind}, such as class numbers or a mask, of which overlapping windows have no average: let "
-        f"it give a floating-point score for each class, without the arg-max or the threshold at its end"
+    raise no_scores(f"{kind}, such as class numbers or a mask")
+
+
+def no_scores(found: str) -> ModelError:
+    """Return the error of a network that gives *found* where scores are averaged."""
+    return ModelError(
+        f"the network gives {found}, of which overlapping windows have no average: let it give a floating-point score "
+        f"for each class, without the arg-max or the threshold at its end"
     )
 
 

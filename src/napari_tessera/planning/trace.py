@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from napari_tessera.engine.attention import attention_by_parts
+from napari_tessera.engine.network import precision_remedy
 from napari_tessera.errors import ModelError
 from napari_tessera.planning.profile import PassProfile
 from napari_tessera.planning.recorder import Convolution, MemoryEvents, Recorder, round_up, storage_sizes
@@ -255,7 +256,8 @@ class ForwardTracer:
             sure = MEASURED_ERROR if power < CURVED else CURVED_ERROR
             return PassTrace(peak, self._weights_bytes, full, events, (), "measured", sure)
         raise ModelError(
-            f"the network refuses an input of shape {shape} (batch, channels, axes of the window): {_reason(failure)}"
+            f"the network refuses an input of shape {shape} (batch, channels, axes of the window): "
+            f"{_reason(failure)}{precision_remedy(failure)}"
         ) from failure
 
     def _growth(self, channels: int, window: tuple[int, ...], per_window: int) -> float:

@@ -130,7 +130,8 @@ def _infer(network: torch.nn.Module, path: Path, content: bytes, network_output:
             continue
         for side in sides:
             try:
-                outputs = _outputs_of(tried, torch.zeros(1, in_channels, *(side,) * dims, device=device))
+                window = torch.zeros(1, in_channels, *(side,) * dims, dtype=kernel.dtype, device=device)
+                outputs = _outputs_of(tried, window)
                 chosen = network_output or choose_output(outputs, out_channels=None, window=(side,) * dims)
                 out_channels = outputs[chosen][1]
             except (RuntimeError, TypeError) as error:
@@ -147,7 +148,7 @@ def _infer(network: torch.nn.Module, path: Path, content: bytes, network_output:
             margins = margins_of(outputs[chosen][2:], (side,) * dims)
             halo = margins if margins and any(margins) else None
             if halo is not None:  # of what is coarser than the image, a wider window has wider margins
-                wider = torch.zeros(1, in_channels, *(side + PROBE_SIDES[0],) * dims, device=device)
+                wider = window.new_zeros(1, in_channels, *(side + PROBE_SIDES[0],) * dims)
                 wide = _outputs_of(tried, wider).get(chosen, ())
                 halo = halo if margins_of(wide[2:], wider.shape[2:]) == halo else None
             spec = ModelSpec(path.stem, dims, in_channels, out_channels, WindowRule.free(dims, halo=halo), halo=halo)
