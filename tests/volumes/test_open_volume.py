@@ -30,12 +30,13 @@ def test_axes_by_hand(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.tif"])
-@pytest.mark.parametrize("axes", ["XYZ", "zxy", "YXZ"])
+@pytest.mark.parametrize("axes", ["XYZ", "zxy", "YXZ", "Y X Z", "z, x,y"])
 def test_axes_in_any_order(tmp_path, axes, name):
     values = np.random.default_rng(0).integers(0, 255, (6, 7, 8), np.uint8)
     np.save(tmp_path / "a.npy", values)
     tifffile.imwrite(tmp_path / "a.tif", values, metadata=None)
     volume = open_volume(tmp_path / name, axes=axes)
+    axes = axes.replace(" ", "").replace(",", "")
     assert volume.axes == "ZYX"
     np.testing.assert_array_equal(np.asarray(volume.data), np.einsum(f"{axes.lower()}->zyx", values))
     assert any(axes.upper() in note and "ZYX" in note for note in volume.notes)  # said, since the result is ZYX

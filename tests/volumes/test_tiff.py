@@ -271,3 +271,11 @@ def test_memory_that_does_not_suffice(tmp_path, monkeypatch):
     monkeypatch.setattr(tifffile.TiffPageSeries, "asarray", fail)
     with pytest.raises(OutOfMemoryError, match="uncompressed"):
         np.asarray(volume.data)
+
+
+def test_the_example_of_axes_has_as_many_as_the_file(tmp_path):
+    examples = {(2, 5, 6, 7, 8): "--axes TCZYX,", (5, 6, 7, 8): "--axes CZYX,", (2,) * 6: "2 to 5 axes"}
+    for shape, example in examples.items():
+        tifffile.imwrite(tmp_path / "a.tif", np.zeros(shape, np.uint8), photometric="minisblack")
+        with pytest.raises(InputError, match=example):
+            open_tiff(tmp_path / "a.tif")

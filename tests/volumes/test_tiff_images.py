@@ -299,3 +299,28 @@ def test_a_description_in_another_file_is_named(tmp_path):
     xml = ome('<BinaryOnly MetadataFile="all.companion.ome" UUID="urn:uuid:1"/>')
     with pytest.raises(InputError, match=r"all\.companion\.ome"):
         open_tiff(write_ome(tmp_path / "a.ome.tif", xml))
+
+
+@pytest.mark.parametrize("options", [{}, {"metadata": None}])
+@pytest.mark.parametrize("other", ["miniswhite", "palette"])
+def test_pages_whose_values_mean_something_else_are_no_stack(tmp_path, options, other):
+    colours = {"colormap": np.zeros((3, 256), np.uint16)} if other == "palette" else {}
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        writer.write(STACK[0], photometric="minisblack", **options)
+        writer.write(STACK[1], photometric=other, **colours, **options)
+    for axes in (None, "ZYX"):
+        with pytest.raises(InputError, match=f"MINISBLACK.*{other.upper()}"):
+            open_tiff(tmp_path / "a.tif", axes=axes)
+
+
+def test_values_that_lie_the_other_way_round_are_those_of_tifffile(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", STACK, photometric="miniswhite", metadata={"axes": "ZYX"})
+    np.testing.assert_array_equal(np.asarray(open_tiff(tmp_path / "a.tif").data), tifffile.imread(tmp_path / "a.tif"))
+
+
+def test_numbers_of_colours_are_said_to_be_the_values(tmp_path):
+    colours = np.random.default_rng(1).integers(0, 2**16, (3, 256), np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", STACK, photometric="palette", colormap=colours)
+    volume = open_tiff(tmp_path / "a.tif")
+    np.testing.assert_array_equal(np.asarray(volume.data), STACK)
+    assert "indexed colours" in volume.notes[0]

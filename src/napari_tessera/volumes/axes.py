@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from napari_tessera.errors import InputError
@@ -25,15 +26,17 @@ def name_axes(
     shape
         Of the file.
     by_hand
-        What the user says that they are, in capitals or not; counts more.
+        What the user says that they are, in capitals or not, with blanks and commas or not; counts more.
 
     Raises
     ------
     InputError
         If there is not one letter for each dimension, each at most once, Y and X among them.
     """
-    named = (found if by_hand is None else by_hand).upper().replace("S", "C")
+    named = str(found if by_hand is None else by_hand).upper().replace("S", "C")
     notes: tuple[str, ...] = ()
+    if by_hand is not None:
+        named = re.sub(r"[\s,]", "", named)
     if by_hand is not None and (len(named) != len(shape) or not _is_sound(named)):
         raise InputError(
             f"axes '{by_hand}' do not fit '{path}': give one letter of {AXES} for each of its {len(shape)} dimensions "
@@ -45,10 +48,11 @@ def name_axes(
         named = named.replace(unknown[0], "Z")
         notes = (f"'{path.name}' does not name its axes; its {n_planes} planes were taken for z",)
     if len(named) != len(shape) or not _is_sound(named):
-        raise InputError(
-            f"cannot tell the axes of '{path}' apart: it names them '{found}' for shape {shape}; "
-            f"say what they are with letters of {AXES}, such as --axes ZYX, or save it as OME-TIFF"
-        )
+        remedy = f"save what is meant as an image of 2 to {len(AXES)} axes, of {AXES}"
+        if 2 <= len(shape) <= len(AXES):
+            example = AXES[-len(shape) :]
+            remedy = f"say what they are with letters of {AXES}, such as --axes {example}, or save it as OME-TIFF"
+        raise InputError(f"cannot tell the axes of '{path}' apart: it names them '{found}' for shape {shape}; {remedy}")
     spatial = [axis for axis in named if axis in "ZYX"]
     if spatial != sorted(spatial, reverse=True):
         ordered = "".join(sorted(spatial, reverse=True))

@@ -87,6 +87,8 @@ def find_image(path: Path, file: tifffile.TiffFile, axes: str | None = None) -> 
         notes += (f"'{path.name}' holds {levels} resolutions; the full one was opened",)
     if aside:
         notes += (f"'{path.name}' also holds {_described(aside)}, left out as no image of its own",)
+    if any(series.keyframe.photometric == tifffile.PHOTOMETRIC.PALETTE for series in images):
+        notes += (f"'{path.name}' has indexed colours: their numbers are taken for the values, not the colours",)
     if len(images) == 1:
         return TiffImage(tuple(images), images[0].axes, notes)
     # tifffile makes a series of all pages that are stored alike: here they are put into the order in which they come.
@@ -95,7 +97,7 @@ def find_image(path: Path, file: tifffile.TiffFile, axes: str | None = None) -> 
     if stored_apart:
         parts.sort(key=lambda page: page.index)
     first = parts[0]
-    alike = all((part.shape, part.dtype, part.axes) == (first.shape, first.dtype, first.axes) for part in parts)
+    alike = len({(part.shape, part.dtype, part.axes, _meaning(part)) for part in parts}) == 1
     if not alike or (axes is None and first.axes not in ("YX", "YXS", "SYX")):
         raise InputError(
             f"'{path}' holds {len(images)} images: {_described(images)}; "
@@ -119,9 +121,18 @@ def is_beside(page: tifffile.TiffPage) -> bool:
     return page.is_reduced or page.is_mask or page.is_subifd
 
 
+def _meaning(part: Part) -> str:
+    """Return what the values stand for: of MINISWHITE they lie the other way round than of MINISBLACK."""
+    page = part.keyframe
+    assert page is not None  # every page of an open file has one, most of them themselves
+    return getattr(page.photometric, "name", str(page.photometric))
+
+
 def _described(images: Sequence[tifffile.TiffPageSeries]) -> str:
+    meanings = len({_meaning(each) for each in images}) > 1
     named = [
-        f"{without_control(each.name) or f'image {number}'} ({_sides(each.shape)}, {each.dtype})"
+        f"{without_control(each.name) or f'image {number}'} ({_sides(each.shape)}, {each.dtype}"
+        + (f", {_meaning(each)})" if meanings else ")")
         for number, each in enumerate(images, 1)
     ]
     more = len(named) - MOST_NAMED
