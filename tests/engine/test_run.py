@@ -329,7 +329,7 @@ def test_the_only_tensor_of_a_structure_that_suits_is_the_output(wrap: Callable[
     [
         (lambda x: x, "gave an output of shape"),
         (lambda x: x[..., ::2], "gave an output of shape"),
-        (lambda x: None, "without a tensor"),
+        (lambda x: None, "no tensor is found"),
         (lambda x: (x.expand(-1, 3, -1, -1), x.expand(-1, 3, -1, -1)), "several may be its result"),
     ],
 )

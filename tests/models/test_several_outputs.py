@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import namedtuple
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,16 @@ from napari_tessera.models.pack import pack
 VOLUME = np.random.default_rng(0).normal(size=(8, 20, 20)).astype(np.float32)
 SETTINGS = nt.Settings(window_size=(8, 16, 16), overlap=0.5, sw_batch_size=2, device="cpu")
 Pair = namedtuple("Pair", ["inner", "scores"])
+
+
+@dataclass
+class Fields:
+    """As many networks for text and images give their outputs."""
+
+    loss: torch.Tensor | None
+    inner: torch.Tensor
+    logits: torch.Tensor
+
 
 # What a network gives of its features (8 channels), its two scores, and other two that nobody wants.
 GIVES: dict[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Any]] = {
@@ -180,6 +191,36 @@ def test_names_of_tuples_are_their_fields() -> None:
     other = model.with_spec(network_output="inner")
     np.testing.assert_allclose(nt.predict(VOLUME, other, SETTINGS), wanted(network, "other"), atol=1e-6)
     assert model.with_spec(network_output="").network is network
+
+
+@pytest.mark.parametrize(
+    ("gives", "number", "head"),
+    [
+        (lambda f, y, other: Pair(other, y), "1", "head"),
+        (lambda f, y, other: {"aux": other, "out": y}, "0", "other"),
+        (lambda f, y, other: {1: other, 0: y}, "0", "head"),
+        (lambda f, y, other: Fields(None, other, y), "2", "head"),
+        (lambda f, y, other: Fields(None, other, y), "inner", "other"),
+        (lambda f, y, other: {"heads": Pair(other, y)}, "heads.1", "head"),
+        (lambda f, y, other: {"heads": Pair(other, y)}, "0.scores", "head"),
+    ],
+)
+def test_a_number_counts_whatever_the_keys(gives: Any, number: str, head: str) -> None:
+    network = Several(gives)
+    model = in_memory(network, Path(), network_output=number)
+    np.testing.assert_allclose(nt.predict(VOLUME, model, SETTINGS), wanted(network, head), atol=1e-6)
+
+
+@pytest.mark.parametrize(("number", "head"), [("1", "other"), ("2", "head")])
+def test_a_number_counts_in_a_program(number: str, head: str, tmp_path: Path) -> None:
+    network = Several(lambda f, y, other: {"numbers": y.argmax(1), "aux": other, "out": y})
+    model = torchscript(network, tmp_path, network_output=number)
+    np.testing.assert_allclose(nt.predict(VOLUME, model, SETTINGS), wanted(network, head), atol=1e-5)
+
+
+def test_fields_of_a_dataclass_are_outputs() -> None:
+    network = Several(lambda f, y, other: Fields(None, other, y))
+    np.testing.assert_allclose(nt.predict(VOLUME, in_memory(network, Path()), SETTINGS), wanted(network), atol=1e-6)
 
 
 def test_what_a_program_was_opened_for_does_not_change_in_silence(tmp_path: Path) -> None:

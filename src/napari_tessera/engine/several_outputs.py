@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -73,9 +74,23 @@ def with_output(network: torch.nn.Module, name: str) -> torch.nn.Module:
 def output_called(name: str, output: Any) -> torch.Tensor:
     """Return the tensor *name* of what a network gave, or raise `ModelError`, which lists them."""
     found = name_outputs(output)
-    if name not in found:
+    tensor = found[name] if name in found else _output_numbered(name, output)
+    if tensor is None:
         raise ModelError(f"the network has no output '{name[:80]}': it gives {list_outputs(shapes_of(found))}")
-    return found[name]
+    return tensor
+
+
+def _output_numbered(name: str, output: Any) -> torch.Tensor | None:
+    """Return the tensor *name*, in which numbers may stand for keys that are words; None if there is none."""
+    if isinstance(output, torch.Tensor):
+        return None if name else output
+    inner = [(str(key), value) for key, value in _items(output)]
+    words = not any(key.isdecimal() for key, _ in inner)
+    for number, (key, value) in enumerate(inner):
+        for called in (key, str(number)) if words else (key,):
+            if name == called or name.startswith(f"{called}."):
+                return _output_numbered(name[len(called) + 1 :], value)
+    return None
 
 
 def name_outputs(output: Any) -> dict[str, torch.Tensor]:
@@ -87,13 +102,19 @@ def _iter_named(output: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
     if isinstance(output, torch.Tensor):
         yield name, output
         return
-    inner: Any = ()
-    if isinstance(output, Mapping):
-        inner = output.items()
-    elif isinstance(output, (list, tuple)):
-        inner = zip(getattr(output, "_fields", range(len(output))), output, strict=True)
-    for key, value in inner:
+    for key, value in _items(output):
         yield from _iter_named(value, f"{name}.{key}" if name else str(key))
+
+
+def _items(output: Any) -> Iterable[tuple[Any, Any]]:
+    """Return what lies in *output*, by its keys, the names of its fields, or numbers."""
+    if isinstance(output, Mapping):
+        return output.items()
+    if isinstance(output, (list, tuple)):
+        return zip(getattr(output, "_fields", range(len(output))), output, strict=True)
+    if is_dataclass(output):
+        return [(field.name, getattr(output, field.name)) for field in fields(output)]
+    return ()
 
 
 def the_output(output: Any, *, out_channels: int | None, window: Sequence[int]) -> torch.Tensor:
@@ -120,7 +141,10 @@ def score_outputs(output: Any) -> dict[str, torch.Tensor]:
     """
     found = name_outputs(output)
     if not found:
-        raise ModelError(f"the network gave {type(output).__name__} without a tensor in it")
+        raise ModelError(
+            f"the network gave {type(output).__name__}, in which no tensor is found: let it return a tensor, or "
+            f"tensors in a dictionary, a list, a tuple or a dataclass"
+        )
     floating = {name: tensor for name, tensor in found.items() if tensor.is_floating_point()}
     return floating or found
 

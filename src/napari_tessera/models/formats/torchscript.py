@@ -17,6 +17,7 @@ from napari_tessera.engine.several_outputs import (
     assumed_output,
     choose_output,
     list_outputs,
+    output_called,
     score_outputs,
     shapes_of,
 )
@@ -131,14 +132,12 @@ def _infer(network: torch.nn.Module, path: Path, content: bytes, network_output:
         for side in sides:
             try:
                 window = torch.zeros(1, in_channels, *(side,) * dims, dtype=kernel.dtype, device=device)
-                outputs = _outputs_of(tried, window)
+                outputs = _outputs_of(tried, window, network_output)
                 chosen = network_output or choose_output(outputs, out_channels=None, window=(side,) * dims)
                 out_channels = outputs[chosen][1]
             except (RuntimeError, TypeError) as error:
                 failure = error
                 continue
-            except KeyError:
-                raise ModelError(f"{path} has no output '{chosen}': it gives {list_outputs(outputs)}") from None
             except ModelError as error:
                 raise ModelError(f"{path}: {error}") from error
             assumed = [f"{GUESSED}: {path.stem}.yaml beside it can say them"]
@@ -149,7 +148,7 @@ def _infer(network: torch.nn.Module, path: Path, content: bytes, network_output:
             halo = margins if margins and any(margins) else None
             if halo is not None:  # of what is coarser than the image, a wider window has wider margins
                 wider = window.new_zeros(1, in_channels, *(side + PROBE_SIDES[0],) * dims)
-                wide = _outputs_of(tried, wider).get(chosen, ())
+                wide = _outputs_of(tried, wider, network_output).get(chosen, ())
                 halo = halo if margins_of(wide[2:], wider.shape[2:]) == halo else None
             spec = ModelSpec(path.stem, dims, in_channels, out_channels, WindowRule.free(dims, halo=halo), halo=halo)
             return replace(spec, assumed=tuple(assumed), network_output=chosen)
@@ -159,10 +158,11 @@ def _infer(network: torch.nn.Module, path: Path, content: bytes, network_output:
     ) from failure
 
 
-def _outputs_of(network: torch.nn.Module, windows: torch.Tensor) -> Shapes:
-    """Return the shapes of what the network gives for *windows*, of all that have the axes of an image."""
+def _outputs_of(network: torch.nn.Module, windows: torch.Tensor, name: str) -> Shapes:
+    """Return the shapes of what the network gives for *windows*, of *name* or all that have the axes of an image."""
     with torch.inference_mode():
-        found = score_outputs(network(windows))
+        output = network(windows)
+    found = {name: output_called(name, output)} if name else score_outputs(output)
     images = {name: scores(tensor) for name, tensor in found.items() if tensor.dim() == windows.dim()}
     if not images:
         raise TypeError(f"it gives {list_outputs(shapes_of(found))}")
