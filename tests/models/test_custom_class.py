@@ -202,3 +202,18 @@ def test_the_command_line_asks_and_runs(tmp_path: Path, capsys: pytest.CaptureFi
         if code:
             assert "my_net.py" in " ".join(said.err.split())
     assert json.loads(said.out)["windows"] == 1
+
+
+@pytest.mark.parametrize("line", ["from blocks import X", "from .blocks import X", "from . import blocks"])
+def test_a_file_beside_it_that_it_imports_is_not_run(line: str, tmp_path: Path) -> None:
+    path = write(tmp_path, "my_net.MyUNet", code=f"{line}\n{CODE}")
+    (tmp_path / "blocks.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nX = 1\n")
+    with pytest.raises(ModelError, match="one Python file alone is trusted and run"):
+        nt.load_model(path, trust=True)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_package_that_is_missing_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path, "my_net.MyUNet", code=f"import no_such_package\n{CODE}")
+    with pytest.raises(ModelError, match="No module named 'no_such_package'"):
+        nt.load_model(path, trust=True)

@@ -88,6 +88,12 @@ def _checked(name: str, description: Path, find: Callable[[], Any]) -> Callable[
     try:
         found = find()
     except Exception as error:  # whatever the code of a person raises
+        if isinstance(error, ImportError) and _is_of_files_beside(error, description):
+            raise ModelError(
+                f"{description} names the network '{name[:200]}', whose file takes classes from another one beside it "
+                f"({first_line(error)[:300]}): one Python file alone is trusted and run, so put those classes into it, "
+                f"or install the files as a package"
+            ) from error
         reason = f"it has no {name.rpartition('.')[2]}" if isinstance(error, KeyError) else first_line(error)
         raise ModelError(
             f"{description} names the network '{name[:200]}', whose module does not give it "
@@ -98,10 +104,19 @@ def _checked(name: str, description: Path, find: Callable[[], Any]) -> Callable[
     return found
 
 
+def _is_of_files_beside(error: ImportError, description: Path) -> bool:
+    """Whether an import failed because what it names is no package but a file beside the description."""
+    module = (error.name or "").partition(".")[0]
+    if not module:
+        return "relative import" in error.msg  # which names no package
+    return _source_beside(module, description) is not None or description.with_name(module).is_dir()
+
+
 def _run(code: bytes, source: Path) -> ModuleType:
     """Return the module that *code*, the content of *source*, is."""
     module = ModuleType(f"{source.stem}_{hashlib.sha256(code).hexdigest()[:16]}")
     module.__file__ = str(source)
+    module.__package__ = ""  # it is in none: relative imports say so
     sys.modules[module.__name__] = module  # where dataclasses, among others, look their own module up
     exec(compile(code, str(source), "exec"), vars(module))
     return module
