@@ -171,6 +171,53 @@ def test_settings_as_a_dictionary_are_checked(settings: Any, said: str) -> None:
         nt.plan(SHAPE, plain(), settings)
 
 
+@pytest.mark.parametrize("settings", [SETTINGS, SETTINGS | {"resample": True, "resolution": (1, 1, 1)}])
+@pytest.mark.parametrize("size", [1.0, "1,1,1", ("a", "b", "c"), (1, 1), (1, 1, -1), {"z": 1}, [], (1, 1, 1, 1)])
+def test_a_voxel_size_in_another_form_is_refused(size: Any, settings: Any) -> None:
+    for call in (
+        lambda: nt.segment(VALUES, plain(), settings, voxel_size_um=size),
+        lambda: nt.plan(SHAPE, plain(), settings, voxel_size_um=size),
+        lambda: nt.plan([SHAPE, SHAPE], plain(), settings, voxel_size_um=[(1, 1, 1), size]),
+    ):
+        with pytest.raises(nt.InputError, match="one length"):
+            call()
+
+
+def test_a_voxel_size_as_a_list_or_an_array() -> None:
+    for size in ([1, 2, 3], np.array([1.0, 2.0, 3.0])):
+        settings = SETTINGS | {"resample": True, "resolution": (1, 2, 3)}
+        np.testing.assert_allclose(
+            nt.predict(VALUES, plain(), settings, voxel_size_um=size)[0], VALUES * 0.9, atol=1e-3
+        )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"crops": "abc"}, "crops"),
+        ({"crops": 4}, "crops"),
+        ({"crops": [None, None]}, "2 volume"),
+        ({"crops": [((0, 4), (0, 4), (0, 4))]}, "find_crop"),
+        ({"occupied": True}, "occupied"),
+        ({"occupied": np.True_}, "occupied"),
+        ({"occupied": [True]}, "each window"),
+        ({"occupied": ["x"]}, "each window"),
+        ({"occupied": [np.ones((9, 9, 9), bool)]}, "(9, 9, 9)"),
+        ({"occupied": [np.ones((2, 2, 2), np.float32)]}, "float32"),
+        ({"dtype": "no"}, "dtype"),
+        ({"device": "cpu"}, "DeviceState"),
+        ({"decoder": 3}, "no decoder '3'"),
+        ({"decoder": ["threshold"]}, "no decoder"),
+        ({"settings": SETTINGS | {"decoder": 3}}, "must be a name"),
+        ({"shapes": "12,10,14"}, "whole numbers"),
+        ({"settings": SETTINGS | {"window_size": 8}}, "one whole number per axis"),
+    ],
+)
+def test_what_a_plan_is_given_in_another_form_is_refused(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(nt.TesseraError, match=re.escape(said)):
+        nt.plan(**({"shapes": SHAPE, "model": plain(), "settings": SETTINGS} | wrong))
+
+
 def test_settings_as_a_dictionary_are_those_settings() -> None:
     device = measure_device("cpu")  # what is free of it changes from call to call
     assert nt.plan(SHAPE, plain(), SETTINGS, device=device) == nt.plan(

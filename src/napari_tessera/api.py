@@ -165,6 +165,8 @@ def plan(
     """
     model = as_model(model)
     settings = as_settings(settings, model)
+    if not isinstance(device, DeviceState | None):
+        raise SettingsError(f"device is {device!r}, but it must be a DeviceState: a device's name goes into settings")
     state = device or measure_device(settings.device)
     volumes = plane_by_plane(_several(shapes), model.spec, voxel_size_um, occupied, crops)
     chosen = None if decoder == PROBABILITIES else choose_decoder(model, settings, decoder)
@@ -201,7 +203,7 @@ def plan(
         traced=Traced(alone.weights_bytes, profile, known_of),
         device=state,
         decoder=chosen,
-        itemsize=np.dtype(dtype).itemsize,
+        itemsize=_itemsize(dtype),
         voxel_size_um=volumes.voxel_sizes_um,
         occupied=volumes.occupied,
         crops=volumes.crops,
@@ -210,6 +212,13 @@ def plan(
     )
     timed = CalibrationKey.of(model.network, settings, state)
     return replace(planned, pace=taken.pace(timed, window), decoding=taken.decoding_time(planned.decoder_text))
+
+
+def _itemsize(dtype: npt.DTypeLike) -> int:
+    try:
+        return np.dtype(dtype).itemsize
+    except TypeError:
+        raise InputError(f"dtype is {dtype!r}, but it must be a number type, such as 'uint8'") from None
 
 
 def _trace(model: Model, settings: Settings, device_type: str) -> PassTrace:

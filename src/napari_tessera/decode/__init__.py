@@ -39,9 +39,9 @@ def get_decoder(name: str, **parameters: Any) -> Decoder:
     >>> get_decoder("threshold", min_size_vox=50)
     ThresholdDecoder(threshold=0.5, channel=None, connectivity=1, min_size_vox=50, keep_largest=0)
     """
-    if name not in _DECODERS:
+    if str(name) not in _DECODERS:
         raise SettingsError(
-            f"there is no decoder '{name}'{nearest(name, _DECODERS)} (there are {', '.join(_DECODERS)})"
+            f"there is no decoder '{name}'{nearest(str(name), _DECODERS)} (there are {', '.join(_DECODERS)})"
         )
     known = [field.name for field in fields(_DECODERS[name])]
     for parameter in parameters:

@@ -162,6 +162,7 @@ class Settings:
             "device": _device_name(self.device),
             "resolution": None if self.resolution is None else _voxel_size(self.resolution),
             "resample": None if self.resample is None else _switch("resample", self.resample),
+            "decoder": None if self.decoder is None else _text("decoder", self.decoder),
             "decoder_parameters": _pairs(self.decoder_parameters),
         }
         for name, value in checked.items():
@@ -221,6 +222,12 @@ def _integer(name: str, value: Any) -> int:
     if isinstance(value, bool) or number < 1:
         raise SettingsError(f"{name} is {value!r}, but it must be a whole number from 1 up")
     return number
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise SettingsError(f"{name} is {value!r}, but it must be a name")
+    return value
 
 
 def _switch(name: str, value: Any) -> bool:

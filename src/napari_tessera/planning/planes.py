@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from napari_tessera.engine.crop import Crop
 from napari_tessera.errors import InputError
 from napari_tessera.planning.resampling import VoxelSize, sizes_of_volumes
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from napari_tessera.engine.crop import Crop
     from napari_tessera.models.spec import ModelSpec
 
     Windows = npt.NDArray[Any] | Sequence[npt.NDArray[Any]] | None
@@ -76,18 +78,19 @@ def plane_by_plane(
         If there are not as many voxel sizes or windows as shapes.
     """
     sizes = sizes_of_volumes(voxel_size_um, len(shapes))
-    windows = tuple(occupied) if occupied is not None else (None,) * len(shapes)
-    if len(windows) != len(shapes):
-        raise InputError(
-            f"occupied says it of {len(windows)} volume(s), but there are {len(shapes)}: give one for each"
-        )
-    boxes = tuple(crops) if crops is not None else (None,) * len(shapes)
+    windows, boxes = _one_each("occupied", occupied, len(shapes)), _one_each("crops", crops, len(shapes))
+    for shape, size in zip(shapes, sizes, strict=True):
+        if size is not None and len(size) not in (len(shape), spec.spatial_dims):
+            raise InputError(f"the voxel size is {size}, but the shape {shape}: give one length per axis")
     counts = [count_planes(shape, spec) for shape in shapes]
     volumes: list[tuple[tuple[int, ...], VoxelSize | None, Any, Any]] = [
         volume
         for shape, size, which, box, planes in zip(shapes, sizes, windows, boxes, counts, strict=True)
         for volume in ([(shape, size, which, box)] if planes is None else _planes(shape, size, which, box, spec))
     ]
+    for *_, box in volumes:
+        if not isinstance(box, Crop | None):
+            raise InputError(f"a box of crops is {box!r}, but it must be what find_crop gives")
     return PlannedVolumes(
         shapes=tuple(shape for shape, *_ in volumes),
         voxel_sizes_um=tuple(size for _, size, _, _ in volumes),
@@ -97,11 +100,20 @@ def plane_by_plane(
     )
 
 
+def _one_each(name: str, given: Any, volumes: int, what: str = "volume") -> tuple[Any, ...]:
+    if given is None:
+        return (None,) * volumes
+    if not getattr(given, "ndim", 1) or not isinstance(given, (list, tuple, np.ndarray)):
+        raise InputError(f"{name} is {given!r}, but it must be a list, one for each {what}")
+    if len(given) != volumes:
+        raise InputError(f"{name} says it of {len(given)} {what}(s), but there are {volumes}: give one for each")
+    return tuple(given)
+
+
 def _planes(
     shape: tuple[int, ...], size: VoxelSize | None, occupied: Any, crops: Any, spec: ModelSpec
 ) -> list[tuple[tuple[int, ...], VoxelSize | None, Any, Any]]:
     planes = shape[spec.plane_place]
-    windows = [None] * planes if occupied is None else list(occupied)
-    boxes = [None] * planes if crops is None else list(crops)
+    windows, boxes = _one_each("occupied", occupied, planes, "plane"), _one_each("crops", crops, planes, "plane")
     own = None if size is None else spec.of_plane(size)
     return [(spec.of_plane(shape), own, which, box) for which, box in zip(windows, boxes, strict=True)]

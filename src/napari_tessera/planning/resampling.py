@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 Shape = tuple[int, ...]
+_ROWS = (list, tuple, np.ndarray)
 VoxelSize = tuple[float, ...]
 
 # Sizes that differ by more are taken for a mistake in a unit: no microscope samples one axis so much more coarsely.
@@ -210,9 +211,9 @@ def sizes_of_volumes(
     """
     if voxel_size_um is None:
         return (None,) * volumes
-    items: list[Any] = list(voxel_size_um)
-    if all(isinstance(item, (int, float, np.number)) for item in items):
-        return (_checked(items),) * volumes
+    items: list[Any] = list(voxel_size_um) if isinstance(voxel_size_um, _ROWS) else []
+    if not any(item is None or isinstance(item, _ROWS) for item in items):
+        return (_checked(items or voxel_size_um),) * volumes
     if len(items) != volumes:
         raise InputError(
             f"there are {len(items)} voxel sizes for {volumes} volume(s): give one for each, or one for all"
@@ -220,11 +221,15 @@ def sizes_of_volumes(
     return tuple(None if item is None else _checked(item) for item in items)
 
 
-def _checked(size_um: Sequence[float]) -> VoxelSize:
-    sizes = tuple(float(size) for size in size_um)
-    if not all(np.isfinite(sizes)) or min(sizes, default=0.0) <= 0:
+def _checked(size_um: Any) -> VoxelSize:
+    try:
+        sizes = tuple(float(size) for size in size_um)
+    except (TypeError, ValueError):
+        sizes = ()
+    if len(sizes) not in (2, 3) or not all(np.isfinite(sizes)) or min(sizes) <= 0:
         raise InputError(
-            f"the voxel size of the image is {sizes}, but it needs one length above 0 per axis, in micrometres"
+            f"the voxel size of the image is {sizes or size_um!r}, but it needs one length above 0 per axis, "
+            f"(z, y, x) or (y, x), in micrometres"
         )
     return sizes
 

@@ -134,6 +134,7 @@ def resolve(
     seen_shapes = [shape if new is None else new.shape for shape, new in zip(own_shapes, resamplings, strict=True)]
     grids = tuple(WindowGrid.regular(shape, window, settings.overlap, spec.tiling, spec.halo) for shape in seen_shapes)
     skipped = tuple(occupied) if occupied is not None else (None,) * len(grids)
+    _check_occupied(skipped, grids)
     skipped = tuple(_left(*each) for each in zip(skipped, grids, boxes, strict=True))
     # Chunks of a result are no whole numbers of resampled voxels, and a box begins anywhere in one.
     chunk = output_chunk if not any((*resamplings, *boxes)) else None
@@ -397,6 +398,15 @@ def _checked_crops(crops: Sequence[Crop | None] | None, shapes: Sequence[Shape])
             f"{[tuple(shape) for shape in shapes]}: measure one for each of them"
         )
     return boxes
+
+
+def _check_occupied(occupied: Sequence[Any], grids: Sequence[WindowGrid]) -> None:
+    for windows, grid in zip(occupied, grids, strict=True):
+        if windows is not None and (np.shape(windows) != grid.counts or np.asarray(windows).dtype != bool):
+            raise InputError(
+                f"occupied has {np.asarray(windows).dtype} of shape {np.shape(windows)}, but it needs one bool for "
+                f"each window, shape {grid.counts}, as find_occupied gives it for the same settings"
+            )
 
 
 def _left(occupied: npt.NDArray[Any] | None, grid: WindowGrid, crop: Crop | None) -> npt.NDArray[Any] | None:

@@ -12,6 +12,7 @@ from napari_tessera.engine.crop import Crop, measure_crop
 from napari_tessera.engine.stack import find_stack_crops
 from napari_tessera.models.given import as_model, as_settings
 from napari_tessera.planning.occupied import check_mask, find_windows
+from napari_tessera.planning.resampling import sizes_of_volumes
 from napari_tessera.volumes.as_source import as_image, as_source
 from napari_tessera.volumes.planes import Plane, plane_loads, split_planes
 from napari_tessera.volumes.volume import Volume
@@ -132,4 +133,6 @@ def _find_occupied_planes(
 
 def voxel_size_of(volume: Any, voxel_size_um: VoxelSize | None) -> VoxelSize | None:
     """Return the voxel size that is given, else the one that the volume knows of itself."""
-    return voxel_size_um if voxel_size_um is not None or not isinstance(volume, Volume) else volume.voxel_size_um
+    if voxel_size_um is None:
+        return volume.voxel_size_um if isinstance(volume, Volume) else None
+    return sizes_of_volumes(voxel_size_um, 1)[0]
