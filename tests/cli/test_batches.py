@@ -167,3 +167,54 @@ def test_what_is_there_is_left_out_where_asked(tessera: Tessera, model: Path, ma
     again = tessera("run", *images, "-o", out, "-m", model, "--skip-existing")
     assert (again.code, again.out) == (0, "")
     assert tessera("run", *images, "-o", out, "-m", model, "--skip-existing", "--overwrite").code == 2
+
+
+def test_one_image_that_is_left_has_its_mask_and_its_name(
+    tessera: Tessera, model: Path, image: Path, tmp_path: Path
+) -> None:
+    mask = tmp_path / "mask.tif"
+    tifffile.imwrite(mask, np.ones((10, 24, 40), np.uint8), metadata={"axes": "ZYX"})
+    assert tessera("run", image, "-o", tmp_path / "raw_labels.tif", "-m", model).code == 0
+    images = sorted(tmp_path.glob("*.tif"))
+    assert len(images) == 3
+    assert tessera("plan", *images, "-m", model, "--mask", mask).code == 0
+    ended = tessera("run", *images, "-o", tmp_path / "res.tif", "-m", model, "--mask", mask)
+    assert ended.code == 0
+    assert tifffile.imread(tmp_path / "res.tif").max() == 3
+
+
+@pytest.mark.parametrize("more", [(), ("--skip-below", "100")])
+def test_a_plan_names_what_cannot_be_used_and_plans_the_others(
+    tessera: Tessera, model: Path, make_image: Make, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    images = [make_image(n, f"{n}.tif") for n in (1, 2)]
+    (tmp_path / "bad.tif").write_text("no image")
+    good = json.loads(tessera("plan", *images, "-m", model, "--json", *more).out)
+    everything = [images[0], tmp_path / "bad.tif", images[1], tmp_path / "flat.npy"]
+    ended = tessera("plan", *everything, "-m", model, "--json", *more)
+    assert json.loads(ended.out)["windows"] == good["windows"]
+    assert ended.code == tessera("run", *everything, "-o", tmp_path / "out", "-m", model, *more).code == 3
+    assert "2 of 4 images failed: bad.tif, flat.npy" in ended.err
+    alone = tessera("plan", tmp_path / "bad.tif", tmp_path / "flat.npy", "-m", model)
+    assert (alone.code, alone.out) == (3, "")
+
+
+def test_a_plan_names_what_cannot_be_read_once_it_is_looked_at(
+    tessera: Tessera, model: Path, make_image: Make, tmp_path: Path
+) -> None:
+    image, torn = make_image(1), tmp_path / "torn.tif"
+    values = np.random.default_rng(0).integers(0, 255, (10, 24, 40), np.uint8)
+    tifffile.imwrite(torn, values, compression="zlib", metadata={"axes": "ZYX"})
+    with tifffile.TiffFile(torn) as file:
+        offset = file.pages[4].dataoffsets[0]
+    content = bytearray(torn.read_bytes())
+    content[offset : offset + 200] = bytes(200)
+    torn.write_bytes(content)
+    options = ("-m", model, "--skip-below", "100")
+    good = json.loads(tessera("plan", image, *options, "--json").out)
+    ended = tessera("plan", image, torn, *options, "--json")
+    assert json.loads(ended.out)["windows"] == good["windows"]
+    assert ended.code == tessera("run", image, torn, "-o", tmp_path / "out", *options).code == 3
+    errors = [line for line in ended.err.splitlines() if line.startswith("Error") and "torn.tif" in line]
+    assert len(errors) == 2  # why, and in the list of those that failed
+    assert tessera("plan", torn, *options).code == 3

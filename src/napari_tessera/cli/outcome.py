@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from napari_tessera.cli.console import count, say
-from napari_tessera.cli.exit import describe, report
+from napari_tessera.cli.exit import describe, exit_code_of, report
 from napari_tessera.errors import InputError
 from napari_tessera.session.cost import WORTH_SAYING_S
 from napari_tessera.units import format_duration
@@ -17,7 +19,7 @@ from napari_tessera.units import format_duration
 if TYPE_CHECKING:
     from napari_tessera.cli.channel_files import ImagePaths
 
-__all__ = ["Outcome", "choose_outcomes", "results_among", "without_mask"]
+__all__ = ["Outcome", "choose_outcomes", "end_with_errors", "results_among", "without_mask"]
 
 MOST_NAMED = 5
 
@@ -92,6 +94,17 @@ class Outcome:
         }
 
 
+def end_with_errors(outcomes: Sequence[Outcome]) -> None:
+    """Name the images that failed, and end with the exit code of the first error, if there is one."""
+    failed = [outcome for outcome in outcomes if outcome.errors]
+    if failed and len(outcomes) > 1:
+        names = ", ".join(outcome.image.name for outcome in failed)
+        say(f"{len(failed)} of {len(outcomes)} images failed: {names}", kind="Error")
+    if failed:
+        _, error = failed[0].errors[0]
+        raise typer.Exit(exit_code_of(error))
+
+
 def without_mask(images: Sequence[Path], mask: Path | None) -> list[Path]:
     """Return *images* without the mask of one of them, which ``*.tif`` takes along."""
     others = [image for image in images if mask is None or os.path.realpath(image) != os.path.realpath(mask)]
@@ -99,7 +112,14 @@ def without_mask(images: Sequence[Path], mask: Path | None) -> list[Path]:
 
 
 def choose_outcomes(
-    images: Sequence[ImagePaths], output: Path, *, kind: str, overwrite: bool, skip_existing: bool, many: bool
+    images: Sequence[ImagePaths],
+    output: Path,
+    *,
+    own: Collection[Path],
+    kind: str,
+    overwrite: bool,
+    skip_existing: bool,
+    many: bool,
 ) -> list[Outcome]:
     """Return what becomes of each image: where its result goes, or why it is left out, which is said.
 
@@ -109,6 +129,8 @@ def choose_outcomes(
     ----------
     images
         What to call each, and its files.
+    own
+        Those that are left out, from `results_among`.
     output, kind, overwrite, skip_existing, many
         As for `choose_targets`.
 
@@ -116,12 +138,9 @@ def choose_outcomes(
     ------
     OutputError
         As `choose_targets`.
-    InputError
-        If all of several images are results of Tessera.
     """
     from napari_tessera.cli.targets import choose_targets
 
-    own = results_among(images)
     inputs = [image for image, _ in images if image not in own]
     chosen = choose_targets(
         output,

@@ -1,5 +1,7 @@
 """``tessera plan``: what a run would cost, before it starts."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,12 +11,14 @@ from napari_tessera.cli import options, setup
 from napari_tessera.cli.channel_files import join_channel_files
 from napari_tessera.cli.choice import Choice
 from napari_tessera.cli.console import LOOKING, OUT, say, show_json
-from napari_tessera.cli.outcome import results_among, without_mask
+from napari_tessera.cli.outcome import Outcome, end_with_errors, results_among, without_mask
 from napari_tessera.cli.render import render_plan
+from napari_tessera.errors import InputError
 
 if TYPE_CHECKING:
     from napari_tessera import Model, Plan, Settings
     from napari_tessera.cli.images import Windows
+    from napari_tessera.cli.items import Item
 
 __all__ = ["plan"]
 
@@ -104,6 +108,8 @@ def plan(
 
     decoder = api.PROBABILITIES if probabilities else decoder
     choice = Choice(budget, choose_window)
+    outcomes: list[Outcome] = []
+    planned: Plan | None
     if shape:
         if wanted.skip_below is not None:
             say(ALL_COUNTED, kind="Note")
@@ -114,11 +120,12 @@ def plan(
         planned = choice.plan(shapes, network, wanted, decoder=decoder, voxel_size_um=voxel_size)
     else:
         facts = {"axes": axes, "voxel_size_um": voxel_size, "channels": channels}
-        names, planned = _plan_files(images, facts, mask, network, wanted, decoder, choice)
-    if as_json:
+        names, planned, outcomes = _plan_files(images, facts, mask, network, wanted, decoder, choice)
+    if planned is not None and as_json:
         show_json(planned.to_dict() | {"assumed": list(network.spec.assumed)})
-    else:
+    elif planned is not None:
         OUT.print(render_plan(planned, names))
+    end_with_errors(outcomes)
 
 
 def _names_of_shapes(shapes: list[tuple[int, ...]], model: "Model") -> list[str]:
@@ -143,24 +150,47 @@ def _plan_files(
     settings: "Settings",
     decoder: str | None,
     choice: Choice,
-) -> tuple[list[str], "Plan"]:
-    from napari_tessera.cli.images import ImageFile, open_mask, plan_images
+) -> tuple[list[str], "Plan | None", list[Outcome]]:
+    """Return what to call each volume, the plan of all images that can be read, and what became of each."""
+    from napari_tessera import api
+    from napari_tessera.cli.images import open_mask, plan_images
+    from napari_tessera.cli.items import open_items
 
     named = join_channel_files(paths, lambda: model.spec.in_channels)
-    setup.check_mask_option(mask, named)
     own = results_among(named)
-    images = [ImageFile(image, model.spec, **facts, files=files) for image, files in named if image not in own]
-    for image in images:
-        image.check_resampling(settings)
-    for note in (note for image in images for note in image.notes):
+    outcomes = [Outcome(image, image, files=files) for image, files in named if image not in own]
+    setup.check_mask_option(mask, outcomes)
+    chosen = None if decoder == api.PROBABILITIES else api.choose_decoder(model, settings, decoder)
+    items = open_items(outcomes, model, settings, chosen, **facts)
+    for note in (note for item in items for note in item.image.notes):
         say(note, kind="Note")
-    where = None if mask is None else open_mask(mask, images[0])
+    where = None if mask is None else open_mask(mask, items[0].image)
     if settings.skip_below is not None or model.spec.crop != "none":
         say(LOOKING)
-    crops = [crop for image in images for crop in image.crops]
+    alone = len(outcomes) == 1
+    planned: Plan | None = None
+    while planned is None and items:
 
-    def find(settings: "Settings") -> list["Windows"]:
-        return [windows for image in images for windows in image.find_windows(settings, where)]
+        def find(settings: "Settings", items: "list[Item]" = items) -> list["Windows"]:
+            looks = ((item, partial(item.image.find_windows, settings, where)) for item in items)
+            return [windows for item, look in looks for windows in _looked(item, look, alone=alone)]
 
-    names = [name for image in images for name in image.names]
-    return names, plan_images(images, model, settings, decoder, find=find, choice=choice, crops=crops)
+        crops = [crop for item in items for crop in _looked(item, partial(getattr, item.image, "crops"), alone=alone)]
+        images = [item.image for item in items]
+        planned = plan_images(images, model, settings, decoder, find=find, choice=choice, crops=crops)
+        sound = [item for item in items if not item.outcome.errors]
+        if len(sound) < len(items):  # what could not be read when it was looked at is no part of the plan
+            items, planned = sound, None
+    return [name for item in items for name in item.image.names], planned, outcomes
+
+
+def _looked(item: "Item", look: Callable[[], list[Any]], *, alone: bool) -> list[Any]:
+    """Return what a look at an image finds for each frame; nothing of one that cannot be read, which is said."""
+    try:
+        if not item.outcome.errors:
+            return look()
+    except InputError as error:
+        if alone:
+            raise
+        item.outcome.fail(item.outcome.image.name, error)
+    return [None] * len(item.volumes)

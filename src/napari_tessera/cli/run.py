@@ -13,9 +13,8 @@ from napari_tessera.cli import options, setup
 from napari_tessera.cli.channel_files import join_channel_files
 from napari_tessera.cli.choice import Choice
 from napari_tessera.cli.console import LOOKING, count, say, show_json, write_line
-from napari_tessera.cli.exit import exit_code_of
 from napari_tessera.cli.interrupt import heard_call
-from napari_tessera.cli.outcome import Outcome, choose_outcomes, without_mask
+from napari_tessera.cli.outcome import Outcome, choose_outcomes, end_with_errors, results_among, without_mask
 from napari_tessera.cli.render import count_windows, needed_of_free, written_bytes
 from napari_tessera.errors import CancelledError, OutputError
 from napari_tessera.units import format_bytes
@@ -91,7 +90,6 @@ def run(
     opened = cache(lambda: heard_call(lambda: setup.open_model(model, trust=trust, network_output=network_output)))
     files = without_mask(images, mask)
     named = join_channel_files(files, lambda: opened().spec.in_channels)
-    setup.check_mask_option(mask, named)
     wanted = setup.merge_settings(
         settings,
         decoder_option,
@@ -117,8 +115,12 @@ def run(
         from napari_tessera.volumes import check_writable
 
         check_writable(save_plan, overwrite, (".json",))
+    own = results_among(named)
+    setup.check_mask_option(mask, [image for image, _ in named if image not in own])
     many = len(named) + len(images) - len(files) > 1  # with the mask, which "*.tif" takes along
-    outcomes = choose_outcomes(named, output, kind=kind, overwrite=overwrite, skip_existing=skip_existing, many=many)
+    outcomes = choose_outcomes(
+        named, output, own=own, kind=kind, overwrite=overwrite, skip_existing=skip_existing, many=many
+    )
     waiting = [outcome for outcome in outcomes if not outcome.skipped]
     if not waiting:
         _report(outcomes, as_json=as_json, quiet=quiet)
@@ -160,15 +162,9 @@ def run(
 
 
 def _report(outcomes: Sequence[Outcome], *, as_json: bool, quiet: bool) -> None:
-    """Say what there is now, and end with the exit code of the first error, if there is one."""
+    """Say what there is now, and end as `end_with_errors` does."""
     _list(outcomes, as_json=as_json, quiet=quiet)
-    failed = [outcome for outcome in outcomes if outcome.errors]
-    if failed and len(outcomes) > 1:
-        names = ", ".join(outcome.image.name for outcome in failed)
-        say(f"{len(failed)} of {len(outcomes)} images failed: {names}", kind="Error")
-    if failed:
-        _, error = failed[0].errors[0]
-        raise typer.Exit(exit_code_of(error))
+    end_with_errors(outcomes)
 
 
 def _list(outcomes: Sequence[Outcome], *, as_json: bool, quiet: bool) -> None:

@@ -61,7 +61,7 @@ def choose_targets(
     skip_existing
         Whether a result may stand there already.
     many
-        Whether even one image's result goes into a folder.
+        Whether several were named, of which one may be left: a name without an ending is then a folder's.
     files
         Those that the images are read from, where they are not the images' own names.
 
@@ -70,7 +70,7 @@ def choose_targets(
     OutputError
         If a result cannot be written there, would replace an image, or two would have one name.
     """
-    in_folder = many or len(images) > 1 or os.path.isdir(output)  # noqa: PTH112 - False, too, for a name that is too long
+    in_folder = (many and not output.suffix) or len(images) > 1 or os.path.isdir(output)  # noqa: PTH112 - False, too, for a name that is too long
     targets = tuple(output / f"{stem_of(image)}_{kind}.tif" for image in images) if in_folder else (output,)
     _check_distinct(targets, files or images)
     if in_folder:
