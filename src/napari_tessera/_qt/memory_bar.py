@@ -46,7 +46,7 @@ class MemoryBar(QWidget):
 
     def minimumSizeHint(self) -> QSize:  # noqa: N802 - Qt's name
         """Return the least size."""
-        return QSize(40, HEIGHT)
+        return QSize(24, HEIGHT)
 
     def show_bar(self, bar: Bar | None) -> None:
         """Draw *bar*; an empty trough for None."""

@@ -91,7 +91,7 @@ class ValueCheck:
             if least <= low < high <= most and (least == 0 or max(-low, high) > most - NEAR):
                 self._said.add(activation)
                 yield (
-                    f"all values of the network lie between {low:.2g} and {high:.2g}, and its description has a "
+                    f"all values of the network lie between {low:.3g} and {high:.3g}, and its description has a "
                     f"{activation} follow: does the network end in one already? Then say activation: none"
                 )
 
@@ -122,7 +122,7 @@ class ValueCheck:
         whole = all(bool((output[:, channel] == output[:, channel].round()).all()) for channel in self._compared)
         assert self._decoder is not None
         yield (
-            f"the network's values reach from {low:.2g} to {high:.2g}, but the decoder '{self._decoder.name}' takes "
+            f"the network's values reach from {low:.3g} to {high:.3g}, but the decoder '{self._decoder.name}' takes "
             f"them for probabilities from 0 to 1: "
         ) + (
             "whole numbers such as these may be class numbers; let the network give a score for each class instead"
@@ -137,7 +137,7 @@ class ValueCheck:
         if least <= low < least + NEAR and most - NEAR < high <= most:
             self._said.add(activation)
             yield (
-                f"the network's values lie between {low:.2g} and {high:.2g}, as after a {activation}, and its "
+                f"the network's values lie between {low:.3g} and {high:.3g}, as after a {activation}, and its "
                 f"description has another {activation} follow, which leaves little between them: if the network "
                 f"ends in one, say activation: none"
             )
