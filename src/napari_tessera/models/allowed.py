@@ -317,7 +317,8 @@ MONAI_NEUTRAL = Names(
         ),
         "nothing",
     ),
-    "nothing is done, as they change neither values nor axes of what Tessera hands to a network",
+    "nothing is done, as they change neither values nor axes of what Tessera hands to a network: a type without "
+    "fractions is refused where there may be some",
 )
 MONAI_PADDING = Names(
     "Transforms that are passed over before the network, with a note that says so",

@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from napari_tessera.errors import ModelError
 from napari_tessera.models import allowed
+from napari_tessera.models.formats.monai_bundle.keys import (
+    at_position,
+    base_name,
+    check_key,
+    is_float,
+    key_of,
+    position_of,
+)
 from napari_tessera.models.formats.monai_bundle.regions import read_regions
-from napari_tessera.models.formats.monai_bundle.transforms import at_position, base_name, position_of
 from napari_tessera.models.spec import Activation, DecoderChoice
 
 if TYPE_CHECKING:
@@ -69,11 +76,18 @@ def read_postprocessing(config: Config, *, key: str, out_channels: int) -> Postp
     found = Postprocessing()
     if "postprocessing" not in config.content:
         return found
-    for transform in config.components(config.content["postprocessing"], "postprocessing"):
+    transforms = config.components(config.content["postprocessing"], "postprocessing")
+    names = [base_name(transform.name, {**_POST, **_NEUTRAL}) for transform in transforms]
+    changing = [one for one, name in zip(transforms, names, strict=True) if one.is_monai and name not in _NEUTRAL]
+    key, copies = key_of(key, changing, label=config.label), set[str]()
+    for transform, name in zip(transforms, names, strict=True):
+        if transform.is_monai:
+            check_key(transform, key, copies, changes=name not in _NEUTRAL)
         position = position_of(transform, key) if transform.is_monai else 0
         if position is None:
             continue
-        name = base_name(transform.name, {**_POST, **_NEUTRAL})
+        if transform.is_monai and name in _NEUTRAL and found.decoder is None and not is_float(transform, position):
+            raise _unusable(transform, "a type without fractions, which would leave nothing to decide labels by")
         if transform.is_monai and name in _POST:
             _POST[name](found, transform, position, out_channels)
         elif not transform.is_monai or name not in _NEUTRAL:

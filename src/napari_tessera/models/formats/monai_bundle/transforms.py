@@ -11,11 +11,20 @@ from napari_tessera.engine.interpolation import ResamplingScheme
 from napari_tessera.errors import ModelError
 from napari_tessera.models import allowed
 from napari_tessera.models.formats.monai_bundle.intensities import READERS, Steps
+from napari_tessera.models.formats.monai_bundle.keys import (
+    at_position,
+    base_name,
+    check_key,
+    is_float,
+    key_of,
+    made_by,
+    position_of,
+)
 
 if TYPE_CHECKING:
     from napari_tessera.models.formats.monai_bundle.config import Component, Config
 
-__all__ = ["Preprocessing", "at_position", "base_name", "position_of", "read_preprocessing"]
+__all__ = ["Preprocessing", "read_preprocessing"]
 
 MM_IN_UM = 1000.0
 # Which axis the letters of an orientation code mean.
@@ -89,16 +98,21 @@ def read_preprocessing(config: Config, *, key: str, channels: int, spatial_dims:
     found = Preprocessing("zyx"[-spatial_dims:], Steps(channels))
     if "preprocessing" not in config.content:
         return found
-    for transform in config.components(config.content["preprocessing"], "preprocessing"):
+    transforms = config.components(config.content["preprocessing"], "preprocessing")
+    for transform in transforms:
         if not transform.is_monai:
             raise ModelError(
                 f"{config.label}: '{transform.where}' is '{transform.target}', which is no transform of MONAI; Tessera "
                 f"runs no code of a bundle, so what the network is to be given is unknown"
             )
+    key, copies = _image_key(transforms, key, config.label), set[str]()
+    for transform in transforms:
+        name = base_name(transform.name, {**_PRE, **_NEUTRAL, **_PADDING, **_REFUSED})
+        check_key(transform, key, copies, changes=name not in _NEUTRAL)
         position = position_of(transform, key)
         if position is None:
             continue
-        name = base_name(transform.name, {**_PRE, **_NEUTRAL, **_PADDING, **_REFUSED})
+        _check_type(found, transform, position)
         if name in _PRE:
             _PRE[name](found, transform, position)
         elif name in _PADDING:
@@ -109,25 +123,25 @@ def read_preprocessing(config: Config, *, key: str, channels: int, spatial_dims:
     return found
 
 
-def base_name(name: str, known: dict[str, Any]) -> str:
-    """Return *name* without the ending of transforms that work on dictionaries: d, D or Dict."""
-    endings = ("Dict", "d", "D")
-    bases = (name.removesuffix(ending) for ending in endings if name.endswith(ending))
-    return name if name in known else next((base for base in bases if base in known), name)
+def _image_key(transforms: list[Component], said: str, label: str) -> str:
+    """Return the key of the image: what is loaded, where that is said, has to be it, or become it."""
+    loading = [one for one in transforms if base_name(one.name, _PRE) == "LoadImage"]
+    made = {str(name) for one in transforms for name in made_by(one)}
+    return said if said in made else key_of(said, loading or transforms, label=label)
 
 
-def position_of(transform: Component, key: str) -> int | None:
-    """Return where *key* stands among what *transform* works on; None if it is not among it."""
-    keys = transform.literal("keys", key)
-    many = keys if isinstance(keys, list) else [keys]
-    return many.index(key) if key in many else None
-
-
-def at_position(value: Any, position: int) -> Any:
-    """Return the entry of an argument that may be given for each key, at the *position* of one."""
-    if isinstance(value, list):
-        return value[position] if position < len(value) else None
-    return value
+def _check_type(found: Preprocessing, transform: Component, position: int) -> None:
+    """Refuse a type without fractions where there may be some; of an image of whole numbers it changes nothing."""
+    if is_float(transform, position):
+        return
+    said = str(at_position(transform.raw["dtype"], position))[:40]
+    reads = base_name(transform.name, {**_PRE, **_NEUTRAL}) in READERS
+    if reads or found.steps.count or found.voxel_size_um or found.resampling is not None:
+        raise _refusal(transform, f"makes numbers of the type {said}, and Tessera keeps fractions")
+    found.notes.append(
+        f"The type {said} of {transform.name} is not taken over: whole numbers that it holds stay the same, but "
+        f"Tessera neither rounds nor wraps others."
+    )
 
 
 def _refusal(transform: Component, reason: str) -> ModelError:
