@@ -166,7 +166,26 @@ def test_what_is_there_is_left_out_where_asked(tessera: Tessera, model: Path, ma
     assert [bool(each["skipped"]) for each in json.loads(ended.out)["images"]] == [True, True, False]
     again = tessera("run", *images, "-o", out, "-m", model, "--skip-existing")
     assert (again.code, again.out) == (0, "")
+    next(out.iterdir()).write_bytes(b"junk")
+    again = tessera("run", *images, "-o", out, "-m", model, "--skip-existing", "--quiet")
+    assert (again.code, again.out) == (0, "")
+    assert all(image.name in again.err for image in images)
+    assert "not looked at" in again.err
     assert tessera("run", *images, "-o", out, "-m", model, "--skip-existing", "--overwrite").code == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_among_images_stops_no_other(tessera: Tessera, model: Path, make_image: Make, tmp_path: Path) -> None:
+    """Nothing writes to it, so reading would wait for ever."""
+    image, pipe, out = make_image(1, "a.tif"), tmp_path / "pipe.tif", tmp_path / "out"
+    os.mkfifo(pipe)
+    ended = tessera("run", image, pipe, "-o", out, "-m", model)
+    assert ended.code == 3
+    assert "pipe.tif" in ended.err
+    assert [path.name for path in out.iterdir()] == ["a_labels.tif"]
+    for command in ("plan", "inspect"):
+        assert tessera(command, pipe).code == 3
+    assert tessera("run", image, "-o", tmp_path / "b.tif", "-m", model, "--mask", pipe).code == 3
 
 
 def test_one_image_that_is_left_has_its_mask_and_its_name(

@@ -6,8 +6,9 @@ What is right is what `torch` itself has in the network that was saved.
 from __future__ import annotations
 
 import argparse
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +63,85 @@ def value_of(content: Any) -> float:
         {"state_dict": state(1), "callbacks": {"EMA": {"averaged": state(2)}}},
         renamed("model.", state(1)) | renamed("model_ema.", state(2)),
         {"model": state(1), "swa": {"n_averaged": torch.tensor(3), **renamed("module.", state(2))}},
-        {"last": state(2), "best": state(1)},
+        renamed("net.", state(1)) | {"swa.n_averaged": torch.tensor(3)} | renamed("swa.module.", state(2)),
+        {"model": state(2), "averaged": {"n_averaged": torch.tensor(0), **renamed("module.", state(1))}},
+        {"params": state(1), "params_ema": state(2)},
     ],
 )
 def test_of_two_that_fit_one_is_taken_and_said(content: Any) -> None:
-    """An average over training steps is what its author runs; without one it is the first."""
+    """An average over training steps is what its author runs, unless it is one of no steps."""
     _, (note,) = filled(content)
     assert "Weights that fit are in several places" in note
     assert value_of(content) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "places"),
+    [
+        ({"last": state(2), "best": state(1)}, ("'last'", "'best'")),
+        (renamed("student.", state(1)) | renamed("teacher.", state(2)), ("'student'", "'teacher'")),
+        ({"model": state(1), "avg_pool_variant": state(2)}, ("'model'", "'avg_pool_variant'")),
+        ({"model": state(1), "best": state(3), "ema": state(2)}, ("'model'", "'best'", "'ema'")),
+        ({"model": state(1), "ema": state(3), "swa": state(2)}, ("'ema'", "'swa'")),
+        ([state(1), state(2)], ("'0'", "'1'")),
+        ({"model": state(1), "half": {k: v.half() for k, v in state(2).items()}}, ("'model'", "'half'")),
+    ],
+)
+def test_a_choice_that_is_not_certain_is_refused(content: Any, places: tuple[str, ...]) -> None:
+    with pytest.raises(ModelError) as caught:
+        filled(content)
+    assert all(place in str(caught.value) for place in places)
+
+
+def test_the_refusal_says_how_to_save_one_alone(tmp_path: Path) -> None:
+    """What it says is run as Python, and what that writes opens."""
+    old, new = tmp_path / "old.pth", tmp_path / "new.pth"
+    torch.save({"last": state(2), "best": state(1)}, old)
+    with pytest.raises(ModelError) as caught:
+        filled(torch.load(old))
+    _, _, line = str(caught.value).partition("such as with ")
+    exec(line, {"torch": torch, "FILE": old, "NEW_FILE": new})
+    assert value_of(torch.load(new)) == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"models": [state(2)]},
+        [state(2)],
+        (state(2), 3),
+        {0: state(2)},
+        {"optimal_model": state(2)},
+        {"net_with_grad": state(2)},
+        {"model": state(2), "optimizers": [{"exp": state(1)}], "optim_g": state(1), "netOptimizerState": state(1)},
+        {"model": state(2), "grad": state(1), "model_grads": state(1)},
+    ],
+)
+def test_weights_are_found_in_lists_and_under_any_name(content: Any) -> None:
+    assert value_of(content) == 2
+    assert filled(content)[1] == ()
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int64, torch.bool])
+def test_whole_numbers_are_no_real_ones(dtype: torch.dtype) -> None:
+    whole = state(1)
+    with pytest.raises(ModelError, match=rf"0\.weight is {dtype}, but the network has torch\.float32"):
+        filled(whole | {"0.weight": whole["0.weight"].to(dtype)})
+    network = torch.nn.Module()
+    network.register_buffer("index", torch.arange(3, dtype=torch.int64))
+    with pytest.raises(ModelError, match=r"index is torch\.float32, but the network has torch\.int64"):
+        fill(network, SavedWeights.of({"index": torch.arange(3.0)}, "a"), what="it")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_real_numbers_of_another_precision_are_taken(dtype: torch.dtype) -> None:
+    """Also where a person converted every tensor, the count of batches too."""
+    assert value_of({name: tensor.to(dtype) for name, tensor in state(2).items()}) == 2
+
+
+def test_a_dictionary_without_tensors_is_named_by_its_keys() -> None:
+    with pytest.raises(ModelError, match="'epoch', 'optimizer'"):
+        filled({"epoch": 3, "optimizer": {"exp_avg": torch.ones(1)}})
 
 
 @pytest.mark.parametrize(
@@ -139,6 +211,9 @@ def beside(weights: State) -> State:
         "args": argparse.Namespace(lr=1e-3, name="unet"),
         "root": Path("data"),
         "log": defaultdict(list, {"loss": [1.0]}),
+        "last": deque([1.0, 2.0], maxlen=5),
+        "crop": slice(0, 5),
+        "times": (datetime.now(UTC), datetime(2026, 1, 2), timedelta(seconds=3), date(2026, 1, 2)),
     }
 
 

@@ -16,6 +16,7 @@ import torch
 from napari_tessera.errors import ModelError
 from napari_tessera.models.formats import pickle_scan, tensors_only
 from napari_tessera.models.formats.tensors_only import dense_tensors, read_tensors_only
+from napari_tessera.models.load import load_model
 
 
 class Calls:
@@ -135,3 +136,13 @@ def test_only_dense_tensors_of_numbers_are_weights(value: Any) -> None:
 def test_weights_have_names(value: Any) -> None:
     with pytest.raises(ModelError, match="but Tessera needs tensors by name"):
         dense_tensors(value, "a")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    """Nothing writes to it, so reading would wait for ever; neither as a model nor as a part of one."""
+    os.mkfifo(tmp_path / "a.pt")
+    with pytest.raises(ModelError, match="a pipe or a device"):
+        read_tensors_only(tmp_path / "a.pt", "a")
+    with pytest.raises(ModelError):
+        load_model(tmp_path / "a.pt")

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 import tifffile
@@ -104,3 +106,12 @@ def test_real_images(real_data, name, axes, shape, dtype, voxel_size_um):
     assert (volume.axes, volume.shape, volume.dtype) == (axes, shape, dtype)
     assert volume.voxel_size_um == voxel_size_um
     assert np.asarray(volume.data).any()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize("name", ["pipe.tif", "pipe.npy"])
+def test_a_pipe_is_refused_before_it_is_read(tmp_path, name):
+    """Nothing writes to it, so reading would wait for ever."""
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match="a pipe or a device"):
+        open_volume(tmp_path / name)

@@ -155,7 +155,7 @@ def choose_outcomes(
     outcomes = [Outcome(image, targets.get(image, image), files=files) for image, files in images]
     there = {image for image, target in targets.items() if skip_existing and os.path.lexists(target)}
     if there:
-        say(f"{_named(there)} left out: the result exists", kind="Note")
+        say(f"{_named(there)} left out: a file of the result's name exists, which is not looked at", kind="Note")
     for outcome in outcomes:
         if outcome.image in own:
             outcome.skipped = "it is a result of Tessera"

@@ -33,7 +33,7 @@ PICKLED_PATTERNS = Names(
     "it does not know",
 )
 PICKLED_BESIDE = Names(
-    "Pickled types that training programs put beside weights: numbers of numpy, paths, options, dictionaries",
+    "Pickled types that training programs put beside weights: numbers of numpy, paths, options, times, dictionaries",
     _CHECKPOINTS,
     {
         **dict.fromkeys(
@@ -42,11 +42,13 @@ PICKLED_BESIDE = Names(
                 *("pathlib.PosixPath", "pathlib.WindowsPath", "typing.Any", "argparse.Namespace", "_codecs.encode"),
                 *("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"),
                 *("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct", "numpy.ndarray"),
+                *("builtins.slice", "datetime.date", "datetime.datetime", "datetime.timedelta", "datetime.timezone"),
                 *("numpy.dtype", "numpy.dtypes.Float64DType", "numpy.dtypes.Float32DType", "numpy.dtypes.Int64DType"),
             ),
             "an object that does nothing",
         ),
         "collections.defaultdict": "an empty dictionary",
+        "collections.deque": "an empty list",
     },
     "none of them is made: what stands in its place takes whatever it is given, and does nothing with it; none of "
     "numpy's functions is called, which would let a file ask for gigabytes",

@@ -44,5 +44,7 @@ def open_volume(
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise InputError(f"cannot open '{path}': Tessera reads files that end in {', '.join(READERS)}")
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise InputError(f"cannot open '{path}': it is no file, but a pipe or a device: copy what it gives to a file")
     with host_memory_for(f"opening '{path}'", MORE_MEMORY):
         return reader(path, axes=axes, voxel_size_um=voxel_size_um)

@@ -57,6 +57,8 @@ def look(path: Path) -> Content:
     """
     try:
         size = path.stat().st_size
+        if not (path.is_file() or path.is_dir()):
+            raise ModelError(f"{path} is no file, but a pipe or a device, which may never end: copy it to a file")
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)
     except OSError as error:

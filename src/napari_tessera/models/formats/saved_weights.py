@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from napari_tessera.errors import ModelError
 from napari_tessera.models.empty_network import StoredWeights
 from napari_tessera.models.formats.state_dict import assign, describe_misfit, with_repeats
-from napari_tessera.models.formats.tensors_only import dense_tensors, is_dense, read_tensors_only
+from napari_tessera.models.formats.tensors_only import dense_tensors, is_dense, no_tensors, read_tensors_only
 
 __all__ = ["Fit", "SavedWeights", "fill", "read_weights"]
 
@@ -26,11 +26,15 @@ DEEPEST, MOST_PLACES = 4, 1000
 # Of names and prefixes that may differ in one dictionary.
 MOST_PREFIXES = 64
 # What an optimiser keeps may have the names and the shapes of the weights.
-_NO_WEIGHTS = re.compile("optim|grad", re.IGNORECASE)
-# Names of averages over training steps, which are what their authors run.
-_AVERAGE = re.compile(r"(^|[^a-z])(ema|swa|avg|shadow)([^a-z]|$)|averag", re.IGNORECASE)
-# What `torch.compile` puts into names; and how many steps torch.optim.swa_utils averaged.
-_COMPILED, _COUNTER = "_orig_mod.", "n_averaged"
+_NO_WEIGHTS = frozenset(("optim", "optims", "optimizer", "optimizers", "optimiser", "optimisers", "grads", "gradients"))
+# A key says that it is an average over training steps, which is what its author runs, if it says nothing else.
+_AVERAGE = frozenset(("ema", "swa", "avg", "averaged", "average", "shadow"))
+_OF_ANY_WEIGHTS = frozenset(
+    ("model", "models", "net", "network", "module", "state", "dict", "weights", "params", "parameters", "callback")
+)
+_WORDS = re.compile("[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+# What `torch.compile` puts into names; and what torch.optim.swa_utils does, and how many steps it averaged.
+_COMPILED, _AVERAGED, _COUNTER = "_orig_mod.", "module.", "n_averaged"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,7 +82,7 @@ class SavedWeights:
         """
         places = dict(_iter_places(content))
         if not places:
-            raise ModelError(f"the weights {label} hold a {type(content).__name__}, but Tessera needs tensors by name")
+            raise no_tensors(content, label)
         return cls(label, places)
 
     @property
@@ -95,21 +99,43 @@ class SavedWeights:
         Raises
         ------
         ModelError
-            If they are no dense tensors of numbers.
+            If they are no dense tensors of numbers, or several fit and nothing says which are meant.
         """
         wanted, fitting = network.state_dict(), list[_Named]()
         nearest, misfit = dict[str, torch.Tensor](), ""
         for named in self._iter_named(wanted, rename):
             complete = with_repeats(named.tensors, network)
             if not (problem := describe_misfit(complete, wanted)):
-                fitting.append(named)
+                fitting.append(replace(named, tensors=complete))
             elif not misfit or len(complete.keys() & wanted.keys()) > len(nearest.keys() & wanted.keys()):
                 nearest, misfit = complete, problem
         if not fitting:
             return Fit(dense_tensors(nearest, self.label) if nearest else nearest, misfit)
-        first, *others = sorted(fitting, key=lambda named: not named.is_average)
-        weights = with_repeats(dense_tensors(first.tensors, self.label), network)
-        return Fit(weights, "", (*self._left_out(fitting), *first.preferred_to(others)))
+        taken, notes = self._choose(fitting)
+        return Fit(dense_tensors(taken.tensors, self.label), "", (*self._left_out(fitting), *notes))
+
+    def _choose(self, fitting: list[_Named]) -> tuple[_Named, tuple[str, ...]]:
+        """Return which of those that fit is taken, and a note on the others where they hold other numbers."""
+        differing = list[_Named]()
+        for named in fitting:
+            if not any(named.equals(other) for other in differing):
+                differing.append(named)
+        if len(differing) == 1:
+            return differing[0], ()
+        # What averages no step yet holds what training began with.
+        begun = [named for named in differing if named.n_averaged != 0]
+        averages = [named for named in begun if named.is_average]
+        if len(begun) == 2 and len(averages) == 1:
+            (taken,), why = averages, "as it is an average over training steps"
+        elif len(begun) == 1:
+            (taken,), why = begun, "as an average of 0 training steps is what training began with"
+        else:
+            raise ModelError(
+                f"weights that fit are in several places of {self.label}, {', '.join(map(str, differing))}, and "
+                f"nothing says which are meant: save the ones that you want by themselves{differing[-1].how_to_save}"
+            )
+        others = ", ".join(str(named) for named in differing if named is not taken)
+        return taken, (f"Weights that fit are in several places: {taken} is taken, {why}, and not {others}.",)
 
     def _left_out(self, fitting: list[_Named]) -> tuple[str, ...]:
         """Return a note on what lies beside weights that fit, in the same dictionary."""
@@ -117,7 +143,7 @@ class SavedWeights:
             name
             for place in {named.place for named in fitting}
             for name in self.places[place]
-            if name != _COUNTER and not any(named.takes(place, name) for named in fitting)
+            if name.rpartition(".")[2] != _COUNTER and not any(named.takes(place, name) for named in fitting)
         ]
         if not left:
             return ()
@@ -129,7 +155,7 @@ class SavedWeights:
             for prefix in _prefixes(plain, wanted):
                 below = {name[len(prefix) :]: tensor for name, tensor in plain.items() if name.startswith(prefix)}
                 own = {new: tensor for name, tensor in below.items() if (new := rename(name)) is not None}
-                yield _Named(place, prefix, own)
+                yield _Named(place, prefix, own, _count_averaged(plain, prefix))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -139,6 +165,7 @@ class _Named:
     place: str
     prefix: str
     tensors: dict[str, torch.Tensor]
+    n_averaged: int | None = None
 
     def __str__(self) -> str:
         where = ".".join(filter(None, (self.place, self.prefix.rstrip("."))))
@@ -146,24 +173,26 @@ class _Named:
 
     @property
     def is_average(self) -> bool:
-        return _AVERAGE.search(f"{self.place}.{self.prefix}") is not None
+        if self.n_averaged is not None:
+            return self.n_averaged > 0
+        keys = map(_words, f"{self.place}.{self.prefix}".split("."))
+        return any(words & _AVERAGE and words <= _AVERAGE | _OF_ANY_WEIGHTS for words in keys)
+
+    @property
+    def how_to_save(self) -> str:
+        """An example for a key at the top of the file, else nothing."""
+        if self.prefix or not self.place or "." in self.place:
+            return ""
+        key = self.place if self.place.isdecimal() else repr(self.place[:80])
+        return f", such as with torch.save(torch.load(FILE)[{key}], NEW_FILE)"
 
     def takes(self, place: str, name: str) -> bool:
         """Whether the tensor that a place of the file has under this name is one of these."""
         return place == self.place and name.replace(_COMPILED, "").startswith(self.prefix)
 
-    def preferred_to(self, others: list[_Named]) -> tuple[str, ...]:
-        """Return a note on *others* that fit, too, and hold other numbers."""
-        differ = [other for other in others if not self._equals(other)]
-        if not differ:
-            return ()
-        why = ", as it is an average over training steps" if self.is_average else ", the first"
-        return (
-            f"Weights that fit are in several places: {self} is taken{why}, and not {', '.join(map(str, differ))}.",
-        )
-
-    def _equals(self, other: _Named) -> bool:
-        return all(torch.equal(tensor, other.tensors[name]) for name, tensor in self.tensors.items())
+    def equals(self, other: _Named) -> bool:
+        """Whether *other*, which fits, too, holds the same numbers."""
+        return all(_are_equal(tensor, other.tensors[name]) for name, tensor in self.tensors.items())
 
 
 def read_weights(file: Path, label: str, *, mapped: bool = True) -> SavedWeights:
@@ -194,7 +223,7 @@ def fill(network: torch.nn.Module, saved: SavedWeights, *, what: str) -> tuple[s
     Raises
     ------
     ModelError
-        If none in the file have exactly its names and shapes.
+        If none in the file have exactly its names and shapes, or several that differ do.
     """
     fit = saved.fit(network)
     if fit.misfit:
@@ -204,18 +233,43 @@ def fill(network: torch.nn.Module, saved: SavedWeights, *, what: str) -> tuple[s
 
 
 def _iter_places(content: Any) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
-    """Yield each dictionary that holds tensors, those nearest to the top first."""
-    waiting, seen = deque([("", content, 0)]), set[int]()
+    """Yield each dictionary that holds tensors, also in lists, those nearest to the top first."""
+    waiting, seen = deque([("", content, 0)] if isinstance(content, (Mapping, list, tuple)) else []), set[int]()
     while waiting and len(seen) < MOST_PLACES:
         place, value, depth = waiting.popleft()
-        if not isinstance(value, Mapping) or id(value) in seen:
+        if id(value) in seen:
             continue
         seen.add(id(value))
-        if tensors := {name: one for name, one in value.items() if isinstance(one, torch.Tensor)}:
-            yield place, {str(name): one for name, one in tensors.items()}
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        below = [(key, one) for key, one in items if isinstance(one, (Mapping, list, tuple))]
+        if isinstance(value, Mapping) and (
+            tensors := {str(name): one for name, one in value.items() if isinstance(one, torch.Tensor)}
+        ):
+            yield place, tensors
         if depth < DEEPEST:
-            inside = ((key, one) for key, one in value.items() if isinstance(key, str) and not _NO_WEIGHTS.search(key))
+            inside = ((key, one) for key, one in below if isinstance(key, (str, int)) and not _is_of_training(key))
             waiting.extend((f"{place}.{key}".lstrip("."), one, depth + 1) for key, one in inside)
+
+
+def _words(key: object) -> set[str]:
+    return {word.lower() for word in _WORDS.findall(str(key))}
+
+
+def _is_of_training(key: object) -> bool:
+    words = _words(key)
+    return bool(words & _NO_WEIGHTS) or words == {"grad"}
+
+
+def _count_averaged(tensors: Tensors, prefix: str) -> int | None:
+    """Return of how many training steps the weights below *prefix* are an average; None if that is not said."""
+    counter = tensors.get(f"{prefix.removesuffix(_AVERAGED)}{_COUNTER}") if prefix.endswith(_AVERAGED) else None
+    if counter is None or not is_dense(counter) or counter.numel() != 1 or counter.is_floating_point():
+        return None
+    return int(counter)
+
+
+def _are_equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one is other or (is_dense(one) and is_dense(other) and one.dtype == other.dtype and torch.equal(one, other))
 
 
 def _prefixes(tensors: Tensors, wanted: Tensors) -> list[str]:

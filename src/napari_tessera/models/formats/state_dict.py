@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+# Of this batch normalisation makes use in training alone, so files that hold all in half precision are right, too.
+_UNUSED = "num_batches_tracked"
+
 __all__ = ["assign", "describe_misfit", "once_each", "with_repeats"]
 
 
@@ -18,21 +21,41 @@ def assign(network: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> Non
 
 
 def describe_misfit(weights: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> str:
-    """Return which of *weights* are missing, unknown or of another shape than *wanted*; empty where all fit."""
-    differ = {name for name in weights.keys() & wanted.keys() if weights[name].shape != wanted[name].shape}
+    """Return which of *weights* are missing, unknown or of another shape or kind than *wanted*; empty where all fit."""
+    shared = weights.keys() & wanted.keys()
+    differ = {name for name in shared if weights[name].shape != wanted[name].shape}
+    converted = {
+        name
+        for name in shared - differ
+        if _is_real(weights[name]) != _is_real(wanted[name]) and not name.endswith(_UNUSED)
+    }
     parts = [
         f"{text} {', '.join(name[:80] for name in sorted(names)[:3])}{' and more' if len(names) > 3 else ''}"
         for text, names in (
             ("it lacks", wanted.keys() - weights.keys()),
             ("it has unknown", weights.keys() - wanted.keys()),
             ("of another shape are", differ),
+            ("of another kind of numbers are", converted),
         )
         if names
     ]
     if differ:
         first = min(differ)
-        parts[-1] += f" ({first} is {tuple(weights[first].shape)}, but the network has {tuple(wanted[first].shape)})"
+        parts[-1 - bool(converted)] += (
+            f" ({first} is {tuple(weights[first].shape)}, but the network has {tuple(wanted[first].shape)})"
+        )
+    if converted:
+        first = min(converted)
+        parts[-1] += (
+            f" ({first} is {weights[first].dtype}, but the network has {wanted[first].dtype}: save the weights that it "
+            f"was trained with, not quantised ones)"
+        )
     return "; ".join(parts)
+
+
+def _is_real(tensor: torch.Tensor) -> bool:
+    """Whether it holds real numbers as they are; those of one byte need a scale, as whole numbers do."""
+    return tensor.is_floating_point() and tensor.element_size() > 1
 
 
 def once_each(network: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -18,7 +18,7 @@ from napari_tessera.models.formats.contents import Content, look, refuse_no_mode
 from napari_tessera.models.formats.pickle_scan import iter_steps
 from napari_tessera.models.formats.reasons import reason_of_torch
 
-__all__ = ["Inert", "dense_tensors", "is_dense", "read_tensors_only", "refuse_more_than_tensors"]
+__all__ = ["Inert", "dense_tensors", "is_dense", "no_tensors", "read_tensors_only", "refuse_more_than_tensors"]
 
 # The pickle holds names, shapes and the optimiser's numbers; tensors lie beside it.
 MAX_PICKLE_BYTES = 64_000_000
@@ -54,8 +54,17 @@ def _plain_dictionary(*_: object) -> dict[Any, Any]:
     return {}
 
 
+def _plain_list(*_: object) -> list[Any]:
+    """Stand for a deque, to which the reader adds items only if it is a plain list."""
+    return []
+
+
 _STAND_INS = allowed.PICKLED_BESIDE.handled(
-    {**dict.fromkeys(allowed.PICKLED_BESIDE.names, Inert), "collections.defaultdict": _plain_dictionary}
+    {
+        **dict.fromkeys(allowed.PICKLED_BESIDE.names, Inert),
+        "collections.defaultdict": _plain_dictionary,
+        "collections.deque": _plain_list,
+    }
 )
 
 
@@ -148,11 +157,22 @@ def dense_tensors(found: Any, label: str) -> dict[str, torch.Tensor]:
         If it is anything else.
     """
     if not isinstance(found, Mapping) or not found:
-        raise ModelError(f"the weights {label} hold a {type(found).__name__}, but Tessera needs tensors by name")
+        raise no_tensors(found, label)
     for name, value in found.items():
         if not isinstance(name, str) or not is_dense(value):
             raise ModelError(f"the weights {label} hold '{str(name)[:80]}', which is no dense tensor of numbers")
     return dict(found)
+
+
+def no_tensors(found: Any, label: str) -> ModelError:
+    """Return the error that *found*, in the weights *label*, is or holds no tensors by name."""
+    what = f"a {type(found).__name__}"
+    if isinstance(found, Mapping):
+        keys = ", ".join(f"'{str(key)[:40]}'" for key in list(found)[:5])
+        what = f"a dictionary of {keys}{' and more' if len(found) > 5 else ''}" if keys else "an empty dictionary"
+    return ModelError(
+        f"the weights {label} hold {what}, but Tessera needs tensors by name: save the network's state_dict()"
+    )
 
 
 def _reason(error: Exception) -> str:
