@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from math import isclose
+from typing import Any
 
 __all__ = [
     "axis_letter",
     "format_bytes",
     "format_duration",
     "format_estimate",
+    "format_parameters",
     "format_voxel_size",
     "micrometres_per",
     "parse_bytes",
@@ -151,3 +155,14 @@ def format_estimate(seconds: float) -> str:
     """
     text = format_duration(seconds)
     return text if text.startswith("under") else f"about {text}"
+
+
+def format_parameters(parameters: Iterable[tuple[str, Any]]) -> str:
+    """Return *parameters* of a decoder or a normalisation on one line, numbers as short as float32 tells them apart."""
+    return ", ".join(f"{name}={_short(value)}" for name, value in parameters)
+
+
+def _short(value: Any) -> str:
+    """Return *value* in six digits where that is it or its neighbour: the threshold just below 0.5 is shown as 0.5."""
+    short = f"{value:g}" if isinstance(value, float) else ""
+    return short if short and isclose(float(short), value, rel_tol=2e-7) else str(value)

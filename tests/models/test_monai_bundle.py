@@ -290,7 +290,9 @@ def test_a_sigmoid_channel_is_foreground(tmp_path: Path) -> None:
     content["postprocessing"]["_target_"] = "Compose"
     found = describe(tmp_path, content)
     assert (found.spec.activation, found.spec.output.kind) == ("sigmoid", "foreground")
-    assert found.spec.decoder == DecoderChoice("threshold", (("threshold", 0.3),))
+    assert found.spec.decoder == DecoderChoice(
+        "threshold", (("threshold", float(np.nextafter(np.float32(0.3), np.float32(0)))),)
+    )
 
 
 def test_torchscript_alone_asks_for_trust(tmp_path: Path) -> None:

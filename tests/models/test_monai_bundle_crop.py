@@ -48,6 +48,7 @@ CHAINS = {
     "first": ([crop(), ZSCORE], 0),
     "after a range": ([RANGE, crop(), ZSCORE], 40),
     "after a line": ([LINE, crop(margin=[0, 0, 0]), ZSCORE], 60),
+    "above 0, by name": ([crop(select_fn="$monai.transforms.utils.is_positive"), ZSCORE], 0),
     "above a number": ([crop(select_fn="$lambda x: x > 31.5"), ZSCORE], 31.5),
     "above a number of a line": ([LINE, crop(select_fn="$lambda v: v > -1")], 35),
     "before another voxel size": ([crop(), spacing(1.3, 1.1, 1.25), ZSCORE], 0),

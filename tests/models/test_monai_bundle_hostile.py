@@ -167,7 +167,7 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path: Path, name: str, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        ("UNet", SMALL | {"channels": [20_000, 20_000]}),
+        ("UNet", SMALL | {"out_channels": 2, "channels": [20_000, 20_000]}),
         ("SwinUNETR", {"in_channels": 1, "out_channels": 2, "feature_size": 12_000}),
     ],
 )

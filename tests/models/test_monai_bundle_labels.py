@@ -141,7 +141,7 @@ def test_parts_are_compared_in_the_voxels_that_monai_compares_them_in(tmp_path: 
         ([SOFTMAX, ARGMAX, largest(independent=False)], "independent false"),
         ([SOFTMAX, ARGMAX, largest(connectivity=4)], "connectivity 4"),
         ([SOFTMAX, ARGMAX, largest(num_components=0)], "num_components 0"),
-        ([SIGMOID, threshold(0.5), largest()], "AsDiscrete must come first"),
+        ([SIGMOID, threshold(0.5), largest()], "3 channels of 0 and 1 before it"),
         ([SOFTMAX, ARGMAX, {"_target_": "RemoveSmallObjectsd", "keys": "pred"}], "a use that Tessera does not know"),
         ([SOFTMAX, ARGMAX, regions(BRATS)], "which is code"),
         ([SIGMOID, regions(BRATS.replace("2]] > 0", "2]] > 0.5"))], "comparisons that"),

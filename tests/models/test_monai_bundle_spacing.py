@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import monai
 import numpy as np
 import pytest
 import torch
@@ -65,7 +66,7 @@ def run_with_monai(
     def made(one: dict[str, Any], **more: Any) -> Any:
         arguments = {name: value for name, value in one.items() if name not in ("_target_", "transform")}
         if "select_fn" in arguments:
-            arguments["select_fn"] = eval(arguments["select_fn"].removeprefix("$"))
+            arguments["select_fn"] = eval(arguments["select_fn"].removeprefix("$"), {"monai": monai})
         return getattr(monai_transforms, one["_target_"])(**({"keys": "image"} | arguments | more))
 
     to_bundle = ["zyx".index(axis) for axis in order]
@@ -200,6 +201,8 @@ def test_who_asks_for_it_gets_sizes_that_monai_would_not_tell_apart(tmp_path: Pa
         ([spacing(1, 1, 1, scale_extent=True)], "scale_extent True"),
         ([spacing(1, 1, 1, max_pixdim=[2, 2, 2])], "max_pixdim"),
         ([spacing(1, 1, 1, mode=3)], "the mode 3"),
+        ([spacing(1.1, 0.9, -1)], "pixdim [1.1, 0.9, -1] is not one length"),
+        ([spacing(0, 0.9, 1.1)], "pixdim [0, 0.9, 1.1] is not one length"),
         ([spacing(1, 1, 1), spacing(2, 2, 2)], "there are two of them"),
         ([ZSCORE, spacing(1, 1, 1), ZSCORE], "between transforms of intensities"),
     ],

@@ -96,7 +96,7 @@ def test_missing_files_are_named(tmp_path: Path, missing: str, text: str) -> Non
         ({"network_def": {"_target_": "UNet", **SMALL, "out_channels": 1.5}}, "as its out_channels, not '1.5'"),
         ({"network_def": {"_target_": "UNet", **SMALL, "out_channels": 10**9}}, "whole number from 1 to 100000"),
         ({"network_def": {"_target_": "UNet", **SMALL, "spatial_dims": 10**9}}, "whole number from 1 to 3"),
-        ({"network_def": {"_target_": "UNet", **SMALL, "nonsense": 1}}, "cannot be built"),
+        ({"network_def": {"_target_": "UNet", **SMALL, "out_channels": 2, "nonsense": 1}}, "cannot be built"),
         ({"network_def": 3}, "has no network_def"),
         ({"preprocessing": 3}, "must be a list of transforms"),
         ({"preprocessing": [{"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": 3, "a_max": 3}]}, "a_min"),

@@ -11,7 +11,7 @@ from napari_tessera.cli import options
 from napari_tessera.cli.console import OUT, say, say_assumed, show_json
 from napari_tessera.errors import without_control
 from napari_tessera.session.card import mirrored_axes
-from napari_tessera.units import format_voxel_size
+from napari_tessera.units import format_parameters, format_voxel_size
 
 if TYPE_CHECKING:
     from napari_tessera.engine.interpolation import ResamplingScheme
@@ -96,7 +96,7 @@ def _facts(spec: "ModelSpec | None") -> dict[str, str]:
         "output": spec.output.kind,
         "network output": spec.network_output,
         "classes": ", ".join(spec.classes),
-        "decoder": f"{spec.suggested_decoder.name} {_pairs(spec.suggested_decoder.parameters)}".strip(),
+        "decoder": f"{spec.suggested_decoder.name} {format_parameters(spec.suggested_decoder.parameters)}".strip(),
         "licence": spec.licence,
         "citation": spec.citation,
         "": spec.description,
@@ -134,11 +134,7 @@ def _resampling(scheme: "ResamplingScheme") -> str:
 
 
 def _normalisation(normalisation: "Normalisation | Chain") -> str:
-    return ", then ".join(f"{step.mode} {_pairs(step.parameters)}".strip() for step in normalisation.steps)
-
-
-def _pairs(parameters: tuple[tuple[str, Any], ...]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in parameters)
+    return ", then ".join(f"{step.mode} {format_parameters(step.parameters)}".strip() for step in normalisation.steps)
 
 
 def _sides(sides: tuple[int, ...]) -> str:

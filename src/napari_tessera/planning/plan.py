@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from napari_tessera.engine.grid import Block, WindowGrid, count_forward_passes
 from napari_tessera.engine.sweep import Sweep, count_occupied, is_interleaved
+from napari_tessera.units import format_parameters
 
 if TYPE_CHECKING:
     from napari_tessera.engine.crop import Crop
@@ -263,7 +264,7 @@ class Plan:
     @property
     def decoder_text(self) -> str:
         """The decoder with its parameters, on one line; nothing where probabilities are kept."""
-        parameters = ", ".join(f"{name}={value}" for name, value in self.settings.decoder_parameters)
+        parameters = format_parameters(self.settings.decoder_parameters)
         return f"{self.settings.decoder} {parameters}".strip() if self.settings.decoder else ""
 
     @property

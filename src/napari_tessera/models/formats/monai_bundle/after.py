@@ -16,7 +16,7 @@ from napari_tessera.models.formats.monai_bundle.keys import (
     key_of,
     position_of,
 )
-from napari_tessera.models.formats.monai_bundle.regions import read_regions
+from napari_tessera.models.formats.monai_bundle.regions import reaches, read_regions
 from napari_tessera.models.spec import Activation, DecoderChoice
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ class Postprocessing:
         In the end.
     is_inverted
         Whether output is back in the image's voxels.
+    is_onehot
+        Whether labels are a channel each.
     output_order, output_activated
         How output is brought back to the image's voxels before labels are decided, as in `ResamplingScheme`.
     notes
@@ -49,6 +51,7 @@ class Postprocessing:
     output_activated: bool = False
     notes: list[str] = field(default_factory=list)
     is_inverted: bool = False
+    is_onehot: bool = False
 
     @property
     def drops_parts(self) -> bool:
@@ -113,6 +116,11 @@ def _read_activation(found: Postprocessing, transform: Component, position: int,
     ]
     if len(chosen) > 1:
         raise _unusable(transform, "both sigmoid and softmax, but a network ends in one")
+    if chosen and found.activation != "none":
+        raise _unusable(transform, f"{chosen[0]} after {found.activation}, but a network ends in one")
+    if chosen and found.decoder is not None:
+        raise _unusable(transform, f"{chosen[0]} after labels are decided, but Tessera decides them at the end")
+    _check_dim(transform)
     if chosen:
         found.activation = chosen[0]
     if transform.raw.get("other") is not None:
@@ -120,44 +128,87 @@ def _read_activation(found: Postprocessing, transform: Component, position: int,
 
 
 def _read_discrete(found: Postprocessing, transform: Component, position: int, out_channels: int) -> None:
-    threshold = _of_key(transform, "threshold", position)
-    if _of_key(transform, "rounding", position) == "torchrounding" and threshold is None:
-        threshold = 0.5
-    if _of_key(transform, "argmax", position):
-        found.decoder = DecoderChoice("argmax")
-    elif isinstance(threshold, int | float) and not isinstance(threshold, bool) and 0 <= threshold <= 1:
-        found.decoder = DecoderChoice("threshold", (("threshold", float(threshold)),))
-    elif threshold is not None:
-        raise _unusable(transform, f"the threshold {str(threshold)[:40]}, but Tessera needs a number from 0 to 1")
+    names = ("argmax", "to_onehot", "threshold", "rounding")
+    argmax, to_onehot, threshold, rounding = (_of_key(transform, name, position) for name in names)
+    if argmax:
+        _read_argmax(found, transform, out_channels)
+    if to_onehot is not None:
+        if found.decoder is None:
+            raise _unusable(transform, "to_onehot before there are labels, which only whole numbers allow")
+        found.is_onehot = True
+    if threshold is not None:
+        _read_threshold(found, transform, threshold, out_channels)
+    elif rounding is not None and found.decoder is None:  # a half is rounded down, to 0
+        found.decoder = DecoderChoice("threshold", (("threshold", 0.5),))
+
+
+def _read_argmax(found: Postprocessing, transform: Component, out_channels: int) -> None:
+    if found.decoder is not None:
+        raise _unusable(transform, "argmax after labels are decided, but Tessera decides them once")
+    if out_channels == 1:
+        raise _unusable(transform, "argmax, which of 1 channel is 0 everywhere: write threshold 0.5 there")
+    _check_dim(transform)
+    found.decoder = DecoderChoice("argmax")
+
+
+def _read_threshold(found: Postprocessing, transform: Component, threshold: Any, out_channels: int) -> None:
+    if not isinstance(threshold, int | float) or isinstance(threshold, bool) or not 0 < threshold <= 1:
+        raise _unusable(
+            transform, f"the threshold {str(threshold)[:40]}, but Tessera needs a number above 0 and not above 1"
+        )
+    if found.decoder is None:
+        found.decoder = DecoderChoice("threshold", (("threshold", reaches(threshold)),))
+        return
+    # Where all is 0 or 1 already, it changes nothing.
+    of_classes = found.decoder.name == "regions" or (found.decoder.name == "argmax" and out_channels > 2)
+    if of_classes and not found.is_onehot:
+        raise _unusable(
+            transform, "a threshold after classes are decided, which makes one of them all; Tessera decides labels once"
+        )
+
+
+def _check_dim(transform: Component) -> None:
+    if transform.literal("dim", 0) != 0:
+        raise _unusable(transform, f"dim {str(transform.literal('dim', 0))[:40]}, but channels are dim 0")
 
 
 def _read_lambda(found: Postprocessing, transform: Component, position: int, out_channels: int) -> None:
     rules = read_regions(at_position(transform.raw.get("func"), position))
     discrete = None if found.decoder is None else dict(found.decoder.parameters).get("threshold")
-    if rules is None or (found.decoder is not None and found.decoder.name != "threshold"):
+    if rules is None or found.drops_parts or (found.decoder is not None and found.decoder.name != "threshold"):
         raise _unusable(
             transform,
             "a function 'func', which is code, and Tessera runs no code of a bundle: it only reads which channel "
             "becomes which label, as in 'lambda x: torch.where(x[[1]] > 0, 2, torch.where(x[[0]] > 0, 1, 0))'",
         )
     # What was compared with a threshold before is 0 or 1.
-    limits = {rule.limit for rule in rules} if discrete is None else {float(discrete)}
+    found_limits = {rule.above if discrete is None else float(discrete) for rule in rules}
+    limits = [limit for limit in found_limits if limit is not None and 0 <= limit <= 1]
     channels = [rule.channel for rule in rules]
-    sure = [rule.is_above if discrete is None else rule.tells_apart for rule in rules]
-    if len(limits) > 1 or not all(sure) or not 0 <= min(limits) <= 1 or max(channels) >= out_channels:
+    sure = discrete is None or all(rule.tells_apart for rule in rules)
+    if len(found_limits) > 1 or not limits or not sure or max(channels) >= out_channels:
         raise _unusable(transform, f"comparisons that Tessera's decoder does not do for {out_channels} channels")
     labels = [0] * out_channels
     for rule in rules:
         labels[rule.channel] = rule.label
     # The first comparison counts most, so it is drawn last.
-    parameters = {"labels": tuple(labels), "order": tuple(reversed(channels)), "threshold": min(limits)}
+    parameters = {"labels": tuple(labels), "order": tuple(reversed(channels)), "threshold": limits[0]}
     found.decoder = DecoderChoice("regions", tuple(sorted(parameters.items())))
 
 
 def _read_largest(found: Postprocessing, transform: Component, position: int, out_channels: int) -> None:
-    labels = _labels_of(found, out_channels)
-    if labels is None:
+    if found.decoder is None:
         raise _unusable(transform, "no labels before it that it could be of: AsDiscrete must come first")
+    if found.decoder.name == "threshold" and out_channels > 1:
+        raise _unusable(
+            transform, f"{out_channels} channels of 0 and 1 before it, but Tessera makes objects of one channel"
+        )
+    labels = _labels_of(found, out_channels)
+    is_onehot = transform.literal("is_onehot", None)
+    if is_onehot is not None and bool(is_onehot) != found.is_onehot:
+        raise _unusable(transform, f"is_onehot {str(is_onehot)[:40]}, but what comes before it makes other channels")
+    if "keep_largest" in dict(found.decoder.parameters):
+        raise _unusable(transform, "its place after another of its kind, but Tessera keeps largest parts once")
     applied = transform.literal("applied_labels", None)
     applied = [applied] if isinstance(applied, int) else applied
     if applied is not None and not labels <= set(applied):
@@ -183,11 +234,9 @@ def _read_small(found: Postprocessing, transform: Component, position: int, out_
     found.refine(min_size_vox=max(least, 0), connectivity=connectivity)
 
 
-def _labels_of(found: Postprocessing, out_channels: int) -> set[int] | None:
-    """Return the labels other than 0 that there are so far; None: none, or objects of one of several channels."""
-    if found.decoder is None or (found.decoder.name == "threshold" and out_channels > 1):
-        return None
-    regions = dict(found.decoder.parameters).get("labels")
+def _labels_of(found: Postprocessing, out_channels: int) -> set[int]:
+    """Return the labels other than 0 that there are so far."""
+    regions = dict(found.decoder.parameters if found.decoder else ()).get("labels")
     return set(regions or range(max(out_channels, 2))) - {0}
 
 

@@ -11,7 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Rule", "read_regions"]
+import numpy as np
+
+__all__ = ["Rule", "reaches", "read_regions"]
 
 LONGEST, MOST_RULES, LARGEST = 2000, 64, 2**16 - 1
 
@@ -26,9 +28,11 @@ class Rule:
     label: int
 
     @property
-    def is_above(self) -> bool:
-        """Whether it holds for values above the limit."""
-        return self.compares is ast.Gt
+    def above(self) -> float | None:
+        """What values are above where it holds; None: it is no such comparison."""
+        if self.compares is ast.GtE:
+            return reaches(self.limit)
+        return self.limit if self.compares is ast.Gt else None
 
     @property
     def tells_apart(self) -> bool:
@@ -36,6 +40,11 @@ class Rule:
         if self.compares is ast.Gt:
             return 0 <= self.limit < 1
         return 0 < self.limit <= 1 if self.compares is ast.GtE else self.limit == 1
+
+
+def reaches(limit: float) -> float:
+    """Return the largest number of float32 below *limit*: the values above it are those that reach the limit."""
+    return float(np.nextafter(np.float32(limit), np.float32(-np.inf)))
 
 
 def read_regions(function: Any) -> tuple[Rule, ...] | None:

@@ -40,6 +40,7 @@ _SPACING_DEFAULTS = {"padding_mode": "border", "scale_extent": False, "min_pixdi
 _ORDERS = {"bilinear": 1, "nearest": 0}
 # The one function of foreground that is read, and not run.
 _ABOVE = re.compile(r"\$\s*lambda (\w{1,20})\s*:\s*\1\s*>\s*(-?\d{1,10}(?:\.\d{1,10})?)\s*")
+_POSITIVE = ("monai.transforms.utils.is_positive", "monai.transforms.is_positive")
 _AT_RANDOM, _UNKNOWN = "changes images at random", "is none that Tessera does"
 
 
@@ -189,7 +190,8 @@ def _read_spacing(found: Preprocessing, transform: Component, position: int) -> 
         return
     sides = pixdim if isinstance(pixdim, list) else [pixdim]
     if not sides or not all(isinstance(side, int | float) and side > 0 for side in sides):
-        found.notes.append(f"The voxel size {str(pixdim)[:40]} of {transform.name} is not one length above 0 per axis.")
+        # MONAI leaves axes of 0 or less as the image has them.
+        found.leave_size(f"its pixdim {str(pixdim)[:40]} is not one length above 0 per axis")
         return
     # As MONAI does: the last one stands for all that are missing, and more than there are axes are left out.
     sides = [*sides, *sides[-1:] * len(found.order)][: len(found.order)]
@@ -225,6 +227,8 @@ def _read_crop(found: Preprocessing, transform: Component, position: int) -> Non
 def _foreground_above(function: Any) -> float | None:
     """Return the number that foreground is above; None where the *function* is not like MONAI's own."""
     if function is None:
+        return 0.0
+    if isinstance(function, str) and function.removeprefix("$").strip() in _POSITIVE:
         return 0.0
     match = _ABOVE.fullmatch(function) if isinstance(function, str) else None
     return None if match is None else float(match[2])
