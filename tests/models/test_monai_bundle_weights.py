@@ -27,7 +27,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
         (state | {first: torch.zeros(4, 3, 3, 3, 3)}, r"of another shape are .* is \(4, 3, 3, 3, 3\)"),
         (state | {first: "text"}, f"it lacks {first}"),
         ([1, 2], "hold a list"),
-        ({}, "hold a dict"),
+        ({}, "hold an empty dictionary"),
     ):
         torch.save(content, weights)
         with pytest.raises(ModelError, match=text) as error:

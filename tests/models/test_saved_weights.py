@@ -6,8 +6,10 @@ What is right is what `torch` itself has in the network that was saved.
 from __future__ import annotations
 
 import argparse
+import os
 from collections import defaultdict, deque
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -344,3 +346,23 @@ def test_safetensors_are_named_as_freely(tmp_path: Path, prefix: str) -> None:
     save_file(renamed(prefix, sample.network.state_dict()), tmp_path / "small.safetensors")
     assert_loaded(sample.path, sample.network)
     assert torch.equal(*(n.state_dict()["final_conv.bias"] for n in (sample.network, reference_network())))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("reader", READERS)
+def test_a_pipe_in_the_place_of_any_file_of_a_model_is_never_waited_for(tmp_path: Path, reader: str) -> None:
+    """Nothing writes to it. A file that the model can do without may be missing, so it may open."""
+    path, _ = READERS[reader](tmp_path, dict_of)
+    for file in [each for each in tmp_path.rglob("*") if each.is_file()]:
+        kept = file.rename(file.with_name("kept"))
+        os.mkfifo(file)
+        with suppress(ModelError):
+            nt.load_model(path)
+        file.unlink()
+        kept.rename(file)
+    assert nt.load_model(path).network is not None
+
+
+def dict_of(network: torch.nn.Module) -> State:
+    return dict(network.state_dict())

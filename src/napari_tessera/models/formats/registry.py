@@ -275,7 +275,9 @@ def _names_below(folder: Path) -> frozenset[str]:
     """Return what lies in *folder* and not too deep, relative to it."""
     levels = ("/".join(["*"] * depth) for depth in range(1, DEEPEST + 1))
     found = (inside for level in levels for inside in folder.glob(level))
-    return frozenset(inside.relative_to(folder).as_posix() for inside in found)
+    # To open what is neither, such as a pipe, may wait for ever.
+    usual = (inside for inside in found if inside.is_file() or inside.is_dir())
+    return frozenset(inside.relative_to(folder).as_posix() for inside in usual)
 
 
 def _holds(names: frozenset[str], markers: tuple[str, ...]) -> bool:
@@ -294,6 +296,6 @@ def _root_of(path: Path, markers: tuple[str, ...]) -> Path | None:
         if not path.match(marker):
             continue
         root = path.parents[depth - 1]
-        if all((root / other).exists() for other in markers if other != marker):
+        if all((root / other).is_file() for other in markers if other != marker):
             return root
     return None
