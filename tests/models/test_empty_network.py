@@ -33,6 +33,11 @@ NETWORKS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
         | {"filters": [4, 8, 8], "deep_supervision": True},
         (16, 16),
     ),
+    "FlexibleUNet": (
+        "FlexibleUNet",
+        {"backbone": "resnet10", "spatial_dims": 3, "decoder_channels": [8] * 5, "pretrained": False},
+        (32, 32, 32),
+    ),
     "SegResNet": ("SegResNet", {"init_filters": 8}, (16, 16, 16)),
     "SwinUNETR": ("SwinUNETR", {"feature_size": 12, "spatial_dims": 2, "dropout_path_rate": 0.2}, (64, 64)),
     "UNETR": (
