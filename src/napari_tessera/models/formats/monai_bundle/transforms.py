@@ -29,8 +29,11 @@ __all__ = ["Preprocessing", "read_preprocessing"]
 MM_IN_UM = 1000.0
 # Which axis the letters of an orientation code mean.
 _AXIS_OF_LETTER = {"R": "x", "L": "x", "A": "y", "P": "y", "S": "z", "I": "z"}
-# Readers that give arrays as they are stored; the others of MONAI give x first.
-_STORED_ORDER = ("NumpyReader", "WSIReader")
+# Readers that give arrays as they are stored, and MONAI's others, which give x first, as it does where none is named.
+_STORED_ORDER = ("numpyreader", "wsireader")
+_X_FIRST = ("", "itkreader", "nibabelreader", "nrrdreader", "nvimgcodecpydicomreader", "pilreader", "pydicomreader")
+# A class of MONAI by its name, alone or in an expression, which is read and not run.
+_CLASS = re.compile(r"(?:\$\s*)?(?:monai\.data\.(?:\w+\.)?)?([A-Za-z]+Reader|[a-z]+reader)\s*")
 _NEUTRAL, _PADDING, _REFUSED = (
     row.names for row in (allowed.MONAI_NEUTRAL, allowed.MONAI_PADDING, allowed.MONAI_REFUSED)
 )
@@ -156,13 +159,37 @@ def _refusal(transform: Component, reason: str) -> ModelError:
 
 
 def _read_load(found: Preprocessing, transform: Component, position: int) -> None:
-    named = transform.config.component(transform.raw.get("reader"), f"{transform.where}::reader")
-    reader = named.name if named is not None else str(transform.literal("reader", "")).rpartition(".")[2]
-    stored = reader in _STORED_ORDER or transform.literal("reverse_indexing", None) is (reader != "PILReader")
     order = "zyx"[-len(found.order) :]
-    found.order = order if stored else order[::-1]
+    found.order = order if _is_stored_order(transform) else order[::-1]
     if transform.raw.get("converter") is not None:
         found.notes.append(f"The function 'converter' of {transform.name} is not taken over.")
+
+
+def _is_stored_order(transform: Component) -> bool:
+    """Whether the reader of *transform* gives axes as they are stored, and not x first."""
+    reader = _resolved(transform, transform.raw.get("reader"))
+    if isinstance(reader, list) and reader:
+        reader = _resolved(transform, reader[-1])  # the one that MONAI tries first
+    made = transform.config.component(reader, f"{transform.where}::reader") if isinstance(reader, dict) else None
+    arguments, said = (transform, str(reader or "")) if made is None else (made, made.target)
+    match = _CLASS.fullmatch(said)
+    name = match[1].lower() if match else said
+    if name not in (*_X_FIRST, *_STORED_ORDER) or not arguments.literal("swap_ij", True):
+        raise _refusal(transform, f"reads images by {said[:60]}, whose order of axes Tessera does not know")
+    is_reversed = arguments.literal("reverse_indexing", name == "pilreader")
+    if name == "pilreader":
+        return not is_reversed
+    if name in _STORED_ORDER:
+        return True
+    # Either makes the order of C of what is x first by itself, where the reader has it.
+    has_index = name in ("", "nrrdreader") and arguments.literal("index_order", "F") == "C"
+    return has_index or (name in ("", "itkreader") and bool(is_reversed))
+
+
+def _resolved(transform: Component, reader: Any) -> Any:
+    """Return *reader*, or what it refers to; a class that an expression names stays a text."""
+    is_reference = isinstance(reader, str) and reader.startswith("@")
+    return transform.config.follow(reader, f"{transform.where}::reader") if is_reference else reader
 
 
 def _read_orientation(found: Preprocessing, transform: Component, position: int) -> None:
