@@ -276,11 +276,15 @@ def _make_zscore(numbers: _Numbers, found: Any, place: _Place) -> Straight:
 
 def _make_minmax(numbers: _Numbers, found: Any, place: _Place) -> Straight:
     low, high = found.low, found.high
+    if low == high and "flat" in numbers:
+        return Straight(1.0, numbers["flat"])
     return Straight(low, reciprocal(high - low + numbers.get("eps", 0)))
 
 
 def _make_percentile(numbers: _Numbers, found: Any, place: _Place) -> Straight:
     low, high = (found.percentile(numbers[name]) for name in ("low", "high"))
+    if low == high and "flat" in numbers:
+        return Straight(low, numbers["flat"])
     limits = (low, high) if numbers.get("clip", 1) else (-inf, inf)
     return Straight(low, reciprocal(high - low + numbers.get("eps", 0)), *limits)
 

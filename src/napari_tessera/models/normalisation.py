@@ -48,9 +48,9 @@ _NEEDED: dict[str, tuple[str, ...]] = {
 }
 _SCOPE = ("together", "of_image")
 _OPTIONAL: dict[str, tuple[str, ...]] = {
-    "percentile": ("clip", "eps", *_SCOPE),
+    "percentile": ("clip", "eps", "flat", *_SCOPE),
     "zscore": ("eps", "masked", "nonzero", *_SCOPE),
-    "minmax": ("eps", *_SCOPE),
+    "minmax": ("eps", "flat", *_SCOPE),
     "fixed": ("low", "high", "nonzero"),
     "clip": ("low", "high"),
     "clip-percentiles": ("rank", *_SCOPE),
@@ -84,7 +84,9 @@ class Normalisation:
         *together*, statistics are those of all channels; *of_image*, they are those of the image before any step;
         *nonzero*, voxels that are 0 neither count nor change; *masked*, only the image's foreground counts, and 0 is
         what the rest becomes (`measure_foreground`); *rank*, percentiles are values that occur, the least that
-        the percentage does not exceed. Statistics are those of the whole volume.
+        the percentage does not exceed. *flat* is for images whose least and largest value, or percentiles, are one:
+        ``minmax`` is (x - 1) * *flat* then, ``percentile`` (x - *low*) * *flat*, not clipped. Statistics are those of
+        the whole volume.
     """
 
     mode: NormalisationMode = "none"
@@ -109,14 +111,16 @@ class Normalisation:
         if not _is_valid(self.mode, numbers):
             raise ModelError(
                 f"normalisation {self.mode!r} has {numbers}, but it needs finite numbers: low < high, percentiles "
-                f"from 0 to 100, switches 0 or 1, by and gain other than 0, std and gamma above 0, eps 0 or more, bins "
-                f"a whole number from 2 to {MAX_BINS}; nonzero goes without low and high"
+                f"from 0 to 100, switches 0 or 1, by, gain and flat other than 0, std and gamma above 0, eps 0 or "
+                f"more, bins a whole number from 2 to {MAX_BINS}; nonzero goes without low and high"
             )
 
     @property
     def is_plain(self) -> bool:
         """Whether it is of one channel alone, and one clip and line: measured and done the short way."""
-        return self.mode in _PLAIN and not any(map(self.has, (*_SCOPE, "nonzero")))
+        return (
+            self.mode in _PLAIN and not any(map(self.has, (*_SCOPE, "nonzero"))) and "flat" not in dict(self.parameters)
+        )
 
     @property
     def steps(self) -> tuple[Normalisation, ...]:
@@ -178,5 +182,5 @@ def _is_valid(mode: str, numbers: dict[str, float]) -> bool:
         valid &= not {"low", "high"} & {*numbers}
     if mode == "equalise":
         valid &= numbers["bins"] in range(2, MAX_BINS + 1)
-    valid &= numbers.get("by", 1) != 0 and numbers.get("gain", 1) != 0
+    valid &= numbers.get("flat", 1) != 0 and numbers.get("by", 1) != 0 and numbers.get("gain", 1) != 0
     return valid and numbers.get("std", 1) > 0 and numbers.get("gamma", 1) > 0 and numbers.get("eps", 0) >= 0

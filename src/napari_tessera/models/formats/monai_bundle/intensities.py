@@ -78,7 +78,11 @@ def _read_scale(found: Steps, transform: Component) -> None:
         return
     # As MONAI does: neither of the two counts without the other.
     gain, offset = (1.0, 0.0) if low is None or high is None else (high - low, low)
-    found.do(normalisation("minmax", **found.together(transform)), _line(transform, gain, offset))
+    if low is None:
+        raise _unusable(transform, "maxv and no minv, but Tessera needs both")
+    # An image of one value, of which MONAI makes this value times minv.
+    flat = {} if low == 0 or gain == 0 else {"flat": low / gain}
+    found.do(normalisation("minmax", **flat, **found.together(transform)), _line(transform, gain, offset))
 
 
 def _read_scale_range(found: Steps, transform: Component) -> None:
@@ -99,12 +103,16 @@ def _read_scale_percentiles(found: Steps, transform: Component) -> None:
     if lower is None or upper is None:
         raise _unusable(transform, "no percentiles lower and upper, which Tessera needs")
     gain, offset, low, high = _onto(transform)
+    if (transform.literal("b_min", None) is None) != (transform.literal("b_max", None) is None):
+        raise _unusable(transform, "only one of b_min and b_max, but Tessera needs both or neither")
     if transform.literal("relative", False):
         gain, offset = gain * (upper - lower) / 100, offset + gain * lower / 100
     if low is not None and high is not None:
         low, high = offset, offset + gain
     clips = low is not None and high is not None and gain > 0
-    step = normalisation("percentile", low=lower, high=upper, clip=float(clips), **found.together(transform))
+    # Where both percentiles are one value, MONAI only shifts it to b_min, and neither scales nor clips the others.
+    flat = {} if gain == 0 else {"flat": 1 / gain}
+    step = normalisation("percentile", low=lower, high=upper, clip=float(clips), **flat, **found.together(transform))
     found.do(step, _line(transform, gain, offset), *(() if clips else _limits(transform, low, high)))
 
 
