@@ -61,7 +61,7 @@ def test_what_is_noticed_is_said_once_and_stands_in_every_result(
     images = [make_image(2, "a.tif"), make_image(3, "b.tif")]
     ended = tessera("run", *images, "-o", tmp_path, "-m", path, "--trust", "--quiet")
     assert ended.code == 0
-    assert ended.err.count("Warning: the network's values reach from 0 to 2e+02") == 1
+    assert ended.err.count("Warning: the network's values reach from 0 to 200") == 1
     for labels in tmp_path.glob("?*labels*.tif"):
         (sentence,) = open_tiff(labels).metadata["noticed"]
         assert f"Warning: {sentence}\n" in ended.err

@@ -129,12 +129,12 @@ def inside(folder: Path, name: str) -> Path:
     Raises
     ------
     ModelError
-        If it is a link that leads out of the folder, or a pipe or a device.
+        If it is a link that leads out of the folder, or a pipe or a device, or the disk takes no such name.
     """
     file = folder / name
     if not file.resolve().is_relative_to(folder.resolve()):
         raise ModelError(f"{file} is a link that leads outside of {folder}: put a copy in its place")
-    if file.exists() and not (file.is_file() or file.is_dir()):
+    if not is_file(file) and file.exists() and not file.is_dir():
         raise ModelError(f"{file} is no file, but a pipe or a device, which may never end: put a file in its place")
     return file
 
