@@ -45,8 +45,9 @@ demo: $(VENV)/.installed $(if $(DISPLAY_HERE),qt-libraries)
 test: lint types layers qt-libraries
 	$(WITH_DISPLAY) $(PY) -m pytest -m 'not slow and not origin' $(ARGS)
 
+# Some of them may take 900 seconds by their own limit, which faulthandler's must not come before.
 test-slow: $(VENV)/.installed-dev qt-libraries
-	$(WITH_DISPLAY) $(PY) -m pytest -m 'slow and not origin' $(ARGS)
+	$(WITH_DISPLAY) $(PY) -m pytest -o faulthandler_timeout=960 -m 'slow and not origin' $(ARGS)
 
 test-origins: $(VENV)/.installed-origins
 	$(PY) -m pytest -m origin $(ARGS)
