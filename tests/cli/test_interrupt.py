@@ -209,6 +209,19 @@ def test_however_often_finished_frames_stay(model: Path, movie: Path, tmp_path: 
 
 
 @posix
+def test_signals_that_go_on_until_the_process_is_gone(model: Path, movie: Path, tmp_path: Path) -> None:
+    """A key held down: whenever the last signal comes, the exit code and what is printed are those of the first."""
+    with hanging("decoding", 3, "run", movie, "-o", tmp_path / "labels.tif", "-m", model) as process:
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.001)
+        printed, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert str(tmp_path / "labels.partial.tif") in printed
+    assert "Traceback" not in err
+
+
+@posix
 def test_what_is_being_written_is_finished(model: Path, make_image: Make, tmp_path: Path) -> None:
     images, out = [make_image(n, f"{n}.tif") for n in (1, 2, 3)], tmp_path / "out"
     with hanging("writing", 2, "run", *images, "-o", out, "-m", model) as process:

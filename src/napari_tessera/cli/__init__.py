@@ -34,10 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that knows no µ still gets the rest
-    code = run_app(app, _expand(sys.argv[1:]))
-    from napari_tessera.cli.interrupt import end_process
+    from napari_tessera.cli.interrupt import end_process, ending_quietly
 
-    end_process(code)
+    with ending_quietly():
+        end_process(run_app(app, _expand(sys.argv[1:])))
 
 
 def _expand(arguments: Sequence[str], *, os_name: str = os.name) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TypeVar
 from napari_tessera.cli.console import say
 from napari_tessera.engine.events import CancelToken, raise_if_cancelled
 
-__all__ = ["StopToken", "cancel_on_stop", "end_process", "heard", "heard_call", "hearing_stops", "stopped_code"]
+__all__ = ["StopToken", "cancel_on_stop", "end_process", "ending_quietly", "heard", "heard_call", "hearing_stops", "stopped_code"]
 
 T = TypeVar("T")
 
@@ -25,8 +25,8 @@ _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 # How often the main thread looks up, and how long it waits for a stage to end by itself once it is to stop.
 POLL_S, PATIENCE_S = 0.1, 0.5
 
-# Signals are of the process, and so is what is known of them: the first that came, and threads left at work.
-_first: list[int] = []
+# Signals are of the process, and so is what is known of them: those that came, the first first, and threads left at work.
+_heard: list[int] = []
 _left_behind: list[threading.Thread] = []
 
 
@@ -40,13 +40,24 @@ class StopToken(CancelToken):
 
 @contextmanager
 def hearing_stops() -> Iterator[None]:
-    """Make SIGTERM and SIGHUP raise `KeyboardInterrupt` as Ctrl-C does, so that what is open is closed and removed."""
-    _first.clear()
+    """Make SIGTERM and SIGHUP raise `KeyboardInterrupt` as Ctrl-C does, so that what is open is closed and removed.
+
+    Only the first signal does: those that follow must not break off the closing and the last words.
+    """
+    _heard.clear()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        if len(_heard) == 1:
+            raise KeyboardInterrupt
 
     with _handled_by(stop):
+        yield
+
+
+@contextmanager
+def ending_quietly() -> Iterator[None]:
+    """Let signals pass that come once the work is done, until `end_process`, which keeps them away for good."""
+    with _handled_by(lambda number, frame: None):
         yield
 
 
@@ -60,7 +71,7 @@ def cancel_on_stop() -> Iterator[StopToken]:
         token.cancel()
         if token.times == 1:
             say("stopping; what is finished is kept", kind="Note")
-        else:
+        elif token.times == 2:  # once: a key may be held down
             say("what is finished is being written: this ends by itself", kind="Note")
 
     with _handled_by(stop):
@@ -75,7 +86,7 @@ def _handled_by(stop: Callable[[int, FrameType | None], None]) -> Iterator[None]
     terminals = [stream for stream in (sys.stdout, sys.stderr) if stream is not None and stream.isatty()]
 
     def handle(number: int, frame: FrameType | None) -> None:
-        _first.append(number)
+        _heard.append(number)
         if number == getattr(signal, "SIGHUP", None):
             _let_go(terminals)
         stop(number, frame)
@@ -89,7 +100,8 @@ def _handled_by(stop: Callable[[int, FrameType | None], None]) -> Iterator[None]
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) is handle:  # not where the process is about to end
+                signal.signal(number, handler)
 
 
 def _let_go(terminals: list[Any]) -> None:
@@ -102,7 +114,7 @@ def _let_go(terminals: list[Any]) -> None:
 
 def stopped_code() -> int:
     """Return the exit code of a process that the signal stopped which came first: 130, 143 or 129."""
-    return 128 + (_first[0] if _first else signal.SIGINT)
+    return 128 + (_heard[0] if _heard else signal.SIGINT)
 
 
 def heard_call(function: Callable[[], T]) -> T:
@@ -178,6 +190,9 @@ def _wait(found: queue.SimpleQueue[T], token: StopToken | None) -> T:
 
 def end_process(code: int) -> NoReturn:
     """End the process with *code*: at once where a thread was left at work, which nothing else can stop."""
+    for name in _NAMES:
+        if hasattr(signal, name):  # Python puts its own handlers back before it is gone: a signal then would kill it
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     if any(thread.is_alive() for thread in _left_behind):
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
