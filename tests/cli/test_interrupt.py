@@ -216,9 +216,8 @@ def test_signals_that_go_on_until_the_process_is_gone(model: Path, movie: Path, 
             process.send_signal(signal.SIGINT)
             time.sleep(0.001)
         printed, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert (process.returncode, "Error" in err) == (130, False), err
     assert str(tmp_path / "labels.partial.tif") in printed
-    assert "Traceback" not in err
 
 
 @posix

@@ -16,7 +16,16 @@ from typing import Any, NoReturn, TypeVar
 from napari_tessera.cli.console import say
 from napari_tessera.engine.events import CancelToken, raise_if_cancelled
 
-__all__ = ["StopToken", "cancel_on_stop", "end_process", "ending_quietly", "heard", "heard_call", "hearing_stops", "stopped_code"]
+__all__ = [
+    "StopToken",
+    "cancel_on_stop",
+    "end_process",
+    "ending_quietly",
+    "heard",
+    "heard_call",
+    "hearing_stops",
+    "stopped_code",
+]
 
 T = TypeVar("T")
 
@@ -25,7 +34,7 @@ _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 # How often the main thread looks up, and how long it waits for a stage to end by itself once it is to stop.
 POLL_S, PATIENCE_S = 0.1, 0.5
 
-# Signals are of the process, and so is what is known of them: those that came, the first first, and threads left at work.
+# Signals are of the process, and so is what is known of them: those that came, in order, and threads left at work.
 _heard: list[int] = []
 _left_behind: list[threading.Thread] = []
 
@@ -36,6 +45,15 @@ class StopToken(CancelToken):
     def __init__(self) -> None:
         super().__init__()
         self.times = 0
+        self._told = 0
+
+    def tell(self) -> None:
+        """Say what has been heard since it was last said. Not for a handler: it may come while a line is written."""
+        told, self._told = self._told, self.times
+        if told == 0 < self._told:
+            say("stopping; what is finished is kept", kind="Note")
+        if told < 2 <= self._told:  # once: a key may be held down
+            say("what is finished is being written: this ends by itself", kind="Note")
 
 
 @contextmanager
@@ -69,13 +87,12 @@ def cancel_on_stop() -> Iterator[StopToken]:
     def stop(number: int, frame: FrameType | None) -> None:
         token.times += 1
         token.cancel()
-        if token.times == 1:
-            say("stopping; what is finished is kept", kind="Note")
-        elif token.times == 2:  # once: a key may be held down
-            say("what is finished is being written: this ends by itself", kind="Note")
 
-    with _handled_by(stop):
-        yield token
+    try:
+        with _handled_by(stop):
+            yield token
+    finally:
+        token.tell()
 
 
 @contextmanager
@@ -183,6 +200,7 @@ def _wait(found: queue.SimpleQueue[T], token: StopToken | None) -> T:
             return found.get(timeout=POLL_S)
         except queue.Empty:
             if token is not None and token.cancelled:
+                token.tell()
                 waited_s += POLL_S
                 if waited_s > PATIENCE_S or token.times > 1:
                     raise_if_cancelled(token)
