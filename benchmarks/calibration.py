@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from memory_networks import CLASSES, NETWORKS
+from memory_networks import CLASSES, EVERY, NETWORKS
 
 import napari_tessera as nt
 from napari_tessera.api import PROBABILITIES, measure_device
@@ -47,7 +47,7 @@ class Case:
 
 def cases(name: str, device: str, *, thin: bool) -> Iterator[Case]:
     """Yield the cases of one network."""
-    for network, windows in NETWORKS[name].built(thin=thin):
+    for network, windows in EVERY[name].built(thin=thin):
         model = nt.Model.from_network(network, in_channels=1, out_channels=CLASSES, name=name)
         start = nt.Settings(window_size=windows[0], sw_batch_size=2, device=device)
         with tempfile.TemporaryDirectory() as folder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+from plain_unet import PlainUNet
 
 __all__ = ["CASES", "CPU_CASES", "CUDA_CASES", "ENGINES", "Case"]
 
@@ -22,7 +23,8 @@ class Case:
     classes
         Output channels.
     network
-        ``pointwise``: a 1x1x1 convolution, so that stitching is all there is; ``unet``, ``dynunet``: MONAI's.
+        ``pointwise``: a 1x1x1 convolution, so that stitching is all there is; ``unet``, ``dynunet``: MONAI's;
+        ``plain``: a U-Net that needs torch alone.
     sw_batch_size, tta_num, overlap, precision
         See `napari_tessera.Settings`; precision ``default`` is what torch does unasked, TF32 in convolutions on CUDA.
     engines
@@ -49,7 +51,7 @@ class Case:
         torch.manual_seed(0)
         if self.network == "pointwise":
             return torch.nn.Conv3d(1, self.classes, 1).eval()
-        return (_dynunet if self.network == "dynunet" else _unet)(self.classes).eval()
+        return {"unet": _unet, "dynunet": _dynunet, "plain": PlainUNet}[self.network](self.classes).eval()
 
     def build_volume(self) -> torch.Tensor:
         """Return the image, float32 (Z, Y, X), fixed random values, in memory."""

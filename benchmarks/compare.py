@@ -60,6 +60,14 @@ class Target:
     bound: float
     at_least: bool = False
 
+    @property
+    def wanted(self) -> str:
+        """The target in words."""
+        (engine, case), (other, other_case) = self.above, self.below
+        same = case == other_case
+        places = f"{engine} / {other} on {case}" if same else f"{engine} on {case} / {other} on {other_case}"
+        return f"{places}, {self.quantity}: {'at least' if self.at_least else 'at most'} {self.bound:.2f}"
+
 
 def cpu_targets() -> Iterator[Target]:
     """Yield what the project wants on a CPU."""
@@ -193,16 +201,18 @@ def row(engine: str, case: str, results: Results) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def verdict(target: Target, results: Results) -> str:
-    """Return a line that says whether a target is met."""
-    (engine, case), (other, other_case) = target.above, target.below
-    places = f"{engine} / {other} on {case}" if case == other_case else f"{engine} on {case} / {other} on {other_case}"
-    wanted = f"{places}, {target.quantity}: {'at least' if target.at_least else 'at most'} {target.bound:.2f}"
+def judge(target: Target, results: Results) -> tuple[bool | None, str]:
+    """Return whether a target is met, None where it was not measured, and a line that says so."""
     ratio = results.ratio(target.above, target.below, target.quantity)
     if ratio is None:
-        return f"- {wanted}: not measured"
+        return None, "not measured"
     met = ratio >= target.bound if target.at_least else ratio <= target.bound
-    return f"- {wanted}: {'met' if met else 'NOT MET'}, {ratio:.3f}"
+    return met, f"{'met' if met else 'NOT MET'}, {ratio:.3f}"
+
+
+def verdict(target: Target, results: Results) -> str:
+    """Return a line that says whether a target is met."""
+    return f"- {target.wanted}: {judge(target, results)[1]}"
 
 
 def cpu_model() -> str:

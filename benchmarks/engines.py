@@ -102,9 +102,11 @@ def take_seconds(run: Callable[[], None], device: torch.device) -> float:
     return time.perf_counter() - began
 
 
-def measure(engine: Run, network: torch.nn.Module, case: Case, device: torch.device, runs: int) -> dict[str, Any]:
-    """Warm up on a small volume, then time *runs* runs and take their peak memory."""
-    volume, small = case.build_volume(), case.for_warm_up()
+def measure(
+    engine: Run, network: torch.nn.Module, volume: torch.Tensor, case: Case, device: torch.device, runs: int
+) -> dict[str, Any]:
+    """Warm up on a small volume, then time *runs* runs over *volume* and take their peak memory."""
+    small = case.for_warm_up()
     engine(small.build_volume(), network, small, device)
     synchronize(device)
     on_cuda = device.type == "cuda"
@@ -141,7 +143,7 @@ def main() -> None:
         print(json.dumps({"no_network": str(error)}))
         return
     try:
-        record = measure(engine, network, case, device, options.runs)
+        record = measure(engine, network, case.build_volume(), case, device, options.runs)
     except ImportError as error:
         print(json.dumps({"missing": str(error)}))
         return

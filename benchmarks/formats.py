@@ -1,9 +1,10 @@
-"""Which ways to run a network pay: layout in memory, huge and kept pages, cuDNN's autotuning, torch.compile.
+"""Which ways to run a network pay: layout in memory, pages, cuDNN's autotuning, lower precisions, torch.compile.
 
     python benchmarks/formats.py [--networks stitching unet ...] [--repeats 5] [--device auto] [--batch 4] [--compile]
 
 Milliseconds of one forward pass and the peak of memory beside network and input, medians over processes that take
-turns. The engine uses what is faster here on most networks without costing memory; everything else stays off.
+turns. A way that names no precision is float32 without TF32. The engine uses what is faster here on most networks
+without costing memory; everything else stays off.
 """
 
 from __future__ import annotations
@@ -22,13 +23,17 @@ from typing import Any
 
 import torch
 from cases import CASES
-from engines import choose_device, start_peak, status_bytes, synchronize
+from engines import choose_device, start_peak, status_bytes, synchronize, take_seconds
+from peers import arithmetic
+from plain_unet import PlainUNet
 
 HERE = Path(__file__).parent
 MIB = 2**20
 PASSES = 8
 CPU_WAYS = ("plain", "huge pages", "huge and kept pages", "channels last", "channels last, huge and kept pages")
-CUDA_WAYS = ("plain", "channels last", "autotuned", "channels last, autotuned")
+LAYOUTS = ("plain", "channels last", "autotuned", "channels last, autotuned")
+PRECISIONS = ("tf32", "bfloat16", "float16")
+CUDA_WAYS = (*LAYOUTS, *(f"{way}, {precision}" for precision in PRECISIONS for way in LAYOUTS))
 COMPILED = "compiled"
 
 
@@ -52,29 +57,31 @@ NETWORKS: dict[str, tuple[Callable[[], torch.nn.Module], tuple[int, ...]]] = {
     "UNet": (CASES["unet"].build_network, CASES["unet"].window),
     "DynUNet": (CASES["cuda-dynunet"].build_network, (64, 64, 64)),
     "SegResNet": (build_segresnet, (64, 64, 64)),
+    "plain U-Net": (lambda: PlainUNet(classes=3), (64, 64, 64)),
     "bundled": (build_bundled, (64, 64, 64)),
 }
 
 
-def one_process(name: str, way: str, batch: int, device_name: str) -> dict[str, float]:
-    """Measure one way in this process."""
-    device = choose_device(device_name)
-    build, window = NETWORKS[name]
+def measure(
+    name: str, way: str, batch: int, device: torch.device, *, window: tuple[int, ...] | None = None
+) -> dict[str, float]:
+    """Measure one way in this process, in the network's window or another; ``first_ms`` is the pass that warms up."""
+    build, usual = NETWORKS[name]
     torch.manual_seed(0)
     network = build().eval().to(device)
     layout = torch.channels_last_3d if "channels last" in way else torch.contiguous_format
-    windows = torch.empty((batch, 1, *window), device=device, memory_format=layout).normal_()
+    windows = torch.empty((batch, 1, *(window or usual)), device=device, memory_format=layout).normal_()
     if COMPILED in way:
         network = torch.compile(network)
     torch.backends.cudnn.benchmark = "autotuned" in way
     with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode())
+        precision = next((precision for precision in PRECISIONS if precision in way), "float32")
+        stack.enter_context(arithmetic(device, precision))
         if "kept" in way:
             from napari_tessera.engine.pages import kept_pages
 
             stack.enter_context(kept_pages())
-        network(windows)
-        synchronize(device)
+        first_s = take_seconds(lambda: network(windows), device)
         on_cuda = device.type == "cuda"
         before = torch.cuda.memory_allocated() if on_cuda else start_peak() or 0
         if on_cuda:
@@ -85,7 +92,7 @@ def one_process(name: str, way: str, batch: int, device_name: str) -> dict[str, 
         synchronize(device)
         seconds = (time.perf_counter() - began) / PASSES
         peak = torch.cuda.max_memory_allocated() if on_cuda else status_bytes("VmHWM") or 0
-    return {"ms": 1e3 * seconds, "mib": (peak - before) / MIB}
+    return {"ms": 1e3 * seconds, "mib": (peak - before) / MIB, "first_ms": 1e3 * first_s}
 
 
 def run(name: str, way: str, options: argparse.Namespace) -> dict[str, float]:
@@ -110,7 +117,7 @@ def main() -> None:
     parser.add_argument("--one", nargs=2, metavar=("NETWORK", "WAY"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(one_process(*options.one, options.batch, options.device)))
+        print(json.dumps(measure(*options.one, options.batch, choose_device(options.device))))
         return
     on_cuda = choose_device(options.device).type == "cuda"
     ways = (CUDA_WAYS if on_cuda else CPU_WAYS) + ((COMPILED,) if options.compile else ())

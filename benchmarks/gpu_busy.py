@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Iterable
 
 import torch
-from cases import CASES
+from cases import CASES, Case
+from engines import synchronize, take_seconds
+from torch.profiler import ProfilerActivity, profile
 
 
 def busy_seconds(intervals: Iterable[tuple[float, float]]) -> float:
@@ -31,6 +32,26 @@ def busy_seconds(intervals: Iterable[tuple[float, float]]) -> float:
     return total
 
 
+def measure(case: Case, device: torch.device) -> tuple[float, float]:
+    """Return the seconds in which the device was busy during a run of Tessera's engine, and those that the run took.
+
+    On the CPU busy is what happens in torch's operators, on whichever thread.
+    """
+    from tessera_engine import run
+
+    on_cuda = device.type == "cuda"
+    network, volume, small = case.build_network().to(device), case.build_volume(), case.for_warm_up()
+    run(small.build_volume(), network, small, device)
+    synchronize(device)
+    with profile(activities=[ProfilerActivity.CUDA if on_cuda else ProfilerActivity.CPU]) as profiler:
+        wall = take_seconds(lambda: run(volume, network, case, device), device)
+    kind = torch.autograd.DeviceType.CUDA if on_cuda else torch.autograd.DeviceType.CPU
+    events = [event.time_range for event in profiler.events() if event.device_type == kind]
+    if not events:
+        sys.exit("the profiler recorded nothing on the device")
+    return busy_seconds((event.start, event.end) for event in events) / 1e6, wall
+
+
 def main() -> None:
     """Profile one run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -39,23 +60,7 @@ def main() -> None:
     if not torch.cuda.is_available():
         print("no CUDA device: nothing was measured")
         return
-    from tessera_engine import run
-    from torch.profiler import ProfilerActivity, profile
-
-    case, device = CASES[options.case], torch.device("cuda", 0)
-    network, volume = case.build_network().to(device), case.build_volume()
-    small = case.for_warm_up()
-    run(small.build_volume(), network, small, device)
-    torch.cuda.synchronize()
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-        began = time.perf_counter()
-        run(volume, network, case, device)
-        torch.cuda.synchronize()
-        wall = time.perf_counter() - began
-    events = [event for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA]
-    if not events:
-        sys.exit("the profiler recorded nothing on the device")
-    busy = busy_seconds((event.time_range.start, event.time_range.end) for event in events) / 1e6
+    busy, wall = measure(CASES[options.case], torch.device("cuda", 0))
     print(f"{torch.cuda.get_device_name(0)}, {options.case}: busy {busy:.2f} s of {wall:.2f} s = {busy / wall:.1%}")
 
 

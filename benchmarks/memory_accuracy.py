@@ -111,11 +111,15 @@ def report_cuda(report: Report, names: list[str], options: argparse.Namespace) -
     rows: list[Row] = []
     missing: list[str] = []
     for name in names:
-        found, left_out = memory_cases.cuda_rows(name)
+        found: list[Row] = []
+        for runs in memory_cases.iter_runs(name):
+            found += runs.measure()
+            missing += runs.missing
+        # A network that is made for one window comes once for each.
+        found.sort(key=lambda row: row.precision)
         for precision, group in groupby(found, key=lambda row: row.precision):
             report.add(summary(f"{name}, {precision}", list(group)))
         rows += found
-        missing += left_out
     report.add("", *(each_case(rows) if options.rows else ()))
     report.add(*(f"- left out: {case}" for case in missing))
     others = [row.calibrated for row in rows if row.calibrated_bytes is not None]

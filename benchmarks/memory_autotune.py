@@ -18,7 +18,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from memory_networks import CLASSES, NETWORKS, Window
+from driver import DriverPeak
+from engines import choose_device
+from memory_networks import CLASSES, EVERY, Window
 
 import napari_tessera as nt
 from napari_tessera.api import PROBABILITIES, as_source
@@ -29,7 +31,7 @@ from napari_tessera.pipeline import iter_results
 from napari_tessera.planning.pace import Pace
 from napari_tessera.planning.trace import weights_bytes
 
-__all__ = ["COLUMNS", "Case", "Outcome", "draw_cases", "try_case", "verdict"]
+__all__ = ["COLUMNS", "Case", "Outcome", "draw_cases", "measure_peak", "try_case", "verdict"]
 
 COLUMNS = ("network", "volume", "window", "windows", "budget MiB", "chosen", "largest", "share", "")
 CASES = 30
@@ -106,8 +108,8 @@ def draw_cases(names: list[str], *, device: str, count: int = CASES, seed: int =
     on_cuda = device == "cuda"
     for number in range(count):
         name = names[number % len(names)]
-        window = dice.choice(CUDA_WINDOWS if on_cuda else NETWORKS[name].small[:2])
-        ((network, _),) = NETWORKS[name].built((window,), thin=not on_cuda)
+        window = dice.choice(CUDA_WINDOWS if on_cuda else EVERY[name].small[:2])
+        ((network, _),) = EVERY[name].built((window,), thin=not on_cuda)
         settings = nt.Settings(
             window_size=window, overlap=dice.choice((0.25, 0.5)), tta_num=dice.choice((1, 1, 2)), device=device
         )
@@ -162,15 +164,35 @@ def try_case(case: Case, *, by_time: bool = False) -> Outcome:
 Fits = Callable[[nt.Plan], bool]
 
 
+def measure_peak(case: Case, batch: int) -> int:
+    """Return what a run of *batch* windows per pass takes of the device where nothing limits it, bytes.
+
+    On the CPU what torch's allocator gives out; on CUDA what the driver loses, and the context as the plan has it.
+    """
+    planned = _plan(case, batch)
+    if not case.on_cuda:
+        return _take_on_cpu(case, planned)[0]
+    _empty_cache()
+    with DriverPeak(choose_device(case.settings.device)) as driver:
+        _runs_out(case, case.model, planned)
+    assert driver.taken_bytes is not None
+    return driver.taken_bytes + planned.memory.context_bytes
+
+
+def _take_on_cpu(case: Case, planned: nt.Plan) -> tuple[int, bool]:
+    """Run a plan and return what torch's allocator gives out meanwhile, and whether memory ran out."""
+    failed: list[bool] = []
+    peak = peak_of_allocations(lambda: failed.append(_runs_out(case, case.model, planned)))
+    assert peak is not None, "another profile is under way"
+    return weights_bytes(case.model.network) + peak, any(failed)
+
+
 def _on_cpu(case: Case) -> Fits:
     """Return what tells whether a plan keeps the budget, by what torch's allocator gives out while it runs."""
-    weights = weights_bytes(case.model.network)
 
     def fits(planned: nt.Plan) -> bool:
-        failed: list[bool] = []
-        peak = peak_of_allocations(lambda: failed.append(_runs_out(case, case.model, planned)))
-        assert peak is not None, "another profile is under way"
-        return weights + peak <= case.budget_bytes and not any(failed)
+        peak, failed = _take_on_cpu(case, planned)
+        return peak <= case.budget_bytes and not failed
 
     return fits
 
@@ -188,13 +210,17 @@ def _on_cuda(case: Case) -> Fits:
 @contextmanager
 def _cuda_limit(limit_bytes: int) -> Iterator[None]:
     """Let torch's allocator hold no more than *limit_bytes* of the device, what it caches included."""
-    gc.collect()
-    torch.cuda.empty_cache()
+    _empty_cache()
     torch.cuda.set_per_process_memory_fraction(limit_bytes / torch.cuda.get_device_properties(0).total_memory)
     try:
         yield
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def _empty_cache() -> None:
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def _runs_out(case: Case, model: nt.Model, planned: nt.Plan) -> bool:

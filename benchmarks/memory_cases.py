@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from memory_networks import CLASSES, NETWORKS, Window
+from driver import DriverPeak
+from engines import choose_device
+from memory_networks import CLASSES, EVERY, Window
 
 import napari_tessera as nt
 from napari_tessera import api
@@ -24,7 +26,7 @@ from napari_tessera.pipeline import iter_results
 from napari_tessera.planning.activations import ActivationCache
 from napari_tessera.planning.trace import measure_forward
 
-__all__ = ["CALIBRATED", "CPU", "CUDA", "Limits", "Row", "cpu_rows", "cuda_rows"]
+__all__ = ["CALIBRATED", "CPU", "CUDA", "Limits", "Row", "Runs", "cpu_rows", "iter_runs"]
 
 BATCHES = (1, 2, 4)
 CUDA_WINDOWS: tuple[Window, ...] = ((64, 64, 64), (96, 96, 96), (128, 128, 128))
@@ -42,12 +44,14 @@ class Row:
     Attributes
     ----------
     predicted_bytes, actual_bytes
-        On the CPU live bytes of a pass, weights not counted; on CUDA the peak of torch's counter over a run.
-    reserved_bytes
-        What CUDA's allocator held for it at most, None on the CPU.
+        Of a pass on the CPU live bytes, weights not counted; of a run the peak of torch's counter.
+    reserved_bytes, driver_bytes
+        What CUDA's allocator held for it at most, and what the driver lost to it; None on the CPU.
     calibrated_bytes
-        As *predicted_bytes*, once one run of the network, with another window or batch, had been measured; None on the
-        CPU, and for the run that was.
+        As *predicted_bytes*, once one run of the network, with another window or batch, had been measured; None for a
+        pass, and for the run that was.
+    claimed_bytes
+        What the plan says that the device loses, the context included; None for a pass.
     """
 
     network: str
@@ -58,6 +62,8 @@ class Row:
     precision: str = "float32"
     reserved_bytes: int | None = None
     calibrated_bytes: int | None = None
+    claimed_bytes: int | None = None
+    driver_bytes: int | None = None
 
     @property
     def error(self) -> float:
@@ -101,7 +107,7 @@ CALIBRATED = Limits(0.03, 0.03, 0.03)
 def cpu_rows(name: str, *, thin: bool) -> Iterator[Row]:
     """Yield traced beside measured live bytes of one network's passes; batch 4 follows from traces of 2 and 3."""
     cache = ActivationCache()
-    for network, windows in NETWORKS[name].built(thin=thin):
+    for network, windows in EVERY[name].built(thin=thin):
         for window in windows:
             for batch in BATCHES:
                 predicted = cache.activations_bytes(network, in_channels=1, window=window, batch=batch)
@@ -109,44 +115,42 @@ def cpu_rows(name: str, *, thin: bool) -> Iterator[Row]:
                 yield Row(name, window, batch, predicted, events.peak_bytes())
 
 
-def cuda_rows(name: str) -> tuple[list[Row], list[str]]:
-    """Return one network's runs on CUDA against their plans, and what is missing."""
-    rows: list[Row] = []
-    missing: list[str] = []
-    for network, windows in NETWORKS[name].built(CUDA_WINDOWS):
+def iter_runs(name: str, *, device: str = "cuda", thin: bool = False) -> Iterator[Runs]:
+    """Yield one network's runs on a device, to be measured against their plans, by precision."""
+    entry = EVERY[name]
+    for network, windows in entry.built(entry.small[:2] if thin else CUDA_WINDOWS, thin=thin):
         for precision in CUDA_PRECISIONS:
-            group = _Group(name, network, windows, precision)
-            rows += group.run()
-            missing += group.missing
-        del group
-    return rows, missing
+            yield Runs(name, network, windows, precision, device)
 
 
-class _Group:
-    """The runs of one network at one precision."""
+class Runs:
+    """The runs of one network at one precision; what could not be run is `missing` afterwards."""
 
-    def __init__(self, name: str, network: torch.nn.Module, windows: tuple[Window, ...], precision: Precision) -> None:
+    def __init__(
+        self, name: str, network: torch.nn.Module, windows: tuple[Window, ...], precision: Precision, device: str
+    ) -> None:
         self.missing: list[str] = []
         self._name, self._windows, self._precision = name, windows, precision
+        self._device = choose_device(device)
         self._model = nt.Model.from_network(network, in_channels=1, out_channels=CLASSES, name=name)
-        self._rows: list[Row] = []
         folder = Path(tempfile.mkdtemp())
         self._nothing, self._kept = CalibrationStore(folder / "none.json"), CalibrationStore(folder / "kept.json")
 
-    def run(self) -> list[Row]:
+    def measure(self) -> Iterator[Row]:
         """Run every window and batch that the device has room for; the first run is the one that calibrates."""
         first = self._plan(self._windows[0], BATCHES[1], self._nothing)
         self._predict(first, RunMemory(self._model.network, first, self._kept))
         for window in self._windows:
             for batch in BATCHES:
-                self._run_one(window, batch)
-        return self._rows
+                yield from self._run_one(window, batch)
 
     def _calibrates(self, window: Window, batch: int) -> bool:
         return (window, batch) == (self._windows[0], BATCHES[1])
 
     def _plan(self, window: Window, batch: int, known: CalibrationStore) -> nt.Plan:
-        settings = nt.Settings(window_size=window, sw_batch_size=batch, precision=self._precision, device="cuda")
+        settings = nt.Settings(
+            window_size=window, sw_batch_size=batch, precision=self._precision, device=self._device.type
+        )
         return nt.plan(_shape(window), self._model, settings, decoder=api.PROBABILITIES, calibrations=known)
 
     def _predict(self, planned: nt.Plan, on_event: EventHandler) -> None:
@@ -157,7 +161,7 @@ class _Group:
             for _ in iter_results(loads, self._model, planned, None, on_event=on_event):
                 pass
 
-    def _run_one(self, window: Window, batch: int) -> None:
+    def _run_one(self, window: Window, batch: int) -> Iterator[Row]:
         gc.collect()
         torch.cuda.empty_cache()
         planned = self._plan(window, batch, self._nothing)
@@ -166,17 +170,22 @@ class _Group:
             self.missing.append(f"{case}: needs more than {ROOM:.0%} of what is free")
             return
         events: list[Event] = []
-        self._predict(planned, events.append)
+        with DriverPeak(self._device) as driver:
+            self._predict(planned, events.append)
         peaks = [event.peak_bytes for event in events if isinstance(event, RunFinished)]
-        if not peaks or peaks[0] is None or any(isinstance(event, MemoryRecovered) for event in events):
+        if not peaks or any(isinstance(event, MemoryRecovered) for event in events):
             self.missing.append(f"{case}: memory ran out")
             return
-        reserved = torch.cuda.max_memory_reserved()
+        if peaks[0] is None:
+            self.missing.append(f"{case}: the run's peak could not be told")
+            return
+        reserved = torch.cuda.max_memory_reserved() if self._device.type == "cuda" else None
         predicted = planned.memory.counted_bytes
         # The run that calibrated says nothing of how well it does for others.
         calibrates = self._calibrates(window, batch)
         calibrated = None if calibrates else self._plan(window, batch, self._kept).memory.counted_bytes
-        self._rows.append(Row(self._name, window, batch, predicted, peaks[0], self._precision, reserved, calibrated))
+        taken = (reserved, calibrated, planned.memory.total_bytes, driver.taken_bytes)
+        yield Row(self._name, window, batch, predicted, peaks[0], self._precision, *taken)
 
 
 def _shape(window: Window) -> tuple[int, ...]:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 import torch
+from plain_unet import PlainUNet
 
-__all__ = ["CLASSES", "NETWORKS", "Network", "Window"]
+__all__ = ["BARE", "CLASSES", "EVERY", "NETWORKS", "Network", "Window"]
 
 Window = tuple[int, int, int]
 CLASSES = 3
@@ -159,6 +160,10 @@ def _residual_encoder_unet(window: Window, thin: bool) -> torch.nn.Module:
     return network
 
 
+def _plain(window: Window, thin: bool) -> torch.nn.Module:
+    return PlainUNet(CLASSES, (4, 8, 16) if thin else (32, 64, 128, 256))
+
+
 _TRANSFORMER = ("monai", "einops")
 _NNUNET = ("dynamic_network_architectures",)
 
@@ -174,3 +179,6 @@ NETWORKS: dict[str, Network] = {
     "nnU-Net PlainConvUNet": Network(_plain_conv_unet, WIDER, needs=_NNUNET),
     "nnU-Net ResidualEncoderUNet": Network(_residual_encoder_unet, WIDER, needs=_NNUNET),
 }
+# What there is where nothing but torch is.
+BARE: dict[str, Network] = {"plain U-Net": Network(_plain, needs=())}
+EVERY = NETWORKS | BARE

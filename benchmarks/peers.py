@@ -27,13 +27,18 @@ def arithmetic(device: torch.device, precision: str) -> Iterator[None]:
     """Run the body without gradients and in *precision*, which means the same to every engine.
 
     torch rounds a float32 convolution's inputs to TF32 on CUDA unless told otherwise; float32 here is float32, and
-    ``default`` is what torch does.
+    ``default`` is what torch does. What was set before is set again afterwards.
     """
-    if precision != "default":
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    lower = precision == "bfloat16"
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=lower):
-        yield
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    lower = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision)
+    try:
+        if precision != "default":
+            cudnn.allow_tf32 = matmul.allow_tf32 = precision == "tf32"
+        with torch.inference_mode(), torch.autocast(device.type, lower, enabled=lower is not None):
+            yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 def count_windows(case: Case) -> int:

@@ -16,7 +16,7 @@ from napari_tessera.engine.settings import Precision
 from napari_tessera.engine.sink import ArraySink
 from napari_tessera.engine.source import ArraySource
 from napari_tessera.engine.sweep import Sweep
-from napari_tessera.engine.tta import views
+from napari_tessera.engine.views import views
 from napari_tessera.models.spec import OutputSpec
 
 if TYPE_CHECKING:
