@@ -35,6 +35,20 @@ def test_how_it_resamples_where_that_is_not_the_usual_way(tessera: Tessera, tmp_
     assert "unless switched off" in said
 
 
+def test_how_it_blends_and_pads_where_that_is_not_the_usual_way(tessera: Tessera, tmp_path: Path) -> None:
+    sample = sample_tessera.make(tmp_path)
+    assert not {"blend", "padding"} & set(tessera("inspect", sample.path).out.split())
+    with sample.path.open("a") as file:
+        file.write("\nblend: constant\npadding: {mode: constant, value: -1.5}\nimage_sides: {")
+        file.write("minimum: [16, 8, 8], step: [1, 8, 8]}\n")
+    said = " ".join(tessera("inspect", sample.path).out.split())
+    assert "blend constant" in said
+    assert "constant -1.5; images of minimum 16 x 8 x 8, steps of 1 x 8 x 8 alone" in said
+    ended = tessera("plan", "--shape", "15,16,16", "--model", sample.path)
+    assert ended.code != 0
+    assert "16 x 16 x 16" in " ".join(ended.err.split())
+
+
 def test_json_is_all_of_stdout(tessera: Tessera, tmp_path: Path) -> None:
     sample = sample_tessera.make(tmp_path)
     found = json.loads(tessera("inspect", sample.path, "--json").out)

@@ -59,7 +59,12 @@ HANDLED: dict[str, tuple[Names, Any]] = {
         get_args(nnunet_plans._OldConfiguration.model_fields["unet"].annotation),
     ),
     "MONAI's transforms before": (
-        Names("both", (), {**allowed.MONAI_AXES.names, **allowed.MONAI_INTENSITIES.names}, "they are the table's"),
+        Names(
+            "all",
+            (),
+            {**allowed.MONAI_AXES.names, **allowed.MONAI_PADDING.names, **allowed.MONAI_INTENSITIES.names},
+            "they are the table's",
+        ),
         monai_transforms._PRE,
     ),
     "MONAI's intensities": (allowed.MONAI_INTENSITIES, monai_intensities.READERS),

@@ -49,7 +49,7 @@ def test_the_description_is_the_bundles_own(tmp_path: Path) -> None:
     assert spec.normalisation == Normalisation("minmax")
     assert spec.decoder == DecoderChoice("argmax")
     assert any("never run; they are in imports, device" in note for note in found.notes)
-    assert any("sw_batch_size 2 and mode gaussian" in note for note in found.notes)
+    assert spec.blend == "gaussian"
 
 
 @pytest.mark.parametrize(
@@ -209,19 +209,15 @@ def test_what_is_not_taken_over_is_said(tmp_path: Path) -> None:
     content = inference(
         {"_target_": "CropForegroundd", "keys": "label", "source_key": "$print('canary')"},
         {"_target_": "ScaleIntensityRanged", "a_min": 0, "a_max": 9, "b_min": 0, "b_max": 1, "clip": True},
-        {"_target_": "SpatialPadd", "spatial_size": "$[64] * 3"},
         {"_target_": "ScaleIntensityd", "keys": "label"},
     )
-    content["inferer"] |= {"overlap": [0.25, 0.5, 0.5], "sigma_scale": 0.25}
+    content["inferer"]["roi_size"] = [32, 48]
     metadata = copy.deepcopy(METADATA)
     metadata["network_data_format"]["outputs"]["pred"]["num_channels"] = 5
     found = describe(tmp_path, content, metadata)
     assert found.spec.normalisation == Normalisation("fixed", (("high", 9), ("low", 0), ("mean", 0), ("std", 9)))
-    assert found.spec.overlap == 0.5
     for text in (
-        "The padding SpatialPadd is not taken over",
-        "one overlap per axis",
-        "sigma_scale 0.25",
+        "roi_size [32, 48] of the inferer does not suit",
         "out_channels 5, but the network has 2",
     ):
         assert sum(text in note for note in found.notes) == 1, text

@@ -177,6 +177,7 @@ def test_a_network_far_larger_than_its_weights_is_not_built(
     """Tens of gigabytes by a few characters: refused before they are allocated."""
     pytest.importorskip("einops", reason="einops is not installed, which transformers need")
     content = changed(INFERENCE, network_def={"_target_": name, **arguments})
+    content["inferer"]["roi_size"] = 32
     folder = write_bundle(tmp_path / "bundle", small_network(), inference=content)
     with pytest.raises(ModelError, match=r"far more weights than the 441 numbers that .*model\.pt holds") as error:
         load_model(folder)

@@ -30,12 +30,13 @@ from tests.models.sample_monai_bundle import INFERENCE, write_bundle
 from tests.models.test_empty_network import NETWORKS
 
 import napari_tessera as nt
+from napari_tessera.engine.grid import Padding, PadMode
 from napari_tessera.errors import ModelError, OutputError, UntrustedModelError
 from napari_tessera.models.folder import MODELS_VARIABLE, user_models
 from napari_tessera.models.load import describe_model, find_risk
 from napari_tessera.models.model import Model
 from napari_tessera.models.pack import pack
-from napari_tessera.models.spec import DecoderChoice
+from napari_tessera.models.spec import DecoderChoice, WindowRule
 from napari_tessera.models.trust import TrustStore
 
 
@@ -78,6 +79,17 @@ def test_views_and_blending_come_back(tmp_path: Path) -> None:
     assert (again.spec.tta_views, again.spec.blend) == (("identity", "z", "ty"), "bump")
     settings = again.suggested_settings()
     assert (settings.tta_num, settings.tta_views, settings.blend) == (3, ("identity", "z", "ty"), "bump")
+
+
+def test_padding_and_the_sides_of_images_come_back(tmp_path: Path) -> None:
+    model = nt.load_model(sample_tessera.make(tmp_path).path)
+    sides = WindowRule((16, 24, 20), (8, 1, 5), (16, 24, 20))
+    model = model.with_spec(padding=Padding(PadMode.CONSTANT, -1.5), image_sides=sides)
+    again = nt.load_model(packed(model, tmp_path / "to")).spec
+    assert (again.padding, again.image_sides) == (model.spec.padding, sides)
+    model = model.with_spec(padding=Padding(PadMode.REPLICATE), image_sides=None)
+    again = nt.load_model(packed(model, tmp_path / "other")).spec
+    assert (again.padding, again.image_sides) == (model.spec.padding, None)
 
 
 PACKABLE = [name for name, recipe in SAMPLES.items() if not recipe.refused]

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.models import sample_tessera
 
+from napari_tessera.engine.grid import Padding
 from napari_tessera.errors import ModelError, SettingsError
 from napari_tessera.models import spec_file
 from napari_tessera.models.formats.base import Description
@@ -74,6 +75,9 @@ def test_a_step_of_0_allows_one_side() -> None:
         ({"mirror_axes": "xz"}, "mirror_axes is 'xz'"),
         ({"mirror_axes": "x", "tta_views": ("identity", "x")}, "leave one of them out"),
         ({"tta_views": ("x",)}, "it must be a list of views, identity first"),
+        ({"padding": Padding("mirror")}, "needs one of the modes constant, reflect"),  # type: ignore[arg-type]
+        ({"padding": Padding(value=float("nan"))}, "and a finite value"),
+        ({"image_sides": WindowRule((8, 8), (1, 1), (8, 8))}, r"image_sides is \(8, 8\)"),
         ({"blend": "hann"}, "blend is 'hann', but it must be one of gaussian"),
         ({"voxel_size_um": (0.0, 1.0, 1.0)}, "needs lengths above 0"),
         ({"voxel_size_um": (1.0, 1.0)}, r"voxel_size_um is \(1.0, 1.0\)"),

@@ -90,6 +90,8 @@ def _facts(spec: "ModelSpec | None") -> dict[str, str]:
         "resampling": _resampling(spec.resampling),
         "crop": _crop(spec),
         "tiling": "" if spec.tiling == "monai" else "spread evenly, weighted by nnU-Net's Gaussian",
+        "blend": spec.blend or "",
+        "padding": _padding(spec),
         "planes of a stack": _planes(spec),
         "normalisation": "; ".join(dict.fromkeys(map(_normalisation, spec.normalisations))),
         "activation": ", ".join(dict.fromkeys(spec.activations)),
@@ -109,6 +111,13 @@ def _crop(spec: "ModelSpec") -> str:
         return ""
     counts = "not zero" if spec.crop_limit is None else f"above {spec.crop_limit:g}"
     return f"to what is {counts} in any channel; the rest is background"
+
+
+def _padding(spec: "ModelSpec") -> str:
+    padding, sides = spec.padding, spec.image_sides
+    said = [] if padding == type(padding)() else [f"{padding.mode} {padding.value:g}".removesuffix(" 0")]
+    said += [] if sides is None else [f"images of minimum {_sides(sides.minimum)}, steps of {_sides(sides.step)} alone"]
+    return "; ".join(said)
 
 
 def _planes(spec: "ModelSpec") -> str:

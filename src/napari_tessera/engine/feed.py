@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from napari_tessera.engine.grid import PadMode
 from napari_tessera.engine.source import ArraySource, PlaneCache, Source
 
 if TYPE_CHECKING:
@@ -26,6 +27,11 @@ __all__ = ["WindowFeed", "WindowReader"]
 
 # By the number of axes, batch and channels included.
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+_NUMPY_MODES: dict[PadMode, Any] = {
+    PadMode.REFLECT: "reflect",
+    PadMode.REPLICATE: "edge",
+    PadMode.CIRCULAR: "wrap",
+}
 
 
 class WindowReader:
@@ -49,7 +55,8 @@ class WindowReader:
         self._source = source if at_hand else PlaneCache(source, grid.sweep_axis, grid.reach(block))
         self._grid, self._intensity = grid, intensity
         # Beyond the image a halo sees what a window further in would: nothing that looks like an edge.
-        self._mirrors = any(grid.halo)
+        # None: it is filled with a number.
+        self._mode: Any = "symmetric" if any(grid.halo) else _NUMPY_MODES.get(grid.padding.mode)
         # float32 holds whole numbers of 16 bits; wider ones are mapped before they are rounded.
         self.maps_on_host = source.dtype.itemsize >= 4 and source.dtype != np.float32
         self.shape = (source.shape[0], *grid.window)
@@ -62,14 +69,14 @@ class WindowReader:
 
     def _read_window(self, start: Sequence[int], into: Any) -> None:
         of_image, of_window = self._covered(start)
-        if self._mirrors:
+        if self._mode is not None and self._grid.is_padded:
             values = self._source.read(of_image)
             values = self._intensity.on_host(values) if self.maps_on_host else values
             beyond = [(part.start, side - part.stop) for part, side in zip(of_window, into.shape[1:], strict=True)]
-            into[...] = np.pad(values, [(0, 0), *beyond], mode="symmetric")
+            into[...] = np.pad(values, [(0, 0), *beyond], mode=self._mode)
             return
         if self._grid.is_padded:
-            into[...] = 0
+            into[...] = self._grid.padding.value
         values = self._source.read(of_image)
         into[(slice(None), *of_window)] = self._intensity.on_host(values) if self.maps_on_host else values
 
@@ -88,18 +95,18 @@ class WindowReader:
         if self.maps_on_host:
             return values
         mapped = self._intensity.apply_(values)
-        if self._grid.is_padded and not self._mirrors and not self._intensity.is_identity:
-            # Padding is zero in the network's intensities, and there may be no value that the map brings there.
+        if self._grid.is_padded and self._mode is None and not self._intensity.is_identity:
+            # Padding is a number of the network's intensities, and there may be no value that the map brings there.
             for place, window in enumerate(windows):
-                _clear_outside(mapped[place], self._covered(window.start)[1])
+                _fill_outside(mapped[place], self._covered(window.start)[1], self._grid.padding.value)
         return mapped
 
 
-def _clear_outside(values: torch.Tensor, covered: Sequence[slice]) -> None:
-    """Make zero what of *values*, (C, *window), lies outside the part that is *covered*."""
+def _fill_outside(values: torch.Tensor, covered: Sequence[slice], value: float) -> None:
+    """Make *value* of what of *values*, (C, *window), lies outside the part that is *covered*."""
     for axis, part in enumerate(covered, start=1):
-        values.narrow(axis, 0, part.start).zero_()
-        values.narrow(axis, part.stop, values.shape[axis] - part.stop).zero_()
+        values.narrow(axis, 0, part.start).fill_(value)
+        values.narrow(axis, part.stop, values.shape[axis] - part.stop).fill_(value)
 
 
 class _Slot:

@@ -32,7 +32,17 @@ from functools import cached_property
 from itertools import product
 from math import ceil, prod
 
-__all__ = ["AxisGrid", "Block", "Index", "Tiling", "WindowGrid", "count_forward_passes", "stride_for"]
+__all__ = [
+    "AxisGrid",
+    "Block",
+    "Index",
+    "PadMode",
+    "Padding",
+    "Tiling",
+    "WindowGrid",
+    "count_forward_passes",
+    "stride_for",
+]
 
 Index = tuple[int, ...]
 """A window by its number on each axis."""
@@ -50,6 +60,32 @@ class Tiling(StrEnum):
 
     MONAI = "monai"
     NNUNET = "nnunet"
+
+
+class PadMode(StrEnum):
+    """What lies beyond an image that is smaller than the window, by MONAI's names for it."""
+
+    CONSTANT = "constant"
+    REFLECT = "reflect"
+    REPLICATE = "replicate"
+    CIRCULAR = "circular"
+
+
+@dataclass(frozen=True, slots=True)
+class Padding:
+    """What an image that is smaller than the window is padded with.
+
+    Parameters
+    ----------
+    mode
+        ``constant``: *value*; ``reflect``: the image mirrored at the middle of its outer voxels; ``replicate``: its
+        outer voxels; ``circular``: its other end.
+    value
+        In the network's intensities.
+    """
+
+    mode: PadMode = PadMode.CONSTANT
+    value: float = 0.0
 
 
 def stride_for(window_vox: int, overlap: float) -> int:
@@ -177,6 +213,7 @@ class WindowGrid:
 
     axes: tuple[AxisGrid, ...]
     tiling: Tiling = Tiling.MONAI
+    padding: Padding = Padding()
 
     @classmethod
     def regular(
@@ -186,6 +223,7 @@ class WindowGrid:
         overlap: float | Sequence[float],
         tiling: Tiling = Tiling.MONAI,
         halo: Sequence[int] | None = None,
+        padding: Padding = Padding(),
     ) -> WindowGrid:
         """Lay windows over a volume.
 
@@ -199,11 +237,13 @@ class WindowGrid:
             How windows lie, and what their Gaussian is.
         halo
             Voxels per axis at either end of a window that do not count, at most so many that one is left; None: 0.
+        padding
+            What lies beyond a volume that is smaller than the window; with a halo it is mirrored in any case.
         """
         overlaps = [overlap] * len(shape) if isinstance(overlap, (int, float)) else list(overlap)
         halos = [min(h, (w - 1) // 2) for h, w in zip(halo or [0] * len(shape), window, strict=True)]
         sides = zip(shape, window, overlaps, halos, strict=True)
-        return cls(tuple(_lay(*side, spreads=tiling is Tiling.NNUNET) for side in sides), tiling)
+        return cls(tuple(_lay(*side, spreads=tiling is Tiling.NNUNET) for side in sides), tiling, padding)
 
     @cached_property
     def counts(self) -> tuple[int, ...]:

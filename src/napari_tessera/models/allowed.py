@@ -321,15 +321,16 @@ MONAI_NEUTRAL = Names(
     "fractions is refused where there may be some",
 )
 MONAI_PADDING = Names(
-    "Transforms that are passed over before the network, with a note that says so",
+    "Transforms before the network that pad",
     (BUNDLE,),
-    dict.fromkeys(("DivisiblePad", "SpatialPad"), "nothing, as Tessera pads volumes to its windows"),
-    "nothing is done; the name only chooses a sentence",
+    dict.fromkeys(("DivisiblePad", "SpatialPad"), "sides of images that the network is given as they are"),
+    "no transform is ever made: images that it would pad are refused",
 )
 MONAI_REFUSED = Names(
     "Transforms before the network that are refused, with what they do (all others are, too)",
     (BUNDLE,),
     {
+        **dict.fromkeys(("BorderPad", "Pad"), "pads images"),
         **dict.fromkeys(("CenterSpatialCrop", "ResizeWithPadOrCrop", "SpatialCrop"), "cuts images to a part"),
         **dict.fromkeys(("Flip", "Rotate90", "Transpose"), "turns images"),
         **dict.fromkeys(("Resize", "Zoom"), "brings images to another size"),
@@ -413,10 +414,11 @@ MONAI_INFERERS = Names(
     "Inferers",
     (BUNDLE,),
     {
-        "SlidingWindowInferer": "window and overlap",
-        "SlidingWindowInfererAdapt": "window and overlap",
+        "SlidingWindowInferer": "window, overlap, blend and padding",
+        "SlidingWindowInfererAdapt": "window, overlap, blend and padding",
         # It runs a network of two axes over the slices of a volume, each of them window by window.
-        "SliceInferer": "window and overlap of planes",
+        "SliceInferer": "window, overlap, blend and padding of planes",
+        "SimpleInferer": "nothing: its window is as large as the image",
     },
     f"no inferer is ever made: {_NO_CODE}",
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from napari_tessera.engine.grid import Tiling
+from napari_tessera.engine.grid import Padding, Tiling
 from napari_tessera.engine.interpolation import ResamplingScheme
 from napari_tessera.errors import ModelError, OutputError, first_line
 from napari_tessera.models.pack_network import pack_network, plain
@@ -96,7 +96,7 @@ def _text(content: dict[str, Any], model: Model) -> bytes:
 
 def _content(spec: ModelSpec) -> dict[str, Any]:
     """Return the keys of a model's file that say what *spec* does."""
-    rule, decoder = spec.window, spec.suggested_decoder
+    rule, decoder, sides = spec.window, spec.suggested_decoder, spec.image_sides
     optional = {
         "description": spec.description,
         "overlap": spec.overlap,
@@ -110,6 +110,8 @@ def _content(spec: ModelSpec) -> dict[str, Any]:
         "planes": "" if spec.planes == "apart" else spec.planes,
         "plane_axis": "" if spec.plane_axis == "z" else spec.plane_axis,
         "tiling": "" if spec.tiling is Tiling.MONAI else spec.tiling.value,
+        "padding": {} if spec.padding == Padding() else {"mode": spec.padding.mode.value, "value": spec.padding.value},
+        "image_sides": {} if sides is None else {"step": list(sides.step), "minimum": list(sides.minimum)},
         "classes": list(spec.classes),
         "class_colours": list(spec.class_colours),
         "network_output": spec.network_output,

@@ -9,7 +9,7 @@ from itertools import zip_longest
 from math import isfinite
 from typing import Any, Literal, get_args
 
-from napari_tessera.engine.grid import Tiling
+from napari_tessera.engine.grid import Padding, PadMode, Tiling
 from napari_tessera.engine.interpolation import ResamplingScheme
 from napari_tessera.engine.settings import Blend, Settings
 from napari_tessera.engine.views import views
@@ -192,6 +192,11 @@ class ModelSpec:
         other two, in image order.
     tiling
         Whose inference its windows follow, in how they lie and how they are weighted.
+    padding
+        What an image that is smaller than the window is padded with.
+    image_sides
+        Of which sides it is given images as they are; its author pads others in a way that Tessera does not compute, so
+        they are refused. None: of all.
     classes
         Names of the output's classes, in channel order; may be empty.
     class_colours
@@ -245,6 +250,8 @@ class ModelSpec:
     planes: PlanesMode = "apart"
     plane_axis: PlaneAxis = "z"
     tiling: Tiling = Tiling.MONAI
+    padding: Padding = field(default_factory=Padding)
+    image_sides: WindowRule | None = None
     network_output: str = ""
     assumed: tuple[str, ...] = field(default=(), compare=False)
 
@@ -276,6 +283,8 @@ class ModelSpec:
         if self.tiling not in tuple(Tiling):
             raise ModelError(f"tiling is {self.tiling!r}, but it must be one of {', '.join(Tiling)}")
         object.__setattr__(self, "tiling", Tiling(self.tiling))
+        if self.padding.mode not in tuple(PadMode) or not isfinite(self.padding.value):
+            raise ModelError(f"{self.padding} needs one of the modes {', '.join(PadMode)}, and a finite value")
         if self.planes not in get_args(PlanesMode):
             raise ModelError(f"planes is {self.planes!r}, but it must be one of {', '.join(get_args(PlanesMode))}")
         if self.planes == "together" and self.spatial_dims == 3:
@@ -293,6 +302,7 @@ class ModelSpec:
             "window": self.window.default,
             "voxel_size_um": self.voxel_size_um,
             "halo": self.halo,
+            "image_sides": None if self.image_sides is None else self.image_sides.minimum,
             **self._offsets_by_name(),
         }
         for name, value in per_axis.items():

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 
-from napari_tessera.engine.grid import Tiling
+from napari_tessera.engine.grid import Padding, PadMode, Tiling
 from napari_tessera.engine.interpolation import Edge, Grid, ResamplingScheme
 from napari_tessera.engine.settings import Blend  # noqa: TC001 - pydantic needs it
 from napari_tessera.errors import ModelError, nearest
@@ -43,6 +43,19 @@ class _Window(Part):
     default: tuple[int, ...]
     step: tuple[int, ...]
     minimum: tuple[int, ...]
+
+
+class _Padding(Part):
+    mode: PadMode = PadMode.CONSTANT
+    value: float = 0.0
+
+
+class _Sides(Part):
+    step: tuple[int, ...]
+    minimum: tuple[int, ...]
+
+    def to_rule(self) -> WindowRule:
+        return WindowRule(self.minimum, self.step, self.minimum)
 
 
 class _Normalisation(BaseModel):
@@ -147,6 +160,8 @@ class ModelFile(Part):
     planes: PlanesMode = "apart"
     plane_axis: PlaneAxis = "z"
     tiling: Tiling = Tiling.MONAI
+    padding: _Padding = Field(default_factory=_Padding)
+    image_sides: _Sides | None = None
     output: _Output = Field(default_factory=_Output)
     classes: tuple[str, ...] = ()
     class_colours: tuple[str, ...] = ()
@@ -183,6 +198,8 @@ class ModelFile(Part):
             planes=self.planes,
             plane_axis=self.plane_axis,
             tiling=self.tiling,
+            padding=Padding(self.padding.mode, self.padding.value),
+            image_sides=None if self.image_sides is None else self.image_sides.to_rule(),
             classes=self.classes,
             decoder=None if self.decoder is None else self.decoder.to_choice(),
             description=" ".join(self.description.split()),

@@ -7,6 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from napari_tessera.engine.blocks import count_block_windows
+from napari_tessera.engine.grid import PadMode
 from napari_tessera.engine.interleave import coverage
 from napari_tessera.engine.settings import Precision, Settings, TtaMode
 from napari_tessera.planning.plan import Advice, DeviceState, Level
@@ -14,7 +15,7 @@ from napari_tessera.planning.resampling import differ_too_much
 from napari_tessera.units import format_bytes, format_voxel_size
 
 if TYPE_CHECKING:
-    from napari_tessera.engine.grid import Block, WindowGrid
+    from napari_tessera.engine.grid import Block, Padding, WindowGrid
     from napari_tessera.planning.resampling import Resampling, VoxelSize
 
 __all__ = ["advise", "largest_fitting_batch"]
@@ -242,8 +243,14 @@ def _on_padding(grids: tuple[WindowGrid, ...]) -> Iterator[Advice]:
     larger = (grid for grid in grids if any(w > n for w, n in zip(grid.window, grid.shape, strict=True)))
     if (grid := next(larger, None)) is not None:
         window, shape = (" x ".join(map(str, sides)) for sides in (grid.window, grid.shape))
-        does = "mirrored" if any(grid.halo) else "padded with zeros"
+        does = "mirrored" if any(grid.halo) else _padded(grid.padding)
         yield Advice(Level.INFO, f"The window ({window}) is larger than the image ({shape}): it is {does}")
+
+
+def _padded(padding: Padding) -> str:
+    if padding.mode is not PadMode.CONSTANT:
+        return f"padded as by MONAI's padding_mode {padding.mode}"
+    return f"padded with {padding.value:g}" if padding.value else "padded with zeros"
 
 
 def _on_precision(settings: Settings, device: DeviceState) -> Iterator[Advice]:

@@ -36,7 +36,7 @@ def window_grid(
     spec.window.check(window)
     resampling = resampling_of(shape, voxel_size_um, spec, settings)
     seen = shape if resampling is None else resampling.shape
-    return WindowGrid.regular(seen, window, settings.overlap, spec.tiling, spec.halo)
+    return WindowGrid.regular(seen, window, settings.overlap, spec.tiling, spec.halo, spec.padding)
 
 
 def check_mask(mask: Any, shape: tuple[int, ...], name: str = "the mask") -> None:

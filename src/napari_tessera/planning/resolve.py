@@ -116,8 +116,8 @@ def resolve(
     SettingsError
         If the settings do not suit the model.
     InputError
-        If a shape has no voxels or the wrong number of axes, or a volume is to be resampled and its voxel size is
-        unknown.
+        If a shape has no voxels or the wrong number of axes, is none that the model is given as it is, or a volume is
+        to be resampled and its voxel size is unknown.
     """
     settings = complete_settings(settings, spec, decoder)
     _check_shapes(shapes, spec)
@@ -132,7 +132,11 @@ def resolve(
     window = settings.window_size or spec.window.default
     own_shapes = [tuple(shape) if box is None else box.shape for shape, box in zip(shapes, boxes, strict=True)]
     seen_shapes = [shape if new is None else new.shape for shape, new in zip(own_shapes, resamplings, strict=True)]
-    grids = tuple(WindowGrid.regular(shape, window, settings.overlap, spec.tiling, spec.halo) for shape in seen_shapes)
+    _check_sides(seen_shapes, spec)
+    grids = tuple(
+        WindowGrid.regular(shape, window, settings.overlap, spec.tiling, spec.halo, spec.padding)
+        for shape in seen_shapes
+    )
     skipped = tuple(occupied) if occupied is not None else (None,) * len(grids)
     _check_occupied(skipped, grids)
     skipped = tuple(_left(*each) for each in zip(skipped, grids, boxes, strict=True))
@@ -455,6 +459,19 @@ def _check_shapes(shapes: Sequence[Shape], spec: ModelSpec) -> None:
             )
         if min(shape) < 1:
             raise InputError(f"a volume of shape {tuple(shape)} is empty: every axis needs at least one voxel")
+
+
+def _check_sides(shapes: Sequence[Shape], spec: ModelSpec) -> None:
+    """Refuse images that the model's author pads before the network, by what Tessera does not compute."""
+    for shape in shapes:
+        rule = spec.image_sides
+        padded = shape if rule is None else tuple(rule.nearest(axis, side)[-1] for axis, side in enumerate(shape))
+        if padded != shape:
+            raise InputError(
+                f"the model '{spec.name}' pads images of {' x '.join(map(str, shape))} voxels to "
+                f"{' x '.join(map(str, padded))} before it runs its network, which Tessera does not do: give it an "
+                f"image of that size, or open it without that step"
+            )
 
 
 def _check_transposes(settings: Settings, transposed: bool) -> None:

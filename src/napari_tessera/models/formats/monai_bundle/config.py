@@ -259,6 +259,11 @@ class Component:
         """Whether the class would be MONAI's own; bare names are looked up there."""
         return "." not in self.target or self.target.startswith("monai.")
 
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The arguments that are given."""
+        return tuple(key for key in self.raw if key not in _RESERVED)
+
     def literal(self, argument: str, default: Any) -> Any:
         """Return the plain value of one argument, *default* where it is not given."""
         if argument not in self.raw:
@@ -274,7 +279,7 @@ class Component:
 
     def arguments(self) -> dict[str, Any]:
         """Return all arguments as plain values."""
-        return {key: self.literal(key, None) for key in self.raw if key not in _RESERVED}
+        return {key: self.literal(key, None) for key in self.named}
 
 
 class _NotPlainError(Exception):

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 
+from napari_tessera.engine.grid import Padding
 from napari_tessera.engine.interpolation import ResamplingScheme
 from napari_tessera.errors import ModelError, OutOfMemoryError
 from napari_tessera.models import allowed, architectures
@@ -24,7 +25,7 @@ from napari_tessera.models.formats.monai_bundle.config import Component, Config
 from napari_tessera.models.formats.monai_bundle.metadata import MAX_CHANNELS, Metadata, read_metadata
 from napari_tessera.models.formats.monai_bundle.package import Package, open_package
 from napari_tessera.models.formats.monai_bundle.transforms import Preprocessing, read_preprocessing
-from napari_tessera.models.formats.monai_bundle.window import find_window, network_steps, read_inferer
+from napari_tessera.models.formats.monai_bundle.window import Inferer, find_window, network_steps, read_inferer
 from napari_tessera.models.formats.saved_weights import fill, read_weights
 from napari_tessera.models.formats.script import open_script
 from napari_tessera.models.formats.stored_program import remember_program
@@ -255,12 +256,15 @@ def _describe(bundle: _Bundle) -> _Parts:
     order, axes = (axes.replace(plane_axis, "") for axes in (before.order, "zyx"[-len(before.order) :]))
     turn = [order.index(axis) for axis in axes]
     size = tuple(before.voxel_size_um[axis] for axis in axes if axis in before.voxel_size_um)
+    window = _reordered(window, turn)
+    # Connected parts may reach into what was padded by then, unlike into what the inferer pads.
+    spares = inferer.padding == Padding() and not after.drops_parts
     spec = ModelSpec(
         name=metadata.name or bundle.package.name,
         spatial_dims=dims,
         in_channels=inputs,
         out_channels=outputs,
-        window=_reordered(window, turn),
+        window=window,
         normalisation=before.steps.normalisation,
         activation=after.activation,
         output=_output(after.activation, after.decoder, outputs),
@@ -272,8 +276,11 @@ def _describe(bundle: _Bundle) -> _Parts:
         planes="together" if of_volumes else "apart",
         plane_axis=cast("PlaneAxis", plane_axis or "z"),
         overlap=inferer.overlap,
+        blend=inferer.blend,
+        padding=inferer.padding,
+        image_sides=before.image_sides(axes, window.default if spares else (0,) * dims),
         decoder=after.decoder,
-        assumed=_assumed(config, after, classes),
+        assumed=(*_assumed(config, after, classes), *_assumed_window(inferer, window)),
         description=metadata.description,
         licence=metadata.licence,
         citation=metadata.citation,
@@ -289,6 +296,13 @@ def _assumed(config: Config, after: Postprocessing, classes: Sequence[str]) -> t
         return found
     found += assume("activation") if after.activation == "none" else ()
     return found if classes else (*found, "output is by its number of channels: one for each class, or one for objects")
+
+
+def _assumed_window(inferer: Inferer, window: WindowRule) -> tuple[str, ...]:
+    if not inferer.whole or not any(window.step):
+        return ()
+    sides = " x ".join(map(str, window.default))
+    return (f"window is {sides}, as {inferer.whole}: one as large as the image gives the bundle's own result",)
 
 
 def _resampling(before: Preprocessing, after: Postprocessing) -> ResamplingScheme:

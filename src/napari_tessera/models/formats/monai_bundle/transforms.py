@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from math import lcm
 from typing import TYPE_CHECKING, Any
 
 from napari_tessera.engine.interpolation import ResamplingScheme
@@ -20,6 +21,8 @@ from napari_tessera.models.formats.monai_bundle.keys import (
     made_by,
     position_of,
 )
+from napari_tessera.models.formats.monai_bundle.window import LARGEST_SIDE
+from napari_tessera.models.spec import WindowRule
 
 if TYPE_CHECKING:
     from napari_tessera.models.formats.monai_bundle.config import Component, Config
@@ -34,9 +37,7 @@ _STORED_ORDER = ("numpyreader", "wsireader")
 _X_FIRST = ("", "itkreader", "nibabelreader", "nrrdreader", "nvimgcodecpydicomreader", "pilreader", "pydicomreader")
 # A class of MONAI by its name, alone or in an expression, which is read and not run.
 _CLASS = re.compile(r"(?:\$\s*)?(?:monai\.data\.(?:\w+\.)?)?([A-Za-z]+Reader|[a-z]+reader)\s*")
-_NEUTRAL, _PADDING, _REFUSED = (
-    row.names for row in (allowed.MONAI_NEUTRAL, allowed.MONAI_PADDING, allowed.MONAI_REFUSED)
-)
+_NEUTRAL, _REFUSED = (row.names for row in (allowed.MONAI_NEUTRAL, allowed.MONAI_REFUSED))
 # What of Spacing decides on its grid and values; `diagonal` and `recompute_affine` do not, `align_corners` only names
 # the coordinates that its positions in voxels are given in.
 _SPACING_DEFAULTS = {"padding_mode": "border", "scale_extent": False, "min_pixdim": None, "max_pixdim": None}
@@ -45,6 +46,29 @@ _ORDERS = {"bilinear": 1, "nearest": 0}
 _ABOVE = re.compile(r"\$\s*lambda (\w{1,20})\s*:\s*\1\s*>\s*(-?\d{1,10}(?:\.\d{1,10})?)\s*")
 _POSITIVE = ("monai.transforms.utils.is_positive", "monai.transforms.is_positive")
 _AT_RANDOM, _UNKNOWN = "changes images at random", "is none that Tessera does"
+
+
+@dataclass(frozen=True, slots=True)
+class Pad:
+    """A transform that pads images: to sides of at least so many voxels, and to multiples of so many.
+
+    Parameters
+    ----------
+    transform
+        It.
+    least, multiple
+        By the name of the axis.
+    steps_before
+        Steps of intensities before it.
+    is_plain
+        Whether it adds zeros on both sides, as the inferer does where images are smaller than its window.
+    """
+
+    transform: Component
+    least: dict[str, int]
+    multiple: dict[str, int]
+    steps_before: int
+    is_plain: bool
 
 
 @dataclass
@@ -63,6 +87,8 @@ class Preprocessing:
         What the voxels of the box that the network sees are above; None: it sees all of the image.
     resampling
         How images are brought to it; None: they are not, unless somebody asks for it.
+    pads
+        What pads images, in their order.
     notes
         What is not taken over.
     """
@@ -74,6 +100,7 @@ class Preprocessing:
     resampling: ResamplingScheme | None = None
     notes: list[str] = field(default_factory=list)
     steps_before: int = 0
+    pads: list[Pad] = field(default_factory=list)
 
     def settle(self) -> None:
         """Decide whether intensities are normalised before images are resampled, where that makes a difference."""
@@ -83,6 +110,29 @@ class Preprocessing:
             self.resampling = replace(self.resampling, normalise_first=True)
             return
         self.leave_size("it stands between transforms of intensities, and Tessera resamples before all or after all")
+
+    def image_sides(self, axes: str, spared: Sequence[int]) -> WindowRule | None:
+        """Return the sides, along *axes*, of images that no transform pads; None: no images are.
+
+        Parameters
+        ----------
+        axes
+            In image order; those of planes alone, if a network of planes runs over them.
+        spared
+            Sides for each of them to which padding with zeros after all other steps is done in any case; 0: none.
+        """
+        least, multiple = dict.fromkeys(axes, 1), dict.fromkeys(axes, 1)
+        for pad in self.pads:
+            is_last = pad.is_plain and pad.steps_before == self.steps.count
+            if not is_last and axes != "zyx"[-len(self.order) :]:
+                raise _refusal(pad.transform, "pads volumes, of which Tessera takes slices")
+            for axis, side in zip(axes, spared, strict=True):
+                if not (is_last and pad.least[axis] == side):
+                    least[axis] = max(least[axis], pad.least[axis])
+                multiple[axis] = lcm(multiple[axis], pad.multiple[axis])
+        step = tuple(multiple[axis] for axis in axes)
+        minimum = tuple(-(-least[axis] // multiple[axis]) * multiple[axis] for axis in axes)
+        return None if set(minimum) == {1} else WindowRule(minimum, step, minimum)
 
     def leave_size(self, reason: str) -> None:
         """Leave images at their own voxel size, and say why."""
@@ -111,7 +161,7 @@ def read_preprocessing(config: Config, *, key: str, channels: int, spatial_dims:
             )
     key, copies = _image_key(transforms, key, config.label), set[str]()
     for transform in transforms:
-        name = base_name(transform.name, {**_PRE, **_NEUTRAL, **_PADDING, **_REFUSED})
+        name = base_name(transform.name, {**_PRE, **_NEUTRAL, **_REFUSED})
         check_key(transform, key, copies, changes=name not in _NEUTRAL)
         position = position_of(transform, key)
         if position is None:
@@ -119,8 +169,6 @@ def read_preprocessing(config: Config, *, key: str, channels: int, spatial_dims:
         _check_type(found, transform, position)
         if name in _PRE:
             _PRE[name](found, transform, position)
-        elif name in _PADDING:
-            found.notes.append(f"The padding {transform.name} is not taken over: Tessera pads as its settings say.")
         elif name not in _NEUTRAL:
             raise _refusal(transform, _REFUSED.get(name, _AT_RANDOM if name.startswith("Rand") else _UNKNOWN))
     found.settle()
@@ -204,7 +252,13 @@ def _read_orientation(found: Preprocessing, transform: Component, position: int)
         found.notes.append(f"The orientation {str(codes)[:20]} of the preprocessing is not taken over.")
 
 
+def _check_unpadded(found: Preprocessing) -> None:
+    if found.pads:
+        raise _refusal(found.pads[0].transform, "pads images before another transform changes their size")
+
+
 def _read_spacing(found: Preprocessing, transform: Component, position: int) -> None:
+    _check_unpadded(found)
     if found.resampling is not None or found.voxel_size_um:
         found.leave_size("there are two of them")
         return
@@ -232,6 +286,7 @@ def _read_spacing(found: Preprocessing, transform: Component, position: int) -> 
 
 
 def _read_crop(found: Preprocessing, transform: Component, position: int) -> None:
+    _check_unpadded(found)
     limit = _foreground_above(transform.raw.get("select_fn"))
     above = None if limit is None else found.steps.raw_limit(limit)
     reasons = {
@@ -274,6 +329,28 @@ def _unusual_spacing(transform: Component) -> str:
     return ""
 
 
+def _read_pad(found: Preprocessing, transform: Component, position: int) -> None:
+    divides = transform.name.startswith("DivisiblePad")
+    value = transform.literal("k" if divides else "spatial_size", None)
+    sides = value if isinstance(value, list) else [value]
+    sides = sides * len(found.order) if len(sides) == 1 else sides
+    if len(sides) != len(found.order) or not all(isinstance(side, int) and side <= LARGEST_SIDE for side in sides):
+        raise _refusal(transform, f"pads images to {str(value)[:40]}, which is not one whole number per axis")
+    # MONAI leaves axes of 0 or less as the image has them.
+    by_axis = {axis: max(side, 1) for axis, side in zip(found.order, sides, strict=True)}
+    none = dict.fromkeys(found.order, 1)
+    usual = {"mode": "constant", "method": "symmetric", "value": 0, "constant_values": 0}
+    found.pads.append(
+        Pad(
+            transform,
+            least=none if divides else by_axis,
+            multiple=by_axis if divides else none,
+            steps_before=found.steps.count,
+            is_plain=not any(_differs(transform, argument, one) for argument, one in usual.items()),
+        )
+    )
+
+
 def _read_intensities(found: Preprocessing, transform: Component, position: int) -> None:
     READERS[base_name(transform.name, READERS)](found.steps, transform)
 
@@ -287,5 +364,6 @@ _PRE: dict[str, Callable[[Preprocessing, Component, int], None]] = {
             "Spacing": _read_spacing,
         }
     ),
+    **allowed.MONAI_PADDING.handled({"DivisiblePad": _read_pad, "SpatialPad": _read_pad}),
     **dict.fromkeys(READERS, _read_intensities),
 }

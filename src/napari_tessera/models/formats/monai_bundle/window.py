@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import lcm, prod
 from typing import TYPE_CHECKING, Any
 
+from napari_tessera.engine.grid import Padding, PadMode
+from napari_tessera.engine.settings import Blend
 from napari_tessera.errors import ModelError
 from napari_tessera.models import allowed
 from napari_tessera.models.spec import WindowRule
@@ -16,8 +18,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Inferer", "find_window", "network_steps", "read_inferer"]
 
-# MONAI's default.
-DEFAULT_OVERLAP = 0.25
+# MONAI's defaults.
+DEFAULT_OVERLAP, DEFAULT_SIGMA = 0.25, 0.125
+# What changes where and how fast a result is computed, and not the result.
+_HARMLESS = frozenset(
+    ("sw_batch_size", "sw_device", "device", "progress", "cache_roi_weight_map", "cpu_thresh", "buffer_steps")
+) | {"buffer_dim"}
+_READ = frozenset(("roi_size", "overlap", "mode", "sigma_scale", "padding_mode", "cval", "spatial_dim", "with_coord"))
 LARGEST_SIDE = 100_000
 _MULTIPLE = re.compile(r"(?:(\d{1,6})\*n|n\*(\d{1,6}))(?:\+(\d{1,6}))?")
 _POWER = re.compile(r"(\d{1,6})\*\*p(\*n)?")
@@ -35,6 +42,10 @@ class Inferer:
         Fraction of a window; None if nothing is said.
     notes
         What is not taken over.
+    blend, padding
+        How it weights windows, None if nothing is said, and what it pads smaller images with.
+    whole
+        Why it gives the network whole images, of every axis or of some; empty: it does not.
     plane_dim
         The spatial axis of a volume, in the bundle's order, whose slices a network of two axes runs over; None: it
         runs over images of its own number of axes.
@@ -43,6 +54,9 @@ class Inferer:
     roi_size: tuple[int | None, ...] = ()
     overlap: float | None = None
     notes: tuple[str, ...] = ()
+    blend: Blend | None = None
+    padding: Padding = field(default_factory=Padding)
+    whole: str = ""
     plane_dim: int | None = None
 
 
@@ -54,20 +68,78 @@ def read_inferer(config: Config, spatial_dims: int) -> Inferer:
     ModelError
         If what Tessera needs of it is not literal, or it slices volumes as MONAI would not.
     """
-    found = config.component(config.content.get("inferer"), "inferer") if "inferer" in config.content else None
-    if found is None:
-        return Inferer()
+    found = config.component(config.content.get("inferer"), "inferer")
+    if found is None and config.follow(config.content.get("inferer"), "inferer") is not None:
+        raise ModelError(f"{config.label}: 'inferer' describes no inferer: write one with a _target_ there")
+    if found is None or found.literal("_disabled_", False):
+        return Inferer(whole="nothing names an inferer" if config.content else "")
     if not found.is_monai or found.name not in allowed.MONAI_INFERERS.names:
-        return Inferer(notes=(f"The inferer {found.target[:80]} is not taken over: Tessera works window by window.",))
-    roi = found.literal("roi_size", None)
+        known = ", ".join(allowed.MONAI_INFERERS.names)
+        raise _unusable(found, f"it is '{found.target[:80]}', but Tessera runs networks as {known} do")
+    if found.name == "SimpleInferer":
+        return Inferer(whole="the bundle runs its network over whole images (SimpleInferer)")
+    other = sorted(set(found.named) - _HARMLESS - _READ)
+    if other or found.literal("with_coord", False):
+        raise _unusable(found, f"it has {(*other, 'with_coord')[0][:40]}, which Tessera does not do")
+    sides, notes = _roi_size(found, spatial_dims)
+    return Inferer(
+        sides,
+        _overlap(found),
+        notes,
+        _blend(found),
+        _padding(found),
+        "the roi_size of the inferer takes axes of images whole" if None in sides else "",
+        _plane_dim(found, spatial_dims),
+    )
+
+
+def _unusable(inferer: Component, reason: str) -> ModelError:
+    return ModelError(
+        f"{inferer.config.label}: '{inferer.where}' cannot be carried out, as {reason}: change it in the file"
+    )
+
+
+def _roi_size(inferer: Component, spatial_dims: int) -> tuple[tuple[int | None, ...], tuple[str, ...]]:
+    roi = inferer.literal("roi_size", None)
     sides = [roi] * spatial_dims if isinstance(roi, int) else roi if isinstance(roi, list) else []
-    notes = []
     if len(sides) != spatial_dims:
-        notes.append(f"The roi_size {str(roi)[:40]} of the inferer does not suit {spatial_dims} axes.")
-        sides = []
-    overlap, said = _overlap(found)
-    notes += [*said, *_notes_on(found)]
-    return Inferer(tuple(_side(side) for side in sides), overlap, tuple(notes), _plane_dim(found, spatial_dims))
+        return (), (f"The roi_size {str(roi)[:40]} of the inferer does not suit {spatial_dims} axes.",)
+    return tuple(map(_side, sides)), ()
+
+
+def _same(inferer: Component, argument: str, usual: float) -> float:
+    """Return the one number that an argument gives for all axes."""
+    value = inferer.literal(argument, usual)
+    many = value if isinstance(value, list) and value else [value]
+    if not all(isinstance(one, int | float) and not isinstance(one, bool) for one in many):
+        raise _unusable(inferer, f"its {argument} is {str(value)[:40]}, which is no number")
+    if len(set(many)) > 1:
+        raise _unusable(inferer, f"its {argument} is {str(many)[:60]}, but Tessera has one for all axes")
+    return float(many[0])
+
+
+def _overlap(inferer: Component) -> float:
+    overlap = _same(inferer, "overlap", DEFAULT_OVERLAP)
+    if not 0 <= overlap < 1:
+        raise _unusable(inferer, f"its overlap is {overlap:g}, which is no fraction from 0 to below 1")
+    return overlap
+
+
+def _blend(inferer: Component) -> Blend:
+    mode = inferer.literal("mode", "constant")
+    if mode not in ("constant", "gaussian"):
+        raise _unusable(inferer, f"its mode is {str(mode)[:40]}, but MONAI knows constant and gaussian")
+    if mode == "gaussian" and (sigma := _same(inferer, "sigma_scale", DEFAULT_SIGMA)) != DEFAULT_SIGMA:
+        raise _unusable(inferer, f"its sigma_scale is {sigma:g}, but the Gaussian of Tessera has {DEFAULT_SIGMA:g}")
+    return Blend(mode)
+
+
+def _padding(inferer: Component) -> Padding:
+    mode, value = inferer.literal("padding_mode", "constant"), inferer.number("cval", 0.0)
+    if mode not in tuple(PadMode):
+        raise _unusable(inferer, f"its padding_mode is {str(mode)[:40]}, but MONAI knows {', '.join(PadMode)}")
+    # Only a constant has a value, in MONAI, too.
+    return Padding(PadMode(mode), (value or 0.0) if mode == PadMode.CONSTANT else 0.0)
 
 
 def _plane_dim(inferer: Component, spatial_dims: int) -> int | None:
@@ -86,29 +158,6 @@ def _side(value: Any) -> int | None:
     """Return a side as a number; MONAI takes an axis whole where it is none or not above 0."""
     is_number = isinstance(value, int) and not isinstance(value, bool)
     return value if is_number and 0 < value <= LARGEST_SIDE else None
-
-
-def _overlap(inferer: Component) -> tuple[float, list[str]]:
-    value = inferer.literal("overlap", DEFAULT_OVERLAP)
-    many = value if isinstance(value, list) and value else [value]
-    if not all(isinstance(one, int | float) and 0 <= one < 1 for one in many):
-        return DEFAULT_OVERLAP, [f"The overlap {str(value)[:40]} of the inferer is not a fraction from 0 to below 1."]
-    differ = [f"The inferer has one overlap per axis, {many}; Tessera takes the largest."] if len(set(many)) > 1 else []
-    return float(max(many)), differ
-
-
-def _notes_on(inferer: Component) -> list[str]:
-    """Return what of the inferer is a setting of a run, and so not the model's."""
-    batch, mode = inferer.literal("sw_batch_size", 1), inferer.literal("mode", "constant")
-    notes = [
-        f"The inferer has sw_batch_size {str(batch)[:20]} and mode {str(mode)[:20]}; a run takes those of its settings "
-        f"(sw_batch_size, blend)."
-    ]
-    for argument, usual in (("sigma_scale", 0.125), ("padding_mode", "constant"), ("cval", 0)):
-        value = inferer.literal(argument, usual)
-        if value != usual:
-            notes.append(f"The inferer has {argument} {str(value)[:40]}, which is not taken over: Tessera has {usual}.")
-    return notes
 
 
 def network_steps(name: str, arguments: dict[str, Any], spatial_dims: int) -> tuple[int, ...]:
@@ -162,32 +211,36 @@ def find_window(
         The only window that the network takes; None if it takes several.
     """
     if only is not None:
-        said = list(inferer.roi_size)
-        differs = any(roi and roi != side for roi, side in zip(said, only, strict=False))
-        note = f"The roi_size {said} of the inferer is not taken over: the network takes only {list(only)}."
+        roi_size = list(inferer.roi_size)
+        differs = any(roi and roi != side for roi, side in zip(roi_size, only, strict=False))
+        note = f"The roi_size {roi_size} of the inferer is not taken over: the network takes only {list(only)}."
         return WindowRule(only, (0,) * len(only), only), [note] if differs else []
     dims, notes = len(steps), []
     asked = shape if len(shape) == dims else ["*"] * dims
     if len(shape) not in (0, dims):
         notes.append(f"The spatial_shape {str(shape)[:60]} of the metadata does not suit {dims} axes.")
-    rules, sides = [], []
-    for value, step in zip(asked, steps, strict=True):
+    rules, sides, said = [], [], inferer.roi_size or ((None,) * dims)
+    for value, step, roi in zip(asked, steps, said, strict=True):
         rule, side, note = _rule(value, step)
+        if roi and (roi < rule[0] or (roi - rule[0]) % rule[1]):  # MONAI does not look at the metadata
+            rule, note = (
+                (step, step),
+                f"The spatial_shape {asked} of the metadata does not suit the inferer.",
+            )
         rules.append(rule)
         sides.append(side)
         notes += [note] if note else []
     free = WindowRule.free(dims).default
-    wanted = [
-        roi or side or usual for roi, side, usual in zip(inferer.roi_size or [None] * dims, sides, free, strict=True)
-    ]
+    wanted = [roi or side or usual for roi, side, usual in zip(said, sides, free, strict=True)]
     minimum, multiple = tuple(rule[0] for rule in rules), tuple(rule[1] for rule in rules)
     bare = WindowRule(minimum, multiple, minimum)
     default = tuple(bare.nearest(axis, side)[-1] for axis, side in enumerate(wanted))
-    if inferer.roi_size and any(roi and roi != side for roi, side in zip(inferer.roi_size, default, strict=True)):
-        notes.append(
-            f"The roi_size {list(inferer.roi_size)} of the inferer does not suit the network, so it is rounded up."
+    if any(roi and roi != side for roi, side in zip(said, default, strict=True)):
+        raise ModelError(
+            f"the inferer of the bundle has the roi_size {list(said)}, but Tessera runs its network with multiples of "
+            f"{list(steps)} alone, by how far it scales down: write {list(default)} in its place"
         )
-    return WindowRule(default, multiple, minimum), notes
+    return WindowRule(default, multiple, minimum), list(dict.fromkeys(notes))
 
 
 def _rule(value: Any, step: int) -> tuple[tuple[int, int], int | None, str]:
