@@ -47,6 +47,9 @@ def test_how_it_blends_and_pads_where_that_is_not_the_usual_way(tessera: Tessera
     ended = tessera("plan", "--shape", "15,16,16", "--model", sample.path)
     assert ended.code != 0
     assert "16 x 16 x 16" in " ".join(ended.err.split())
+    planned = tessera("plan", "--shape", "16,16,16", "--model", sample.path, "--json").out
+    assert any("padded with -1.5" in hint for hint in json.loads(planned)["hints"])
+    assert json.loads(planned)["settings"]["blend"] == "constant"
 
 
 def test_json_is_all_of_stdout(tessera: Tessera, tmp_path: Path) -> None:
