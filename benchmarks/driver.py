@@ -57,11 +57,12 @@ def used_bytes() -> int | None:
         import pynvml
     except ImportError:
         return _ask_nvidia_smi(first)
-    pynvml.nvmlInit()
-    handle = (
-        pynvml.nvmlDeviceGetHandleByIndex(int(first)) if first.isdigit() else pynvml.nvmlDeviceGetHandleByUUID(first)
-    )
-    return int(pynvml.nvmlDeviceGetMemoryInfo(handle).used)
+    find = pynvml.nvmlDeviceGetHandleByIndex if first.isdigit() else pynvml.nvmlDeviceGetHandleByUUID
+    try:
+        pynvml.nvmlInit()
+        return int(pynvml.nvmlDeviceGetMemoryInfo(find(int(first) if first.isdigit() else first)).used)
+    except pynvml.NVMLError:  # a library that does not fit to the driver, or a device that may not be asked
+        return None
 
 
 def _ask_nvidia_smi(device: str) -> int | None:

@@ -40,7 +40,8 @@ MIB = 2**20
 # A budget lies between what one window at a time needs, and a little, and what this many at a time do.
 MOST_WINDOWS, LITTLE = 16, 1.05
 MOST_WINDOWS_PER_AXIS = 3
-CUDA_WINDOWS: tuple[Window, ...] = ((48, 64, 64), (64, 64, 64), (64, 96, 96))
+# Sides that five halvings divide.
+CUDA_WINDOWS: tuple[Window, ...] = ((32, 64, 64), (64, 64, 64), (64, 96, 96))
 # What the choice must reach of the largest batch that fits.
 SHARE = 0.8
 # One pass size alone was timed: then it is not known that smaller ones are as fast.

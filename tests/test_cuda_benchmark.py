@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+GPU_TESTS = Path(__file__).parent / "gpu"
 NAMES = [
     "device",
     "tests",
@@ -141,14 +142,14 @@ def test_the_driver_is_watched_while_the_body_runs(command: ModuleType, monkeypa
 
 
 def _imported_names() -> Iterator[tuple[str, str, str]]:
-    """Yield script, module and name of everything that the benchmarks import from the package."""
-    for script in sorted(BENCHMARKS.rglob("*.py")):
+    """Yield script, module and name of all that benchmarks and the tests on a card import from the package."""
+    for script in sorted([*BENCHMARKS.rglob("*.py"), *GPU_TESTS.glob("*.py")]):
         for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "napari_tessera":
                 yield from ((script.name, str(node.module), alias.name) for alias in node.names)
 
 
-def test_what_the_benchmarks_import_is_there() -> None:
+def test_what_runs_only_on_a_card_imports_what_is_there() -> None:
     names = list(_imported_names())
     assert len(names) > 50
     missing = [(script, module, name) for script, module, name in names if not _is_there(module, name)]

@@ -19,18 +19,19 @@ def run(record: Record) -> None:
     """Try as many budgets as there is time for."""
     device = device_of(record.device_name)
     outcomes: list[Outcome] = []
+    shares: list[float] = []
     names = memory_names(device)[:NETWORKS]
     for case in draw_cases(names, device=device.type, count=TOY_CASES if is_toy(device) else CASES):
         outcome = try_case(case)
         outcomes.append(outcome)
         peak = measure_peak(case, outcome.chosen) if outcome.chosen else None
+        shares += [] if peak is None else [peak / case.budget_bytes]
         record.row("Budgets", **_cells(outcome, peak))
-        if peak is not None:
-            budget = f"{peak / MIB:.0f} of {case.budget_bytes / MIB:.0f} MiB"
-            record.judge(f"peak of case {len(outcomes)}", peak <= case.budget_bytes, budget)
         if record.left_s <= 0:
             break
     record.figure("budgets tried", len(outcomes), "budgets")
+    if shares:
+        record.judge("peaks", max(shares) <= 1, f"at most {max(shares):.3f} of the budget over {len(shares)} runs")
     record.judge("choices", *verdict(outcomes))
 
 

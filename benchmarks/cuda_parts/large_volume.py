@@ -21,7 +21,7 @@ from napari_tessera.engine.events import RunFinished
 if TYPE_CHECKING:
     from cuda_parts.record import Record
 
-SIDE, WINDOWS = 640, (128, 96, 160, 64)
+SIDE, WINDOWS = 576, (128, 96, 160, 64)
 TOY_SIDE, TOY_WINDOWS = 80, (32, 48)
 OVERLAP = 0.25
 # Values whose two best classes are nearer than that may go either way.
@@ -102,7 +102,9 @@ def _segment(
             "torch's peak, MiB": None if finished.peak_bytes is None else finished.peak_bytes / MIB,
             "planned, MiB": planned.memory.counted_bytes / MIB,
             "driver's peak, MiB": None if driver.taken_bytes is None else driver.taken_bytes / MIB,
-            "host's peak, MiB": None if resident is None or highest is None else (highest - resident) / MIB,
+            "host's peak with the file's pages, MiB": None
+            if resident is None or highest is None
+            else (highest - resident) / MIB,
             "wrong voxels": wrong,
         },
     )

@@ -39,11 +39,14 @@ def _take_turns(record: Record, name: str, seconds: float, *, toy: bool) -> None
             if record.left_s > left_after:
                 device, window = device_of(record.device_name), TOY_WINDOW if toy else WINDOW
                 measured.append(formats.measure(name, way, 1 if toy else BATCH, device, window=window))
-    plain = taken["plain"] and statistics.median(each["ms"] for each in taken["plain"])
+    if not taken["plain"]:
+        record.missing(name, "no time was left")
+        return
+    plain = statistics.median(each["ms"] for each in taken["plain"])
     for way, measured in taken.items():
         if not measured:
             record.missing(f"{name}, {way}", "no time was left")
             continue
-        ms, first, mib = (statistics.median(each[key] for each in measured) for key in ("ms", "first_ms", "mib"))
+        ms, mib = (statistics.median(each[key] for each in measured) for key in ("ms", "mib"))
         figures = {"median, ms a pass": ms, "time / plain": ms / plain, "extra memory, MiB": mib}
-        record.row(name, way=way, measurements=len(measured), **figures, **{"first pass, ms": first})
+        record.row(name, way=way, measurements=len(measured), **figures, **{"first pass, ms": measured[0]["first_ms"]})

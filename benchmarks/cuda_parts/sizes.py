@@ -54,7 +54,7 @@ def memory_names(device: torch.device) -> list[str]:
     """Return the networks of `memory_networks` that can be built here, those that say most first."""
     if is_toy(device):
         return list(BARE)
-    there = [name for name in (*WIDE, *(set(NETWORKS) - set(WIDE))) if not NETWORKS[name].missing]
+    there = [name for name in (*WIDE, *(name for name in NETWORKS if name not in WIDE)) if not NETWORKS[name].missing]
     return there or list(BARE)
 
 
