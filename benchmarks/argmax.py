@@ -13,8 +13,8 @@ from collections.abc import Callable
 import torch
 
 from napari_tessera.decode import get_decoder
-from napari_tessera.engine.stitch import PIECE_VALUES
-from napari_tessera.models.spec import OutputSpec
+from napari_tessera.engine.stitching.stitch import PIECE_VALUES
+from napari_tessera.models.spec.spec import OutputSpec
 
 
 def milliseconds(function: Callable[[], object], repeats: int) -> float:

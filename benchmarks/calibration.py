@@ -22,8 +22,8 @@ from memory_networks import CLASSES, EVERY, NETWORKS
 
 import napari_tessera as nt
 from napari_tessera.api import PROBABILITIES, measure_device
-from napari_tessera.calibration.store import CalibrationStore
-from napari_tessera.probe import measure_peak
+from napari_tessera.jobs.probe import measure_peak
+from napari_tessera.memory.calibration.store import CalibrationStore
 
 BATCHES = (1, 2, 4)
 LARGEST_MEDIAN = 0.03

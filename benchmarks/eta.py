@@ -17,8 +17,8 @@ import time
 import numpy as np
 
 import napari_tessera as nt
-from napari_tessera.engine.events import Event, PassFinished, RunFinished, VolumeStarted
-from napari_tessera.probe import measure_pace
+from napari_tessera.engine.loop.events import Event, PassFinished, RunFinished, VolumeStarted
+from napari_tessera.jobs.probe import measure_pace
 from napari_tessera.session.progress import ProgressMeter
 
 SHAPE, SHARES, FEWEST_PASSES = (128, 256, 352), (0.05, 0.1, 0.25, 0.5), 100

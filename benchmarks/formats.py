@@ -78,7 +78,7 @@ def measure(
         precision = next((precision for precision in PRECISIONS if precision in way), "float32")
         stack.enter_context(arithmetic(device, precision))
         if "kept" in way:
-            from napari_tessera.engine.pages import kept_pages
+            from napari_tessera.engine.devices.page_cache import kept_pages
 
             stack.enter_context(kept_pages())
         first_s = take_seconds(lambda: network(windows), device)

@@ -30,7 +30,7 @@ def load(folder: Path) -> tuple[str, np.ndarray, np.ndarray]:
 
         planes = slice(FIRST_VALIDATION_PLANE, None)
         return "FIB-25 z 140-199", tifffile.imread(raw)[planes], tifffile.imread(raw.parent / "labels.ome.tif")[planes]
-    from napari_tessera.samples.neurites import make_neurites
+    from napari_tessera.images.samples.neurites import make_neurites
 
     sample = make_neurites()
     return "the sample volume", sample.image, sample.labels

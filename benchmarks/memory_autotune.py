@@ -24,12 +24,12 @@ from memory_networks import CLASSES, EVERY, Window
 
 import napari_tessera as nt
 from napari_tessera.api import PROBABILITIES, as_source
-from napari_tessera.calibration.store import CalibrationStore
-from napari_tessera.engine.allocations import peak_of_allocations
-from napari_tessera.engine.events import Event, MemoryRecovered
-from napari_tessera.pipeline import iter_results
-from napari_tessera.planning.pace import Pace
-from napari_tessera.planning.trace import weights_bytes
+from napari_tessera.engine.loop.events import Event, MemoryRecovered
+from napari_tessera.jobs.pipeline import iter_results
+from napari_tessera.memory.allocations import peak_of_allocations
+from napari_tessera.memory.calibration.pass_time import Pace
+from napari_tessera.memory.calibration.store import CalibrationStore
+from napari_tessera.memory.trace import weights_bytes
 
 __all__ = ["COLUMNS", "Case", "Outcome", "draw_cases", "measure_peak", "try_case", "verdict"]
 

@@ -18,13 +18,13 @@ from memory_networks import CLASSES, EVERY, Window
 
 import napari_tessera as nt
 from napari_tessera import api
-from napari_tessera.calibration.remember import RunMemory
-from napari_tessera.calibration.store import CalibrationStore
-from napari_tessera.engine.events import Event, EventHandler, MemoryRecovered, RunFinished
-from napari_tessera.engine.settings import Precision
-from napari_tessera.pipeline import iter_results
-from napari_tessera.planning.activations import ActivationCache
-from napari_tessera.planning.trace import measure_forward
+from napari_tessera.core.settings.settings import Precision
+from napari_tessera.engine.loop.events import Event, EventHandler, MemoryRecovered, RunFinished
+from napari_tessera.jobs.pipeline import iter_results
+from napari_tessera.jobs.remember import RunMemory
+from napari_tessera.memory.activations import ActivationCache
+from napari_tessera.memory.calibration.store import CalibrationStore
+from napari_tessera.memory.trace import measure_forward
 
 __all__ = ["CALIBRATED", "CPU", "CUDA", "Limits", "Row", "Runs", "cpu_rows", "iter_runs"]
 

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING
 import torch
 from cases import CASES, Case
 
-from napari_tessera.engine.blend import importance_map
-from napari_tessera.engine.device import Device, open_device
-from napari_tessera.engine.grid import WindowGrid
-from napari_tessera.engine.settings import Precision
-from napari_tessera.engine.stitch import FLOAT_BYTES, Finished, SlabStitcher, Weighting
+from napari_tessera.core.settings.settings import Precision
+from napari_tessera.engine.devices.devices import Device, open_device
+from napari_tessera.engine.geometry.grid import WindowGrid
+from napari_tessera.engine.stitching.importance_map import importance_map
+from napari_tessera.engine.stitching.stitch import FLOAT_BYTES, Finished, SlabStitcher, Weighting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

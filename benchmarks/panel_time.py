@@ -111,8 +111,7 @@ def main() -> None:
     from napari.layers import Layer
     from qtpy.QtCore import QSettings
 
-    from napari_tessera._qt import make_widget
-    from napari_tessera.samples.napari import neurites_sample
+    from napari_tessera._contributions import make_widget, neurites_sample
 
     with tempfile.TemporaryDirectory() as private:
         QSettings.setPath(QSettings.Format.IniFormat, QSettings.Scope.UserScope, private)

@@ -20,8 +20,8 @@ import numpy as np
 from cases import CASES
 from tessera_engine import argmax_reduction, sweep_of
 
-from napari_tessera.engine.device import Device, open_device
-from napari_tessera.engine.run import run_sweep
+from napari_tessera.engine.devices.devices import Device, open_device
+from napari_tessera.engine.loop.run import run_sweep
 from napari_tessera.engine.sink import ArraySink
 from napari_tessera.engine.source import ArraySource
 

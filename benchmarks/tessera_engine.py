@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_tessera.core.settings.settings import Precision
+from napari_tessera.core.settings.views import views
 from napari_tessera.decode import get_decoder
-from napari_tessera.engine.device import open_device
-from napari_tessera.engine.grid import WindowGrid, count_forward_passes
+from napari_tessera.engine.devices.devices import open_device
+from napari_tessera.engine.geometry.grid import WindowGrid, count_forward_passes
 from napari_tessera.engine.intensity import IntensityMap
-from napari_tessera.engine.reduction import Reduction
-from napari_tessera.engine.run import run_sweep
-from napari_tessera.engine.settings import Precision
+from napari_tessera.engine.loop.run import run_sweep
+from napari_tessera.engine.loop.sweep import Sweep
 from napari_tessera.engine.sink import ArraySink
 from napari_tessera.engine.source import ArraySource
-from napari_tessera.engine.sweep import Sweep
-from napari_tessera.engine.views import views
-from napari_tessera.models.spec import OutputSpec
+from napari_tessera.engine.stitching.reduce import Reduction
+from napari_tessera.models.spec.spec import OutputSpec
 
 if TYPE_CHECKING:
     import torch

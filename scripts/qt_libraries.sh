@@ -12,7 +12,7 @@ missing=()
 while read -r library package; do
     case "$library" in '' | '#'*) continue ;; esac
     case "$known" in *"$library"*) ;; *) missing+=("$package") ;; esac
-done <src/napari_tessera/doctor/qt_libraries.txt
+done <src/napari_tessera/session/doctor/qt_libraries.txt
 command -v xvfb-run >/dev/null || missing+=(xvfb)
 command -v xauth >/dev/null || missing+=(xauth)
 

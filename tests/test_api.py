@@ -19,10 +19,10 @@ from monai.inferers import SlidingWindowInferer
 from monai.networks.nets import UNet
 
 import napari_tessera as nt
-from napari_tessera.engine.events import Event, PassFinished, RunFinished, RunStarted
-from napari_tessera.engine.occupancy import covered_voxels
-from napari_tessera.models.spec import OutputSpec
-from napari_tessera.volumes.volume import Volume
+from napari_tessera.engine.loop.events import Event, PassFinished, RunFinished, RunStarted
+from napari_tessera.images.views.window_mask import covered_voxels
+from napari_tessera.images.volume import Volume
+from napari_tessera.models.spec.spec import OutputSpec
 
 
 @pytest.fixture(scope="module")
@@ -295,7 +295,7 @@ def test_the_plan_follows_the_network_not_a_rule_of_thumb() -> None:
 def test_a_traced_plan_needs_no_second_trace(
     model: nt.Model, settings: nt.Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from napari_tessera.planning import trace
+    from napari_tessera.memory import trace
 
     for n in (1, 2):  # one window alone has a trace of its own
         nt.plan((40, 40, 40), model, nt.Settings.from_mapping(settings.to_dict() | {"sw_batch_size": n}))
@@ -313,7 +313,7 @@ def test_a_traced_plan_needs_no_second_trace(
 def test_batch_size_volumes_are_resident_at_once(model: nt.Model, settings: nt.Settings, n: int) -> None:
     """Loading keeps ahead of computing by as many volumes as asked for, and never by more."""
     from napari_tessera.engine.source import ArraySource
-    from napari_tessera.pipeline import iter_results
+    from napari_tessera.jobs.pipeline import iter_results
 
     shape, total = (16, 16, 16), 5
     loaded: list[int] = []
@@ -340,7 +340,7 @@ def test_batch_size_volumes_are_resident_at_once(model: nt.Model, settings: nt.S
 
 def test_a_cancelled_run_keeps_the_finished_planes(model: nt.Model, settings: nt.Settings) -> None:
     from napari_tessera.engine.source import ArraySource
-    from napari_tessera.pipeline import iter_results
+    from napari_tessera.jobs.pipeline import iter_results
 
     volume = np.random.default_rng(0).normal(size=(80, 16, 16)).astype(np.float32)
     token = nt.CancelToken()
@@ -473,7 +473,7 @@ def test_frozen_parts_of_a_network_stay_as_they_are(volume: np.ndarray, settings
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_no_more_volumes_than_batch_size_are_alive(model: nt.Model, settings: nt.Settings, n: int) -> None:
     from napari_tessera.engine.source import ArraySource
-    from napari_tessera.pipeline import iter_results
+    from napari_tessera.jobs.pipeline import iter_results
 
     shape, total = (16, 16, 16), 5
     born: list[weakref.ref[ArraySource]] = []
@@ -619,7 +619,7 @@ def test_probabilities_are_rounded_no_further_than_their_type(
 def test_a_float16_accumulator_stays_within_its_bound(
     model: nt.Model, volume: np.ndarray, settings: nt.Settings
 ) -> None:
-    from napari_tessera.engine.stitch import float16_error_bound
+    from napari_tessera.engine.stitching.stitch import float16_error_bound
 
     exact = nt.predict(volume, model, settings)
     rounded = nt.predict(volume, model, nt.Settings.from_mapping(settings.to_dict() | {"accumulator": "float16"}))
@@ -634,7 +634,7 @@ def test_host_memory_that_is_too_little_ends_the_run_before_it_starts(
     events: list[Event] = []
     for free, fits in ((needed, True), (needed - 1, False)):
         memory = SimpleNamespace(total_bytes=2**40, free_bytes=free)
-        monkeypatch.setattr("napari_tessera.pipeline.host_memory", lambda memory=memory: memory)
+        monkeypatch.setattr("napari_tessera.jobs.pipeline.host_memory", lambda memory=memory: memory)
         if fits:
             nt.predict(volume, model, settings)
             continue

@@ -13,10 +13,10 @@ import torch
 
 import napari_tessera as nt
 from napari_tessera import api
-from napari_tessera.engine.events import PassFinished
-from napari_tessera.models.pack import pack
-from napari_tessera.models.spec import Normalisation
-from napari_tessera.planning.survey import find_crop, find_occupied
+from napari_tessera.engine.loop.events import PassFinished
+from napari_tessera.models.pack.pack import pack
+from napari_tessera.models.spec.spec import Normalisation
+from napari_tessera.planning.volume_facts import find_crop, find_occupied
 
 SHAPE, BOX = (30, 50, 60), (slice(6, 26), slice(10, 44), slice(3, 40))
 WINDOWS = nt.Settings(window_size=(16, 16, 16), overlap=0.5, sw_batch_size=4)
@@ -155,7 +155,7 @@ def test_foreground_alone_is_normalised(volume: np.ndarray) -> None:
 
 def test_a_stopped_run_is_put_back_too(model: nt.Model, volume: np.ndarray) -> None:
     from napari_tessera.engine.source import ArraySource
-    from napari_tessera.pipeline import iter_results
+    from napari_tessera.jobs.pipeline import iter_results
 
     cancel, passes = threading.Event(), []
     settings = nt.Settings(**{**WINDOWS.to_dict(), "sw_batch_size": 1})

@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from napari_tessera.errors import MOST_LETTERS, ModelError, TesseraError, UntrustedModelError
+from napari_tessera.core.errors import MOST_LETTERS, ModelError, TesseraError, UntrustedModelError
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from monai.inferers import sliding_window_inference
 
 import napari_tessera as nt
-from napari_tessera.engine.events import Event, Noticed, PassFinished
+from napari_tessera.engine.loop.events import Event, Noticed, PassFinished
 from napari_tessera.models.model import Model
-from napari_tessera.models.spec import OutputSpec
+from napari_tessera.models.spec.spec import OutputSpec
 
 Array = npt.NDArray[Any]
 Function = Callable[[torch.Tensor], torch.Tensor]

@@ -14,16 +14,16 @@ from skimage.transform import resize
 
 import napari_tessera as nt
 from napari_tessera import api
-from napari_tessera.engine.events import PassFinished
-from napari_tessera.engine.grid import WindowGrid
+from napari_tessera.engine.geometry.grid import WindowGrid
 from napari_tessera.engine.intensity import IntensityMap
-from napari_tessera.engine.interpolation import ResamplingScheme
-from napari_tessera.engine.normalised import NormalisedSource
+from napari_tessera.engine.loop.events import PassFinished
 from napari_tessera.engine.source import ArraySource
-from napari_tessera.models.spec import Normalisation
-from napari_tessera.pipeline import iter_results
+from napari_tessera.images.views.interpolation import ResamplingScheme
+from napari_tessera.images.views.normalised import NormalisedSource
+from napari_tessera.images.volume import Volume
+from napari_tessera.jobs.pipeline import iter_results
+from napari_tessera.models.spec.spec import Normalisation
 from napari_tessera.planning.resampling import Resampling
-from napari_tessera.volumes.volume import Volume
 
 OWN, MODEL = (0.02, 0.007, 0.012), (0.01, 0.01, 0.01)
 SHAPE, SEEN = (12, 60, 33), (24, 42, 40)

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from monai.inferers import sliding_window_inference
 
 import napari_tessera as nt
+from napari_tessera.intensity.steps import Normalisation, chain_of, normalisation
 from napari_tessera.models.model import Model
-from napari_tessera.models.normalisation import Normalisation, chain_of, normalisation
 
 Values = npt.NDArray[Any]
 Step = tuple[Normalisation, Callable[[Values], Values]]

@@ -14,13 +14,13 @@ from tests.test_stacks import SETTINGS, SHAPE, STEPS, Task2D, expected_of, model
 import napari_tessera as nt
 from napari_tessera.cli.file_run import FileRun
 from napari_tessera.cli.outcome import Outcome
-from napari_tessera.errors import ModelError
-from napari_tessera.planning.survey import find_crop, find_occupied
+from napari_tessera.core.errors import ModelError
+from napari_tessera.images import Volume, open_volume, write_tiff
+from napari_tessera.planning.volume_facts import find_crop, find_occupied
 from napari_tessera.session import ImageInput
 from napari_tessera.session.images import AxisUse, count_in_front, read_axes
 from napari_tessera.session.mask import MaskInput
 from napari_tessera.session.sources import split_volumes
-from napari_tessera.volumes import Volume, open_volume, write_tiff
 
 PLACES = {"y": 1, "x": 2}
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from napari_tessera.engine.device import CpuDevice
-from napari_tessera.engine.events import CancelToken
-from napari_tessera.engine.settings import Settings
-from napari_tessera.errors import CalibrationError, CancelledError, ModelError, OutOfMemoryError
+from napari_tessera.core.errors import CalibrationError, CancelledError, ModelError, OutOfMemoryError
+from napari_tessera.core.settings.settings import Settings
+from napari_tessera.engine.devices.devices import CpuDevice
+from napari_tessera.engine.loop.events import CancelToken
+from napari_tessera.jobs.probe import measure_pace, measure_peak
+from napari_tessera.memory.calibration.pass_time import Pace
 from napari_tessera.models.model import Model
-from napari_tessera.planning.pace import Pace
-from napari_tessera.probe import measure_pace, measure_peak
 
 CPU = Settings(device="cpu")
 
@@ -140,6 +140,6 @@ def test_a_peak_is_not_waited_for() -> None:
 
 
 def test_a_peak_that_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("napari_tessera.probe.peak_of_allocations", lambda call: 0)
+    monkeypatch.setattr("napari_tessera.jobs.probe.peak_of_allocations", lambda call: 0)
     with pytest.raises(CalibrationError, match="whose windows alone take"):
         measure_peak(model_of(Watched()), CPU)

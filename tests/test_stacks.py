@@ -14,21 +14,21 @@ from scipy import ndimage
 
 import napari_tessera as nt
 from napari_tessera.cli.images import ImageFile
-from napari_tessera.engine.crop import Crop
-from napari_tessera.engine.events import PassFinished
+from napari_tessera.core.errors import ModelError
+from napari_tessera.engine.loop.events import PassFinished
 from napari_tessera.engine.source import ArraySource
-from napari_tessera.engine.stack import StackSource, find_stack_crops, plane_crop
-from napari_tessera.errors import ModelError
-from napari_tessera.models import normalise
-from napari_tessera.models.normalisation import Normalisation, chain_of, normalisation
-from napari_tessera.pipeline import iter_results
-from napari_tessera.planning.survey import find_crop
+from napari_tessera.images import write_tiff
+from napari_tessera.images.views.crop import Crop
+from napari_tessera.images.views.plane_stack import StackSource, find_stack_crops, plane_crop
+from napari_tessera.intensity import measure as normalise
+from napari_tessera.intensity.steps import Normalisation, chain_of, normalisation
+from napari_tessera.jobs.pipeline import iter_results
+from napari_tessera.planning.volume_facts import find_crop
 from napari_tessera.session import ImageInput
 from napari_tessera.session.images import AxisUse, read_axes
 from napari_tessera.session.intensities import IntensityCache
 from napari_tessera.session.sources import split_volumes
 from napari_tessera.session.task import Outputs, Task
-from napari_tessera.volumes import write_tiff
 
 SHAPE, BOX = (9, 50, 44), (slice(2, 8), slice(6, 45), slice(3, 40))
 SETTINGS = nt.Settings(window_size=(32, 32), overlap=0.25, sw_batch_size=3, device="cpu")
@@ -91,7 +91,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         return original(source, steps)
 
     monkeypatch.setattr(normalise, "measure_intensity", measure)
-    monkeypatch.setattr("napari_tessera.loading.measure_intensity", measure)
+    monkeypatch.setattr("napari_tessera.jobs.loading.measure_intensity", measure)
     return shapes
 
 

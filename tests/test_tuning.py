@@ -10,7 +10,7 @@ import torch
 
 import napari_tessera as nt
 from napari_tessera.api import measure_device
-from napari_tessera.calibration.store import CalibrationStore
+from napari_tessera.memory.calibration.store import CalibrationStore
 
 SETTINGS = nt.Settings(window_size=(16, 16, 16), sw_batch_size=4, device="cpu")
 
@@ -65,7 +65,7 @@ def test_what_does_not_fit_is_not_tried(
 def test_where_memory_is_not_counted_times_are_kept_all_the_same(
     model: nt.Model, store: CalibrationStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("napari_tessera.tuning.measure_peak", lambda *args, **kwargs: None)
+    monkeypatch.setattr("napari_tessera.jobs.tuning.measure_peak", lambda *args, **kwargs: None)
     assert nt.calibrate(model, SETTINGS, calibrations=store) is None
     after = nt.plan((40, 40, 40), model, SETTINGS, calibrations=store)
     assert after.measured is None

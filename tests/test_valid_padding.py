@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from torch.export import Dim
 
 import napari_tessera as nt
-from napari_tessera.engine.events import PassFinished
-from napari_tessera.engine.inferer import SlabInferer
-from napari_tessera.errors import ModelError
+from napari_tessera.core.errors import ModelError
+from napari_tessera.engine.loop.events import PassFinished
+from napari_tessera.engine.monai import SlabInferer
 from napari_tessera.models.load import load_model
 from napari_tessera.models.model import Model
 

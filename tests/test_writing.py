@@ -15,20 +15,20 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from napari_tessera.calibration.store import CalibrationStore
-from napari_tessera.engine.settings import Settings
-from napari_tessera.models.formats.connectomics.settings import write_connectomics
+from napari_tessera.core.settings.connectomics import write_connectomics
+from napari_tessera.core.settings.settings import Settings
+from napari_tessera.core.writing import STALE_AFTER_S, replacing, write_text
+from napari_tessera.images import write_tiff
+from napari_tessera.memory.calibration.store import CalibrationStore
 from napari_tessera.models.load import BUNDLED, load_model
-from napari_tessera.models.pack import pack
-from napari_tessera.models.trust import TrustStore
-from napari_tessera.volumes import write_tiff
-from napari_tessera.writing import STALE_AFTER_S, replacing, write_text
+from napari_tessera.models.pack.pack import pack
+from napari_tessera.models.safety.trusted_files import TrustStore
 
 
 def _stop(folder: Path) -> Path:
     """Leave what a process leaves that is killed while it writes."""
     code = (
-        "import os, sys, pathlib; from napari_tessera.writing import replacing\n"
+        "import os, sys, pathlib; from napari_tessera.core.writing import replacing\n"
         "with replacing(pathlib.Path(sys.argv[1])) as path: path.write_text('half'); os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", code, folder / "a.txt"], check=False, timeout=60)

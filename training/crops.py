@@ -10,8 +10,8 @@ import tifffile
 import torch
 from scipy import ndimage
 
-from napari_tessera.samples import make_neurites
-from napari_tessera.samples.geometry import face_boundaries
+from napari_tessera.images.samples import make_neurites
+from napari_tessera.images.samples.geometry import face_boundaries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,7 +16,7 @@ from engines import start_peak, status_bytes
 
 import napari_tessera as nt
 from cuda_parts.sizes import MIB, device_of, is_toy, plain_model
-from napari_tessera.engine.events import RunFinished
+from napari_tessera.engine.loop.events import RunFinished
 
 if TYPE_CHECKING:
     from cuda_parts.record import Record

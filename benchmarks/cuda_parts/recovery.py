@@ -14,7 +14,7 @@ import torch
 
 import napari_tessera as nt
 from cuda_parts.sizes import MIB, device_of, is_toy, plain_model, random_volume
-from napari_tessera.engine.events import Event, MemoryRecovered
+from napari_tessera.engine.loop.events import Event, MemoryRecovered
 
 if TYPE_CHECKING:
     from cuda_parts.record import Record

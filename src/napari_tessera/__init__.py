@@ -6,10 +6,9 @@ Importing this package loads neither torch nor Qt; each name below is loaded whe
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from napari_tessera.errors import (
+from napari_tessera.core.errors import (
     CalibrationError,
     CancelledError,
     InputError,
@@ -20,24 +19,21 @@ from napari_tessera.errors import (
     TesseraError,
     UntrustedModelError,
 )
+from napari_tessera.core.version import __version__
 
 if TYPE_CHECKING:
     from napari_tessera.api import find_crop, find_occupied, plan, predict, segment
-    from napari_tessera.engine.events import CancelToken
-    from napari_tessera.engine.grid import WindowGrid
-    from napari_tessera.engine.settings import Settings
+    from napari_tessera.core.settings.settings import Settings
+    from napari_tessera.engine.geometry.grid import WindowGrid
+    from napari_tessera.engine.loop.events import CancelToken
+    from napari_tessera.images.open import open_volume
+    from napari_tessera.images.volume import Volume
+    from napari_tessera.jobs.tuning import autotune, calibrate
     from napari_tessera.models.load import load_model
     from napari_tessera.models.model import Model
-    from napari_tessera.models.spec import ModelSpec
+    from napari_tessera.models.spec.spec import ModelSpec
     from napari_tessera.planning.plan import Plan
-    from napari_tessera.tuning import autotune, calibrate
-    from napari_tessera.volumes.formats import open_volume
-    from napari_tessera.volumes.volume import Volume
 
-try:
-    __version__ = version("napari-tessera")
-except PackageNotFoundError:  # run from a source tree that was never installed
-    __version__ = "0+unknown"
 
 __all__ = [
     "CalibrationError",
@@ -69,19 +65,19 @@ __all__ = [
 ]
 
 _HOME = {
-    "CancelToken": "engine.events",
+    "CancelToken": "engine.loop.events",
     "Model": "models.model",
-    "ModelSpec": "models.spec",
+    "ModelSpec": "models.spec.spec",
     "Plan": "planning.plan",
-    "Settings": "engine.settings",
-    "Volume": "volumes.volume",
-    "WindowGrid": "engine.grid",
-    "autotune": "tuning",
-    "calibrate": "tuning",
+    "Settings": "core.settings.settings",
+    "Volume": "images.volume",
+    "WindowGrid": "engine.geometry.grid",
+    "autotune": "jobs.tuning",
+    "calibrate": "jobs.tuning",
     "find_crop": "api",
     "find_occupied": "api",
     "load_model": "models.load",
-    "open_volume": "volumes.formats",
+    "open_volume": "images.open",
     "plan": "api",
     "predict": "api",
     "segment": "api",

@@ -11,7 +11,7 @@ import torch
 from torch.autograd import profiler
 
 import napari_tessera as nt
-from napari_tessera.engine.events import Event, RunFinished
+from napari_tessera.engine.loop.events import Event, RunFinished
 
 SETTINGS = nt.Settings(window_size=(32, 32, 32), sw_batch_size=2, device="cpu")
 SHAPE = (48, 64, 64)
@@ -64,7 +64,7 @@ def test_a_short_run_is_measured_as_a_whole(model: nt.Model) -> None:
 
 
 def test_a_first_volume_that_does_not_decide_is_not_kept(model: nt.Model) -> None:
-    from napari_tessera.pipeline import iter_results
+    from napari_tessera.jobs.pipeline import iter_results
 
     volumes = [image(32, 32, 32), image(48, 96, 96)]
     planned = nt.plan([volume.shape for volume in volumes], model, SETTINGS, decoder="probabilities")

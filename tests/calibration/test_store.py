@@ -9,10 +9,7 @@ import pytest
 import torch
 
 import napari_tessera as nt
-from napari_tessera.calibration.key import CalibrationKey, fingerprint
-from napari_tessera.calibration.remember import RunMemory
-from napari_tessera.calibration.store import KEPT, CalibrationStore
-from napari_tessera.engine.events import (
+from napari_tessera.engine.loop.events import (
     DecodingFinished,
     Event,
     MemoryRecovered,
@@ -20,8 +17,11 @@ from napari_tessera.engine.events import (
     RunFinished,
     RunStarted,
 )
-from napari_tessera.planning.plan import DeviceState
-from napari_tessera.planning.profile import Correction, Measurement
+from napari_tessera.jobs.remember import RunMemory
+from napari_tessera.memory.calibration.key import CalibrationKey, fingerprint
+from napari_tessera.memory.calibration.store import KEPT, CalibrationStore
+from napari_tessera.memory.device_state import DeviceState
+from napari_tessera.memory.profile import Correction, Measurement
 
 GIB = 2**30
 CARD = DeviceState("cuda", "NVIDIA Test", 24 * GIB, 20 * GIB, 64 * GIB, 60 * GIB)
@@ -191,7 +191,7 @@ def test_a_change_by_another_program_is_seen(store: CalibrationStore) -> None:
 
 
 def test_the_file_stays_small(store: CalibrationStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("napari_tessera.calibration.store.MOST_ENTRIES", 10)
+    monkeypatch.setattr("napari_tessera.memory.calibration.store.MOST_ENTRIES", 10)
     for side in range(30):
         store.add_times(KEY, (side, side, side), {1: 0.1, 2: 0.2})
         store.add(replace(KEY, network=str(side)), WINDOW, 2, measured(1.0))

@@ -14,8 +14,8 @@ import torch
 import yaml
 
 from napari_tessera.cli import main
-from napari_tessera.models.trust import TrustStore
-from napari_tessera.volumes import write_tiff
+from napari_tessera.images import write_tiff
+from napari_tessera.models.safety.trusted_files import TrustStore
 
 DESCRIPTION: dict[str, Any] = {
     "format": "tessera-model/1",

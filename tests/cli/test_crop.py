@@ -12,8 +12,8 @@ import pytest
 from tests.models.sample_tessera import make
 
 import napari_tessera as nt
-from napari_tessera.models.pack import pack
-from napari_tessera.volumes import open_tiff
+from napari_tessera.images import open_tiff
+from napari_tessera.models.pack.pack import pack
 
 Tessera = Callable[..., Any]
 

@@ -19,8 +19,8 @@ from PIL import Image
 import napari_tessera
 from napari_tessera.cli import demo
 from napari_tessera.cli.viewer import add_files
-from napari_tessera.engine.settings import Settings
-from napari_tessera.volumes import open_tiff
+from napari_tessera.core.settings.settings import Settings
+from napari_tessera.images import open_tiff
 
 Tessera = Callable[..., Any]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from napari_tessera.doctor import Finding, Status
+from napari_tessera.session.doctor import Finding, Status
 
 Tessera = Callable[..., Any]
 GOOD = Finding("torch", Status.OK, "2.13.0")
@@ -18,19 +18,19 @@ BAD = Finding("Qt", Status.FAIL, "libEGL.so.1 is [missing]", "sudo apt-get insta
 
 @pytest.mark.parametrize(("findings", "code"), [([GOOD], 0), ([GOOD, POOR], 0), ([GOOD, BAD, POOR], 1)])
 def test_exit_code(tessera: Tessera, monkeypatch: pytest.MonkeyPatch, findings: list[Finding], code: int) -> None:
-    monkeypatch.setattr("napari_tessera.doctor.examine", lambda: findings)
+    monkeypatch.setattr("napari_tessera.session.doctor.examine", lambda: findings)
     assert tessera("doctor").code == code
 
 
 def test_signs_words_and_remedies(tessera: Tessera, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("napari_tessera.doctor.examine", lambda: [GOOD, POOR, BAD])
+    monkeypatch.setattr("napari_tessera.session.doctor.examine", lambda: [GOOD, POOR, BAD])
     shown = tessera("doctor").out
     for words in ("✓ works", "! limited", "✗ broken", "libEGL.so.1 is [missing]", "→ sudo apt-get install libegl1"):
         assert words in shown
 
 
 def test_json(tessera: Tessera, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("napari_tessera.doctor.examine", lambda: [BAD])
+    monkeypatch.setattr("napari_tessera.session.doctor.examine", lambda: [BAD])
     found = json.loads(tessera("doctor", "--json").out)
     assert found == [{"name": "Qt", "status": "fail", "detail": BAD.detail, "remedy": BAD.remedy}]
 

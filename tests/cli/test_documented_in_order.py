@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from napari_tessera.cli import demo
-from napari_tessera.engine.settings import Settings
+from napari_tessera.core.settings.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 FORMATS = ROOT / "docs" / "models"

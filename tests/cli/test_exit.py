@@ -16,9 +16,9 @@ import tifffile
 import torch
 import typer
 
-from napari_tessera import errors
 from napari_tessera.cli.exit import describe, run_app
 from napari_tessera.cli.outcome import Outcome
+from napari_tessera.core import errors
 
 CODES = {
     errors.SettingsError: 2,

@@ -20,10 +20,10 @@ from tests.cli.conftest import DESCRIPTION, Bright
 
 from napari_tessera.cli.console import count
 from napari_tessera.cli.exit import run_app
-from napari_tessera.errors import lines_without_control, without_control
+from napari_tessera.core.errors import lines_without_control, without_control
+from napari_tessera.images import write_tiff
 from napari_tessera.models.folder import models_folder
-from napari_tessera.models.trust import TrustStore
-from napari_tessera.volumes import write_tiff
+from napari_tessera.models.safety.trusted_files import TrustStore
 
 Tessera = Callable[..., Any]
 

@@ -20,8 +20,8 @@ import pytest
 
 from napari_tessera.cli.interrupt import cancel_on_stop, heard, heard_call
 from napari_tessera.cli.progress import LineProgress, Status
-from napari_tessera.engine.events import CancelToken
-from napari_tessera.volumes import open_tiff
+from napari_tessera.engine.loop.events import CancelToken
+from napari_tessera.images import open_tiff
 
 Tessera = Callable[..., Any]
 Make = Callable[..., Path]
@@ -116,8 +116,8 @@ DRIVER = """
 import sys, time
 import napari_tessera.cli.file_run
 from napari_tessera.decode.threshold import ThresholdDecoder
-from napari_tessera.loading import _Preparation
-from napari_tessera.volumes import tiff
+from napari_tessera.jobs.loading import _Preparation
+from napari_tessera.images.readers import tiff
 
 def hang(name, *, after):
     holder, attribute = {

@@ -17,10 +17,10 @@ from tests.models import sample_tessera
 import napari_tessera as nt
 from napari_tessera.api import plan
 from napari_tessera.cli.render import needed_of_free, render_plan
-from napari_tessera.planning.pace import DecodingTime, Pace
-from napari_tessera.planning.plan import DeviceState
+from napari_tessera.core.units import format_bytes
+from napari_tessera.memory.calibration.pass_time import DecodingTime, Pace
+from napari_tessera.memory.device_state import DeviceState
 from napari_tessera.session.cost import expected_time
-from napari_tessera.units import format_bytes
 
 SHAPE, WINDOW = ("--shape", "165,1024,768"), ("--window", "112,112,112")
 CONTRACT = (*SHAPE, *WINDOW, "--overlap", "0.5", "--sw-batch-size", "8", "--tta", "8")

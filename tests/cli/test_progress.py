@@ -12,7 +12,8 @@ from rich.console import Console
 from napari_tessera.api import plan
 from napari_tessera.cli import progress
 from napari_tessera.cli.progress import BarProgress, LineProgress, RunProgress, show_progress
-from napari_tessera.engine.events import (
+from napari_tessera.core.settings.settings import Settings
+from napari_tessera.engine.loop.events import (
     DecodingFinished,
     DecodingStarted,
     MemoryRecovered,
@@ -21,7 +22,6 @@ from napari_tessera.engine.events import (
     VolumeFinished,
     VolumeStarted,
 )
-from napari_tessera.engine.settings import Settings
 from napari_tessera.models.load import load_model
 
 if TYPE_CHECKING:

@@ -18,12 +18,12 @@ from napari_tessera.api import plan
 from napari_tessera.cli import _expand
 from napari_tessera.cli.outcome import Outcome
 from napari_tessera.cli.progress import LineProgress, Status
-from napari_tessera.engine.settings import Settings
-from napari_tessera.errors import OutOfMemoryError
+from napari_tessera.core.errors import OutOfMemoryError
+from napari_tessera.core.settings.settings import Settings
+from napari_tessera.core.units import format_bytes
+from napari_tessera.images import open_tiff
 from napari_tessera.models.load import load_model
-from napari_tessera.models.trust import TrustStore
-from napari_tessera.units import format_bytes
-from napari_tessera.volumes import open_tiff
+from napari_tessera.models.safety.trusted_files import TrustStore
 
 Tessera = Callable[..., Any]
 Make = Callable[..., Path]
@@ -229,7 +229,7 @@ def test_result_that_cannot_be_written_in_the_end(
 
     original = tifffile.imwrite
     images = [make_image(n, f"{n}.tif") for n in (1, 2)]
-    monkeypatch.setattr("napari_tessera.volumes.tiff.tifffile.imwrite", imwrite)
+    monkeypatch.setattr("napari_tessera.images.readers.tiff.tifffile.imwrite", imwrite)
     ended = tessera("run", *images, "-o", tmp_path / "out", "-m", model, "--json")
     assert ended.code == 2
     assert "No space left on device" in ended.err

@@ -19,9 +19,9 @@ from tests.models import make_samples
 from tests.models.make_samples import SAMPLES
 
 import napari_tessera as nt
+from napari_tessera.images import open_tiff
 from napari_tessera.models.formats.registry import FORMATS
-from napari_tessera.models.suggestions import with_blend_of, with_views_of
-from napari_tessera.volumes import open_tiff
+from napari_tessera.models.spec.suggestions import with_blend_of, with_views_of
 
 Tessera = Callable[..., Any]
 SETTINGS = nt.Settings(overlap=0.25, sw_batch_size=2, device="cpu")

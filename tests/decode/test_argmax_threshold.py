@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from napari_tessera.core.errors import SettingsError
 from napari_tessera.decode import get_decoder
-from napari_tessera.errors import SettingsError
-from napari_tessera.models.spec import OutputSpec
+from napari_tessera.models.spec.spec import OutputSpec
 
 SEMANTIC = OutputSpec("semantic")
 FOREGROUND = OutputSpec("foreground")

@@ -4,7 +4,7 @@ import pytest
 
 from napari_tessera.decode import get_decoder
 from napari_tessera.decode.classes import LabelClass, label_classes
-from napari_tessera.models.spec import ModelSpec, WindowRule
+from napari_tessera.models.spec.spec import ModelSpec, WindowRule
 
 
 def spec(*classes: str, channels: int = 0, colours: tuple[str, ...] = ()) -> ModelSpec:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from napari_tessera.core.errors import ModelError, SettingsError
 from napari_tessera.decode import get_decoder
-from napari_tessera.errors import ModelError, SettingsError
-from napari_tessera.models.spec import ModelSpec, OutputSpec, WindowRule
+from napari_tessera.models.spec.spec import ModelSpec, OutputSpec, WindowRule
 
 OUTPUT = OutputSpec("contour-distance")
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from napari_tessera.core.errors import SettingsError
 from napari_tessera.decode import decoder_names, get_decoder
-from napari_tessera.errors import SettingsError
-from napari_tessera.models.spec import OutputSpec
+from napari_tessera.models.spec.spec import OutputSpec
 
 OUTPUTS = {
     "argmax": OutputSpec("semantic"),

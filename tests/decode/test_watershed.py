@@ -9,10 +9,10 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 from skimage.segmentation import watershed
 
+from napari_tessera.core.errors import SettingsError
 from napari_tessera.decode import get_decoder
 from napari_tessera.decode import watershed as module
-from napari_tessera.errors import SettingsError
-from napari_tessera.models.spec import OutputSpec
+from napari_tessera.models.spec.spec import OutputSpec
 
 AFFINITIES = OutputSpec("affinities", ((-1, 0, 0), (0, -1, 0), (0, 0, -1), (-9, 0, 0)))
 

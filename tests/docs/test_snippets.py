@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from napari_tessera.engine.settings import Settings
-from napari_tessera.models.spec_file import ModelFile
+from napari_tessera.core.settings.settings import Settings
+from napari_tessera.models.spec.file import ModelFile
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -1,5 +1,5 @@
-from napari_tessera import doctor
-from napari_tessera.doctor import Finding, Status, examine
+from napari_tessera.session import doctor
+from napari_tessera.session.doctor import Finding, Status, examine
 
 
 def test_every_finding_is_a_sentence_and_every_fault_has_a_remedy():

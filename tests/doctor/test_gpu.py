@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from napari_tessera.doctor import Status, gpu
-from napari_tessera.doctor.gpu import check_gpu, check_torch
+from napari_tessera.session.doctor import Status, gpu
+from napari_tessera.session.doctor.gpu import check_gpu, check_torch
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import sys
 import npe2
 import pytest
 
-from napari_tessera.doctor import Status, installation
-from napari_tessera.engine.device_protocol import DeviceMemory
+from napari_tessera.engine.devices.protocol import DeviceMemory
+from napari_tessera.session.doctor import Status, installation
 
 
 def only(findings):

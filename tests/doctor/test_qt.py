@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from napari_tessera.doctor import Status, qt
-from napari_tessera.doctor.qt import check_qt, qt_libraries
+from napari_tessera.session.doctor import Status, qt
+from napari_tessera.session.doctor.qt import check_qt, qt_libraries
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -98,6 +98,6 @@ def test_the_list_of_libraries_is_the_one_that_the_set_up_script_reads():
     assert all(".so." in name and package for name, package in libraries.items())
     script = ROOT / "scripts" / "qt_libraries.sh"
     text = script.read_text(encoding="utf-8")
-    assert "src/napari_tessera/doctor/qt_libraries.txt" in text
+    assert "src/napari_tessera/session/doctor/qt_libraries.txt" in text
     assert "libxcb" not in text
     subprocess.run(["bash", "-n", script], check=True)

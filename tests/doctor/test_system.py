@@ -3,8 +3,14 @@ import sys
 
 import pytest
 
-from napari_tessera.doctor import system
-from napari_tessera.doctor.system import command_line, has_display, installed_version, pip_command, run_program
+from napari_tessera.session.doctor import system
+from napari_tessera.session.doctor.system import (
+    command_line,
+    has_display,
+    installed_version,
+    pip_command,
+    run_program,
+)
 
 
 def test_run_program_returns_code_and_both_streams():

@@ -12,16 +12,16 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from napari_tessera.engine.device import CpuDevice, Device
-from napari_tessera.engine.events import Event, PassFinished
-from napari_tessera.engine.grid import WindowGrid
+from napari_tessera.core.settings.views import views
+from napari_tessera.engine.devices.devices import CpuDevice, Device
+from napari_tessera.engine.geometry.grid import WindowGrid
 from napari_tessera.engine.intensity import IntensityMap
-from napari_tessera.engine.parallel import Worker, run_on_devices
-from napari_tessera.engine.reduction import Reduction
+from napari_tessera.engine.loop.events import Event, PassFinished
+from napari_tessera.engine.loop.parallel import Worker, run_on_devices
+from napari_tessera.engine.loop.sweep import Sweep
 from napari_tessera.engine.sink import ArraySink
 from napari_tessera.engine.source import ArraySource
-from napari_tessera.engine.sweep import Sweep
-from napari_tessera.engine.views import views
+from napari_tessera.engine.stitching.reduce import Reduction
 
 Array = npt.NDArray[Any]
 

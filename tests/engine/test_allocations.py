@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.autograd import profiler
 
-from napari_tessera.engine.allocations import FirstPasses, HostAllocations, peak_of_allocations
-from napari_tessera.engine.events import DecodingStarted, PassFinished
+from napari_tessera.engine.loop.events import DecodingStarted, PassFinished
+from napari_tessera.memory.allocations import FirstPasses, HostAllocations, peak_of_allocations
 
 MIB = 1 << 20
 

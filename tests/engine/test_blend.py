@@ -8,8 +8,8 @@ import torch
 from monai.data.utils import compute_importance_map
 from scipy import ndimage
 
-from napari_tessera.engine.blend import importance_map
-from napari_tessera.engine.grid import Tiling
+from napari_tessera.engine.geometry.grid import Tiling
+from napari_tessera.engine.stitching.importance_map import importance_map
 
 
 @pytest.mark.parametrize("blend", ["gaussian", "constant"])

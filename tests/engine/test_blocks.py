@@ -9,8 +9,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_tessera.engine.blocks import count_block_windows, cut_blocks, deal_blocks, halve_block
-from napari_tessera.engine.grid import Block, WindowGrid
+from napari_tessera.engine.geometry.blocks import count_block_windows, cut_blocks, deal_blocks, halve_block
+from napari_tessera.engine.geometry.grid import Block, WindowGrid
 
 SIDES = st.tuples(st.integers(1, 30), st.integers(1, 30), st.integers(1, 30))
 WINDOWS = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9))

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_tessera.engine.crop import Crop, CroppedSource, measure_crop
 from napari_tessera.engine.source import ArraySource
+from napari_tessera.images.views.crop import Crop, CroppedSource, measure_crop
 
 da = pytest.importorskip("dask.array")
 

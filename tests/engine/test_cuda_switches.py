@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from napari_tessera.engine.cuda import CudaDevice, float32_products
+from napari_tessera.engine.devices.cuda import CudaDevice, float32_products
 
 CUDNN: Any = torch.backends.cudnn
 MATMUL: Any = torch.backends.cuda.matmul
@@ -51,7 +51,7 @@ def test_whatever_the_user_has_set_is_kept(user: str) -> None:
     """In a process of its own: some of these cannot be taken back."""
     program = f"""
 import torch
-from napari_tessera.engine.cuda import float32_products
+from napari_tessera.engine.devices.cuda import float32_products
 backends = torch.backends
 match {user!r}:
     case "all tf32": backends.fp32_precision = "tf32"

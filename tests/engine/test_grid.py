@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_tessera.engine.grid import AxisGrid, Tiling, WindowGrid, count_forward_passes, stride_for
-from napari_tessera.engine.occupancy import covered_voxels
+from napari_tessera.core.settings.settings import stride_for
+from napari_tessera.engine.geometry.grid import AxisGrid, Tiling, WindowGrid, count_forward_passes
+from napari_tessera.images.views.window_mask import covered_voxels
 
 sides = st.integers(1, 90)
 windows = st.integers(1, 40)

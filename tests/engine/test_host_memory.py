@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from napari_tessera.engine.device_protocol import DeviceMemory
-from napari_tessera.engine.host_memory import _within_limits
+from napari_tessera.engine.devices.host_memory import _within_limits
+from napari_tessera.engine.devices.protocol import DeviceMemory
 
 GIB = 2**30
 MACHINE = DeviceMemory(64 * GIB, 60 * GIB)
@@ -117,7 +117,9 @@ def test_elsewhere_than_on_linux(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="what is used of these limits is told on Linux alone")
 @pytest.mark.parametrize("option", ["-v", "-d"])
 def test_limits_of_the_shell(option: str) -> None:
-    code = "from napari_tessera.engine.host_memory import host_memory as m; print(m().total_bytes, m().free_bytes)"
+    code = (
+        "from napari_tessera.engine.devices.host_memory import host_memory as m; print(m().total_bytes, m().free_bytes)"
+    )
     limit = 2 * GIB
     command = ["bash", "-c", f'ulimit {option} {limit // 1024}; exec "$@"', "-", sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

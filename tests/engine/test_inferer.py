@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from monai.data import MetaTensor
 from monai.inferers import SlidingWindowInferer
 
+from napari_tessera.core.errors import ModelError
 from napari_tessera.engine import SlabInferer
-from napari_tessera.errors import ModelError
 
 Make = Callable[..., Any]
 

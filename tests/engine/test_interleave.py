@@ -12,10 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_tessera.engine.events import MemoryRecovered
-from napari_tessera.engine.grid import WindowGrid
-from napari_tessera.engine.interleave import coverage, digits, view_number
-from napari_tessera.engine.settings import TtaMode
+from napari_tessera.core.settings.settings import TtaMode
+from napari_tessera.engine.geometry.grid import WindowGrid
+from napari_tessera.engine.geometry.interleaving import coverage, digits, view_number
+from napari_tessera.engine.loop.events import MemoryRecovered
 
 Make = Callable[..., Any]
 

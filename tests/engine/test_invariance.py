@@ -11,15 +11,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_tessera.engine.blend import importance_map
-from napari_tessera.engine.blocks import cut_blocks, deal_blocks
-from napari_tessera.engine.device import CpuDevice
-from napari_tessera.engine.events import PlanesFinished
-from napari_tessera.engine.grid import Tiling, WindowGrid
-from napari_tessera.engine.reduction import Reduction
-from napari_tessera.engine.settings import AccumulatorType, Blend
-from napari_tessera.engine.stitch import FLOAT16_TOTAL, float16_error_bound, float16_scale
-from napari_tessera.errors import ModelError
+from napari_tessera.core.errors import ModelError
+from napari_tessera.core.settings.settings import AccumulatorType, Blend
+from napari_tessera.engine.devices.devices import CpuDevice
+from napari_tessera.engine.geometry.blocks import cut_blocks, deal_blocks
+from napari_tessera.engine.geometry.grid import Tiling, WindowGrid
+from napari_tessera.engine.loop.events import PlanesFinished
+from napari_tessera.engine.stitching.importance_map import importance_map
+from napari_tessera.engine.stitching.reduce import Reduction
+from napari_tessera.engine.stitching.stitch import FLOAT16_TOTAL, float16_error_bound, float16_scale
 
 Make = Callable[..., Any]
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_tessera.engine.blocks import cut_blocks
-from napari_tessera.engine.grid import WindowGrid
-from napari_tessera.engine.occupancy import covered_voxels, measure_occupied
-from napari_tessera.engine.reduction import Reduction
+from napari_tessera.engine.geometry.blocks import cut_blocks
+from napari_tessera.engine.geometry.grid import WindowGrid
 from napari_tessera.engine.source import ArraySource
+from napari_tessera.engine.stitching.reduce import Reduction
+from napari_tessera.images.views.window_mask import covered_voxels, measure_occupied
 
 if TYPE_CHECKING:
     import torch

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from napari_tessera.engine.blocks import deal_blocks
-from napari_tessera.engine.device import CpuDevice
-from napari_tessera.engine.events import CancelToken, Event, PassFinished
-from napari_tessera.engine.grid import Block, WindowGrid
-from napari_tessera.errors import CancelledError, ModelError
+from napari_tessera.core.errors import CancelledError, ModelError
+from napari_tessera.engine.devices.devices import CpuDevice
+from napari_tessera.engine.geometry.blocks import deal_blocks
+from napari_tessera.engine.geometry.grid import Block, WindowGrid
+from napari_tessera.engine.loop.events import CancelToken, Event, PassFinished
 
 if TYPE_CHECKING:
     import numpy as np

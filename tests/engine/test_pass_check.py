@@ -7,11 +7,11 @@ import pytest
 import torch
 from tests.engine.conftest import Beside, run_engine
 
-from napari_tessera.engine.device import CpuDevice
-from napari_tessera.engine.events import Noticed
-from napari_tessera.engine.grid import Block
-from napari_tessera.engine.pass_check import PassCheck
-from napari_tessera.engine.settings import Precision
+from napari_tessera.core.settings.settings import Precision
+from napari_tessera.engine.devices.devices import CpuDevice
+from napari_tessera.engine.geometry.grid import Block
+from napari_tessera.engine.loop.events import Noticed
+from napari_tessera.engine.loop.pass_check import PassCheck
 
 VOLUME = np.random.default_rng(0).normal(size=(16, 20, 18)).astype(np.float32)
 HALVES = (Block((0, 0, 0), (16, 10, 18)), Block((0, 10, 0), (16, 20, 18)))

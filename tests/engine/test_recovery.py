@@ -12,15 +12,22 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from napari_tessera.engine import block_run
-from napari_tessera.engine.blocks import deal_blocks
-from napari_tessera.engine.device import CpuDevice
-from napari_tessera.engine.events import CancelToken, Event, MemoryRecovered, PassFinished, PlanesFinished, Recovery
-from napari_tessera.engine.grid import WindowGrid
-from napari_tessera.engine.reduction import Reduction
-from napari_tessera.engine.settings import AccumulatorType, TtaMode
-from napari_tessera.engine.slab import RingSlab
-from napari_tessera.errors import CancelledError, OutOfMemoryError, TesseraError
+from napari_tessera.core.errors import CancelledError, OutOfMemoryError, TesseraError
+from napari_tessera.core.settings.settings import AccumulatorType, TtaMode
+from napari_tessera.engine.devices.devices import CpuDevice
+from napari_tessera.engine.geometry.blocks import deal_blocks
+from napari_tessera.engine.geometry.grid import WindowGrid
+from napari_tessera.engine.loop import block as block_run
+from napari_tessera.engine.loop.events import (
+    CancelToken,
+    Event,
+    MemoryRecovered,
+    PassFinished,
+    PlanesFinished,
+    Recovery,
+)
+from napari_tessera.engine.stitching.reduce import Reduction
+from napari_tessera.engine.stitching.slab import RingSlab
 
 Make = Callable[..., Any]
 FULL = torch.OutOfMemoryError("CUDA out of memory (simulated)")
@@ -183,7 +190,7 @@ def test_an_importance_map_that_does_not_fit(
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise FULL
 
-    monkeypatch.setattr("napari_tessera.engine.run.importance_map", refuse)
+    monkeypatch.setattr("napari_tessera.engine.loop.run.importance_map", refuse)
     with pytest.raises(OutOfMemoryError, match="one window of 8 x 8 x 8 voxels"):
         run_engine(pointwise, volume, (8, 8, 8))
 

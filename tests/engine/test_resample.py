@@ -13,18 +13,18 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from skimage.transform import resize
 
-from napari_tessera.engine import resample
-from napari_tessera.engine.interpolation import ResamplingScheme
-from napari_tessera.engine.limits import measure_limits
-from napari_tessera.engine.resample import (
+from napari_tessera.core.errors import ModelError
+from napari_tessera.engine.source import ArraySource
+from napari_tessera.images.views import resample
+from napari_tessera.images.views.interpolation import ResamplingScheme
+from napari_tessera.images.views.limits import measure_limits
+from napari_tessera.images.views.resample import (
     ResampledSource,
     estimate_read_bytes,
     iter_resampled_slabs,
     resample_labels,
     resample_linear,
 )
-from napari_tessera.engine.source import ArraySource
-from napari_tessera.errors import ModelError
 
 WHOLE = (slice(None),) * 3
 LINEAR, NEAREST = ResamplingScheme(), ResamplingScheme(order=0)

@@ -14,19 +14,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.inferers import SlidingWindowInferer
 
-from napari_tessera.engine.device import open_device
-from napari_tessera.engine.events import CancelToken, Event, MemoryRecovered, PassFinished, PlanesFinished
-from napari_tessera.engine.grid import WindowGrid
+from napari_tessera.core.errors import CancelledError, ModelError, OutOfMemoryError
+from napari_tessera.core.settings.settings import Blend
+from napari_tessera.core.settings.views import views
+from napari_tessera.engine.devices.devices import open_device
+from napari_tessera.engine.geometry.grid import WindowGrid
 from napari_tessera.engine.intensity import IntensityMap
+from napari_tessera.engine.loop.events import CancelToken, Event, MemoryRecovered, PassFinished, PlanesFinished
+from napari_tessera.engine.loop.run import run_sweep
+from napari_tessera.engine.loop.sweep import Sweep
 from napari_tessera.engine.pointwise import Sigmoid, Straight
-from napari_tessera.engine.reduction import Reduction
-from napari_tessera.engine.run import run_sweep
-from napari_tessera.engine.settings import Blend
 from napari_tessera.engine.sink import ArraySink
 from napari_tessera.engine.source import ArraySource
-from napari_tessera.engine.sweep import Sweep
-from napari_tessera.engine.views import views
-from napari_tessera.errors import CancelledError, ModelError, OutOfMemoryError
+from napari_tessera.engine.stitching.reduce import Reduction
 
 Array = npt.NDArray[Any]
 Network = Callable[[torch.Tensor], Any]

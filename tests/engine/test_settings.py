@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from napari_tessera.engine.settings import Settings
-from napari_tessera.errors import OutputError, SettingsError
+from napari_tessera.core.errors import OutputError, SettingsError
+from napari_tessera.core.settings.settings import Settings
 
 some_settings = st.builds(
     Settings,

@@ -23,16 +23,17 @@ import torch
 from napari_tessera.decode import get_decoder
 from napari_tessera.decode.reduce import choose_reduction
 from napari_tessera.engine import SlabInferer
-from napari_tessera.engine.device import open_device, host_memory
-from napari_tessera.engine.grid import WindowGrid
+from napari_tessera.engine.devices.devices import open_device, host_memory
+from napari_tessera.engine.geometry.grid import WindowGrid
 from napari_tessera.engine.intensity import IntensityMap
-from napari_tessera.engine.run import run_sweep
-from napari_tessera.engine.settings import ProbabilityType
+from napari_tessera.engine.loop.run import run_sweep
+from napari_tessera.core.settings.settings import ProbabilityType
 from napari_tessera.engine.sink import ArraySink
 from napari_tessera.engine.source import ArraySource
-from napari_tessera.engine.sweep import Sweep
-from napari_tessera.models.spec import ModelSpec, WindowRule
-from napari_tessera.planning import memory, resolve, trace
+from napari_tessera.engine.loop.sweep import Sweep
+from napari_tessera.models.spec.spec import ModelSpec, WindowRule
+from napari_tessera.memory import terms as memory, trace
+from napari_tessera.planning import resolve
 
 assert host_memory().free_bytes > 0
 spec = ModelSpec("n", 3, 1, 3, WindowRule.free(3))

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_tessera.engine.tta import ViewAverage
-from napari_tessera.engine.views import View, max_views, views
-from napari_tessera.errors import SettingsError
+from napari_tessera.core.errors import SettingsError
+from napari_tessera.core.settings.views import View, max_views, views
+from napari_tessera.engine.loop.tta import ViewAverage
 
 NEAREST = ((-1, 0, 0), (0, -1, 0), (0, 0, -1))
 

@@ -13,7 +13,7 @@ import torch
 
 @pytest.fixture
 def device() -> Any:
-    from napari_tessera.engine.device import open_device
+    from napari_tessera.engine.devices.devices import open_device
 
     return open_device("cuda")
 
@@ -33,14 +33,14 @@ def volume() -> np.ndarray:
 @pytest.fixture
 def run() -> Callable[..., tuple[np.ndarray, list[Any]]]:
     """Run a network over a volume; the result and the events."""
-    from napari_tessera.engine.grid import WindowGrid
+    from napari_tessera.core.settings.views import views
+    from napari_tessera.engine.geometry.grid import WindowGrid
     from napari_tessera.engine.intensity import IntensityMap
-    from napari_tessera.engine.parallel import Worker, run_on_devices
-    from napari_tessera.engine.reduction import Reduction
+    from napari_tessera.engine.loop.parallel import Worker, run_on_devices
+    from napari_tessera.engine.loop.sweep import Sweep
     from napari_tessera.engine.sink import ArraySink
     from napari_tessera.engine.source import ArraySource
-    from napari_tessera.engine.sweep import Sweep
-    from napari_tessera.engine.views import views
+    from napari_tessera.engine.stitching.reduce import Reduction
 
     def run(
         network: Any,

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from napari_tessera.engine.blocks import cut_blocks, deal_blocks
-from napari_tessera.engine.device import CpuDevice, open_device
-from napari_tessera.engine.events import MemoryRecovered, PassFinished, Recovery
-from napari_tessera.engine.grid import WindowGrid
-from napari_tessera.engine.reduction import Reduction
-from napari_tessera.engine.settings import AccumulatorType, Blend, Precision, TtaMode
-from napari_tessera.engine.stitch import Weighting, estimate_slab_bytes
-from napari_tessera.errors import CancelledError, OutOfMemoryError
+from napari_tessera.core.errors import CancelledError, OutOfMemoryError
+from napari_tessera.core.settings.settings import AccumulatorType, Blend, Precision, TtaMode
+from napari_tessera.engine.devices.devices import CpuDevice, open_device
+from napari_tessera.engine.geometry.blocks import cut_blocks, deal_blocks
+from napari_tessera.engine.geometry.grid import WindowGrid
+from napari_tessera.engine.loop.events import MemoryRecovered, PassFinished, Recovery
+from napari_tessera.engine.stitching.reduce import Reduction
+from napari_tessera.engine.stitching.stitch import Weighting, estimate_slab_bytes
 
 pytestmark = pytest.mark.gpu
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import textwrap
 from pathlib import Path
 
-from napari_tessera.models.allowed import TABLE, Names
+from napari_tessera.models.safety.allowed import TABLE, Names
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 BEGIN, END = "## What a file may name\n", "\n## Packing\n"
 WIDTH = 120
 INTRODUCTION = """
 A file chooses networks, layers and steps by name. It can choose these and no others: each name is looked up in one
-reviewed table, `napari_tessera/models/allowed.py`, and a name that is not there is refused, or told of and left out.
+reviewed table, `napari_tessera/models/safety/allowed.py`: a name that is not there is refused, or told of and left out.
 Nothing is imported on a file's word. TorchScript, exported programs and ONNX graphs name operators of the libraries
 that run them, and no library of further ones is ever loaded.
 """

@@ -10,7 +10,7 @@ import yaml
 from tests.models.sample import IN_CHANNELS, OUT_CHANNELS, Sample
 from tests.models.sample_connectomics import reseeded
 
-from napari_tessera.models.formats.connectomics.residual_unet import ResidualUNet
+from napari_tessera.models.networks.residual_unet import ResidualUNet
 
 __all__ = ["BASE", "OWN", "make", "network", "write"]
 

@@ -9,7 +9,7 @@ import torch
 import yaml
 from tests.models.sample import IN_CHANNELS, OUT_CHANNELS, Sample
 
-from napari_tessera.models.formats.pytorch3dunet.unet import Pytorch3DUNet
+from napari_tessera.models.networks.unet3d import Pytorch3DUNet
 
 __all__ = ["configuration", "make", "network", "write"]
 

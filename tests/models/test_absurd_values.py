@@ -18,10 +18,10 @@ from tests.models import sample_monai_bundle
 from tests.models.change_monai_bundle import changed
 from tests.models.sample import make_or_skip, reference_network
 
-from napari_tessera.errors import ModelError, TesseraError
-from napari_tessera.models.formats.nnunet.format import FORMAT as NNUNET
-from napari_tessera.models.formats.tessera_file import FORMAT as TESSERA
-from napari_tessera.models.formats.torchscript import FORMAT as TORCHSCRIPT
+from napari_tessera.core.errors import ModelError, TesseraError
+from napari_tessera.models.formats.nnunet.nnunet_format import FORMAT as NNUNET
+from napari_tessera.models.formats.programs.torchscript import FORMAT as TORCHSCRIPT
+from napari_tessera.models.formats.tessera.tessera_file import FORMAT as TESSERA
 from napari_tessera.models.load import check_model, describe_model, find_risk, load_model
 
 # Within what Python makes a float of, and at the ends of that.

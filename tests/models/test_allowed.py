@@ -13,27 +13,28 @@ import pytest
 from tests.models import allowed_page
 
 import napari_tessera
+from napari_tessera.core.errors import ModelError
+from napari_tessera.core.settings.connectomics_config import read_configuration
 from napari_tessera.decode import decoder_names
-from napari_tessera.errors import ModelError
-from napari_tessera.models import allowed, architectures, spec
-from napari_tessera.models.allowed import TABLE, Names
-from napari_tessera.models.formats import tensors_only
-from napari_tessera.models.formats.bioimageio import after as bioimageio_after
+from napari_tessera.models.formats.bioimageio import postprocessing as bioimageio_after
 from napari_tessera.models.formats.bioimageio import steps as bioimageio_steps
 from napari_tessera.models.formats.bioimageio import weights as bioimageio_weights
 from napari_tessera.models.formats.connectomics import checkpoint as connectomics_pickles
 from napari_tessera.models.formats.connectomics import network as connectomics_network
 from napari_tessera.models.formats.connectomics import output as connectomics_output
-from napari_tessera.models.formats.connectomics import residual_unet, version1
-from napari_tessera.models.formats.connectomics.config import read_configuration
-from napari_tessera.models.formats.monai_bundle import after as monai_after
+from napari_tessera.models.formats.connectomics import version1
 from napari_tessera.models.formats.monai_bundle import intensities as monai_intensities
+from napari_tessera.models.formats.monai_bundle import post_transforms as monai_after
 from napari_tessera.models.formats.monai_bundle import transforms as monai_transforms
 from napari_tessera.models.formats.nnunet import network as nnunet_network
 from napari_tessera.models.formats.nnunet import plans as nnunet_plans
 from napari_tessera.models.formats.nnunet import resampling as nnunet_resampling
 from napari_tessera.models.formats.nnunet import spec as nnunet_spec
 from napari_tessera.models.formats.registry import FORMATS
+from napari_tessera.models.networks import architectures, residual_unet
+from napari_tessera.models.safety import allowed, tensors_only
+from napari_tessera.models.safety.allowed import TABLE, Names
+from napari_tessera.models.spec import spec
 
 SOURCE = Path(napari_tessera.__file__).parent
 WHOLE = re.compile(r"[a-z_]+(\.\w+)+")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from napari_tessera.errors import ModelError
-from napari_tessera.models.formats import archive
-from napari_tessera.models.formats.archive import copy_entry, inside, open_archive, read_entry
+from napari_tessera.core.errors import ModelError
+from napari_tessera.models.safety import archive
+from napari_tessera.models.safety.archive import copy_entry, inside, open_archive, read_entry
 
 
 def write(path: Path, entries: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> Path:

@@ -17,11 +17,11 @@ from tests.models.sample_monai_bundle import INFERENCE, METADATA
 
 import napari_tessera as nt
 from napari_tessera import api
-from napari_tessera.models.assumed import assume
 from napari_tessera.models.load import describe_model
-from napari_tessera.models.pack import pack
-from napari_tessera.models.spec import Normalisation
-from napari_tessera.session.card import spec_card
+from napari_tessera.models.pack.pack import pack
+from napari_tessera.models.spec.assumed import assume
+from napari_tessera.models.spec.spec import Normalisation
+from napari_tessera.session.model_summary import spec_card
 
 ALL = set(assume("normalisation", "activation", "output"))
 PROGRAMS = ["sample_torchscript", "sample_exported", "sample_onnx"]

@@ -22,10 +22,10 @@ from tests.models.change_bioimageio import (
 from tests.models.sample_bioimageio import zipped
 
 import napari_tessera as nt
-from napari_tessera.errors import ModelError
+from napari_tessera.core.errors import ModelError
 from napari_tessera.models.formats.registry import DEEPEST
 from napari_tessera.models.load import describe_model, find_risk, load_model
-from napari_tessera.models.spec import Chain, Normalisation, WindowRule
+from napari_tessera.models.spec.spec import Chain, Normalisation, WindowRule
 
 if TYPE_CHECKING:
     from tests.models.sample import Sample

@@ -18,7 +18,7 @@ from tests.models.change_bioimageio import (
 )
 from tests.models.sample_bioimageio import zipped
 
-from napari_tessera.errors import ModelError
+from napari_tessera.core.errors import ModelError
 from napari_tessera.models.load import describe_model, load_model
 
 if TYPE_CHECKING:

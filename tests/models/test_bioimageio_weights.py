@@ -28,7 +28,7 @@ from tests.models.sample import Sample, reference_network
 from tests.models.sample_bioimageio import describe_older, save_torchscript, write, zipped
 
 import napari_tessera as nt
-from napari_tessera.errors import ModelError, UntrustedModelError
+from napari_tessera.core.errors import ModelError, UntrustedModelError
 from napari_tessera.models.load import describe_model, find_risk, load_model, remember_trust
 
 pytest.importorskip("bioimageio.spec", reason="bioimageio.spec is missing: pip install 'napari-tessera[bioimageio]'")
@@ -212,7 +212,7 @@ def test_a_class_may_be_named_by_its_own_module(sample: Sample) -> None:
 @pytest.mark.filterwarnings("ignore")  # of torch's older exporter, which needs fewer libraries
 def test_onnx(package: Path) -> None:
     pytest.importorskip("onnxruntime")
-    pytest.importorskip("napari_tessera.models.formats.onnx", reason="the ONNX format is not there yet")
+    pytest.importorskip("napari_tessera.models.formats.onnx.onnx_format", reason="the ONNX format is not there yet")
     onnx = pytest.importorskip("onnx")
     network = reference_network()
     path = package / "weights.onnx"

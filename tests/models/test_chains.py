@@ -11,14 +11,15 @@ import torch
 import yaml
 from monai import transforms
 
-from napari_tessera.engine.resample import ResampledSource
+from napari_tessera.core.errors import ModelError
 from napari_tessera.engine.source import ArraySource
-from napari_tessera.errors import ModelError
-from napari_tessera.models import normalise, pack
-from napari_tessera.models.normalisation import Chain, Normalisation, chain_of, normalisation
-from napari_tessera.models.normalise import measure_intensity, needs_values
-from napari_tessera.models.spec import ModelSpec, WindowRule
-from napari_tessera.models.spec_file import read_model_file
+from napari_tessera.images.views.resample import ResampledSource
+from napari_tessera.intensity import measure as normalise
+from napari_tessera.intensity.measure import measure_intensity, needs_values
+from napari_tessera.intensity.steps import Chain, Normalisation, chain_of, normalisation
+from napari_tessera.models.pack import pack
+from napari_tessera.models.spec.file import read_model_file
+from napari_tessera.models.spec.spec import ModelSpec, WindowRule
 
 N = normalisation
 GAMMA = N("gamma", gamma=0.7, eps=1e-7)

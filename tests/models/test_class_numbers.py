@@ -13,8 +13,8 @@ from tests.models import sample_onnx
 from torch.export import Dim
 
 import napari_tessera as nt
-from napari_tessera.engine.inferer import SlabInferer
-from napari_tessera.errors import ModelError
+from napari_tessera.core.errors import ModelError
+from napari_tessera.engine.monai import SlabInferer
 from napari_tessera.models.formats.bioimageio.axes import InOrder
 from napari_tessera.models.model import Model
 

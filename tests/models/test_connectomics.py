@@ -21,11 +21,11 @@ from monai.networks.nets import UNETR, BasicUNet, SwinUNETR, UNet
 from tests.models.sample_connectomics import configuration, make, network, write
 
 import napari_tessera as nt
-from napari_tessera.engine.grid import stride_for
-from napari_tessera.errors import ModelError
-from napari_tessera.models.formats.connectomics.format import FORMAT
-from napari_tessera.models.formats.connectomics.unet import InterpolatingUNet
+from napari_tessera.core.errors import ModelError
+from napari_tessera.core.settings.settings import stride_for
+from napari_tessera.models.formats.connectomics.connectomics_format import FORMAT
 from napari_tessera.models.load import describe_model, find_risk, load_model
+from napari_tessera.models.networks.interpolating_unet import InterpolatingUNet
 
 
 def configured(**model: Any) -> dict[str, Any]:

@@ -15,14 +15,14 @@ import yaml
 from tests.models.sample_connectomics_1 import BASE, OWN, make, network, write
 
 import napari_tessera as nt
-from napari_tessera.engine.grid import stride_for
-from napari_tessera.errors import ModelError
+from napari_tessera.core.errors import ModelError
+from napari_tessera.core.settings.settings import stride_for
+from napari_tessera.intensity.steps import Chain, normalisation
 from napari_tessera.models.folder import MODELS_VARIABLE, user_models
-from napari_tessera.models.formats.connectomics.format import FORMAT
-from napari_tessera.models.formats.connectomics.residual_unet import ResidualUNet
+from napari_tessera.models.formats.connectomics.connectomics_format import FORMAT
 from napari_tessera.models.formats.registry import find_format
 from napari_tessera.models.load import describe_model, find_risk, load_model
-from napari_tessera.models.normalisation import Chain, normalisation
+from napari_tessera.models.networks.residual_unet import ResidualUNet
 
 WINDOW = (9, 17, 17)
 TO_BYTES = normalisation("eight-bits", eps=1e-6, together=1)

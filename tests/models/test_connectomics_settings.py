@@ -15,16 +15,11 @@ from typer.testing import CliRunner
 
 from napari_tessera import Settings
 from napari_tessera.cli.app import app
-from napari_tessera.engine.grid import stride_for
-from napari_tessera.engine.views import views
-from napari_tessera.errors import OutputError, SettingsError
-from napari_tessera.models.formats.connectomics.config import Configuration, Generation
-from napari_tessera.models.formats.connectomics.settings import (
-    OpenedSettings,
-    open_settings,
-    read_overlap,
-    write_connectomics,
-)
+from napari_tessera.core.errors import OutputError, SettingsError
+from napari_tessera.core.settings.connectomics import OpenedSettings, open_settings, read_overlap, write_connectomics
+from napari_tessera.core.settings.connectomics_config import Configuration, Generation
+from napari_tessera.core.settings.settings import stride_for
+from napari_tessera.core.settings.views import views
 
 C = {
     "default": {

@@ -15,10 +15,10 @@ import torch
 from tests.models.sample import make_or_skip
 
 import napari_tessera as nt
-from napari_tessera.errors import OutOfMemoryError, UntrustedModelError
+from napari_tessera.core.errors import OutOfMemoryError, UntrustedModelError
 from napari_tessera.models.formats.registry import FORMATS, find_format
 from napari_tessera.models.load import describe_model
-from napari_tessera.models.trust import TrustStore
+from napari_tessera.models.safety.trusted_files import TrustStore
 
 if TYPE_CHECKING:
     from tests.models.sample import Sample
@@ -65,7 +65,9 @@ def test_a_lack_of_memory_is_not_taken_for_damage(sample: Sample, monkeypatch: p
         "torch.load": RuntimeError("unable to mmap 4096 bytes from file <weights>: Cannot allocate memory (12)"),
         "torch.jit.load": RuntimeError("[enforce fail at alloc_cpu.cpp:118] . DefaultCPUAllocator: can't allocate"),
         "torch.export.load": MemoryError("std::bad_alloc"),
-        "napari_tessera.models.formats.tessera_file.load_file": OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+        "napari_tessera.models.formats.tessera.tessera_file.load_file": OSError(
+            errno.ENOMEM, os.strerror(errno.ENOMEM)
+        ),
         "onnxruntime.InferenceSession": RuntimeError("[ONNXRuntimeError] : 6 : std::bad_alloc"),
     }
     for name, error in refused.items():

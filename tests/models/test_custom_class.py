@@ -16,9 +16,9 @@ import yaml
 from safetensors.torch import save_file
 
 import napari_tessera as nt
-from napari_tessera.errors import ModelError, UntrustedModelError
+from napari_tessera.core.errors import ModelError, UntrustedModelError
 from napari_tessera.models.load import describe_model, find_risk
-from napari_tessera.models.trust import TrustStore
+from napari_tessera.models.safety.trusted_files import TrustStore
 
 SETTINGS = nt.Settings(window_size=(8, 8, 8), device="cpu")
 VOLUME = np.random.default_rng(0).normal(size=(8, 8, 8)).astype(np.float32)
@@ -111,7 +111,7 @@ def test_what_was_trusted_is_asked_about_again_once_it_changed(tmp_path: Path) -
 def test_the_bytes_that_were_hashed_are_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both files are exchanged between the question and the run, as somebody else on the machine could."""
     path = write(tmp_path, "my_net.MyUNet")
-    from napari_tessera.models.trust import TrustedFiles
+    from napari_tessera.models.safety.trusted_files import TrustedFiles
 
     read = TrustedFiles.read.__func__  # type: ignore[attr-defined]
 

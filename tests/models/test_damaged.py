@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.models.sample import make_or_skip
 
-from napari_tessera.errors import ModelError
+from napari_tessera.core.errors import ModelError
 from napari_tessera.models.load import check_model, describe_model, find_risk, load_model
 
 MOST_LETTERS = 500

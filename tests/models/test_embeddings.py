@@ -12,9 +12,9 @@ import yaml
 from tests.models import sample_bioimageio, sample_connectomics, sample_monai_bundle, sample_tessera, sample_torchscript
 
 import napari_tessera as nt
-from napari_tessera.errors import ModelError
-from napari_tessera.models.embeddings import refuse_embeddings
+from napari_tessera.core.errors import ModelError
 from napari_tessera.models.load import describe_model
+from napari_tessera.models.spec.embeddings import refuse_embeddings
 
 SENTENCE = r"gives embeddings \('.*'\).* only clustering them makes labels, which Tessera does not do, so run it with"
 

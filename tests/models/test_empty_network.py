@@ -14,11 +14,12 @@ import pytest
 import torch
 from tests.models.absurd import CALLERS
 
-from napari_tessera.errors import ModelError
-from napari_tessera.models import allowed, architectures
-from napari_tessera.models.empty_network import StoredWeights, build_empty
+from napari_tessera.core.errors import ModelError
 from napari_tessera.models.formats.saved_weights import SavedWeights, fill
 from napari_tessera.models.load import load_model
+from napari_tessera.models.networks import architectures
+from napari_tessera.models.networks.empty import StoredWeights, build_empty
+from napari_tessera.models.safety import allowed
 
 NETS = "monai.networks.nets"
 SMALL_PEAK_BYTES = 150e6

@@ -15,9 +15,9 @@ import torch
 from tests.models import sample_exported
 
 import napari_tessera as nt
-from napari_tessera.errors import ModelError, UntrustedModelError
-from napari_tessera.models.formats.embedded import EXTRA_FILE
-from napari_tessera.models.formats.exported_program import FORMAT
+from napari_tessera.core.errors import ModelError, UntrustedModelError
+from napari_tessera.models.formats.programs.embedded import EXTRA_FILE
+from napari_tessera.models.formats.programs.exported_program import FORMAT
 from napari_tessera.models.load import load_model
 
 

@@ -19,7 +19,7 @@ from tests.models import sample_bioimageio, sample_connectomics, sample_tessera
 from tests.models.sample import make_or_skip, reference_network
 
 import napari_tessera as nt
-from napari_tessera.errors import ModelError, TesseraError
+from napari_tessera.core.errors import ModelError, TesseraError
 from napari_tessera.models.load import describe_model, load_model
 
 MOST_LETTERS = 400

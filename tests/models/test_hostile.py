@@ -19,7 +19,7 @@ import torch
 import yaml
 from tests.models.sample import make_or_skip, reference_network
 
-from napari_tessera.errors import ModelError, UntrustedModelError
+from napari_tessera.core.errors import ModelError, UntrustedModelError
 from napari_tessera.models.load import describe_model, find_risk, load_model
 
 MOST_BYTES = 100e6

@@ -17,10 +17,10 @@ from safetensors.torch import save_file
 from tests.models import sample_monai_bundle
 
 import napari_tessera as nt
-from napari_tessera.errors import ModelError, UntrustedModelError
+from napari_tessera.core.errors import ModelError, UntrustedModelError
 from napari_tessera.models.load import bundled_models, load_model
 from napari_tessera.models.model import Model
-from napari_tessera.models.trust import TrustStore
+from napari_tessera.models.safety.trusted_files import TrustStore
 
 ARGUMENTS = {"spatial_dims": 2, "in_channels": 1, "out_channels": 2, "channels": [4, 8], "strides": [2]}
 DESCRIPTION: dict[str, Any] = {
@@ -138,7 +138,7 @@ def test_an_undescribed_torchscript_is_tried_without_data(
     tmp_path: Path, network: UNet, memory: Callable[[], float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = script(network, tmp_path / "net.pt")
-    monkeypatch.setattr("napari_tessera.models.formats.torchscript.PROBE_SIDES", (8192,))
+    monkeypatch.setattr("napari_tessera.models.formats.programs.torchscript.PROBE_SIDES", (8192,))
     load_model(path, trust=True)
     begin = memory()
     model = load_model(path, trust=True)

@@ -17,13 +17,14 @@ from tests.models.sample import reference_network
 from tests.models.sample_monai_bundle import INFERENCE, METADATA, make, write_bundle
 
 import napari_tessera as nt
-from napari_tessera.errors import ModelError, UntrustedModelError
+from napari_tessera.core.errors import ModelError, UntrustedModelError
+from napari_tessera.core.settings.settings import DecoderChoice
 from napari_tessera.models.formats.monai_bundle.config import Config
-from napari_tessera.models.formats.monai_bundle.format import FORMAT
+from napari_tessera.models.formats.monai_bundle.monai_format import FORMAT
 from napari_tessera.models.formats.registry import DEEPEST
 from napari_tessera.models.load import describe_model, find_risk, load_model
-from napari_tessera.models.spec import DecoderChoice, Normalisation
-from napari_tessera.models.trust import TrustStore
+from napari_tessera.models.safety.trusted_files import TrustStore
+from napari_tessera.models.spec.spec import Normalisation
 
 
 def test_the_example_of_the_documentation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from tests.models.change_monai_bundle import changed, save_script, small_network
 from tests.models.sample import reference_network
 from tests.models.sample_monai_bundle import INFERENCE, write_bundle
 
-from napari_tessera.errors import ModelError
+from napari_tessera.core.errors import ModelError
 from napari_tessera.models.load import describe_model, find_risk, load_model
 
 USUAL, BEST = "models/model.pt", "models/model_best.pt"

@@ -11,9 +11,9 @@ import torch
 from monai import transforms as monai_transforms
 from tests.models.change_monai_bundle import SMALL, describe, inference
 
+from napari_tessera.core.errors import ModelError
 from napari_tessera.engine.source import ArraySource
-from napari_tessera.errors import ModelError
-from napari_tessera.models.normalise import measure_intensity
+from napari_tessera.intensity.measure import measure_intensity
 
 SHAPE = (8, 9, 10)
 NOISE = np.random.default_rng(0).integers(1, 200, SHAPE)

@@ -19,8 +19,8 @@ from tests.models.sample import reference_network
 from tests.models.sample_monai_bundle import INFERENCE, make, make_zip, write_bundle
 
 import napari_tessera as nt
-from napari_tessera.errors import ModelError
-from napari_tessera.models.formats.monai_bundle.format import FORMAT
+from napari_tessera.core.errors import ModelError
+from napari_tessera.models.formats.monai_bundle.monai_format import FORMAT
 from napari_tessera.models.load import load_model
 
 

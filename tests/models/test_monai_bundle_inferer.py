@@ -16,7 +16,7 @@ from tests.models.change_monai_bundle import SMALL, describe, inference
 from tests.models.sample_monai_bundle import write_bundle
 
 import napari_tessera as nt
-from napari_tessera.errors import InputError, ModelError
+from napari_tessera.core.errors import InputError, ModelError
 from napari_tessera.models.load import load_model
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ import pytest
 from tests.models.change_monai_bundle import changed, describe
 from tests.models.sample_monai_bundle import INFERENCE
 
-from napari_tessera.errors import ModelError
-from napari_tessera.models.spec import DecoderChoice, Normalisation
+from napari_tessera.core.errors import ModelError
+from napari_tessera.core.settings.settings import DecoderChoice
+from napari_tessera.models.spec.spec import Normalisation
 
 LOAD = {"_target_": "LoadImaged", "keys": "image", "reader": "NumpyReader"}
 SCALE = {"_target_": "ScaleIntensityd", "keys": "image"}

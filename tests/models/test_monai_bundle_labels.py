@@ -19,9 +19,9 @@ from tests.models.test_monai_bundle_slices import PLANES
 from tests.models.test_monai_bundle_spacing import SIZE, SOFTMAX, bundle_of, invert, labels_by_both, spacing
 
 import napari_tessera as nt
+from napari_tessera.core.errors import ModelError
 from napari_tessera.decode import get_decoder
 from napari_tessera.decode.base import keep_largest
-from napari_tessera.errors import ModelError
 from napari_tessera.models.load import load_model
 
 SHAPE = (13, 22, 27)

@@ -14,9 +14,9 @@ from tests.models.sample_monai_bundle import INFERENCE
 from tests.models.test_monai_bundle_labels import ARGMAX, SIGMOID, largest, regions, threshold
 from tests.models.test_monai_bundle_spacing import SOFTMAX
 
+from napari_tessera.core.errors import ModelError
+from napari_tessera.core.units import format_parameters
 from napari_tessera.decode import get_decoder
-from napari_tessera.errors import ModelError
-from napari_tessera.units import format_parameters
 
 
 def onehot(channels: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 from monai.bundle import ConfigParser
 from tests.models.change_monai_bundle import describe, inference
 
-from napari_tessera.errors import ModelError
+from napari_tessera.core.errors import ModelError
 
 WINDOW = [16, 32, 48]
 FORWARD, BACKWARD = (16, 32, 48), (48, 32, 16)

@@ -16,7 +16,7 @@ from tests.models.sample import reference_network
 from tests.models.sample_monai_bundle import INFERENCE, write_bundle
 
 import napari_tessera as nt
-from napari_tessera.errors import ModelError
+from napari_tessera.core.errors import ModelError
 from napari_tessera.models.load import load_model
 
 PLANES = {**SMALL, "spatial_dims": 2, "out_channels": 3, "norm": "batch"}

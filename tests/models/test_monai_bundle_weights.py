@@ -12,7 +12,7 @@ from tests.models.change_monai_bundle import SMALL, changed, small_network
 from tests.models.sample import reference_network
 from tests.models.sample_monai_bundle import INFERENCE, METADATA, make, make_zip, write_bundle
 
-from napari_tessera.errors import ModelError
+from napari_tessera.core.errors import ModelError
 from napari_tessera.models.load import load_model
 
 

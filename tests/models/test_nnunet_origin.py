@@ -18,8 +18,8 @@ from tests.models.nnunet_origin import one_thread, open_predictor, segment, teac
 from tests.models.sample_nnunet import checkpoint, dataset, make_network, plans, write_folder
 
 import napari_tessera as nt
-from napari_tessera.engine.blend import importance_map
-from napari_tessera.engine.grid import Tiling, WindowGrid
+from napari_tessera.engine.geometry.grid import Tiling, WindowGrid
+from napari_tessera.engine.stitching.importance_map import importance_map
 
 pytestmark = [
     pytest.mark.origin("nnunetv2.inference.predict_from_raw_data"),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.models.sample_nnunet import INTENSITIES, checkpoint, dataset, make_network, plans, write_folder
 
-from napari_tessera.errors import ModelError
+from napari_tessera.core.errors import ModelError
 from napari_tessera.models.load import load_model
 
 pytestmark = [

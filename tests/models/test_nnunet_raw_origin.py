@@ -145,11 +145,11 @@ def test_the_network_sees_the_same_numbers(tmp_path: Path, dims: int, channels: 
     from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    from napari_tessera.engine.crop import measure_crop
     from napari_tessera.engine.source import ArraySource
-    from napari_tessera.loading import normalised_source
-    from napari_tessera.models.foreground import is_masked
-    from napari_tessera.models.normalise import measure_intensity
+    from napari_tessera.images.views.crop import measure_crop
+    from napari_tessera.intensity.foreground import is_masked
+    from napari_tessera.intensity.measure import measure_intensity
+    from napari_tessera.jobs.loading import normalised_source
 
     plan = plans_of(dims, channels, masked=True)
     names = {str(channel): "microscopy" for channel in range(channels)}

@@ -14,7 +14,7 @@ from tests.models.sample_nnunet import checkpoint, dataset, make_network, plans,
 from tests.models.test_nnunet_origin import cells as taught_cells
 
 import napari_tessera as nt
-from napari_tessera.engine.interpolation import ResamplingScheme
+from napari_tessera.images.views.interpolation import ResamplingScheme
 
 if TYPE_CHECKING:
     import torch

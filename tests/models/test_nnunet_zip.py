@@ -20,7 +20,7 @@ from tests.models.test_hostile import MOST_BYTES, Payload, refused
 import napari_tessera as nt
 from napari_tessera.cli.app import app
 from napari_tessera.cli.exit import run_app
-from napari_tessera.errors import ModelError
+from napari_tessera.core.errors import ModelError
 from napari_tessera.models.folder import MODELS_VARIABLE
 from napari_tessera.models.load import describe_model, find_risk, load_model
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from napari_tessera.core.errors import InputError
 from napari_tessera.engine.source import ArraySource
-from napari_tessera.errors import InputError
-from napari_tessera.models import normalise
-from napari_tessera.models.normalise import measure_intensity
-from napari_tessera.models.spec import Normalisation
+from napari_tessera.intensity import measure as normalise
+from napari_tessera.intensity.measure import measure_intensity
+from napari_tessera.models.spec.spec import Normalisation
 
 
 def apply(volume: Any, normalisation: Normalisation, channel_axis: int | None = None) -> np.ndarray:

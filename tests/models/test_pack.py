@@ -30,14 +30,15 @@ from tests.models.sample_monai_bundle import INFERENCE, write_bundle
 from tests.models.test_empty_network import NETWORKS
 
 import napari_tessera as nt
-from napari_tessera.engine.grid import Padding, PadMode
-from napari_tessera.errors import ModelError, OutputError, UntrustedModelError
+from napari_tessera.core.errors import ModelError, OutputError, UntrustedModelError
+from napari_tessera.core.settings.settings import DecoderChoice
+from napari_tessera.engine.geometry.grid import Padding, PadMode
 from napari_tessera.models.folder import MODELS_VARIABLE, user_models
 from napari_tessera.models.load import describe_model, find_risk
 from napari_tessera.models.model import Model
-from napari_tessera.models.pack import pack
-from napari_tessera.models.spec import DecoderChoice, WindowRule
-from napari_tessera.models.trust import TrustStore
+from napari_tessera.models.pack.pack import pack
+from napari_tessera.models.safety.trusted_files import TrustStore
+from napari_tessera.models.spec.spec import WindowRule
 
 
 def packed(model: Model, folder: Path) -> Path:
@@ -248,7 +249,7 @@ def test_a_line_after_a_packages_network_and_its_chain_survive(package: Path, tm
 
 
 def test_the_choice_of_averaged_weights_survives(tmp_path: Path) -> None:
-    from napari_tessera.models.formats.connectomics.format import FORMAT
+    from napari_tessera.models.formats.connectomics.connectomics_format import FORMAT
 
     path = connectomics(tmp_path / "from", sample_connectomics.network(), {})
     both = [FORMAT.load(path, averaged=averaged) for averaged in (True, False)]
@@ -259,7 +260,7 @@ def test_the_choice_of_averaged_weights_survives(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("units", [0, 2])
 def test_tesseras_own_unet_survives(units: int, tmp_path: Path) -> None:
-    from napari_tessera.models.formats.connectomics.unet import InterpolatingUNet
+    from napari_tessera.models.networks.interpolating_unet import InterpolatingUNet
 
     own = {"filters": [4, 8, 16], "num_res_units": units, "upsample_mode": "nontrainable"}
     torch.manual_seed(0)

@@ -16,11 +16,11 @@ import pytest
 import torch
 from tests.models.sample import make_or_skip
 
-from napari_tessera.errors import ModelError
-from napari_tessera.models.formats import pickle_scan
-from napari_tessera.models.formats.pickle_scan import iter_steps
-from napari_tessera.models.formats.tensors_only import read_tensors_only, refuse_more_than_tensors
+from napari_tessera.core.errors import ModelError
 from napari_tessera.models.load import load_model
+from napari_tessera.models.safety import pickle_scan
+from napari_tessera.models.safety.pickle_scan import iter_steps
+from napari_tessera.models.safety.tensors_only import read_tensors_only, refuse_more_than_tensors
 
 # In the bytes of protocol 2: K is a small integer, h and q read and write the memo, \x85 to \x87 are tuples of one to
 # three, ( marks, t and u end a marked tuple and the filling of a dictionary, s fills in one item, R calls.

@@ -11,12 +11,12 @@ import pytest
 import yaml
 from tests.models.sample import make_or_skip
 
-from napari_tessera import plain_yaml
-from napari_tessera.errors import ModelError
+from napari_tessera.core import plain_yaml
+from napari_tessera.core.errors import ModelError
+from napari_tessera.core.plain_json import load_json
+from napari_tessera.core.plain_yaml import load_yaml
 from napari_tessera.models.formats.monai_bundle.config import parse
 from napari_tessera.models.load import load_model
-from napari_tessera.plain_json import load_json
-from napari_tessera.plain_yaml import load_yaml
 
 LONG = "9" * 301
 NUMBERS = (

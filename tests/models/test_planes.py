@@ -17,11 +17,11 @@ from typer.testing import CliRunner
 
 import napari_tessera as nt
 from napari_tessera.cli.app import app
-from napari_tessera.errors import InputError
-from napari_tessera.models.normalisation import Normalisation
-from napari_tessera.models.suggestions import with_views_of
-from napari_tessera.models.trust import TrustStore
-from napari_tessera.volumes import Volume, open_tiff, write_tiff
+from napari_tessera.core.errors import InputError
+from napari_tessera.images import Volume, open_tiff, write_tiff
+from napari_tessera.intensity.steps import Normalisation
+from napari_tessera.models.safety.trusted_files import TrustStore
+from napari_tessera.models.spec.suggestions import with_views_of
 
 PLANES = 5
 SETTINGS = nt.Settings(window_size=(32, 32), overlap=0.25, sw_batch_size=3, device="cpu")

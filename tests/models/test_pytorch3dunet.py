@@ -12,13 +12,13 @@ import yaml
 from tests.models.sample_pytorch3dunet import configuration, make, network, write
 
 import napari_tessera as nt
-from napari_tessera.errors import ModelError
-from napari_tessera.models.formats.pytorch3dunet.format import FORMAT
-from napari_tessera.models.formats.pytorch3dunet.unet import Pytorch3DUNet
+from napari_tessera.core.errors import ModelError
+from napari_tessera.intensity.steps import Chain, Normalisation, normalisation
+from napari_tessera.models.formats.pytorch3dunet.pytorch3dunet_format import FORMAT
 from napari_tessera.models.formats.registry import find_format
 from napari_tessera.models.load import find_risk, load_model
-from napari_tessera.models.normalisation import Chain, Normalisation, normalisation
-from napari_tessera.models.pack import pack
+from napari_tessera.models.networks.unet3d import Pytorch3DUNet
+from napari_tessera.models.pack.pack import pack
 
 
 def described(folder: Path, config: dict[str, Any]) -> Any:

@@ -24,7 +24,7 @@ from tests.models.sample import reference_network
 from tests.models.sample_bioimageio import make as make_bioimageio
 
 import napari_tessera as nt
-from napari_tessera.errors import ModelError
+from napari_tessera.core.errors import ModelError
 from napari_tessera.models.formats.saved_weights import SavedWeights, fill
 
 State = dict[str, Any]

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from tests.models.absurd import write_bioimageio, write_connectomics, write_monai, write_tessera
 
-from napari_tessera.errors import SettingsError
-from napari_tessera.models.architectures import only_window
+from napari_tessera.core.errors import SettingsError
 from napari_tessera.models.load import describe_model
-from napari_tessera.models.spec import WindowRule
+from napari_tessera.models.networks.architectures import only_window
+from napari_tessera.models.spec.spec import WindowRule
 
 UNETR = {"in_channels": 1, "out_channels": 2, "img_size": [32, 48, 64]}
 

@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.models import sample_tessera
 
-from napari_tessera.engine.grid import Padding
-from napari_tessera.errors import ModelError, SettingsError
-from napari_tessera.models import spec_file
+from napari_tessera.core.errors import ModelError, SettingsError
+from napari_tessera.engine.geometry.grid import Padding
 from napari_tessera.models.formats.base import Description
-from napari_tessera.models.formats.tessera_file import FORMAT
+from napari_tessera.models.formats.tessera.tessera_file import FORMAT
 from napari_tessera.models.model import Model
-from napari_tessera.models.spec import ModelSpec, Normalisation, OutputSpec, WindowRule
-from napari_tessera.models.spec_file import read_model_file
+from napari_tessera.models.spec import file as spec_file
+from napari_tessera.models.spec.file import read_model_file
+from napari_tessera.models.spec.spec import ModelSpec, Normalisation, OutputSpec, WindowRule
 
 RULE = WindowRule(default=(64, 128, 128), step=(8, 16, 16), minimum=(16, 32, 32))
 SPEC = ModelSpec("m", 3, 1, 3, RULE)

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from napari_tessera.errors import ModelError
-from napari_tessera.models.formats import pickle_scan, tensors_only
-from napari_tessera.models.formats.tensors_only import dense_tensors, read_tensors_only
+from napari_tessera.core.errors import ModelError
 from napari_tessera.models.load import load_model
+from napari_tessera.models.safety import pickle_scan, tensors_only
+from napari_tessera.models.safety.tensors_only import dense_tensors, read_tensors_only
 
 
 class Calls:

@@ -14,8 +14,8 @@ from tests.models import sample_onnx
 from torch.export import Dim
 
 import napari_tessera as nt
-from napari_tessera.engine.events import Event, Noticed
-from napari_tessera.models.formats.exported_program import FORMAT as EXPORTED
+from napari_tessera.engine.loop.events import Event, Noticed
+from napari_tessera.models.formats.programs.exported_program import FORMAT as EXPORTED
 from napari_tessera.models.load import load_model
 from napari_tessera.models.model import Model
 
@@ -141,7 +141,7 @@ def test_an_onnx_graph_that_measures_the_scale_of_a_pass(tmp_path: Path) -> None
         pytest.importorskip(library)
     import onnx
 
-    from napari_tessera.models.formats.onnx import FORMAT
+    from napari_tessera.models.formats.onnx.onnx_format import FORMAT
 
     helper, kinds = onnx.helper, onnx.TensorProto
     shape = ["n", 1, "z", "y", "x"]

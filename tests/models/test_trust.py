@@ -20,11 +20,11 @@ from tests.models.sample import OUT_CHANNELS, reference_network
 
 import napari_tessera as nt
 from napari_tessera.cli import setup
-from napari_tessera.errors import ModelError, UntrustedModelError
+from napari_tessera.core.errors import ModelError, UntrustedModelError
 from napari_tessera.models.formats.registry import find_format
 from napari_tessera.models.load import load_model
-from napari_tessera.models.pack import pack
-from napari_tessera.models.trust import TrustStore
+from napari_tessera.models.pack.pack import pack
+from napari_tessera.models.safety.trusted_files import TrustStore
 from napari_tessera.session.opening import open_model
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ import torch
 from monai.networks import nets
 from torch import nn
 
-from napari_tessera.errors import ModelError
-from napari_tessera.planning import activations, trace
-from napari_tessera.planning.activations import ActivationCache, ActivationLaw
-from napari_tessera.planning.trace import PassTrace, allocation_step_bytes, trace_forward
+from napari_tessera.core.errors import ModelError
+from napari_tessera.memory import activations, trace
+from napari_tessera.memory.activations import ActivationCache, ActivationLaw
+from napari_tessera.memory.trace import PassTrace, allocation_step_bytes, trace_forward
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 import napari_tessera as nt
 from napari_tessera.api import measure_device
-from napari_tessera.planning.pace import Pace
-from napari_tessera.units import parse_bytes
+from napari_tessera.core.units import parse_bytes
+from napari_tessera.memory.calibration.pass_time import Pace
 
 MIB = 2**20
 SHAPE = (40, 70, 90)

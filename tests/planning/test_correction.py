@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from napari_tessera.planning.correction import fit_correction
-from napari_tessera.planning.estimate import DeviceNeed
-from napari_tessera.planning.profile import Correction, PassProfile
+from napari_tessera.memory.correction import fit_correction
+from napari_tessera.memory.estimate import DeviceNeed
+from napari_tessera.memory.profile import Correction, PassProfile
 
 MB = 10**6
 NEED = DeviceNeed(

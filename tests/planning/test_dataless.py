@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from napari_tessera.errors import ModelError
-from napari_tessera.planning.dataless import NOWHERE, DatalessMode, DatalessTensor, storage_of, tensors_in
+from napari_tessera.core.errors import ModelError
+from napari_tessera.memory.dataless import NOWHERE, DatalessMode, DatalessTensor, storage_of, tensors_in
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 aten = torch.ops.aten

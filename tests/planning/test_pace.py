@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from napari_tessera.core.settings.settings import Settings
 from napari_tessera.decode import get_decoder
-from napari_tessera.engine.grid import count_forward_passes
-from napari_tessera.engine.settings import Settings
-from napari_tessera.models.spec import ModelSpec, WindowRule
-from napari_tessera.planning.pace import DecodingTime, Pace
-from napari_tessera.planning.plan import DeviceState, Plan
-from napari_tessera.planning.profile import PassProfile
+from napari_tessera.engine.geometry.grid import count_forward_passes
+from napari_tessera.memory.calibration.pass_time import DecodingTime, Pace
+from napari_tessera.memory.device_state import DeviceState
+from napari_tessera.memory.profile import PassProfile
+from napari_tessera.models.spec.spec import ModelSpec, WindowRule
 from napari_tessera.planning.resolve import Traced, resolve
+
+if TYPE_CHECKING:
+    from napari_tessera.planning.plan import Plan
 
 GIB = 2**30
 SPEC = ModelSpec("net", 3, 1, 2, WindowRule((16, 16, 16), (4, 4, 4), (4, 4, 4)))

@@ -8,11 +8,11 @@ import pytest
 import torch
 from monai.networks import nets
 
-from napari_tessera.planning.activations import ActivationCache
-from napari_tessera.planning.profile import PassProfile
-from napari_tessera.planning.recorder import Convolution
-from napari_tessera.planning.trace import trace_forward
-from napari_tessera.planning.workspace import workspace_bytes
+from napari_tessera.memory.activations import ActivationCache
+from napari_tessera.memory.profile import PassProfile
+from napari_tessera.memory.recorder import Convolution
+from napari_tessera.memory.trace import trace_forward
+from napari_tessera.memory.workspace import workspace_bytes
 
 MIB = 2**20
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from napari_tessera.core.errors import InputError, SettingsError
+from napari_tessera.core.settings.settings import Settings
 from napari_tessera.decode import get_decoder
-from napari_tessera.engine.settings import Settings
-from napari_tessera.errors import InputError, SettingsError
-from napari_tessera.models.spec import ModelSpec, WindowRule
-from napari_tessera.planning.plan import DeviceState, Level, Plan
-from napari_tessera.planning.profile import PassProfile
+from napari_tessera.memory.device_state import DeviceState
+from napari_tessera.memory.profile import PassProfile
+from napari_tessera.models.spec.spec import ModelSpec, WindowRule
+from napari_tessera.planning.plan import Level, Plan
 from napari_tessera.planning.resampling import resampling_of
 from napari_tessera.planning.resolve import Traced, resolve
 

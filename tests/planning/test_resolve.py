@@ -12,14 +12,15 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from napari_tessera.core.errors import InputError, SettingsError
+from napari_tessera.core.settings.settings import Settings
 from napari_tessera.decode import get_decoder
-from napari_tessera.engine.settings import Settings
-from napari_tessera.engine.stitch import Weighting, estimate_slab_bytes
-from napari_tessera.errors import InputError, SettingsError
-from napari_tessera.models.spec import ModelSpec, OutputSpec, WindowRule
+from napari_tessera.engine.stitching.stitch import Weighting, estimate_slab_bytes
+from napari_tessera.memory.device_state import DeviceState
+from napari_tessera.memory.profile import Correction, Known, PassProfile
+from napari_tessera.models.spec.spec import ModelSpec, OutputSpec, WindowRule
 from napari_tessera.planning.advice import largest_fitting_batch
-from napari_tessera.planning.plan import DeviceState, Level, Plan
-from napari_tessera.planning.profile import Correction, Known, PassProfile
+from napari_tessera.planning.plan import Level, Plan
 from napari_tessera.planning.resolve import Traced, resolve
 
 MIB, GIB = 2**20, 2**30

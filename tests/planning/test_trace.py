@@ -18,14 +18,14 @@ from monai.networks import nets
 from torch import nn
 from torch.nn import functional
 
-from napari_tessera.engine.allocations import peak_of_allocations
-from napari_tessera.engine.device import CpuDevice
-from napari_tessera.engine.settings import Precision
-from napari_tessera.errors import ModelError
-from napari_tessera.planning import trace
-from napari_tessera.planning.dataless import DatalessTensor, storage_of
-from napari_tessera.planning.skeleton import build_skeleton, network_weights
-from napari_tessera.planning.trace import (
+from napari_tessera.core.errors import ModelError
+from napari_tessera.core.settings.settings import Precision
+from napari_tessera.engine.devices.devices import CpuDevice
+from napari_tessera.memory import trace
+from napari_tessera.memory.allocations import peak_of_allocations
+from napari_tessera.memory.dataless import DatalessTensor, storage_of
+from napari_tessera.memory.skeleton import build_skeleton, network_weights
+from napari_tessera.memory.trace import (
     ForwardTracer,
     PassTrace,
     allocation_step_bytes,

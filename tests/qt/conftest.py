@@ -14,7 +14,7 @@ from npe2 import PluginManager, PluginManifest
 from qtpy.QtCore import QSettings, Qt
 
 from napari_tessera.models.model import Model
-from napari_tessera.models.spec import WindowRule
+from napari_tessera.models.spec.spec import WindowRule
 
 MANIFEST = Path(__file__).parents[2] / "napari.yaml"
 PLUGIN = "napari-tessera"

@@ -15,11 +15,11 @@ from qtpy.QtWidgets import QMessageBox
 
 from napari_tessera import api
 from napari_tessera._qt.fold import Fold
-from napari_tessera.engine.interpolation import ResamplingScheme
-from napari_tessera.planning.plan import DeviceState
+from napari_tessera.images import open_volume
+from napari_tessera.images.views.interpolation import ResamplingScheme
+from napari_tessera.memory.device_state import DeviceState
 from napari_tessera.session.runner import RunState
 from napari_tessera.session.wording import Tone
-from napari_tessera.volumes import open_volume
 
 GIB = 2**30
 
@@ -223,7 +223,7 @@ def test_folds_remember_and_themes_change(person: Any, describe: Any, gate: Any,
 
 
 def test_the_sample_opens_from_the_menu(person: Any, describe: Any, gate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("napari_tessera.samples.napari.SHAPE", (16, 48, 48))
+    monkeypatch.setattr("napari_tessera._contributions.SAMPLE_SHAPE", (16, 48, 48))
     me = person(describe(gate))
     me.viewer.open_sample("napari-tessera", "neurites")
     assert me.session.images[0].voxel_size_um == pytest.approx((0.01, 0.01, 0.01))

@@ -18,12 +18,12 @@ import torch
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QGuiApplication
 
-from napari_tessera.engine.events import PassFinished
-from napari_tessera.models import normalise
-from napari_tessera.models.spec import Normalisation
+from napari_tessera.engine.loop.events import PassFinished
+from napari_tessera.images import open_volume
+from napari_tessera.intensity import measure as normalise
+from napari_tessera.models.spec.spec import Normalisation
 from napari_tessera.session.runner import RunState
 from napari_tessera.session.wording import counted
-from napari_tessera.volumes import open_volume
 
 LONGEST_STALL_S = 0.1
 

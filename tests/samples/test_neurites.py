@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from napari_tessera.errors import SettingsError
-from napari_tessera.samples import make_neurites
-from napari_tessera.samples.geometry import face_boundaries, smooth_noise
+from napari_tessera.core.errors import SettingsError
+from napari_tessera.images.samples import make_neurites
+from napari_tessera.images.samples.geometry import face_boundaries, smooth_noise
 
 SHAPE = (32, 64, 80)
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from napari_tessera.models.model import Model
-from napari_tessera.models.spec import WindowRule
+from napari_tessera.models.spec.spec import WindowRule
 from napari_tessera.session import ImageInput, Session
 
 

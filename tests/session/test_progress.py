@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from napari_tessera.engine.events import (
+from napari_tessera.engine.geometry.grid import count_forward_passes
+from napari_tessera.engine.loop.events import (
     DecodingFinished,
     DecodingStarted,
     MemoryRecovered,
@@ -23,8 +24,7 @@ from napari_tessera.engine.events import (
     VolumeFinished,
     VolumeStarted,
 )
-from napari_tessera.engine.grid import count_forward_passes
-from napari_tessera.planning.pace import DecodingTime
+from napari_tessera.memory.calibration.pass_time import DecodingTime
 from napari_tessera.session.progress import ProgressMeter
 from napari_tessera.session.status import progress_text
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_tessera.engine.interpolation import ResamplingScheme
+from napari_tessera.images.views.interpolation import ResamplingScheme
 from napari_tessera.session import ImageInput, Session
 from napari_tessera.session.cost import host_bar, passes_line
 from napari_tessera.session.mask import MaskInput

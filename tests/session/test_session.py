@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from napari_tessera.engine.grid import Block
-from napari_tessera.errors import SettingsError
-from napari_tessera.models.spec import Normalisation
+from napari_tessera.core.errors import SettingsError
+from napari_tessera.core.units import format_bytes
+from napari_tessera.engine.geometry.grid import Block
+from napari_tessera.models.spec.spec import Normalisation
 from napari_tessera.planning.plan import VolumePlan
 from napari_tessera.session.cost import device_bar, host_bar, passes_line, time_line
 from napari_tessera.session.images import AxisUse
@@ -23,7 +24,6 @@ from napari_tessera.session.runner import RunState
 from napari_tessera.session.status import NO_IMAGE, status_line
 from napari_tessera.session.task import Outputs
 from napari_tessera.session.wording import Tone
-from napari_tessera.units import format_bytes
 
 if TYPE_CHECKING:
     from napari_tessera.session import Session

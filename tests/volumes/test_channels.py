@@ -2,8 +2,8 @@ import dask.array as da
 import numpy as np
 import pytest
 
-from napari_tessera.errors import InputError
-from napari_tessera.volumes.channels import ChannelStack, pick_channels
+from napari_tessera.core.errors import InputError
+from napari_tessera.images.channels import ChannelStack, pick_channels
 
 LAYERS = np.random.default_rng(0).integers(0, 255, (3, 4, 5, 6))
 

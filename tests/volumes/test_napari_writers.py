@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 from napari.layers import Image, Labels
 
-from napari_tessera.errors import OutputError
-from napari_tessera.volumes import open_tiff
-from napari_tessera.volumes.napari import write_image, write_labels
+from napari_tessera._contributions import write_image, write_labels
+from napari_tessera.core.errors import OutputError
+from napari_tessera.images import open_tiff
 
 
 def saved(path, layer):

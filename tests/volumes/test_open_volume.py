@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from napari_tessera.errors import InputError
-from napari_tessera.volumes import open_volume, write_tiff
+from napari_tessera.core.errors import InputError
+from napari_tessera.images import open_volume, write_tiff
 
 
 @pytest.mark.parametrize("name", ["a.tif", "a.TIFF", "a.ome.tif"])

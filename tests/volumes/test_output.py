@@ -2,8 +2,8 @@ import os
 
 import pytest
 
-from napari_tessera.errors import OutputError
-from napari_tessera.volumes.output import check_writable, output_file
+from napari_tessera.core.errors import OutputError
+from napari_tessera.images.output import check_writable, output_file
 
 
 def test_a_free_name_is_fine(tmp_path):

@@ -8,8 +8,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from napari_tessera.errors import InputError
-from napari_tessera.volumes import open_tiff
+from napari_tessera.core.errors import InputError
+from napari_tessera.images import open_tiff
 
 STACK = np.random.default_rng(0).integers(0, 255, (6, 40, 50), np.uint8)
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from napari_tessera.errors import InputError
-from napari_tessera.volumes import Volume
+from napari_tessera.core.errors import InputError
+from napari_tessera.images import Volume
 
 
 def test_shapes_of_space():

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from napari_tessera.units import micrometres_per
-from napari_tessera.volumes import open_tiff, open_volume
+from napari_tessera.core.units import micrometres_per
+from napari_tessera.images import open_tiff, open_volume
 
 CUBE = np.zeros((3, 6, 7), np.uint8)
 

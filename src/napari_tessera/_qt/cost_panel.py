@@ -120,8 +120,8 @@ class CostPanel(QWidget):
 
 def _unused_card() -> str:
     """Return why a graphics card that is there goes unused, in a sentence, or nothing."""
-    from napari_tessera.doctor.finding import Status
-    from napari_tessera.doctor.gpu import check_gpu
+    from napari_tessera.session.doctor.finding import Status
+    from napari_tessera.session.doctor.gpu import check_gpu
 
     failed = [finding for finding in check_gpu() if finding.status is Status.FAIL]
     return f"{failed[0].detail} ({failed[0].remedy})" if failed else ""

@@ -13,10 +13,10 @@ from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QMessageBox, QWidge
 from napari_tessera._qt.lines import LineLabel
 from napari_tessera._qt.parts import menu_button, plain_tooltip, small_button
 from napari_tessera._qt.trust_dialog import TrustedDialog
-from napari_tessera.errors import TesseraError, without_control
+from napari_tessera.core.errors import TesseraError, without_control
+from napari_tessera.images.writers.napari_layer import write_layer
 from napari_tessera.session.report import sentence
 from napari_tessera.session.wording import Line, Tone, unknown_there
-from napari_tessera.volumes.napari import write_image, write_labels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FilePanel"]
 
-WRITERS = {"labels": write_labels, "image": write_image}
 SETTINGS_FILTER = "Settings (*.yaml *.yml)"
 CONNECTOMICS_FILTER = "Settings of PyTorch Connectomics (*.yaml *.yml)"
 
@@ -100,8 +99,8 @@ class FilePanel(QWidget):
         tuples = [layer.as_layer_data_tuple() for layer in self.layers()]
 
         def work() -> str:
-            for path, (data, meta, kind) in zip(paths, tuples, strict=True):
-                WRITERS[kind](str(path), data, meta)
+            for path, (data, meta, _) in zip(paths, tuples, strict=True):
+                write_layer(str(path), data, meta)
             return ", ".join(path.name for path in paths)
 
         self.message.show_line(Line("Writing …"))

@@ -10,7 +10,7 @@ from qtpy.QtWidgets import QSizePolicy
 from superqt import QElidingLabel
 
 from napari_tessera._qt.parts import plain_tooltip
-from napari_tessera.errors import without_control
+from napari_tessera.core.errors import without_control
 from napari_tessera.session.wording import Line, Tone
 
 if TYPE_CHECKING:

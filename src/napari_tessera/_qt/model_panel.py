@@ -21,7 +21,7 @@ from qtpy.QtWidgets import (
 from napari_tessera._qt.lines import LineLabel
 from napari_tessera._qt.parts import plain_tooltip, small_button
 from napari_tessera._qt.trust_dialog import TrustDialog
-from napari_tessera.session.card import spec_card
+from napari_tessera.session.model_summary import spec_card
 from napari_tessera.session.wording import Line, Tone
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import QSignalBlocker
 from qtpy.QtWidgets import QComboBox, QFrame, QLabel, QMenu, QPushButton, QSizePolicy, QWidget
 
-from napari_tessera.errors import lines_without_control
+from napari_tessera.core.errors import lines_without_control
 
 if TYPE_CHECKING:
     from napari_tessera._qt.theme import Theme

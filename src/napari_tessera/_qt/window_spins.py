@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from napari_tessera._qt.theme import Theme
-    from napari_tessera.models.spec import WindowRule
+    from napari_tessera.models.spec.spec import WindowRule
 
 __all__ = ["WindowSpins"]
 

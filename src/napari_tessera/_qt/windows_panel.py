@@ -15,7 +15,7 @@ from napari_tessera._qt.optional_number import OptionalNumber
 from napari_tessera._qt.parts import named, offer, small_button
 from napari_tessera._qt.window_spins import WindowSpins
 from napari_tessera.planning.resampling import resamples
-from napari_tessera.session.card import window_complaints
+from napari_tessera.session.model_summary import window_complaints
 from napari_tessera.session.wording import Line, Tone
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ app = typer.Typer(pretty_exceptions_enable=False, context_settings={"help_option
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from napari_tessera import __version__
+        from napari_tessera.core.version import __version__
 
         typer.echo(f"tessera {__version__}")
         raise typer.Exit

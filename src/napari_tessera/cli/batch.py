@@ -7,14 +7,14 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from napari_tessera.errors import CancelledError
-from napari_tessera.pipeline import VolumeResult, iter_results
+from napari_tessera.core.errors import CancelledError
+from napari_tessera.jobs.pipeline import VolumeResult, iter_results
 
 if TYPE_CHECKING:
     from napari_tessera import Model, Plan
     from napari_tessera.decode import Decoder
-    from napari_tessera.engine.events import Event, EventHandler
-    from napari_tessera.loading import Load
+    from napari_tessera.engine.loop.events import Event, EventHandler
+    from napari_tessera.jobs.loading import Load
 
 __all__ = ["VolumeFailure", "iter_outcomes"]
 

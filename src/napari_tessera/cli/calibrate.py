@@ -7,11 +7,11 @@ from rich.table import Table
 
 from napari_tessera.cli import options, setup
 from napari_tessera.cli.console import OUT, show_json
-from napari_tessera.units import format_bytes
+from napari_tessera.core.units import format_bytes
 
 if TYPE_CHECKING:
-    from napari_tessera.planning.pace import Pace
-    from napari_tessera.planning.profile import Measurement
+    from napari_tessera.memory.calibration.pass_time import Pace
+    from napari_tessera.memory.profile import Measurement
 
 __all__ = ["calibrate"]
 
@@ -36,7 +36,7 @@ def calibrate(
     )
     network = setup.open_model(model, trust=trust, network_output=network_output)
     from napari_tessera.api import PROBABILITIES, plan
-    from napari_tessera.tuning import calibrate
+    from napari_tessera.jobs.tuning import calibrate
 
     measured = calibrate(network, wanted)
     shape = wanted.window_size or network.spec.window.default

@@ -56,7 +56,8 @@ class Choice:
         SettingsError, InputError, ModelError
             As `napari_tessera.plan` and `napari_tessera.autotune`.
         """
-        from napari_tessera import api, tuning
+        from napari_tessera import api
+        from napari_tessera.jobs import tuning
 
         if self.budget_bytes is None and not self.window:
             return api.plan(shapes, model, settings, occupied=find(settings), **facts)

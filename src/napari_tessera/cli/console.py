@@ -12,7 +12,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from napari_tessera.errors import lines_without_control, without_control
+from napari_tessera.core.errors import lines_without_control, without_control
 
 __all__ = ["ERR", "LOOKING", "OUT", "count", "say", "say_assumed", "show_json", "stderr_is_terminal", "write_line"]
 

@@ -12,7 +12,7 @@ from napari_tessera.cli.outcome import Outcome
 
 if TYPE_CHECKING:
     from napari_tessera import Settings
-    from napari_tessera.samples.neurites import NeuriteSample
+    from napari_tessera.images.samples.neurites import NeuriteSample
 
 __all__ = ["demo", "make_demo"]
 
@@ -71,7 +71,7 @@ def make_demo(folder: Path, *, shape: tuple[int, int, int], settings: "Settings 
         After Ctrl-C, SIGTERM or SIGHUP.
     """
     _claim(folder)
-    from napari_tessera.samples.neurites import make_neurites
+    from napari_tessera.images.samples.neurites import make_neurites
 
     say("growing neurites ...")
     sample = make_neurites(shape)
@@ -82,7 +82,7 @@ def make_demo(folder: Path, *, shape: tuple[int, int, int], settings: "Settings 
 
 def _claim(folder: Path) -> None:
     """Make the folder, or make sure that what stands in it is an earlier demo."""
-    from napari_tessera.errors import OutputError
+    from napari_tessera.core.errors import OutputError
 
     found = [name for name in FILES if (folder / name).exists()]
     if found and not _is_demo(folder):
@@ -94,8 +94,8 @@ def _claim(folder: Path) -> None:
 
 
 def _is_demo(folder: Path) -> bool:
-    from napari_tessera.errors import InputError
-    from napari_tessera.volumes import open_tiff
+    from napari_tessera.core.errors import InputError
+    from napari_tessera.images import open_tiff
 
     try:
         return open_tiff(folder / "raw.tif").metadata.get("sample") == "neurites"
@@ -104,8 +104,8 @@ def _is_demo(folder: Path) -> bool:
 
 
 def _write_sample(folder: Path, sample: "NeuriteSample") -> None:
-    from napari_tessera import __version__
-    from napari_tessera.volumes import write_tiff
+    from napari_tessera.core.version import __version__
+    from napari_tessera.images import write_tiff
 
     # The truth is no image to be segmented: `tessera run *.tif` leaves it out.
     for name, array, origin in (
@@ -146,7 +146,7 @@ def _judge(folder: Path, sample: "NeuriteSample") -> float:
     from skimage.metrics import adapted_rand_error
 
     from napari_tessera.cli.picture import Panel, draw_picture
-    from napari_tessera.volumes import open_tiff
+    from napari_tessera.images import open_tiff
 
     labels = np.asarray(open_tiff(folder / "labels.tif").data)
     error, _, _ = adapted_rand_error(sample.labels, labels)  # type: ignore[no-untyped-call]

@@ -12,7 +12,7 @@ from napari_tessera.cli import options
 from napari_tessera.cli.console import OUT, show_json
 
 if TYPE_CHECKING:
-    from napari_tessera.doctor import Finding
+    from napari_tessera.session.doctor import Finding
 
 __all__ = ["doctor"]
 
@@ -22,7 +22,7 @@ WORDS = {"ok": ("✓ works", "green"), "warn": ("! limited", "yellow"), "fail": 
 
 def doctor(as_json: options.Json = False) -> None:
     """Say what works on this machine, what does not, and how to mend it. Exit code 1 if something is broken."""
-    from napari_tessera.doctor import examine
+    from napari_tessera.session.doctor import examine
 
     findings = examine()
     if as_json:

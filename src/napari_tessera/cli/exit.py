@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_tessera.cli.console import say
 from napari_tessera.cli.interrupt import hearing_stops, stopped_code
-from napari_tessera.errors import (
+from napari_tessera.core.errors import (
     CancelledError,
     OutOfMemoryError,
     TesseraError,

@@ -19,18 +19,18 @@ from napari_tessera.cli.interrupt import cancel_on_stop, heard
 from napari_tessera.cli.items import Item, open_items, renumbered
 from napari_tessera.cli.progress import RunProgress, show_progress
 from napari_tessera.cli.targets import free_name, stem_of
+from napari_tessera.core.errors import CancelledError, OutOfMemoryError, SettingsError
+from napari_tessera.core.units import format_bytes
 from napari_tessera.decode.classes import label_classes
-from napari_tessera.errors import CancelledError, OutOfMemoryError, SettingsError
-from napari_tessera.units import format_bytes
 
 if TYPE_CHECKING:
     from napari_tessera import Model, Plan, Settings
     from napari_tessera.cli.images import Windows
     from napari_tessera.cli.outcome import Outcome
     from napari_tessera.decode import Decoder
-    from napari_tessera.engine.crop import Crop
-    from napari_tessera.pipeline import VolumeResult
-    from napari_tessera.volumes.volume import ArrayLike
+    from napari_tessera.images.views.crop import Crop
+    from napari_tessera.images.volume import ArrayLike
+    from napari_tessera.jobs.pipeline import VolumeResult
 
 __all__ = ["FileRun"]
 

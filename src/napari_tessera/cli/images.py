@@ -12,24 +12,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_tessera.api import as_source
-from napari_tessera.engine.crop import measure_crop
-from napari_tessera.engine.stack import find_stack_crops, in_stacks
-from napari_tessera.errors import InputError
-from napari_tessera.planning.occupied import check_mask, find_masked, find_windows, window_grid
+from napari_tessera.core.errors import InputError
+from napari_tessera.images import Volume, open_volume
+from napari_tessera.images.channels import join_volumes
+from napari_tessera.images.views.crop import measure_crop
+from napari_tessera.images.views.plane_stack import find_stack_crops, in_stacks
+from napari_tessera.planning.as_source import check_planes
 from napari_tessera.planning.resampling import resampling_of
-from napari_tessera.volumes import Volume, open_volume
-from napari_tessera.volumes.as_source import check_planes
-from napari_tessera.volumes.channels import join_volumes
-from napari_tessera.volumes.planes import plane_of_volume, planes_note, without_axes
+from napari_tessera.planning.stacked_planes import plane_of_volume, planes_note, without_axes
+from napari_tessera.planning.window_mask import check_mask, find_masked, find_windows, window_grid
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from napari_tessera import Model, ModelSpec, Plan, Settings
     from napari_tessera.cli.choice import Choice
-    from napari_tessera.engine.crop import Crop
     from napari_tessera.engine.source import Source
-    from napari_tessera.volumes.volume import ArrayLike
+    from napari_tessera.images.views.crop import Crop
+    from napari_tessera.images.volume import ArrayLike
 
     Windows = npt.NDArray[np.bool_] | None
 

@@ -9,14 +9,14 @@ from rich.table import Table
 
 from napari_tessera.cli import options
 from napari_tessera.cli.console import OUT, say, say_assumed, show_json
-from napari_tessera.errors import without_control
-from napari_tessera.session.card import mirrored_axes
-from napari_tessera.units import format_parameters, format_voxel_size
+from napari_tessera.core.errors import without_control
+from napari_tessera.core.units import format_parameters, format_voxel_size
+from napari_tessera.session.model_summary import mirrored_axes
 
 if TYPE_CHECKING:
-    from napari_tessera.engine.interpolation import ResamplingScheme
+    from napari_tessera.images.views.interpolation import ResamplingScheme
     from napari_tessera.models.formats.base import Description, Risk
-    from napari_tessera.models.spec import Chain, ModelSpec, Normalisation
+    from napari_tessera.models.spec.spec import Chain, ModelSpec, Normalisation
 
 __all__ = ["inspect"]
 
@@ -30,7 +30,7 @@ def inspect(
 ) -> None:
     """Show what a model's file says of its network, or why it does not open; nothing of it is run."""
     from napari_tessera.models.load import check_model, describe_model, find_risk
-    from napari_tessera.models.trust import TrustStore
+    from napari_tessera.models.safety.trusted_files import TrustStore
 
     form, description = describe_model(model, network_output=network_output)
     risk = find_risk(model)

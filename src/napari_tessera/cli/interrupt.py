@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 from napari_tessera.cli.console import say
-from napari_tessera.engine.events import CancelToken, raise_if_cancelled
+from napari_tessera.engine.loop.events import CancelToken, raise_if_cancelled
 
 __all__ = [
     "StopToken",

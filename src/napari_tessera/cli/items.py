@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from napari_tessera.cli.images import ImageFile
 from napari_tessera.cli.targets import ResultFile
+from napari_tessera.core.errors import SettingsError
 from napari_tessera.decode.classes import makes_classes
-from napari_tessera.errors import SettingsError
 
 if TYPE_CHECKING:
     from napari_tessera import Model, Settings

@@ -7,11 +7,11 @@ from rich.text import Text
 
 from napari_tessera.cli import options
 from napari_tessera.cli.console import OUT, show_json, write_line
-from napari_tessera.errors import ModelError, without_control
-from napari_tessera.units import format_bytes, format_voxel_size
+from napari_tessera.core.errors import ModelError, without_control
+from napari_tessera.core.units import format_bytes, format_voxel_size
 
 if TYPE_CHECKING:
-    from napari_tessera.models.spec import ModelSpec
+    from napari_tessera.models.spec.spec import ModelSpec
 
 __all__ = ["models"]
 

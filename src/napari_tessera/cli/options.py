@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from napari_tessera.units import parse_bytes
+from napari_tessera.core.units import parse_bytes
 
 __all__ = [
     "Accumulator",

@@ -12,9 +12,9 @@ import typer
 
 from napari_tessera.cli.console import count, say
 from napari_tessera.cli.exit import describe, exit_code_of, report
-from napari_tessera.errors import InputError
+from napari_tessera.core.errors import InputError
+from napari_tessera.core.units import format_duration
 from napari_tessera.session.cost import WORTH_SAYING_S
-from napari_tessera.units import format_duration
 
 if TYPE_CHECKING:
     from napari_tessera.cli.channel_files import ImagePaths

@@ -13,7 +13,7 @@ from napari_tessera.cli.choice import Choice
 from napari_tessera.cli.console import LOOKING, OUT, say, show_json
 from napari_tessera.cli.outcome import Outcome, end_with_errors, results_among, without_mask
 from napari_tessera.cli.render import render_plan
-from napari_tessera.errors import InputError
+from napari_tessera.core.errors import InputError
 
 if TYPE_CHECKING:
     from napari_tessera import Model, Plan, Settings
@@ -130,8 +130,8 @@ def plan(
 
 def _names_of_shapes(shapes: list[tuple[int, ...]], model: "Model") -> list[str]:
     """Return what to call each volume of the plan, and say which shapes are stacks that a 2D model runs by planes."""
-    from napari_tessera.planning.planes import count_planes
-    from napari_tessera.volumes.planes import planes_note
+    from napari_tessera.planning.plane_stacks import count_planes
+    from napari_tessera.planning.stacked_planes import planes_note
 
     names: list[str] = []
     for number, shape in enumerate(shapes, 1):

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 from rich.progress import BarColumn, Progress, TextColumn
 
 from napari_tessera.cli.console import ERR, say, stderr_is_terminal
-from napari_tessera.engine.events import (
+from napari_tessera.core.errors import without_control
+from napari_tessera.core.units import format_duration
+from napari_tessera.engine.loop.events import (
     DecodingFinished,
     DecodingStarted,
     Event,
@@ -21,9 +23,7 @@ from napari_tessera.engine.events import (
     VolumeFinished,
     VolumeStarted,
 )
-from napari_tessera.errors import without_control
 from napari_tessera.session.progress import ProgressMeter
-from napari_tessera.units import format_duration
 
 if TYPE_CHECKING:
     from napari_tessera import Plan

@@ -11,13 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from napari_tessera.cli.console import count
-from napari_tessera.errors import without_control
+from napari_tessera.core.errors import without_control
+from napari_tessera.core.units import format_bytes
 from napari_tessera.session.cost import HOST_TERMS, expected_time
-from napari_tessera.units import format_bytes
 
 if TYPE_CHECKING:
     from napari_tessera import Plan, Settings
-    from napari_tessera.planning.plan import DeviceState, VolumePlan
+    from napari_tessera.memory.device_state import DeviceState
+    from napari_tessera.planning.plan import VolumePlan
 
 __all__ = ["count_windows", "needed_of_free", "render_plan", "written_bytes"]
 

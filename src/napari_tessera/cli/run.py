@@ -16,9 +16,9 @@ from napari_tessera.cli.console import LOOKING, count, say, show_json, write_lin
 from napari_tessera.cli.interrupt import heard_call
 from napari_tessera.cli.outcome import Outcome, choose_outcomes, end_with_errors, results_among, without_mask
 from napari_tessera.cli.render import count_windows, needed_of_free, written_bytes
-from napari_tessera.errors import CancelledError, OutputError
-from napari_tessera.units import format_bytes
-from napari_tessera.writing import write_text
+from napari_tessera.core.errors import CancelledError, OutputError
+from napari_tessera.core.units import format_bytes
+from napari_tessera.core.writing import write_text
 
 if TYPE_CHECKING:
     from napari_tessera import Plan
@@ -112,7 +112,7 @@ def run(
     )
     kind = "probabilities" if probabilities else "labels"
     if save_plan is not None:
-        from napari_tessera.volumes import check_writable
+        from napari_tessera.images import check_writable
 
         check_writable(save_plan, overwrite, (".json",))
     own = results_among(named)

@@ -35,9 +35,9 @@ def settings(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
 ) -> None:
     """Write settings as a file of Tessera or of PyTorch Connectomics; what is not carried over is named."""
-    from napari_tessera.models.formats.connectomics.settings import write_connectomics
+    from napari_tessera.core.settings.connectomics import write_connectomics
+    from napari_tessera.images import check_writable
     from napari_tessera.session.wording import unknown_there
-    from napari_tessera.volumes import check_writable
 
     wanted = setup.merge_settings(source, None)
     check_writable(output, overwrite, SUFFIXES)

@@ -27,7 +27,7 @@ def merge_settings(file: Path | None, decoder_options: Sequence[str] | None, **o
     from dataclasses import replace
 
     from napari_tessera import Settings
-    from napari_tessera.models.suggestions import count_reflections
+    from napari_tessera.models.spec.suggestions import count_reflections
 
     settings = _open_settings(file) if file else Settings()
     given = {name: value for name, value in overrides.items() if value is not None}
@@ -43,7 +43,7 @@ def merge_settings(file: Path | None, decoder_options: Sequence[str] | None, **o
 
 def _open_settings(file: Path) -> Settings:
     from napari_tessera.cli.console import say
-    from napari_tessera.models.formats.connectomics.settings import open_settings
+    from napari_tessera.core.settings.connectomics import open_settings
 
     opened = open_settings(file)
     for note in opened.notes:
@@ -65,7 +65,7 @@ def with_suggestions(settings: Settings, model: Model, *, file: Path | None, **o
     options
         ``overlap``, ``blend``, ``tta_num`` and ``tta_axes`` as named on the command line; None where they are not.
     """
-    from napari_tessera.models.suggestions import with_blend_of, with_overlap_of, with_views_of
+    from napari_tessera.models.spec.suggestions import with_blend_of, with_overlap_of, with_views_of
 
     if file is not None:
         return settings
@@ -88,7 +88,7 @@ def check_mask_option(mask: Path | None, images: Sequence[object]) -> None:
 def _parse_parameter(text: str) -> tuple[str, Any]:
     import yaml
 
-    from napari_tessera.plain_yaml import load_yaml
+    from napari_tessera.core.plain_yaml import load_yaml
 
     name, equals, value = text.partition("=")
     if not (name and equals):
@@ -108,9 +108,9 @@ def open_model(name: str | None, *, trust: bool = False, network_output: str = "
         If there is no such model, it cannot be opened, or it may not run code.
     """
     from napari_tessera.cli.console import say, say_assumed
-    from napari_tessera.errors import ModelError, UntrustedModelError
+    from napari_tessera.core.errors import ModelError, UntrustedModelError
     from napari_tessera.models.load import BUNDLED, load_model
-    from napari_tessera.models.trust import TrustStore
+    from napari_tessera.models.safety.trusted_files import TrustStore
 
     name = BUNDLED if name is None else name
     try:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_tessera.errors import OutputError, TesseraError
-from napari_tessera.volumes import check_writable, open_volume, write_tiff
-from napari_tessera.volumes.volume import AXES
+from napari_tessera.core.errors import OutputError, TesseraError
+from napari_tessera.images import check_writable, open_volume, write_tiff
+from napari_tessera.images.volume import AXES
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -7,7 +7,7 @@ import typer
 
 from napari_tessera.cli import options
 from napari_tessera.cli.console import show_json, write_line
-from napari_tessera.errors import ModelError
+from napari_tessera.core.errors import ModelError
 
 __all__ = ["trust"]
 
@@ -27,7 +27,7 @@ def trust(
 ) -> None:
     """List the model files that may run code, by their SHA-256; --revoke takes that back."""
     from napari_tessera.models.load import remember_trust
-    from napari_tessera.models.trust import TrustStore
+    from napari_tessera.models.safety.trusted_files import TrustStore
 
     store = TrustStore()
     if add is not None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
+from napari_tessera.core.errors import SettingsError, nearest
 from napari_tessera.decode.argmax import ArgmaxDecoder
 from napari_tessera.decode.base import Decoder
 from napari_tessera.decode.contour_distance import ContourDistanceDecoder
 from napari_tessera.decode.regions import RegionsDecoder
 from napari_tessera.decode.threshold import ThresholdDecoder
 from napari_tessera.decode.watershed import WatershedDecoder
-from napari_tessera.errors import SettingsError, nearest
 
 __all__ = ["Decoder", "decoder_names", "get_decoder"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from napari_tessera.core.errors import SettingsError
 from napari_tessera.decode.base import KEEPING_BYTES, Labels, check_integer, check_number, keep_largest
-from napari_tessera.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from napari_tessera.models.spec import OutputSpec
+    from napari_tessera.models.spec.spec import OutputSpec
 
 __all__ = ["ArgmaxDecoder"]
 

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
-from napari_tessera.errors import SettingsError
+from napari_tessera.core.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import torch
 
-    from napari_tessera.models.spec import OutputSpec
+    from napari_tessera.models.spec.spec import OutputSpec
 
 __all__ = [
     "KEEPING_BYTES",

@@ -10,7 +10,7 @@ from napari_tessera.decode.regions import RegionsDecoder
 
 if TYPE_CHECKING:
     from napari_tessera.decode.base import Decoder
-    from napari_tessera.models.spec import ModelSpec
+    from napari_tessera.models.spec.spec import ModelSpec
 
 __all__ = ["LabelClass", "label_classes", "makes_classes"]
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from napari_tessera.core.errors import SettingsError
 from napari_tessera.decode.base import Labels, check_integer, check_number, drop_small
-from napari_tessera.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from napari_tessera.models.spec import OutputSpec
+    from napari_tessera.models.spec.spec import OutputSpec
 
 __all__ = ["ContourDistanceDecoder"]
 

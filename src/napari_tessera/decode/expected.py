@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from napari_tessera.engine.network import no_scores
-from napari_tessera.engine.pass_check import is_whole
+from napari_tessera.engine.loop.network import no_scores
+from napari_tessera.engine.loop.pass_check import is_whole
 
 if TYPE_CHECKING:
     import torch
 
     from napari_tessera.decode.base import Decoder
-    from napari_tessera.models.spec import ModelSpec
+    from napari_tessera.models.spec.spec import ModelSpec
 
 __all__ = ["ValueCheck"]
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from napari_tessera.engine.reduction import Reduction
-from napari_tessera.engine.settings import ProbabilityType
-from napari_tessera.errors import SettingsError
+from napari_tessera.core.errors import SettingsError
+from napari_tessera.core.settings.settings import ProbabilityType
+from napari_tessera.engine.stitching.reduce import Reduction
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
     from napari_tessera.decode.base import Decoder
-    from napari_tessera.models.spec import Activation, ModelSpec
+    from napari_tessera.models.spec.spec import Activation, ModelSpec
 
 __all__ = ["UINT8_LEVELS", "Reduced", "check_probabilities", "choose_reduction", "keep_output", "restore_probabilities"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from napari_tessera.engine.pages import ask_for_huge_pages
+from napari_tessera.engine.devices.page_cache import ask_for_huge_pages
 
 if TYPE_CHECKING:
-    from napari_tessera.engine.inferer import SlabInferer
+    from napari_tessera.engine.monai import SlabInferer
 
 __all__ = ["SlabInferer"]
 
@@ -17,7 +17,7 @@ ask_for_huge_pages()
 def __getattr__(name: str) -> Any:
     # Loaded when first used: settings and grids are wanted before torch is.
     if name == "SlabInferer":
-        from napari_tessera.engine.inferer import SlabInferer
+        from napari_tessera.engine.monai import SlabInferer
 
         return SlabInferer
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from napari_tessera.errors import InputError
+from napari_tessera.core.errors import InputError
 
 __all__ = [
     "ArraySource",
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from napari_tessera.engine.grid import WindowGrid
+    from napari_tessera.engine.geometry.grid import WindowGrid
 
 Region = tuple[slice, ...]
 

@@ -9,7 +9,7 @@ from glob import escape
 from itertools import islice
 from pathlib import Path
 
-from napari_tessera.errors import ModelError
+from napari_tessera.core.errors import ModelError
 from napari_tessera.models.formats.registry import (
     DESCRIPTIONS,
     MODEL_SUFFIXES,

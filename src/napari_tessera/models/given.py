@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from napari_tessera.engine.settings import Settings
-from napari_tessera.errors import ModelError, SettingsError
+from napari_tessera.core.errors import ModelError, SettingsError
+from napari_tessera.core.settings.settings import Settings
 from napari_tessera.models.load import load_model
 from napari_tessera.models.model import Model
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_tessera.errors import (
+from napari_tessera.core.errors import (
     MORE_MEMORY,
     ModelError,
     UntrustedModelError,
@@ -19,7 +19,7 @@ from napari_tessera.errors import (
 )
 from napari_tessera.models.folder import user_models
 from napari_tessera.models.formats.registry import MODEL_SUFFIXES, find_format, leads_into_zip
-from napari_tessera.models.trust import TrustedFiles, TrustStore
+from napari_tessera.models.safety.trusted_files import TrustedFiles, TrustStore
 
 if TYPE_CHECKING:
     from napari_tessera.models.formats.base import Description, ModelFormat, Risk
@@ -84,7 +84,7 @@ def load_model(
         If the model cannot be opened.
     """
     if bundled := _bundled(model):
-        from napari_tessera.models.formats.tessera_file import FORMAT
+        from napari_tessera.models.formats.tessera.tessera_file import FORMAT
 
         return FORMAT.load(bundled, origin=BUNDLED)
     form, path = _find(model)

@@ -10,22 +10,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from napari_tessera.engine.network import UnusableWeightsError
-from napari_tessera.engine.several_outputs import with_output
-from napari_tessera.errors import ModelError, as_sentence
-from napari_tessera.models.assumed import assume, still_assumed
-from napari_tessera.models.spec import (
-    DECODER_FOR,
-    Activation,
-    DecoderChoice,
-    ModelSpec,
-    OutputKind,
-    OutputSpec,
-    WindowRule,
-)
+from napari_tessera.core.errors import ModelError, as_sentence
+from napari_tessera.core.settings.settings import DecoderChoice
+from napari_tessera.engine.loop.network import UnusableWeightsError
+from napari_tessera.engine.loop.several_outputs import with_output
+from napari_tessera.models.spec.assumed import assume, still_assumed
+from napari_tessera.models.spec.spec import DECODER_FOR, Activation, ModelSpec, OutputKind, OutputSpec, WindowRule
 
 if TYPE_CHECKING:
-    from napari_tessera.engine.settings import Settings
+    from napari_tessera.core.settings.settings import Settings
 
 __all__ = ["Model", "activate"]
 
@@ -123,8 +116,8 @@ class Model:
 
         The widget and the command line begin with these, and so do calls from Python that are given none.
         """
-        from napari_tessera.engine.settings import Settings
-        from napari_tessera.models.suggestions import with_blend_of, with_overlap_of, with_views_of
+        from napari_tessera.core.settings.settings import Settings
+        from napari_tessera.models.spec.suggestions import with_blend_of, with_overlap_of, with_views_of
 
         settings = with_blend_of(with_overlap_of(Settings(), self.spec), self.spec)
         return with_views_of(settings, self.spec)

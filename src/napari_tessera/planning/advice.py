@@ -6,16 +6,18 @@ from collections.abc import Callable, Iterator, Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
-from napari_tessera.engine.blocks import count_block_windows
-from napari_tessera.engine.grid import PadMode
-from napari_tessera.engine.interleave import coverage
-from napari_tessera.engine.settings import Precision, Settings, TtaMode
-from napari_tessera.planning.plan import Advice, DeviceState, Level
+from napari_tessera.core.settings.settings import Precision, Settings, TtaMode
+from napari_tessera.core.units import format_bytes, format_voxel_size
+from napari_tessera.engine.geometry.blocks import count_block_windows
+from napari_tessera.engine.geometry.grid import PadMode
+from napari_tessera.engine.geometry.interleaving import coverage
+from napari_tessera.memory.device_state import DeviceState
+from napari_tessera.planning.plan import Advice, Level
 from napari_tessera.planning.resampling import differ_too_much
-from napari_tessera.units import format_bytes, format_voxel_size
 
 if TYPE_CHECKING:
-    from napari_tessera.engine.grid import Block, Padding, WindowGrid
+    from napari_tessera.engine.geometry.grid import Block, Padding, WindowGrid
+    from napari_tessera.memory.device_state import DeviceState
     from napari_tessera.planning.resampling import Resampling, VoxelSize
 
 __all__ = ["advise", "largest_fitting_batch"]

@@ -8,15 +8,15 @@ from dataclasses import replace
 from math import ceil, prod
 from typing import TYPE_CHECKING
 
-from napari_tessera.errors import ModelError, SettingsError
+from napari_tessera.core.errors import ModelError, SettingsError
+from napari_tessera.core.units import format_bytes
+from napari_tessera.memory.calibration.pass_time import Pace
+from napari_tessera.memory.device_state import HEADROOM
 from napari_tessera.planning.advice import largest_fitting_batch
-from napari_tessera.planning.pace import Pace
-from napari_tessera.planning.plan import HEADROOM
-from napari_tessera.units import format_bytes
 
 if TYPE_CHECKING:
-    from napari_tessera.engine.settings import Settings
-    from napari_tessera.models.spec import WindowRule
+    from napari_tessera.core.settings.settings import Settings
+    from napari_tessera.models.spec.spec import WindowRule
     from napari_tessera.planning.plan import Plan
 
 __all__ = ["check_room", "fit_batch", "fit_window"]
@@ -76,8 +76,8 @@ def fit_batch(plan_of: PlanOf, settings: Settings, *, pace: Pace | None = None) 
         plans = fitting(_candidates(least, largest))
         return min(plans, key=lambda plan: (plan.forward_passes, plan.settings.sw_batch_size))
     plans = fitting(_candidates(least, largest))
-    fastest = min(map(pace.of_plan, plans))
-    chosen = next(plan for plan in plans if pace.of_plan(plan) <= (1 + SAME_TIME) * fastest)
+    fastest = min(plan.seconds_at(pace) for plan in plans)
+    chosen = next(plan for plan in plans if plan.seconds_at(pace) <= (1 + SAME_TIME) * fastest)
     return replace(chosen, pace=pace)
 
 
@@ -112,7 +112,7 @@ def fit_window(plan_of: PlanOf, settings: Settings, rule: WindowRule, *, pace: P
     known = pace or first.pace or BY_VOXELS
 
     def seconds(plan: Plan) -> float:
-        return (plan.pace or known.scaled(_voxels_ratio(plan, rule))).of_plan(plan)
+        return plan.seconds_at(plan.pace or known.scaled(_voxels_ratio(plan, rule)))
 
     def fitted(factors: Sequence[float]) -> Iterator[Plan]:
         for window in _windows(rule, factors, needed):

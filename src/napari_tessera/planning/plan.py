@@ -9,71 +9,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from napari_tessera.engine.grid import Block, WindowGrid, count_forward_passes
-from napari_tessera.engine.sweep import Sweep, count_occupied, is_interleaved
-from napari_tessera.units import format_parameters
+from napari_tessera.core.units import format_parameters
+from napari_tessera.engine.geometry.grid import Block, WindowGrid, count_forward_passes
+from napari_tessera.engine.loop.sweep import Sweep, count_occupied, is_interleaved
+from napari_tessera.memory.device_state import HEADROOM, DeviceState
 
 if TYPE_CHECKING:
-    from napari_tessera.engine.crop import Crop
+    from napari_tessera.core.settings.settings import Settings
+    from napari_tessera.core.settings.views import View
     from napari_tessera.engine.intensity import IntensityMap
-    from napari_tessera.engine.settings import Settings
-    from napari_tessera.engine.views import View
-    from napari_tessera.planning.estimate import DeviceNeed, HostEstimate, MemoryEstimate
-    from napari_tessera.planning.pace import DecodingTime, Pace
-    from napari_tessera.planning.profile import Correction, Measurement
+    from napari_tessera.images.views.crop import Crop
+    from napari_tessera.memory.calibration.pass_time import DecodingTime, Pace
+    from napari_tessera.memory.estimate import DeviceNeed, HostEstimate, MemoryEstimate
+    from napari_tessera.memory.profile import Correction, Measurement
     from napari_tessera.planning.resampling import Resampling
 
 __all__ = [
-    "HEADROOM",
     "Advice",
-    "DeviceState",
     "Level",
     "Plan",
     "VolumePlan",
 ]
-
-# Share of free memory that a run should leave alone: allocators fragment, other programs breathe.
-HEADROOM = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceState:
-    """A device as the plan sees it.
-
-    Parameters
-    ----------
-    kind
-        ``cpu``, ``cuda`` or ``mps``.
-    name
-        For people.
-    total_bytes, free_bytes
-        Its memory (the host's for the CPU), and what this process may take of it now.
-    host_total_bytes, host_free_bytes
-        The host's memory.
-    count
-        Devices that share the work, all taken to be like this one.
-    budget_bytes
-        What a run may take at most, if the user has said so.
-    """
-
-    kind: str
-    name: str
-    total_bytes: int
-    free_bytes: int
-    host_total_bytes: int
-    host_free_bytes: int
-    count: int = 1
-    budget_bytes: int | None = None
-
-    @property
-    def usable_bytes(self) -> int:
-        """What a run should take at most: the budget, else what is free less the headroom."""
-        return round((1 - HEADROOM) * self.free_bytes) if self.budget_bytes is None else self.budget_bytes
-
-    @property
-    def limit_bytes(self) -> int:
-        """What a run cannot go beyond: the budget, else what is free."""
-        return self.free_bytes if self.budget_bytes is None else self.budget_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +217,14 @@ class Plan:
         """Device memory at the peak if the estimate is too low by all that it may be off."""
         return round(self.memory.total_bytes * (1 + self.memory_error))
 
+    def seconds_at(self, pace: Pace) -> float:
+        """Return the seconds of all passes at *pace*; devices that share a volume's blocks work side by side."""
+        batch, views = self.settings.sw_batch_size, self.views_per_pass
+        return sum(
+            pace.seconds(volume.block_windows, batch, views) / min(self.device.count, len(volume.blocks))
+            for volume in self.volumes
+        )
+
     @property
     def decoder_text(self) -> str:
         """The decoder with its parameters, on one line; nothing where probabilities are kept."""
@@ -280,7 +244,7 @@ class Plan:
     @property
     def passes_seconds(self) -> float | None:
         """How long the forward passes will take; None where none has been timed."""
-        return None if self.pace is None else self.pace.of_plan(self)
+        return None if self.pace is None else self.seconds_at(self.pace)
 
     @property
     def host_fits(self) -> bool:

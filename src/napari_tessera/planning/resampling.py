@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_tessera.engine.interpolation import CORNER_TOLERANCE, AxisResampling, ResamplingScheme
-from napari_tessera.engine.limits import measure_limits
-from napari_tessera.engine.normalised import MAPPING_BYTES
-from napari_tessera.engine.resample import (
+from napari_tessera.core.errors import InputError, SettingsError
+from napari_tessera.core.units import format_voxel_size
+from napari_tessera.images.views.interpolation import CORNER_TOLERANCE, AxisResampling, ResamplingScheme
+from napari_tessera.images.views.limits import measure_limits
+from napari_tessera.images.views.normalised import MAPPING_BYTES
+from napari_tessera.images.views.resample import (
     WORK_VOXELS,
     ResampledSource,
     estimate_read_bytes,
@@ -21,14 +23,12 @@ from napari_tessera.engine.resample import (
     resample_labels,
     resample_linear,
 )
-from napari_tessera.errors import InputError, SettingsError
-from napari_tessera.units import format_voxel_size
 
 if TYPE_CHECKING:
-    from napari_tessera.engine.grid import Block, WindowGrid
-    from napari_tessera.engine.settings import Settings
+    from napari_tessera.core.settings.settings import Settings
+    from napari_tessera.engine.geometry.grid import Block, WindowGrid
     from napari_tessera.engine.source import Source
-    from napari_tessera.models.spec import ModelSpec
+    from napari_tessera.models.spec.spec import ModelSpec
 
 __all__ = [
     "Resampling",

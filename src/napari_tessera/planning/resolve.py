@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_tessera.core.errors import InputError, SettingsError
+from napari_tessera.core.settings.views import views
 from napari_tessera.decode.reduce import Reduced, check_probabilities, choose_reduction, keep_output
-from napari_tessera.engine.blocks import cut_blocks, deal_blocks
-from napari_tessera.engine.grid import Block, WindowGrid
-from napari_tessera.engine.stitch import FLOAT_BYTES
-from napari_tessera.engine.sweep import choose_weighting, is_interleaved
-from napari_tessera.engine.views import views
-from napari_tessera.errors import InputError, SettingsError
-from napari_tessera.models.foreground import is_masked
+from napari_tessera.engine.geometry.blocks import cut_blocks, deal_blocks
+from napari_tessera.engine.geometry.grid import Block, WindowGrid
+from napari_tessera.engine.loop.sweep import choose_weighting, is_interleaved
+from napari_tessera.engine.stitching.stitch import FLOAT_BYTES
+from napari_tessera.intensity.foreground import is_masked
+from napari_tessera.memory.estimate import DeviceNeed, HostEstimate, MemoryEstimate
+from napari_tessera.memory.profile import Correction, Known, PassProfile
+from napari_tessera.memory.terms import PassShape, SlabShape, estimate_memory
 from napari_tessera.planning.advice import advise
-from napari_tessera.planning.estimate import DeviceNeed, HostEstimate, MemoryEstimate
-from napari_tessera.planning.memory import PassShape, SlabShape, estimate_memory
-from napari_tessera.planning.plan import DeviceState, Plan, VolumePlan
-from napari_tessera.planning.profile import Correction, Known, PassProfile
+from napari_tessera.planning.plan import Plan, VolumePlan
 from napari_tessera.planning.resampling import (
     Resampling,
     VoxelSize,
@@ -35,10 +35,11 @@ from napari_tessera.planning.resampling import (
 )
 
 if TYPE_CHECKING:
+    from napari_tessera.core.settings.settings import Settings
     from napari_tessera.decode import Decoder
-    from napari_tessera.engine.crop import Crop
-    from napari_tessera.engine.settings import Settings
-    from napari_tessera.models.spec import ModelSpec
+    from napari_tessera.images.views.crop import Crop
+    from napari_tessera.memory.device_state import DeviceState
+    from napari_tessera.models.spec.spec import ModelSpec
 
 __all__ = ["Traced", "complete_settings", "resolve"]
 

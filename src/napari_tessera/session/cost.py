@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from napari_tessera.core.units import format_bytes, format_duration, format_estimate, format_voxel_size
 from napari_tessera.session.wording import Line, Tone, count, counted, part_of
-from napari_tessera.units import format_bytes, format_duration, format_estimate, format_voxel_size
 
 if TYPE_CHECKING:
     from napari_tessera import Plan
@@ -169,7 +169,7 @@ def host_bar(plan: Plan) -> Bar:
 
 
 def _bar(label: str, owner: str, parts: tuple[tuple[str, int], ...], total: int, free: int) -> Bar:
-    from napari_tessera.planning.plan import HEADROOM
+    from napari_tessera.memory.device_state import HEADROOM
 
     needed, safe = sum(size for _, size in parts), (1 - HEADROOM) * free
     tone = Tone.PROBLEM if needed > free else Tone.WARNING if needed > safe else Tone.GOOD

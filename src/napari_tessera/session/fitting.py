@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from psygnal import Signal
 
-from napari_tessera.engine.events import CancelToken
-from napari_tessera.errors import CancelledError
+from napari_tessera.core.errors import CancelledError
+from napari_tessera.core.units import format_bytes, format_estimate
+from napari_tessera.engine.loop.events import CancelToken
 from napari_tessera.session.report import sentence
 from napari_tessera.session.wording import Line, Tone
-from napari_tessera.units import format_bytes, format_estimate
 
 if TYPE_CHECKING:
     from napari_tessera import Plan

@@ -10,12 +10,12 @@ from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from napari_tessera.core.errors import InputError
+from napari_tessera.core.units import axis_letter
 from napari_tessera.engine.source import check_numbers
-from napari_tessera.errors import InputError
-from napari_tessera.units import axis_letter
 
 if TYPE_CHECKING:
-    from napari_tessera.models.spec import ModelSpec
+    from napari_tessera.models.spec.spec import ModelSpec
 
 __all__ = [
     "AxisUse",
@@ -163,7 +163,9 @@ def read_axes(image: ImageInput, spec: ModelSpec, use: AxisUse = AxisUse.AUTO) -
     note = _check_colours(image, spec) if image.rgb else ""
     front, chosen = _read_front(image, spec, use, extra)
     if chosen is AxisUse.FRAMES and counts_planes(image, spec):
-        from napari_tessera.volumes.planes import how_planes_run  # with readers of files, which the card has no need of
+        from napari_tessera.planning.stacked_planes import (
+            how_planes_run,  # with readers of files, which the card has no need of
+        )
 
         by_planes = f"the {count_in_front(image, spec)} planes run {how_planes_run(spec)}, as the model is 2D"
         note = f"{note}; {by_planes}" if note else by_planes
@@ -197,7 +199,7 @@ def join_channels(images: Sequence[ImageInput], spec: ModelSpec) -> ImageInput |
     """
     if len(images) < 2 or len(images) != spec.in_channels or any(map(partial(_has_channels, spec=spec), images)):
         return None
-    from napari_tessera.volumes.channels import ChannelStack  # with readers of files, which the card has no need of
+    from napari_tessera.images.channels import ChannelStack  # with readers of files, which the card has no need of
 
     first = images[0]
     if any(image.voxel_size_um != first.voxel_size_um for image in images):

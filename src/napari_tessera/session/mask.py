@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from napari_tessera.engine.crop import Crop
-    from napari_tessera.engine.grid import WindowGrid
+    from napari_tessera.engine.geometry.grid import WindowGrid
+    from napari_tessera.images.views.crop import Crop
     from napari_tessera.session.sources import VolumeInput
 
 __all__ = ["MaskInput"]
@@ -46,7 +46,7 @@ class MaskInput:
 
     def check(self, volume: VolumeInput) -> None:
         """Raise `InputError` unless the mask has the shape of *volume*, or the image's axes in front as well."""
-        from napari_tessera.planning.occupied import check_mask
+        from napari_tessera.planning.window_mask import check_mask
 
         lengths = tuple(volume.image.shape[axis] for axis in self._axes(volume))
         check_mask(self.data, lengths, f"'{self.name}'")
@@ -65,7 +65,7 @@ class MaskInput:
 
         The grid may be that of the resampled image, or of its box *crop*; the mask is in the image's own voxels.
         """
-        from napari_tessera.planning.occupied import find_masked
+        from napari_tessera.planning.window_mask import find_masked
 
         key = grid, crop, self._place(volume)
         if key not in self._found:

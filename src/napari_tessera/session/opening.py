@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from napari_tessera.engine.settings import Settings
+    from napari_tessera.core.settings.settings import Settings
     from napari_tessera.models.model import Model
 
 __all__ = ["Choices", "open_libraries", "open_model", "suitable_decoders"]
@@ -48,7 +48,14 @@ class Choices:
 def open_libraries() -> Choices:
     """Import everything that a run needs, and return what there is to choose from."""
     from napari_tessera import api  # noqa: F401 - the first plan must not wait for it
-    from napari_tessera.engine.settings import AccumulatorType, Blend, Precision, ProbabilityType, Settings, TtaMode
+    from napari_tessera.core.settings.settings import (
+        AccumulatorType,
+        Blend,
+        Precision,
+        ProbabilityType,
+        Settings,
+        TtaMode,
+    )
     from napari_tessera.models.folder import user_models
     from napari_tessera.models.formats.registry import FORMATS, MODEL_PATTERNS
     from napari_tessera.models.load import bundled_models
@@ -91,9 +98,9 @@ def open_model(name: str | Path, *, trusted: Mapping[str, str] | None = None) ->
     UntrustedModelError, ModelError
         See `load_model`. Also where the content is no longer what the user was asked about.
     """
-    from napari_tessera.errors import ModelError
+    from napari_tessera.core.errors import ModelError
     from napari_tessera.models.load import load_model
-    from napari_tessera.models.trust import TrustStore
+    from napari_tessera.models.safety.trusted_files import TrustStore
 
     notes: tuple[str, ...] = ()
     if trusted:
@@ -107,8 +114,8 @@ def open_model(name: str | Path, *, trusted: Mapping[str, str] | None = None) ->
 
 def suitable_decoders(model: Model) -> tuple[str, ...]:
     """Return the names of the decoders that can use the model's output, the suggested one first."""
+    from napari_tessera.core.errors import SettingsError
     from napari_tessera.decode import decoder_names, get_decoder
-    from napari_tessera.errors import SettingsError
 
     suggested = model.spec.suggested_decoder
     suitable = []

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from math import gcd
 from typing import TYPE_CHECKING
 
-from napari_tessera.engine.events import (
+from napari_tessera.engine.loop.events import (
     DecodingFinished,
     DecodingStarted,
     Event,
@@ -22,7 +22,7 @@ from napari_tessera.engine.events import (
     VolumeFinished,
     VolumeStarted,
 )
-from napari_tessera.planning.pace import WARM_UP_PASSES, DecodingTime
+from napari_tessera.memory.calibration.pass_time import WARM_UP_PASSES, DecodingTime
 
 if TYPE_CHECKING:
     from napari_tessera.planning.plan import Plan

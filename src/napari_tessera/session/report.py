@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import traceback
 
-from napari_tessera.errors import TesseraError
+from napari_tessera.core.errors import TesseraError
 
 __all__ = ["make_report", "sentence"]
 
@@ -21,7 +21,7 @@ def sentence(error: BaseException) -> str:
 
 def make_report(error: BaseException) -> str:
     """Return the traceback of *error*, its causes included, with the versions that matter."""
-    from napari_tessera import __version__
+    from napari_tessera.core.version import __version__
 
     where = f"napari-tessera {__version__}, Python {platform.python_version()}, {platform.platform()}"
     return f"{where}\n\n{''.join(traceback.format_exception(error))}"

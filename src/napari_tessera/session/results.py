@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_tessera.decode.classes import LabelClass, label_classes, makes_classes
-from napari_tessera.engine.events import MemoryRecovered, Noticed
+from napari_tessera.engine.loop.events import MemoryRecovered, Noticed
 
 if TYPE_CHECKING:
     from napari_tessera.decode import Decoder
-    from napari_tessera.models.spec import ModelSpec
-    from napari_tessera.pipeline import VolumeResult
+    from napari_tessera.jobs.pipeline import VolumeResult
+    from napari_tessera.models.spec.spec import ModelSpec
     from napari_tessera.session.images import ImageInput
     from napari_tessera.session.sources import VolumeInput
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from psygnal import Signal
 
-from napari_tessera.engine.events import CancelToken, Event
-from napari_tessera.errors import CancelledError
+from napari_tessera.core.errors import CancelledError
+from napari_tessera.engine.loop.events import CancelToken, Event
 from napari_tessera.session.progress import Progress, ProgressMeter
 from napari_tessera.session.report import make_report, sentence
 from napari_tessera.session.results import ImageResult

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from psygnal import Signal
 
-from napari_tessera.errors import InputError
+from napari_tessera.core.errors import InputError
 from napari_tessera.session.background import Background
 from napari_tessera.session.fitting import Fitting
 from napari_tessera.session.images import (
@@ -21,16 +21,16 @@ from napari_tessera.session.images import (
     read_axes,
 )
 from napari_tessera.session.intensities import IntensityCache
+from napari_tessera.session.model_list import ModelShelf
 from napari_tessera.session.planner import Planner
 from napari_tessera.session.report import sentence
 from napari_tessera.session.runner import Runner
-from napari_tessera.session.shelf import ModelShelf
 from napari_tessera.session.sources import VolumeInput, split_volumes
 from napari_tessera.session.task import Outputs, Task
 
 if TYPE_CHECKING:
     from napari_tessera import Plan
-    from napari_tessera.engine.settings import Settings
+    from napari_tessera.core.settings.settings import Settings
     from napari_tessera.models.model import Model
     from napari_tessera.session.mask import MaskInput
 
@@ -102,7 +102,7 @@ class Session:
     @property
     def max_tta_num(self) -> int:
         """Return how many views there are of the model's axes, those left out that may not be reflected."""
-        from napari_tessera.engine.views import max_views
+        from napari_tessera.core.settings.views import max_views
 
         if self.model is None or self.settings is None:
             return 1
@@ -199,7 +199,7 @@ class Session:
 
     def use_settings_file(self, path: str | Path) -> tuple[str, ...]:
         """Read all settings from a file and return what of it was not carried over; see `open_settings`."""
-        from napari_tessera.models.formats.connectomics.settings import open_settings
+        from napari_tessera.core.settings.connectomics import open_settings
 
         opened = open_settings(path)
         self.use_settings(opened.settings)
@@ -220,7 +220,7 @@ class Session:
         OutputError
             If it cannot be written.
         """
-        from napari_tessera.models.formats.connectomics.settings import write_connectomics
+        from napari_tessera.core.settings.connectomics import write_connectomics
 
         assert self.settings is not None
         if for_connectomics:
@@ -230,8 +230,8 @@ class Session:
 
     def choose_tta_axes(self, axes: str) -> None:
         """Let views reflect only *axes*, letters of the model's; all reflections stay all reflections."""
-        from napari_tessera.engine.views import max_views
-        from napari_tessera.models.suggestions import count_reflections
+        from napari_tessera.core.settings.views import max_views
+        from napari_tessera.models.spec.suggestions import count_reflections
 
         assert self.model is not None
         assert self.settings is not None
@@ -407,9 +407,9 @@ class Session:
 
         Views and a blending that the *previous* one suggested go with it.
         """
-        from napari_tessera.engine.settings import Settings
-        from napari_tessera.engine.views import max_views
-        from napari_tessera.models.suggestions import (
+        from napari_tessera.core.settings.settings import Settings
+        from napari_tessera.core.settings.views import max_views
+        from napari_tessera.models.spec.suggestions import (
             with_blend_of,
             with_overlap_of,
             with_views_of,

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_tessera.engine.source import ArraySource, Region, Source
-from napari_tessera.engine.stack import StackPlane, StackSource
+from napari_tessera.images.views.plane_stack import StackPlane, StackSource
 from napari_tessera.session.images import AxisUse, ImageInput, Reading, counts_planes
 
 if TYPE_CHECKING:
-    from napari_tessera.models.spec import ModelSpec
+    from napari_tessera.models.spec.spec import ModelSpec
 
 __all__ = ["VolumeInput", "split_volumes"]
 

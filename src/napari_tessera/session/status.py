@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from napari_tessera.core.units import format_bytes, format_duration
 from napari_tessera.decode.classes import makes_classes
 from napari_tessera.session.cost import WORTH_SAYING_S
 from napari_tessera.session.runner import Runner, RunState
 from napari_tessera.session.wording import Line, Tone, count, counted
-from napari_tessera.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
-    from napari_tessera.engine.events import MemoryRecovered
+    from napari_tessera.engine.loop.events import MemoryRecovered
     from napari_tessera.session.session import Session
 
 __all__ = ["progress_text", "status_line"]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
-from napari_tessera.engine.events import (
+from napari_tessera.engine.loop.events import (
     DecodingFinished,
     DecodingStarted,
     Event,
@@ -27,14 +27,14 @@ from napari_tessera.session.results import ImageResult, ResultStack
 
 if TYPE_CHECKING:
     from napari_tessera import Plan
+    from napari_tessera.core.settings.settings import Settings
     from napari_tessera.decode import Decoder
-    from napari_tessera.engine.crop import Crop
-    from napari_tessera.engine.grid import WindowGrid
+    from napari_tessera.engine.geometry.grid import WindowGrid
     from napari_tessera.engine.intensity import IntensityMap
-    from napari_tessera.engine.settings import Settings
     from napari_tessera.engine.source import Source
+    from napari_tessera.images.views.crop import Crop
+    from napari_tessera.jobs.pipeline import VolumeResult
     from napari_tessera.models.model import Model
-    from napari_tessera.pipeline import VolumeResult
     from napari_tessera.session.intensities import IntensityCache
     from napari_tessera.session.mask import MaskInput
     from napari_tessera.session.sources import VolumeInput
@@ -111,8 +111,8 @@ class Task:
         TesseraError
             CancelledError, or what `fit_batch` and the measurement raise.
         """
+        from napari_tessera.jobs.tuning import calibrate
         from napari_tessera.planning.autotune import fit_batch, fit_window
-        from napari_tessera.tuning import calibrate
 
         def plan_of(settings: Settings) -> Plan:
             raise_if_cancelled(cancel)
@@ -167,7 +167,7 @@ class Task:
         ]
 
     def _grid_of(self, volume: VolumeInput, crop: Crop | None) -> WindowGrid:
-        from napari_tessera.planning.occupied import window_grid
+        from napari_tessera.planning.window_mask import window_grid
 
         shape = volume.shape if crop is None else crop.shape
         return window_grid(shape, self.model.spec, self.settings, volume.voxel_size_um)
@@ -176,7 +176,7 @@ class Task:
         """Return the box of every volume that the network sees, None where it sees all; reads the images."""
         if self.model.spec.crop == "none":
             return None
-        from napari_tessera.engine.stack import plane_crop
+        from napari_tessera.images.views.plane_stack import plane_crop
 
         found = []
         boxes: dict[tuple[int, tuple[int, ...]], Crop] = {}
@@ -189,7 +189,7 @@ class Task:
         return found
 
     def _find_crop(self, volume: VolumeInput) -> Crop:
-        from napari_tessera.engine.crop import measure_crop
+        from napari_tessera.images.views.crop import measure_crop
 
         above = self.model.spec.crop_limit
         measure = partial(measure_crop, volume.load_measured(), above)
@@ -198,7 +198,7 @@ class Task:
 
     def _count(self, plan: Plan | None, cancel: threading.Event) -> Plan:
         """Return *plan*, resolved anew if None, or if a mask or the images decide on box and windows."""
-        from napari_tessera.planning.occupied import find_windows
+        from napari_tessera.planning.window_mask import find_windows
 
         crops = self._find_crops(cancel)
         if self.settings.skip_below is None:
@@ -303,7 +303,7 @@ class Task:
     ) -> Iterator[tuple[VolumeInput, VolumeResult, npt.NDArray[Any] | None]]:
         """Yield every volume with its result and its labels, where labels are wanted."""
         from napari_tessera.api import choose_decoder
-        from napari_tessera.pipeline import iter_results
+        from napari_tessera.jobs.pipeline import iter_results
 
         decoder = choose_decoder(self.model, self.settings) if self.outputs.labels else None
         swept_to_labels = None if self.outputs.probabilities else decoder
@@ -335,7 +335,7 @@ class Task:
 
     def _measure(self, number: int, source: Source) -> IntensityMap:
         """Return the intensities of volume *number*, which is read as *source*."""
-        from napari_tessera.models.normalise import measure_intensity, needs_values
+        from napari_tessera.intensity.measure import measure_intensity, needs_values
 
         volume, normalisation = self.volumes[number], self.model.spec.normalisation
         if self.intensities is None or not needs_values(source, normalisation):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from napari_tessera.units import format_bytes
+from napari_tessera.core.units import format_bytes
 
 __all__ = ["Line", "Tone", "count", "counted", "part_of", "unknown_there"]
 

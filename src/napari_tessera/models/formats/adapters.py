@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from napari_tessera.engine.several_outputs import ChosenOutput
-from napari_tessera.errors import ModelError, nearest
-from napari_tessera.models import allowed
-from napari_tessera.models.formats.bioimageio.after import OnLine
+from napari_tessera.core.errors import ModelError, nearest
+from napari_tessera.engine.loop.several_outputs import ChosenOutput
 from napari_tessera.models.formats.bioimageio.axes import InOrder
+from napari_tessera.models.formats.bioimageio.postprocessing import OnLine
 from napari_tessera.models.formats.connectomics.network import Head
-from napari_tessera.models.formats.monai_bundle.format import TurnedNetwork
+from napari_tessera.models.formats.monai_bundle.monai_format import TurnedNetwork
 from napari_tessera.models.formats.nnunet.network import Reordered
-from napari_tessera.models.network_file import Channels, Line, Reorder, Tensor, Turn
+from napari_tessera.models.safety import allowed
+from napari_tessera.models.spec.network_file import Channels, Line, Reorder, Tensor, Turn
 
 if TYPE_CHECKING:
-    from napari_tessera.models.network_file import Adapter
+    from napari_tessera.models.spec.network_file import Adapter
 
 __all__ = ["take_off", "wrap"]
 

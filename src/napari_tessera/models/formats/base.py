@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from napari_tessera.errors import as_sentence
-from napari_tessera.models.assumed import assume
-from napari_tessera.models.trust import NO_FILES, TrustedFiles
+from napari_tessera.core.errors import as_sentence
+from napari_tessera.models.safety.trusted_files import NO_FILES, TrustedFiles
+from napari_tessera.models.spec.assumed import assume
 
 if TYPE_CHECKING:
     from napari_tessera.models.model import Model
-    from napari_tessera.models.spec import ModelSpec
+    from napari_tessera.models.spec.spec import ModelSpec
 
 __all__ = ["Description", "ModelFormat", "Risk"]
 

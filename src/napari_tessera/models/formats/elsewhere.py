@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
-from napari_tessera.errors import ModelError
+from napari_tessera.core.errors import ModelError
 
 __all__ = ["refuse_foreign"]
 

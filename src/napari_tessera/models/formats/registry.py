@@ -9,10 +9,10 @@ from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from napari_tessera.errors import ModelError
-from napari_tessera.models.formats.archive import split_at_zip
-from napari_tessera.models.formats.contents import Content, look, names_in_zip, refuse_no_model
+from napari_tessera.core.errors import ModelError
 from napari_tessera.models.formats.elsewhere import refuse_foreign
+from napari_tessera.models.safety.archive import split_at_zip
+from napari_tessera.models.safety.contents import Content, look, names_in_zip, refuse_no_model
 
 if TYPE_CHECKING:
     from napari_tessera.models.formats.base import ModelFormat

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from napari_tessera.errors import ModelError
-from napari_tessera.models.empty_network import StoredWeights
+from napari_tessera.core.errors import ModelError
 from napari_tessera.models.formats.state_dict import assign, describe_misfit, with_repeats
-from napari_tessera.models.formats.tensors_only import dense_tensors, is_dense, no_tensors, read_tensors_only
+from napari_tessera.models.networks.empty import StoredWeights
+from napari_tessera.models.safety.tensors_only import dense_tensors, is_dense, no_tensors, read_tensors_only
 
 __all__ = ["Fit", "SavedWeights", "fill", "read_weights"]
 

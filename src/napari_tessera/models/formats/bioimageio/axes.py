@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from napari_tessera.engine.network import scores
-from napari_tessera.engine.several_outputs import score_outputs, the_output
-from napari_tessera.errors import ModelError
-from napari_tessera.models.spec import WindowRule
+from napari_tessera.core.errors import ModelError
+from napari_tessera.engine.loop.network import scores
+from napari_tessera.engine.loop.several_outputs import score_outputs, the_output
+from napari_tessera.models.spec.spec import WindowRule
 
 __all__ = ["InOrder", "Layout", "read_layout"]
 

@@ -6,11 +6,11 @@ import io
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from napari_tessera.errors import ModelError
-from napari_tessera.plain_json import MAX_DIGITS
+from napari_tessera.core.errors import ModelError
+from napari_tessera.core.plain_json import MAX_DIGITS
 
 if TYPE_CHECKING:
-    from napari_tessera.models.formats.bioimageio.package import Package
+    from napari_tessera.models.formats.bioimageio.files import Package
 
 __all__ = ["read_description"]
 

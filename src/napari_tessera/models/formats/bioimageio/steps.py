@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from math import inf, isfinite
 from typing import Any
 
-from napari_tessera.errors import ModelError
-from napari_tessera.models import allowed
-from napari_tessera.models.normalisation import Chain, Normalisation, NormalisationMode, chain_of, normalisation
+from napari_tessera.core.errors import ModelError
+from napari_tessera.intensity.steps import Chain, Normalisation, NormalisationMode, chain_of, normalisation
+from napari_tessera.models.safety import allowed
 
 __all__ = ["Before", "read_normalisation"]
 

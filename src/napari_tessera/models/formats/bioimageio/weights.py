@@ -12,12 +12,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_tessera.errors import ModelError, OutOfMemoryError
-from napari_tessera.models import allowed, architectures
-from napari_tessera.models.formats.bioimageio.package import Package, PackageFile
+from napari_tessera.core.errors import ModelError, OutOfMemoryError
+from napari_tessera.models.formats.bioimageio.files import Package, PackageFile
+from napari_tessera.models.formats.programs.script import open_script
+from napari_tessera.models.formats.programs.stored_program import ProgramKind, remember_program
 from napari_tessera.models.formats.saved_weights import fill, read_weights
-from napari_tessera.models.formats.script import open_script
-from napari_tessera.models.formats.stored_program import ProgramKind, remember_program
+from napari_tessera.models.networks import architectures
+from napari_tessera.models.safety import allowed
 
 if TYPE_CHECKING:
     import torch
@@ -169,7 +170,7 @@ def _build(path: Path, where: str, weights: Weights, *, mapped: bool) -> tuple[t
 def _open_onnx(package: Package, weights: Weights) -> torch.nn.Module:
     with ExitStack() as stack:
         path, *_ = stack.enter_context(package.lend(*weights.files))
-        network: torch.nn.Module = import_module("napari_tessera.models.formats.onnx").OnnxNetwork(path)
+        network: torch.nn.Module = import_module("napari_tessera.models.formats.onnx.onnx_format").OnnxNetwork(path)
         _remember(network, "onnx", package, weights)
         # onnxruntime may open the file again, for another device: a copy out of a zip lives as long as the network.
         weakref.finalize(network, stack.pop_all().close)

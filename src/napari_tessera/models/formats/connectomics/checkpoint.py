@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from napari_tessera.errors import ModelError
-from napari_tessera.models import allowed
+from napari_tessera.core.errors import ModelError
 from napari_tessera.models.formats.saved_weights import SavedWeights
-from napari_tessera.models.formats.tensors_only import Inert, read_tensors_only
+from napari_tessera.models.safety import allowed
+from napari_tessera.models.safety.tensors_only import Inert, read_tensors_only
 
 __all__ = ["Checkpoint", "read_checkpoint", "stand_in"]
 

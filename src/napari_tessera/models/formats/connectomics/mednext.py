@@ -5,16 +5,15 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from napari_tessera.errors import ModelError
-from napari_tessera.models import architectures
+from napari_tessera.core.errors import ModelError
+from napari_tessera.models.networks import architectures
+from napari_tessera.models.networks.interpolating_unet import DEPTH, LEVELS
 
 if TYPE_CHECKING:
-    from napari_tessera.models.formats.connectomics.config import Configuration
+    from napari_tessera.core.settings.connectomics_config import Configuration
 
-__all__ = ["DEPTH", "LEVELS", "mednext_recipe", "renamed"]
+__all__ = ["mednext_recipe", "renamed"]
 
-# Levels on the way down; with the bottom, and up again.
-DEPTH, LEVELS = 4, 9
 # How many times the blocks of each level widen what comes, and how many there are, as ``create_mednext_v1`` has them.
 _SIZES = {
     "S": ([2] * LEVELS, [2] * LEVELS),

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from napari_tessera.errors import ModelError, nearest
-from napari_tessera.models import allowed, architectures
+from napari_tessera.core.errors import ModelError, nearest
 from napari_tessera.models.formats.connectomics.mednext import mednext_recipe, renamed
 from napari_tessera.models.formats.state_dict import assign
+from napari_tessera.models.networks import architectures
+from napari_tessera.models.safety import allowed
 
 if TYPE_CHECKING:
-    from napari_tessera.models.formats.connectomics.config import Configuration
+    from napari_tessera.core.settings.connectomics_config import Configuration
     from napari_tessera.models.formats.saved_weights import SavedWeights
 
 __all__ = ["ARCHITECTURES", "Blueprint", "Head", "read_blueprint"]

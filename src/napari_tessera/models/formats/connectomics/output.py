@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from napari_tessera.models import allowed
-from napari_tessera.models.assumed import assume
-from napari_tessera.models.embeddings import refuse_embeddings
-from napari_tessera.models.spec import Activation, DecoderChoice, OutputKind, OutputSpec
+from napari_tessera.core.settings.connectomics_decoding import CONTOUR_DISTANCE_NAMES, DECODERS, decoding_steps
+from napari_tessera.models.safety import allowed
+from napari_tessera.models.spec.assumed import assume
+from napari_tessera.models.spec.embeddings import refuse_embeddings
+from napari_tessera.models.spec.spec import Activation, OutputKind, OutputSpec
 
 if TYPE_CHECKING:
-    from napari_tessera.models.formats.connectomics.config import Configuration
+    from napari_tessera.core.settings.connectomics_config import Configuration
 
-__all__ = ["CONTOUR_DISTANCE", "PAIRS", "PLAIN_ACTIVATIONS", "SIZES", "Channels", "read_channels", "read_decoder"]
-
-CONTOUR_DISTANCE = "decode_instance_binary_contour_distance"
-# Its names in older releases.
-_CONTOUR_DISTANCE_NAMES = (CONTOUR_DISTANCE, "decode_binary_contour_distance_watershed")
-# Its parameters of two thresholds, for seeds and for the foreground: Tessera's name and the defaults of both programs.
-PAIRS = {
-    "binary_threshold": ("binary", 0.9, 0.85),
-    "contour_threshold": ("contour", 0.8, 1.1),
-    "distance_threshold": ("distance", 0.5, 0.0),
-}
-SIZES = {"min_seed_size": "min_seed_size_vox", "min_instance_size": "min_size_vox"}
-_DEFAULT_STEPS = {"mode": "watershed", "binary_channels": [0], "contour_channels": [1], "distance_channels": [2]}
+__all__ = ["PLAIN_ACTIVATIONS", "Channels", "read_channels"]
 
 # Targets of training, by what they are to a decoder.
 _BINARY = {"binary", "foreground"}
@@ -37,6 +26,7 @@ SCALED = "scale_sigmoid"
 _ACTIVATIONS: dict[str, Activation] = allowed.CONNECTOMICS_ACTIVATIONS.handled(
     {"sigmoid": "sigmoid", "softmax": "softmax", "tanh": "tanh", "none": "none", SCALED: "sigmoid"}
 )
+allowed.CONNECTOMICS_DECODERS.handled(DECODERS)
 PLAIN_ACTIVATIONS = {name: activation for name, activation in _ACTIVATIONS.items() if name != SCALED}
 # The factor of the logits when the file gives none.
 SCALE = 0.2
@@ -84,7 +74,7 @@ def read_channels(config: Configuration, out_channels: int, spatial_dims: int) -
     if "softmax" in activations and notes:
         kept, notes = tuple(range(out_channels)), ("all channels are kept, not some of them, as a softmax needs all",)
     parts = _targets(config, spatial_dims)
-    refuse_embeddings([*(part.name for part in parts), *(name for name, _ in _steps(config))], str(config.path))
+    refuse_embeddings([*(part.name for part in parts), *(name for name, _ in decoding_steps(config))], str(config.path))
     if sum(len(part.offsets) or 1 for part in parts) != out_channels:
         parts = []
     meanings = [(part.name, offset) for part in parts for offset in (part.offsets or ((),))]
@@ -100,79 +90,6 @@ def read_channels(config: Configuration, out_channels: int, spatial_dims: int) -
     if not meanings:
         assumed += (f"output is {output.kind}, as no targets of training say what the {len(kept)} channels mean",)
     return Channels(kept, tuple(scales[c] for c in kept), tuple(activations[c] for c in kept), output, notes, assumed)
-
-
-def read_decoder(config: Configuration) -> tuple[DecoderChoice | None, tuple[str, ...]]:
-    """Return the decoder that stands for the file's steps, None where none does, and what of them is left out.
-
-    No step is ever run: the parameters of the ones that Tessera has are read, all others are named.
-    """
-    choice, notes = None, []
-    for name, kwargs in _steps(config):
-        if name in allowed.CONNECTOMICS_COMMANDS.names:
-            notes.append(
-                f"the decoding step {name} is left out: it runs a command that the file names, which Tessera never does"
-            )
-        elif choice is None and (found := _translate(config, name, kwargs)) is not None:
-            choice, ignored = found
-            if ignored:
-                notes.append(f"of the decoding step {name}, these are not taken over: {', '.join(ignored)}")
-        else:
-            notes.append(f"the decoding step {name[:80]} is left out: Tessera has no decoder like it")
-    return choice, tuple(notes)
-
-
-def _steps(config: Configuration) -> list[tuple[str, dict[str, Any]]]:
-    found = config.first("decoding.steps", "inference.decoding")
-    if found is None and isinstance(config.content.get("decoding"), list):
-        found = config.get("decoding")
-    steps = []
-    for step in found if isinstance(found, list) else ():
-        if isinstance(step, dict) and step.get("enabled", True):
-            kwargs = step.get("kwargs")
-            name = step.get("name") or step.get("template") or "without a name"
-            steps.append((str(name), kwargs if isinstance(kwargs, dict) else {}))
-    return steps
-
-
-def _translate(config: Configuration, name: str, kwargs: dict[str, Any]) -> tuple[DecoderChoice, list[str]] | None:
-    """Return Tessera's decoder for one step, and the parameters that it has no match for; None where there is none."""
-    return _DECODERS[name](config, kwargs) if name in _DECODERS else None
-
-
-def _threshold(config: Configuration, kwargs: dict[str, Any]) -> tuple[DecoderChoice, list[str]]:
-    taken = {key: value for key, value in kwargs.items() if key == "threshold" and isinstance(value, int | float)}
-    return DecoderChoice("threshold", tuple(taken.items())), [key for key in kwargs if key not in taken]
-
-
-def _contour_distance(config: Configuration, kwargs: dict[str, Any]) -> tuple[DecoderChoice, list[str]] | None:
-    if kwargs.get("mode", "watershed") != "watershed":
-        return None
-    taken: dict[str, Any] = {}
-    for key, (name, _, _) in PAIRS.items():
-        pair = kwargs.get(key)
-        if pair is None:
-            continue
-        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(one, int | float) for one in pair):
-            raise config.complain(f"decoding.{key}", pair, "two numbers: for seeds, and for the foreground")
-        taken |= {f"{name}_seed": float(pair[0]), name: float(pair[1])}
-    taken |= {name: kwargs[key] for key, name in SIZES.items() if isinstance(kwargs.get(key), int)}
-    known = {*PAIRS, *SIZES}
-    ignored = [
-        key
-        for key, value in kwargs.items()
-        if key not in known and value is not None and value != _DEFAULT_STEPS.get(key)
-    ]
-    return DecoderChoice("contour-distance", tuple(sorted(taken.items()))), ignored
-
-
-_Translator = Callable[["Configuration", dict[str, Any]], tuple[DecoderChoice, list[str]] | None]
-_DECODERS: dict[str, _Translator] = allowed.CONNECTOMICS_DECODERS.handled(
-    {
-        **dict.fromkeys((*_CONTOUR_DISTANCE_NAMES, "decoding_bcd"), _contour_distance),
-        **dict.fromkeys(("binary_thresholding", "decode_binary_thresholding"), _threshold),
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +150,7 @@ def _output(config: Configuration, meanings: Sequence[tuple[str, tuple[int, ...]
         kind = "contour-distance"
     elif names and names[0] in _CONTOUR:
         kind = "boundary"
-    elif not names and n in (2, 3) and any(name in _CONTOUR_DISTANCE_NAMES for name, _ in _steps(config)):
+    elif not names and n in (2, 3) and any(name in CONTOUR_DISTANCE_NAMES for name, _ in decoding_steps(config)):
         kind = "contour-distance"
     return OutputSpec(kind)
 

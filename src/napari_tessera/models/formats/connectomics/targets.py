@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from napari_tessera.errors import ModelError
+from napari_tessera.core.errors import ModelError
+from napari_tessera.core.settings.settings import DecoderChoice
 from napari_tessera.models.formats.connectomics.output import PLAIN_ACTIVATIONS
-from napari_tessera.models.spec import Activation, DecoderChoice, OutputKind, OutputSpec
+from napari_tessera.models.spec.spec import Activation, OutputKind, OutputSpec
 
 if TYPE_CHECKING:
-    from napari_tessera.models.formats.connectomics.config import Configuration
+    from napari_tessera.core.settings.connectomics_config import Configuration
 
 __all__ = ["Use", "read_targets"]
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from napari_tessera.errors import ModelError, nearest
-from napari_tessera.models import allowed
-from napari_tessera.models.architectures import RESIDUAL
+from napari_tessera.core.errors import ModelError, nearest
+from napari_tessera.core.settings.connectomics import read_blend, read_overlap
+from napari_tessera.core.settings.connectomics_views import read_views
+from napari_tessera.intensity.steps import Chain, Normalisation, chain_of, normalisation
 from napari_tessera.models.formats.connectomics.network import Blueprint
-from napari_tessera.models.formats.connectomics.settings import read_blend, read_overlap
 from napari_tessera.models.formats.connectomics.targets import Use, read_targets
-from napari_tessera.models.formats.connectomics.views import read_views
-from napari_tessera.models.normalisation import Chain, Normalisation, chain_of, normalisation
-from napari_tessera.models.spec import ModelSpec, WindowRule
+from napari_tessera.models.networks.architectures import RESIDUAL
+from napari_tessera.models.safety import allowed
+from napari_tessera.models.spec.spec import ModelSpec, WindowRule
 
 if TYPE_CHECKING:
-    from napari_tessera.models.allowed import Names
-    from napari_tessera.models.formats.connectomics.config import Configuration
+    from napari_tessera.core.settings.connectomics_config import Configuration
+    from napari_tessera.models.safety.allowed import Names
 
 __all__ = ["ARCHITECTURES", "read_version_1"]
 

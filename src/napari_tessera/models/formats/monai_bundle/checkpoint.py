@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from napari_tessera.errors import ModelError
+from napari_tessera.core.errors import ModelError
 from napari_tessera.models.formats.monai_bundle.config import DEEPEST, MAX_VALUES
 
 if TYPE_CHECKING:
+    from napari_tessera.models.formats.monai_bundle.bundle_files import Package
     from napari_tessera.models.formats.monai_bundle.config import Config
-    from napari_tessera.models.formats.monai_bundle.package import Package
 
 __all__ = ["SCRIPT", "WEIGHTS", "Choice", "choose_weights"]
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import yaml
 
-from napari_tessera.errors import ModelError
-from napari_tessera.models import allowed
-from napari_tessera.plain_json import load_json
-from napari_tessera.plain_yaml import load_yaml
+from napari_tessera.core.errors import ModelError
+from napari_tessera.core.plain_json import load_json
+from napari_tessera.core.plain_yaml import load_yaml
+from napari_tessera.models.safety import allowed
 
 __all__ = ["MAX_BYTES", "Component", "Config", "parse"]
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING
 
-from napari_tessera.errors import ModelError
-from napari_tessera.models import allowed
-from napari_tessera.models.normalisation import Chain, Normalisation, chain_of, normalisation
+from napari_tessera.core.errors import ModelError
+from napari_tessera.intensity.steps import Chain, Normalisation, chain_of, normalisation
+from napari_tessera.models.safety import allowed
 
 if TYPE_CHECKING:
     from napari_tessera.models.formats.monai_bundle.config import Component

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from napari_tessera.errors import ModelError
+from napari_tessera.core.errors import ModelError
 
 if TYPE_CHECKING:
     from napari_tessera.models.formats.monai_bundle.config import Component

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from napari_tessera.errors import ModelError
-from napari_tessera.models.embeddings import refuse_embeddings
+from napari_tessera.core.errors import ModelError
 from napari_tessera.models.formats.monai_bundle import config as monai_config
-from napari_tessera.models.formats.monai_bundle.package import MARKER, Package
+from napari_tessera.models.formats.monai_bundle.bundle_files import MARKER, Package
+from napari_tessera.models.spec.embeddings import refuse_embeddings
 
 __all__ = ["MAX_CHANNELS", "Metadata", "read_metadata"]
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field, replace
 from math import lcm
 from typing import TYPE_CHECKING, Any
 
-from napari_tessera.engine.interpolation import ResamplingScheme
-from napari_tessera.errors import ModelError
-from napari_tessera.models import allowed
+from napari_tessera.core.errors import ModelError
+from napari_tessera.images.views.interpolation import ResamplingScheme
 from napari_tessera.models.formats.monai_bundle.intensities import READERS, Steps
 from napari_tessera.models.formats.monai_bundle.keys import (
     at_position,
@@ -22,7 +21,8 @@ from napari_tessera.models.formats.monai_bundle.keys import (
     position_of,
 )
 from napari_tessera.models.formats.monai_bundle.window import LARGEST_SIDE
-from napari_tessera.models.spec import WindowRule
+from napari_tessera.models.safety import allowed
+from napari_tessera.models.spec.spec import WindowRule
 
 if TYPE_CHECKING:
     from napari_tessera.models.formats.monai_bundle.config import Component, Config

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from math import lcm, prod
 from typing import TYPE_CHECKING, Any
 
-from napari_tessera.engine.grid import Padding, PadMode
-from napari_tessera.engine.settings import Blend
-from napari_tessera.errors import ModelError
-from napari_tessera.models import allowed
-from napari_tessera.models.spec import WindowRule
+from napari_tessera.core.errors import ModelError
+from napari_tessera.core.settings.settings import Blend
+from napari_tessera.engine.geometry.grid import Padding, PadMode
+from napari_tessera.models.safety import allowed
+from napari_tessera.models.spec.spec import WindowRule
 
 if TYPE_CHECKING:
     from napari_tessera.models.formats.monai_bundle.config import Component, Config

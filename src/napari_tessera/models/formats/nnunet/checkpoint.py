@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_tessera.errors import ModelError
+from napari_tessera.core.errors import ModelError
 from napari_tessera.models.formats.saved_weights import SavedWeights
-from napari_tessera.models.formats.tensors_only import read_tensors_only
+from napari_tessera.models.safety.tensors_only import read_tensors_only
 
 if TYPE_CHECKING:
-    from napari_tessera.models.formats.nnunet.package import TrainedFolder
+    from napari_tessera.models.formats.nnunet.training_folder import TrainedFolder
 
 __all__ = ["Checkpoint", "read_checkpoint"]
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from napari_tessera.errors import ModelError, nearest
-from napari_tessera.models import allowed, architectures
-from napari_tessera.models.empty_network import StoredWeights, build_empty
+from napari_tessera.core.errors import ModelError, nearest
+from napari_tessera.models.networks import architectures
+from napari_tessera.models.networks.empty import StoredWeights, build_empty
+from napari_tessera.models.safety import allowed
 
 if TYPE_CHECKING:
     from napari_tessera.models.formats.nnunet.plans import Architecture

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from napari_tessera.errors import ModelError
-from napari_tessera.models import allowed
-from napari_tessera.models.formats.nnunet.package import DATASET, PLANS, TrainedFolder
-from napari_tessera.plain_json import load_json
+from napari_tessera.core.errors import ModelError
+from napari_tessera.core.plain_json import load_json
+from napari_tessera.models.formats.nnunet.training_folder import DATASET, PLANS, TrainedFolder
+from napari_tessera.models.safety import allowed
 
 __all__ = ["Architecture", "Configuration", "Dataset", "IntensityProperties", "Plans", "read_dataset", "read_plans"]
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from napari_tessera.engine.interpolation import ResamplingScheme
-from napari_tessera.models import allowed
+from napari_tessera.images.views.interpolation import ResamplingScheme
+from napari_tessera.models.safety import allowed
 
 if TYPE_CHECKING:
     from napari_tessera.models.formats.nnunet.plans import Configuration

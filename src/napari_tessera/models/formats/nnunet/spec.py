@@ -9,16 +9,17 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_tessera.engine.grid import Tiling
-from napari_tessera.errors import ModelError
-from napari_tessera.models import allowed
+from napari_tessera.core.errors import ModelError
+from napari_tessera.core.settings.settings import DecoderChoice
+from napari_tessera.engine.geometry.grid import Tiling
 from napari_tessera.models.formats.nnunet.resampling import read_resampling
 from napari_tessera.models.formats.nnunet.spacing import read_spacing
-from napari_tessera.models.spec import DecoderChoice, ModelSpec, Normalisation, WindowRule
+from napari_tessera.models.safety import allowed
+from napari_tessera.models.spec.spec import ModelSpec, Normalisation, WindowRule
 
 if TYPE_CHECKING:
-    from napari_tessera.models.formats.nnunet.package import TrainedFolder
     from napari_tessera.models.formats.nnunet.plans import Configuration, Dataset, Plans
+    from napari_tessera.models.formats.nnunet.training_folder import TrainedFolder
 
 __all__ = ["Outputs", "axis_order", "iter_notes", "make_spec", "read_outputs"]
 

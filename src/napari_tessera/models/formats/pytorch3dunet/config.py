@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from napari_tessera.errors import ModelError
-from napari_tessera.plain_yaml import MAX_BYTES, load_yaml
+from napari_tessera.core.errors import ModelError
+from napari_tessera.core.plain_yaml import MAX_BYTES, load_yaml
 
 __all__ = ["Section", "read_config"]
 

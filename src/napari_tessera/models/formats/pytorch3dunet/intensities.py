@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from napari_tessera.models import allowed
-from napari_tessera.models.assumed import assume
+from napari_tessera.intensity.steps import Chain, Normalisation, NormalisationMode, chain_of, normalisation
 from napari_tessera.models.formats.pytorch3dunet.config import Section
-from napari_tessera.models.normalisation import Chain, Normalisation, NormalisationMode, chain_of, normalisation
+from napari_tessera.models.safety import allowed
+from napari_tessera.models.spec.assumed import assume
 
 __all__ = ["read_intensities"]
 

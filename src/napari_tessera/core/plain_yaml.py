@@ -1,0 +1,112 @@
+"""YAML of a stranger as plain data, within bounds: no tags that make objects, and no small text for endless values.
+
+A key that a section names twice is refused: which of the two its author meant, no reader can know.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+from yaml.constructor import ConstructorError
+
+from napari_tessera.core.plain_json import MAX_DIGITS
+
+__all__ = ["MAX_BYTES", "MAX_VALUES", "load_yaml"]
+
+# A description or a settings file is a page of text; anything much larger is not one.
+MAX_BYTES = 1_000_000
+# A description of a network has some hundred values, a configuration of a training program some thousand.
+MAX_VALUES = 100_000
+# Characters of a key that is a number.
+MAX_KEY = 15
+# YAML 1.1's numbers, but for those of base 60, which take quadratic time, and which YAML 1.2 reads as text.
+_INTEGER = re.compile(r"[-+]?(?:0b[01_]+|0[0-7_]+|0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)$")
+_FLOAT = re.compile(
+    r"(?:[-+]?[0-9][0-9_]*\.[0-9_]*(?:[eE][-+][0-9]+)?|\.[0-9][0-9_]*(?:[eE][-+][0-9]+)?"
+    r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+)
+_NUMBERS = {"tag:yaml.org,2002:int": _INTEGER, "tag:yaml.org,2002:float": _FLOAT}
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's loader of plain data, with an end to what numbers and merge keys (``<<``) of merge keys stand for."""
+
+    def __init__(self, stream: str | bytes) -> None:
+        super().__init__(stream)
+        self._checked: set[int] = set()  # mappings, by their identity; what they merge is no key of their own
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own way to be told
+        first: [(tag, _NUMBERS.get(tag, pattern)) for tag, pattern in resolvers]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
+        """Return the number *node*, written in base 60 by none, and an integer of no more digits than can be used."""
+        text = str(self.construct_scalar(node))
+        if node.tag.endswith(":float"):
+            if ":" in text or not text.strip("_+-"):
+                raise ConstructorError(None, None, f"'{text[:40]}' is no number", node.start_mark)
+            return float(self.construct_yaml_float(node))
+        if not _INTEGER.match(text):
+            raise ConstructorError(None, None, f"'{text[:40]}' is no integer", node.start_mark)
+        # By its length first, as to make one of many digits takes quadratic time; then those of other bases.
+        if len(text) > MAX_DIGITS or abs(value := int(self.construct_yaml_int(node))) >= 10**MAX_DIGITS:
+            reason = f"it holds an integer of more than {MAX_DIGITS} digits, which is not read"
+            raise ConstructorError(None, None, reason, node.start_mark)
+        return value
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Put what *node* merges into it, as long as that is no more than a whole file may hold."""
+        # Integers whose hashes are alike fill a dictionary in quadratic time; those below 2^61 - 1 have their own.
+        if any(key.tag in _NUMBERS and len(key.value) > MAX_KEY for key, _ in node.value):
+            raise ConstructorError(None, None, f"a key is a number of more than {MAX_KEY} characters", node.start_mark)
+        self._refuse_twice(node)
+        super().flatten_mapping(node)
+        if len(node.value) > MAX_VALUES:
+            raise ConstructorError(None, None, f"it stands for more than {MAX_VALUES} values", node.start_mark)
+
+    def _refuse_twice(self, node: yaml.MappingNode) -> None:
+        if id(node) in self._checked:
+            return
+        self._checked.add(id(node))
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                value = self.construct_object(key)
+                if value in seen:
+                    raise ConstructorError(None, None, f"it names '{str(value)[:80]}' twice", key.start_mark)
+                seen.add(value)
+
+
+for _tag in _NUMBERS:
+    _Loader.add_constructor(_tag, _Loader.construct_number)
+
+
+def load_yaml(text: str | bytes) -> Any:
+    """Return what *text* says.
+
+    Raises
+    ------
+    ValueError, yaml.YAMLError
+        If it is no YAML, asks for anything but plain data, is nested too deeply, or stands for more than `MAX_VALUES`
+        values, those that aliases repeat included.
+    """
+    try:
+        content = yaml.load(text, Loader=_Loader)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    # PyYAML's own stumbles over a tag such as !!bool or !!timestamp before what is none.
+    except (AttributeError, LookupError, OverflowError, TypeError) as error:
+        raise ValueError("a value is not what its tag says") from error
+    seen, waiting = 1, [content]
+    while waiting:
+        value = waiting.pop()
+        # Pairs (!!pairs, !!omap) are tuples.
+        inside = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+        seen += len(inside)
+        if seen > MAX_VALUES:
+            raise ValueError(f"it stands for more than {MAX_VALUES} values")
+        waiting.extend(inside)
+    return content

@@ -1,0 +1,1 @@
+"""Settings, the file they are kept in, and the dialects of PyTorch Connectomics."""

@@ -1,0 +1,307 @@
+"""Settings from the YAML files of PyTorch Connectomics, and files for it from settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from napari_tessera.core.errors import OutputError, SettingsError
+from napari_tessera.core.plain_json import load_json
+from napari_tessera.core.settings.connectomics_config import (
+    Configuration,
+    Generation,
+    is_connectomics,
+    read_configuration,
+    read_tree,
+)
+from napari_tessera.core.settings.connectomics_decoding import CONTOUR_DISTANCE, PAIRS, SIZES, read_decoder
+from napari_tessera.core.settings.connectomics_views import read_views, write_views
+from napari_tessera.core.settings.file import read_settings
+from napari_tessera.core.settings.settings import Blend, Settings, stride_for
+from napari_tessera.core.writing import write_text
+
+__all__ = ["OpenedSettings", "open_settings", "read_blend", "read_overlap", "write_connectomics"]
+
+NM_PER_UM = 1000
+# Beyond, its program takes this.
+MAX_OVERLAP = 0.99
+# What PyTorch Connectomics has no key for stands in a comment, which it does not read, under this mark.
+MARK = "# napari-tessera: "
+
+# Where each generation keeps what all of them have. The first that is given counts.
+_WINDOW = {
+    Generation.V1: ("INFERENCE.INPUT_SIZE", "MODEL.INPUT_SIZE"),
+    Generation.A: ("inference.window_size", "data.patch_size"),
+    Generation.B: ("inference.sliding_window.window_size", "data.patch_size", "data.dataloader.patch_size"),
+    Generation.C: ("inference.window.window_size", "model.output_size", "data.dataloader.patch_size"),
+}
+_SW_BATCH = {
+    Generation.V1: ("INFERENCE.SAMPLES_PER_BATCH",),
+    Generation.A: ("inference.sw_batch_size",),
+    Generation.B: ("inference.sliding_window.sw_batch_size", "system.inference.batch_size"),
+    Generation.C: ("inference.window.sw_batch_size", "data.dataloader.batch_size"),
+}
+_OVERLAP = {
+    Generation.A: "inference.overlap",
+    Generation.B: "inference.sliding_window.overlap",
+    Generation.C: "inference.window.overlap",
+}
+DEFAULT_OVERLAP = 0.5
+_BLEND = {
+    Generation.V1: ("INFERENCE.BLENDING", "gaussian"),
+    Generation.A: ("inference.blending", "gaussian"),
+    Generation.B: ("inference.sliding_window.blending", "gaussian"),
+    Generation.C: ("inference.window.blending", "bump"),
+}
+# What its programs call the distance to the nearest face of a window.
+_DISTANCES = {
+    "distance",
+    "distance_transform",
+    "distance-transform",
+    "distance_transform_cdt",
+    "banis",
+    "banis_distance",
+}
+_RESOLUTION = (
+    *("data.train.resolution", "data.train_resolution", "data.test.resolution", "data.test_resolution"),
+    *("inference.data.test_resolution", "inference.data.resolution"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedSettings:
+    """The settings of a file.
+
+    Parameters
+    ----------
+    settings
+        What it says.
+    notes
+        What was not carried over, and what stands in for it, one sentence each; empty for Tessera's own files.
+    """
+
+    settings: Settings
+    notes: tuple[str, ...] = ()
+
+
+def open_settings(path: str | Path) -> OpenedSettings:
+    """Read the settings file *path*, Tessera's own or one of PyTorch Connectomics.
+
+    Raises
+    ------
+    SettingsError
+        If it cannot be read, or a key or value of it is not valid.
+    """
+    path = Path(path)
+    tree = read_tree(path, error=SettingsError, kind="settings file") if path.is_file() else {}
+    if not is_connectomics(tree):
+        return OpenedSettings(Settings.from_mapping(read_settings(path)))
+    config = read_configuration(path, error=SettingsError)
+    values, notes = _read(config)
+    values |= _from_comment(path)
+    left_out = config.left_out()
+    if left_out:
+        notes.append(f"{path.name} also says what is not carried over: {', '.join(left_out)}")
+    try:
+        return OpenedSettings(Settings.from_mapping(values), tuple(notes))
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from error
+
+
+def _read(config: Configuration) -> tuple[dict[str, Any], list[str]]:
+    generation, notes = config.generation, []
+    window = config.sides(*_WINDOW[generation])
+    values: dict[str, Any] = {"window_size": window}
+    batch = config.first(*_SW_BATCH[generation])
+    if batch is not None and batch != -1:  # -1 keeps what training has
+        values["sw_batch_size"] = batch
+    if generation is Generation.A and config.get("inference.batch_size", -1) != -1:
+        values["batch_size"] = config.get("inference.batch_size")
+    for name, (value, note) in {"overlap": read_overlap(config, window), "blend": read_blend(config)}.items():
+        values |= {} if value is None else {name: value}
+        notes += [note] if note else []
+    dims = 2 if window is not None and len(window) == 2 else 3
+    seen = read_views(config, dims)
+    if seen.refusal:
+        raise config.error(f"{config.path}: {seen.refusal}: choose other views there, or leave them out")
+    values |= seen.as_settings(dims)
+    notes += [seen.note] if seen.note else []
+    sizes = config.numbers(*_RESOLUTION)
+    if sizes is not None and (min(sizes) <= 0 or len(sizes) != len(window or sizes)):
+        notes.append(f"the resolution {sizes} is left out: it is no length above 0 for each axis of the window")
+    elif sizes is not None:
+        values["resolution"] = [round(size / NM_PER_UM, 12) for size in sizes]
+    decoder, left_out = read_decoder(config)
+    if decoder is not None:
+        values |= {"decoder": decoder.name, "decoder_parameters": dict(decoder.parameters)}
+    return values, [*notes, *left_out]
+
+
+def read_overlap(config: Configuration, window: tuple[int, ...] | None) -> tuple[float | None, str]:
+    """Return one overlap with which windows follow each other by the same voxels as there, and a note where none is.
+
+    Its program rounds strides since May 2026, and cut them before, as Tessera does. Where axes differ, and no single
+    overlap gives the stride of each, the largest is taken, so that no axis loses.
+    """
+    each, key, strides = _overlaps(config, window)
+    if not each:
+        return None, ""
+    numbers = [one for one in each if isinstance(one, int | float) and not isinstance(one, bool) and abs(one) < 10]
+    if len(numbers) < len(each) or len(each) not in (1, len(window or each)):
+        raise config.complain(key, each, "a finite number, the fraction of a window, or one for each axis")
+    clamped = [min(max(0.0, one), MAX_OVERLAP) for one in numbers]
+    chosen = max(clamped)
+    if window is None:
+        differ = chosen - min(clamped) > 1e-9
+        return chosen, f"the overlap differs by axis; the largest, {chosen:g}, is taken for all" if differ else ""
+    fractions = clamped * len(window) if len(clamped) == 1 else clamped
+    as_whole = round if config.generation is Generation.C else int
+    cut = tuple(max(1, int(as_whole(side * (1 - one)))) for side, one in zip(window, fractions, strict=True))
+    strides = strides or cut
+    found = _overlap_for(window, strides, chosen)
+    if found is not None:
+        return found, ""
+    here = [stride_for(side, chosen) for side in window]
+    return (
+        chosen,
+        f"windows follow each other by {here} voxels, of the overlap {chosen:g}, and there by {list(strides)}",
+    )
+
+
+def _overlaps(config: Configuration, window: tuple[int, ...] | None) -> tuple[list[Any], str, tuple[int, ...] | None]:
+    """Return the overlap of all axes or of each, where it is said, and strides if these are; nothing if unknown."""
+    place = "INFERENCE.STRIDE" if config.generation is Generation.V1 else _OVERLAP[config.generation]
+    value = None if config.generation is Generation.V1 else config.get(place)
+    # Beside an overlap a stride does not count, in A not even beside the one that holds where none is given.
+    if config.generation is Generation.V1 or (
+        config.generation is Generation.A and value is None and config.says(place)
+    ):
+        place = "inference.stride" if config.generation is Generation.A else place
+        stride = config.sides(place)
+        if stride is not None and window is not None and len(stride) == len(window):
+            each = [max(0.0, 1 - step / side) for step, side in zip(stride, window, strict=True)]
+            return list(each), place, stride if config.generation is Generation.V1 else None
+        if config.generation is Generation.V1:
+            return [], place, None
+    value = DEFAULT_OVERLAP if value is None else value
+    return value if isinstance(value, list) else [value], place, None
+
+
+def _overlap_for(window: Sequence[int], strides: Sequence[int], wanted: float) -> float | None:
+    """Return the overlap with which Tessera's windows follow each other by *strides*, *wanted* if it does that."""
+    # A stride of 1 is the least there is, however far windows overlap.
+    least = max(0.0 if stride == 1 else stride / side for side, stride in zip(window, strides, strict=True))
+    most = min((stride + 1) / side for side, stride in zip(window, strides, strict=True))
+    middle = max(0.0, 1 - (least + most) / 2)
+    tried = (wanted, round(middle, 3), middle)
+    return next(
+        (
+            overlap
+            for overlap in tried
+            if all(stride_for(side, overlap) == stride for side, stride in zip(window, strides, strict=True))
+        ),
+        None,
+    )
+
+
+def read_blend(config: Configuration) -> tuple[Blend, str]:
+    """Return how windows are weighted, and a note where it is not quite as there."""
+    key, default = _BLEND[config.generation]
+    name = str(config.get(key, default)).strip().lower()
+    if name in _DISTANCES:
+        return Blend.DISTANCE_TRANSFORM, ""
+    if name not in list(Blend):
+        raise config.complain(key, name[:40], f"one of {', '.join(Blend)}")
+    of_v1 = config.generation is Generation.V1
+    return Blend(name), f"version 1 weights overlapping windows by another {name} than Tessera" if of_v1 else ""
+
+
+def _from_comment(path: Path) -> dict[str, Any]:
+    """Return the settings that an exported file keeps in its comment."""
+    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    if not first.startswith(MARK):
+        return {}
+    try:
+        found = load_json(first.removeprefix(MARK))
+    except (ValueError, RecursionError) as error:
+        raise SettingsError(f"{path}: its first line, which holds settings of Tessera, is no JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise SettingsError(f"{path}: its first line, which holds settings of Tessera, is no JSON object")
+    return found
+
+
+def write_connectomics(path: str | Path, settings: Settings) -> tuple[str, ...]:
+    """Write *settings* as a file of PyTorch Connectomics, of its newest generation; `open_settings` reads them back.
+
+    Parameters
+    ----------
+    path
+        The file.
+    settings
+        What is written. What its program has no key for stands in a comment at the top, which only Tessera reads.
+
+    Returns
+    -------
+    names
+        The settings that its program will not know of.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    path = Path(path)
+    content = _sections(settings)
+    text = yaml.safe_dump(content, sort_keys=False)
+    plain = settings.to_dict()
+    back = Settings.from_mapping(_read(_as_configuration(content, path))[0]).to_dict()
+    other = {field.name: plain[field.name] for field in fields(settings) if plain[field.name] != back[field.name]}
+    try:
+        write_text(path, f"{MARK}{json.dumps(other, default=str)}\n{text}" if other else text)
+    except OSError as error:
+        raise OutputError(f"cannot write the settings file {path}: {error.strerror or error}") from error
+    if content["inference"]["test_time_augmentation"]["enabled"]:
+        for name in ("tta_axes", "tta_views"):  # its program has the same views, however they are named here
+            other.pop(name, None)
+    return tuple(other)
+
+
+def _as_configuration(content: dict[str, Any], path: Path) -> Configuration:
+    return Configuration(path, content, Generation.C, SettingsError)
+
+
+def _sections(settings: Settings) -> dict[str, Any]:
+    window = None if settings.window_size is None else list(settings.window_size)
+    content: dict[str, Any] = {
+        "inference": {
+            "window": {
+                **({} if window is None else {"window_size": window}),
+                "sw_batch_size": settings.sw_batch_size,
+                "overlap": settings.overlap,
+                # It has no gaussian; bump falls off towards the borders as that does, though faster.
+                "blending": "bump" if settings.blend is Blend.GAUSSIAN else settings.blend.value,
+            },
+            "test_time_augmentation": write_views(settings),
+        }
+    }
+    if settings.resolution is not None:
+        content["data"] = {"train": {"resolution": [round(size * NM_PER_UM, 9) for size in settings.resolution]}}
+    if settings.decoder == "contour-distance":
+        content["decoding"] = {"steps": [{"name": CONTOUR_DISTANCE, "kwargs": _contour_distance(settings)}]}
+    return content
+
+
+def _contour_distance(settings: Settings) -> dict[str, Any]:
+    """Return the parameters that are given; those that are not have the same defaults there."""
+    given = dict(settings.decoder_parameters)
+    pairs = {
+        key: [given.get(f"{name}_seed", seed), given.get(name, foreground)]
+        for key, (name, seed, foreground) in PAIRS.items()
+        if {name, f"{name}_seed"} & given.keys()
+    }
+    return {**pairs, **{key: given[name] for key, name in SIZES.items() if name in given}}

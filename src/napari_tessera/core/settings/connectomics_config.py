@@ -1,0 +1,340 @@
+"""What the YAML files of PyTorch Connectomics say, whichever of its four generations wrote them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from napari_tessera.core.errors import ModelError, TesseraError
+from napari_tessera.core.plain_yaml import MAX_BYTES, load_yaml
+
+__all__ = ["Configuration", "Generation", "is_connectomics", "read_configuration", "read_tree"]
+
+# A configuration with everything written out has about a thousand keys. Aliases in YAML can stand for any number.
+MAX_NODES = 50_000
+MAX_DEPTH = 40
+# A number may be multiplied by a hundred, or by nanometres per micrometre, and is still one.
+LARGEST_NUMBER = 1e300
+
+# Windows, strides and widths, each of at most as many letters as that.
+_NUMBER, LONGEST_TUPLE = re.compile(r"-?\d{1,9}(\.\d{1,9})?"), 200
+_TOP_OF_V1 = {"SYSTEM", "MODEL", "DATASET", "AUGMENTOR", "SOLVER", "MONITOR", "INFERENCE"}
+_TOP = {
+    *("_base_", "default", "evaluation", "experiment_name", "model", "monitor", "optimization", "save_path", "system"),
+    *("test", "train", "tune"),
+}
+_OF_INFERENCE = {
+    *("chunking", "data", "decoding", "evaluation", "execution", "model", "output_act", "output_channel"),
+    *("output_dtype", "output_scale", "padding_mode", "postprocessing", "prediction_transform", "save_dtype"),
+    *("sliding_window", "stride", "tta_act", "tta_channel", "tta_ensemble_mode", "tta_flip_axes", "window"),
+}
+# Where a name stands for values that its program keeps among its own files, of those that Tessera reads.
+_PROFILES = (
+    *("pipeline_profile", "model.arch.profile", "data.dataloader.profile", "data.label_transform.profile"),
+    "inference.model.activation_profile",
+)
+# Files below files.
+MAX_BASES = 8
+# Sections of which every key is told when it is not carried over; of `data`, the first key; of others, the section.
+_TOLD_BY_KEY = ("inference", "decoding", "INFERENCE")
+
+
+class Generation(StrEnum):
+    """Which of its programs a file was written for."""
+
+    V1 = "v1"
+    A = "A"
+    B = "B"
+    C = "C"
+
+
+@dataclass(slots=True)
+class Configuration:
+    """One file, its stages merged into what holds when the network is applied.
+
+    Parameters
+    ----------
+    path
+        For error messages.
+    content
+        Plain dictionaries, lists, strings and numbers.
+    generation
+        Where inference settings are found.
+    error
+        What is raised about its values.
+    used
+        The keys that were asked for: all others are `left_out`.
+    base
+        The file of what holds where it says nothing; None without one.
+    """
+
+    path: Path
+    content: dict[str, Any]
+    generation: Generation
+    error: type[TesseraError] = ModelError
+    used: set[str] = field(default_factory=set)
+    base: Path | None = None
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the value at the dotted *key*, which then counts as used; *default* where it is not given or null."""
+        self.used.add(key)
+        value: Any = self.content
+        for part in key.split("."):
+            if not isinstance(value, dict) or value.get(part) is None:
+                return default
+            value = value[part]
+        return value
+
+    def says(self, key: str) -> bool:
+        """Whether the dotted *key* is given, be it as null."""
+        *sections, last = key.split(".")
+        value: Any = self.content
+        for section in sections:
+            value = value.get(section) if isinstance(value, dict) else None
+        return isinstance(value, dict) and last in value
+
+    def first(self, *keys: str) -> Any:
+        """Return the first of the values that is given, None if none is; all of the keys count as used."""
+        return next((value for value in [self.get(key) for key in keys] if value is not None), None)
+
+    def complain(self, key: str, value: Any, wanted: str) -> TesseraError:
+        """Return the error for a *value* that is not what is wanted."""
+        return self.error(f"{self.path}: '{key}' is {_short(value)}, but it must be {wanted}")
+
+    def integer(self, key: str, default: int, *, most: int = 65_536) -> int:
+        """Return a whole number from 1 to *most*."""
+        value = self.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+            raise self.complain(key, value, f"a whole number from 1 to {most}")
+        return value
+
+    def number(self, key: str, default: float) -> float:
+        """Return a finite number."""
+        value = self.get(key, default)
+        if not _is_number(value):
+            raise self.complain(key, value, f"a finite number below {LARGEST_NUMBER:g}")
+        return float(value)
+
+    def numbers(self, *keys: str) -> tuple[float, ...] | None:
+        """Return the first list of finite numbers that is given, of at most 16; None if none is."""
+        return next((self._checked(key, value) for key in keys if (value := self.get(key)) not in (None, [])), None)
+
+    def _checked(self, key: str, value: Any) -> tuple[float, ...]:
+        if not isinstance(value, list) or len(value) > 16 or not all(map(_is_number, value)):
+            raise self.complain(key, value, "a list of numbers, one per axis")
+        return tuple(value)
+
+    def sides(self, *keys: str) -> tuple[int, ...] | None:
+        """Return the first list of two or three whole numbers above 0 that is given; None if none is."""
+        for key in keys:
+            found = self.numbers(key)
+            if found is None:
+                continue
+            if len(found) not in (2, 3) or not all(side == int(side) and 1 <= side <= 65_536 for side in found):
+                raise self.complain(key, list(found), "two or three whole numbers from 1 up, one per axis")
+            return tuple(map(int, found))
+        return None
+
+    def left_out(self) -> tuple[str, ...]:
+        """Return what is said and was not asked for: keys of inference and decoding, else the sections, each once."""
+        found: dict[str, None] = {}
+        for key in _iter_keys(self.content):
+            if not any(key == used or key.startswith(f"{used}.") for used in self.used):
+                section, *rest = key.split(".")
+                whole = key if section in _TOLD_BY_KEY else ".".join([section, *rest[:1]])
+                found[whole if section in (*_TOLD_BY_KEY, "data") else section] = None
+        return tuple(found)
+
+
+def read_configuration(
+    path: Path, *, base: Path | None = None, error: type[TesseraError] = ModelError
+) -> Configuration:
+    """Read a file of PyTorch Connectomics.
+
+    Parameters
+    ----------
+    path
+        The file.
+    base
+        Of version 1, which takes two: what holds where *path* says nothing.
+    error
+        What is raised.
+
+    Raises
+    ------
+    TesseraError
+        Of the type *error*: if it cannot be read or is none.
+    """
+    tree = _with_bases(path, error, ())
+    if not is_connectomics(tree):
+        raise error(f"{path} is no configuration of PyTorch Connectomics: it has no section such as model or inference")
+    if tree.keys() & _TOP_OF_V1:
+        below = read_tree(base, error=error) if base is not None else {}
+        return Configuration(path, _as_yacs_reads(_overlay(below, tree)), Generation.V1, error, base=base)
+    config = Configuration(path, merged := _merge_stages(tree), _generation_of(merged), error)
+    left = next((key for key in _PROFILES if config.get(key) is not None), None)
+    if left is not None:
+        raise error(
+            f"{path} leaves what '{left}' stands for to PyTorch Connectomics, which keeps it among its own files: use "
+            f"the config.yaml that training writes beside its checkpoints"
+        )
+    return config
+
+
+def _with_bases(path: Path, error: type[TesseraError], under: tuple[Path, ...]) -> dict[str, Any]:
+    """Return what *path* says over the files that it names as its ``_base_``, which lie in its folder.
+
+    Parameters
+    ----------
+    path
+        The file.
+    error
+        What is raised.
+    under
+        The files that led to it.
+    """
+    tree = read_tree(path, error=error)
+    merged: dict[str, Any] = {}
+    named = tree.pop("_base_", None)
+    for name in named if isinstance(named, list) else [] if named is None else [named]:
+        base = path.parent / str(name)
+        if not base.is_file() or base.resolve().parent != path.resolve().parent:
+            raise error(
+                f"{path} begins with '{str(name)[:200]}' (_base_), which is no file of its folder: put it there and "
+                f"name it so, or use the config.yaml that training writes beside its checkpoints"
+            )
+        if len(under) >= MAX_BASES or base.resolve() in (*under, path.resolve()):
+            raise error(f"{path} begins with '{name}' (_base_), which begins with it, or with too many others")
+        merged = _overlay(merged, _with_bases(base, error, (*under, path.resolve())))
+    return _overlay(merged, tree)
+
+
+def read_tree(path: Path, *, error: type[TesseraError] = ModelError, kind: str = "configuration") -> dict[str, Any]:
+    """Return the YAML file *path* as plain data; an empty one as an empty dictionary. *kind* is for error messages.
+
+    Raises
+    ------
+    TesseraError
+        Of the type *error*: if it cannot be read, is too large, or holds anything but plain data.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise error(f"{path} has {size} bytes; a {kind} has at most {MAX_BYTES}")
+        content = load_yaml(path.read_text(encoding="utf-8"))
+        tree = _Copier().copy(content)
+    except RecursionError as problem:
+        raise error(f"{path} is nested too deeply to be a {kind}") from problem
+    # YAML raises a plain ValueError for what looks like a date and is none.
+    except (OSError, ValueError, yaml.YAMLError) as problem:
+        raise error(f"cannot read the {kind} {path}: {' '.join(str(problem).split())}") from problem
+    if tree is not None and not isinstance(tree, dict):
+        raise error(f"the {kind} {path} holds no sections, such as inference")
+    return tree or {}
+
+
+def is_connectomics(tree: dict[str, Any]) -> bool:
+    """Whether *tree* is of PyTorch Connectomics, and not a settings file of Tessera, which has some of its keys."""
+    if tree.keys() & (_TOP | _TOP_OF_V1):
+        return True
+    inference = tree.get("inference")
+    inside = inference if isinstance(inference, dict) else {}
+    decoding = tree.get("decoding")
+    nested = isinstance(inside.get("test_time_augmentation"), dict)
+    return bool(inside.keys() & _OF_INFERENCE) or nested or (isinstance(decoding, dict) and "steps" in decoding)
+
+
+@dataclass(slots=True)
+class _Copier:
+    """Copies a tree that may hold itself or stand for a huge one, within bounds."""
+
+    nodes: int = 0
+
+    def copy(self, node: Any, depth: int = 0) -> Any:
+        self.nodes += 1
+        if self.nodes > MAX_NODES or depth > MAX_DEPTH:
+            raise ValueError(f"it stands for more than {MAX_NODES} values or {MAX_DEPTH} levels")
+        if isinstance(node, dict):
+            return {str(key): self.copy(value, depth + 1) for key, value in node.items()}
+        if isinstance(node, list):
+            return [self.copy(value, depth + 1) for value in node]
+        if node is None or isinstance(node, bool | int | float | str):
+            return node
+        return str(node)  # dates and the like
+
+
+def _as_yacs_reads(value: Any) -> Any:
+    """Return *value* as version 1 reads it: the word None stands for null, and numbers in parentheses for a list."""
+    if isinstance(value, dict):
+        return {key: _as_yacs_reads(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_as_yacs_reads(one) for one in value]
+    if value == "None":
+        return None
+    if isinstance(value, str) and len(value) <= LONGEST_TUPLE and value.startswith("(") and value.endswith(")"):
+        parts = [part.strip() for part in value[1:-1].removesuffix(",").split(",")]
+        if all(map(_NUMBER.fullmatch, parts)):
+            return [float(part) if "." in part else int(part) for part in parts]
+    return value
+
+
+def _merge_stages(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return the sections that hold for inference.
+
+    A file as its author writes it keeps them under `default` and `test`. The one that training leaves beside its
+    checkpoints has them merged at the top, and writes every default of a stage out, so that stages say nothing.
+    """
+    stages = {name: value for name, value in tree.items() if name in ("default", "test") and isinstance(value, dict)}
+    top = {name: value for name, value in tree.items() if name not in stages}
+    if "model" in top and "default" in stages:
+        return _overlay(stages["default"], top)
+    return _overlay(_overlay(top, stages.get("default", {})), stages.get("test", {}))
+
+
+def _overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Return *below* with what *above* says, null included, which takes a value away."""
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _overlay(merged[key], value) if both else value
+    return merged
+
+
+def _generation_of(tree: dict[str, Any]) -> Generation:
+    inference = tree.get("inference")
+    inside = inference.keys() if isinstance(inference, dict) else set()
+    model = tree.get("model")
+    newest = isinstance(model, dict) and isinstance(model.get("arch"), dict)
+    if inside & {"window", "model", "execution", "chunking"}:
+        return Generation.C
+    if "sliding_window" in inside or (
+        isinstance(inference, dict) and isinstance(inference.get("test_time_augmentation"), dict) and not newest
+    ):
+        return Generation.B
+    if newest or isinstance(tree.get("decoding"), dict):
+        return Generation.C
+    return Generation.A
+
+
+def _iter_keys(tree: dict[str, Any], before: str = "") -> Iterator[str]:
+    """Yield the dotted keys of all that says something: what is off, empty or null does not."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _iter_keys(value, f"{before}{key}.")
+        elif value not in (None, False, "", []):
+            yield f"{before}{key}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST_NUMBER
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

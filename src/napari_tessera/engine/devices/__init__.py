@@ -1,0 +1,1 @@
+"""The places where a network runs, behind one protocol."""

@@ -1,0 +1,111 @@
+"""What the engine asks of the place where the network runs.
+
+What CUDA needs beyond the CPU (streams, events, pinned memory, memory queries, the out-of-memory error) is in `cuda`;
+everything else in the engine is the same code on all devices. A *lane* is a queue of work on a device: what is issued
+in one lane is done in order, lanes run beside each other, and a *mark* is a place in a lane that can be waited for.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import torch
+
+    from napari_tessera.core.settings.settings import Precision
+
+__all__ = ["Device", "DeviceMemory", "Lane", "Mark"]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceMemory:
+    """Memory of a device, bytes: what it has, and what is free for this process now (its own cache included)."""
+
+    total_bytes: int
+    free_bytes: int
+
+
+class Mark(Protocol):
+    """A place in a lane."""
+
+    def wait(self) -> None:
+        """Block this thread until all work before the mark is done."""
+        ...
+
+
+class Lane(Protocol):
+    """A queue of work on a device."""
+
+    def active(self) -> AbstractContextManager[None]:
+        """Issue what the body does on the device into this lane."""
+        ...
+
+    def mark(self) -> Mark:
+        """Return a mark after all work issued until now."""
+        ...
+
+    def after(self, mark: Mark) -> None:
+        """Let all later work of this lane wait for *mark*, without blocking this thread."""
+        ...
+
+
+@runtime_checkable
+class Device(Protocol):
+    """What the engine and the plan need to know of a device.
+
+    Attributes
+    ----------
+    torch_device, name
+        For torch, and for people.
+    shares_host_memory
+        Whether its memory is the host's, so that moving something there frees nothing.
+    channels_last
+        Whether networks are given windows with the channels last in memory.
+    read_ahead
+        Batches of windows that are read while the network computes.
+    passes_ahead
+        Passes that may be issued before the first of them is done.
+    """
+
+    torch_device: torch.device
+    name: str
+    shares_host_memory: bool
+    channels_last: bool
+    read_ahead: int
+    passes_ahead: int
+
+    def memory(self) -> DeviceMemory:
+        """Return total and free memory now."""
+        ...
+
+    def start_peak(self, held_bytes: int = 0) -> None:
+        """Begin to measure the most that a run allocates, *held_bytes* of which it has on the device already."""
+        ...
+
+    def peak_bytes(self) -> int | None:
+        """Return the highest memory allocated since `start_peak`, or None where it cannot be told."""
+        ...
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        """Whether *error* says that this device's memory, or the host's, did not suffice."""
+        ...
+
+    def release_cached(self) -> None:
+        """Give freed memory back to the system."""
+        ...
+
+    def host_buffer(
+        self, shape: tuple[int, ...], dtype: torch.dtype, memory_format: torch.memory_format
+    ) -> torch.Tensor:
+        """Return an uninitialised tensor in host memory from and to which copies are fast."""
+        ...
+
+    def running(self, precision: Precision) -> AbstractContextManager[None]:
+        """Run the body without gradients and in *precision*, with whatever else a run needs of the device."""
+        ...
+
+    def open_lane(self, *, main: bool = False) -> Lane:
+        """Return a lane of its own, or the one that the network runs in."""
+        ...

@@ -1,0 +1,1 @@
+"""Where windows and blocks lie, and which views of a window there are. Integers only."""

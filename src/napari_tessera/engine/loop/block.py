@@ -1,0 +1,337 @@
+"""One block: its windows through the network into its slab, and what is tried when memory runs out.
+
+In this order, each step an event:
+
+1. the forward pass does not fit: its windows again with half the batch, down to one window;
+2. finished planes do not fit beside the rest while they are reduced: fewer of them at once;
+3. either still does not fit, and the slab is on the device: the slab moves to the host;
+4. or the slab does not fit anywhere: `NoRoomError`, and the caller goes on with smaller blocks.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+
+from napari_tessera.core.settings.settings import AccumulatorType
+from napari_tessera.core.settings.views import View
+from napari_tessera.engine.geometry.grid import count_forward_passes
+from napari_tessera.engine.loop.events import Recovery
+from napari_tessera.engine.loop.tta import ViewAverage
+from napari_tessera.engine.loop.window_reader import WindowFeed
+from napari_tessera.engine.stitching.stitch import Finished, SlabStitcher
+
+if TYPE_CHECKING:
+    from napari_tessera.engine.devices.protocol import Device, Lane
+    from napari_tessera.engine.geometry.grid import Block
+    from napari_tessera.engine.loop.network import Forward, Window
+    from napari_tessera.engine.loop.pass_check import CheckedForward
+    from napari_tessera.engine.loop.pass_count import Passes
+    from napari_tessera.engine.loop.plane_writer import PlaneDrain
+    from napari_tessera.engine.loop.sweep import Sweep
+    from napari_tessera.engine.loop.window_reader import WindowReader
+    from napari_tessera.engine.stitching.reduce import Reduction
+
+__all__ = ["BlockRun", "NoRoomError"]
+
+DTYPES = {AccumulatorType.FLOAT32: torch.float32, AccumulatorType.FLOAT16: torch.float16}
+HOST = torch.device("cpu")
+
+
+class NoRoomError(Exception):
+    """Memory does not suffice for this block, whatever is tried; it never leaves the engine.
+
+    Parameters
+    ----------
+    first_unfinished
+        The first plane of the image that is not in the sink.
+    failed_batch
+        Windows of the pass that failed, 0 if it was not a pass.
+    """
+
+    def __init__(self, first_unfinished: int, failed_batch: int) -> None:
+        super().__init__("no room for the block")
+        self.first_unfinished, self.failed_batch = first_unfinished, failed_batch
+
+    @property
+    def in_pass(self) -> bool:
+        """Whether it was a forward pass that failed."""
+        return self.failed_batch > 0
+
+
+@dataclass(frozen=True, slots=True)
+class _SeenPartly:
+    """Windows that some views have been computed for when memory ran out: those are not computed again.
+
+    *total* is the sum over the first *views* of them, (B, C', *window); *first* the number of the first window.
+    """
+
+    first: int
+    total: torch.Tensor
+    views: int
+
+    @property
+    def stop(self) -> int:
+        return self.first + self.total.shape[0]
+
+    def split(self, windows: int) -> tuple[_SeenPartly, _SeenPartly | None]:
+        """Return the first *windows* windows, and the others if there are any."""
+        head = _SeenPartly(self.first, self.total[:windows], self.views)
+        tail = _SeenPartly(self.first + windows, self.total[windows:], self.views)
+        return head, tail if tail.total.shape[0] else None
+
+
+class BlockRun:
+    """Runs one block.
+
+    Parameters
+    ----------
+    block, sweep
+        What to do.
+    device, lane, reader, forward, passes
+        What it is done with.
+    batch
+        Windows per pass, as many as fitted until now.
+    on_host
+        Whether the accumulator has had to move to the host.
+    on_recovery
+        Called with the step, the windows of the failed pass, the batch to go on with and the passes left.
+    """
+
+    def __init__(
+        self,
+        block: Block,
+        sweep: Sweep,
+        *,
+        device: Device,
+        lane: Lane,
+        reader: WindowReader,
+        forward: Forward | CheckedForward,
+        passes: Passes,
+        batch: int,
+        on_host: bool,
+        on_recovery: Callable[[Recovery, int, int, int], None],
+    ) -> None:
+        self._block, self._sweep, self._device, self._lane = block, sweep, device, lane
+        self._reader, self._forward, self._passes = reader, forward, passes
+        self._batch, self._on_host, self._on_recovery = batch, on_host, on_recovery
+        self._windows = sweep.windows_of(block)
+        self._stitched = 0
+        self._predicted = 0
+        self._partly: deque[_SeenPartly] = deque()
+        self._average = ViewAverage(sweep.views, sweep.grid.window, sweep.offsets)
+        self._spoken: dict[View, torch.Tensor | None] = {}
+        self._stitcher: SlabStitcher | None = None
+
+    def open(self, importance: torch.Tensor, reduction: Reduction, drain: PlaneDrain) -> None:
+        """Allocate the slab, on the device or else on the host.
+
+        Raises
+        ------
+        NoRoomError
+            If there is no room for it.
+        """
+
+        def hand_on(finished: Finished) -> None:
+            drain.put(finished.region, reduction.apply(finished.values, finished.missing))
+
+        def allocate(where: torch.device) -> None:
+            self._stitcher = SlabStitcher(
+                self._sweep.grid,
+                self._block,
+                self._sweep.out_channels,
+                importance.to(where),
+                self._sweep.weighting(normalised=reduction.normalised),
+                hand_on,
+                dtype=DTYPES[self._sweep.accumulator],
+                device=where,
+            )
+
+        failure = self._failure_of(partial(allocate, HOST if self._on_host else self._device.torch_device))
+        if failure is not None and not self._on_host and not self._device.shares_host_memory:
+            self._device.release_cached()
+            failure = self._failure_of(partial(allocate, HOST))
+            if failure is None:
+                self._on_host = True
+                self._tell(Recovery.HOST_ACCUMULATOR, 0)
+        if failure is not None:
+            raise NoRoomError(self._block.start[self._sweep.grid.sweep_axis], 0) from failure
+
+    def run(self) -> None:
+        """Compute and stitch all windows, and hand on all planes.
+
+        Raises
+        ------
+        NoRoomError
+            If memory does not suffice; what has been handed on is final.
+        """
+        assert self._stitcher is not None
+        while self._stitched < len(self._windows):
+            failure = self._failure_of(self._run_windows)
+            if failure is not None:
+                self._shrink(failure)
+        self._with_relief(self._stitcher.finish)
+
+    def _failure_of(self, work: Callable[[], None]) -> BaseException | None:
+        """Do *work* and return the lack of memory that ended it, without the frames that keep tensors alive."""
+        try:
+            work()
+        except (RuntimeError, MemoryError) as error:
+            if not self._device.is_out_of_memory(error):
+                raise
+            return error.with_traceback(None)
+        return None
+
+    def _run_windows(self) -> None:
+        """Run the windows that are left; of partly seen ones only these, as no batch may mix them with others."""
+        end = self._partly[0].stop if self._partly else len(self._windows)
+        feed = WindowFeed(
+            self._reader,
+            self._windows[self._stitched : end],
+            self._batch,
+            device=self._device,
+            lane=self._lane,
+            read_ahead=self._device.read_ahead if self._sweep.read_ahead is None else self._sweep.read_ahead,
+        )
+        batches = iter(feed)
+        try:
+            for windows, tensor in batches:
+                predictions = self._predict(windows, tensor)
+                self._predicted = self._stitched + len(windows)
+                self._stitch(windows, predictions)
+                feed.used()
+                del predictions  # before the next pass needs the room
+        finally:
+            batches.close()  # type: ignore[attr-defined]  # a generator: ends its thread
+
+    def _stitch(self, windows: Sequence[Window], predictions: torch.Tensor) -> None:
+        for window, prediction in zip(windows, predictions, strict=True):
+            self._with_relief(partial(self._add, window, prediction))
+            self._stitched += 1
+
+    def _add(self, window: Window, prediction: torch.Tensor) -> None:
+        assert self._stitcher is not None
+        spoken = None
+        if self._sweep.is_interleaved:
+            prediction = self._average.restored(prediction[None], window.view)[0]
+            spoken = self._spoken_by(window.view)
+        self._stitcher.add(window.start, prediction, spoken)
+
+    def _spoken_by(self, view: View) -> torch.Tensor | None:
+        """Return how much a view's values count, kept where the sums are: a copy per window would hold them up."""
+        if view not in self._spoken:
+            spoken = self._average.spoken(view)
+            where = HOST if self._on_host else self._device.torch_device
+            self._spoken[view] = None if spoken is None else spoken.to(where)
+        return self._spoken[view]
+
+    def _predict(self, windows: Sequence[Window], tensor: torch.Tensor) -> torch.Tensor:
+        """Return the prediction for every window, (B, C', *window) in the window's own axes."""
+        if self._sweep.is_interleaved:
+            return self._predict_interleaved(windows, tensor)
+        views = self._sweep.views
+        seen = self._resume(len(windows))
+        total, done = (None, 0) if seen is None else (seen.total, seen.views)
+        try:
+            for view in views[done:]:
+                self._passes.raise_if_cancelled()
+                prediction = self._forward(self._seen(tensor, view), windows)
+                if total is None:
+                    # The network's output may be its own buffer (or its input): the sum needs memory of its own.
+                    total = prediction if len(views) == 1 else prediction.clone()
+                else:
+                    self._average.add(total, prediction, view)
+                del prediction
+                done += 1
+                self._passes.issued(len(windows))
+            assert total is not None
+            return self._average.finish(total)
+        except (RuntimeError, MemoryError):
+            if total is not None:
+                self._partly.appendleft(_SeenPartly(self._stitched, total, done))
+            raise
+
+    def _resume(self, windows: int) -> _SeenPartly | None:
+        """Return what views of the next *windows* windows have been computed already."""
+        if not self._partly:
+            return None
+        seen, others = self._partly.popleft().split(windows)
+        if others is not None:
+            self._partly.appendleft(others)
+        return seen
+
+    def _predict_interleaved(self, windows: Sequence[Window], tensor: torch.Tensor) -> torch.Tensor:
+        """Return the predictions of one pass in which every window is seen through its own view, in the view's axes."""
+        self._passes.raise_if_cancelled()
+        for place, window in enumerate(windows):
+            if window.view != View():
+                tensor[place : place + 1] = window.view.apply(tensor[place : place + 1]).clone()
+        predictions = self._forward(tensor, windows)
+        self._passes.issued(len(windows))
+        return predictions
+
+    def _seen(self, windows: torch.Tensor, view: View) -> torch.Tensor:
+        """Return *windows* through *view*, in memory of its own while other views need them.
+
+        A network may write into its input (an in-place activation as the first layer does); a flip is a copy anyway.
+        """
+        seen = view.apply(windows)
+        if view.transpose:  # in the windows' own layout, which the network has shown that it takes
+            return torch.empty_like(windows).copy_(seen)
+        return seen if view.flips or len(self._sweep.views) == 1 else seen.clone()
+
+    def _with_relief(self, work: Callable[[], None]) -> None:
+        """Do some stitching; where memory does not suffice, make room and do the rest of it."""
+        while True:
+            failure = self._failure_of(work)
+            if failure is None:
+                return
+            assert self._stitcher is not None
+            self._device.release_cached()
+            if self._stitcher.smaller_pieces():
+                self._tell(Recovery.SMALLER_PIECES, 0)
+            else:
+                self._to_host(failure, failed_batch=0)
+
+    def _shrink(self, failure: BaseException) -> None:
+        """Make room after a pass did not fit."""
+        self._device.release_cached()
+        self._predicted = self._stitched
+        end = self._partly[0].stop if self._partly else len(self._windows)
+        failed = min(self._batch, end - self._stitched)
+        if failed > 1:
+            self._batch = failed // 2
+            self._tell(Recovery.SMALLER_PASSES, failed)
+        else:
+            self._to_host(failure, failed_batch=1)
+
+    def _to_host(self, failure: BaseException, *, failed_batch: int) -> None:
+        assert self._stitcher is not None
+        stitcher = self._stitcher
+        cause: BaseException | None = failure
+        if not self._on_host and not self._device.shares_host_memory:
+            cause = self._failure_of(lambda: stitcher.move_to(HOST))
+            self._device.release_cached()
+        if cause is not None:
+            raise NoRoomError(stitcher.first_unfinished, failed_batch) from cause
+        self._on_host = True
+        self._spoken.clear()
+        self._tell(Recovery.HOST_ACCUMULATOR, failed_batch)
+
+    def _tell(self, step: Recovery, failed_batch: int) -> None:
+        self._on_recovery(step, failed_batch, self._batch, self._passes_left())
+
+    def _passes_left(self) -> int:
+        """Return the passes that the windows without a prediction still need."""
+        views = self._sweep.views_per_pass
+        first = max(self._predicted, self._stitched)
+        passes = 0
+        for seen in self._partly:
+            passes += count_forward_passes(seen.stop - first, sw_batch_size=self._batch, n_views=views - seen.views)
+            first = seen.stop
+        return passes + count_forward_passes(len(self._windows) - first, sw_batch_size=self._batch, n_views=views)

@@ -1,0 +1,268 @@
+"""The loop: windows in, the network on every view, predictions stitched, finished planes out.
+
+Memory that runs out costs one pass: see `BlockRun` for what is tried, step by step. What a failed pass has computed is
+not stitched, and what has been stitched is not computed again, so the result does not change.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from math import prod
+from typing import TYPE_CHECKING
+
+from napari_tessera.core.errors import OutOfMemoryError
+from napari_tessera.core.settings.settings import AccumulatorType
+from napari_tessera.core.units import format_bytes
+from napari_tessera.engine.geometry.blocks import halve_block
+from napari_tessera.engine.geometry.grid import Tiling
+from napari_tessera.engine.loop.block import BlockRun, NoRoomError
+from napari_tessera.engine.loop.events import EventHandler, MemoryRecovered, Noticed, PlanesFinished, Recovery
+from napari_tessera.engine.loop.network import Forward, Network
+from napari_tessera.engine.loop.pass_count import Passes
+from napari_tessera.engine.loop.plane_writer import PlaneDrain
+from napari_tessera.engine.loop.window_reader import WindowReader
+from napari_tessera.engine.stitching.importance_map import MINIMUM, importance_map
+from napari_tessera.engine.stitching.stitch import FLOAT_BYTES, estimate_slab_bytes
+
+if TYPE_CHECKING:
+    import torch
+
+    from napari_tessera.engine.devices.protocol import Device
+    from napari_tessera.engine.geometry.grid import Block
+    from napari_tessera.engine.loop.pass_check import CheckedForward
+    from napari_tessera.engine.loop.sweep import Sweep
+    from napari_tessera.engine.sink import Sink
+    from napari_tessera.engine.source import Region, Source
+    from napari_tessera.engine.stitching.reduce import Reduction
+
+__all__ = ["run_sweep"]
+
+
+def run_sweep(
+    network: Network,
+    source: Source,
+    sweep: Sweep,
+    *,
+    device: Device,
+    reduction: Reduction,
+    sink: Sink,
+    volume: int = 0,
+    on_event: EventHandler | None = None,
+    cancel: threading.Event | None = None,
+    dealt: Iterator[Block] | None = None,
+) -> int:
+    """Run the network over one volume and return the number of forward passes that succeeded.
+
+    Parameters
+    ----------
+    network
+        Called with float32 (B, C, *window) on the device; gives (B, C', *window), or a tuple, list or dictionary whose
+        first tensor is that.
+    source
+        The image; must have the grid's shape.
+    sweep
+        What to do.
+    device
+        Where the network is.
+    reduction
+        What becomes of finished planes on the device; its result goes to the sink.
+    sink
+        Takes the finished planes.
+    volume
+        Number that the events carry.
+    on_event, cancel
+        Receives events, on the calling thread; stops the run within one pass.
+    dealt
+        Gives the next block where several devices share those of *sweep*; None: all of them are run here.
+
+    Raises
+    ------
+    CancelledError
+        If *cancel* was set; finished planes are in the sink.
+    ModelError
+        If the network raises (kept as ``__cause__``) or gives an output of another shape.
+    OutOfMemoryError
+        If memory does not suffice, whatever is tried.
+    """
+    notify = on_event or (lambda event: None)
+    with device.running(sweep.precision):
+        run = _SweepRun(network, source, sweep, device, reduction, sink, volume, notify, cancel)
+        try:
+            return run.run(deque(sweep.all_blocks), iter(())) if dealt is None else run.run(deque(), dealt)
+        finally:
+            run.close()
+
+
+class _SweepRun:
+    """The state of one `run_sweep`: the blocks that are left, and what they share."""
+
+    def __init__(
+        self,
+        network: Network,
+        source: Source,
+        sweep: Sweep,
+        device: Device,
+        reduction: Reduction,
+        sink: Sink,
+        volume: int,
+        notify: EventHandler,
+        cancel: threading.Event | None,
+    ) -> None:
+        self._sweep, self._device, self._reduction = sweep, device, reduction
+        self._volume, self._notify = volume, notify
+        self._lane = device.open_lane(main=True)
+        self._source = source
+        window = sweep.grid.window
+        forward = (
+            network
+            if isinstance(network, Forward)
+            else Forward(network, sweep.out_channels, window, device, sweep.grid.halo)
+        )
+        self._forward: Forward | CheckedForward = forward
+        if sweep.check is not None:
+            self._forward = sweep.check.of(forward, lambda sentence: notify(Noticed(volume, sentence)))
+        self._passes = Passes(device, self._lane, volume, notify, cancel)
+        axis = sweep.grid.sweep_axis
+
+        def written(region: Region) -> None:
+            # Not a method: the drain would hold this object, and the image with it, in a cycle.
+            limits = tuple((part.start, part.stop) for part in region)
+            notify(PlanesFinished(volume, axis, limits))
+
+        self._drain = PlaneDrain(device, self._lane, sink, written)
+        self._batch = sweep.sw_batch_size
+        self._on_host = False
+
+    def run(self, pending: deque[Block], dealt: Iterator[Block]) -> int:
+        """Run the *pending* blocks, then those that are *dealt*, and return the passes made."""
+        importance = self._importance()
+        self._expect(0, pending)
+        for block in self._iter_blocks(pending, dealt):
+            failure = self._failure_of(block, pending, importance)
+            if failure is not None:
+                pending.extendleft(reversed(self._smaller_blocks(failure, block)))
+                self._expect(0, pending)
+        self._passes.settle()
+        self._drain.flush()
+        return self._passes.done
+
+    def _iter_blocks(self, pending: deque[Block], dealt: Iterator[Block]) -> Iterator[Block]:
+        while True:
+            while pending:
+                yield pending.popleft()
+            block = next(dealt, None)
+            if block is None:
+                return
+            self._passes.total += self._sweep.passes_of(block, self._batch)
+            yield block
+
+    def close(self) -> None:
+        """Write what is finished, also after a cancel or an error, and end the threads."""
+        try:
+            self._drain.flush()
+        finally:
+            self._drain.close()
+
+    def _importance(self) -> torch.Tensor:
+        sweep = self._sweep
+        # Sums in float16 have no room for what falls to nearly nothing.
+        coarse = sweep.accumulator is AccumulatorType.FLOAT16
+        try:
+            return importance_map(
+                sweep.grid.window,
+                sweep.blend,
+                sigma_scale=sweep.sigma_scale,
+                tiling=Tiling.MONAI if coarse else sweep.grid.tiling,
+                halo=sweep.grid.halo,
+                minimum=MINIMUM if coarse else 0.0,
+                device=self._device.torch_device,
+            )
+        except (RuntimeError, MemoryError) as error:
+            if not self._device.is_out_of_memory(error):
+                raise
+            raise self._window_error() from error
+
+    def _failure_of(self, block: Block, pending: deque[Block], importance: torch.Tensor) -> NoRoomError | None:
+        """Run one block and return what it failed for, if it did, without the frames that keep tensors alive."""
+        run = BlockRun(
+            block,
+            self._sweep,
+            device=self._device,
+            lane=self._lane,
+            reader=WindowReader(self._source, self._sweep.grid, self._sweep.intensity, block),
+            forward=self._forward,
+            passes=self._passes,
+            batch=self._batch,
+            on_host=self._on_host,
+            on_recovery=lambda step, failed, batch, left: self._recovered(step, failed, batch, left, pending),
+        )
+        try:
+            run.open(importance, self._reduction, self._drain)
+            run.run()
+        except NoRoomError as error:
+            return error.with_traceback(None)
+        return None
+
+    def _recovered(self, step: Recovery, failed: int, batch: int, passes_left: int, pending: deque[Block]) -> None:
+        self._batch = batch
+        self._on_host |= step is Recovery.HOST_ACCUMULATOR
+        self._expect(passes_left, pending)
+        self._notify(MemoryRecovered(self._volume, self._passes.done + 1, failed, batch, step))
+
+    def _expect(self, passes_left: int, pending: deque[Block]) -> None:
+        """Say how many passes there are in all, with those left in this block and the blocks after it."""
+        self._passes.settle()
+        later = sum(self._sweep.passes_of(block, self._batch) for block in pending)
+        self._passes.total = self._passes.done + passes_left + later
+
+    def _smaller_blocks(self, failure: NoRoomError, block: Block) -> tuple[Block, ...]:
+        """Return the unfinished part of *block* in two halves, or end the run."""
+        self._device.release_cached()
+        axis = self._sweep.grid.sweep_axis
+        rest = block.with_axis(axis, failure.first_unfinished, block.stop[axis])
+        halves = halve_block(self._sweep.grid, rest)
+        if halves is None or not self._is_worth_halving(rest, failure):
+            raise (self._window_error() if failure.in_pass else self._slab_error(rest)) from failure.__cause__
+        self._notify(
+            MemoryRecovered(self._volume, self._passes.done + 1, failure.failed_batch, self._batch, Recovery.BLOCKS)
+        )
+        return halves
+
+    def _is_worth_halving(self, block: Block, failure: NoRoomError) -> bool:
+        """Whether a smaller slab makes room: not for a pass on another memory, nor once the slab is small beside it."""
+        if failure.in_pass and not self._device.shares_host_memory:
+            return False
+        grid, sweep = self._sweep.grid, self._sweep
+        one_pass = FLOAT_BYTES * (self._source.shape[0] + sweep.out_channels) * prod(grid.window)
+        return self._slab_bytes(block) > one_pass
+
+    def _slab_bytes(self, block: Block) -> int:
+        sweep = self._sweep
+        return estimate_slab_bytes(
+            sweep.grid,
+            sweep.out_channels,
+            block=block,
+            weighting=sweep.weighting(normalised=self._reduction.normalised),
+            accumulator=sweep.accumulator,
+        )
+
+    def _window_error(self) -> OutOfMemoryError:
+        window = " x ".join(map(str, self._sweep.grid.window))
+        return OutOfMemoryError(
+            f"one window of {window} voxels does not fit into the memory of {self._free_memory()}: "
+            f"choose a smaller window_size"
+        )
+
+    def _slab_error(self, block: Block) -> OutOfMemoryError:
+        slab = " x ".join(map(str, self._sweep.grid.slab_shape(self._sweep.grid.sweep_axis, block)))
+        return OutOfMemoryError(
+            f"the accumulator of {self._sweep.out_channels} channels x {slab} voxels "
+            f"({format_bytes(self._slab_bytes(block))}) does not fit into the memory of {self._free_memory()}: "
+            f"choose a smaller window_size, or close other programs"
+        )
+
+    def _free_memory(self) -> str:
+        memory = self._device.memory()
+        return f"{self._device.name} ({format_bytes(memory.free_bytes)} of {format_bytes(memory.total_bytes)} free)"

@@ -1,0 +1,159 @@
+"""What one volume's run is determined by, apart from the network and the image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_tessera.core.settings.settings import AccumulatorType, Blend, Precision, TtaMode
+from napari_tessera.core.settings.views import View
+from napari_tessera.engine.geometry.grid import Block, WindowGrid, count_forward_passes
+from napari_tessera.engine.geometry.interleaving import digits, view_number
+from napari_tessera.engine.loop.network import Window
+from napari_tessera.engine.loop.tta import ViewAverage
+from napari_tessera.engine.stitching.stitch import Weighting
+
+if TYPE_CHECKING:
+    from napari_tessera.engine.intensity import IntensityMap
+    from napari_tessera.engine.loop.pass_check import PassCheck
+
+__all__ = ["Sweep", "choose_weighting", "count_occupied", "is_interleaved"]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Everything that one volume's run is determined by, apart from the network and the image.
+
+    Parameters
+    ----------
+    grid
+        Where the windows lie.
+    out_channels
+        Channels of the network's output.
+    intensity
+        From the image's values to the network's.
+    sw_batch_size
+        Windows per forward pass.
+    views
+        TTA views, the identity first.
+    offsets
+        Offsets of affinity channels, in voxels; empty where channels have no direction.
+    tta_mode, blend, precision, accumulator
+        See `Settings`.
+    sigma_scale
+        Width of the Gaussian blend as a share of the window's sides.
+    blocks
+        Parts of the image that are stitched one after the other; empty: the whole at once.
+    occupied
+        Boolean, one per window of the grid (shape ``grid.counts``): which are computed; None: all.
+    read_ahead
+        Batches read while the network computes; None: what suits the device.
+    check
+        Looks at the first passes; None: nobody does.
+    """
+
+    grid: WindowGrid
+    out_channels: int
+    intensity: IntensityMap
+    sw_batch_size: int = 1
+    views: tuple[View, ...] = (View(),)
+    offsets: tuple[tuple[int, ...], ...] = ()
+    tta_mode: TtaMode = TtaMode.FULL
+    blend: Blend = Blend.GAUSSIAN
+    precision: Precision = Precision.FLOAT32
+    accumulator: AccumulatorType = AccumulatorType.FLOAT32
+    sigma_scale: float | tuple[float, ...] = 0.125
+    blocks: tuple[Block, ...] = ()
+    occupied: npt.NDArray[Any] | None = None
+    read_ahead: int | None = None
+    check: PassCheck | None = None
+
+    @property
+    def all_blocks(self) -> tuple[Block, ...]:
+        """The blocks, at least one."""
+        return self.blocks or (self.grid.whole,)
+
+    @property
+    def views_per_pass(self) -> int:
+        """How often every batch of windows is passed: once for each view, or once where views are interleaved."""
+        return 1 if self.is_interleaved else len(self.views)
+
+    @property
+    def is_interleaved(self) -> bool:
+        """Whether every window sees one view of several."""
+        return is_interleaved(self.tta_mode, len(self.views))
+
+    @cached_property
+    def _interleaved_views(self) -> tuple[View, ...]:
+        """The views that windows are dealt: those that say something about every channel; one where all see all."""
+        if not self.is_interleaved:
+            return (View(),)
+        average = ViewAverage(self.views, self.grid.window, self.offsets)
+        return tuple(view for view in self.views if average.speaks_for_all(view))
+
+    def weighting(self, *, normalised: bool) -> Weighting:
+        """Return how sums become averages, if *normalised* ones are asked for."""
+        return choose_weighting(
+            normalised=normalised,
+            skips=self.occupied is not None,
+            partly_silent=self.is_interleaved and bool(self.offsets),
+        )
+
+    def passes_of(self, block: Block, sw_batch_size: int | None = None) -> int:
+        """Return the forward passes of one block, with batches of another size if one is given."""
+        windows = count_occupied(self.grid, block, self.occupied)
+        batch = self.sw_batch_size if sw_batch_size is None else sw_batch_size
+        return count_forward_passes(windows, sw_batch_size=batch, n_views=self.views_per_pass)
+
+    @cached_property
+    def forward_passes(self) -> int:
+        """Calls of the network, if memory never runs out."""
+        return sum(map(self.passes_of, self.all_blocks))
+
+    def windows_of(self, block: Block) -> list[Window]:
+        """Return the windows that are computed for *block*, in order."""
+        views = self._interleaved_views
+        places = digits(self.grid, len(views))
+        found = []
+        for index in self.grid.iter_indices(block):
+            if self.occupied is not None and not self.occupied[index]:
+                continue
+            view = views[view_number(index, places, len(views))]
+            found.append(Window(self.grid.start_of(index), view))
+        return found
+
+
+def is_interleaved(tta_mode: TtaMode, n_views: int) -> bool:
+    """Return whether every window sees one view of several."""
+    return tta_mode is TtaMode.INTERLEAVED and n_views > 1
+
+
+def choose_weighting(*, normalised: bool, skips: bool, partly_silent: bool) -> Weighting:
+    """Return how sums become averages.
+
+    Parameters
+    ----------
+    normalised
+        Whether averages are asked for at all.
+    skips
+        Whether windows are left out, so that rows differ.
+    partly_silent
+        Whether a window may say nothing about some of its voxels and channels.
+    """
+    # Without weights, channels that few windows speak for would lose against the others.
+    if partly_silent:
+        return Weighting.VALUES
+    if not normalised:
+        return Weighting.NONE
+    return Weighting.VOXELS if skips else Weighting.ROWS
+
+
+def count_occupied(grid: WindowGrid, block: Block | None, occupied: npt.NDArray[Any] | None) -> int:
+    """Return how many windows of *block* are computed."""
+    if occupied is None:
+        return grid.count_windows(block)
+    return int(np.count_nonzero(occupied[np.ix_(*grid.ranges(block))]))

@@ -1,0 +1,214 @@
+"""From the image to the device: windows read ahead into host memory, copied while the network computes.
+
+Three things happen at once where the device allows: a thread reads batch n + 2, the copy lane brings batch n + 1 to the
+device, and the network computes batch n. The buffers go round, so a reader that is faster waits; nothing piles up.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from napari_tessera.engine.geometry.grid import PadMode
+from napari_tessera.engine.source import ArraySource, PlaneCache, Source
+
+if TYPE_CHECKING:
+    from napari_tessera.engine.devices.protocol import Device, Lane, Mark
+    from napari_tessera.engine.geometry.grid import Block, WindowGrid
+    from napari_tessera.engine.intensity import IntensityMap
+    from napari_tessera.engine.loop.network import Window
+
+__all__ = ["WindowFeed", "WindowReader"]
+
+# By the number of axes, batch and channels included.
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+_NUMPY_MODES: dict[PadMode, Any] = {
+    PadMode.REFLECT: "reflect",
+    PadMode.REPLICATE: "edge",
+    PadMode.CIRCULAR: "wrap",
+}
+
+
+class WindowReader:
+    """Reads windows of an image, padded where it is smaller, into host memory.
+
+    Parameters
+    ----------
+    source, grid, intensity
+        The image, where its windows lie, and from its values to the network's.
+    block
+        The part whose windows are read.
+
+    Attributes
+    ----------
+    shape
+        (C, *window).
+    """
+
+    def __init__(self, source: Source, grid: WindowGrid, intensity: IntensityMap, block: Block) -> None:
+        at_hand = isinstance(source, ArraySource) and source.in_memory
+        self._source = source if at_hand else PlaneCache(source, grid.sweep_axis, grid.reach(block))
+        self._grid, self._intensity = grid, intensity
+        # Beyond the image a halo sees what a window further in would: nothing that looks like an edge.
+        # None: it is filled with a number.
+        self._mode: Any = "symmetric" if any(grid.halo) else _NUMPY_MODES.get(grid.padding.mode)
+        # float32 holds whole numbers of 16 bits; wider ones are mapped before they are rounded.
+        self.maps_on_host = source.dtype.itemsize >= 4 and source.dtype != np.float32
+        self.shape = (source.shape[0], *grid.window)
+
+    def read(self, windows: Sequence[Window], into: torch.Tensor) -> None:
+        """Fill *into*, (B, C, *window) on the host."""
+        values = into.numpy()
+        for place, window in enumerate(windows):
+            self._read_window(window.start, values[place])
+
+    def _read_window(self, start: Sequence[int], into: Any) -> None:
+        of_image, of_window = self._covered(start)
+        if self._mode is not None and self._grid.is_padded:
+            values = self._source.read(of_image)
+            values = self._intensity.on_host(values) if self.maps_on_host else values
+            beyond = [(part.start, side - part.stop) for part, side in zip(of_window, into.shape[1:], strict=True)]
+            into[...] = np.pad(values, [(0, 0), *beyond], mode=self._mode)
+            return
+        if self._grid.is_padded:
+            into[...] = self._grid.padding.value
+        values = self._source.read(of_image)
+        into[(slice(None), *of_window)] = self._intensity.on_host(values) if self.maps_on_host else values
+
+    def _covered(self, start: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+        """Return which part of the image a window has, and which part of the window that is; the rest is padding."""
+        of_image: list[slice] = []
+        of_window: list[slice] = []
+        for axis, (pad, _), first in zip(self._grid.axes, self._grid.pad_vox, start, strict=True):
+            low, high = max(first - pad, 0), min(first - pad + axis.window_vox, axis.image_vox)
+            of_image.append(slice(low, high))
+            of_window.append(slice(low + pad - first, high + pad - first))
+        return tuple(of_image), tuple(of_window)
+
+    def finish(self, values: torch.Tensor, windows: Sequence[Window]) -> torch.Tensor:
+        """Bring *values*, (B, C, *window) on the device, which are of *windows*, to the network's, in place."""
+        if self.maps_on_host:
+            return values
+        mapped = self._intensity.apply_(values)
+        if self._grid.is_padded and self._mode is None and not self._intensity.is_identity:
+            # Padding is a number of the network's intensities, and there may be no value that the map brings there.
+            for place, window in enumerate(windows):
+                _fill_outside(mapped[place], self._covered(window.start)[1], self._grid.padding.value)
+        return mapped
+
+
+def _fill_outside(values: torch.Tensor, covered: Sequence[slice], value: float) -> None:
+    """Make *value* of what of *values*, (C, *window), lies outside the part that is *covered*."""
+    for axis, part in enumerate(covered, start=1):
+        values.narrow(axis, 0, part.start).fill_(value)
+        values.narrow(axis, part.stop, values.shape[axis] - part.stop).fill_(value)
+
+
+class _Slot:
+    """One batch's memory, on the host and on the device; the same where the device is the host."""
+
+    def __init__(self, shape: tuple[int, ...], device: Device) -> None:
+        last = CHANNELS_LAST.get(len(shape), torch.contiguous_format)
+        memory_format = last if device.channels_last else torch.contiguous_format
+        self.host = device.host_buffer(shape, torch.float32, memory_format)
+        same = device.torch_device == self.host.device
+        self.device = self.host if same else torch.empty_like(self.host, device=device.torch_device)
+        self.copied: Mark | None = None
+        self.used: Mark | None = None
+
+
+class WindowFeed:
+    """Yields batches of windows on the device.
+
+    Parameters
+    ----------
+    reader
+        Where the windows are read from.
+    windows
+        All windows, in order.
+    batch
+        Windows in one batch, the last may hold fewer.
+    device, lane
+        Where they are wanted, and in which lane they will be used.
+    read_ahead
+        Batches that a thread reads ahead; 0: read when asked for, on the thread that asks.
+    """
+
+    def __init__(
+        self,
+        reader: WindowReader,
+        windows: Sequence[Window],
+        batch: int,
+        *,
+        device: Device,
+        lane: Lane,
+        read_ahead: int,
+    ) -> None:
+        self._reader, self._device, self._lane = reader, device, lane
+        self._copying = device.open_lane()
+        # New memory may still be read by work of the lane that had it before.
+        self._copying.after(lane.mark())
+        self._batches = [windows[at : at + batch] for at in range(0, len(windows), batch)]
+        shape = (min(batch, len(windows)), *reader.shape)
+        self._slots = [_Slot(shape, device) for _ in range(min(read_ahead, len(self._batches) - 1) + 1)]
+
+    def __iter__(self) -> Iterator[tuple[Sequence[Window], torch.Tensor]]:
+        """Yield (windows, (B, C, *window) float32 on the device); a tensor is valid until the next one is asked for."""
+        if len(self._slots) == 1:
+            for windows in self._batches:
+                self._read(windows, self._slots[0])
+                yield windows, self._hand_over(windows, self._slots[0])
+            return
+        yield from self._iter_ahead()
+
+    def _iter_ahead(self) -> Iterator[tuple[Sequence[Window], torch.Tensor]]:
+        waiting = deque(enumerate(self._batches))
+        ahead: deque[tuple[Sequence[Window], _Slot, Future[None]]] = deque()
+        with ThreadPoolExecutor(1, thread_name_prefix="tessera-read") as pool:
+
+            def read_next() -> None:
+                if waiting:
+                    number, windows = waiting.popleft()
+                    slot = self._slots[number % len(self._slots)]
+                    ahead.append((windows, slot, pool.submit(self._read, windows, slot)))
+
+            try:
+                for _ in self._slots[1:]:
+                    read_next()
+                while ahead or waiting:
+                    read_next()  # into the slot whose batch the caller has just given back
+                    windows, slot, done = ahead.popleft()
+                    done.result()
+                    yield windows, self._hand_over(windows, slot)
+            finally:
+                for _, _, future in ahead:
+                    future.cancel()
+
+    def _read(self, windows: Sequence[Window], slot: _Slot) -> None:
+        if slot.copied is not None:
+            slot.copied.wait()
+        self._reader.read(windows, slot.host[: len(windows)])
+
+    def _hand_over(self, windows: Sequence[Window], slot: _Slot) -> torch.Tensor:
+        """Copy a batch to the device in the copy lane, once its place there is free, and let the user's lane wait."""
+        there = slot.device[: len(windows)]
+        if slot.device is not slot.host:
+            if slot.used is not None:
+                self._copying.after(slot.used)
+            with self._copying.active():
+                there.copy_(slot.host[: len(windows)], non_blocking=True)
+            slot.copied = self._copying.mark()
+            self._lane.after(slot.copied)
+        return self._reader.finish(there, windows)
+
+    def used(self) -> Mark:
+        """Mark that all batches handed over until now have been used; call it before the next is asked for."""
+        mark = self._lane.mark()
+        for slot in self._slots:
+            slot.used = mark
+        return mark

@@ -1,0 +1,1 @@
+"""Overlapping predictions become one volume: weights, slab, finished planes."""

@@ -1,0 +1,70 @@
+"""Output files: refused before the run when they cannot be written, whole or not there after it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from napari_tessera.core.errors import OutputError
+from napari_tessera.core.writing import replacing
+
+__all__ = ["check_writable", "output_file"]
+
+TIFF_SUFFIXES = (".tif", ".tiff")
+
+
+def check_writable(
+    path: str | os.PathLike[str], overwrite: bool = False, suffixes: tuple[str, ...] = TIFF_SUFFIXES
+) -> None:
+    """Raise unless *path* can be written. To be called before a run, not after it.
+
+    Parameters
+    ----------
+    path
+        The file to write.
+    overwrite
+        Whether an existing file may be replaced.
+    suffixes
+        The endings a writer exists for.
+
+    Raises
+    ------
+    OutputError
+        If the ending is unknown, the file exists, or its folder is missing or not writable.
+    """
+    path = Path(path)
+    folder = path.parent
+    if path.suffix.lower() not in suffixes:
+        raise OutputError(f"cannot write '{path}': the name must end in {' or '.join(suffixes)}")
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        found = None
+    except OSError as error:  # a name that is too long, a file in a folder's place
+        raise OutputError(f"cannot write '{path}': {error.strerror or error}; choose another name") from error
+    if found is not None and path.is_dir():
+        raise OutputError(f"cannot write '{path}': it is a folder; add a file name")
+    if found is not None and not overwrite:
+        raise OutputError(f"'{path}' exists: choose another name, or allow replacing it with --overwrite")
+    if not folder.is_dir():
+        raise OutputError(f"cannot write '{path}': the folder '{folder}' does not exist; create it first")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"cannot write '{path}': the folder '{folder}' is not writable; choose another")
+
+
+@contextmanager
+def output_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside *path* and give the file its name when the block ends well: see `replacing`.
+
+    Raises
+    ------
+    OutputError
+        If the system refuses to write, for example because the disk is full.
+    """
+    try:
+        with replacing(path) as temporary:
+            yield temporary
+    except OSError as error:
+        raise OutputError(f"cannot write '{path}': {error.strerror or error}") from error

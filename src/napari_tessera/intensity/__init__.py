@@ -1,0 +1,1 @@
+"""From an image's intensities to those that a network was trained on."""

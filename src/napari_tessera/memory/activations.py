@@ -1,0 +1,286 @@
+"""The memory of a forward pass at any batch, from traces at a few.
+
+Each allocation of a pass is affine in the batch: a part per window, and a part that is there once. Two traces tell both
+for every allocation; the peak is looked for anew at each batch, since the moment at which it occurs may change.
+"""
+
+from __future__ import annotations
+
+import threading
+from array import array
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import TYPE_CHECKING, NamedTuple
+from weakref import WeakKeyDictionary
+
+from napari_tessera.core.errors import ModelError
+from napari_tessera.memory.profile import PassProfile
+from napari_tessera.memory.trace import ForwardTracer, PassTrace, allocation_step_bytes, weights_bytes
+from napari_tessera.memory.workspace import workspace_bytes
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["ActivationCache", "ActivationLaw"]
+
+# Vision transformers order their operations differently at batch 1, so the law starts at 2. The other is far from it,
+# so that what cuts its batch into pieces shows; sizes that fill it up are seldom multiples of the difference.
+LAW_BATCHES = FEW, MANY = (2, 13)
+# Inputs remembered for one network, tens of kilobytes each; a window slider may visit many.
+MAX_INPUTS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class ActivationLaw:
+    """What each event of a pass adds to the live bytes: ``once + batch * per_window``, negative where memory is freed.
+
+    Parameters
+    ----------
+    once_bytes, per_window_bytes
+        In the order of the events; the two of an event have the same sign, or one is 0.
+    workspaces
+        Of every convolution: how many events had happened, and its workspace, once and per window.
+    """
+
+    once_bytes: array[int]
+    per_window_bytes: array[int]
+    workspaces: tuple[tuple[int, int, int], ...] = ()
+
+    @classmethod
+    def from_traces(cls, few: PassTrace, many: PassTrace) -> ActivationLaw | None:
+        """Return the law of passes over `FEW` and `MANY` windows, or None if their events do not follow one."""
+        if few.events.storage_ids != many.events.storage_ids:
+            return None
+        sizes = list(zip(few.events.signed_bytes, many.events.signed_bytes, strict=True))
+        pairs = [
+            (workspace_bytes(a), workspace_bytes(b)) for a, b in zip(few.convolutions, many.convolutions, strict=True)
+        ]
+        if any((more - less) % (MANY - FEW) for less, more in (*sizes, *pairs)):
+            return None
+        per_window = array("q", (_each(*pair) for pair in sizes))
+        once = array("q", (_once(*pair) for pair in sizes))
+        if any(a * b < 0 for a, b in zip(once, per_window, strict=True)):
+            return None  # some batch would free what it allocates
+        events = (convolution.at_event for convolution in few.convolutions)
+        workspaces = tuple((at, _once(*pair), _each(*pair)) for at, pair in zip(events, pairs, strict=True))
+        return cls(once, per_window, workspaces)
+
+    def profile(self, batch: int, *, step_bytes: int = 1) -> PassProfile:
+        """Return the memory of a pass over *batch* windows, each allocation rounded up to *step_bytes*."""
+        changes = (a + batch * b for a, b in zip(self.once_bytes, self.per_window_bytes, strict=True))
+        # Floor division rounds away from zero below it and, negated, above it.
+        rounded = (c // step_bytes * step_bytes if c < 0 else -(-c // step_bytes) * step_bytes for c in changes)
+        workspaces = ((at, once + batch * each) for at, once, each in self.workspaces)
+        return PassProfile.of(list(accumulate(rounded)), workspaces)
+
+
+def _each(less: int, more: int) -> int:
+    return (more - less) // (MANY - FEW)
+
+
+def _once(less: int, more: int) -> int:
+    return less - FEW * _each(less, more)
+
+
+class _Input(NamedTuple):
+    """What a pass's memory depends on besides the network and the batch."""
+
+    in_channels: int
+    window: tuple[int, ...]
+    precision: str
+    device_type: str
+
+    def shape(self, batch: int) -> tuple[int, ...]:
+        return (batch, self.in_channels, *self.window)
+
+
+@dataclass(slots=True)
+class _Known:
+    """What has been found out about one network and one input."""
+
+    first: PassTrace | None = None
+    law: ActivationLaw | None = None
+    is_law_sought: bool = False
+    profiles: dict[int, PassProfile] = field(default_factory=dict)
+    refusals: dict[int, tuple[str, BaseException | None]] = field(default_factory=dict)
+
+
+class ActivationCache:
+    """Answers what a forward pass needs at any batch; traces a network only for inputs it has not seen.
+
+    May be used from several threads: one traces at a time, and what is known is answered meanwhile. Networks are held
+    weakly and taken as unchanging: after replacing layers of one, use a new cache.
+
+    Parameters
+    ----------
+    step_bytes
+        Round each allocation up to this instead of `allocation_step_bytes` of the device.
+    """
+
+    def __init__(self, *, step_bytes: int | None = None) -> None:
+        self._step_bytes = step_bytes
+        self._inputs: WeakKeyDictionary[torch.nn.Module, OrderedDict[_Input, _Known]] = WeakKeyDictionary()
+        self._weights: WeakKeyDictionary[torch.nn.Module, dict[int, int]] = WeakKeyDictionary()
+        self._lock = threading.Lock()  # held for moments only, unlike the next
+        self._tracing = threading.Lock()
+
+    def activations_bytes(
+        self,
+        network: torch.nn.Module,
+        *,
+        in_channels: int,
+        window: tuple[int, ...],
+        batch: int,
+        precision: str = "float32",
+        device_type: str = "cpu",
+    ) -> int:
+        """Return the most that a pass over *batch* windows has alive at once besides the weights, its input included.
+
+        The first call for several windows traces a small batch and a large one; from these any other follows in well
+        under a millisecond. A batch of 1 is traced alone, and so is each batch of a network whose allocations are not
+        affine.
+
+        Parameters
+        ----------
+        network
+            Eager or TorchScript, on any device.
+        in_channels, window
+            Of the float32 input; *window* in voxels.
+        batch
+            Windows per forward pass, >= 1.
+        precision, device_type
+            See `trace_forward`.
+
+        Raises
+        ------
+        ModelError
+            If the network refuses such an input; remembered, too.
+        """
+        key = _Input(in_channels, tuple(window), _same_memory(precision), device_type)
+        return self._traced(network, key, batch).profiles[batch].activations_bytes
+
+    def profile(
+        self,
+        network: torch.nn.Module,
+        *,
+        in_channels: int,
+        window: tuple[int, ...],
+        batch: int,
+        precision: str = "float32",
+        device_type: str = "cpu",
+        as_of: int | None = None,
+    ) -> PassProfile:
+        """Return what a pass over *batch* windows has alive, and the workspaces beside it.
+
+        Parameters and errors are those of `activations_bytes`.
+
+        Parameters
+        ----------
+        as_of
+            Windows of the passes that this one comes with, > 1 if given: a window that is left over is taken to follow
+            their law. It may order its operations in another way, for which it is worth no trace of its own.
+        """
+        key = _Input(in_channels, tuple(window), _same_memory(precision), device_type)
+        known = self._traced(network, key, as_of or batch)
+        if batch not in known.profiles and known.law is not None:
+            return known.law.profile(batch, step_bytes=self._step(key.device_type))
+        return self._traced(network, key, batch).profiles[batch]
+
+    def trace(
+        self,
+        network: torch.nn.Module,
+        *,
+        in_channels: int,
+        window: tuple[int, ...],
+        batch: int = 1,
+        precision: str = "float32",
+        device_type: str = "cpu",
+    ) -> PassTrace:
+        """Return a trace made on the way to the memory of *batch* windows: shape of the output, method and its error.
+
+        Its own batch may be another. Parameters and errors are those of `activations_bytes`.
+        """
+        key = _Input(in_channels, tuple(window), _same_memory(precision), device_type)
+        known = self._traced(network, key, batch)
+        assert known.first is not None
+        return known.first
+
+    def weights_bytes(self, network: torch.nn.Module, *, device_type: str = "cpu") -> int:
+        """Return what parameters, buffers and TorchScript constants take on a device; tied ones once."""
+        step_bytes = self._step(device_type)
+        with self._lock:
+            known = self._weights.setdefault(network, {})
+            if step_bytes not in known:
+                known[step_bytes] = weights_bytes(network, step_bytes=step_bytes)
+            return known[step_bytes]
+
+    def _step(self, device_type: str) -> int:
+        return allocation_step_bytes(device_type) if self._step_bytes is None else self._step_bytes
+
+    def _traced(self, network: torch.nn.Module, key: _Input, batch: int) -> _Known:
+        """Return what is known of an input, the profile at *batch* included."""
+        with self._lock:
+            inputs = self._inputs.setdefault(network, OrderedDict())
+            known = inputs.setdefault(key, _Known())
+            inputs.move_to_end(key)
+            if len(inputs) > MAX_INPUTS:
+                inputs.popitem(last=False)
+        if batch not in known.profiles:
+            with self._tracing:
+                if batch not in known.profiles:  # or another thread has just found it
+                    self._find(network, key, known, batch)
+        return known
+
+    def _find(self, network: torch.nn.Module, key: _Input, known: _Known, batch: int) -> None:
+        if batch in known.refusals:
+            message, cause = known.refusals[batch]
+            raise ModelError(message) from cause
+        tracer = ForwardTracer(
+            network, precision=key.precision, device_type=key.device_type, step_bytes=self._step_bytes
+        )
+        try:
+            if batch > 1 and not known.is_law_sought:
+                known.is_law_sought = True
+                self._seek_law(tracer, key, known)
+            if batch not in known.profiles:
+                known.profiles[batch] = self._profile(tracer, key, known, batch)
+        except ModelError as error:
+            known.refusals[batch] = (str(error), _without_tracebacks(error.__cause__))
+            raise
+
+    def _profile(self, tracer: ForwardTracer, key: _Input, known: _Known, batch: int) -> PassProfile:
+        if known.law is None or batch < FEW:
+            traced = tracer.trace(key.shape(batch))
+            known.first = known.first or traced
+            return traced.profile(self._step(key.device_type))
+        return known.law.profile(batch, step_bytes=self._step(key.device_type))
+
+    def _seek_law(self, tracer: ForwardTracer, key: _Input, known: _Known) -> None:
+        """Trace a few windows, and seek the law of more."""
+        traces = []
+        for batch in LAW_BATCHES:
+            try:
+                traces.append(tracer.trace(key.shape(batch)))
+            except ModelError:  # a network may have been exported for one batch only, which may be the one asked for
+                return
+            known.first = known.first or traces[-1]
+            known.profiles[batch] = traces[-1].profile(self._step(key.device_type))
+        known.law = ActivationLaw.from_traces(*traces)
+
+
+def _same_memory(precision: str) -> str:
+    """Return *precision*, or float32 for tf32, which rounds inside kernels only."""
+    return "float32" if precision == "tf32" else precision
+
+
+def _without_tracebacks(error: BaseException | None) -> BaseException | None:
+    """Return *error* without the frames of it and its causes: they hold the network, which is to be held weakly."""
+    links, seen = [error], set()
+    while links:
+        link = links.pop()
+        if link is not None and id(link) not in seen:
+            seen.add(id(link))
+            link.__traceback__ = None
+            links += [link.__cause__, link.__context__]
+    return error

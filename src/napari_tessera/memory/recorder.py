@@ -1,0 +1,225 @@
+"""Follows the storages that a forward pass creates, from birth to death, whether its tensors hold data or not."""
+
+from __future__ import annotations
+
+import weakref
+from array import array
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+from napari_tessera.engine.loop.network import margins_of, scores, with_margins
+from napari_tessera.engine.loop.several_outputs import Shapes, score_outputs, shapes_of
+from napari_tessera.memory.dataless import has_no_data, storage_of, tensors_in
+
+__all__ = ["Convolution", "MemoryEvents", "Recorder", "round_up", "storage_sizes"]
+
+aten = torch.ops.aten
+
+# These read numbers, which a data-less tensor does not have.
+_VALUES = {aten.equal.default, aten._local_scalar_dense.default}
+# What they allocate inside is seen by nobody: names of the arguments with the tokens and with the number of heads.
+_FUSED = {
+    aten._native_multi_head_attention.default: ("query", "num_head"),
+    aten._transformer_encoder_layer_fwd.default: ("src", "num_heads"),
+}
+_CONVOLUTIONS = {aten.convolution.default, aten._convolution.default}
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEvents:
+    """Births and deaths of storages in the order in which they happened.
+
+    Parameters
+    ----------
+    storage_ids
+        Which storage; numbered by birth, the pass's input is 0.
+    signed_bytes
+        Its size: positive when it is born, negative when it dies.
+    """
+
+    storage_ids: array[int]
+    signed_bytes: array[int]
+
+    def peak_bytes(self, step_bytes: int = 1) -> int:
+        """Return the most that was alive at once if each storage takes a multiple of *step_bytes*."""
+        return max(self.live_bytes(step_bytes), default=0)
+
+    def live_bytes(self, step_bytes: int = 1) -> list[int]:
+        """Return what was alive after each event if each storage takes a multiple of *step_bytes*."""
+        rounded = ((change, round_up(abs(change), step_bytes)) for change in self.signed_bytes)
+        return list(accumulate(size if change > 0 else -size for change, size in rounded))
+
+
+@dataclass(frozen=True, slots=True)
+class Convolution:
+    """One convolution of a pass: what the size of its workspace depends on.
+
+    Parameters
+    ----------
+    at_event
+        How many memory events had happened when it returned.
+    input_shape, weight_shape, output_shape
+        Batch and channels first.
+    item_bytes
+        Of one input element.
+    groups, transposed
+        As of `torch.nn.functional.conv3d`.
+    """
+
+    at_event: int
+    input_shape: tuple[int, ...]
+    weight_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    item_bytes: int
+    groups: int
+    transposed: bool
+
+
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows the storages that operations create; sees the operations of the calling thread only.
+
+    Parameters
+    ----------
+    weights
+        Tensors whose storages do not count.
+    device_type
+        Where the tensors of the pass are or claim to be. For ``"cuda"`` nothing on the host is followed.
+    """
+
+    def __init__(self, weights: Iterable[torch.Tensor], *, device_type: str) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.events = MemoryEvents(array("q"), array("q"))
+        self.convolutions: list[Convolution] = []
+        self.guessed = self.fused = False
+        self._ignored = set(storage_sizes(weights))
+        self._device_type = device_type
+        self._live: dict[int, tuple[int, int]] = {}
+        self._watches: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+        self._born = 0
+        self._failed: Exception | None = None
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or every operation would pass through the compiler's wrapper
+
+    def record(self, module: Callable[[torch.Tensor], Any], windows: torch.Tensor) -> Shapes:
+        """Call *module* and return the shapes of its outputs by name; afterwards `events` ends with these alive."""
+        self._follow(windows)
+        try:
+            with self:
+                found = score_outputs(module(windows))
+                if len(found) == 1:  # the engine puts one that is smaller than its window into the middle of zeros
+                    (output,) = found.values()
+                    margins = margins_of(output.shape[2:], windows.shape[2:])
+                    output = output if margins is None else with_margins(output, margins)
+        except RuntimeError as error:
+            if self._failed is None or "TorchScript" not in str(error):
+                raise
+            raise self._failed from error  # its interpreter drops the message of what goes wrong in a dispatch mode
+        finally:
+            self._watches.clear()  # deaths from here on are not of this pass; it also breaks a reference cycle
+        return shapes_of({name: scores(tensor) for name, tensor in found.items()})
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _FUSED:
+            self._note_fused(func, args, kwargs)
+        if func in _VALUES:
+            return self._value(func, args)
+        if _on_host_numbers(func, args):
+            with _disable_current_modes():
+                return func(*args, **kwargs)
+        try:
+            output = func(*args, **kwargs)
+        except Exception as error:
+            self._failed = error
+            raise
+        for tensor in tensors_in(output):
+            self._follow(tensor)
+        if func in _CONVOLUTIONS:
+            self._note(output, *args)
+        return output
+
+    def _value(self, func: Any, args: tuple[Any, ...]) -> Any:
+        """Return what a tensor holds, or something made up if it holds nothing; sizes seldom depend on it."""
+        if not all(isinstance(arg, torch.Tensor) for arg in args):  # TorchScript hands some 0-d ones over as numbers
+            return args[0] is args[1] if func is aten.equal.default else args[0]
+        if not any(map(has_no_data, args)):
+            with _disable_current_modes():  # under the mode of data-less tensors even a real number has no value
+                return func(*args)
+        self.guessed = True
+        if func is aten.equal.default:
+            return False
+        return 1.0 if args[0].is_floating_point() else 1
+
+    def _note_fused(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Count what an attention layer takes inside: queries, keys, values twice, and each token with every one."""
+        given = {argument.name: value for argument, value in zip(func._schema.arguments, args, strict=False)} | kwargs
+        tokens, heads = (given[name] for name in _FUSED[func])
+        batch, length, _ = tokens.shape
+        inside = tokens.element_size() * (6 * tokens.numel() + batch * heads * length * length)
+        self._log(self._born, inside)
+        self._log(self._born, -inside)
+        self._born += 1
+        self.fused = True
+
+    def _note(self, output: torch.Tensor, windows: torch.Tensor, weight: torch.Tensor, *args: Any) -> None:
+        _bias, _stride, _padding, _dilation, transposed, _output_padding, groups = args[:7]
+        shapes = tuple(windows.shape), tuple(weight.shape), tuple(output.shape)
+        events = len(self.events.storage_ids)
+        self.convolutions.append(Convolution(events, *shapes, windows.element_size(), groups, transposed))
+
+    def _follow(self, tensor: torch.Tensor) -> None:
+        on_host = self._device_type == "cuda" and tensor.device.type == "cpu"
+        if on_host or tensor.layout is not torch.strided:
+            return
+        storage = storage_of(tensor)
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._ignored or self._live.get(key, (0, -1))[1] == size:
+            return
+        if key in self._live:  # resized in place
+            self._end(key)
+        self._live[key] = (self._born, size)
+        self._log(self._born, size)
+        self._born += 1
+        self._watches[key] = weakref.ref(storage, lambda _: self._end(key))
+
+    def _end(self, key: int) -> None:
+        storage_id, size = self._live.pop(key)
+        self._log(storage_id, -size)
+
+    def _log(self, storage_id: int, signed_bytes: int) -> None:
+        self.events.storage_ids.append(storage_id)
+        self.events.signed_bytes.append(signed_bytes)
+
+
+def round_up(size_bytes: int, step_bytes: int) -> int:
+    """Return the smallest multiple of *step_bytes* that holds *size_bytes*."""
+    return -(-size_bytes // step_bytes) * step_bytes
+
+
+def _on_host_numbers(func: Any, args: tuple[Any, ...]) -> bool:
+    """Whether an operation computes with 0-d host tensors only, as TorchScript does with shapes: values that matter."""
+    has_none = True
+    for tensor in tensors_in(args):
+        has_none = False
+        if type(tensor) is not torch.Tensor or tensor.dim() > 0 or tensor.device.type != "cpu":
+            return False
+    return func is aten.scalar_tensor.default if has_none else True
+
+
+def storage_sizes(tensors: Iterable[torch.Tensor]) -> dict[int, int]:
+    """Return the sizes of the tensors' storages by address, bytes; a shared one once."""
+    sizes = {}
+    for tensor in tensors:
+        if tensor.layout is torch.strided:
+            storage = storage_of(tensor)
+            sizes[storage._cdata] = storage.nbytes()
+    return sizes

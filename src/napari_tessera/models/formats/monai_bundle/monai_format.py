@@ -1,0 +1,382 @@
+"""MONAI bundles, folders and zips: read as data with a table of allowed names, never through MONAI's own parser."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from napari_tessera.core.errors import ModelError, OutOfMemoryError
+from napari_tessera.engine.geometry.grid import Padding
+from napari_tessera.images.views.interpolation import ResamplingScheme
+from napari_tessera.models.formats.base import Description, ModelFormat, Risk
+from napari_tessera.models.formats.monai_bundle import config as monai_config
+from napari_tessera.models.formats.monai_bundle.bundle_files import Package, open_package
+from napari_tessera.models.formats.monai_bundle.checkpoint import Choice, choose_weights
+from napari_tessera.models.formats.monai_bundle.config import Component, Config
+from napari_tessera.models.formats.monai_bundle.metadata import MAX_CHANNELS, Metadata, read_metadata
+from napari_tessera.models.formats.monai_bundle.post_transforms import Postprocessing, read_postprocessing
+from napari_tessera.models.formats.monai_bundle.transforms import Preprocessing, read_preprocessing
+from napari_tessera.models.formats.monai_bundle.window import Inferer, find_window, network_steps, read_inferer
+from napari_tessera.models.formats.programs.script import open_script
+from napari_tessera.models.formats.programs.stored_program import remember_program
+from napari_tessera.models.formats.saved_weights import fill, read_weights
+from napari_tessera.models.model import Model
+from napari_tessera.models.networks import architectures
+from napari_tessera.models.safety import allowed
+from napari_tessera.models.safety.trusted_files import NO_FILES, TrustedFiles
+from napari_tessera.models.spec.assumed import assume
+from napari_tessera.models.spec.spec import Activation, ModelSpec, OutputSpec, PlaneAxis, WindowRule
+
+if TYPE_CHECKING:
+    from napari_tessera.core.settings.settings import DecoderChoice
+
+__all__ = ["FORMAT", "MonaiBundle", "TurnedNetwork"]
+
+INFERENCE = ("configs/inference.json", "configs/inference.yaml", "configs/inference.yml")
+_NETS = "monai.networks.nets"
+_NETWORK_KEYS = ("network_def", "network", "net")
+
+
+class MonaiBundle(ModelFormat):
+    """Folders and zips with ``configs/metadata.json``, as MONAI's Model Zoo and ``monai.bundle`` write them."""
+
+    name = "MONAI bundle"
+
+    def risk(self, path: Path) -> Risk | None:
+        """Return None where the network is built from the reviewed table, else that its TorchScript is a program."""
+        with _named(path):
+            bundle = _open(path)
+        if bundle.architecture is not None:
+            return None
+        script = bundle.choice.script
+        file = bundle.package.trusted_file(script)
+        return Risk(f"opening it runs code from its {script}, with your rights", (file,))
+
+    def describe(self, path: Path) -> Description:
+        """Return what the metadata and the inference configuration say."""
+        with _named(path):
+            bundle = _open(path)
+            parts = _describe(bundle)
+        name = bundle.choice.script if bundle.architecture is None else bundle.architecture[0]
+        return Description(parts.spec, name, parts.notes)
+
+    def load(self, path: Path, trusted: TrustedFiles = NO_FILES) -> Model:
+        """Open the bundle.
+
+        Raises
+        ------
+        ModelError
+            If a file is missing, malformed, needs code to be run, or does not fit the others.
+        """
+        with _named(path):
+            bundle = _open(path, trusted)
+            parts = _describe(bundle)
+            network, taken = _load_network(bundle)
+        return Model(parts.turn(network), parts.spec, str(path), (*parts.notes, *taken))
+
+
+FORMAT = MonaiBundle()
+
+
+class TurnedNetwork(torch.nn.Module):
+    """A network between an image's axes, slowest first, and its own.
+
+    Parameters
+    ----------
+    network
+        Called with its own axes.
+    order
+        Its axes, such as ``xyz``; the image's are zyx or yx.
+    """
+
+    def __init__(self, network: torch.nn.Module, order: str) -> None:
+        super().__init__()
+        self.training = False  # as the network within is, which may be a script that knows no such mode
+        image = "zyx"[-len(order) :]
+        self.network, self.order = network, order
+        self.to_network = (0, 1, *(2 + image.index(axis) for axis in order))
+        self.to_image = (0, 1, *(2 + order.index(axis) for axis in image))
+
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        """Return the network's output, (B, C', *window), for *windows*, (B, C, *window), both in image order."""
+        output: torch.Tensor = self.network(windows.permute(self.to_network).contiguous())
+        return output.permute(self.to_image)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Have every error name the bundle, also those of values that are refused further inside."""
+    try:
+        yield
+    except OverflowError as error:
+        raise ModelError(f"{path} holds a number that is too large: {error}") from error
+    except (ModelError, OutOfMemoryError) as error:
+        if str(path) in str(error):
+            raise
+        raise type(error)(f"{path}: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Bundle:
+    """A bundle's files, read; *architecture* is None where the network is its TorchScript."""
+
+    package: Package
+    metadata: Metadata
+    config: Config
+    choice: Choice
+    architecture: tuple[str, dict[str, Any]] | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What a bundle is to Tessera."""
+
+    spec: ModelSpec
+    notes: tuple[str, ...]
+    order: str
+
+    def turn(self, network: torch.nn.Module) -> torch.nn.Module:
+        """Return *network*, with its axes in this *order*, for windows in image order; itself if they are."""
+        return network if self.order == self.spec.axes else TurnedNetwork(network, self.order)
+
+
+def _open(path: Path, trusted: TrustedFiles = NO_FILES) -> _Bundle:
+    """Read the metadata and the inference configuration of the bundle *path*, and decide what its network is."""
+    package = open_package(path, trusted)
+    metadata = read_metadata(package)
+    name = next((name for name in INFERENCE if package.holds(name)), None)
+    if name is None:
+        config = Config({}, package.label(INFERENCE[0]))
+    else:
+        content = package.read(name, limit=monai_config.MAX_BYTES)
+        label = package.label(name)
+        config = Config(monai_config.parse(content, label, is_yaml=not name.endswith(".json")), label)
+    choice = choose_weights(config, package)
+    has_script = package.holds(choice.script)
+    has_weights = not choice.only_script and package.holds(choice.weights)
+    if not has_weights and not has_script:
+        _check_network(config, choice)  # whose weights would be of no use
+        said = f" ({choice.said})" if choice.said else ""
+        raise ModelError(f"{path} holds no weights{said}: put its {choice.weights} (or {choice.script}) into it")
+    if name is None and not has_script:
+        raise ModelError(f"{path} holds no {INFERENCE[0]}, so nothing says what network its weights are of")
+    try:
+        if not has_weights:
+            return _Bundle(package, metadata, config, choice, None, choice.notes(choice.script))
+        architecture, notes = _read_architecture(config)
+    except ModelError as error:
+        if not has_script:
+            raise
+        # The archive needs no description of its network; why the weights do not do is still worth knowing.
+        note = f"Its {choice.script} is used, as the weights cannot be: {error}."
+        return _Bundle(package, metadata, config, choice, None, (note,))
+    return _Bundle(package, metadata, config, choice, architecture, (*choice.notes(choice.weights), *notes))
+
+
+def _check_network(config: Config, choice: Choice) -> None:
+    """Raise `ModelError` if the configuration names a network that Tessera does not build, with what it would take."""
+    if not config.content:
+        return
+    try:
+        _read_architecture(config)
+    except ModelError as error:
+        raise ModelError(f"{error}; put a TorchScript of it into the bundle, as {choice.script}") from error
+
+
+def _read_architecture(config: Config) -> tuple[tuple[str, dict[str, Any]], tuple[str, ...]]:
+    """Return the allow-listed class and the literal arguments of the bundle's network."""
+    key = next((key for key in _NETWORK_KEYS if key in config.content), None)
+    found = None if key is None else config.component(config.content[key], key)
+    if found is None:
+        raise ModelError(f"{config.label} has no network_def with a _target_, so nothing says what network it is of")
+    name = _allowed_name(found)
+    arguments, notes = found.arguments(), []
+    if name == f"{_NETS}.SwinUNETR" and "img_size" in arguments:
+        # Only checked by older versions of MONAI, which refused other windows; the weights do not depend on it.
+        notes.append(f"The img_size {str(arguments.pop('img_size'))[:40]} of SwinUNETR is not needed any more.")
+    return (name, arguments), tuple(notes)
+
+
+def _allowed_name(found: Component) -> str:
+    """Return the full name of the network's class if it is in the reviewed table."""
+    full = f"{_NETS}.{found.name}"
+    # MONAI finds its networks by their own name, by the package's, and by that of the module that they are in.
+    inside = found.target == found.name or found.target.startswith(f"{_NETS}.")
+    if full not in allowed.MONAI_NETWORKS.names or not inside:
+        known = ", ".join(one.rpartition(".")[2] for one in allowed.MONAI_NETWORKS.names)
+        raise ModelError(
+            f"{found.config.label}: the _target_ of '{found.where}' is '{found.target[:80]}', which is not one of the "
+            f"networks that Tessera rebuilds ({known})"
+        )
+    return full
+
+
+def _load_network(bundle: _Bundle) -> tuple[torch.nn.Module, tuple[str, ...]]:
+    """Return the network and notes on which weights were taken."""
+    if bundle.architecture is None:
+        package, name = bundle.package, bundle.choice.script
+        script = open_script(package.read_code(name), package.label(name))
+        later = package.untrusted()
+        remember_program(script, "torchscript", lambda: later.on_disk(name), later.trusted_file(name))
+        return script, ()
+    label = bundle.package.label(bundle.choice.weights)
+    with bundle.package.on_disk(bundle.choice.weights) as file:
+        # On Windows a mapped file cannot be deleted, as copies out of a zip are.
+        weights = read_weights(file, label, mapped=bundle.package.path.is_dir() or os.name != "nt")
+        network = architectures.build(*bundle.architecture, weights.size)
+        return network, fill(network, weights, what="the network of the bundle")
+
+
+def _describe(bundle: _Bundle) -> _Parts:
+    """Return the description of the bundle's network, with its axes brought to image order."""
+    config, metadata = bundle.config, bundle.metadata
+    dims, inputs, outputs, notes = _find_sizes(bundle)
+    inferer = read_inferer(config, dims)
+    of_volumes = inferer.plane_dim is not None
+    before = read_preprocessing(config, key=metadata.image_key, channels=inputs, spatial_dims=3 if of_volumes else dims)
+    if of_volumes and before.resampling is not None:
+        before.leave_size("it resamples volumes, and Tessera would resample their slices, each by itself")
+    after = read_postprocessing(config, key=metadata.prediction_key, out_channels=outputs)
+    if of_volumes and after.drops_parts:
+        raise ModelError(
+            f"{config.label}: the 'postprocessing' drops connected parts of volumes, but its SliceInferer runs slices, "
+            f"which Tessera decodes one by one: take it out of the file, and do it to the labels yourself"
+        )
+    name, arguments = bundle.architecture or ("", {})
+    steps = network_steps(name.rpartition(".")[2], arguments, dims)
+    window, said = find_window(
+        metadata.spatial_shape, inferer, steps, only=architectures.only_window(name, arguments, dims)
+    )
+    classes = metadata.classes(outputs)
+    plane_axis = before.order[inferer.plane_dim] if inferer.plane_dim is not None else ""
+    order, axes = (axes.replace(plane_axis, "") for axes in (before.order, "zyx"[-len(before.order) :]))
+    turn = [order.index(axis) for axis in axes]
+    size = tuple(before.voxel_size_um[axis] for axis in axes if axis in before.voxel_size_um)
+    window = _reordered(window, turn)
+    # Connected parts may reach into what was padded by then, unlike into what the inferer pads.
+    spares = inferer.padding == Padding() and not after.drops_parts
+    spec = ModelSpec(
+        name=metadata.name or bundle.package.name,
+        spatial_dims=dims,
+        in_channels=inputs,
+        out_channels=outputs,
+        window=window,
+        normalisation=before.steps.normalisation,
+        activation=after.activation,
+        output=_output(after.activation, after.decoder, outputs),
+        voxel_size_um=size if len(size) == dims else None,
+        resampling=_resampling(before, after),
+        crop="none" if before.crop_above is None else "above",
+        crop_above=before.crop_above or 0.0,
+        classes=classes,
+        planes="together" if of_volumes else "apart",
+        plane_axis=cast("PlaneAxis", plane_axis or "z"),
+        overlap=inferer.overlap,
+        blend=inferer.blend,
+        padding=inferer.padding,
+        image_sides=before.image_sides(axes, window.default if spares else (0,) * dims),
+        decoder=after.decoder,
+        assumed=(*_assumed(config, after, classes), *_assumed_window(inferer, window)),
+        description=metadata.description,
+        licence=metadata.licence,
+        citation=metadata.citation,
+    )
+    notes = [*bundle.notes, *notes, *before.notes, *_notes_on_axes(order, axes), *said, *inferer.notes, *after.notes]
+    in_plane = "".join(spec.axes[axes.index(axis)] for axis in order)
+    return _Parts(spec, (*notes, *_note_expressions(config)), in_plane)
+
+
+def _assumed(config: Config, after: Postprocessing, classes: Sequence[str]) -> tuple[str, ...]:
+    found = () if "preprocessing" in config.content else assume("normalisation")
+    if after.decoder is not None:
+        return found
+    found += assume("activation") if after.activation == "none" else ()
+    return found if classes else (*found, "output is by its number of channels: one for each class, or one for objects")
+
+
+def _assumed_window(inferer: Inferer, window: WindowRule) -> tuple[str, ...]:
+    if not inferer.whole or not any(window.step):
+        return ()
+    sides = " x ".join(map(str, window.default))
+    return (f"window is {sides}, as {inferer.whole}: one as large as the image gives the bundle's own result",)
+
+
+def _resampling(before: Preprocessing, after: Postprocessing) -> ResamplingScheme:
+    if before.resampling is None:
+        return ResamplingScheme()
+    # The way back is interpolated as the way there.
+    order = None if after.output_order is None else min(after.output_order, before.resampling.order)
+    return replace(before.resampling, output_order=order, output_activated=after.output_activated)
+
+
+def _reordered(window: WindowRule, turn: Sequence[int]) -> WindowRule:
+    default, step, minimum = (tuple(sides[i] for i in turn) for sides in (window.default, window.step, window.minimum))
+    return WindowRule(default, step, minimum)
+
+
+def _find_sizes(bundle: _Bundle) -> tuple[int, int, int, list[str]]:
+    """Return spatial dimensions, input and output channels: the network's own, else those of the metadata."""
+    metadata, notes = bundle.metadata, []
+    said = {
+        "spatial_dims": len(metadata.spatial_shape) if len(metadata.spatial_shape) in (2, 3) else None,
+        "in_channels": metadata.in_channels,
+        "out_channels": metadata.out_channels,
+    }
+    own = _own_sizes(*bundle.architecture) if bundle.architecture else {}
+    for key, value in own.items():
+        if said[key] is not None and said[key] != value:
+            notes.append(f"The metadata says {key} {said[key]}, but the network has {value}, which counts.")
+    sizes = {key: own.get(key, value) for key, value in said.items()}
+    missing = [key for key, value in sizes.items() if value is None]
+    if missing:
+        raise ModelError(
+            f"{bundle.package.label('configs/metadata.json')} says nothing of {', '.join(missing)}: its "
+            f"network_data_format needs num_channels and spatial_shape of the image and the prediction"
+        )
+    return sizes["spatial_dims"] or 0, sizes["in_channels"] or 0, sizes["out_channels"] or 0, notes
+
+
+def _own_sizes(name: str, arguments: dict[str, Any]) -> dict[str, int]:
+    """Return the sizes that the class *name* has with these *arguments* or by its defaults."""
+    known = inspect.signature(architectures.network_class(name)).parameters
+    sizes = {key: arguments.get(key, known[key].default) for key in ("spatial_dims", "in_channels", "out_channels")}
+    for key, value in sizes.items():
+        most = 3 if key == "spatial_dims" else MAX_CHANNELS  # lists as long as these are made before any weights are
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+            raise ModelError(
+                f"the network {name} needs a whole number from 1 to {most} as its {key}, not {str(value)[:40]!r}"
+            )
+    return sizes
+
+
+def _output(activation: Activation, decoder: DecoderChoice | None, channels: int) -> OutputSpec:
+    """Return what the channels mean: one alone is objects against background, several are classes."""
+    alone = channels == 1 and activation != "softmax" and (decoder is None or decoder.name != "argmax")
+    return OutputSpec("foreground" if alone else "semantic")
+
+
+def _notes_on_axes(order: str, image: str) -> list[str]:
+    if order == image:
+        return []
+    return [
+        f"The network has its axes as {', '.join(order)}, so windows are turned from {', '.join(image)} on "
+        f"their way in and back on their way out."
+    ]
+
+
+def _note_expressions(config: Config) -> Sequence[str]:
+    keys = config.expressions()
+    if not keys:
+        return ()
+    more = f" and {len(keys) - 8} more" if len(keys) > 8 else ""
+    return (
+        f"Expressions in the configuration are never run; they are in {', '.join(k[:40] for k in keys[:8])}{more}.",
+    )

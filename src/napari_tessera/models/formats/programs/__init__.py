@@ -1,0 +1,1 @@
+"""Networks that are programs: TorchScript and torch.export, and the descriptions that travel with them."""

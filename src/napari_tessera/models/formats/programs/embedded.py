@@ -1,0 +1,80 @@
+"""Descriptions that travel with a network: in a file of its name beside it, or inside its own file."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_tessera.core.errors import ModelError
+from napari_tessera.core.plain_yaml import MAX_BYTES
+from napari_tessera.models.spec.file import parse_model_file, read_model_file
+
+if TYPE_CHECKING:
+    from napari_tessera.models.spec.file import ModelFile
+    from napari_tessera.models.spec.spec import ModelSpec
+
+__all__ = ["EXTRA_FILE", "check_told", "find_description", "find_spec", "read_extra"]
+
+# The name of a description inside an archive of torch's.
+EXTRA_FILE = "tessera.yaml"
+
+
+def read_extra(archive: zipfile.ZipFile, path: Path) -> bytes:
+    """Return the description inside torch's *archive*, which is the file *path*; nothing where there is none.
+
+    Raises
+    ------
+    ModelError
+        If it is larger than a description can be.
+    """
+    name = next((n for n in archive.namelist() if n.endswith(f"/extra/{EXTRA_FILE}")), None)
+    if name is None:
+        return b""
+    if archive.getinfo(name).file_size > MAX_BYTES:
+        raise ModelError(f"{EXTRA_FILE} inside {path} has more than {MAX_BYTES} bytes, which no description has")
+    return archive.read(name)
+
+
+def find_spec(path: Path, text: str | bytes, where: str) -> ModelSpec | None:
+    """Return what the description that `find_description` finds stands for; raises as it does."""
+    file = find_description(path, text, where)
+    return None if file is None else file.spec
+
+
+def find_description(path: Path, text: str | bytes, where: str) -> ModelFile | None:
+    """Return ``<stem>.yaml`` beside *path*, else *text*, which lies *where*; None if neither is there.
+
+    Raises
+    ------
+    ModelError
+        If the description is not valid, or is one of more than the network in *path*.
+    """
+    beside = path.with_suffix(".yaml")
+    if not beside.exists() and not text:
+        return None
+    file = read_model_file(beside) if beside.exists() else parse_model_file(text, where)
+    if file.program is not None or file.around:
+        source, key = beside if beside.exists() else where, "around" if file.around else "program"
+        raise ModelError(
+            f"{source} has the key '{key}', which only a description that is opened itself may have: name {path.name} "
+            f"there as its program, and open it"
+        )
+    return file
+
+
+def check_told(path: Path, spec: ModelSpec, *, spatial_dims: int, in_channels: int, out_channels: int) -> ModelSpec:
+    """Return *spec*, which describes the graph in *path*, if it says of channels and axes what the graph does.
+
+    Raises
+    ------
+    ModelError
+        If it is of another network.
+    """
+    told = (spec.spatial_dims, spec.in_channels, spec.out_channels)
+    if told != (spatial_dims, in_channels, out_channels):
+        raise ModelError(
+            f"the description '{spec.name}' of {path} says {told[0]}D, {told[1]} channels in and {told[2]} out, but "
+            f"the graph is {spatial_dims}D with {in_channels} in and {out_channels} out"
+        )
+    return spec

@@ -1,0 +1,76 @@
+"""Networks that are programs: which file each was opened from, for whoever packs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+from weakref import WeakKeyDictionary
+
+from napari_tessera.core.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+    from napari_tessera.models.spec.network_file import Architecture
+
+__all__ = ["ProgramKind", "StoredProgram", "program_of", "remember_program"]
+
+ProgramKind = Literal["torchscript", "exported-program", "onnx"]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredProgram:
+    """Where a program lies.
+
+    Parameters
+    ----------
+    kind
+        What it is.
+    lend
+        Lends its file, beside which its data lie; from a zip it is a temporary copy.
+    architecture
+        What its description says that it is of: reviewed code may make the same of its weights. None if nothing.
+    seen
+        The files on disk that it was opened from, each with its size and its time of change then.
+    """
+
+    kind: ProgramKind
+    lend: Callable[[], AbstractContextManager[Path]]
+    architecture: Architecture | None
+    seen: tuple[tuple[Path, int, int], ...]
+
+    def check_unchanged(self) -> None:
+        """Raise `ModelError` if a file is another than the one that was opened."""
+        for path, size, time in self.seen:
+            if _look(path) != (path, size, time):
+                raise ModelError(f"{path} has changed since the model was opened: open it again, then pack it")
+
+
+_STORED: WeakKeyDictionary[torch.nn.Module, StoredProgram] = WeakKeyDictionary()
+
+
+def remember_program(
+    network: torch.nn.Module,
+    kind: ProgramKind,
+    lend: Callable[[], AbstractContextManager[Path]],
+    *files: Path,
+    architecture: Architecture | None = None,
+) -> None:
+    """Remember, for `program_of`, that *network* is the program that *lend* lends; it lies in *files* on disk."""
+    _STORED[network] = StoredProgram(kind, lend, architecture, tuple(map(_look, files)))
+
+
+def program_of(network: torch.nn.Module) -> StoredProgram | None:
+    """Return the program that *network* is; None if it is none that was opened from a file."""
+    return _STORED.get(network)
+
+
+def _look(path: Path) -> tuple[Path, int, int]:
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
+    return path, found.st_size, found.st_mtime_ns

@@ -1,0 +1,1 @@
+"""The project's own format, and network classes of a person's own."""

@@ -1,0 +1,1 @@
+"""Any model in the project's own format."""

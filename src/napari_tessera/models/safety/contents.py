@@ -1,0 +1,134 @@
+"""What a file holds, whatever its name: told by its first bytes and, of a zip, by the names of its files."""
+
+from __future__ import annotations
+
+import codecs
+import zipfile
+from enum import Enum
+from pathlib import Path
+
+from napari_tessera.core.errors import ModelError
+
+__all__ = ["Content", "look", "names_in_zip", "refuse_no_model"]
+
+HEAD_BYTES = 32
+# Every zip begins so, or with the mark of an empty one.
+_ZIP_MARKS = (b"PK\x03\x04", b"PK\x05\x06")
+# An ONNX file begins with its version as field 1; then comes one of these fields of onnx.proto's ModelProto: producer,
+# its version, domain, version of the model, text, graph, operators, metadata.
+_ONNX_FIELDS = b"\x12\x1a\x22\x28\x32\x3a\x42\x72"
+_MOST_ONNX_VERSIONS = 64
+
+
+class Content(Enum):
+    """Kinds of content; the value is what people call one."""
+
+    SCRIPT = "a TorchScript archive"
+    EXPORTED = "an exported program"
+    ONNX = "an ONNX graph"
+    SAFETENSORS = "safetensors weights"
+    WEIGHTS = "weights that torch.save wrote"
+    PICKLE = "a pickle"
+    ZIP = "a zip"
+    CUT_ZIP = "a zip without its end"
+    HDF5 = "an HDF5 file"
+    EMPTY = "no bytes"
+    WEB_PAGE = "a web page"
+    LFS_POINTER = "a pointer of Git LFS"
+    OTHER = "a file of another kind"
+
+
+# Of kinds that begin alike, whatever follows, in lower case.
+_STARTS = {
+    b"\x89hdf": Content.HDF5,
+    b"<!doctype html": Content.WEB_PAGE,
+    b"<html": Content.WEB_PAGE,
+    b"version https://git-lfs": Content.LFS_POINTER,
+}
+
+
+def look(path: Path) -> Content:
+    """Return what the file *path* holds; nothing of it is unpacked.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be read.
+    """
+    try:
+        size = path.stat().st_size
+        if not (path.is_file() or path.is_dir()):
+            raise ModelError(f"{path} is no file, but a pipe or a device, which may never end: copy it to a file")
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
+    if not head:
+        return Content.EMPTY
+    if head.startswith(_ZIP_MARKS):
+        names = names_in_zip(path)
+        return Content.CUT_ZIP if names is None else _of_zip(names)
+    text = head.lower().removeprefix(codecs.BOM_UTF8).lstrip()
+    for start, content in _STARTS.items():
+        if text.startswith(start):
+            return content
+    # Before what two or three bytes tell: here they are those of a length.
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
+        return Content.SAFETENSORS
+    # Protocols 2 to 5 of pickle. What torch wrote before 1.6 begins so, too.
+    if head[0] == 0x80 and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return Content.PICKLE
+    if len(head) > 2 and head[0] == 0x08 and 0 < head[1] < _MOST_ONNX_VERSIONS and head[2] in _ONNX_FIELDS:
+        return Content.ONNX
+    return Content.OTHER
+
+
+def names_in_zip(path: Path) -> frozenset[str] | None:
+    """Return the names in the zip *path*; None where its directory, which is its end, is not there."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            # A zip may lie within another, uncompressed: what is found then is the end of the inner one.
+            if entries and min(entry.header_offset for entry in entries) > 0:
+                return None
+            return frozenset(entry.filename for entry in entries)
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        return None
+
+
+def _of_zip(names: frozenset[str]) -> Content:
+    # Everything that torch writes lies in one folder.
+    inside = {name.partition("/")[2] for name in names}
+    if {"constants.pkl", "data.pkl"} <= inside and any(name.startswith("code/") for name in inside):
+        return Content.SCRIPT
+    if (
+        "archive_format" in inside
+        or "models/model.json" in inside
+        or "serialized_exported_program.json" in inside | names
+    ):
+        return Content.EXPORTED
+    if "data.pkl" in inside:
+        return Content.WEIGHTS
+    return Content.ZIP
+
+
+def refuse_no_model(content: Content, label: str) -> None:
+    """Raise if *content* is that of no whole model file.
+
+    Raises
+    ------
+    ModelError
+        If it is empty, cut short, or of a kind that Tessera has no reader for; the sentence calls the file *label*.
+    """
+    if content is Content.EMPTY:
+        raise ModelError(f"{label} is empty: copy or download it again")
+    if content is Content.CUT_ZIP:
+        raise ModelError(f"{label} was cut short, as its last part is missing: copy or download it again")
+    if content is Content.WEB_PAGE:
+        raise ModelError(f"{label} is a web page, as downloads that need a password or are gone leave: get it again")
+    if content is Content.LFS_POINTER:
+        raise ModelError(f"{label} is a pointer of Git LFS in the place of the file itself: run 'git lfs pull'")
+    if content is Content.HDF5:
+        raise ModelError(
+            f"{label} is an HDF5 file, such as Keras writes, which Tessera does not open: export it to ONNX"
+        )

@@ -1,0 +1,1 @@
+"""What must be known of a network, and the file that says it."""

@@ -1,0 +1,437 @@
+"""What Tessera must know about a network: frozen, and the same whatever file it came from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from math import isfinite
+from typing import Any, Literal, get_args
+
+from napari_tessera.core.errors import ModelError, SettingsError, without_control
+from napari_tessera.core.settings.settings import Blend, DecoderChoice, Settings
+from napari_tessera.core.settings.views import views
+from napari_tessera.engine.geometry.grid import Padding, PadMode, Tiling
+from napari_tessera.images.views.interpolation import ResamplingScheme
+from napari_tessera.intensity.steps import Chain, Normalisation, NormalisationMode
+from napari_tessera.models.spec.embeddings import refuse_embeddings
+
+__all__ = [
+    "DECODER_FOR",
+    "Activation",
+    "Chain",
+    "CropMode",
+    "ModelSpec",
+    "Normalisation",
+    "NormalisationMode",
+    "OutputKind",
+    "OutputSpec",
+    "PlaneAxis",
+    "PlanesMode",
+    "WindowRule",
+]
+
+OutputKind = Literal["semantic", "foreground", "boundary", "affinities", "contour-distance"]
+Activation = Literal["none", "sigmoid", "softmax", "tanh"]
+CropMode = Literal["none", "nonzero", "above"]
+PlanesMode = Literal["apart", "together"]
+PlaneAxis = Literal["z", "y", "x"]
+
+# What turns each kind of output into labels when the model suggests nothing.
+DECODER_FOR = {
+    "semantic": "argmax",
+    "foreground": "threshold",
+    "boundary": "watershed",
+    "affinities": "watershed",
+    "contour-distance": "contour-distance",
+}
+# Far beyond any network, and far below what would fill the memory.
+MAX_CHANNELS, MAX_SIDE = 10_000, 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class WindowRule:
+    """Which windows the network accepts: on each axis ``minimum + n * step`` voxels, n >= 0; step 0: no other.
+
+    Parameters
+    ----------
+    default, step, minimum
+        Voxels per axis, in image order. A step of 0 allows no other side than the minimum.
+    """
+
+    default: tuple[int, ...]
+    step: tuple[int, ...]
+    minimum: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Check that the rule is one."""
+        if not len(self.default) == len(self.step) == len(self.minimum):
+            raise ModelError(
+                f"window default {self.default}, step {self.step} and minimum {self.minimum} differ in length: "
+                f"give one number per axis"
+            )
+        if min((*self.default, *self.minimum), default=0) < 1 or min(self.step, default=0) < 0:
+            raise ModelError(
+                f"window default {self.default} and minimum {self.minimum} must be 1 or more, "
+                f"and step {self.step} 0 or more"
+            )
+        if max((*self.default, *self.minimum, *self.step)) > MAX_SIDE:
+            raise ModelError(
+                f"default, step or minimum of the window is more than {MAX_SIDE} voxels a side: correct the description"
+            )
+        if any(self.nearest(axis, side) != (side,) for axis, side in enumerate(self.default)):
+            raise ModelError(f"window default {self.default} is not minimum {self.minimum} + n x step {self.step}")
+
+    @classmethod
+    def free(cls, spatial_dims: int, *, step: int = 1, halo: Sequence[int] | None = None) -> WindowRule:
+        """Return the rule of a network of which no more is known than its *step* (1: any size goes) and its *halo*."""
+        default = 256 if spatial_dims == 2 else 64
+        wide = -(-4 * max(halo or (0,)) // step) * step  # of which a half on each axis counts
+        side = max(step, default // step * step, wide)
+        return cls((side,) * spatial_dims, (step,) * spatial_dims, (step,) * spatial_dims)
+
+    def nearest(self, axis: int, side: int) -> tuple[int, ...]:
+        """Return the allowed sides next to *side*, ascending: itself if allowed, else the one or two around it."""
+        minimum, step = self.minimum[axis], self.step[axis]
+        if side <= minimum or step == 0:
+            return (minimum,)
+        below = minimum + (side - minimum) // step * step
+        return (below,) if below == side else (below, below + step)
+
+    def check(self, window: Sequence[int]) -> None:
+        """Raise `SettingsError`, naming the nearest allowed sides, if *window* is not allowed."""
+        names = "zyx"[-len(self.default) :]
+        if len(window) != len(self.default):
+            raise SettingsError(
+                f"window_size {tuple(window)} has {len(window)} axes, but the model has {len(self.default)} ({names}): "
+                f"give one side per axis, such as {self.default}"
+            )
+        complaints = []
+        for axis, side in enumerate(window):
+            allowed = self.nearest(axis, side)
+            if side not in allowed:
+                rule = f"{self.minimum[axis]} + n x {self.step[axis]}"
+                if self.step[axis] == 0:
+                    rule = "the only side that it takes"
+                elif self.minimum[axis] % self.step[axis] == 0:
+                    rule = f"a multiple of {self.step[axis]} from {self.minimum[axis]} up"
+                complaints.append(f"{names[axis]} is {side} but must be {rule}: {' or '.join(map(str, allowed))}")
+        if complaints:
+            raise SettingsError(f"window_size {tuple(window)} does not suit the model: " + "; ".join(complaints))
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSpec:
+    """What the channels mean once activated.
+
+    Parameters
+    ----------
+    kind
+        ``semantic``: one channel per class; ``foreground``: objects against background; ``boundary``: channel 0 is high
+        on boundaries; ``affinities``: channel c is high where a voxel and the one at ``offsets[c]`` from it are of one
+        object; ``contour-distance``: what covers objects, their contours (may be absent), and the signed distance to
+        their surface, -1 to 1.
+    offsets
+        One (z, y, x) or (y, x) offset per channel for affinities, voxels; else empty.
+    """
+
+    kind: OutputKind = "semantic"
+    offsets: tuple[tuple[int, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the kind."""
+        refuse_embeddings([str(self.kind)], "the model")
+        if self.kind not in get_args(OutputKind):
+            raise ModelError(f"output kind is {self.kind!r}, but it must be one of {', '.join(get_args(OutputKind))}")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """Everything about a network but its weights.
+
+    Parameters
+    ----------
+    name
+        Short name for people.
+    spatial_dims
+        2 or 3.
+    in_channels, out_channels
+        Channels of the network's input and output.
+    window
+        Which window sizes it accepts, and the one to begin with.
+    normalisation
+        What happens before it, a step or a chain of them: to all channels alike, or one for each.
+    activation
+        What happens after it: to all channels, or one for each; channels side by side that are of a softmax are of one.
+    output
+        What its channels mean.
+    voxel_size_um
+        The voxel size it was trained at, micrometres, image order; None if unknown.
+    resampling
+        How images of another voxel size are brought to it, and results back.
+    crop
+        Which part of an image it sees: ``none``: all of it; ``nonzero``: the smallest box outside of which all channels
+        are 0; ``above``: outside of which none is above `crop_above`. The rest is background.
+    crop_above
+        A number in the image's own intensities, for a `crop` of ``above``.
+    planes
+        How a 2D model takes the planes of a stack: ``apart``: each as an image of its own; ``together``: cropped and
+        normalised as one volume, as a model of planes that was trained on volumes needs it.
+    plane_axis
+        The axis that the planes of a stack lie along, for a 2D model; `axes` and all that is said of them are then the
+        other two, in image order.
+    tiling
+        Whose inference its windows follow, in how they lie and how they are weighted.
+    padding
+        What an image that is smaller than the window is padded with.
+    image_sides
+        Of which sides it is given images as they are; its author pads others in a way that Tessera does not compute, so
+        they are refused. None: of all.
+    classes
+        Names of the output's classes, in channel order; may be empty.
+    class_colours
+        One colour for each of *classes*, ``#rrggbb``; may be empty.
+    overlap
+        Fraction of a window that its author suggests to share with the next; None if unknown.
+    mirror_axes
+        Axes along which its author averages over reflections, letters of `axes` in that order; nothing where it was
+        trained without mirroring, None if unknown.
+    tta_views
+        The views that its author averages over, where they are not all reflections of some axes (see `Settings`).
+    blend
+        How its author weights overlapping windows; None if unknown.
+    halo
+        Voxels per axis along each side of a window in which its output is not to be trusted; None if unknown.
+    decoder
+        The step from probabilities to labels that its author suggests; filled in by kind of output if None.
+    network_output
+        Which of the network's tensors is its output: a key, or a number from 0; empty where names and shapes leave no
+        doubt (see `engine.several_outputs`).
+    description, licence, citation
+        For people.
+    assumed
+        What the model's file does not say and Tessera took for granted, one sentence each, for people. It tells where
+        the other fields come from, not what they do: two descriptions that differ in it alone are equal.
+    """
+
+    name: str
+    spatial_dims: int
+    in_channels: int
+    out_channels: int
+    window: WindowRule
+    normalisation: Normalisation | Chain | tuple[Normalisation | Chain, ...] = field(default_factory=Normalisation)
+    activation: Activation | tuple[Activation, ...] = "none"
+    output: OutputSpec = field(default_factory=OutputSpec)
+    voxel_size_um: tuple[float, ...] | None = None
+    classes: tuple[str, ...] = ()
+    class_colours: tuple[str, ...] = ()
+    overlap: float | None = None
+    mirror_axes: str | None = None
+    tta_views: tuple[str, ...] | None = None
+    blend: Blend | None = None
+    halo: tuple[int, ...] | None = None
+    decoder: DecoderChoice | None = None
+    description: str = ""
+    licence: str = ""
+    citation: str = ""
+    resampling: ResamplingScheme = field(default_factory=ResamplingScheme)
+    crop: CropMode = "none"
+    crop_above: float = 0.0
+    planes: PlanesMode = "apart"
+    plane_axis: PlaneAxis = "z"
+    tiling: Tiling = Tiling.MONAI
+    padding: Padding = field(default_factory=Padding)
+    image_sides: WindowRule | None = None
+    network_output: str = ""
+    assumed: tuple[str, ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        """Check that the fields fit together."""
+        texts = {
+            "name": self.name,
+            "network_output": self.network_output,
+            "description": self.description,
+            "licence": self.licence,
+            "citation": self.citation,
+        }
+        for key, text in texts.items():
+            object.__setattr__(self, key, without_control(text))
+        for key, several in {"classes": self.classes, "assumed": self.assumed}.items():
+            object.__setattr__(self, key, tuple(map(without_control, several)))
+        if self.spatial_dims not in (2, 3):
+            raise ModelError(f"spatial_dims is {self.spatial_dims}, but a model has 2 or 3")
+        if max(self.in_channels, self.out_channels) > MAX_CHANNELS:
+            raise ModelError(f"in_channels or out_channels is more than {MAX_CHANNELS}: correct the description")
+        if min(self.in_channels, self.out_channels) < 1:
+            raise ModelError(
+                f"the model has {self.in_channels} input and {self.out_channels} output channels; it needs one or more"
+            )
+        if self.crop not in get_args(CropMode):
+            raise ModelError(f"crop is {self.crop!r}, but it must be one of {', '.join(get_args(CropMode))}")
+        if not isfinite(self.crop_above) or (self.crop_above and self.crop != "above"):
+            raise ModelError(f"crop_above is {self.crop_above}, but it needs a finite number, and a crop of 'above'")
+        if self.tiling not in tuple(Tiling):
+            raise ModelError(f"tiling is {self.tiling!r}, but it must be one of {', '.join(Tiling)}")
+        object.__setattr__(self, "tiling", Tiling(self.tiling))
+        if self.padding.mode not in tuple(PadMode) or not isfinite(self.padding.value):
+            raise ModelError(f"{self.padding} needs one of the modes {', '.join(PadMode)}, and a finite value")
+        if self.planes not in get_args(PlanesMode):
+            raise ModelError(f"planes is {self.planes!r}, but it must be one of {', '.join(get_args(PlanesMode))}")
+        if self.planes == "together" and self.spatial_dims == 3:
+            raise ModelError("planes is 'together', but the model is 3D: leave it out")
+        if self.plane_axis not in get_args(PlaneAxis):
+            raise ModelError(
+                f"plane_axis is {self.plane_axis!r}, but it must be one of {', '.join(get_args(PlaneAxis))}"
+            )
+        if self.plane_axis != "z" and self.spatial_dims == 3:
+            raise ModelError(f"plane_axis is '{self.plane_axis}', but the model is 3D: leave it out")
+        self._check_channels()
+        if len(set(self.normalisations)) == 1:  # said once, so that the same description is equal
+            object.__setattr__(self, "normalisation", self.normalisations[0])
+        per_axis = {
+            "window": self.window.default,
+            "voxel_size_um": self.voxel_size_um,
+            "halo": self.halo,
+            "image_sides": None if self.image_sides is None else self.image_sides.minimum,
+            **self._offsets_by_name(),
+        }
+        for name, value in per_axis.items():
+            if value is not None and len(value) != self.spatial_dims:
+                raise ModelError(f"{name} is {tuple(value)}, but a {self.spatial_dims}D model needs one value per axis")
+        if self.voxel_size_um is not None and not all(isfinite(size) and size > 0 for size in self.voxel_size_um):
+            raise ModelError(f"voxel_size_um is {self.voxel_size_um}, but it needs lengths above 0, in micrometres")
+        if self.halo is not None and not all(
+            0 <= 2 * h < w for h, w in zip(self.halo, self.window.default, strict=True)
+        ):
+            raise ModelError(
+                f"a halo of {self.halo} voxels leaves nothing of the window of {self.window.default}: it needs 0 or "
+                f"more on each side, and less than half of the window"
+            )
+        if self.output.kind == "affinities" and len(self.output.offsets) != self.out_channels:
+            raise ModelError(
+                f"the model has {self.out_channels} affinity channels and {len(self.output.offsets)} offsets; "
+                f"it needs one offset per channel"
+            )
+        if self.output.kind == "contour-distance" and self.out_channels not in (2, 3):
+            raise ModelError(
+                f"the model has {self.out_channels} channels, but an output of kind contour-distance has 3 (binary, "
+                f"contour, distance) or 2 (binary, distance)"
+            )
+        if self.decoder is None:
+            object.__setattr__(self, "decoder", DecoderChoice(DECODER_FOR[self.output.kind]))
+
+    def _check_channels(self) -> None:
+        if len(self.activations) != self.out_channels or not set(self.activations) <= set(get_args(Activation)):
+            raise ModelError(
+                f"activation is {self.activation!r}, but it must be one of {', '.join(get_args(Activation))}, or "
+                f"one of them for each of {self.out_channels} channels"
+            )
+        if len(self.normalisations) != self.in_channels:
+            raise ModelError(
+                f"the model has {self.in_channels} input channels and {len(self.normalisations)} normalisations; it "
+                f"needs one for each, or one for all"
+            )
+        for place, at_place in enumerate(zip_longest(*(one.steps for one in self.normalisations))):
+            if any(step is not None and step.has("together") for step in at_place) and len(set(at_place)) > 1:
+                raise ModelError(
+                    f"step {place + 1} of a normalisation is measured over all channels together, so each of the "
+                    f"{self.in_channels} channels needs that very step at that place"
+                )
+        by_foreground = any(step.has("masked") for one in self.normalisations for step in one.steps)
+        if by_foreground and not all(isinstance(one, Normalisation) and one.is_plain for one in self.normalisations):
+            raise ModelError(
+                "one channel is normalised by its foreground (masked: 1) and another by more than one clip and scale: "
+                "Tessera does not do both in one model"
+            )
+        if self.class_colours and len(self.class_colours) != len(self.classes):
+            raise ModelError(
+                f"the model has {len(self.classes)} classes and {len(self.class_colours)} colours; it needs as many"
+            )
+        wrong = [colour for colour in self.class_colours if not re.fullmatch("#[0-9a-fA-F]{6}", colour)]
+        if wrong:
+            raise ModelError(f"the colour of a class is {wrong[0]!r}, but it must be written as #rrggbb")
+        if self.overlap is not None and not 0 <= self.overlap < 1:
+            raise ModelError(f"overlap is {self.overlap}, but it must be a fraction from 0 to below 1")
+        if self.mirror_axes not in (None, "".join(axis for axis in self.axes if axis in str(self.mirror_axes))):
+            raise ModelError(
+                f"mirror_axes is {self.mirror_axes!r}, but it must be letters of {self.axes}, each once, in that order"
+            )
+        self._check_suggestions()
+
+    def _check_suggestions(self) -> None:
+        """Check what becomes settings as those are checked."""
+        if self.tta_views is not None and self.mirror_axes is not None:
+            raise ModelError("mirror_axes and tta_views both say which views there are: leave one of them out")
+        try:
+            checked = Settings(blend=self.blend or Blend.GAUSSIAN, tta_views=self.tta_views)
+            if checked.tta_views is not None:
+                views(len(checked.tta_views), self.spatial_dims, tta_views=checked.tta_views)
+        except SettingsError as error:
+            raise ModelError(str(error)) from error
+        object.__setattr__(self, "tta_views", checked.tta_views)
+        object.__setattr__(self, "blend", self.blend and checked.blend)
+
+    def _offsets_by_name(self) -> dict[str, tuple[int, ...]]:
+        return {f"output.offsets[{i}]": offset for i, offset in enumerate(self.output.offsets)}
+
+    @property
+    def axes(self) -> str:
+        """The spatial axes, slowest first: ``zyx`` or ``yx``."""
+        return "zyx"[-self.spatial_dims :]
+
+    @property
+    def crop_limit(self) -> float | None:
+        """What the values that count for the box are above; None: all but 0 count."""
+        return self.crop_above if self.crop == "above" else None
+
+    @property
+    def plane_place(self) -> int:
+        """Where `plane_axis` stands among the spatial axes of a stack, (z, y, x)."""
+        return "zyx".index(self.plane_axis)
+
+    def of_plane(self, of_stack: Sequence[Any]) -> tuple[Any, ...]:
+        """Return what holds for a plane of what holds for each axis of a stack, or for those of a plane already."""
+        if len(of_stack) != 3:
+            return tuple(of_stack)
+        return tuple(value for axis, value in enumerate(of_stack) if axis != self.plane_place)
+
+    def of_stack(self, planes: Any, plane: Sequence[Any]) -> tuple[Any, ...]:
+        """Return what holds for each axis of a stack: *planes* for the one that its planes lie along, else *plane*."""
+        return (*plane[: self.plane_place], planes, *plane[self.plane_place :])
+
+    @property
+    def activations(self) -> tuple[Activation, ...]:
+        """One for each output channel."""
+        return (self.activation,) * self.out_channels if isinstance(self.activation, str) else self.activation
+
+    @property
+    def normalisations(self) -> tuple[Normalisation | Chain, ...]:
+        """One for each input channel."""
+        if isinstance(self.normalisation, tuple):
+            return self.normalisation
+        return (self.normalisation,) * self.in_channels
+
+    def overlap_at(self, window: Sequence[int] | None = None) -> float | None:
+        """Return the overlap to suggest for *window*, the default one if None; None if nothing is known.
+
+        Of a window of w voxels with a halo of h, the middle w - 2h are good. Windows that follow each other by a stride
+        of at most w - 2h leave no voxel to the halos alone, and the stride is w * (1 - overlap): overlap >= 2h / w. Of
+        a window that is all halo, no overlap makes up for that: the most is a stride of one voxel.
+        """
+        if self.halo is None or not any(self.halo):
+            return self.overlap
+        sides = window or self.window.default
+        least = max(min(2 * halo, side - 1) / side for halo, side in zip(self.halo, sides, strict=True))
+        return max(least, self.overlap or 0.0)
+
+    @property
+    def gives_probabilities(self) -> bool:
+        """Whether all of the activated output lies between 0 and 1."""
+        return set(self.activations) <= {"sigmoid", "softmax"}
+
+    @property
+    def suggested_decoder(self) -> DecoderChoice:
+        """The decoder to use unless the user says otherwise."""
+        assert self.decoder is not None
+        return self.decoder

@@ -1,0 +1,104 @@
+"""Which windows of an image a run computes, found before the plan: those that are not empty, and lie in a mask."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from napari_tessera.core.errors import InputError
+from napari_tessera.engine.geometry.grid import WindowGrid
+from napari_tessera.engine.source import ArraySource, Source
+from napari_tessera.images.views.window_mask import measure_occupied
+from napari_tessera.planning.resampling import resampling_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from napari_tessera.core.settings.settings import Settings
+    from napari_tessera.images.views.crop import Crop
+    from napari_tessera.models.spec.spec import ModelSpec
+    from napari_tessera.planning.resampling import VoxelSize
+
+__all__ = ["check_mask", "find_masked", "find_windows", "window_grid"]
+
+
+def window_grid(
+    shape: tuple[int, ...], spec: ModelSpec, settings: Settings, voxel_size_um: VoxelSize | None = None
+) -> WindowGrid:
+    """Return the windows of an image or a box of one, spatial *shape*, as a plan lays them: if resampled, of that.
+
+    Raises
+    ------
+    SettingsError, InputError
+        If the window does not suit the model, or the image is to be resampled and its voxel size is unknown.
+    """
+    window = settings.window_size or spec.window.default
+    spec.window.check(window)
+    resampling = resampling_of(shape, voxel_size_um, spec, settings)
+    seen = shape if resampling is None else resampling.shape
+    return WindowGrid.regular(seen, window, settings.overlap, spec.tiling, spec.halo, spec.padding)
+
+
+def check_mask(mask: Any, shape: tuple[int, ...], name: str = "the mask") -> None:
+    """Raise `InputError` unless *mask*, called *name*, has the image's spatial *shape*."""
+    found = tuple(int(side) for side in mask.shape)
+    if found != shape:
+        raise InputError(f"{name} has the shape {found}, but the image is {shape}: give one of the same shape")
+
+
+def find_masked(mask: Any, grid: WindowGrid, crop: Crop | None = None) -> npt.NDArray[np.bool_]:
+    """Return which windows of *grid* hold a voxel of *mask* that is above 0; the mask is read once.
+
+    The mask is of all of the image, in its own voxels, also where the windows are those of the resampled image, or of
+    the box *crop*.
+    """
+    whole = ArraySource(mask)
+    return measure_occupied(whole if crop is None else crop.of(whole), grid, above=0)
+
+
+def find_windows(
+    source: Source,
+    spec: ModelSpec,
+    settings: Settings,
+    mask: Any = None,
+    voxel_size_um: VoxelSize | None = None,
+    crop: Crop | None = None,
+) -> npt.NDArray[np.bool_] | None:
+    """Return which windows of one volume a run computes, None for all of them.
+
+    Parameters
+    ----------
+    source
+        The volume in its own voxels; read once, and only if ``settings.skip_below`` asks for it.
+    spec, settings
+        The model and what the user wants.
+    mask
+        An array of the volume's spatial shape: windows in which it is 0 everywhere are left out, too. None: no mask.
+    voxel_size_um
+        Of the volume, micrometres; needed where it is resampled.
+    crop
+        The box of the volume that the network sees; None: all of it.
+
+    Returns
+    -------
+    numpy.ndarray or None
+        Boolean, one per window, shape of the plan's grid.
+
+    Raises
+    ------
+    InputError
+        If the mask has another shape than the image, the image cannot be read, or it is to be resampled and its voxel
+        size is unknown.
+    SettingsError
+        If the window does not suit the model.
+    """
+    shape = source.shape[1:]
+    grid = window_grid(shape if crop is None else crop.shape, spec, settings, voxel_size_um)
+    found: npt.NDArray[np.bool_] | None = None
+    if mask is not None:
+        check_mask(mask, shape)
+        found = find_masked(mask, grid, crop)
+    if settings.skip_below is not None:
+        full = measure_occupied(source if crop is None else crop.of(source), grid, above=settings.skip_below)
+        found = full if found is None else full & found
+    return found

@@ -1,5 +1,0 @@
-"""Sample volumes that are computed, not downloaded."""
-
-from napari_tessera.samples.neurites import NeuriteSample, make_neurites
-
-__all__ = ["NeuriteSample", "make_neurites"]
