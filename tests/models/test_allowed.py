@@ -14,6 +14,7 @@ from tests.models import allowed_page
 
 import napari_tessera
 from napari_tessera.core.errors import ModelError
+from napari_tessera.core.settings import connectomics_decoding
 from napari_tessera.core.settings.connectomics_config import read_configuration
 from napari_tessera.decode import decoder_names
 from napari_tessera.models.formats.bioimageio import postprocessing as bioimageio_after
@@ -49,7 +50,7 @@ HANDLED: dict[str, tuple[Names, Any]] = {
     "Connectomics 1's networks": (allowed.CONNECTOMICS_1_NETWORKS, version1.ARCHITECTURES),
     "Connectomics' networks": (allowed.CONNECTOMICS_NETWORKS, connectomics_network.ARCHITECTURES),
     "Connectomics' activations": (allowed.CONNECTOMICS_ACTIVATIONS, connectomics_output._ACTIVATIONS),
-    "Connectomics' decoders": (allowed.CONNECTOMICS_DECODERS, connectomics_output._DECODERS),
+    "Connectomics' decoders": (allowed.CONNECTOMICS_DECODERS, connectomics_decoding.DECODERS),
     "pickles": (allowed.PICKLED_BESIDE, tensors_only._STAND_INS),
     "nnU-Net's networks": (allowed.NNUNET_NETWORKS, nnunet_network.ARCHITECTURES),
     "nnU-Net's layers": (allowed.NNUNET_LAYERS, nnunet_network._LAYERS),
