@@ -86,7 +86,8 @@ def cancel_on_stop() -> Iterator[StopToken]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         token.times += 1
-        token.cancel()
+        if token.times == 1:  # setting an event takes a lock, which a second signal would find taken by its own thread
+            token.cancel()
 
     try:
         with _handled_by(stop):

@@ -66,18 +66,18 @@ class Entry:
 
 # The first row that suits a file counts: packages before single files.
 FORMATS = (
-    Entry("monai_bundle.format", markers=("configs/metadata.json",)),
-    Entry("nnunet.format", markers=("plans.json", "dataset.json"), in_zips=True),
-    Entry("bioimageio.format", markers=("bioimageio.yaml",)),
-    Entry("bioimageio.format", markers=("rdf.yaml",)),
-    Entry("bioimageio.format", markers=("*.bioimageio.yaml",)),
-    Entry("pytorch3dunet.format", markers=("config_train.yml", "best_checkpoint.pytorch")),
-    Entry("tessera_file", suffixes=(".safetensors", ".yaml", ".yml"), contents=(Content.SAFETENSORS,)),
-    Entry("torchscript", suffixes=(".pt", ".ts", ".jit", ".torchscript"), contents=(Content.SCRIPT,)),
-    Entry("exported_program", suffixes=(".pt2",), contents=(Content.EXPORTED,)),
-    Entry("onnx", suffixes=(".onnx",), contents=(Content.ONNX,)),
+    Entry("monai_bundle.monai_format", markers=("configs/metadata.json",)),
+    Entry("nnunet.nnunet_format", markers=("plans.json", "dataset.json"), in_zips=True),
+    Entry("bioimageio.bioimageio_format", markers=("bioimageio.yaml",)),
+    Entry("bioimageio.bioimageio_format", markers=("rdf.yaml",)),
+    Entry("bioimageio.bioimageio_format", markers=("*.bioimageio.yaml",)),
+    Entry("pytorch3dunet.pytorch3dunet_format", markers=("config_train.yml", "best_checkpoint.pytorch")),
+    Entry("tessera.tessera_file", suffixes=(".safetensors", ".yaml", ".yml"), contents=(Content.SAFETENSORS,)),
+    Entry("programs.torchscript", suffixes=(".pt", ".ts", ".jit", ".torchscript"), contents=(Content.SCRIPT,)),
+    Entry("programs.exported_program", suffixes=(".pt2",), contents=(Content.EXPORTED,)),
+    Entry("onnx.onnx_format", suffixes=(".onnx",), contents=(Content.ONNX,)),
     Entry(
-        "connectomics.format",
+        "connectomics.connectomics_format",
         suffixes=(".ckpt", ".pth.tar", ".pth"),
         contents=(Content.WEIGHTS, Content.PICKLE),
     ),
@@ -91,7 +91,7 @@ MODEL_PATTERNS = (
 )
 _OPENED = (*MODEL_SUFFIXES, ".zip")
 DESCRIPTIONS = (".yaml", ".yml")
-_OWN = next(entry for entry in FORMATS if entry.module == "tessera_file")
+_OWN = next(entry for entry in FORMATS if entry.module == "tessera.tessera_file")
 _CHECKPOINTS = next(entry for entry in FORMATS if Content.WEIGHTS in entry.contents)
 # The line of a description of Tessera's own, and how far into a file it is looked for.
 _OWN_LINE = re.compile(rb"""^["']?format["']?\s*:\s*["']?tessera-model/""", re.MULTILINE)
