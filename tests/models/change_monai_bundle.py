@@ -12,7 +12,7 @@ from monai.networks import nets as networks
 from tests.models.sample import reference_network
 from tests.models.sample_monai_bundle import INFERENCE, write_bundle
 
-from napari_tessera.models.formats.monai_bundle.monai_format import FORMAT
+from napari_tessera.models.formats.monai_bundle.monai_bundle_format import FORMAT
 
 SMALL = {"spatial_dims": 3, "in_channels": 1, "out_channels": 1, "channels": [2, 4], "strides": [2]}
 

@@ -44,7 +44,9 @@ def sample(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def test_every_format_has_a_sample() -> None:
-    assert {name.partition("-")[0] for name in SAMPLES} == {entry.module.partition(".")[0] for entry in FORMATS}
+    assert {name.partition("-")[0] for name in SAMPLES} == {
+        entry.module.rpartition(".")[2].removesuffix("_format") for entry in FORMATS
+    }
 
 
 def test_it_predicts_what_was_saved(sample: Sample) -> None:

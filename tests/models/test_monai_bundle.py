@@ -20,7 +20,7 @@ import napari_tessera as nt
 from napari_tessera.core.errors import ModelError, UntrustedModelError
 from napari_tessera.core.settings.settings import DecoderChoice
 from napari_tessera.models.formats.monai_bundle.config import Config
-from napari_tessera.models.formats.monai_bundle.monai_format import FORMAT
+from napari_tessera.models.formats.monai_bundle.monai_bundle_format import FORMAT
 from napari_tessera.models.formats.registry import DEEPEST
 from napari_tessera.models.load import describe_model, find_risk, load_model
 from napari_tessera.models.safety.trusted_files import TrustStore

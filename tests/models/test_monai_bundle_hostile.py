@@ -20,7 +20,7 @@ from tests.models.sample_monai_bundle import INFERENCE, make, make_zip, write_bu
 
 import napari_tessera as nt
 from napari_tessera.core.errors import ModelError
-from napari_tessera.models.formats.monai_bundle.monai_format import FORMAT
+from napari_tessera.models.formats.monai_bundle.monai_bundle_format import FORMAT
 from napari_tessera.models.load import load_model
 
 

@@ -15,7 +15,7 @@ from napari_tessera.engine.loop.several_outputs import ChosenOutput
 from napari_tessera.models.formats.bioimageio.axes import InOrder
 from napari_tessera.models.formats.bioimageio.postprocessing import OnLine
 from napari_tessera.models.formats.connectomics.network import Head
-from napari_tessera.models.formats.monai_bundle.monai_format import TurnedNetwork
+from napari_tessera.models.formats.monai_bundle.monai_bundle_format import TurnedNetwork
 from napari_tessera.models.formats.nnunet.network import Reordered
 from napari_tessera.models.safety import allowed
 from napari_tessera.models.spec.network_file import Channels, Line, Reorder, Tensor, Turn

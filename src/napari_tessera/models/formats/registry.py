@@ -66,7 +66,7 @@ class Entry:
 
 # The first row that suits a file counts: packages before single files.
 FORMATS = (
-    Entry("monai_bundle.monai_format", markers=("configs/metadata.json",)),
+    Entry("monai_bundle.monai_bundle_format", markers=("configs/metadata.json",)),
     Entry("nnunet.nnunet_format", markers=("plans.json", "dataset.json"), in_zips=True),
     Entry("bioimageio.bioimageio_format", markers=("bioimageio.yaml",)),
     Entry("bioimageio.bioimageio_format", markers=("rdf.yaml",)),
