@@ -136,7 +136,7 @@ def _large_networks(widget: Any, viewer: Any) -> Iterator[bool]:
     # Larger than the windows, as people's images are: where a single window covers it, one is traced as well.
     widget.image.choose(viewer.add_image(np.zeros((320, 1024, 1024), np.uint8), name="large"))
     for model in large_models():
-        session.shelf.use(model)
+        session.models.use(model)
         _settle(lambda: not session.background.busy)
         for precision in ("float32", "bfloat16"):
             session.change(precision=precision, window_size=(64, 64, 64), sw_batch_size=4)

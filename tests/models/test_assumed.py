@@ -21,7 +21,7 @@ from napari_tessera.models.load import describe_model
 from napari_tessera.models.pack.pack import pack
 from napari_tessera.models.spec.assumed import assume
 from napari_tessera.models.spec.spec import Normalisation
-from napari_tessera.session.model_summary import spec_card
+from napari_tessera.session.model_summary import summary_of
 
 ALL = set(assume("normalisation", "activation", "output"))
 PROGRAMS = ["sample_torchscript", "sample_exported", "sample_onnx"]
@@ -44,7 +44,7 @@ def test_programs_without_a_description_assume_and_say_so(form: str, tmp_path: P
     assert set(describe_model(path)[1].assumed) >= ALL
     model = nt.load_model(path, trust=True)
     assert set(model.spec.assumed) >= ALL
-    assert all(f"assumed: {sentence}" in spec_card(model) for sentence in ALL)
+    assert all(f"assumed: {sentence}" in summary_of(model) for sentence in ALL)
     planned = api.plan((32, 32, 32), model)
     assert set(api.provenance(planned, model)["assumed"]) >= ALL
 

@@ -85,9 +85,9 @@ def person(make_napari_viewer: Any, qtbot: Any, _plugin: None) -> Callable[..., 
         viewer = make_napari_viewer(**viewer_arguments)
         _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, "Segment with Tessera")
         if model is not None:
-            widget.session.shelf.use(model)
-        shelf = widget.session.shelf
-        qtbot.waitUntil(lambda: shelf.choices is not None and not shelf.loading, timeout=OPENING_MS)
+            widget.session.models.use(model)
+        models = widget.session.models
+        qtbot.waitUntil(lambda: models.choices is not None and not models.loading, timeout=OPENING_MS)
         return Person(viewer, widget, qtbot)
 
     return open_

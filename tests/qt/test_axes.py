@@ -217,7 +217,7 @@ def test_what_does_not_fit_is_said(person: Any, describe: Any, gate: Any, blobs:
     me.viewer.add_image(blobs(24, 24), name="flat")
     assert "'flat' is 2D (24 x 24), but the model 'Gate' is 3D" in me.status
     assert not me.widget.run.run.isEnabled()
-    me.session.shelf.use(describe(gate, spatial_dims=2))
+    me.session.models.use(describe(gate, spatial_dims=2))
     me.viewer.layers.clear()
     me.viewer.add_image(blobs(8, 24, 24), name="stack")
     assert len(me.wait_for_plan().volumes) == 8

@@ -43,7 +43,7 @@ def test_the_widget_opens_before_the_model_is_there(make_napari_viewer: Any, qtb
     assert time.perf_counter() - began < 2
     qtbot.waitUntil(lambda: widget.session.model is not None, timeout=60_000)
     assert widget.model.chooser.currentText() == "neurites-em"
-    assert "from: bundled" in widget.model.card.toolTip()
+    assert "from: bundled" in widget.model.about.toolTip()
     assert widget.result.decoder.currentText() == "watershed"
     assert widget.windows.window_size.value() == (64, 64, 64)
 
@@ -304,7 +304,7 @@ def test_axes_of_views(person: Any, describe: Any, gate: Any, blobs: Any) -> Non
         box.click()
     assert (me.session.settings.tta_num, me.session.settings.tta_axes) == (1, "")
     assert (windows.tta_num.value(), windows.tta_num.maximum()) == (1, 2)
-    me.session.shelf.use(describe(gate, spatial_dims=2))
+    me.session.models.use(describe(gate, spatial_dims=2))
     assert [box.text() for box in axes.boxes()] == ["y", "x"]
     assert axes.value() == ""
 

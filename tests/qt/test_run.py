@@ -257,7 +257,7 @@ def test_classes_have_the_names_and_colours_of_the_model(person: Any, describe: 
     objects = me.viewer.layers[-1]
     assert "class" not in objects.features
     assert "classes" not in objects.metadata["tessera"]
-    me.session.shelf.use(describe(gate).with_spec(classes=("outside", "cell")))
+    me.session.models.use(describe(gate).with_spec(classes=("outside", "cell")))
     me.run()
     named = me.viewer.layers[-1]
     assert list(named.features["class"]) == ["outside", "cell"]

@@ -29,8 +29,8 @@ def stranger(tmp_path: Path) -> Path:
 
 def ask(me: Any, path: Path) -> Any:
     """Open *path* and return the dialog that asks."""
-    me.session.shelf.load_file(path)
-    me.wait(lambda: not me.session.shelf.loading)
+    me.session.models.load_file(path)
+    me.wait(lambda: not me.session.models.loading)
     dialog = me.widget.model._asking
     assert dialog is not None, me.status
     assert dialog.isVisible()
@@ -51,17 +51,17 @@ def test_it_is_asked_once_and_says_what_the_file_could_do(person: Any, stranger:
     assert dialog.cancel.isDefault()
     assert not dialog.trust.isDefault()
     assert me.status == "stranger.pt waits for your word: opening it runs code from the file, with your rights"
-    me.session.shelf.changed.emit()
+    me.session.models.changed.emit()
     assert me.widget.model._asking is dialog, "one dialog for one question"
     me.click(dialog.trust)
-    me.wait(lambda: not me.session.shelf.loading)
+    me.wait(lambda: not me.session.models.loading)
     assert me.session.model.spec.name == "stranger"
     assert me.widget.model.chooser.currentText() == "stranger.pt"
     assert TrustStore().names() == {sha: "stranger.pt"}
-    me.session.shelf.load(me.session.shelf.entries[0])
-    me.wait(lambda: not me.session.shelf.loading)
-    me.session.shelf.load_file(stranger)
-    me.wait(lambda: not me.session.shelf.loading)
+    me.session.models.load(me.session.models.entries[0])
+    me.wait(lambda: not me.session.models.loading)
+    me.session.models.load_file(stranger)
+    me.wait(lambda: not me.session.models.loading)
     assert me.session.model.spec.name == "stranger", "not asked again"
 
 
@@ -69,7 +69,7 @@ def test_it_is_asked_once_and_says_what_the_file_could_do(person: Any, stranger:
 def test_the_keyboard_says_no(person: Any, stranger: Path, qtbot: Any, key: Any) -> None:
     me = person()
     qtbot.keyClick(ask(me, stranger), key)
-    assert me.session.shelf.question is None
+    assert me.session.models.question is None
     assert me.widget.model._asking is None
     assert me.session.model.spec.name == "neurites-em"
     assert TrustStore().names() == {}
@@ -78,7 +78,7 @@ def test_the_keyboard_says_no(person: Any, stranger: Path, qtbot: Any, key: Any)
 def test_closing_the_dialog_is_no_and_it_asks_again_next_time(person: Any, stranger: Path) -> None:
     me = person()
     ask(me, stranger).close()
-    assert me.session.shelf.question is None
+    assert me.session.models.question is None
     ask(me, stranger).close()
     assert TrustStore().names() == {}
 
@@ -88,7 +88,7 @@ def test_a_file_that_changes_while_it_is_asked_about_is_not_opened(person: Any, 
     dialog, shown = ask(me, stranger), fingerprint(stranger)
     save(stranger, 3)
     me.click(dialog.trust)
-    me.wait(lambda: not me.session.shelf.loading)
+    me.wait(lambda: not me.session.models.loading)
     assert me.session.model.spec.name == "neurites-em"
     assert list(TrustStore().names()) == [shown]
     again = me.widget.model._asking
@@ -100,10 +100,10 @@ def test_a_file_that_changes_while_it_is_asked_about_is_not_opened(person: Any, 
 def test_another_model_makes_the_question_go(person: Any, stranger: Path) -> None:
     me = person()
     dialog = ask(me, stranger)
-    me.session.shelf.load(me.session.shelf.entries[0])
+    me.session.models.load(me.session.models.entries[0])
     assert me.widget.model._asking is None
     assert not dialog.isVisible()
-    me.wait(lambda: not me.session.shelf.loading)
+    me.wait(lambda: not me.session.models.loading)
     assert TrustStore().names() == {}
 
 
@@ -144,9 +144,9 @@ def test_a_model_is_opened_by_dropping_it(person: Any, stranger: Path, tmp_path:
 
     assert not drop(tmp_path / "raw.tif"), "napari opens that"
     assert not drop(stranger, tmp_path / "raw.tif")
-    assert not me.session.shelf.loading
+    assert not me.session.models.loading
     assert drop(stranger)
-    me.wait(lambda: not me.session.shelf.loading)
+    me.wait(lambda: not me.session.models.loading)
     assert me.session.model.spec.name == "stranger"
 
 
@@ -167,6 +167,6 @@ def test_a_packed_program_is_asked_about_as_its_original(person: Any, stranger: 
     assert "Opening it runs code from its TorchScript archive, with your rights." in words
     assert {"cells.program.pt", "Tessera model", short_sha(fingerprint(stranger))} <= set(words)
     me.click(dialog.trust)
-    me.wait(lambda: not me.session.shelf.loading)
+    me.wait(lambda: not me.session.models.loading)
     assert me.session.model.spec.name == "stranger"
     assert TrustStore().names() == {fingerprint(program): "cells.program.pt"}

@@ -52,7 +52,7 @@ def describe() -> Callable[..., Model]:
 def session(network: Bright, describe: Callable[..., Model]) -> Iterator[Session]:
     """A session with a model in use."""
     made = Session()
-    made.shelf.use(describe(network))
+    made.models.use(describe(network))
     yield made
     made.close()
 

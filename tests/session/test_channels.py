@@ -27,7 +27,7 @@ class Difference(torch.nn.Module):
 def two(session: Session) -> Session:
     """A session whose model takes two channels."""
     network = Difference()
-    session.shelf.use(
+    session.models.use(
         Model.from_network(network, in_channels=2, out_channels=1, activation="none", output="foreground")
     )
     assert session.settings is not None

@@ -21,7 +21,7 @@ SHAPE, BOX = (40, 60, 50), (slice(9, 33), slice(20, 52), slice(5, 31))
 
 @pytest.fixture
 def cropping(session: Session, network: Any, describe: Callable[..., Any]) -> Session:
-    session.shelf.use(describe(network).with_spec(crop="nonzero"))
+    session.models.use(describe(network).with_spec(crop="nonzero"))
     return session
 
 

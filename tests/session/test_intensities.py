@@ -58,7 +58,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 @pytest.fixture
 def scaled(session: Session, network: Any, describe: Callable[..., Any]) -> Session:
     """The session with a model that takes the whole range of an image."""
-    session.shelf.use(describe(network).with_spec(normalisation=Normalisation("minmax"), voxel_size_um=(0.01,) * 3))
+    session.models.use(describe(network).with_spec(normalisation=Normalisation("minmax"), voxel_size_um=(0.01,) * 3))
     return session
 
 
@@ -205,7 +205,7 @@ def test_numbers_that_need_no_values_look_at_none(
     scaled: Session, drain_until: Any, describe: Any, network: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intensities, "version_of", lambda data: pytest.fail("it was looked at"))
-    scaled.shelf.use(describe(network).with_spec(normalisation=Normalisation("divide", (("by", 255.0),))))
+    scaled.models.use(describe(network).with_spec(normalisation=Normalisation("divide", (("by", 255.0),))))
     run(scaled, drain_until, np.zeros((24, 24, 24), np.uint8))
 
 

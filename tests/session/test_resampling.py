@@ -21,7 +21,7 @@ SHAPE = (16, 24, 48)
 @pytest.fixture
 def at_model_size(session: Session, network: Any, describe: Callable[..., Any]) -> Session:
     """The session with a model of 10 nm voxels."""
-    session.shelf.use(describe(network).with_spec(voxel_size_um=MODEL))
+    session.models.use(describe(network).with_spec(voxel_size_um=MODEL))
     return session
 
 
@@ -94,7 +94,7 @@ def test_a_time_series_is_put_together_in_its_own_voxels(at_model_size: Session,
 def test_planes_of_a_stack_through_a_2d_model(
     session: Session, network: Any, describe: Callable[..., Any], drain_until: Any
 ) -> None:
-    session.shelf.use(describe(network, spatial_dims=2).with_spec(voxel_size_um=(0.01, 0.01)))
+    session.models.use(describe(network, spatial_dims=2).with_spec(voxel_size_um=(0.01, 0.01)))
     session.set_images((image(24, 40, sizes=(0.02, 0.01)),))
     session.change(resample=True)
     (result,) = run(session, drain_until)
@@ -137,7 +137,7 @@ def test_another_model_without_a_voxel_size_switches_it_off(
     at_model_size: Session, network: Any, describe: Callable[..., Any]
 ) -> None:
     at_model_size.change(resample=True)
-    at_model_size.shelf.use(describe(network))
+    at_model_size.models.use(describe(network))
     assert at_model_size.settings is not None
     assert not at_model_size.settings.resample
 
@@ -146,7 +146,7 @@ def test_a_model_that_resamples_by_itself(
     session: Session, network: Any, describe: Callable[..., Any], drain_until: Any
 ) -> None:
     scheme = ResamplingScheme(order=3, antialias=False, edge="repeat", normalise_first=True, output_order=1, usual=True)
-    session.shelf.use(describe(network).with_spec(voxel_size_um=MODEL, resampling=scheme))
+    session.models.use(describe(network).with_spec(voxel_size_um=MODEL, resampling=scheme))
     session.set_images((image(*SHAPE),))
     drain_until(session, lambda: not session.planning)
     assert session.settings is not None

@@ -75,7 +75,7 @@ def test_from_nothing_to_a_result(session: Session, image: Any, drain_until: Any
 def test_what_the_first_passes_show_is_said_and_kept(
     session: Session, network: Any, describe: Any, image: Any, drain_until: Any
 ) -> None:
-    session.shelf.use(describe(network, output="boundary", activation="none"))
+    session.models.use(describe(network, output="boundary", activation="none"))
     session.set_images((image(32, 24, 24),))
     drain_until(session, lambda: not session.planning)
     (result,) = run(session, drain_until)
@@ -88,7 +88,7 @@ def test_what_the_first_passes_show_is_said_and_kept(
 def test_a_2d_model_runs_every_plane_of_a_time_series_of_stacks(
     session: Session, network: Any, describe: Any, image: Any, drain_until: Any
 ) -> None:
-    session.shelf.use(describe(network, spatial_dims=2))
+    session.models.use(describe(network, spatial_dims=2))
     series = image(2, 3, 20, 24, current=(1, 2, 0, 0))
     series.data[1, 2, 4:12, 4:12] = 0  # one plane without a cell
     series.data[1, 2, 14:18, 14:18] = 1
@@ -210,23 +210,23 @@ def test_windows_that_are_not_allowed(session: Session, image: Any, drain_until:
 
 def test_a_model_brings_its_own_views_and_takes_them_with_it(session: Session, network: Any, describe: Any) -> None:
     mirrored = describe(network).with_spec(mirror_axes="zx")
-    session.shelf.use(mirrored)
+    session.models.use(mirrored)
     assert session.settings is not None
     assert (session.settings.tta_num, session.settings.tta_axes, session.max_tta_num) == (4, "zx", 8)
-    session.shelf.use(describe(network))
+    session.models.use(describe(network))
     assert (session.settings.tta_num, session.settings.tta_axes, session.max_tta_num) == (1, None, 16)
-    session.shelf.use(mirrored)
+    session.models.use(mirrored)
     session.change(tta_num=2)  # what a person has chosen stays
-    session.shelf.use(describe(network, spatial_dims=2))
+    session.models.use(describe(network, spatial_dims=2))
     assert (session.settings.tta_num, session.settings.tta_axes) == (2, None)
-    session.shelf.use(describe(network).with_spec(tta_views=("identity", "z", "y"), blend="bump"))
+    session.models.use(describe(network).with_spec(tta_views=("identity", "z", "y"), blend="bump"))
     assert (session.settings.tta_num, session.settings.tta_views) == (3, ("identity", "z", "y"))
     assert (session.settings.blend, session.max_tta_num) == ("bump", 3)
     session.choose_tta_axes("zyx")
     assert (session.settings.tta_views, session.settings.tta_axes) == (None, None)
-    session.shelf.use(describe(network).with_spec(mirror_axes=""))
+    session.models.use(describe(network).with_spec(mirror_axes=""))
     assert session.settings.blend == "gaussian"
-    session.shelf.use(describe(network).with_spec(mirror_axes=""))
+    session.models.use(describe(network).with_spec(mirror_axes=""))
     assert (session.settings.tta_num, session.settings.tta_axes) == (1, None)
 
 
@@ -257,7 +257,7 @@ def test_axes_that_are_chosen_keep_all_reflections(session: Session, image: Any,
 
 def test_another_model_brings_its_own_window(session: Session, network: Any, describe: Any, image: Any) -> None:
     session.change(tta_num=16, overlap=0.25)
-    session.shelf.use(describe(network, spatial_dims=2))
+    session.models.use(describe(network, spatial_dims=2))
     assert session.settings is not None
     assert (session.settings.window_size, session.settings.tta_num) == ((16, 16), 8)
     assert session.settings.overlap == 0.25
@@ -272,7 +272,7 @@ def test_another_model_brings_its_own_window(session: Session, network: Any, des
 def test_the_overlap_that_hides_a_halo_follows_the_window_until_the_user_chooses(
     session: Session, network: Any, describe: Any
 ) -> None:
-    session.shelf.use(describe(network).with_spec(halo=(2, 4, 4)))
+    session.models.use(describe(network).with_spec(halo=(2, 4, 4)))
     assert session.settings is not None
     assert session.settings.overlap == 8 / 16
     session.change(window_size=(32, 32, 32))
@@ -367,7 +367,7 @@ def test_a_mask_over_planes(
     session: Session, network: Any, describe: Any, image: Any, drain_until: Any, axes: str, skip_below: float | None
 ) -> None:
     """Of a series of stacks for a 2D model it may have all axes, or z, or those of a plane alone."""
-    session.shelf.use(describe(network, spatial_dims=2))
+    session.models.use(describe(network, spatial_dims=2))
     session.set_images((image(2, 3, 24, 40),))
     session.change(skip_below=skip_below)
     mask = np.zeros((2, 3, 24, 40), np.uint8)
@@ -406,7 +406,7 @@ def test_empty_windows_are_counted_when_the_run_starts(
     session: Session, network: Any, image: Any, drain_until: Any, describe: Any, decoder: str, outputs: Outputs
 ) -> None:
     if decoder == "watershed":
-        session.shelf.use(describe(network, output="boundary", activation="sigmoid"))
+        session.models.use(describe(network, output="boundary", activation="sigmoid"))
     passes: list[int] = []
     network.on_call = lambda: passes.append(1)
     one = image(40, 24, 24)
@@ -634,6 +634,6 @@ def test_the_status_says_what_is_assumed_of_the_model(
     model = describe(network)
     (sentence,) = model.spec.assumed
     assert sentence in status_line(session).text
-    session.shelf.use(model.with_spec(normalisation=Normalisation("zscore")))
+    session.models.use(model.with_spec(normalisation=Normalisation("zscore")))
     drain_until(session, lambda: not session.planning)
     assert status_line(session).text == "Ready"

@@ -5,8 +5,6 @@ from __future__ import annotations
 from qtpy.QtCore import QSignalBlocker, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QWidget
 
-__all__ = ["AxisChecks"]
-
 
 class AxisChecks(QWidget):
     """Check boxes for z, y and x; the value is the letters of those that are checked, in that order.

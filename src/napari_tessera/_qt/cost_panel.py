@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from napari_tessera._qt.theme import Theme
     from napari_tessera.session import Session
 
-__all__ = ["CostPanel"]
-
 WIDEST = "999 MiB of 99.9 GiB · tight"
 # What other programs take may change while nothing does here.
 RENEW_MS = 2000
@@ -40,7 +38,7 @@ class CostPanel(QWidget):
     def __init__(self, session: Session, theme: Theme) -> None:
         super().__init__()
         self._session = session
-        self._unused_card = ""
+        self._unused_gpu = ""
         self._asked_doctor = False
         self.passes, self.time = LineLabel(theme), LineLabel(theme)
         self.advice = LineLabel(theme, rows=3)
@@ -56,7 +54,7 @@ class CostPanel(QWidget):
         session.runner.changed.connect(self.refresh)
         session.fitting.changed.connect(self.refresh)
         session.runner.progressed.connect(self._show_time)
-        session.shelf.changed.connect(self._ask_doctor)
+        session.models.changed.connect(self._ask_doctor)
         self.refresh()
 
     def _arrange(self) -> None:
@@ -96,8 +94,8 @@ class CostPanel(QWidget):
     def _show_advice(self, plan: Plan | None) -> None:
         advice = plan.advice if plan is not None else ()
         first = advice[0] if advice else None
-        if self._unused_card and (first is None or first.level == 0):
-            self.advice.show_line(Line(self._unused_card, Tone.WARNING))
+        if self._unused_gpu and (first is None or first.level == 0):
+            self.advice.show_line(Line(self._unused_gpu, Tone.WARNING))
             first = None
         elif first is None:
             self.advice.show_line(Line())
@@ -109,16 +107,16 @@ class CostPanel(QWidget):
 
     def _ask_doctor(self) -> None:
         """Find out, once and on a thread, whether there is a card that torch cannot use."""
-        if self._session.shelf.choices is not None and not self._asked_doctor:
+        if self._session.models.choices is not None and not self._asked_doctor:
             self._asked_doctor = True
-            self._session.background.submit(_unused_card, self._take_finding, lambda error: None, name="doctor")
+            self._session.background.submit(_unused_gpu, self._take_finding, lambda error: None, name="doctor")
 
-    def _take_finding(self, unused_card: str) -> None:
-        self._unused_card = unused_card
+    def _take_finding(self, unused_gpu: str) -> None:
+        self._unused_gpu = unused_gpu
         self.refresh()
 
 
-def _unused_card() -> str:
+def _unused_gpu() -> str:
     """Return why a graphics card that is there goes unused, in a sentence, or nothing."""
     from napari_tessera.session.doctor.finding import Status
     from napari_tessera.session.doctor.gpu import check_gpu

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from napari_tessera._qt.theme import Theme
     from napari_tessera.session import Session
 
-__all__ = ["FilePanel"]
-
 SETTINGS_FILTER = "Settings (*.yaml *.yml)"
 CONNECTOMICS_FILTER = "Settings of PyTorch Connectomics (*.yaml *.yml)"
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from qtpy.QtCore import QSettings, Qt
 from qtpy.QtWidgets import QFrame, QToolButton, QVBoxLayout, QWidget
 
-__all__ = ["Fold"]
-
 
 def _memory() -> QSettings:
     return QSettings(QSettings.Format.IniFormat, QSettings.Scope.UserScope, "napari-tessera", "widget")

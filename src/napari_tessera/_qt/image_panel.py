@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from napari_tessera.session import ImageInput, Session
     from napari_tessera.session.sources import VolumeInput
 
-__all__ = ["ImagePanel"]
-
 
 class ImagePanel(QWidget):
     """Chooses image layers; the first has a chooser of its own, more are ticked in a menu.

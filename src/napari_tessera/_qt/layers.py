@@ -14,8 +14,6 @@ from napari.utils.transforms import Affine, CompositeAffine
 from napari_tessera.session.images import ImageInput
 from napari_tessera.session.mask import MaskInput
 
-__all__ = ["LayerWatch", "Placement", "capture", "capture_mask", "image_layers", "labels_layers", "selected_images"]
-
 # What of an image layer matters to a plan or a result.
 WATCHED = ("data", "scale", "units", "axis_labels")
 

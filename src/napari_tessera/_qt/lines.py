@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from napari_tessera._qt.theme import Theme
 
-__all__ = ["LineLabel"]
-
 # Where napari's style sheet lets the text of plain labels begin.
 INDENT = 4
 NARROWEST = 40

@@ -12,8 +12,6 @@ from napari_tessera._qt.layers import LayerWatch, capture_mask, labels_layers
 if TYPE_CHECKING:
     from napari_tessera.session import Session
 
-__all__ = ["MaskChooser"]
-
 EVERYWHERE = "(everywhere)"
 # A stroke of the brush is an event of its own; it does not replace the data.
 WATCHED = ("data", "paint")

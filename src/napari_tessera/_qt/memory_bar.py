@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from napari_tessera._qt.theme import Theme
     from napari_tessera.session.cost import Bar
 
-__all__ = ["MemoryBar"]
-
 HEIGHT = 14
 # Lightness of the parts, relative to the tone's colour, so that neighbours differ without a second hue.
 SHADES = (100, 115, 80, 70, 60, 50)

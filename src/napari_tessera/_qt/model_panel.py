@@ -21,7 +21,7 @@ from qtpy.QtWidgets import (
 from napari_tessera._qt.lines import LineLabel
 from napari_tessera._qt.parts import plain_tooltip, small_button
 from napari_tessera._qt.trust_dialog import TrustDialog
-from napari_tessera.session.model_summary import spec_card
+from napari_tessera.session.model_summary import summary_of
 from napari_tessera.session.wording import Line, Tone
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from napari_tessera._qt.theme import Theme
     from napari_tessera.session import Session
 
-__all__ = ["ModelPanel"]
-
 
 class ModelPanel(QWidget):
     """Chooses a model: a name, a file from the dialog, or one that is dropped here.
@@ -39,97 +37,99 @@ class ModelPanel(QWidget):
     Parameters
     ----------
     session
-        Its shelf takes the choice.
+        Its list of models takes the choice.
     theme
         Gives the colours.
     """
 
     def __init__(self, session: Session, theme: Theme) -> None:
         super().__init__()
-        self._session, self._shelf, self._theme = session, session.shelf, theme
+        self._session, self._models, self._theme = session, session.models, theme
         self.chooser = QComboBox()
         self.open = small_button("open…", "")
-        self.card = small_button("i", "")
+        self.about = small_button("i", "")
         self.summary = LineLabel(theme)
         self._asking: TrustDialog | None = None
         self._arrange()
         self.setAcceptDrops(True)
         self.chooser.activated.connect(self._choose)
         self.open.clicked.connect(self._ask_for_file)
-        self.card.clicked.connect(self._show_card)
-        self._shelf.changed.connect(self.refresh)
+        self.about.clicked.connect(self._show_about)
+        self._models.changed.connect(self.refresh)
         self.refresh()
 
     def _arrange(self) -> None:
         self.chooser.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.chooser.setAccessibleName("model")
-        self.card.setAccessibleName("about the model")
+        self.about.setAccessibleName("about the model")
         layout = QGridLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setVerticalSpacing(2)
         layout.addWidget(QLabel("Model"), 0, 0)
         layout.addWidget(self.chooser, 0, 1)
         layout.addWidget(self.open, 0, 2)
-        layout.addWidget(self.card, 0, 3)
+        layout.addWidget(self.about, 0, 3)
         layout.addWidget(self.summary, 1, 1, 1, 3)
         layout.setColumnStretch(1, 1)
 
     def refresh(self) -> None:
         """Show the models there are, the one in use, and the question about a file that runs code."""
-        shelf = self._shelf
-        labels = [entry.label for entry in shelf.entries]
+        models = self._models
+        labels = [entry.label for entry in models.entries]
         with QSignalBlocker(self.chooser):
             self.chooser.clear()
-            self.chooser.addItems(labels if shelf.current is not None else ["loading …", *labels])
-            self.chooser.setCurrentIndex(shelf.entries.index(shelf.current) if shelf.current in shelf.entries else 0)
-        is_ready = shelf.choices is not None
-        self.chooser.setEnabled(is_ready and not shelf.loading)
+            self.chooser.addItems(labels if models.current is not None else ["loading …", *labels])
+            self.chooser.setCurrentIndex(
+                models.entries.index(models.current) if models.current in models.entries else 0
+            )
+        is_ready = models.choices is not None
+        self.chooser.setEnabled(is_ready and not models.loading)
         self.open.setEnabled(is_ready)
-        self.card.setEnabled(shelf.model is not None)
-        self.card.setToolTip(plain_tooltip(spec_card(shelf.model)) if shelf.model is not None else "")
+        self.about.setEnabled(models.model is not None)
+        self.about.setToolTip(plain_tooltip(summary_of(models.model)) if models.model is not None else "")
         self.summary.show_line(self._summary())
-        self.open.setToolTip(_opens(shelf.choices.model_formats) if shelf.choices is not None else "")
+        self.open.setToolTip(_opens(models.choices.model_formats) if models.choices is not None else "")
         self._ask_for_trust()
 
     def _summary(self) -> Line:
-        shelf = self._shelf
-        if shelf.loading:
+        models = self._models
+        if models.loading:
             return Line("loading model …")
-        if shelf.question is not None:
-            return Line("waiting for your word", Tone.WARNING, shelf.question.sentence)
-        if shelf.model is None:
+        if models.question is not None:
+            return Line("waiting for your word", Tone.WARNING, models.question.sentence)
+        if models.model is None:
             return Line("no model")
-        spec = shelf.model.spec
+        spec = models.model.spec
         facts = [f"{spec.spatial_dims}D", spec.output.kind, f"{spec.in_channels} → {spec.out_channels} channels"]
-        return Line(" · ".join(facts), tooltip=spec_card(shelf.model))
+        return Line(" · ".join(facts), tooltip=summary_of(models.model))
 
     def _ask_for_trust(self) -> None:
         """Show the question that there is, once, and none that no longer stands."""
-        question, asking = self._shelf.question, self._asking
+        question, asking = self._models.question, self._asking
         if asking is not None and asking.question is not question:
             self._asking = None
             asking.blockSignals(True)  # it is closed without an answer
             asking.close()
         if question is not None and self._asking is None:
             self._asking = TrustDialog(question, self._theme, self)
-            self._asking.accepted.connect(self._shelf.trust)
-            self._asking.rejected.connect(self._shelf.refuse)
+            self._asking.accepted.connect(self._models.trust)
+            self._asking.rejected.connect(self._models.refuse)
             self._asking.open()
 
     def _choose(self, index: int) -> None:
-        offset = self.chooser.count() - len(self._shelf.entries)
+        offset = self.chooser.count() - len(self._models.entries)
         if index >= offset:
-            self._shelf.load(self._shelf.entries[index - offset])
+            self._models.load(self._models.entries[index - offset])
 
-    def _show_card(self) -> None:
-        QToolTip.showText(self.card.mapToGlobal(self.card.rect().bottomLeft()), self.card.toolTip(), self.card)
+    def _show_about(self) -> None:
+        QToolTip.showText(self.about.mapToGlobal(self.about.rect().bottomLeft()), self.about.toolTip(), self.about)
 
     def _ask_for_file(self) -> None:
-        assert self._shelf.choices is not None
-        patterns = " ".join(self._shelf.choices.model_patterns)
+        assert self._models.choices is not None
+        patterns = " ".join(self._models.choices.model_patterns)
         path, _ = QFileDialog.getOpenFileName(self, "Open a model", "", f"Models ({patterns});;All files (*)")
         if path:
-            self._shelf.load_file(Path(path))
+            self._models.load_file(Path(path))
 
     def dragEnterEvent(self, event: QDragEnterEvent | None) -> None:  # noqa: N802 - Qt's name
         """Take one model; napari takes whatever else is dropped."""
@@ -141,11 +141,11 @@ class ModelPanel(QWidget):
         path = self._dropped(event) if event is not None else None
         if event is not None and path is not None:
             event.acceptProposedAction()
-            self._shelf.load_file(path)
+            self._models.load_file(path)
 
     def _dropped(self, event: QDropEvent) -> Path | None:
         """Return the one file or folder of *event* that may be a model."""
-        data, choices = event.mimeData(), self._shelf.choices
+        data, choices = event.mimeData(), self._models.choices
         urls = data.urls() if data is not None else []
         if choices is None or len(urls) != 1 or not urls[0].isLocalFile():
             return None

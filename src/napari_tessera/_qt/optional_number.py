@@ -5,8 +5,6 @@ from __future__ import annotations
 from qtpy.QtCore import QSignalBlocker, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QAbstractSpinBox, QCheckBox, QDoubleSpinBox, QHBoxLayout, QWidget
 
-__all__ = ["OptionalNumber"]
-
 LARGEST = 1e9
 DECIMALS = 6
 

@@ -14,8 +14,6 @@ from napari_tessera.core.errors import lines_without_control
 if TYPE_CHECKING:
     from napari_tessera._qt.theme import Theme
 
-__all__ = ["Rule", "menu_button", "named", "offer", "plain_tooltip", "small_button"]
-
 
 class Rule(QFrame):
     """A thin line between two groups.

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from napari_tessera.decode.classes import LabelClass
     from napari_tessera.session.results import ImageResult
 
-__all__ = ["ResultLayers"]
-
 METADATA_KEY = "tessera"
 INCOMPLETE = " (incomplete)"
 OTHER = "#808080"

@@ -12,8 +12,6 @@ from napari_tessera.session.task import Outputs
 if TYPE_CHECKING:
     from napari_tessera.session import Session
 
-__all__ = ["ResultPanel"]
-
 
 class ResultPanel(QWidget):
     """Chooses the decoder and what is kept.
@@ -54,7 +52,7 @@ class ResultPanel(QWidget):
 
     def refresh(self) -> None:
         """Show the choice."""
-        decoders, settings, outputs = self._session.shelf.decoders, self._session.settings, self._session.outputs
+        decoders, settings, outputs = self._session.models.decoders, self._session.settings, self._session.outputs
         with QSignalBlocker(self.decoder):
             self.decoder.clear()
             self.decoder.addItems(decoders)

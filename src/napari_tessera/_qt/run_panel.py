@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from napari_tessera._qt.theme import Theme
     from napari_tessera.session import Session
 
-__all__ = ["RunPanel"]
-
 STATUS_ROWS = 3
 
 
@@ -41,7 +39,7 @@ class RunPanel(QWidget):
         self.status = LineLabel(theme, rows=STATUS_ROWS)
         self._arrange()
         self.run.clicked.connect(self._run_or_cancel)
-        for signal in (session.plan_changed, session.images_changed, session.shelf.changed, session.runner.changed):
+        for signal in (session.plan_changed, session.images_changed, session.models.changed, session.runner.changed):
             signal.connect(self.refresh)
         session.fitting.changed.connect(self.refresh)
         session.runner.progressed.connect(self.refresh)

@@ -10,8 +10,6 @@ from psygnal import Signal
 
 from napari_tessera.session.wording import Tone
 
-__all__ = ["Theme", "readable"]
-
 # napari's themes have a colour for warnings and one for errors, but none for what is well.
 GOOD = "#3f9e5a"
 # Contrast that WCAG 2 asks of text. Errors in napari's dark theme and warnings in its light one have half of it.

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from napari_tessera._qt.theme import Theme
     from napari_tessera.session.trust_question import TrustQuestion
 
-__all__ = ["TrustDialog", "TrustedDialog"]
-
 # Sentences of some sixty letters read well.
 TEXT_WIDTH = 420
 ICON_SIDE = 32

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from napari_tessera.session.results import ImageResult
 
-__all__ = ["TesseraWidget"]
-
 # Comfortable; 320 pixels are enough.
 WIDTH = 340
 
@@ -67,10 +65,10 @@ class TesseraWidget(QWidget):
         self.session.runner.promised.connect(self._results.expect)
         self.session.runner.result_ready.connect(self._show_result)
         self.session.runner.changed.connect(self._settle_results)
-        for signal in (self.session.runner.changed, self.session.shelf.changed, self.session.fitting.changed):
+        for signal in (self.session.runner.changed, self.session.models.changed, self.session.fitting.changed):
             signal.connect(self._enable)
         self._enable()
-        self.session.shelf.open()
+        self.session.models.open()
 
     def _arrange(self) -> None:
         content = QWidget()

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from napari_tessera._qt.theme import Theme
     from napari_tessera.models.spec.spec import WindowRule
 
-__all__ = ["WindowSpins"]
-
 LARGEST_VOX = 8192
 # Three in a row of 300 pixels: napari's own have wider buttons and padding.
 NARROW = """

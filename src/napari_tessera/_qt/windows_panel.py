@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from napari_tessera._qt.theme import Theme
     from napari_tessera.session import Session
 
-__all__ = ["WindowsPanel"]
-
 MOST_OVERLAP = 0.9
 MOST_WINDOWS = 64
 MOST_VOLUMES = 64
@@ -185,7 +183,7 @@ class WindowsPanel(QWidget):
 
     def refresh(self) -> None:
         """Show the settings; without a model there are none to change."""
-        settings, model, choices = self._session.settings, self._session.model, self._session.shelf.choices
+        settings, model, choices = self._session.settings, self._session.model, self._session.models.choices
         if settings is None or model is None:
             self.setEnabled(False)
             return

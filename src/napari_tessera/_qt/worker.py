@@ -9,8 +9,6 @@ from qtpy.QtCore import QObject, QTimer
 if TYPE_CHECKING:
     from napari_tessera.session.background import Background
 
-__all__ = ["Drain"]
-
 # A frame of a 60 Hz screen: no answer could be seen sooner, and a look at an empty queue takes a microsecond.
 INTERVAL_MS = 16
 

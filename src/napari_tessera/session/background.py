@@ -10,8 +10,6 @@ from typing import Any, TypeVar
 
 from psygnal import Signal
 
-__all__ = ["Background"]
-
 Answer = TypeVar("Answer")
 
 # A drain that finds more than it can do in this time leaves the rest to the next one: the viewer has a frame to draw.

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from napari_tessera import Plan
     from napari_tessera.planning.plan import VolumePlan
 
-__all__ = ["HOST_TERMS", "WORTH_SAYING_S", "Bar", "device_bar", "expected_time", "host_bar", "passes_line", "time_line"]
-
 # Volumes that the tooltip lists one by one, and terms of a sum that it writes out.
 LISTED = 5
 # Labels that are made faster need no word of their own.

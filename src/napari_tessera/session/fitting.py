@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from napari_tessera.session.background import Background
     from napari_tessera.session.task import Task
 
-__all__ = ["Fitting"]
-
 OUTDATED = Line("Something else was chosen meanwhile; nothing was fitted", Tone.WARNING)
 
 

@@ -17,18 +17,6 @@ from napari_tessera.engine.source import check_numbers
 if TYPE_CHECKING:
     from napari_tessera.models.spec.spec import ModelSpec
 
-__all__ = [
-    "AxisUse",
-    "ImageInput",
-    "Reading",
-    "axis_uses",
-    "channels_note",
-    "count_in_front",
-    "counts_planes",
-    "join_channels",
-    "read_axes",
-]
-
 _RGB_CHANNELS = (3, 4)
 
 
@@ -164,7 +152,7 @@ def read_axes(image: ImageInput, spec: ModelSpec, use: AxisUse = AxisUse.AUTO) -
     front, chosen = _read_front(image, spec, use, extra)
     if chosen is AxisUse.FRAMES and counts_planes(image, spec):
         from napari_tessera.planning.stacked_planes import (
-            how_planes_run,  # with readers of files, which the card has no need of
+            how_planes_run,  # with readers of files, which a summary has no need of
         )
 
         by_planes = f"the {count_in_front(image, spec)} planes run {how_planes_run(spec)}, as the model is 2D"
@@ -199,7 +187,7 @@ def join_channels(images: Sequence[ImageInput], spec: ModelSpec) -> ImageInput |
     """
     if len(images) < 2 or len(images) != spec.in_channels or any(map(partial(_has_channels, spec=spec), images)):
         return None
-    from napari_tessera.images.channels import ChannelStack  # with readers of files, which the card has no need of
+    from napari_tessera.images.channels import ChannelStack  # with readers of files, which a summary has no need of
 
     first = images[0]
     if any(image.voxel_size_um != first.voxel_size_um for image in images):

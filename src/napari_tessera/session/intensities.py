@@ -33,8 +33,6 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["IntensityCache", "is_taken_to_stay", "version_of"]
-
 # An intensity map, or the box of what is not zero.
 Found = TypeVar("Found")
 

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from napari_tessera.images.views.crop import Crop
     from napari_tessera.session.sources import VolumeInput
 
-__all__ = ["MaskInput"]
-
 _numbers = count()
 
 

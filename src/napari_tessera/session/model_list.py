@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from napari_tessera.models.model import Model
     from napari_tessera.session.background import Background
 
-__all__ = ["ModelEntry", "ModelShelf"]
-
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
@@ -28,7 +26,7 @@ class ModelEntry:
     source: str | Path | Model
 
 
-class ModelShelf:
+class ModelList:
     """Opens models on a thread; the last one asked for wins.
 
     Attributes

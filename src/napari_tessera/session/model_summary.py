@@ -10,10 +10,8 @@ if TYPE_CHECKING:
     from napari_tessera.models.model import Model
     from napari_tessera.models.spec.spec import ModelSpec, WindowRule
 
-__all__ = ["mirrored_axes", "spec_card", "window_complaints"]
 
-
-def spec_card(model: Model) -> str:
+def summary_of(model: Model) -> str:
     """Return the model's description, a fact per line."""
     spec = model.spec
     voxels = format_voxel_size(spec.voxel_size_um) if spec.voxel_size_um else "unknown"

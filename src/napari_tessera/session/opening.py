@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from napari_tessera.core.settings.settings import Settings
     from napari_tessera.models.model import Model
 
-__all__ = ["Choices", "open_libraries", "open_model", "suitable_decoders"]
-
 
 @dataclass(frozen=True, slots=True)
 class Choices:

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from napari_tessera.session.background import Background
     from napari_tessera.session.task import Task
 
-__all__ = ["Planner"]
-
 # A frame of a 60 Hz screen: a plan that takes longer does not belong on the owner's thread.
 AT_ONCE_SECONDS = 0.016
 

@@ -27,8 +27,6 @@ from napari_tessera.memory.calibration.pass_time import WARM_UP_PASSES, Decoding
 if TYPE_CHECKING:
     from napari_tessera.planning.plan import Plan
 
-__all__ = ["Progress", "ProgressMeter"]
-
 # Passes that tell the time left: enough to hold those that come once a row of windows and read or write more than the
 # others, few enough to follow a change of pace. While they are fewer than twice those at the start that may be slower,
 # the earlier half is left out.

@@ -7,8 +7,6 @@ import traceback
 
 from napari_tessera.core.errors import TesseraError
 
-__all__ = ["make_report", "sentence"]
-
 
 def sentence(error: BaseException) -> str:
     """Return what went wrong in one sentence."""

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from napari_tessera.session.images import ImageInput
     from napari_tessera.session.sources import VolumeInput
 
-__all__ = ["ImageResult", "ResultStack"]
-
 Array = npt.NDArray[Any]
 
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from napari_tessera import Plan
     from napari_tessera.session.background import Background
 
-__all__ = ["RunState", "Runner"]
-
 
 class RunState(StrEnum):
     """Where a run stands."""

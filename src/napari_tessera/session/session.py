@@ -21,7 +21,7 @@ from napari_tessera.session.images import (
     read_axes,
 )
 from napari_tessera.session.intensities import IntensityCache
-from napari_tessera.session.model_list import ModelShelf
+from napari_tessera.session.model_list import ModelList
 from napari_tessera.session.planner import Planner
 from napari_tessera.session.report import sentence
 from napari_tessera.session.runner import Runner
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from napari_tessera.models.model import Model
     from napari_tessera.session.mask import MaskInput
 
-__all__ = ["Session"]
-
 # A change of what is free that moves a bar by less is not seen.
 SEEN = 0.01
 
@@ -45,7 +43,7 @@ class Session:
 
     Attributes
     ----------
-    shelf, runner, fitting
+    models, runner, fitting
         The model, the run, and the search for the settings that are fastest within what is free.
     images
         What is chosen, as captured last.
@@ -73,7 +71,7 @@ class Session:
 
     def __init__(self) -> None:
         self.background = Background()
-        self.shelf = ModelShelf(self.background)
+        self.models = ModelList(self.background)
         self.runner = Runner(self.background)
         self.fitting = Fitting(self.background)
         self._planner = Planner(self.background, self._planned)
@@ -90,14 +88,14 @@ class Session:
         self._intensities = IntensityCache()
         self._model: Model | None = None
         self._renewing = False
-        self.shelf.changed.connect(self._on_shelf)
+        self.models.changed.connect(self._on_models)
         self.runner.changed.connect(self._on_run)
         self.fitting.changed.connect(self._on_fitting)
 
     @property
     def model(self) -> Model | None:
         """The model in use."""
-        return self.shelf.model
+        return self.models.model
 
     @property
     def max_tta_num(self) -> int:
@@ -123,7 +121,7 @@ class Session:
     @property
     def can_run(self) -> bool:
         """Whether `start_run` would start one."""
-        ready = self.model is not None and bool(self.volumes) and not self.shelf.loading
+        ready = self.model is not None and bool(self.volumes) and not self.models.loading
         return ready and not self.problem and not self.runner.active and not self.fitting.active
 
     @property
@@ -310,7 +308,7 @@ class Session:
     def close(self, timeout_s: float = 30.0) -> None:
         """Cancel what goes on and wait for it; nothing is emitted afterwards."""
         runner = self.runner
-        for signal in (self.images_changed, self.settings_changed, self.plan_changed, self.shelf.changed):
+        for signal in (self.images_changed, self.settings_changed, self.plan_changed, self.models.changed):
             signal.disconnect()
         for signal in (runner.changed, runner.progressed, runner.happened, runner.promised, runner.result_ready):
             signal.disconnect()
@@ -389,8 +387,8 @@ class Session:
         if moved:
             self._replan()
 
-    def _on_shelf(self) -> None:
-        model = self.shelf.model
+    def _on_models(self) -> None:
+        model = self.models.model
         if model is None or model is self._model:
             return
         previous, self._model = self._model, model

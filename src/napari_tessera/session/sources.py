@@ -16,8 +16,6 @@ from napari_tessera.session.images import AxisUse, ImageInput, Reading, counts_p
 if TYPE_CHECKING:
     from napari_tessera.models.spec.spec import ModelSpec
 
-__all__ = ["VolumeInput", "split_volumes"]
-
 # Rec. 709, the weights of sRGB's primaries.
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from napari_tessera.engine.loop.events import MemoryRecovered
     from napari_tessera.session.session import Session
 
-__all__ = ["progress_text", "status_line"]
-
 # Images whose objects the line names one by one; the tooltip has more of them.
 NAMED, LISTED = 3, 20
 NO_IMAGE = "Open an image, or File > Open Sample > Tessera"
@@ -23,17 +21,17 @@ NO_IMAGE = "Open an image, or File > Open Sample > Tessera"
 
 def status_line(session: Session) -> Line:
     """Return the most important thing to say now."""
-    shelf, runner = session.shelf, session.runner
+    models, runner = session.models, session.runner
     if runner.active:
         return _running_line(runner)
     if session.fitting.active:
         return Line("Measuring a few passes, to find what is fastest within the memory that is free …")
-    if shelf.loading:
-        return Line(f"Loading {shelf.loading} …")
-    if shelf.question is not None:
-        return Line(f"{shelf.question.label} waits for your word: {shelf.question.does}", Tone.WARNING)
-    if shelf.problem:
-        return _problem(shelf.problem)
+    if models.loading:
+        return Line(f"Loading {models.loading} …")
+    if models.question is not None:
+        return Line(f"{models.question.label} waits for your word: {models.question.does}", Tone.WARNING)
+    if models.problem:
+        return _problem(models.problem)
     if session.problem:
         return _problem(session.problem)
     if session.fitting.said.text:

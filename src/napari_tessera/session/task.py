@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     Found = TypeVar("Found")
     Windows = npt.NDArray[Any] | None
 
-__all__ = ["Outputs", "Task"]
-
 # Windows that are timed in search of the fastest, besides the default.
 MOST_WINDOWS_TIMED = 4
 

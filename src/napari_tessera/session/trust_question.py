@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from napari_tessera.core.errors import UntrustedModelError
 
-__all__ = ["TrustQuestion", "revoke_trust", "short_sha", "trusted_files"]
-
 # As many digits as `tessera trust` lists: enough to tell files apart, and to revoke one.
 SHOWN_DIGITS = 16
 

@@ -8,8 +8,6 @@ from enum import StrEnum
 
 from napari_tessera.core.units import format_bytes
 
-__all__ = ["Line", "Tone", "count", "counted", "part_of", "unknown_there"]
-
 NARROW_SPACE = "\N{NARROW NO-BREAK SPACE}"
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["Finding", "Status"]
-
 
 class Status(StrEnum):
     """How serious a finding is: nothing to do, works but less well, or does not work."""

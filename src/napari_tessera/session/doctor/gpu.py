@@ -13,8 +13,6 @@ from napari_tessera.core.units import format_bytes
 from napari_tessera.session.doctor.finding import Finding, Status
 from napari_tessera.session.doctor.system import command_line, installed_version, numbers, pip_command, run_program
 
-__all__ = ["check_gpu", "check_torch"]
-
 OLDEST_TORCH = (2, 10)
 
 # The oldest driver branch that runs programs built with a major version of CUDA (NVIDIA's CUDA compatibility guide).

@@ -15,16 +15,6 @@ from napari_tessera.engine.devices.host_memory import host_memory
 from napari_tessera.session.doctor.finding import Finding, Status
 from napari_tessera.session.doctor.system import installed_version, pip_command
 
-__all__ = [
-    "check_bundled_model",
-    "check_host_memory",
-    "check_monai",
-    "check_napari",
-    "check_plugin",
-    "check_python",
-    "check_settings_folder",
-]
-
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)
 LITTLE_MEMORY_BYTES = 4 * 2**30
 

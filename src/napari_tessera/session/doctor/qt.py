@@ -9,8 +9,6 @@ from importlib import resources
 from napari_tessera.session.doctor.finding import Finding, Status
 from napari_tessera.session.doctor.system import has_display, installed_version, pip_command, run_program
 
-__all__ = ["check_qt", "qt_libraries"]
-
 BINDINGS = ("PyQt6", "PySide6", "PyQt5", "PySide2")
 
 START_QT = "from qtpy.QtWidgets import QApplication; QApplication([])"

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-__all__ = ["command_line", "has_display", "installed_version", "numbers", "pip_command", "run_program"]
-
 TIMEOUT_S = 30.0
 
 
