@@ -21,8 +21,8 @@ from napari_tessera.engine.source import ArraySource
 from napari_tessera.images.views.interpolation import ResamplingScheme
 from napari_tessera.images.views.normalised import NormalisedSource
 from napari_tessera.images.volume import Volume
+from napari_tessera.intensity.steps import Normalisation
 from napari_tessera.jobs.pipeline import iter_results
-from napari_tessera.models.spec.spec import Normalisation
 from napari_tessera.planning.resampling import Resampling
 
 OWN, MODEL = (0.02, 0.007, 0.012), (0.01, 0.01, 0.01)

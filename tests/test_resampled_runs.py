@@ -16,8 +16,8 @@ from napari_tessera import api
 from napari_tessera.engine.loop.events import PassFinished
 from napari_tessera.engine.source import ArraySource
 from napari_tessera.images.volume import Volume
+from napari_tessera.intensity.steps import Normalisation
 from napari_tessera.jobs.pipeline import iter_results
-from napari_tessera.models.spec.spec import Normalisation
 
 OWN, MODEL = (0.02, 0.005, 0.01), (0.01, 0.01, 0.01)
 SHAPE, SEEN = (12, 60, 33), (24, 30, 33)

@@ -17,10 +17,10 @@ from tests.models.sample_monai_bundle import INFERENCE, METADATA
 
 import napari_tessera as nt
 from napari_tessera import api
+from napari_tessera.intensity.steps import Normalisation
 from napari_tessera.models.load import describe_model
 from napari_tessera.models.pack.pack import pack
 from napari_tessera.models.spec.assumed import assume
-from napari_tessera.models.spec.spec import Normalisation
 from napari_tessera.session.model_summary import summary_of
 
 ALL = set(assume("normalisation", "activation", "output"))

@@ -19,12 +19,12 @@ from tests.models.sample_monai_bundle import INFERENCE, METADATA, make, write_bu
 import napari_tessera as nt
 from napari_tessera.core.errors import ModelError, UntrustedModelError
 from napari_tessera.core.settings.settings import DecoderChoice
+from napari_tessera.intensity.steps import Normalisation
 from napari_tessera.models.formats.monai_bundle.config import Config
 from napari_tessera.models.formats.monai_bundle.monai_bundle_format import FORMAT
 from napari_tessera.models.formats.registry import DEEPEST
 from napari_tessera.models.load import describe_model, find_risk, load_model
 from napari_tessera.models.safety.trusted_files import TrustStore
-from napari_tessera.models.spec.spec import Normalisation
 
 
 def test_the_example_of_the_documentation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

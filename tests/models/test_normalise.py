@@ -12,7 +12,7 @@ from napari_tessera.core.errors import InputError
 from napari_tessera.engine.source import ArraySource
 from napari_tessera.intensity import measure as normalise
 from napari_tessera.intensity.measure import measure_intensity
-from napari_tessera.models.spec.spec import Normalisation
+from napari_tessera.intensity.steps import Normalisation
 
 
 def apply(volume: Any, normalisation: Normalisation, channel_axis: int | None = None) -> np.ndarray:

@@ -15,12 +15,13 @@ from tests.models import sample_tessera
 
 from napari_tessera.core.errors import ModelError, SettingsError
 from napari_tessera.engine.geometry.grid import Padding
+from napari_tessera.intensity.steps import Normalisation
 from napari_tessera.models.formats.base import Description
 from napari_tessera.models.formats.tessera.tessera_file import FORMAT
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec import file as spec_file
 from napari_tessera.models.spec.file import read_model_file
-from napari_tessera.models.spec.spec import ModelSpec, Normalisation, OutputSpec, WindowRule
+from napari_tessera.models.spec.spec import ModelSpec, OutputSpec, WindowRule
 
 RULE = WindowRule(default=(64, 128, 128), step=(8, 16, 16), minimum=(16, 32, 32))
 SPEC = ModelSpec("m", 3, 1, 3, RULE)

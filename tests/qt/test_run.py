@@ -21,7 +21,7 @@ from qtpy.QtGui import QGuiApplication
 from napari_tessera.engine.loop.events import PassFinished
 from napari_tessera.images import open_volume
 from napari_tessera.intensity import measure as normalise
-from napari_tessera.models.spec.spec import Normalisation
+from napari_tessera.intensity.steps import Normalisation
 from napari_tessera.session.runner import RunState
 from napari_tessera.session.wording import counted
 

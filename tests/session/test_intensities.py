@@ -17,7 +17,7 @@ import pytest
 
 from napari_tessera.engine.intensity import IntensityMap
 from napari_tessera.intensity import measure as normalise
-from napari_tessera.models.spec.spec import Normalisation
+from napari_tessera.intensity.steps import Normalisation
 from napari_tessera.session import ImageInput, Session, intensities
 from napari_tessera.session.intensities import IntensityCache, version_of
 

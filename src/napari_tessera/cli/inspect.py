@@ -15,8 +15,9 @@ from napari_tessera.session.model_summary import mirrored_axes
 
 if TYPE_CHECKING:
     from napari_tessera.images.views.interpolation import ResamplingScheme
+    from napari_tessera.intensity.steps import Chain, Normalisation
     from napari_tessera.models.formats.base import Description, Risk
-    from napari_tessera.models.spec.spec import Chain, ModelSpec, Normalisation
+    from napari_tessera.models.spec.spec import ModelSpec
 
 __all__ = ["inspect"]
 

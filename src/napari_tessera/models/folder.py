@@ -18,8 +18,6 @@ from napari_tessera.models.formats.registry import (
     model_stem,
 )
 
-__all__ = ["MODELS_VARIABLE", "models_folder", "stored_bytes", "user_models"]
-
 logger = logging.getLogger(__name__)
 
 MODELS_VARIABLE = "TESSERA_MODELS"

@@ -12,8 +12,6 @@ from napari_tessera.core.settings.settings import Settings
 from napari_tessera.models.load import load_model
 from napari_tessera.models.model import Model
 
-__all__ = ["GivenModel", "GivenSettings", "as_model", "as_settings"]
-
 GivenModel: TypeAlias = Model | str | Path
 GivenSettings: TypeAlias = Settings | Mapping[str, Any] | None
 

@@ -18,23 +18,12 @@ from napari_tessera.core.errors import (
     nearest,
 )
 from napari_tessera.models.folder import user_models
-from napari_tessera.models.formats.registry import MODEL_SUFFIXES, find_format, leads_into_zip
+from napari_tessera.models.formats.registry import find_format, leads_into_zip
 from napari_tessera.models.safety.trusted_files import TrustedFiles, TrustStore
 
 if TYPE_CHECKING:
     from napari_tessera.models.formats.base import Description, ModelFormat, Risk
     from napari_tessera.models.model import Model
-
-__all__ = [
-    "BUNDLED",
-    "MODEL_SUFFIXES",
-    "bundled_models",
-    "check_model",
-    "describe_model",
-    "find_risk",
-    "load_model",
-    "remember_trust",
-]
 
 logger = logging.getLogger(__name__)
 

@@ -20,8 +20,6 @@ from napari_tessera.models.spec.spec import DECODER_FOR, Activation, ModelSpec, 
 if TYPE_CHECKING:
     from napari_tessera.core.settings.settings import Settings
 
-__all__ = ["Model", "activate"]
-
 
 @dataclass(frozen=True, eq=False)
 class Model:

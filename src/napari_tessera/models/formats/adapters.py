@@ -23,21 +23,13 @@ from napari_tessera.models.spec.network_file import Channels, Line, Reorder, Ten
 if TYPE_CHECKING:
     from napari_tessera.models.spec.network_file import Adapter
 
-__all__ = ["take_off", "wrap"]
-
 _NUMBERS: dict[str, torch.dtype] = {
     name: getattr(torch, becomes.removeprefix("torch.")) for name, becomes in allowed.BIOIMAGEIO_NUMBERS.names.items()
 }
 
 
 def wrap(network: torch.nn.Module, around: Sequence[Adapter]) -> torch.nn.Module:
-    """Return *network* within what stands *around* it, from the inside out.
-
-    Raises
-    ------
-    ModelError
-        If a type of numbers is not in the reviewed table.
-    """
+    """Return *network* within what stands *around* it, from the inside out."""
     for adapter in around:
         network = _made(network, adapter)
         network.training = False  # as the network within is, which may be a program that knows no such mode

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from napari_tessera.models.model import Model
     from napari_tessera.models.spec.spec import ModelSpec
 
-__all__ = ["Description", "ModelFormat", "Risk"]
-
 
 @dataclass(frozen=True, slots=True)
 class Risk:

@@ -7,8 +7,6 @@ from pathlib import PurePosixPath
 
 from napari_tessera.core.errors import ModelError
 
-__all__ = ["refuse_foreign"]
-
 _ONNX = "export it to ONNX (python -m tf2onnx.convert) and open that"
 # Patterns of names in lower case, what such a file is, and what to do.
 _FOREIGN = (
@@ -34,11 +32,6 @@ def refuse_foreign(label: str, names: Iterable[str], *, is_weights: bool = False
         With "/".
     is_weights
         Whether it is one file that torch.save wrote.
-
-    Raises
-    ------
-    ModelError
-        With what it is, and what to do.
     """
     found = {PurePosixPath(name.lower()).name for name in names}
     for patterns, what, todo in _FOREIGN:

@@ -6,8 +6,6 @@ from collections.abc import Callable
 
 import torch
 
-__all__ = ["in_passes_of"]
-
 
 def in_passes_of(size: int | None, run: Callable[[torch.Tensor], torch.Tensor], windows: torch.Tensor) -> torch.Tensor:
     """Return what *run* makes of *windows*, (B, C, *window), in passes of exactly *size* of them.

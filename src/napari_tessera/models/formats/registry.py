@@ -17,19 +17,6 @@ from napari_tessera.models.safety.contents import Content, look, names_in_zip, r
 if TYPE_CHECKING:
     from napari_tessera.models.formats.base import ModelFormat
 
-__all__ = [
-    "DESCRIPTIONS",
-    "FORMATS",
-    "MODEL_PATTERNS",
-    "MODEL_SUFFIXES",
-    "PROGRAM",
-    "Entry",
-    "description_beside",
-    "find_format",
-    "leads_into_zip",
-    "model_stem",
-]
-
 PACKAGE = "napari_tessera.models.formats"
 
 
@@ -105,13 +92,7 @@ DEEPEST = 4
 
 
 def find_format(path: Path) -> tuple[ModelFormat, Path]:
-    """Return the format of the file or folder *path*, and the file or folder that it is to open.
-
-    Raises
-    ------
-    ModelError
-        If no format is.
-    """
+    """Return the format of the file or folder *path*, and the file or folder that it is to open."""
     if path.is_dir():
         return _find_in_folder(path)
     if leads_into_zip(path):

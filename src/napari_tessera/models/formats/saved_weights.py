@@ -17,8 +17,6 @@ from napari_tessera.models.formats.state_dict import assign, describe_misfit, wi
 from napari_tessera.models.networks.empty import StoredWeights
 from napari_tessera.models.safety.tensors_only import dense_tensors, is_dense, no_tensors, read_tensors_only
 
-__all__ = ["Fit", "SavedWeights", "fill", "read_weights"]
-
 Tensors = Mapping[str, torch.Tensor]
 
 # Of dictionaries in dictionaries, in which weights may lie, and of those that are looked at.
@@ -73,13 +71,7 @@ class SavedWeights:
 
     @classmethod
     def of(cls, content: Any, label: str) -> SavedWeights:
-        """Return the weights in *content*, a dictionary that holds them, or dictionaries of them.
-
-        Raises
-        ------
-        ModelError
-            If there are none.
-        """
+        """Return the weights in *content*, a dictionary that holds them, or dictionaries of them."""
         places = dict(_iter_places(content))
         if not places:
             raise no_tensors(content, label)
@@ -95,11 +87,6 @@ class SavedWeights:
         """Return the weights that have exactly the names and shapes of *network*, else those that come nearest.
 
         *rename* returns what the network calls a stored name without its prefix; None for what is no part of it.
-
-        Raises
-        ------
-        ModelError
-            If they are no dense tensors of numbers, or several fit and nothing says which are meant.
         """
         wanted, fitting = network.state_dict(), list[_Named]()
         nearest, misfit = dict[str, torch.Tensor](), ""
@@ -196,13 +183,7 @@ class _Named:
 
 
 def read_weights(file: Path, label: str, *, mapped: bool = True) -> SavedWeights:
-    """Return the weights in *file*, mapped into memory; errors call the file *label*.
-
-    Raises
-    ------
-    ModelError
-        If the file holds more than tensors and plain data, or is cut short.
-    """
+    """Return the weights in *file*, mapped into memory; errors call the file *label*."""
     return SavedWeights.of(read_tensors_only(file, label, mapped=mapped), label)
 
 
@@ -219,11 +200,6 @@ def fill(network: torch.nn.Module, saved: SavedWeights, *, what: str) -> tuple[s
         Where its weights are.
     what
         How errors call the network.
-
-    Raises
-    ------
-    ModelError
-        If none in the file have exactly its names and shapes, or several that differ do.
     """
     fit = saved.fit(network)
     if fit.misfit:

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 # Of this batch normalisation makes use in training alone, so files that hold all in half precision are right, too.
 _UNUSED = "num_batches_tracked"
 
-__all__ = ["assign", "describe_misfit", "once_each", "with_repeats"]
-
 
 def assign(network: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
     """Give *network* exactly its *weights*, which it then shares: mapped ones stay in their file, unless converted."""

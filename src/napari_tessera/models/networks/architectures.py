@@ -15,20 +15,6 @@ if TYPE_CHECKING:
 
     from napari_tessera.models.networks.empty import StoredWeights
 
-__all__ = [
-    "ARCHITECTURES",
-    "INTERPOLATING",
-    "MEDNEXT",
-    "RESIDUAL",
-    "UNET3D",
-    "build",
-    "build_with",
-    "built_from",
-    "network_class",
-    "only_window",
-    "remember_built",
-]
-
 _MONAI = "monai.networks.nets"
 _FLEXIBLE = f"{_MONAI}.FlexibleUNet"
 
@@ -78,11 +64,6 @@ def build(name: str, arguments: dict[str, Any], stored: StoredWeights) -> torch.
         Of its constructor, literal values.
     stored
         What is there to fill it: far larger networks are refused before they take memory.
-
-    Raises
-    ------
-    ModelError
-        If the class is not allowed, refuses the arguments, or makes far more weights than are stored.
     """
     if name not in ARCHITECTURES:
         raise ModelError(

@@ -12,8 +12,6 @@ from torch.overrides import TorchFunctionMode
 
 from napari_tessera.core.errors import ModelError
 
-__all__ = ["StoredWeights", "WithoutValues", "build_empty"]
-
 # The functions with which layers make their weights; their leading numbers, or first tuple, are the shape.
 _MAKERS = (torch.empty, torch.ones, torch.rand, torch.randn, torch.zeros)
 # A network may have somewhat more than is stored for it, such as wrong widths in an honest description: what does not
@@ -55,11 +53,6 @@ def build_empty(construct: Callable[[], torch.nn.Module], stored: StoredWeights)
         Calls a reviewed constructor. It may be called twice.
     stored
         What is there to fill it.
-
-    Raises
-    ------
-    ModelError
-        If the network has far more weights than are stored for it; found before they take memory.
     """
     with torch.device("meta"), WithoutValues(stored):
         network = construct()

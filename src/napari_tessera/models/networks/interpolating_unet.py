@@ -12,8 +12,6 @@ from monai.networks.blocks.upsample import UpSample
 from monai.networks.nets.mednext import MedNeXt as MonaisMedNeXt
 from monai.networks.nets.unet import UNet
 
-__all__ = ["InterpolatingUNet", "MedNeXt"]
-
 # Levels of a MedNeXt on the way down; with the bottom, and up again.
 DEPTH, LEVELS = 4, 9
 

@@ -13,8 +13,6 @@ from torch.nn import functional
 
 from napari_tessera.models.safety import allowed
 
-__all__ = ["ACTIVATIONS", "BLOCKS", "NORMS", "PADDINGS", "ResidualUNet"]
-
 GROUPS = {2: 16, 3: 8}
 # Channels of a layer for each one within its squeeze and excitation.
 REDUCTION = {2: 16, 3: 4}

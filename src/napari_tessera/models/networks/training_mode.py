@@ -10,8 +10,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["Operation", "find_training_mode", "iter_graph_operations", "sentences_of"]
-
 Operation = tuple[str, Mapping[str, Any]]
 """The name of an operation without its library, and those of its arguments that are constants."""
 

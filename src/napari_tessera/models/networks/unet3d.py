@@ -11,8 +11,6 @@ from torch.nn import functional
 
 from napari_tessera.models.safety import allowed
 
-__all__ = ["Pytorch3DUNet"]
-
 # The slope of leaky units that follow a sum; others have torch's.
 SLOPE_AFTER_SUM = 0.1
 DECONVOLVED, BY_KIND = "deconv", "default"

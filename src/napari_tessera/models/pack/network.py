@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from napari_tessera.models.model import Model
     from napari_tessera.models.spec.network_file import Architecture
 
-__all__ = ["PackedFile", "PackedNetwork", "pack_network", "plain"]
-
 # How far two ways to compute the same may differ, float32.
 SAME = 1e-5
 _SUFFIXES = {"torchscript": ".pt", "exported-program": ".pt2", "onnx": ".onnx"}
@@ -70,11 +68,6 @@ def pack_network(model: Model, stem: str, lent: ExitStack) -> PackedNetwork:
         The description's name without its ending.
     lent
         Holds what files of zips are copied from, until everything is written.
-
-    Raises
-    ------
-    ModelError
-        If the network is neither of a class that Tessera rebuilds nor a program from a file that is still the same.
     """
     core, around = take_off(model.network)
     outside = {"around": around} if around else {}
@@ -105,13 +98,7 @@ def _architecture_of(core: torch.nn.Module) -> dict[str, Any] | None:
 
 
 def _rebuild(program: torch.nn.Module, architecture: Architecture, model: Model) -> torch.nn.Module:
-    """Return the network of the class that the description of *program* names, once it has proved to compute the same.
-
-    Raises
-    ------
-    ModelError
-        If its weights do not fit, or it computes something else.
-    """
+    """Return the network of the class that the description names, once it has proved to compute what *program* does."""
     origin = Path(model.origin)
     remedy = f"take 'architecture' out of the description of {origin} to pack its program as it is"
     # What runs a graph holds it as a part of itself.

@@ -18,10 +18,9 @@ from napari_tessera.models.pack.network import pack_network, plain
 from napari_tessera.models.spec.file import ModelFile
 
 if TYPE_CHECKING:
+    from napari_tessera.intensity.steps import Chain, Normalisation
     from napari_tessera.models.model import Model
-    from napari_tessera.models.spec.spec import Chain, ModelSpec, Normalisation
-
-__all__ = ["pack"]
+    from napari_tessera.models.spec.spec import ModelSpec
 
 
 def pack(model: Model, path: Path, *, overwrite: bool = False) -> tuple[Path, ...]:

@@ -30,7 +30,6 @@ __all__ = [
     "Names",
 ]
 
-
 # All that take a description of Tessera's own, beside the file or inside it.
 _DESCRIBED = (TESSERA, "TorchScript archive", "exported program", "ONNX graph")
 

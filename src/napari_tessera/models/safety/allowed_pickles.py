@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from napari_tessera.models.safety.names import BIOIMAGEIO, BUNDLE, CONNECTOMICS, NNUNET, TESSERA, UNET3D, Names, itself
 
-__all__ = ["CONNECTOMICS_PICKLED_PACKAGES", "PICKLED", "PICKLED_BESIDE", "PICKLED_PATTERNS"]
-
 _CHECKPOINTS = (TESSERA, BUNDLE, BIOIMAGEIO, CONNECTOMICS, NNUNET, UNET3D)
 
 PICKLED = Names(

@@ -14,8 +14,6 @@ from typing import IO
 
 from napari_tessera.core.errors import ModelError
 
-__all__ = ["copy_entry", "inside", "is_file", "open_archive", "read_bounded", "read_entry", "split_at_zip"]
-
 MAX_ENTRIES = 100_000
 # Weights hardly shrink in a zip; what grows more than this on the way out is no network. Deflate can reach 1032.
 MOST_GROWTH = 100
@@ -37,12 +35,6 @@ def open_archive(path: Path, content: bytes | None = None) -> Iterator[zipfile.Z
         Where it lies, for errors, too.
     content
         What it holds, if that has been read.
-
-    Raises
-    ------
-    ModelError
-        If it cannot be read, or an entry would leave the folder that it is unpacked into, is a link, or there are too
-        many or too large ones.
     """
     try:
         archive = zipfile.ZipFile(path if content is None else io.BytesIO(content))
@@ -77,13 +69,7 @@ def split_at_zip(path: Path) -> tuple[Path, str]:
 
 
 def read_entry(archive: zipfile.ZipFile, name: str, *, label: str, limit: int) -> bytes:
-    """Return the content of the entry *name*.
-
-    Raises
-    ------
-    ModelError
-        If it cannot be read or has more than *limit* bytes; the error calls it *label*.
-    """
+    """Return the content of the entry *name*."""
     try:
         with archive.open(name) as entry:
             return read_bounded(entry, label=label, limit=limit)
@@ -100,13 +86,7 @@ def read_bounded(file: IO[bytes], *, label: str, limit: int) -> bytes:
 
 
 def copy_entry(archive: zipfile.ZipFile, name: str, target: Path, *, label: str) -> None:
-    """Copy the entry *name* to the file *target*.
-
-    Raises
-    ------
-    ModelError
-        If it cannot be read, or grows beyond what weights can or what the disk holds; the error calls it *label*.
-    """
+    """Copy the entry *name* to the file *target*."""
     _refuse_growth(archive, name, label)
     try:
         entry = archive.getinfo(name)
@@ -124,13 +104,7 @@ def copy_entry(archive: zipfile.ZipFile, name: str, target: Path, *, label: str)
 
 
 def inside(folder: Path, name: str) -> Path:
-    """Return the path of the file *name* in *folder*, whether it is there or not.
-
-    Raises
-    ------
-    ModelError
-        If it is a link that leads out of the folder, or a pipe or a device, or the disk takes no such name.
-    """
+    """Return the path of the file *name* in *folder*, whether it is there or not."""
     file = folder / name
     if not file.resolve().is_relative_to(folder.resolve()):
         raise ModelError(f"{file} is a link that leads outside of {folder}: put a copy in its place")
@@ -140,13 +114,7 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a file *path*, of which a part may be a stranger's words.
-
-    Raises
-    ------
-    ModelError
-        If the disk does not say, as of a name that is too long for it.
-    """
+    """Whether there is a file *path*, of which a part may be a stranger's words."""
     try:
         return path.is_file()
     except OSError as error:

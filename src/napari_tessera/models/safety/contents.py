@@ -9,8 +9,6 @@ from pathlib import Path
 
 from napari_tessera.core.errors import ModelError
 
-__all__ = ["Content", "look", "names_in_zip", "refuse_no_model"]
-
 HEAD_BYTES = 32
 # Every zip begins so, or with the mark of an empty one.
 _ZIP_MARKS = (b"PK\x03\x04", b"PK\x05\x06")
@@ -48,13 +46,7 @@ _STARTS = {
 
 
 def look(path: Path) -> Content:
-    """Return what the file *path* holds; nothing of it is unpacked.
-
-    Raises
-    ------
-    ModelError
-        If it cannot be read.
-    """
+    """Return what the file *path* holds; nothing of it is unpacked."""
     try:
         size = path.stat().st_size
         if not (path.is_file() or path.is_dir()):
@@ -113,13 +105,7 @@ def _of_zip(names: frozenset[str]) -> Content:
 
 
 def refuse_no_model(content: Content, label: str) -> None:
-    """Raise if *content* is that of no whole model file.
-
-    Raises
-    ------
-    ModelError
-        If it is empty, cut short, or of a kind that Tessera has no reader for; the sentence calls the file *label*.
-    """
+    """Raise if *content* is that of no whole model file."""
     if content is Content.EMPTY:
         raise ModelError(f"{label} is empty: copy or download it again")
     if content is Content.CUT_ZIP:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypeVar
 
-__all__ = ["BIOIMAGEIO", "BUNDLE", "CONNECTOMICS", "NNUNET", "TESSERA", "UNET3D", "Names", "itself"]
-
 # Formats, each by its `ModelFormat.name`.
 TESSERA, BUNDLE, BIOIMAGEIO = "Tessera model", "MONAI bundle", "bioimage.io package"
 CONNECTOMICS, NNUNET = "PyTorch Connectomics checkpoint", "nnU-Net folder"
@@ -42,13 +40,7 @@ class Names:
         object.__setattr__(self, "names", MappingProxyType(dict(self.names)))
 
     def handled(self, handlers: Mapping[str, Handler]) -> dict[str, Handler]:
-        """Return *handlers*, which must be for exactly the names of this row, in its order.
-
-        Raises
-        ------
-        LookupError
-            If a name lacks its handler, or a handler its name: so that neither is there without the other.
-        """
+        """Return *handlers*, which must be for exactly the names of this row, in its order."""
         if differing := sorted(handlers.keys() ^ self.names.keys()):
             raise LookupError(f"{self.kind}: {', '.join(differing)} must be both in the reviewed table and handled")
         return {name: handlers[name] for name in self.names}

@@ -12,8 +12,6 @@ from typing import IO, Any
 
 from napari_tessera.core.errors import ModelError
 
-__all__ = ["iter_steps"]
-
 # Steps of the pickle, some fifty for a tensor; looking through more would take a minute of a stranger's choosing.
 MAX_STEPS = 2_000_000
 # Values that one tuple stands for, those counted again that it holds again. Shapes and records have a handful.
@@ -48,15 +46,7 @@ _Part = int | _Grows | _Holds
 
 
 def iter_steps(file: IO[bytes], label: str) -> Iterator[tuple[str, Any]]:
-    """Yield the name and the argument of each step of the pickle at *file*'s place.
-
-    Raises
-    ------
-    ModelError
-        If reading it would take more steps, or more values, than a network's weights do; errors call it *label*.
-    ValueError, LookupError
-        If it is no pickle, is cut short, or takes from its stack or memo what is not there.
-    """
+    """Yield the name and the argument of each step of the pickle at *file*'s place."""
     machine = _Machine(label)
     for step, (opcode, argument, _) in enumerate(pickletools.genops(file)):
         if step == MAX_STEPS:

@@ -6,8 +6,6 @@ import re
 
 from napari_tessera.core.errors import first_line
 
-__all__ = ["reason_of_torch"]
-
 MOST_LETTERS = 200
 # Where in its source torch stands.
 _PLACE = re.compile(r"^\[enforce fail at [^\]]*\][ .]*| \(of Python compilation unit at: 0x[0-9a-f]+\)")

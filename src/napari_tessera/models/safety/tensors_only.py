@@ -18,8 +18,6 @@ from napari_tessera.models.safety.contents import Content, look, refuse_no_model
 from napari_tessera.models.safety.pickle_scan import iter_steps
 from napari_tessera.models.safety.reasons import reason_of_torch
 
-__all__ = ["Inert", "dense_tensors", "is_dense", "no_tensors", "read_tensors_only", "refuse_more_than_tensors"]
-
 # The pickle holds names, shapes and the optimiser's numbers; tensors lie beside it.
 MAX_PICKLE_BYTES = 64_000_000
 _ZIPS = (Content.WEIGHTS, Content.ZIP, Content.SCRIPT, Content.EXPORTED)
@@ -94,11 +92,6 @@ def read_tensors_only(
         such as ``numpy.dtype``; None where the file is refused for it.
     mapped
         False reads the tensors into memory, so that the file can be deleted on Windows, too.
-
-    Raises
-    ------
-    ModelError
-        If the file cannot be read, is compressed, or refers to anything else; nothing of it has been run then.
     """
     content = look(path)
     refuse_no_model(content, f"the file of weights {label}")
@@ -130,12 +123,6 @@ def refuse_more_than_tensors(
     ----------
     path, label, stand_in
         As for `read_tensors_only`.
-
-    Raises
-    ------
-    ModelError
-        If there is a name that nothing stands for, such as the class of a whole network, if reading the file would take
-        far more than a network does, or if it cannot be read.
     """
     try:
         names = _names_in_zip(path, label) if look(path) in _ZIPS else _names_in_pickles(path, label, stand_in)
@@ -149,13 +136,7 @@ def refuse_more_than_tensors(
 
 
 def dense_tensors(found: Any, label: str) -> dict[str, torch.Tensor]:
-    """Return *found*, checked to be tensors by name that hold as many numbers as lie behind them.
-
-    Raises
-    ------
-    ModelError
-        If it is anything else.
-    """
+    """Return *found*, checked to be tensors by name that hold as many numbers as lie behind them."""
     if not isinstance(found, Mapping) or not found:
         raise no_tensors(found, label)
     for name, value in found.items():

@@ -12,8 +12,6 @@ from pathlib import Path
 from napari_tessera.core.errors import ModelError, OutOfMemoryError, first_line
 from napari_tessera.core.user_folder import configuration_folder, replace_json, set_aside
 
-__all__ = ["NO_FILES", "TrustStore", "TrustedFiles", "fingerprint"]
-
 logger = logging.getLogger(__name__)
 
 
@@ -42,15 +40,7 @@ class TrustedFiles:
 
     @classmethod
     def read(cls, files: Iterable[Path]) -> TrustedFiles:
-        """Read *files* into memory.
-
-        Raises
-        ------
-        ModelError
-            If one cannot be read.
-        OutOfMemoryError
-            If one does not fit into memory.
-        """
+        """Read *files* into memory."""
         return cls({file: _read(file) for file in files})
 
     @property
@@ -59,13 +49,7 @@ class TrustedFiles:
         return {hashlib.sha256(content).hexdigest(): file for file, content in self.content.items()}
 
     def of(self, file: Path) -> bytes:
-        """Return the content of *file*.
-
-        Raises
-        ------
-        ModelError
-            If it is none of them: it was no part of the model when the user was asked.
-        """
+        """Return the content of *file*."""
         if file not in self.content:
             raise ModelError(f"the model changed while it was opened, and would now run code of {file}: open it again")
         return self.content[file]
@@ -100,13 +84,7 @@ class TrustStore:
     path: Path = field(default_factory=_default_path)
 
     def names(self) -> dict[str, str]:
-        """Return what is trusted: SHA-256 to file name.
-
-        Raises
-        ------
-        ModelError
-            If the store cannot be read. One that is damaged is set aside, so that this is said once.
-        """
+        """Return what is trusted: SHA-256 to file name."""
         try:
             return self._read()
         except OSError as error:
@@ -146,23 +124,11 @@ class TrustStore:
         self.remember({fingerprint(path): path.name})
 
     def remember(self, names: Mapping[str, str]) -> None:
-        """Remember that content may run which somebody was asked about: SHA-256 to file name.
-
-        Raises
-        ------
-        ModelError
-            If that cannot be written.
-        """
+        """Remember that content may run which somebody was asked about: SHA-256 to file name."""
         self._change(lambda known: known | dict(names))
 
     def revoke(self, sha256: str) -> None:
-        """Forget the answer for one SHA-256; nothing happens if there is none.
-
-        Raises
-        ------
-        ModelError
-            If that cannot be written.
-        """
+        """Forget the answer for one SHA-256; nothing happens if there is none."""
         self._change(lambda known: {sha: name for sha, name in known.items() if sha != sha256})
 
     def _change(self, how: Callable[[dict[str, str]], dict[str, str]]) -> None:

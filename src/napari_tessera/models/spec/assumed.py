@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["assume", "still_assumed"]
-
 # Each sentence begins with its field and "is".
 _USUAL = {
     "normalisation": "none, as nothing names one: the network is given the image's own intensities",

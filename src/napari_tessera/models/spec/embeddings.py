@@ -7,8 +7,6 @@ from collections.abc import Iterable
 
 from napari_tessera.core.errors import ModelError
 
-__all__ = ["refuse_embeddings"]
-
 _EMBEDDINGS = re.compile(r"(.*[^a-z])?embeddings?([^a-z].*)?", re.IGNORECASE | re.DOTALL)
 
 
@@ -21,11 +19,6 @@ def refuse_embeddings(said: Iterable[str], where: str) -> None:
         Words of the file for the kind of its output, or for channels of it.
     where
         How the error calls the file.
-
-    Raises
-    ------
-    ModelError
-        If one of them says so.
 
     Examples
     --------

@@ -17,24 +17,20 @@ from napari_tessera.core.settings.settings import (
 )
 from napari_tessera.engine.geometry.grid import Padding, PadMode, Tiling
 from napari_tessera.images.views.interpolation import Edge, Grid, ResamplingScheme
+from napari_tessera.intensity.steps import Chain, Normalisation, NormalisationMode
 from napari_tessera.models.spec.assumed import assume
 from napari_tessera.models.spec.embeddings import refuse_embeddings
 from napari_tessera.models.spec.network_file import MOST_ADAPTERS, Adapter, Architecture, Part, Program
 from napari_tessera.models.spec.spec import (
     Activation,
-    Chain,
     CropMode,
     ModelSpec,
-    Normalisation,
-    NormalisationMode,
     OutputKind,
     OutputSpec,
     PlaneAxis,
     PlanesMode,
     WindowRule,
 )
-
-__all__ = ["ModelFile", "parse_model_file", "read_model_file"]
 
 # Of problems and of wrong values, as many as a sentence holds.
 MOST_PROBLEMS = 5
@@ -220,13 +216,7 @@ class ModelFile(Part):
 
 
 def read_model_file(path: Path) -> ModelFile:
-    """Read and check the description at *path*.
-
-    Raises
-    ------
-    ModelError
-        If the file cannot be read or is no valid description; the sentence names the file and every problem.
-    """
+    """Read and check the description at *path*."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ModelError(f"{path} has {path.stat().st_size} bytes; a model description has at most {MAX_BYTES}")
@@ -237,13 +227,7 @@ def read_model_file(path: Path) -> ModelFile:
 
 
 def parse_model_file(text: str | bytes, where: str) -> ModelFile:
-    """Check the description *text*, which lies *where*.
-
-    Raises
-    ------
-    ModelError
-        If it is no valid description; the sentence names *where* and the problems.
-    """
+    """Check the description *text*, which lies *where*."""
     try:
         content = load_yaml(text)
         output = content.get("output") if isinstance(content, dict) else None

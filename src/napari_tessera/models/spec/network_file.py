@@ -9,8 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from napari_tessera.models.spec.spec import MAX_CHANNELS
 
-__all__ = ["Adapter", "Architecture", "Channels", "Part", "Program", "ProgramFile", "Reorder", "Tensor", "Turn"]
-
 # nnU-Net trains five folds; more than these are no network that anybody runs.
 MOST_FOLDS = 64
 MOST_ADAPTERS = 8

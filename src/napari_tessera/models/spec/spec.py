@@ -14,23 +14,8 @@ from napari_tessera.core.settings.settings import Blend, DecoderChoice, Settings
 from napari_tessera.core.settings.views import views
 from napari_tessera.engine.geometry.grid import Padding, PadMode, Tiling
 from napari_tessera.images.views.interpolation import ResamplingScheme
-from napari_tessera.intensity.steps import Chain, Normalisation, NormalisationMode
+from napari_tessera.intensity.steps import Chain, Normalisation
 from napari_tessera.models.spec.embeddings import refuse_embeddings
-
-__all__ = [
-    "DECODER_FOR",
-    "Activation",
-    "Chain",
-    "CropMode",
-    "ModelSpec",
-    "Normalisation",
-    "NormalisationMode",
-    "OutputKind",
-    "OutputSpec",
-    "PlaneAxis",
-    "PlanesMode",
-    "WindowRule",
-]
 
 OutputKind = Literal["semantic", "foreground", "boundary", "affinities", "contour-distance"]
 Activation = Literal["none", "sigmoid", "softmax", "tanh"]

@@ -9,8 +9,6 @@ if TYPE_CHECKING:
     from napari_tessera.core.settings.settings import Settings
     from napari_tessera.models.spec.spec import ModelSpec
 
-__all__ = ["count_reflections", "with_blend_of", "with_overlap_of", "with_views_of", "without_views_of"]
-
 
 def with_overlap_of(settings: Settings, spec: ModelSpec) -> Settings:
     """Return *settings* with the overlap that the model suggests for their window, if it does."""

@@ -13,8 +13,6 @@ from napari_tessera.engine.loop.network import scores
 from napari_tessera.engine.loop.several_outputs import score_outputs, the_output
 from napari_tessera.models.spec.spec import WindowRule
 
-__all__ = ["InOrder", "Layout", "read_layout"]
-
 # Micrometres per unit: the units of length that microscopes and telescopes use.
 UM_PER_UNIT = {
     "angstrom": 1e-4,
@@ -140,11 +138,6 @@ def read_layout(source: str, taken: Any, given: Any) -> Layout:
         Names the package in errors.
     taken, given
         `InputTensorDescr` and `OutputTensorDescr`.
-
-    Raises
-    ------
-    ModelError
-        If Tessera has no such axes, or the output has not the input's size.
     """
     order_in, order_out = _letters(source, "input", taken), _letters(source, "output", given)
     spatial = "".join(axis for axis in "zyx" if axis in order_in)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from napari_tessera.core.errors import ModelError
+from napari_tessera.intensity.steps import Normalisation
 from napari_tessera.models.formats.base import Description, ModelFormat, Risk
 from napari_tessera.models.formats.bioimageio.axes import InOrder, Layout, read_layout
 from napari_tessera.models.formats.bioimageio.description import read_description
@@ -22,9 +23,7 @@ from napari_tessera.models.safety import allowed
 from napari_tessera.models.safety.trusted_files import NO_FILES, TrustedFiles
 from napari_tessera.models.spec.assumed import assume
 from napari_tessera.models.spec.embeddings import refuse_embeddings
-from napari_tessera.models.spec.spec import ModelSpec, Normalisation, OutputKind, OutputSpec, WindowRule
-
-__all__ = ["FORMAT", "BioimageIo"]
+from napari_tessera.models.spec.spec import ModelSpec, OutputKind, OutputSpec, WindowRule
 
 # Words for which the name of a single output channel stands.
 _BOUNDARY_WORDS = ("boundar", "membrane", "edge", "border", "contour")
@@ -66,13 +65,7 @@ class BioimageIo(ModelFormat):
         return Description(read.spec, read.weights.title, read.notes)
 
     def load(self, path: Path, trusted: TrustedFiles = NO_FILES) -> Model:
-        """Open the safest weights of the package *path*.
-
-        Raises
-        ------
-        ModelError
-            If the description is none, a file is missing or not the one described, or Tessera cannot do as it says.
-        """
+        """Open the safest weights of the package *path*."""
         read = _read(path, trusted)
         layout = read.layout
         network, taken = open_network(read.package, read.weights, len(layout.in_channels), layout.spatial_dims)

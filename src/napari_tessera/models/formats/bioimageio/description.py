@@ -12,8 +12,6 @@ from napari_tessera.core.plain_json import MAX_DIGITS
 if TYPE_CHECKING:
     from napari_tessera.models.formats.bioimageio.files import Package
 
-__all__ = ["read_description"]
-
 # A few lines of YAML can refer to each other so that they stand for more than any memory holds.
 MOST_VALUES = 200_000
 # Of a whole number: Python itself refuses to write out those of some thousand digits, even for a message.
@@ -23,13 +21,7 @@ _UNEXPECTED = (ValueError, TypeError, KeyError, AttributeError, AssertionError, 
 
 
 def read_description(package: Package) -> tuple[Any, tuple[str, ...]]:
-    """Return the `bioimageio.spec.model.v0_5.ModelDescr` of *package*, and notes.
-
-    Raises
-    ------
-    ModelError
-        If bioimageio.spec is missing, or the description cannot be read or is none of a model of format 0.4 or 0.5.
-    """
+    """Return the `bioimageio.spec.model.v0_5.ModelDescr` of *package*, and notes."""
     content = _parse(package)
     version = str(content.get("format_version", "none"))
     if content.get("type") != "model":

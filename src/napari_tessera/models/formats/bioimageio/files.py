@@ -16,8 +16,6 @@ from napari_tessera.models.formats.registry import DEEPEST
 from napari_tessera.models.safety.archive import copy_entry, inside, is_file, open_archive
 from napari_tessera.models.safety.trusted_files import NO_FILES, TrustedFiles, fingerprint
 
-__all__ = ["DESCRIPTIONS", "Package", "PackageFile", "open_package"]
-
 # The newer name first.
 DESCRIPTIONS = ("bioimageio.yaml", "rdf.yaml", "*.bioimageio.yaml")
 
@@ -66,24 +64,12 @@ class Package:
         return Package(self.path, self.description, NO_FILES)
 
     def read_description(self) -> bytes:
-        """Return the description's text.
-
-        Raises
-        ------
-        ModelError
-            If it cannot be read or is far too long to be one.
-        """
+        """Return the description's text."""
         with self.lend(PackageFile(PurePosixPath(self.description).name), most_bytes=MAX_BYTES) as (file,):
             return file.read_bytes()
 
     def locate(self, source: str) -> Path:
-        """Return where the file *source* lies: a path on disk, or the zip that it is in.
-
-        Raises
-        ------
-        ModelError
-            If it is a URL, lies outside the package, or is missing.
-        """
+        """Return where the file *source* lies: a path on disk, or the zip that it is in."""
         name = self._name_of(source)
         if self.is_zip:
             with self._zip() as archive:
@@ -92,13 +78,7 @@ class Package:
         return self._on_disk(name)
 
     def read_code(self, file: PackageFile) -> bytes:
-        """Return the content of *file*, which the user allows to run, its SHA-256 verified.
-
-        Raises
-        ------
-        ModelError
-            If it is not trusted; or as `lend` does.
-        """
+        """Return the content of *file*, which the user allows to run, its SHA-256 verified."""
         content = self.trusted.of(self.locate(file.source))
         if not self.is_zip:
             self._verify(file, hashlib.sha256(content).hexdigest())
@@ -108,13 +88,7 @@ class Package:
 
     @contextmanager
     def lend(self, *files: PackageFile, most_bytes: int | None = None) -> Iterator[tuple[Path, ...]]:
-        """Lend paths of *files*, their SHA-256 verified; those of a zip are copies that vanish afterwards.
-
-        Raises
-        ------
-        ModelError
-            If one is a URL, lies outside the package, is missing, too large, or not the file that was described.
-        """
+        """Lend paths of *files*, their SHA-256 verified; those of a zip are copies that vanish afterwards."""
         names = [self._name_of(file.source) for file in files]
         if not self.is_zip:
             paths = tuple(map(self._on_disk, names))
@@ -185,11 +159,6 @@ def open_package(path: Path, trusted: TrustedFiles = NO_FILES) -> Package:
     """Return the package that the folder or zip *path* is, of which *trusted* may run code.
 
     Its description may lie some folders down.
-
-    Raises
-    ------
-    ModelError
-        If it holds none, or several.
     """
     if path.is_dir():
         names = [file.relative_to(path).as_posix() for name in DESCRIPTIONS for file in _nearby(path, name)]

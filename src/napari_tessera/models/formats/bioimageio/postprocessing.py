@@ -21,8 +21,6 @@ from napari_tessera.models.safety import allowed
 if TYPE_CHECKING:
     from napari_tessera.models.spec.spec import Activation
 
-__all__ = ["After", "OnLine", "read_postprocessing"]
-
 # Their outputs are no probabilities: the labels come from these steps, which Tessera has not.
 _NOT_LABELS_OF_OURS = allowed.BIOIMAGEIO_REFUSED.names
 
@@ -81,13 +79,7 @@ class _Undo:
 
 
 def read_postprocessing(source: str, tensor: Any) -> After:
-    """Return what happens to the output *tensor*, an `OutputTensorDescr`, after the network.
-
-    Raises
-    ------
-    ModelError
-        If a step would make other probabilities or labels and Tessera cannot do it.
-    """
+    """Return what happens to the output *tensor*, an `OutputTensorDescr`, after the network."""
     found = _Reader(source, tensor)
     for step in tensor.postprocessing:
         if step.id in _NOT_LABELS_OF_OURS:

@@ -18,8 +18,6 @@ from napari_tessera.core.errors import ModelError
 from napari_tessera.intensity.steps import Chain, Normalisation, NormalisationMode, chain_of, normalisation
 from napari_tessera.models.safety import allowed
 
-__all__ = ["Before", "read_normalisation"]
-
 
 @dataclass(frozen=True, slots=True)
 class Before:
@@ -235,13 +233,7 @@ _BEFORE: dict[str, Callable[[_Reader, Any, Any], None]] = allowed.BIOIMAGEIO_BEF
 
 
 def read_normalisation(source: str, tensor: Any) -> Before:
-    """Return what happens to the input *tensor*, an `InputTensorDescr`, before the network.
-
-    Raises
-    ------
-    ModelError
-        If a step changes intensities and Tessera cannot do the same exactly.
-    """
+    """Return what happens to the input *tensor*, an `InputTensorDescr`, before the network."""
     reader = _Reader(source, tensor)
     for step in tensor.preprocessing:
         reader.take(step)

@@ -23,8 +23,6 @@ from napari_tessera.models.safety import allowed
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Weights", "choose_weights", "open_network"]
-
 _NETS = "monai.networks.nets"
 # From the safest to the one that is a program.
 _ORDER = tuple(allowed.BIOIMAGEIO_WEIGHTS.names)
@@ -64,13 +62,7 @@ class Weights:
 
 
 def choose_weights(package: Package, entries: Any) -> Weights:
-    """Return the safest of *entries*, a `WeightsDescr`, that Tessera opens and that the package holds.
-
-    Raises
-    ------
-    ModelError
-        If there is none; the sentence has the reason for each.
-    """
+    """Return the safest of *entries*, a `WeightsDescr`, that Tessera opens and that the package holds."""
     reasons = []
     for kind in _ORDER:
         entry = getattr(entries, kind, None)
@@ -99,13 +91,7 @@ def choose_weights(package: Package, entries: Any) -> Weights:
 def open_network(
     package: Package, weights: Weights, in_channels: int, spatial_dims: int
 ) -> tuple[torch.nn.Module, tuple[str, ...]]:
-    """Return the network, in evaluation mode, and notes on which of its weights were taken.
-
-    Raises
-    ------
-    ModelError
-        If a file is not the one described, cannot be read, or does not fit the architecture.
-    """
+    """Return the network, in evaluation mode, and notes on which of its weights were taken."""
     if weights.kind == "onnx":
         return _open_onnx(package, weights), ()
     where = f"'{weights.files[0].source}' of {package.path}"

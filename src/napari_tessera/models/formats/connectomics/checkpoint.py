@@ -12,8 +12,6 @@ from napari_tessera.models.formats.saved_weights import SavedWeights
 from napari_tessera.models.safety import allowed
 from napari_tessera.models.safety.tensors_only import Inert, read_tensors_only
 
-__all__ = ["Checkpoint", "read_checkpoint", "stand_in"]
-
 # Parts of a Lightning module that only training needs, and how many an average of version 1 is of.
 _OF_TRAINING = ("loss_functions.", "loss_weighter.", "n_averaged")
 
@@ -43,13 +41,7 @@ def stand_in(name: str) -> Callable[..., Any] | None:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read the checkpoint *path*; its tensors are mapped into memory, not copied.
-
-    Raises
-    ------
-    ModelError
-        If it cannot be read, holds other things than weights and plain data, or is no checkpoint.
-    """
+    """Read the checkpoint *path*; its tensors are mapped into memory, not copied."""
     content = read_tensors_only(path, str(path), stand_in=stand_in)
     if not isinstance(content, dict):
         raise ModelError(

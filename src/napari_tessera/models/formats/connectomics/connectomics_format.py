@@ -12,6 +12,7 @@ from napari_tessera.core.settings.connectomics import read_blend, read_overlap
 from napari_tessera.core.settings.connectomics_config import Configuration, Generation, read_configuration
 from napari_tessera.core.settings.connectomics_decoding import read_decoder
 from napari_tessera.core.settings.connectomics_views import read_views
+from napari_tessera.intensity.steps import Normalisation
 from napari_tessera.models.formats.base import Description, ModelFormat, Risk
 from napari_tessera.models.formats.connectomics.checkpoint import Checkpoint, read_checkpoint, stand_in
 from napari_tessera.models.formats.connectomics.network import ONLY, Blueprint, Head, read_blueprint
@@ -21,12 +22,10 @@ from napari_tessera.models.formats.registry import DESCRIPTIONS, MODEL_SUFFIXES,
 from napari_tessera.models.model import Model
 from napari_tessera.models.safety.tensors_only import refuse_more_than_tensors
 from napari_tessera.models.safety.trusted_files import NO_FILES, TrustedFiles
-from napari_tessera.models.spec.spec import ModelSpec, Normalisation, WindowRule
+from napari_tessera.models.spec.spec import ModelSpec, WindowRule
 
 if TYPE_CHECKING:
     from napari_tessera.models.formats.saved_weights import SavedWeights
-
-__all__ = ["FORMAT", "Connectomics"]
 
 UM_PER_NM = 1 / 1000
 # A word of a file's name, as in MitoEM-R-Base.
@@ -68,11 +67,6 @@ class Connectomics(ModelFormat):
         averaged
             Whether to take the exponential moving average (EMA) of the weights. None takes it where there is one,
             unless the configuration says that checkpoints are judged without (``optimization.ema.validate_with_ema``).
-
-        Raises
-        ------
-        ModelError
-            If the checkpoint or its configuration cannot be read, or they do not fit each other.
         """
         opened = _Opened.read(path)
         checkpoint = read_checkpoint(path)

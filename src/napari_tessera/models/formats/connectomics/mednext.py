@@ -12,8 +12,6 @@ from napari_tessera.models.networks.interpolating_unet import DEPTH, LEVELS
 if TYPE_CHECKING:
     from napari_tessera.core.settings.connectomics_config import Configuration
 
-__all__ = ["mednext_recipe", "renamed"]
-
 # How many times the blocks of each level widen what comes, and how many there are, as ``create_mednext_v1`` has them.
 _SIZES = {
     "S": ([2] * LEVELS, [2] * LEVELS),
@@ -30,13 +28,7 @@ _THEIRS = (
 
 
 def mednext_recipe(config: Configuration, *, is_custom: bool) -> tuple[int, bool, list[tuple[str, dict[str, Any]]]]:
-    """Return the step of windows, that others fail, and the class and arguments of the network.
-
-    Raises
-    ------
-    ModelError
-        If it is of a kind that Tessera does not rebuild.
-    """
+    """Return the step of windows, that others fail, and the class and arguments of the network."""
     if config.get("model.heads"):
         raise ModelError(
             f"{config.path} describes a MedNeXt of several heads (model.heads), which Tessera does not rebuild: export "

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from napari_tessera.core.settings.connectomics_config import Configuration
     from napari_tessera.models.formats.saved_weights import SavedWeights
 
-__all__ = ["ARCHITECTURES", "Blueprint", "Head", "read_blueprint"]
-
 MONAI = "monai.networks.nets"
 # The step of a network whose position embedding is of one size.
 ONLY = 0
@@ -60,13 +58,7 @@ class Blueprint:
     rename: Callable[[str], str | None] = str
 
     def build(self, weights: SavedWeights) -> tuple[torch.nn.Module, tuple[str, ...]]:
-        """Return the network with its *weights*, which it then shares, and notes on which were taken.
-
-        Raises
-        ------
-        ModelError
-            If it cannot be built, or the weights do not fit.
-        """
+        """Return the network with its *weights*, which it then shares, and notes on which were taken."""
         path, complaint = weights.label, ""
         for name, arguments in self.recipes:
             try:
@@ -101,13 +93,7 @@ class Head(torch.nn.Module):
 
 
 def read_blueprint(config: Configuration) -> Blueprint:
-    """Return how the network of *config* is built.
-
-    Raises
-    ------
-    ModelError
-        If it is of a kind that Tessera does not rebuild, or is not described as one.
-    """
+    """Return how the network of *config* is built."""
     given = config.first("model.arch.type", "model.architecture")
     name = given or "monai_basic_unet3d"
     config.used.add("model")

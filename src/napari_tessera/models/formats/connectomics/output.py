@@ -15,8 +15,6 @@ from napari_tessera.models.spec.spec import Activation, OutputKind, OutputSpec
 if TYPE_CHECKING:
     from napari_tessera.core.settings.connectomics_config import Configuration
 
-__all__ = ["PLAIN_ACTIVATIONS", "Channels", "read_channels"]
-
 # Targets of training, by what they are to a decoder.
 _BINARY = {"binary", "foreground"}
 _CONTOUR = {"instance_boundary", "instance_contour", "boundary", "contour"}
@@ -61,14 +59,7 @@ class Channels:
 
 
 def read_channels(config: Configuration, out_channels: int, spatial_dims: int) -> Channels:
-    """Return what the *out_channels* of a network are, and which of them are used.
-
-    Raises
-    ------
-    ModelError
-        If the file asks for channels that are not there, for an activation that Tessera does not apply, or for
-        embeddings.
-    """
+    """Return what the *out_channels* of a network are, and which of them are used."""
     scales, activations = _activations(config, out_channels)
     kept, notes = _selected(config, out_channels)
     if "softmax" in activations and notes:

@@ -13,8 +13,6 @@ from napari_tessera.models.spec.spec import Activation, OutputKind, OutputSpec
 if TYPE_CHECKING:
     from napari_tessera.core.settings.connectomics_config import Configuration
 
-__all__ = ["Use", "read_targets"]
-
 # By the first letter of an option: channels, and what they are to a decoder.
 _KINDS = {
     "0": (1, "binary"),
@@ -73,13 +71,7 @@ class _Target:
 
 
 def read_targets(config: Configuration, out_channels: int, spatial_dims: int) -> Use:
-    """Return how the *out_channels* of a network are used.
-
-    Raises
-    ------
-    ModelError
-        If targets, channels and activations do not fit each other, or the network gives flows.
-    """
+    """Return how the *out_channels* of a network are used."""
     targets = _read(config, out_channels, spatial_dims)
     use, used = _choose(targets)
     left_out = [f"'{one.option}' ({one.kind})" for one in targets if one not in used]

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from napari_tessera.core.settings.connectomics_config import Configuration
     from napari_tessera.models.safety.allowed import Names
 
-__all__ = ["ARCHITECTURES", "read_version_1"]
-
 # (spatial_dims, whether it attends) by type.
 ARCHITECTURES: dict[str, tuple[int, bool]] = allowed.CONNECTOMICS_1_NETWORKS.handled(
     {"unet_3d": (3, False), "unet_plus_3d": (3, True), "unet_2d": (2, False), "unet_plus_2d": (2, True)}
@@ -39,13 +37,7 @@ _NEUTRAL: dict[str, Any] = {
 
 
 def read_version_1(config: Configuration, name: str) -> tuple[Blueprint, ModelSpec, tuple[str, ...]]:
-    """Return how the network of *config* is built, its description under *name*, and what is not taken over.
-
-    Raises
-    ------
-    ModelError
-        If it is of a kind that Tessera does not rebuild, or is not described as one.
-    """
+    """Return how the network of *config* is built, its description under *name*, and what is not taken over."""
     architecture = _architecture(config)
     dims, attends = ARCHITECTURES[architecture]
     in_channels, out_channels = (config.integer(f"MODEL.{key}_PLANES", 1) for key in ("IN", "OUT"))

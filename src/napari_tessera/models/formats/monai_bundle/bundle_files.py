@@ -14,8 +14,6 @@ from napari_tessera.models.formats.registry import DEEPEST, MOST_NAMED
 from napari_tessera.models.safety.archive import copy_entry, inside, is_file, open_archive, read_bounded, read_entry
 from napari_tessera.models.safety.trusted_files import NO_FILES, TrustedFiles
 
-__all__ = ["MARKER", "Package", "open_package"]
-
 MARKER = "configs/metadata.json"
 
 
@@ -62,13 +60,7 @@ class Package:
         return inside(self.path, f"{self.root}{name}") if self.path.is_dir() else self.path
 
     def read(self, name: str, *, limit: int) -> bytes:
-        """Return the content of the file *name*.
-
-        Raises
-        ------
-        ModelError
-            If it cannot be read or has more than *limit* bytes.
-        """
+        """Return the content of the file *name*."""
         label = self.label(name)
         if not self.path.is_dir():
             with self._zip() as archive:
@@ -80,13 +72,7 @@ class Package:
             raise ModelError(f"cannot read {label}, it may be cut short ({error}): get it again") from error
 
     def read_code(self, name: str) -> bytes:
-        """Return the content of the file *name*, which the user allows to run.
-
-        Raises
-        ------
-        ModelError
-            If it is not trusted; or as `on_disk` does.
-        """
+        """Return the content of the file *name*, which the user allows to run."""
         content = self.trusted.of(self.trusted_file(name))
         if self.path.is_dir():
             return content
@@ -95,13 +81,7 @@ class Package:
 
     @contextmanager
     def on_disk(self, name: str) -> Iterator[Path]:
-        """Lend the file *name* as a path; from a zip it is a temporary copy, which is gone afterwards.
-
-        Raises
-        ------
-        ModelError
-            If it cannot be read, or grows beyond what weights can or what the disk holds.
-        """
+        """Lend the file *name* as a path; from a zip it is a temporary copy, which is gone afterwards."""
         if self.path.is_dir():
             yield inside(self.path, f"{self.root}{name}")
             return
@@ -117,13 +97,7 @@ class Package:
 
 
 def open_package(path: Path, trusted: TrustedFiles = NO_FILES) -> Package:
-    """Return the one bundle in the folder or zip *path*, of which *trusted* may run code.
-
-    Raises
-    ------
-    ModelError
-        If there is none, or more than one, or a zip holds paths that lead out of it.
-    """
+    """Return the one bundle in the folder or zip *path*, of which *trusted* may run code."""
     if path.is_dir():
         levels = ["*/" * depth + MARKER for depth in range(DEEPEST - MARKER.count("/"))]
         found = [marker.relative_to(path).as_posix() for level in levels for marker in path.glob(level)]

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from napari_tessera.models.formats.monai_bundle.bundle_files import Package
     from napari_tessera.models.formats.monai_bundle.config import Config
 
-__all__ = ["SCRIPT", "WEIGHTS", "Choice", "choose_weights"]
-
 WEIGHTS, SCRIPT = "models/model.pt", "models/model.ts"
 _FOLDER = "models"
 _ENDINGS = (".pt", ".pth", ".ts")
@@ -59,13 +57,7 @@ class Choice:
 
 
 def choose_weights(config: Config, package: Package) -> Choice:
-    """Return where the weights of the bundle *package* are, as its *config* says; its usual names where that says none.
-
-    Raises
-    ------
-    ModelError
-        If the file that it names is a link out of the bundle.
-    """
+    """Return where the weights of *package* are, as its *config* says; the usual names where that says none."""
     named = [(where, value, _read_path(config, value)) for where, value in _iter_named(config)]
     if not named:
         return Choice()

@@ -23,8 +23,6 @@ from napari_tessera.core.plain_json import load_json
 from napari_tessera.core.plain_yaml import load_yaml
 from napari_tessera.models.safety import allowed
 
-__all__ = ["MAX_BYTES", "Component", "Config", "parse"]
-
 # A configuration is a few pages of text.
 MAX_BYTES = 1_000_000
 # References to references, and lists within lists: what people write has a handful.
@@ -54,13 +52,7 @@ _RESERVED = ("_target_", "_desc_", "_requires_", "_disabled_", "_mode_")
 
 
 def parse(content: bytes, label: str, *, is_yaml: bool = False) -> dict[str, Any]:
-    """Return the JSON or YAML *content* of the file that errors call *label* as plain data.
-
-    Raises
-    ------
-    ModelError
-        If it is neither, or no mapping.
-    """
+    """Return the JSON or YAML *content* of the file that errors call *label* as plain data."""
     try:
         found = load_yaml(content) if is_yaml else load_json(content)
     # YAML raises a plain ValueError for what looks like a date and is none; too many brackets end in RecursionError.
@@ -95,11 +87,6 @@ class Config:
             Part of the content.
         where
             The key of *value*, levels joined by "::", for errors.
-
-        Raises
-        ------
-        ModelError
-            If any of it is an expression, an object or a reference that leads nowhere.
         """
         return self._literal(value, where, DEEPEST, iter(range(MAX_VALUES)))
 
@@ -207,13 +194,7 @@ class Config:
         return value
 
     def find(self, reference: str, where: str) -> Any:
-        """Return what *reference*, without its ``@``, leads to; *where* it stands is for errors.
-
-        Raises
-        ------
-        ModelError
-            If that is not in the file.
-        """
+        """Return what *reference*, without its ``@``, leads to; *where* it stands is for errors."""
         found: Any = self.content
         for part in _SEPARATOR.split(reference):
             if isinstance(found, dict) and part in found:

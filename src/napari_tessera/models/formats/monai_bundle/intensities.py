@@ -13,8 +13,6 @@ from napari_tessera.models.safety import allowed
 if TYPE_CHECKING:
     from napari_tessera.models.formats.monai_bundle.config import Component
 
-__all__ = ["READERS", "Steps"]
-
 # What AdjustContrast adds to the range of values that it divides by.
 GAMMA_EPS = 1e-7
 

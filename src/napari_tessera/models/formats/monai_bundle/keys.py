@@ -10,8 +10,6 @@ from napari_tessera.core.errors import ModelError
 if TYPE_CHECKING:
     from napari_tessera.models.formats.monai_bundle.config import Component
 
-__all__ = ["at_position", "base_name", "check_key", "is_float", "key_of", "made_by", "position_of"]
-
 # What transforms call the items that they make of others.
 _MADE = ("name", "names", "output_key", "output_keys")
 _FLOATS = frozenset({"float", "float32", "float64", "double", "single", "float16", "half", "bfloat16"})
@@ -44,13 +42,7 @@ def at_position(value: Any, position: int) -> Any:
 
 
 def key_of(said: str, transforms: Iterable[Component], *, label: str) -> str:
-    """Return the key that *transforms* have for what the metadata calls *said*: this, or the only one there is.
-
-    Raises
-    ------
-    ModelError
-        If they have several, none of which is *said*.
-    """
+    """Return the key that *transforms* have for what the metadata calls *said*: this, or the only one there is."""
     found = list(dict.fromkeys(str(key) for transform in transforms for key in keys_of(transform, said)))
     if not found or said in found:
         return said

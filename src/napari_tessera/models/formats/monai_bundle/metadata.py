@@ -11,8 +11,6 @@ from napari_tessera.models.formats.monai_bundle import config as monai_config
 from napari_tessera.models.formats.monai_bundle.bundle_files import MARKER, Package
 from napari_tessera.models.spec.embeddings import refuse_embeddings
 
-__all__ = ["MAX_CHANNELS", "Metadata", "read_metadata"]
-
 MAX_CHANNELS = 100_000
 
 
@@ -52,13 +50,7 @@ class Metadata:
 
 
 def read_metadata(package: Package) -> Metadata:
-    """Return what ``configs/metadata.json`` says.
-
-    Raises
-    ------
-    ModelError
-        If it cannot be read, asks for more than one image, or gives embeddings.
-    """
+    """Return what ``configs/metadata.json`` says."""
     label = package.label(MARKER)
     content = monai_config.parse(package.read(MARKER, limit=monai_config.MAX_BYTES), label)
     formats = _mapping(content.get("network_data_format"))

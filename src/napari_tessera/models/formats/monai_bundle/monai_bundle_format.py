@@ -37,8 +37,6 @@ from napari_tessera.models.spec.spec import Activation, ModelSpec, OutputSpec, P
 if TYPE_CHECKING:
     from napari_tessera.core.settings.settings import DecoderChoice
 
-__all__ = ["FORMAT", "MonaiBundle", "TurnedNetwork"]
-
 INFERENCE = ("configs/inference.json", "configs/inference.yaml", "configs/inference.yml")
 _NETS = "monai.networks.nets"
 _NETWORK_KEYS = ("network_def", "network", "net")
@@ -68,13 +66,7 @@ class MonaiBundle(ModelFormat):
         return Description(parts.spec, name, parts.notes)
 
     def load(self, path: Path, trusted: TrustedFiles = NO_FILES) -> Model:
-        """Open the bundle.
-
-        Raises
-        ------
-        ModelError
-            If a file is missing, malformed, needs code to be run, or does not fit the others.
-        """
+        """Open the bundle."""
         with _named(path):
             bundle = _open(path, trusted)
             parts = _describe(bundle)

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from napari_tessera.models.formats.monai_bundle.config import Component, Config
     from napari_tessera.models.spec.spec import Activation
 
-__all__ = ["Postprocessing", "read_postprocessing"]
-
 _NEUTRAL = allowed.MONAI_NEUTRAL.names
 
 
@@ -70,13 +68,7 @@ class Postprocessing:
 
 
 def read_postprocessing(config: Config, *, key: str, out_channels: int) -> Postprocessing:
-    """Return what *config* does to the prediction called *key*.
-
-    Raises
-    ------
-    ModelError
-        If a transform would make other labels and Tessera does not do it, or an activation is not literal.
-    """
+    """Return what *config* does to the prediction called *key*."""
     found = Postprocessing()
     if "postprocessing" not in config.content:
         return found

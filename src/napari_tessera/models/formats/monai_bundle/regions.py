@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Rule", "reaches", "read_regions"]
-
 LONGEST, MOST_RULES, LARGEST = 2000, 64, 2**16 - 1
 
 

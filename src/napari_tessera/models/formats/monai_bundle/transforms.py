@@ -27,8 +27,6 @@ from napari_tessera.models.spec.spec import WindowRule
 if TYPE_CHECKING:
     from napari_tessera.models.formats.monai_bundle.config import Component, Config
 
-__all__ = ["Preprocessing", "read_preprocessing"]
-
 MM_IN_UM = 1000.0
 # Which axis the letters of an orientation code mean.
 _AXIS_OF_LETTER = {"R": "x", "L": "x", "A": "y", "P": "y", "S": "z", "I": "z"}
@@ -141,14 +139,7 @@ class Preprocessing:
 
 
 def read_preprocessing(config: Config, *, key: str, channels: int, spatial_dims: int) -> Preprocessing:
-    """Return what *config* does to the image called *key*, which has *channels*.
-
-    Raises
-    ------
-    ModelError
-        If the network would be given something else than what the bundle gives it: a transform is not literal, is of
-        a package other than MONAI, or is none that Tessera does.
-    """
+    """Return what *config* does to the image called *key*, which has *channels*."""
     found = Preprocessing("zyx"[-spatial_dims:], Steps(channels))
     if "preprocessing" not in config.content:
         return found

@@ -16,8 +16,6 @@ from napari_tessera.models.spec.spec import WindowRule
 if TYPE_CHECKING:
     from napari_tessera.models.formats.monai_bundle.config import Component, Config
 
-__all__ = ["Inferer", "find_window", "network_steps", "read_inferer"]
-
 # MONAI's defaults.
 DEFAULT_OVERLAP, DEFAULT_SIGMA = 0.25, 0.125
 # What changes where and how fast a result is computed, and not the result.
@@ -61,13 +59,7 @@ class Inferer:
 
 
 def read_inferer(config: Config, spatial_dims: int) -> Inferer:
-    """Return what the key ``inferer`` says.
-
-    Raises
-    ------
-    ModelError
-        If what Tessera needs of it is not literal, or it slices volumes as MONAI would not.
-    """
+    """Return what the key ``inferer`` says."""
     found = config.component(config.content.get("inferer"), "inferer")
     if found is None and config.follow(config.content.get("inferer"), "inferer") is not None:
         raise ModelError(f"{config.label}: 'inferer' describes no inferer: write one with a _target_ there")

@@ -13,8 +13,6 @@ from napari_tessera.models.safety.tensors_only import read_tensors_only
 if TYPE_CHECKING:
     from napari_tessera.models.formats.nnunet.training_folder import TrainedFolder
 
-__all__ = ["Checkpoint", "read_checkpoint"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Checkpoint:
@@ -42,13 +40,7 @@ class Checkpoint:
 
 
 def read_checkpoint(trained: TrainedFolder, name: str) -> Checkpoint:
-    """Open the checkpoint *name* of a trained folder.
-
-    Raises
-    ------
-    ModelError
-        If it is cut short, holds more than data, or lacks what nnU-Net writes.
-    """
+    """Open the checkpoint *name* of a trained folder."""
     path = trained.label(name)
     with trained.on_disk(name) as file:
         content = read_tensors_only(file, str(path), mapped=trained.is_mappable)

@@ -17,8 +17,6 @@ from napari_tessera.models.safety import allowed
 if TYPE_CHECKING:
     from napari_tessera.models.formats.nnunet.plans import Architecture
 
-__all__ = ["ARCHITECTURES", "FoldAverage", "Reordered", "build_network"]
-
 ARCHITECTURES = allowed.NNUNET_NETWORKS.names
 # The classes that an argument may name, each under the names that it goes by.
 _LAYERS: dict[str, type[torch.nn.Module]] = {
@@ -103,12 +101,6 @@ def build_network(
         Of the plans, for errors.
     stored
         What is there to fill it.
-
-    Raises
-    ------
-    ModelError
-        If a name is not in the reviewed tables, an argument is not what it should be, the network has far more weights
-        than are stored, or nnU-Net's package of networks is missing.
     """
     name = architecture.network_class_name
     if name not in ARCHITECTURES:

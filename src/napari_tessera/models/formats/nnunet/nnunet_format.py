@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from napari_tessera.models.spec.spec import ModelSpec
 
-__all__ = ["FORMAT", "NnUNetFolder"]
-
 # The first of these that any fold has is used of all folds, as nnU-Net does.
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
 
@@ -46,13 +44,7 @@ class NnUNetFolder(ModelFormat):
         return Description(found.spec, f"{network} (mean of {folds} folds)" if folds > 1 else network, found.notes)
 
     def load(self, path: Path, trusted: TrustedFiles = NO_FILES) -> Model:
-        """Open the folder or zip *path*; several folds become one network that averages them.
-
-        Raises
-        ------
-        ModelError
-            If a file is missing, malformed, holds more than data, or does not fit the others.
-        """
+        """Open the folder or zip *path*; several folds become one network that averages them."""
         found = _read(path)
         built = [_build(found, checkpoint) for checkpoint in found.checkpoints]
         folds, notes = [fold for fold, _ in built], [note for _, taken in built for note in taken]

@@ -12,8 +12,6 @@ from napari_tessera.core.plain_json import load_json
 from napari_tessera.models.formats.nnunet.training_folder import DATASET, PLANS, TrainedFolder
 from napari_tessera.models.safety import allowed
 
-__all__ = ["Architecture", "Configuration", "Dataset", "IntensityProperties", "Plans", "read_dataset", "read_plans"]
-
 # Plans are some pages of text; a dataset.json may list thousands of training cases.
 MAX_BYTES = 4_000_000
 
@@ -132,13 +130,7 @@ class Plans(_Part):
         return self.image_reader_writer != PLANES_READER
 
     def configuration(self, name: str, path: Path) -> Configuration:
-        """Return the configuration *name*, what it inherits included; *path* is that of the plans.
-
-        Raises
-        ------
-        ModelError
-            If there is none, or it is malformed, or is the second stage of a cascade.
-        """
+        """Return the configuration *name*, what it inherits included; *path* is that of the plans."""
         content = self._resolve(name, path)
         if content.get("previous_stage") is not None:
             raise ModelError(
@@ -184,13 +176,7 @@ class Dataset(_Part):
 
 
 def read_plans(trained: TrainedFolder) -> Plans:
-    """Read plans.json.
-
-    Raises
-    ------
-    ModelError
-        If it cannot be read or is malformed; the sentence names the file and every problem.
-    """
+    """Read plans.json."""
     return _parse(Plans, _read_json(trained, PLANS), trained.label(PLANS))
 
 

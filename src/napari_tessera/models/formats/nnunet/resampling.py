@@ -12,8 +12,6 @@ from napari_tessera.models.safety import allowed
 if TYPE_CHECKING:
     from napari_tessera.models.formats.nnunet.plans import Configuration
 
-__all__ = ["FoundResampling", "read_resampling"]
-
 # Voxels this much longer along one axis than along the shortest are resampled plane by plane.
 ANISOTROPIC = 3.0
 # Of what plans say, as much as a sentence holds.

@@ -13,8 +13,6 @@ from napari_tessera.models.formats.nnunet.plans import PLANES_READER
 if TYPE_CHECKING:
     from napari_tessera.models.formats.nnunet.plans import Configuration, Plans
 
-__all__ = ["FoundSpacing", "read_spacing"]
-
 # Readers of files that state a voxel size in millimetres.
 _MILLIMETRE_READERS = ("SimpleITKIO", "SimpleITKIOWithReorient", "NibabelIO", "NibabelIOWithReorient")
 _MM_IN_UM = 1000.0
@@ -37,11 +35,6 @@ def read_spacing(plans: Plans, configuration: Configuration, order: Sequence[int
         What the folder says.
     order
         Which axis of the image each of the network's axes is.
-
-    Raises
-    ------
-    ModelError
-        If it has another number of axes, or holds what is no length.
     """
     spacing, reader = configuration.spacing, plans.image_reader_writer
     if len(spacing) != len(order):

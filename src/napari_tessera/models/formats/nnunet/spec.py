@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING, Any
 from napari_tessera.core.errors import ModelError
 from napari_tessera.core.settings.settings import DecoderChoice
 from napari_tessera.engine.geometry.grid import Tiling
+from napari_tessera.intensity.steps import Normalisation
 from napari_tessera.models.formats.nnunet.resampling import read_resampling
 from napari_tessera.models.formats.nnunet.spacing import read_spacing
 from napari_tessera.models.safety import allowed
-from napari_tessera.models.spec.spec import ModelSpec, Normalisation, WindowRule
+from napari_tessera.models.spec.spec import ModelSpec, WindowRule
 
 if TYPE_CHECKING:
     from napari_tessera.models.formats.nnunet.plans import Configuration, Dataset, Plans
     from napari_tessera.models.formats.nnunet.training_folder import TrainedFolder
-
-__all__ = ["Outputs", "axis_order", "iter_notes", "make_spec", "read_outputs"]
 
 # nnU-Net's own inference moves its window by half of its side.
 OVERLAP = 0.5
@@ -51,13 +50,7 @@ class Outputs:
 
 
 def read_outputs(dataset: Dataset, path: Path) -> Outputs:
-    """Return what ``labels`` of the dataset say; *path* is its file.
-
-    Raises
-    ------
-    ModelError
-        If background is not 0, or regions have no order.
-    """
+    """Return what ``labels`` of the dataset say; *path* is its file."""
     if dataset.labels.get("background") != 0:
         raise ModelError(f"{path}: the label 'background' is {dataset.labels.get('background')}, but it must be 0")
     # Voxels of the label 'ignore' are left out of training; the network has no channel for it.
@@ -85,11 +78,6 @@ def axis_order(plans: Plans, spatial_dims: int, path: Path) -> tuple[int, ...]:
     """Return which axis of the image each of the network's axes is; *path* is that of the plans.
 
     A 2D network sees planes across the first of nnU-Net's three axes; its two axes are those of the plane.
-
-    Raises
-    ------
-    ModelError
-        If ``transpose_forward`` is no order of three axes, or the network has neither two nor three.
     """
     given = plans.transpose_forward
     if spatial_dims not in (2, 3):
@@ -125,11 +113,6 @@ def make_spec(
         For people.
     path
         The folder, for errors.
-
-    Raises
-    ------
-    ModelError
-        If the plans ask for a normalisation that Tessera does not know, or contradict themselves.
     """
     dims, channels = len(configuration.patch_size), len(dataset.channel_names)
     regions = outputs.region_labels

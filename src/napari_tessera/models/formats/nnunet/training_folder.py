@@ -12,8 +12,6 @@ from pathlib import Path, PurePosixPath
 from napari_tessera.core.errors import ModelError
 from napari_tessera.models.safety.archive import copy_entry, open_archive, read_bounded, read_entry, split_at_zip
 
-__all__ = ["DATASET", "PLANS", "TrainedFolder", "open_trained_folder"]
-
 PLANS, DATASET = "plans.json", "dataset.json"
 # Folders between the one that is opened and the trained one: nnUNet_results / dataset / trainer__plans__configuration.
 DEEPEST = 4
@@ -60,13 +58,7 @@ class TrainedFolder:
         return sorted({parts[0] for parts in tops if len(parts) > 1 and parts[0].startswith("fold_")})
 
     def read(self, name: str, *, limit: int) -> bytes:
-        """Return the content of the file *name*.
-
-        Raises
-        ------
-        ModelError
-            If it cannot be read or has more than *limit* bytes.
-        """
+        """Return the content of the file *name*."""
         label = str(self.label(name))
         if self.is_zip:
             with open_archive(self.path) as archive:
@@ -79,13 +71,7 @@ class TrainedFolder:
 
     @contextmanager
     def on_disk(self, name: str) -> Iterator[Path]:
-        """Lend the file *name* as a path; from a zip it is a temporary copy, which is gone afterwards.
-
-        Raises
-        ------
-        ModelError
-            If it cannot be read, or grows beyond what weights can or what the disk holds.
-        """
+        """Lend the file *name* as a path; from a zip it is a temporary copy, which is gone afterwards."""
         if not self.is_zip:
             yield self.path / name
             return
@@ -103,13 +89,7 @@ class TrainedFolder:
 
 
 def open_trained_folder(path: Path) -> TrainedFolder:
-    """Return the one trained folder that *path* is or holds: a folder, a zip, or a folder in a zip (``a.zip/folder``).
-
-    Raises
-    ------
-    ModelError
-        If there is none, or more than one, or a zip holds paths that lead out of it.
-    """
+    """Return the one trained folder in *path*: a folder, a zip, or a folder in a zip (``a.zip/folder``)."""
     if path.is_dir():
         levels = ["/".join([*["*"] * depth, PLANS]) for depth in range(DEEPEST)]
         folders = {plans.parent for level in levels for plans in path.glob(level)}

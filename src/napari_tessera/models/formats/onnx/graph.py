@@ -18,16 +18,6 @@ if TYPE_CHECKING:
 
     from napari_tessera.models.networks.training_mode import Operation
 
-__all__ = [
-    "OnnxPorts",
-    "check_external",
-    "dims_of",
-    "external_files",
-    "iter_operations",
-    "rename_external_files",
-    "walk_graphs",
-]
-
 # onnx.TensorProto.FLOAT
 FLOAT = 1
 # Bytes of one number, by onnx.TensorProto.DataType; those of less than a byte are packed and not in here.
@@ -72,13 +62,7 @@ def _iter_locations(model: Any) -> Iterator[Any]:
 
 
 def check_external(model: Any, path: Path) -> None:
-    """Check that all that *model*, which is the file *path*, takes from other files is there, in its folder.
-
-    Raises
-    ------
-    ModelError
-        If a file lies elsewhere, is missing, or ends before what is taken from it.
-    """
+    """Check that all that *model*, which is the file *path*, takes from other files is there, in its folder."""
     for tensor in _external_tensors(model):
         _check_tensor(path, tensor)
 
@@ -153,13 +137,7 @@ class OnnxPorts:
 
     @classmethod
     def of(cls, model: Any, path: Path) -> OnnxPorts:
-        """Return those of *model*, which was read from *path*; the first output is used.
-
-        Raises
-        ------
-        ModelError
-            If the graph takes or gives anything but float32.
-        """
+        """Return those of *model*, which was read from *path*; the first output is used."""
         weights = {tensor.name for tensor in model.graph.initializer}
         inputs = [value for value in model.graph.input if value.name not in weights]
         if len(inputs) != 1:
@@ -174,13 +152,7 @@ class OnnxPorts:
         return cls(first.name, outputs[0], dims, outputs, dims[0] if dims else None)
 
     def inferred(self, model: Any, shape: tuple[int, ...]) -> Any:
-        """Return *model* with the shape of every tensor that follows from an input of *shape*.
-
-        Raises
-        ------
-        ModelError
-            If the graph does not take it.
-        """
+        """Return *model* with the shape of every tensor that follows from an input of *shape*."""
         import onnx
         from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from napari_tessera.models.spec.spec import ModelSpec
 
-__all__ = ["OnnxLayout", "read_layout"]
-
 # Operators that have batch and channels first, as the standard says.
 _CHANNELS_FIRST = frozenset(
     (
@@ -80,11 +78,6 @@ def read_layout(model: Any, path: Path, described: ModelSpec | None, network_out
         What a description says of it, if there is one.
     network_output
         Name of the output to use; empty if nobody says.
-
-    Raises
-    ------
-    ModelError
-        If its tensors are no images, or nothing tells which axis holds channels, or which output counts.
     """
     ports = OnnxPorts.of(model, path)
     dims = ports.dims

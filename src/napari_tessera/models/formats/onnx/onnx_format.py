@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
     from napari_tessera.models.networks.training_mode import Operation
 
-__all__ = ["FORMAT", "Onnx", "OnnxNetwork", "open_onnx", "read_whole_graph"]
-
 # A description may travel in the file's metadata under this key, or lie beside it as <stem>.yaml.
 METADATA_KEY = "tessera.yaml"
 INSTALL = "install it with: pip install 'napari-tessera[onnx]'"
@@ -76,14 +74,7 @@ class Onnx:
         return Description(spec, notes=sentences_of(iter_operations(graph)))
 
     def load(self, path: Path, trusted: TrustedFiles = NO_FILES) -> Model:
-        """Open *path*.
-
-        Raises
-        ------
-        ModelError
-            If onnx or onnxruntime is not installed, the file cannot be read, names files outside its folder, or takes
-            anything but one tensor of windows.
-        """
+        """Open *path*."""
         graph = read_graph(path)
         spec, layout = _describe(path, graph, self.network_output)
         network: torch.nn.Module = _open(path, graph, layout.ports)
@@ -106,11 +97,6 @@ def open_onnx(path: Path, described: ModelSpec, *, is_adapted: bool) -> tuple[On
         What its description says.
     is_adapted
         Whether something stands around it, so that its axes are not those of the model and it says nothing.
-
-    Raises
-    ------
-    ModelError
-        As `Onnx.load` does; or if its axes are not those of Tessera, and nothing around it turns them.
     """
     graph = read_graph(path)
     names = external_files(graph)

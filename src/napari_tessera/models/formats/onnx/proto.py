@@ -15,8 +15,6 @@ from types import MappingProxyType
 
 from napari_tessera.core.errors import ModelError
 
-__all__ = ["KEPT_BYTES", "MAX_BYTES", "iter_values", "read_skeleton"]
-
 # Shapes are computed from the values of small tensors, such as the factors of a resize.
 KEPT_BYTES = 65_536
 # protobuf's own limit; larger networks keep their weights in files beside it.
@@ -47,13 +45,7 @@ _WAYS: Mapping[str, Mapping[int, str]] = MappingProxyType(
 
 
 def read_skeleton(path: Path) -> bytes:
-    """Return the file *path* without the values of tensors of more than `KEPT_BYTES`.
-
-    Raises
-    ------
-    ModelError
-        If it cannot be read, is cut short, no message of protocol buffers, or too large.
-    """
+    """Return the file *path* without the values of tensors of more than `KEPT_BYTES`."""
     with _Mapped(path) as content:
         try:
             return b"".join(_iter_kept(content, 0, len(content), "model", DEEPEST, _Left()))

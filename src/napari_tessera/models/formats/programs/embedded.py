@@ -14,20 +14,12 @@ if TYPE_CHECKING:
     from napari_tessera.models.spec.file import ModelFile
     from napari_tessera.models.spec.spec import ModelSpec
 
-__all__ = ["EXTRA_FILE", "check_told", "find_description", "find_spec", "read_extra"]
-
 # The name of a description inside an archive of torch's.
 EXTRA_FILE = "tessera.yaml"
 
 
 def read_extra(archive: zipfile.ZipFile, path: Path) -> bytes:
-    """Return the description inside torch's *archive*, which is the file *path*; nothing where there is none.
-
-    Raises
-    ------
-    ModelError
-        If it is larger than a description can be.
-    """
+    """Return the description inside torch's *archive*, which is the file *path*; nothing where there is none."""
     name = next((n for n in archive.namelist() if n.endswith(f"/extra/{EXTRA_FILE}")), None)
     if name is None:
         return b""
@@ -43,13 +35,7 @@ def find_spec(path: Path, text: str | bytes, where: str) -> ModelSpec | None:
 
 
 def find_description(path: Path, text: str | bytes, where: str) -> ModelFile | None:
-    """Return ``<stem>.yaml`` beside *path*, else *text*, which lies *where*; None if neither is there.
-
-    Raises
-    ------
-    ModelError
-        If the description is not valid, or is one of more than the network in *path*.
-    """
+    """Return ``<stem>.yaml`` beside *path*, else *text*, which lies *where*; None if neither is there."""
     beside = path.with_suffix(".yaml")
     if not beside.exists() and not text:
         return None
@@ -64,13 +50,7 @@ def find_description(path: Path, text: str | bytes, where: str) -> ModelFile | N
 
 
 def check_told(path: Path, spec: ModelSpec, *, spatial_dims: int, in_channels: int, out_channels: int) -> ModelSpec:
-    """Return *spec*, which describes the graph in *path*, if it says of channels and axes what the graph does.
-
-    Raises
-    ------
-    ModelError
-        If it is of another network.
-    """
+    """Return *spec*, which describes the graph in *path*, if it says of channels and axes what the graph does."""
     told = (spec.spatial_dims, spec.in_channels, spec.out_channels)
     if told != (spatial_dims, in_channels, out_channels):
         raise ModelError(

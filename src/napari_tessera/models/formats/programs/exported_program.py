@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from napari_tessera.models.networks.training_mode import Operation
     from napari_tessera.models.spec.network_file import Architecture
 
-__all__ = ["FORMAT", "ExportedProgram", "open_exported"]
-
 # The graph of a network of thousands of layers as JSON; more is no network.
 MAX_JSON_BYTES = 50_000_000
 # As torch writes sizes that may differ: a symbol, or a multiple of one.
@@ -84,13 +82,7 @@ class ExportedProgram:
         return Description(spec, notes=graph.notes)
 
     def load(self, path: Path, trusted: TrustedFiles = NO_FILES) -> Model:
-        """Open *path*.
-
-        Raises
-        ------
-        ModelError
-            If the archive cannot be opened, or takes anything but one tensor of windows.
-        """
+        """Open *path*."""
         archive = trusted.of(path)
         content, text = _read(path, io.BytesIO(archive))
         graph = _Graph.of(content, path)
@@ -102,13 +94,7 @@ FORMAT = ExportedProgram()
 
 
 def open_exported(path: Path, archive: bytes, described: ModelSpec) -> tuple[torch.nn.Module, int, int, int]:
-    """Return the program *path*, and its spatial dimensions, input and output channels; the user trusts the *archive*.
-
-    Raises
-    ------
-    ModelError
-        As `ExportedProgram.load` does.
-    """
+    """Return the program *path*, its spatial dimensions, input and output channels; the *archive* is trusted."""
     content, _ = _read(path, io.BytesIO(archive))
     graph = _Graph.of(content, path)
     name = graph.choose(path, described.network_output, described.out_channels)

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from napari_tessera.models.spec.file import ModelFile
     from napari_tessera.models.spec.network_file import Program, ProgramFile
 
-__all__ = ["TITLES", "find_files", "open_program", "risk_of"]
-
 TITLES = {"torchscript": "TorchScript archive", "exported-program": "exported program", "onnx": "ONNX graph"}
 _DOES = {"torchscript": "runs code", "exported-program": "may run code"}
 
@@ -34,13 +32,7 @@ def risk_of(description: Path, program: Program) -> Risk | None:
 
 
 def find_files(description: Path, program: Program) -> tuple[Path, ...]:
-    """Return where the files of *program* lie, which its *description* names; the program itself is the first.
-
-    Raises
-    ------
-    ModelError
-        If one is missing, or leaves the folder of the description.
-    """
+    """Return where the files of *program* lie, which its *description* names; the program itself is the first."""
     return tuple(_find(description, file) for file in program.files)
 
 
@@ -48,12 +40,6 @@ def open_program(description: Path, file: ModelFile, trusted: TrustedFiles) -> t
     """Return the network that the program of *file* is; *description* is where that was read.
 
     It is one of *trusted*, unless it is ONNX.
-
-    Raises
-    ------
-    ModelError
-        If a file of it is missing, elsewhere, another one than was packed, or does not open, or if the program has
-        other axes or channels than the description says.
     """
     program = file.program
     assert program is not None

@@ -10,8 +10,6 @@ import torch
 from napari_tessera.core.errors import ModelError
 from napari_tessera.models.safety.reasons import reason_of_torch
 
-__all__ = ["open_script"]
-
 
 def open_script(
     content: bytes, label: str, extra_files: dict[str, str] | None = None, *, device: str = "cpu"
@@ -28,11 +26,6 @@ def open_script(
         Filled with the content of the files of these names that lie in the archive.
     device
         Where its weights are put.
-
-    Raises
-    ------
-    ModelError
-        If it is none, or cut short.
     """
     try:
         with warnings.catch_warnings():

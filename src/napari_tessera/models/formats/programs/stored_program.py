@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from napari_tessera.models.spec.network_file import Architecture
 
-__all__ = ["ProgramKind", "StoredProgram", "program_of", "remember_program"]
-
 ProgramKind = Literal["torchscript", "exported-program", "onnx"]
 
 

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
     from napari_tessera.models.spec.file import ModelFile
 
-__all__ = ["FORMAT", "TorchScript"]
-
 # Sides to try when nothing is said of the network: every common down-sampling divides one of them.
 PROBE_SIDES = (32, 64, 96, 128)
 # Of a window that is really computed: a common network takes well below a gigabyte and a few seconds for it.
@@ -72,11 +70,6 @@ class TorchScript:
         The description is ``<stem>.yaml`` beside the archive, else ``tessera.yaml`` inside it, else it is inferred from
         the first convolution and the shape that a trial without data, or a small one, gives (channels and dimensions
         only; the rest is assumed, and its description says so).
-
-        Raises
-        ------
-        ModelError
-            If the archive cannot be opened, or nothing describes it and nothing can be inferred.
         """
         return _load(path, trusted.of(path), self.network_output)
 

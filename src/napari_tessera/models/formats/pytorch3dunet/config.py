@@ -11,8 +11,6 @@ import yaml
 from napari_tessera.core.errors import ModelError
 from napari_tessera.core.plain_yaml import MAX_BYTES, load_yaml
 
-__all__ = ["Section", "read_config"]
-
 
 @dataclass(frozen=True, slots=True)
 class Section:
@@ -69,13 +67,7 @@ class Section:
 
 
 def read_config(path: Path) -> Section:
-    """Return the whole of the file *path*.
-
-    Raises
-    ------
-    ModelError
-        If it cannot be read, is too large, or holds no sections.
-    """
+    """Return the whole of the file *path*."""
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:

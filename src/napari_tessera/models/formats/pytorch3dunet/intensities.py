@@ -9,8 +9,6 @@ from napari_tessera.models.formats.pytorch3dunet.config import Section
 from napari_tessera.models.safety import allowed
 from napari_tessera.models.spec.assumed import assume
 
-__all__ = ["read_intensities"]
-
 # Its own of percentiles.
 LOW, HIGH = 1.0, 99.6
 _PER_PATCH = "its program measures intensities in each patch by itself ({}); Tessera measures them in the whole volume"
@@ -21,13 +19,7 @@ _Step = Normalisation | Chain
 def read_intensities(
     loaders: Section, phase: Section | None, channels: int
 ) -> tuple[_Step, tuple[str, ...], tuple[str, ...]]:
-    """Return what is done to intensities before the network, what is taken for granted, and what is different there.
-
-    Raises
-    ------
-    ModelError
-        If a step is none that Tessera has.
-    """
+    """Return what is done to intensities before the network, what is taken for granted, and what is different there."""
     steps = [step for step in _raw_steps(phase) if step.get("name") in _READERS]
     if not steps:
         return Normalisation("none"), assume("normalisation"), ()

@@ -18,8 +18,6 @@ from napari_tessera.models.safety.trusted_files import NO_FILES, TrustedFiles
 from napari_tessera.models.spec.assumed import assume
 from napari_tessera.models.spec.spec import ModelSpec, OutputSpec, WindowRule
 
-__all__ = ["FORMAT", "Pytorch3DUNetFolder"]
-
 CONFIG, CHECKPOINT = "config_train.yml", "best_checkpoint.pytorch"
 # Levels of each class that names none.
 _LEVELS = {"UNet2D": 4, "UNet3D": 4, "ResidualUNet2D": 5, "ResidualUNet3D": 5, "ResidualUNetSE3D": 5}
@@ -47,13 +45,7 @@ class Pytorch3DUNetFolder(ModelFormat):
         return Description(found.spec, found.name, found.notes)
 
     def load(self, path: Path, trusted: TrustedFiles = NO_FILES) -> Model:
-        """Open the folder *path*.
-
-        Raises
-        ------
-        ModelError
-            If the configuration or the checkpoint cannot be read, or they do not fit each other.
-        """
+        """Open the folder *path*."""
         found = _read(path)
         weights = read_weights(path / CHECKPOINT, str(path / CHECKPOINT))
         try:

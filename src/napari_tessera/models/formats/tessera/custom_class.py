@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
     from napari_tessera.models.safety.trusted_files import TrustedFiles
 
-__all__ = ["GROUP", "find_class", "risk_of_class"]
-
 GROUP = "napari_tessera.networks"
 # A name of these is a mistake, or an attempt: they hold no network of a person's own, and what opens is in the table.
 _NOT_THEIRS = frozenset((*sys.stdlib_module_names, "dynamic_network_architectures", "monai", "napari_tessera", "torch"))
@@ -65,11 +63,6 @@ def find_class(name: str, description: Path, trusted: TrustedFiles) -> Callable[
         Where it was read.
     trusted
         What the user was asked about.
-
-    Raises
-    ------
-    ModelError
-        If its module cannot be run, has no such network, or the user was not asked.
     """
     if (point := _entry_point(name)) is not None:
         return _checked(name, description, point.load)

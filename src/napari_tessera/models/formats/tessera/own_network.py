@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from napari_tessera.models.networks.empty import StoredWeights
     from napari_tessera.models.spec.network_file import Architecture
 
-__all__ = ["CLASSES", "build_network"]
-
 CLASSES = (*architectures.ARCHITECTURES, *allowed.NNUNET_NETWORKS.names)
 # nnU-Net's plans say these two elsewhere; a description says them among the arguments, as its classes do.
 _SIZES = ("input_channels", "num_classes")
@@ -44,11 +42,6 @@ def build_network(
         Where *architecture* was read, for errors.
     own
         The class, where it is one of a person's own (see `custom_class`).
-
-    Raises
-    ------
-    ModelError
-        If the class is not in the reviewed tables, refuses its arguments, or does not fit the weights.
     """
     label = saved.label
     weights = max(saved.places.values(), key=len)

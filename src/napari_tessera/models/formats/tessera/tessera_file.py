@@ -29,9 +29,6 @@ from napari_tessera.models.spec.spec import ModelSpec, WindowRule
 if TYPE_CHECKING:
     import torch
 
-
-__all__ = ["FORMAT", "TesseraFile"]
-
 # Of safetensors: the names and places of the tensors, some hundred bytes for each. Networks have some thousand tensors.
 MAX_HEADER_BYTES = 16_000_000
 MAX_TENSORS = 50_000
@@ -66,11 +63,6 @@ class TesseraFile(ModelFormat):
         """Open the model whose description is the YAML file *path*, or lies beside the weights or program *path*.
 
         Weights are safetensors, or what torch.save wrote of tensors alone.
-
-        Raises
-        ------
-        ModelError
-            If a file is missing, malformed, or does not fit the other.
         """
         description = _description_of(path)
         asked = trusted.content.get(description)
