@@ -17,6 +17,7 @@ from napari_tessera.core.errors import ModelError
 from napari_tessera.core.settings import connectomics_decoding
 from napari_tessera.core.settings.connectomics_config import read_configuration
 from napari_tessera.decode import decoder_names
+from napari_tessera.intensity.steps import NormalisationMode
 from napari_tessera.models.formats.bioimageio import postprocessing as bioimageio_after
 from napari_tessera.models.formats.bioimageio import steps as bioimageio_steps
 from napari_tessera.models.formats.bioimageio import weights as bioimageio_weights
@@ -74,7 +75,7 @@ HANDLED: dict[str, tuple[Names, Any]] = {
     "bioimage.io's steps before": (allowed.BIOIMAGEIO_BEFORE, bioimageio_steps._BEFORE),
     "bioimage.io's steps after": (allowed.BIOIMAGEIO_AFTER, bioimageio_after._AFTER),
     "bioimage.io's weights": (allowed.BIOIMAGEIO_WEIGHTS, bioimageio_weights._ORDER),
-    "Tessera's normalisations": (allowed.TESSERA_NORMALISATIONS, get_args(spec.NormalisationMode)),
+    "Tessera's normalisations": (allowed.TESSERA_NORMALISATIONS, get_args(NormalisationMode)),
     "Tessera's activations": (allowed.TESSERA_ACTIVATIONS, get_args(spec.Activation)),
     "Tessera's outputs": (allowed.TESSERA_OUTPUTS, get_args(spec.OutputKind)),
 }
