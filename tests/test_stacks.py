@@ -17,7 +17,7 @@ from napari_tessera.cli.images import ImageFile
 from napari_tessera.core.errors import ModelError
 from napari_tessera.engine.loop.events import PassFinished
 from napari_tessera.engine.source import ArraySource
-from napari_tessera.images import write_tiff
+from napari_tessera.images.readers.tiff import write_tiff
 from napari_tessera.images.views.crop import Crop
 from napari_tessera.images.views.plane_stack import StackSource, find_stack_crops, plane_crop
 from napari_tessera.intensity import measure as normalise

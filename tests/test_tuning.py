@@ -54,7 +54,7 @@ def test_what_does_not_fit_is_not_tried(
     model.network.register_forward_hook(lambda module, inputs, output: called.append(1) if output.data_ptr() else None)
     need = nt.plan((16, 16, 64), model, SETTINGS, calibrations=store).memory.total_bytes
     small = replace(measure_device("cpu"), free_bytes=need // 4)
-    monkeypatch.setattr("napari_tessera.api.measure_device", lambda name: small)
+    monkeypatch.setattr("napari_tessera.planning.request.measure_device", lambda name: small)
     called.clear()
     with pytest.raises(nt.SettingsError, match=r"may be used on CPU, but a run with sw_batch_size 4 needs .* lower it"):
         nt.calibrate(model, SETTINGS, calibrations=store)

@@ -266,7 +266,7 @@ def test_what_a_run_took_corrects_the_next_estimate(model: nt.Model, store: Cali
     assert wider.memory.counted_bytes == pytest.approx(wider.need.estimate(Correction(2.0)).counted_bytes, rel=1e-3)
     pace = store.read().pace(CalibrationKey.of(model.network, SETTINGS, CARD), (16, 16, 16))
     assert pace is not None
-    assert pace.of_plan(first) == pytest.approx(0.25 * first.windows)
+    assert first.seconds_at(pace) == pytest.approx(0.25 * first.windows)
 
 
 @pytest.mark.parametrize("deviation", [MemoryRecovered(0, 1, 2, 1), RunStarted(3, 0, 0)])

@@ -13,7 +13,7 @@ import pytest
 import tifffile
 
 from napari_tessera.cli.progress import LineProgress, Status
-from napari_tessera.images import open_tiff
+from napari_tessera.images.readers.tiff import open_tiff
 
 Tessera = Callable[..., Any]
 Make = Callable[..., Path]

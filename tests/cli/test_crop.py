@@ -12,7 +12,7 @@ import pytest
 from tests.models.sample_tessera import make
 
 import napari_tessera as nt
-from napari_tessera.images import open_tiff
+from napari_tessera.images.readers.tiff import open_tiff
 from napari_tessera.models.pack.pack import pack
 
 Tessera = Callable[..., Any]

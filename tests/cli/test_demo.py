@@ -20,7 +20,7 @@ import napari_tessera
 from napari_tessera.cli import demo
 from napari_tessera.cli.viewer import add_files
 from napari_tessera.core.settings.settings import Settings
-from napari_tessera.images import open_tiff
+from napari_tessera.images.readers.tiff import open_tiff
 
 Tessera = Callable[..., Any]
 

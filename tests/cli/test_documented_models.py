@@ -40,7 +40,7 @@ MORE = {
 def test_every_format_has_a_page() -> None:
     assert {page.stem for page in FOLDER.glob("*.md")} == set(PAGES)
     covered = {SAMPLES[sample].format for sample, _ in PAGES.values()}
-    assert covered == {entry.module.partition(".")[0] for entry in FORMATS} | {"bundled"}
+    assert covered == {entry.module.rpartition(".")[2].removesuffix("_format") for entry in FORMATS} | {"bundled"}
 
 
 def lay(made: Path, target: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from scipy import ndimage
 from tests.cli.conftest import blobs
 
-from napari_tessera.images import open_tiff, write_tiff
+from napari_tessera.images.readers.tiff import open_tiff, write_tiff
 from napari_tessera.models.safety.trusted_files import TrustStore
 
 Tessera = Callable[..., Any]

@@ -21,7 +21,7 @@ import pytest
 from napari_tessera.cli.interrupt import cancel_on_stop, heard, heard_call
 from napari_tessera.cli.progress import LineProgress, Status
 from napari_tessera.engine.loop.events import CancelToken
-from napari_tessera.images import open_tiff
+from napari_tessera.images.readers.tiff import open_tiff
 
 Tessera = Callable[..., Any]
 Make = Callable[..., Path]

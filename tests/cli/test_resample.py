@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_tessera.images import open_tiff
+from napari_tessera.images.readers.tiff import open_tiff
 
 Tessera = Callable[..., Any]
 # The model of these tests expects 0.02 x 0.01 x 0.01.

@@ -21,7 +21,7 @@ from napari_tessera.cli.progress import LineProgress, Status
 from napari_tessera.core.errors import OutOfMemoryError
 from napari_tessera.core.settings.settings import Settings
 from napari_tessera.core.units import format_bytes
-from napari_tessera.images import open_tiff
+from napari_tessera.images.readers.tiff import open_tiff
 from napari_tessera.models.load import load_model
 from napari_tessera.models.safety.trusted_files import TrustStore
 

@@ -19,7 +19,7 @@ from tests.models import make_samples
 from tests.models.make_samples import SAMPLES
 
 import napari_tessera as nt
-from napari_tessera.images import open_tiff
+from napari_tessera.images.readers.tiff import open_tiff
 from napari_tessera.models.formats.registry import FORMATS
 from napari_tessera.models.spec.suggestions import with_blend_of, with_views_of
 
@@ -55,9 +55,9 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 def test_every_format_has_a_sample() -> None:
-    assert {recipe.format for recipe in SAMPLES.values()} == {entry.module.partition(".")[0] for entry in FORMATS} | {
-        "bundled"
-    }
+    assert {recipe.format for recipe in SAMPLES.values()} == {
+        entry.module.rpartition(".")[2].removesuffix("_format") for entry in FORMATS
+    } | {"bundled"}
 
 
 def test_the_script_writes_over_nothing(

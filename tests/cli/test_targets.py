@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from napari_tessera.cli.targets import ResultFile, choose_targets, find_labels
 from napari_tessera.core.errors import OutputError
-from napari_tessera.images import open_tiff
+from napari_tessera.images.readers.tiff import open_tiff
 
 
 def choose(output: Path, *images: Path, overwrite: bool = False) -> list[str]:

@@ -49,7 +49,8 @@ def write_tessera(folder: Path, name: str, arguments: dict[str, Any]) -> Path:
 
 
 def write_monai(folder: Path, name: str, arguments: dict[str, Any]) -> Path:
-    content = sample_monai_bundle.INFERENCE | {"network_def": {"_target_": name, **arguments}}
+    inferer = sample_monai_bundle.INFERENCE["inferer"] | {"roi_size": [32, 32, 32]}  # which every network here divides
+    content = sample_monai_bundle.INFERENCE | {"network_def": {"_target_": name, **arguments}, "inferer": inferer}
     return sample_monai_bundle.write_bundle(folder / "bundle", torch.nn.Conv3d(1, 2, 3), inference=content)
 
 

@@ -217,41 +217,49 @@ DANGEROUS = (
 REVIEWED = {
     ("__init__.py", "__getattr__", "importlib.import_module"): "a module of Tessera, from its own table of names",
     ("cli/viewer.py", "show_files", "importlib.import_module"): "napari, a name in the source",
-    ("doctor/system.py", "run_program", "subprocess.run"): "the doctor's own commands, none from a file",
+    ("session/doctor/system.py", "run_program", "subprocess.run"): "the doctor's own commands, none from a file",
     ("models/formats/registry.py", "open", "importlib.import_module"): "a format's module, from the table of formats",
-    ("models/formats/onnx.py", "_library", "importlib.import_module"): "onnx or onnxruntime, names in the source",
-    ("models/formats/bioimageio/weights.py", "_open_onnx", "importlib.import_module"): "a name in the source",
-    ("plain_yaml.py", "load_yaml", "yaml.load"): "with a loader of plain data, derived from SafeLoader",
     (
-        "models/formats/tensors_only.py",
+        "models/formats/onnx/onnx_format.py",
+        "_library",
+        "importlib.import_module",
+    ): "onnx or onnxruntime, names in the source",
+    ("models/formats/bioimageio/weights.py", "_open_onnx", "importlib.import_module"): "a name in the source",
+    ("core/plain_yaml.py", "load_yaml", "yaml.load"): "with a loader of plain data, derived from SafeLoader",
+    (
+        "models/safety/tensors_only.py",
         "read_tensors_only",
         "torch.load",
     ): "weights_only=True, every name looked up first",
     (
-        "models/formats/tensors_only.py",
+        "models/safety/tensors_only.py",
         "read_tensors_only",
         "torch.serialization.safe_globals",
     ): "stand-ins of the table",
-    ("models/formats/script.py", "open_script", "torch.jit.load"): "a program; the user trusts this very file",
+    ("models/formats/programs/script.py", "open_script", "torch.jit.load"): "a program; the user trusts this very file",
     (
-        "models/formats/custom_class.py",
+        "models/formats/tessera/custom_class.py",
         "find_class",
         "importlib.import_module",
     ): "an installed package; the user trusts the very description that names it",
-    ("models/formats/custom_class.py", "_run", "exec"): "a program; the user trusts this very file",
-    ("models/formats/custom_class.py", "_run", "compile"): "a program; the user trusts this very file",
+    ("models/formats/tessera/custom_class.py", "_run", "exec"): "a program; the user trusts this very file",
+    ("models/formats/tessera/custom_class.py", "_run", "compile"): "a program; the user trusts this very file",
     (
-        "models/formats/custom_class.py",
+        "models/formats/tessera/custom_class.py",
         "_entry_point",
         "importlib.metadata.entry_points",
     ): "of Tessera's own group, in which a package is because it was installed for this",
-    ("models/formats/exported_program.py", "_open", "torch.export.load"): "a program; the user trusts this very file",
+    (
+        "models/formats/programs/exported_program.py",
+        "_open",
+        "torch.export.load",
+    ): "a program; the user trusts this very file",
 }
 # Attributes by a name that is no text in the source, under models/.
 LOOKED_UP = {
-    ("models/architectures.py", "network_class"): "a class of MONAI_NETWORKS",
+    ("models/networks/architectures.py", "network_class"): "a class of MONAI_NETWORKS",
     ("models/formats/adapters.py", ""): "the types of BIOIMAGEIO_NUMBERS, when the module is imported",
-    ("models/formats/bioimageio/format.py", "_number_type"): "a type of BIOIMAGEIO_NUMBERS",
+    ("models/formats/bioimageio/bioimageio_format.py", "_number_type"): "a type of BIOIMAGEIO_NUMBERS",
     ("models/formats/bioimageio/weights.py", "choose_weights"): "a key of BIOIMAGEIO_WEIGHTS, of parsed data",
     ("models/formats/nnunet/network.py", ""): "the layers of NNUNET_LAYERS, when the module is imported",
     ("models/formats/nnunet/network.py", "build_network"): "a class of NNUNET_NETWORKS, a block of NNUNET_BLOCKS",
@@ -352,7 +360,7 @@ def test_a_list_in_the_place_of_a_name_is_refused(tmp_path: Path) -> None:
 
 
 def test_tensors_are_never_read_without_the_restriction() -> None:
-    tree = parsed(SOURCE / "models" / "formats" / "tensors_only.py")
+    tree = parsed(SOURCE / "models" / "safety" / "tensors_only.py")
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     (call,) = [call for call in calls if full_name(call.func, imports_of(tree)) == "torch.load"]
     (option,) = [keyword.value for keyword in call.keywords if keyword.arg == "weights_only"]

@@ -113,7 +113,7 @@ def test_what_is_private_in_the_folder_hides_nothing_else(
     assert user_models() == {"bundle": folder / "bundle"}
     assert run_app(app, ["models"]) == 0
     assert "bundle" in capsys.readouterr().out
-    with pytest.raises(nt.errors.ModelError, match="private: Permission denied"):
+    with pytest.raises(nt.ModelError, match="private: Permission denied"):
         nt.load_model(folder / "private")
 
 

@@ -89,16 +89,16 @@ def test_of_plan(tta_mode: str) -> None:
     plan = planned((40, 40, 40), (16, 16, 40), sw_batch_size=3, tta_num=4, tta_mode=tta_mode)
     views = 4 if tta_mode == "full" else 1
     assert [volume.windows for volume in plan.volumes] == [64, 4]
-    assert line(1, 0).of_plan(plan) == plan.forward_passes == views * (22 + 2)
-    assert line(0, 1).of_plan(plan) == views * (64 + 4)
+    assert plan.seconds_at(line(1, 0)) == plan.forward_passes == views * (22 + 2)
+    assert plan.seconds_at(line(0, 1)) == views * (64 + 4)
 
 
 def test_devices_share_the_blocks() -> None:
     plan = planned((40, 40, 40))
     two = replace(plan, device=replace(CPU, count=2))
-    assert line(0, 1).of_plan(two) == 64, "a single block is one device's"
+    assert two.seconds_at(line(0, 1)) == 64, "a single block is one device's"
     halves = replace(two, volumes=(replace(plan.volumes[0], blocks=plan.volumes[0].blocks * 2),))
-    assert line(0, 1).of_plan(halves) == 64, "twice the windows on two devices"
+    assert halves.seconds_at(line(0, 1)) == 64, "twice the windows on two devices"
 
 
 def test_scaled() -> None:

@@ -13,9 +13,8 @@ import torch
 import yaml
 from qtpy.QtWidgets import QMessageBox
 
-from napari_tessera import api
 from napari_tessera._qt.fold import Fold
-from napari_tessera.images import open_volume
+from napari_tessera.images.open import open_volume
 from napari_tessera.images.views.interpolation import ResamplingScheme
 from napari_tessera.memory.device_state import DeviceState
 from napari_tessera.session.runner import RunState
@@ -28,7 +27,8 @@ GIB = 2**30
 def small_gpu(monkeypatch: pytest.MonkeyPatch) -> DeviceState:
     """Plan for a card of 2 GiB, of which 1.2 are free."""
     state = DeviceState("cuda", "Small card", 2 * GIB, 6 * GIB // 5, 32 * GIB, 16 * GIB)
-    monkeypatch.setattr(api, "measure_device", lambda name="auto": state)
+    for place in ("napari_tessera.api", "napari_tessera.planning.request"):
+        monkeypatch.setattr(f"{place}.measure_device", lambda name="auto": state)
     return state
 
 

@@ -19,7 +19,7 @@ from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QGuiApplication
 
 from napari_tessera.engine.loop.events import PassFinished
-from napari_tessera.images import open_volume
+from napari_tessera.images.open import open_volume
 from napari_tessera.intensity import measure as normalise
 from napari_tessera.intensity.steps import Normalisation
 from napari_tessera.session.runner import RunState

@@ -619,7 +619,8 @@ def test_what_is_free_is_asked_anew(session: Session, image: Any, drain_until: A
     session.renew_device()
     drain_until(session, lambda: not session.background.busy)
     fuller = replace(plan.device, free_bytes=plan.device.free_bytes // 2, host_free_bytes=plan.device.free_bytes // 2)
-    monkeypatch.setattr("napari_tessera.api.measure_device", lambda name: fuller)
+    for place in ("napari_tessera.api", "napari_tessera.planning.request"):
+        monkeypatch.setattr(f"{place}.measure_device", lambda name: fuller)
     session.renew_device()
     drain_until(session, lambda: not session.background.busy)
     assert session.plan is not None

@@ -5,7 +5,7 @@ from napari.layers import Image, Labels
 
 from napari_tessera._contributions import write_image, write_labels
 from napari_tessera.core.errors import OutputError
-from napari_tessera.images import open_tiff
+from napari_tessera.images.readers.tiff import open_tiff
 
 
 def saved(path, layer):

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from napari_tessera.core.errors import InputError, OutOfMemoryError, OutputError
-from napari_tessera.images import open_tiff, write_tiff
 from napari_tessera.images.deferred import DeferredArray
+from napari_tessera.images.readers.tiff import open_tiff, write_tiff
 
 DTYPES = ["bool", "uint8", "int8", "uint16", "int16", "int32", "uint32", "float32", "float64"]
 AXES = ["YX", "ZYX", "CYX", "CZYX", "TYX", "TZYX", "TCZYX"]

@@ -9,7 +9,7 @@ import tifffile
 from PIL import Image
 
 from napari_tessera.core.errors import InputError
-from napari_tessera.images import open_tiff
+from napari_tessera.images.readers.tiff import open_tiff
 
 STACK = np.random.default_rng(0).integers(0, 255, (6, 40, 50), np.uint8)
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from napari_tessera.core.errors import InputError
-from napari_tessera.images import Volume
+from napari_tessera.images.volume import Volume
 
 
 def test_shapes_of_space():

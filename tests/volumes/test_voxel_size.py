@@ -5,7 +5,8 @@ import pytest
 import tifffile
 
 from napari_tessera.core.units import micrometres_per
-from napari_tessera.images import open_tiff, open_volume
+from napari_tessera.images.open import open_volume
+from napari_tessera.images.readers.tiff import open_tiff
 
 CUBE = np.zeros((3, 6, 7), np.uint8)
 

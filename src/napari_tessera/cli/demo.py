@@ -95,7 +95,7 @@ def _claim(folder: Path) -> None:
 
 def _is_demo(folder: Path) -> bool:
     from napari_tessera.core.errors import InputError
-    from napari_tessera.images import open_tiff
+    from napari_tessera.images.readers.tiff import open_tiff
 
     try:
         return open_tiff(folder / "raw.tif").metadata.get("sample") == "neurites"
@@ -105,7 +105,7 @@ def _is_demo(folder: Path) -> bool:
 
 def _write_sample(folder: Path, sample: "NeuriteSample") -> None:
     from napari_tessera.core.version import __version__
-    from napari_tessera.images import write_tiff
+    from napari_tessera.images.readers.tiff import write_tiff
 
     # The truth is no image to be segmented: `tessera run *.tif` leaves it out.
     for name, array, origin in (
@@ -146,7 +146,7 @@ def _judge(folder: Path, sample: "NeuriteSample") -> float:
     from skimage.metrics import adapted_rand_error
 
     from napari_tessera.cli.picture import Panel, draw_picture
-    from napari_tessera.images import open_tiff
+    from napari_tessera.images.readers.tiff import open_tiff
 
     labels = np.asarray(open_tiff(folder / "labels.tif").data)
     error, _, _ = adapted_rand_error(sample.labels, labels)  # type: ignore[no-untyped-call]

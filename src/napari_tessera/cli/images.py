@@ -13,8 +13,8 @@ import numpy as np
 
 from napari_tessera.api import as_source
 from napari_tessera.core.errors import InputError
-from napari_tessera.images import Volume, open_volume
 from napari_tessera.images.channels import join_volumes
+from napari_tessera.images.open import open_volume
 from napari_tessera.images.views.crop import measure_crop
 from napari_tessera.images.views.plane_stack import find_stack_crops, in_stacks
 from napari_tessera.planning.as_source import check_planes
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from napari_tessera.cli.choice import Choice
     from napari_tessera.engine.source import Source
     from napari_tessera.images.views.crop import Crop
-    from napari_tessera.images.volume import ArrayLike
+    from napari_tessera.images.volume import ArrayLike, Volume
 
     Windows = npt.NDArray[np.bool_] | None
 

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_tessera.core.errors import OutputError, TesseraError
-from napari_tessera.images import check_writable, open_volume, write_tiff
+from napari_tessera.images.open import open_volume
+from napari_tessera.images.output import check_writable
+from napari_tessera.images.readers.tiff import write_tiff
 from napari_tessera.images.volume import AXES
 
 if TYPE_CHECKING:

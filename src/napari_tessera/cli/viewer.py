@@ -10,7 +10,7 @@ import numpy as np
 
 from napari_tessera.cli.console import say
 from napari_tessera.core.errors import TesseraError
-from napari_tessera.images import open_volume
+from napari_tessera.images.open import open_volume
 
 __all__ = ["add_files", "show_files"]
 

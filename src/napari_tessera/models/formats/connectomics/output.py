@@ -6,7 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from napari_tessera.core.settings.connectomics_decoding import CONTOUR_DISTANCE_NAMES, DECODERS, decoding_steps
+from napari_tessera.core.settings.connectomics_decoding import (
+    COMMANDS,
+    CONTOUR_DISTANCE_NAMES,
+    DECODERS,
+    decoding_steps,
+)
 from napari_tessera.models.safety import allowed
 from napari_tessera.models.spec.assumed import assume
 from napari_tessera.models.spec.embeddings import refuse_embeddings
@@ -25,6 +30,7 @@ _ACTIVATIONS: dict[str, Activation] = allowed.CONNECTOMICS_ACTIVATIONS.handled(
     {"sigmoid": "sigmoid", "softmax": "softmax", "tanh": "tanh", "none": "none", SCALED: "sigmoid"}
 )
 allowed.CONNECTOMICS_DECODERS.handled(DECODERS)
+allowed.CONNECTOMICS_COMMANDS.handled(dict.fromkeys(COMMANDS))
 PLAIN_ACTIVATIONS = {name: activation for name, activation in _ACTIVATIONS.items() if name != SCALED}
 # The factor of the logits when the file gives none.
 SCALE = 0.2
