@@ -5,6 +5,7 @@
 
 PYTHON ?= python3
 ARGS ?=
+WORKERS ?= logical
 
 VENV := .venv
 ifeq ($(OS),Windows_NT)
@@ -42,8 +43,10 @@ help:
 demo: $(VENV)/.installed $(if $(DISPLAY_HERE),qt-libraries)
 	$(BIN)/tessera demo --out demo $(DEMO_SHOW)
 
+# One process for each core, of one thread each; a file's tests stay together, as they share what they make.
+test: export OMP_NUM_THREADS = 1
 test: lint types layers qt-libraries
-	$(WITH_DISPLAY) $(PY) -m pytest -m 'not slow and not origin' $(ARGS)
+	$(WITH_DISPLAY) $(PY) -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile -m 'not slow and not origin' $(ARGS)
 
 # Some of them may take 900 seconds by their own limit, which faulthandler's must not come before.
 test-slow: $(VENV)/.installed-dev qt-libraries
