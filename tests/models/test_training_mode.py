@@ -18,6 +18,7 @@ from napari_tessera.engine.loop.events import Event, Noticed
 from napari_tessera.models.formats.programs.exported_program import FORMAT as EXPORTED
 from napari_tessera.models.load import load_model
 from napari_tessera.models.model import Model
+from napari_tessera.models.networks.training_mode import iter_graph_operations, sentences_of
 
 VOLUME = np.random.default_rng(0).normal(size=(8, 16, 24)).astype(np.float32)
 WINDOWS = torch.zeros(2, 1, 8, 8, 8)
@@ -160,3 +161,25 @@ def test_an_onnx_graph_that_measures_the_scale_of_a_pass(tmp_path: Path) -> None
     found, (of_four, _) = said(load_model(path), sw_batch_size=4)
     assert len(found) == 1
     assert np.abs(of_four - said(load_model(path), sw_batch_size=1)[1][0]).max() > 1e-3
+
+
+@pytest.mark.parametrize("save", [traced, exported])
+def test_kept_statistics_that_are_not_used(save: Save, tmp_path: Path) -> None:
+    module = network(torch.nn.InstanceNorm3d(4, track_running_stats=True)).train()
+    module(torch.randn(4, 1, 8, 8, 8) + 1)
+    program = load_model(save(module, tmp_path), trust=True)
+    found, (one, _) = said(program)
+    assert len(found) == 1
+    assert "training kept" in found[0]
+    right = said(Model.from_network(module.eval(), in_channels=1, out_channels=2))[1][0]
+    assert np.abs(one - right).max() > 0.1
+    assert said(load_model(save(module.eval(), tmp_path), trust=True))[0] == []
+
+
+@pytest.mark.parametrize("layer", [torch.nn.RReLU(), torch.nn.AlphaDropout(0.5), torch.nn.Dropout3d(0.5)])
+@pytest.mark.parametrize("in_training", [True, False])
+def test_exported_and_decomposed(layer: torch.nn.Module, in_training: bool) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        program = torch.export.export(network(layer).train(in_training), (WINDOWS,)).run_decompositions()
+    assert len(sentences_of(iter_graph_operations(program.graph_module))) == in_training

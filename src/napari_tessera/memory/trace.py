@@ -20,6 +20,7 @@ import torch
 
 from napari_tessera.core.errors import ModelError
 from napari_tessera.engine.devices.attention import attention_by_parts
+from napari_tessera.engine.loop.evaluation import evaluating
 from napari_tessera.engine.loop.network import precision_remedy
 from napari_tessera.memory.profile import PassProfile
 from napari_tessera.memory.recorder import Convolution, MemoryEvents, Recorder, round_up, storage_sizes
@@ -160,6 +161,7 @@ def measure_forward(
     module = share_weights(network)
     autocast = autocast_flags(device.type, _AUTOCAST.get(precision))
     with (
+        evaluating(network),
         torch.random.fork_rng(devices=[]),
         torch.inference_mode(False),
         torch.no_grad(),
@@ -199,8 +201,9 @@ class ForwardTracer:
 
     def trace(self, input_shape: tuple[int, ...]) -> PassTrace:
         """Return the memory of a pass over an input of *input_shape* (see `trace_forward`)."""
-        outcome = self._try_twins(input_shape)
-        return outcome if isinstance(outcome, PassTrace) else self._measure(input_shape, outcome)
+        with evaluating(self._network):
+            outcome = self._try_twins(input_shape)
+            return outcome if isinstance(outcome, PassTrace) else self._measure(input_shape, outcome)
 
     def _try_twins(self, shape: tuple[int, ...]) -> PassTrace | Exception:
         """Return the trace of the first twin that accepts *shape*, or the failure of the last."""

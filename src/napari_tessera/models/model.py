@@ -12,6 +12,7 @@ import torch
 
 from napari_tessera.core.errors import ModelError, as_sentence
 from napari_tessera.core.settings.settings import DecoderChoice
+from napari_tessera.engine.loop.evaluation import evaluating
 from napari_tessera.engine.loop.network import UnusableWeightsError
 from napari_tessera.engine.loop.several_outputs import with_output
 from napari_tessera.models.spec.assumed import assume, still_assumed
@@ -136,20 +137,15 @@ class Model:
     def ready_on(self, device: torch.device) -> Iterator[torch.nn.Module]:
         """Lend the network, in evaluation mode on *device*; afterwards it is as it was and where it was."""
         network = self.network
-        # Module by module: a user may have frozen some of them. (A frozen TorchScript module has no such mode.)
-        training = [module for module in network.modules() if getattr(module, "training", False)]
         home = next((tensor.device for tensor in network.parameters()), device)
-        try:
-            if training:
-                network.eval()
-            yield network if home == device else network.to(device)
-        except UnusableWeightsError as error:
-            raise ModelError(f"{self.origin}: {error}") from error
-        finally:
-            if home != device:
-                network.to(home)
-            for module in training:
-                module.training = True
+        with evaluating(network):
+            try:
+                yield network if home == device else network.to(device)
+            except UnusableWeightsError as error:
+                raise ModelError(f"{self.origin}: {error}") from error
+            finally:
+                if home != device:
+                    network.to(home)
 
 
 def activate(values: torch.Tensor, activations: Sequence[Activation]) -> torch.Tensor:

@@ -22,14 +22,25 @@ _DROPS = {
     "native_dropout",
     "rrelu",
     "rrelu_with_noise",
+    "rrelu_with_noise_functional",
+}
+# Layers that drop by a share of their own, which is 0 in evaluation mode.
+_ATTENDS = {
+    "scaled_dot_product_attention",
+    "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_flash_attention_for_cpu",
 }
 _NORMALISES = {
     "batch_norm",
     "native_batch_norm",
     "cudnn_batch_norm",
+    "miopen_batch_norm",
     "_native_batch_norm_legit_functional",
     "_batch_norm_impl_index",
+    "BatchNormalization",  # of ONNX
 }
+_ALWAYS_NORMALISES = {"_batch_norm_with_update", "_batch_norm_with_update_functional"}
 _DRAWS = {
     "rand",
     "rand_like",
@@ -44,6 +55,12 @@ _DRAWS = {
     "normal_functional",
     "uniform",
     "poisson",
+    "exponential",
+    "cauchy",
+    "geometric",
+    "log_normal",
+    "random",
+    "_fused_dropout",
     # of ONNX
     "RandomNormal",
     "RandomNormalLike",
@@ -66,14 +83,17 @@ def find_training_mode(network: torch.nn.Module) -> tuple[str, ...]:
 
 def sentences_of(operations: Iterable[Operation]) -> tuple[str, ...]:
     """Return a sentence for each way in which a program of these *operations* works as in training."""
-    random, by_batch = set[str](), set[str]()
+    random, by_batch, by_window = set[str](), set[str](), set[str]()
     for name, arguments in operations:
         name = name.removesuffix("_")
         in_training = any(arguments.get(key) for key in ("train", "training", "training_mode"))
-        if name in _DRAWS or (in_training and name in _DROPS and arguments.get("p") != 0):
+        drops = in_training and name in _DROPS and arguments.get("p") != 0
+        if drops or name in _DRAWS or (name in _ATTENDS and arguments.get("dropout_p", 0) != 0):
             random.add(name)
-        elif name in _MEASURES or (in_training and name in _NORMALISES | {"BatchNormalization"}):
+        elif name in _MEASURES | _ALWAYS_NORMALISES or (in_training and name in _NORMALISES):
             by_batch.add(name)
+        elif name == "instance_norm" and arguments.get("use_input_stats") and _keeps(arguments):
+            by_window.add(name)
     found = []
     if random:
         found.append(
@@ -86,7 +106,18 @@ def sentences_of(operations: Iterable[Operation]) -> tuple[str, ...]:
             f"depends on sw_batch_size: choose 1, with which each window stands alone, or export it again in "
             f"evaluation mode (network.eval())"
         )
+    if by_window:
+        found.append(
+            f"the program normalises each window by its own values, as in training, and not by the statistics that "
+            f"training kept ({', '.join(sorted(by_window))}), so the result is not that of the trained network: export "
+            f"it again in evaluation mode (network.eval())"
+        )
     return tuple(found)
+
+
+def _keeps(arguments: Mapping[str, Any]) -> bool:
+    """Whether a norm has statistics of training: what is no constant is not among *arguments*; True is None as JSON."""
+    return arguments.get("running_mean", ...) not in (None, True)
 
 
 def iter_graph_operations(module: torch.nn.Module) -> Iterator[Operation]:

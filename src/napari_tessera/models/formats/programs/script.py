@@ -14,7 +14,9 @@ from napari_tessera.models.safety.reasons import reason_of_torch
 def open_script(
     content: bytes, label: str, extra_files: dict[str, str] | None = None, *, device: str = "cpu"
 ) -> torch.nn.Module:
-    """Return the TorchScript network in *content*; its weights lie in memory, or nowhere on the device ``meta``.
+    """Return the TorchScript network in *content*, in evaluation mode whatever mode it was saved in.
+
+    Its weights lie in memory, or nowhere on the device ``meta``.
 
     Parameters
     ----------
@@ -38,4 +40,4 @@ def open_script(
         raise ModelError(
             f"cannot open {label} as TorchScript, the file may be cut short ({reason}): get it again"
         ) from error
-    return network
+    return network.eval()

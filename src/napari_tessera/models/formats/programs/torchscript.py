@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from napari_tessera.core.errors import ModelError
+from napari_tessera.engine.loop.evaluation import evaluating
 from napari_tessera.engine.loop.network import margins_of, scores
 from napari_tessera.engine.loop.several_outputs import (
     Shapes,
@@ -153,7 +154,7 @@ def _infer(network: torch.nn.Module, path: Path, content: bytes, network_output:
 
 def _outputs_of(network: torch.nn.Module, windows: torch.Tensor, name: str) -> Shapes:
     """Return the shapes of what the network gives for *windows*, of *name* or all that have the axes of an image."""
-    with torch.inference_mode():
+    with evaluating(network), torch.inference_mode():
         output = network(windows)
     found = {name: output_called(name, output)} if name else score_outputs(output)
     images = {name: scores(tensor) for name, tensor in found.items() if tensor.dim() == windows.dim()}
