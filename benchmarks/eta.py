@@ -84,7 +84,7 @@ def main() -> None:
     if options.probe:
         began = time.perf_counter()
         pace = measure_pace(model, settings)
-        took, predicted = time.perf_counter() - began, pace.of_plan(plan)
+        took, predicted = time.perf_counter() - began, plan.seconds_at(pace)
         print(f"probe, {took:.1f} s: " + ", ".join(f"{n} windows {s:.3g} s" for n, s in pace.points))
     runs = []
     for number in range(1 + options.repeats):

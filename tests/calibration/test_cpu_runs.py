@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from monai.networks.nets import UNet
 from torch.autograd import profiler
 
 import napari_tessera as nt
@@ -57,6 +58,22 @@ def test_a_run_corrects_the_next_estimate(model: nt.Model, batch: int) -> None:
     assert (after.measured.measured_bytes, after.measured.estimated_bytes) == (peak, before.memory.counted_bytes)
     assert after.memory.counted_bytes == pytest.approx(peak, rel=0.02)
     assert after.memory_error <= 0.03 < before.memory_error
+
+
+def test_what_a_run_takes_is_planned_at_any_batch() -> None:
+    """Also while its first passes are checked; passes over several windows are alike, over one they are not."""
+    torch.manual_seed(0)
+    layers = UNet(3, 1, 2, channels=(32, 64, 128), strides=(2, 2), num_res_units=1).eval()
+    model = nt.Model.from_network(layers, in_channels=1, out_channels=2)
+    batches = {batch: replace(SETTINGS, sw_batch_size=batch) for batch in (2, 4, 8)}
+    before = {batch: plan(model, settings) for batch, settings in batches.items()}
+    for batch, settings in batches.items():
+        peak = run(model, settings)
+        assert peak is not None
+        assert peak == pytest.approx(before[batch].memory.counted_bytes, rel=before[batch].memory_error)
+        if batch > 2:  # foretold from passes over fewer windows
+            told = plan(model, settings)
+            assert peak == pytest.approx(told.memory.counted_bytes, rel=told.memory_error)
 
 
 def test_a_short_run_is_measured_as_a_whole(model: nt.Model) -> None:

@@ -85,6 +85,7 @@ def estimate_memory(
     *,
     weights_bytes: int,
     profile: PassProfile,
+    of_copies: PassProfile | None = None,
     device_kind: str,
     has_context: bool = False,
 ) -> DeviceNeed:
@@ -103,6 +104,9 @@ def estimate_memory(
         One forward pass.
     weights_bytes, profile
         Of the network.
+    of_copies
+        A pass of the check of the first passes (`pass_check.COPIES` windows), for which a window is kept, and the
+        windows of the pass beside it; None: nothing is checked.
     device_kind
         ``cpu``, ``cuda`` or ``mps``.
     has_context
@@ -111,6 +115,10 @@ def estimate_memory(
     window_bytes = FLOAT_BYTES * prod(shape.window)
     adding_bytes = shape.input_bytes + 3 * shape.output_bytes if shape.n_views > 1 else 0
     copies = 2 if shape.precision in (Precision.BFLOAT16, Precision.FLOAT16) or shape.interleaved else 1
+    checking_bytes = 0
+    if of_copies is not None:
+        more = of_copies.activations_bytes + shape.input_bytes - profile.activations_bytes
+        checking_bytes = shape.input_bytes // shape.sw_batch_size + max(more, 0)
     return DeviceNeed(
         weights_bytes=weights_bytes,
         windows=shape.sw_batch_size,
@@ -118,7 +126,7 @@ def estimate_memory(
         accumulator_bytes=slab.slab_bytes,
         importance_bytes=window_bytes + window_bytes * shape.out_channels * shape.directed_tables,
         staging_bytes=min(READ_AHEAD.get(device_kind, 0), shape.waiting) * shape.input_bytes,
-        during_bytes=shape.input_bytes + shape.output_bytes if shape.n_views > 1 else 0,
+        during_bytes=checking_bytes + (shape.input_bytes + shape.output_bytes if shape.n_views > 1 else 0),
         after_bytes=max(adding_bytes, shape.input_bytes + copies * shape.output_bytes + 2 * slab.piece_bytes),
         library_bytes=LIBRARY_BYTES.get(device_kind, 0),
         context_bytes=0 if has_context else CONTEXT_BYTES.get(device_kind, 0),

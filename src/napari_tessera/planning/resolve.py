@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from math import prod
@@ -11,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_tessera.core.errors import InputError, SettingsError
+from napari_tessera.core.errors import InputError, ModelError, SettingsError
 from napari_tessera.core.settings.views import views
 from napari_tessera.decode.reduce import Reduced, check_probabilities, choose_reduction, keep_output
 from napari_tessera.engine.geometry.blocks import cut_blocks, deal_blocks
 from napari_tessera.engine.geometry.grid import Block, WindowGrid
+from napari_tessera.engine.loop.pass_check import COPIES
 from napari_tessera.engine.loop.sweep import choose_weighting, is_interleaved
 from napari_tessera.engine.stitching.stitch import FLOAT_BYTES
 from napari_tessera.intensity.foreground import is_masked
@@ -319,11 +321,17 @@ class _Run:
             shape,
             weights_bytes=self.traced.weights_bytes,
             profile=self.traced.profile(slab.grid.window, held),
+            of_copies=self._of_copies(slab.grid.window) if held > 1 else None,
             device_kind=self.device.kind,
             # To ask what is free makes the context; a budget is for everything.
             has_context=self.device.budget_bytes is None,
         )
         return _Peak(need, self.traced.known(held))
+
+    def _of_copies(self, window: Shape) -> PassProfile | None:
+        with suppress(ModelError):  # a network that takes one number of windows only is not checked
+            return self.traced.profile(window, COPIES)
+        return None
 
     @property
     def _directed_tables(self) -> int:

@@ -1,9 +1,9 @@
 """What the first passes show about a network: values that are not what they are taken for, a result that is not fixed.
 
 A window's result must not depend on the windows that share its pass, and a network must give the same twice. Neither
-can be read off a network, so the last window of one pass and the first of another are computed alone, too: two calls in
-a run beside the passes that are counted. What a network takes from other windows may lie before them or behind. Their
-outputs are compared in a few places, so that nothing is held for it.
+can be read off a network, so the last window of one pass and the first of another are computed among copies of
+themselves, too: two calls in a run beside the passes that are counted. What a network takes from other windows may lie
+before them or behind. Outputs are compared in a few places, so that nothing is held for it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from napari_tessera.core.errors import ModelError
@@ -21,10 +22,12 @@ if TYPE_CHECKING:
 
     from napari_tessera.engine.loop.network import Forward, Window
 
-__all__ = ["CheckedForward", "Judge", "PassCheck", "is_whole"]
+__all__ = ["COPIES", "CheckedForward", "Judge", "PassCheck", "is_whole"]
 
 # Passes of each volume that are looked at: enough to come from the margin of an image to what it shows.
 PASSES = 8
+# Windows of a pass of copies: not one, for which a CPU has other kernels, which take several times the memory.
+COPIES = 2
 # Values of an output that are compared.
 COMPARED = 65_536
 # By how much of their spread values may differ where only the order of the arithmetic does: far above rounding, which
@@ -58,7 +61,7 @@ class PassCheck:
     precision
         Of the passes.
     compares
-        Whether a window is computed alone, too; False where it is known what that would show.
+        Whether windows are computed among copies, too; False where it is known what that would show.
     """
 
     def __init__(self, judge: Judge, precision: Precision, *, compares: bool = True) -> None:
@@ -121,24 +124,28 @@ class CheckedForward:
         # A network may write into its input, so what is to be known of it is found before.
         fractional = not is_whole(tensor)
         place = self._check.place_to_compare(tensor)
-        window = None if place is None else tensor[place:][:1].clone()
-        alone = None if window is None else self._alone(window.clone(), windows[place:][:1])
-        output = self._forward(tensor, windows)
-        if window is not None and alone is not None:
-            self._compare(alone, output[place], window, windows[place:][:1])
+        if place is None:
+            output = self._forward(tensor, windows)
+        else:
+            window = tensor[place:][:1].clone()
+            among_copies = partial(self._among_copies, window, tensor[:COPIES], windows[place], place)
+            alone = among_copies()
+            output = self._forward(tensor, windows)
+            if alone is not None:
+                self._compare(alone, output[place], among_copies)
         self._check.look(output, self._tell, fractional=fractional)
         if self._left == 0:
             self._check.conclude(self._tell)
         return output
 
-    def _alone(self, window: torch.Tensor, windows: Sequence[Window]) -> torch.Tensor | None:
+    def _among_copies(self, window: torch.Tensor, like: torch.Tensor, of: Window, place: int) -> torch.Tensor | None:
         try:
-            return _some_of(self._forward(window, windows)[0]).clone()
+            return _some_of(self._forward(like.clone().copy_(window), [of] * COPIES)[place]).clone()
         except ModelError:  # a network may take this number of windows and no other; the pass itself will tell
             return None
 
     def _compare(
-        self, alone: torch.Tensor, output: torch.Tensor, window: torch.Tensor, windows: Sequence[Window]
+        self, alone: torch.Tensor, output: torch.Tensor, among_copies: Callable[[], torch.Tensor | None]
     ) -> None:
         together = _some_of(output)
         spread = float(together.max() - together.min())
@@ -146,7 +153,7 @@ class CheckedForward:
         if not deviation > self._check.tolerance * spread:  # what is no number is found elsewhere
             return
         self._check.found_difference()
-        again = self._alone(window, windows)
+        again = among_copies()
         if again is not None and float((again - alone).abs().max()) > self._check.tolerance * spread:
             self._tell(
                 f"the network gives other values each time it is given the same window (they differ by up to "
