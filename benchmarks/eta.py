@@ -29,8 +29,8 @@ LEAST, MOST = 0.8, 1.2
 class Watch:
     """Notes when each pass was done, the time left that was shown then, and when the labels were there."""
 
-    def __init__(self, plan: nt.Plan) -> None:
-        self._meter = ProgressMeter(plan)
+    def __init__(self) -> None:
+        self._meter = ProgressMeter()
         self._shown_s: list[float] = []
         self._at_s: list[float] = []
         self._began_s = self._ended_s = 0.0
@@ -88,7 +88,7 @@ def main() -> None:
         print(f"probe, {took:.1f} s: " + ", ".join(f"{n} windows {s:.3g} s" for n, s in pace.points))
     runs = []
     for number in range(1 + options.repeats):
-        watch = Watch(nt.plan(options.shape, model, settings))
+        watch = Watch()
         nt.segment(volume, model, settings, on_event=watch)
         shown = ", ".join(f"{share:.0%}: {watch.ratio(share):.2f}" for share in SHARES)
         print(f"run {number}, {watch.seconds:.1f} s: shown / true at {shown}")

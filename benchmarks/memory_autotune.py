@@ -229,7 +229,9 @@ def _runs_out(case: Case, model: nt.Model, planned: nt.Plan) -> bool:
     volume = np.random.default_rng(0).random(case.shape, np.float32)
     events: list[Event] = []
     try:
-        for _ in iter_results([lambda: as_source(volume, model.spec)], model, planned, None, on_event=events.append):
+        loads = [lambda: as_source(volume, model.spec)]
+        store = CalibrationStore(Path(tempfile.mkdtemp()) / "unused.json")
+        for _ in iter_results(loads, model, planned, None, on_event=events.append, calibrations=store):
             pass
     except nt.OutOfMemoryError:
         return True

@@ -21,7 +21,6 @@ from napari_tessera import api
 from napari_tessera.core.settings.settings import Precision
 from napari_tessera.engine.loop.events import Event, EventHandler, MemoryRecovered, RunFinished
 from napari_tessera.jobs.pipeline import iter_results
-from napari_tessera.jobs.remember import RunMemory
 from napari_tessera.memory.activations import ActivationCache
 from napari_tessera.memory.calibration.store import CalibrationStore
 from napari_tessera.memory.trace import measure_forward
@@ -134,12 +133,12 @@ class Runs:
         self._device = choose_device(device)
         self._model = nt.Model.from_network(network, in_channels=1, out_channels=CLASSES, name=name)
         folder = Path(tempfile.mkdtemp())
-        self._nothing, self._kept = CalibrationStore(folder / "none.json"), CalibrationStore(folder / "kept.json")
+        self._nothing, self._kept, self._unused = (CalibrationStore(folder / f"{n}.json") for n in range(3))
 
     def measure(self) -> Iterator[Row]:
         """Run every window and batch that the device has room for; the first run is the one that calibrates."""
         first = self._plan(self._windows[0], BATCHES[1], self._nothing)
-        self._predict(first, RunMemory(self._model.network, first, self._kept))
+        self._predict(first, self._kept)
         for window in self._windows:
             for batch in BATCHES:
                 yield from self._run_one(window, batch)
@@ -153,12 +152,12 @@ class Runs:
         )
         return nt.plan(_shape(window), self._model, settings, decoder=api.PROBABILITIES, calibrations=known)
 
-    def _predict(self, planned: nt.Plan, on_event: EventHandler) -> None:
+    def _predict(self, planned: nt.Plan, kept: CalibrationStore, on_event: EventHandler | None = None) -> None:
         volume = np.random.default_rng(0).random(planned.volumes[0].shape, np.float32)
         loads = [lambda: api.as_source(volume, self._model.spec)]
         with suppress(nt.OutOfMemoryError):
             # Not `predict`, which would use and change what the user has measured.
-            for _ in iter_results(loads, self._model, planned, None, on_event=on_event):
+            for _ in iter_results(loads, self._model, planned, None, on_event=on_event, calibrations=kept):
                 pass
 
     def _run_one(self, window: Window, batch: int) -> Iterator[Row]:
@@ -171,7 +170,7 @@ class Runs:
             return
         events: list[Event] = []
         with DriverPeak(self._device) as driver:
-            self._predict(planned, events.append)
+            self._predict(planned, self._unused, events.append)
         peaks = [event.peak_bytes for event in events if isinstance(event, RunFinished)]
         if not peaks or any(isinstance(event, MemoryRecovered) for event in events):
             self.missing.append(f"{case}: memory ran out")

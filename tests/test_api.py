@@ -83,12 +83,16 @@ def test_the_planned_passes_are_the_counted_ones(
 ) -> None:
     settings = nt.Settings.from_mapping(settings.to_dict() | {"tta_num": tta_num})
     events: list[Event] = []
+    planned = nt.plan(volume.shape, model, settings, decoder="probabilities")
     nt.predict(volume, model, settings, on_event=events.append)
-    planned = nt.plan(volume.shape, model, settings)
     counted = [event for event in events if isinstance(event, PassFinished)]
     assert len(counted) == planned.forward_passes
     assert sum(event.windows for event in counted) == planned.windows * tta_num
-    assert events[0] == RunStarted(1, planned.windows, planned.forward_passes)
+    assert isinstance(events[0], RunStarted)
+    assert (len(events[0].volumes), events[0].windows) == (1, planned.windows)
+    assert events[0].forward_passes == planned.forward_passes
+    assert events[0].volumes[0].window_passes == sum(event.windows for event in counted)
+    assert (events[0].memory_bytes, events[0].host_bytes) == (planned.memory.total_bytes, planned.host_bytes)
     assert isinstance(events[-1], RunFinished)
     assert events[-1].forward_passes == planned.forward_passes
 

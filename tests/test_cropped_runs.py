@@ -171,10 +171,11 @@ def test_a_stopped_run_is_put_back_too(model: nt.Model, volume: np.ndarray) -> N
     result = next(results)
     assert not result.complete
     assert result.array.shape == SHAPE
-    assert 0 < result.finished_planes < volume[BOX].shape[result.axis]
+    axis = result.finished.axis
+    assert 0 < result.finished_planes < volume[BOX].shape[axis]
     whole = nt.segment(volume, model, settings)
     done = list(BOX)
-    done[result.axis] = slice(BOX[result.axis].start, BOX[result.axis].start + result.finished_planes)
+    done[axis] = slice(BOX[axis].start, BOX[axis].start + result.finished_planes)
     np.testing.assert_array_equal(result.array[tuple(done)], whole[tuple(done)])
     with pytest.raises(nt.CancelledError):
         next(results)

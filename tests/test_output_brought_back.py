@@ -170,7 +170,7 @@ def test_cancelling_keeps_what_is_finished(model: nt.Model, volume: np.ndarray) 
     assert not result.array[~final].any()
     # At its border the next voxel of the network is missing: there a label may be another.
     assert np.mean(result.array[final] == whole[final]) > 0.999
-    assert result.finished_planes == result.finished.planes < SHAPE[result.axis]
+    assert result.finished_planes == result.finished.planes < SHAPE[result.finished.axis]
     with pytest.raises(nt.CancelledError):
         next(results)
 

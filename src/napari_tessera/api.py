@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -11,10 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_tessera.core.errors import SettingsError
-from napari_tessera.engine.loop.events import Noticed
-from napari_tessera.jobs.pipeline import iter_results
-from napari_tessera.jobs.remember import RunMemory
-from napari_tessera.memory.calibration.store import CalibrationStore
+from napari_tessera.jobs.pipeline import iter_results, provenance
 from napari_tessera.memory.device_state import measure_device
 from napari_tessera.models.given import as_model, as_settings
 from napari_tessera.planning.as_source import as_image, as_source
@@ -23,11 +19,9 @@ from napari_tessera.planning.stacked_planes import plane_loads, split_planes
 from napari_tessera.planning.volume_facts import find_crop, find_occupied, voxel_size_of
 
 if TYPE_CHECKING:
-    from napari_tessera.engine.loop.events import Event, EventHandler
+    from napari_tessera.engine.loop.events import EventHandler
     from napari_tessera.engine.source import Source
     from napari_tessera.models.given import GivenModel, GivenSettings
-    from napari_tessera.models.model import Model
-    from napari_tessera.planning.plan import Plan
     from napari_tessera.planning.resampling import VoxelSize
 
 
@@ -41,11 +35,8 @@ __all__ = [
     "plan",
     "predict",
     "provenance",
-    "remembering",
     "segment",
 ]
-
-logger = logging.getLogger(__name__)
 
 
 def predict(
@@ -159,41 +150,7 @@ def _run_one(
     loads: list[Callable[[], Source]] = [lambda: source]
     if planes is not None:
         loads = [*plane_loads(planes, model.spec)]
-    remember = remembering(planned, model, on_event or _log_noticed)
-    results = iter_results(loads, model, planned, chosen, on_event=remember, cancel=cancel, keep_partial=False)
+    results = iter_results(loads, model, planned, chosen, on_event=on_event, cancel=cancel, keep_partial=False)
     arrays = [result.array for result in results]
     # Of planes the channels stay in front.
     return arrays[0] if planes is None else np.stack(arrays, axis=model.spec.plane_place - 3)
-
-
-def _log_noticed(event: Event) -> None:
-    if isinstance(event, Noticed):
-        logger.warning(event.sentence)
-
-
-def remembering(planned: Plan, model: Model, on_event: EventHandler | None = None) -> EventHandler:
-    """Return a handler for the events of a run of *planned* that also keeps what it takes, for later estimates."""
-    return RunMemory(model.network, planned, CalibrationStore(), on_event)
-
-
-def provenance(planned: Plan, model: Model) -> dict[str, Any]:
-    """Return what a reader of the result needs to make it again: version, model, settings, counts."""
-    from napari_tessera.core.version import __version__
-
-    crop = next((volume.crop for volume in planned.volumes if volume.crop is not None), None)
-    resampled = next((volume.resampling for volume in planned.volumes if volume.resampling is not None), None)
-    return (
-        {
-            "software": f"napari-tessera {__version__}",
-            "model": model.spec.name,
-            "model_origin": model.origin,
-            "settings": planned.settings.to_dict(),
-            "windows": planned.windows,
-            "skipped_windows": planned.skipped_windows,
-            "forward_passes": planned.forward_passes,
-            "device": planned.device.name,
-        }
-        | ({"assumed": list(model.spec.assumed)} if model.spec.assumed else {})
-        | ({} if resampled is None else {"resampled": resampled.to_dict()})
-        | ({} if crop is None else {"crop": crop.to_dict()})
-    )

@@ -16,6 +16,8 @@ from napari_tessera.engine.loop.events import (
     PassFinished,
     RunFinished,
     RunStarted,
+    VolumeCounts,
+    VolumeFailed,
 )
 from napari_tessera.jobs.remember import RunMemory
 from napari_tessera.memory.calibration.key import CalibrationKey, fingerprint
@@ -243,7 +245,11 @@ def plan_of(model: nt.Model, store: CalibrationStore, batch: int = 2) -> nt.Plan
 
 def events_of(plan: nt.Plan, peak: int | None) -> list[Event]:
     passes = [PassFinished(0, n, plan.forward_passes, 2, 0.5) for n in range(1, 4)]
-    return [RunStarted(1, plan.windows, plan.forward_passes), *passes, RunFinished(3, 2.0, peak)]
+    return [
+        RunStarted((VolumeCounts(plan.forward_passes, plan.windows),), plan.windows),
+        *passes,
+        RunFinished(3, 2.0, peak),
+    ]
 
 
 def test_what_a_run_took_corrects_the_next_estimate(model: nt.Model, store: CalibrationStore) -> None:
@@ -269,7 +275,9 @@ def test_what_a_run_took_corrects_the_next_estimate(model: nt.Model, store: Cali
     assert first.seconds_at(pace) == pytest.approx(0.25 * first.windows)
 
 
-@pytest.mark.parametrize("deviation", [MemoryRecovered(0, 1, 2, 1), RunStarted(3, 0, 0)])
+@pytest.mark.parametrize(
+    "deviation", [MemoryRecovered(0, 1, 2, 1), RunStarted((VolumeCounts(0, 0),) * 3), VolumeFailed(0, ValueError())]
+)
 def test_a_run_that_left_its_plan_is_no_measurement(model: nt.Model, store: CalibrationStore, deviation: Event) -> None:
     plan = plan_of(model, store)
     remember = RunMemory(model.network, plan, store)
@@ -317,7 +325,11 @@ def test_a_run_keeps_what_its_labels_took(model: nt.Model, store: CalibrationSto
 
 def passes(seconds: list[float]) -> list[Event]:
     timed = [PassFinished(0, n, len(seconds), 2, each) for n, each in enumerate(seconds, 1)]
-    return [RunStarted(1, 2 * len(seconds), len(seconds)), *timed, RunFinished(len(seconds), sum(seconds), None)]
+    return [
+        RunStarted((VolumeCounts(len(seconds), 2 * len(seconds)),)),
+        *timed,
+        RunFinished(len(seconds), sum(seconds), None),
+    ]
 
 
 def test_a_lone_slow_first_pass_counts_only_while_nothing_else_is_known(

@@ -19,6 +19,8 @@ from napari_tessera.engine.loop.events import (
     MemoryRecovered,
     Noticed,
     PassFinished,
+    RunStarted,
+    VolumeCounts,
     VolumeFinished,
     VolumeStarted,
 )
@@ -26,6 +28,9 @@ from napari_tessera.models.load import load_model
 
 if TYPE_CHECKING:
     from napari_tessera import Plan
+
+
+START = RunStarted((VolumeCounts(16, 16),) * 2, windows=32)
 
 
 @pytest.fixture
@@ -46,26 +51,28 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
 def test_counts(planned: Plan) -> None:
     run = RunProgress(planned, ["a", "b"])
     assert (run.passes, run.total) == (0, 32)
-    run(VolumeStarted(0, 16))
-    run(PassFinished(0, 1, 16, 4, 0.1))
+    run(START)
+    run(VolumeStarted(0, 16, 16))
+    run(PassFinished(0, 1, 16, 1, 0.1))
     run(MemoryRecovered(0, 2, 4, 2))
     run(PassFinished(0, 2, 31, 2, 0.1))
     run(DecodingFinished(0, 100, 0.25))
     run(VolumeFinished(0, 3.5))
-    assert (run.passes, run.total, run.seconds) == (2, 47, [3.5, 0.0])
-    assert run.decoding_s == [0.25, 0.0]
-    assert run.passes_s[0] > run.passes_s[1] == 0
+    assert (run.passes, run.total, [volume.seconds for volume in run.volumes]) == (2, 47, [3.5, 0.0])
+    assert [volume.decoding_s for volume in run.volumes] == [0.25, 0.0]
+    assert run.volumes[0].passes_s > run.volumes[1].passes_s == 0
     assert [event.sw_batch_size for event in run.recovered] == [2]
 
 
 def test_lines(planned: Plan, capfd: pytest.CaptureFixture[str]) -> None:
     run = LineProgress(planned, ["a.tif", "b.tif"], every_s=0)
-    run(VolumeStarted(0, 16))
-    run(PassFinished(0, 1, 16, 4, 60.0))
-    run(PassFinished(0, 2, 16, 4, 60.0))
+    run(START)
+    run(VolumeStarted(0, 16, 16))
+    run(PassFinished(0, 1, 16, 1, 60.0))
+    run(PassFinished(0, 2, 16, 1, 60.0))
     run(DecodingStarted(0, "threshold"))
     # volume 0 failed after two passes: the next one goes on behind all of its passes
-    run(VolumeStarted(1, 16))
+    run(VolumeStarted(1, 16, 16))
     lines = capfd.readouterr().err.splitlines()
     assert lines[0] == "a.tif (1 of 2): 0 of 32 passes"
     assert lines[2] == "a.tif (1 of 2): 2 of 32 passes, 30 min left"
@@ -75,9 +82,10 @@ def test_lines(planned: Plan, capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_lines_are_rare(planned: Plan, capfd: pytest.CaptureFixture[str]) -> None:
     run = LineProgress(planned, ["a.tif", "b.tif"])
-    run(VolumeStarted(0, 16))
+    run(START)
+    run(VolumeStarted(0, 16, 16))
     for done in range(1, 17):
-        run(PassFinished(0, done, 16, 4, 0.01))
+        run(PassFinished(0, done, 16, 1, 0.01))
     assert len(capfd.readouterr().err.splitlines()) == 1
 
 
@@ -90,16 +98,17 @@ def test_what_is_noticed_is_said_once(planned: Plan, capfd: pytest.CaptureFixtur
     run = RunProgress(planned, ["a.tif", "b.tif"])
     for volume, sentence in enumerate(("the values leave [0, 1]", "the values leave [0, 1]", "it is random")):
         run(Noticed(volume, sentence))
-    assert run.noticed == ["the values leave [0, 1]", "it is random"]
+    assert run.noticed == ("the values leave [0, 1]", "it is random")
     assert capfd.readouterr().err == "Warning: the values leave [0, 1]\nWarning: it is random\n"
 
 
 def test_bar(planned: Plan, terminal: io.StringIO) -> None:
     with show_progress(planned, ["a.tif", "b.tif"]) as run:
         assert isinstance(run, BarProgress)
-        run(VolumeStarted(0, 16))
-        run(PassFinished(0, 1, 16, 4, 60.0))
-        run(PassFinished(0, 2, 16, 4, 60.0))
+        run(START)
+        run(VolumeStarted(0, 16, 16))
+        run(PassFinished(0, 1, 16, 1, 60.0))
+        run(PassFinished(0, 2, 16, 1, 60.0))
         run.bar.refresh()
     shown = terminal.getvalue()
     assert "a.tif (1 of 2)" in shown

@@ -292,7 +292,7 @@ def test_memory_has_its_exit_code(
     def no_memory(*args: object, **kwargs: object) -> None:
         raise OutOfMemoryError("one window does not fit")
 
-    monkeypatch.setattr("napari_tessera.cli.batch.iter_results", no_memory)
+    monkeypatch.setattr("napari_tessera.jobs.pipeline._run_volume", no_memory)
     ended = tessera("run", image, "-o", tmp_path / "a.tif", "-m", model)
     assert (ended.code, (tmp_path / "a.tif").exists()) == (4, False)
 

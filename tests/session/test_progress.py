@@ -21,6 +21,7 @@ from napari_tessera.engine.loop.events import (
     Recovery,
     RunFinished,
     RunStarted,
+    VolumeCounts,
     VolumeFinished,
     VolumeStarted,
 )
@@ -36,7 +37,7 @@ def after(*events: Any) -> Any:
     return meter.progress
 
 
-START = (RunStarted(2, 20, 10), VolumeStarted(0, 5))
+START = (RunStarted((VolumeCounts(5, 10),) * 2), VolumeStarted(0, 5, 10))
 
 
 def test_first_pass_is_not_the_pace() -> None:
@@ -48,7 +49,7 @@ def test_first_pass_is_not_the_pace() -> None:
 
 def test_volumes_add_up() -> None:
     first = [PassFinished(0, n, 5, 2, 1.0) for n in range(1, 6)]
-    now = after(*START, *first, VolumeFinished(0, 5.0), VolumeStarted(1, 5), PassFinished(1, 1, 5, 2, 1.0))
+    now = after(*START, *first, VolumeFinished(0, 5.0), VolumeStarted(1, 5, 10), PassFinished(1, 1, 5, 2, 1.0))
     assert (now.done, now.total) == (6, 10)
 
 
@@ -70,14 +71,17 @@ def test_decoding_and_the_end() -> None:
     assert after(*START, RunFinished(10, 12.0, None)).finished == RunFinished(10, 12.0, None)
 
 
-def planned(*voxels: int, decoding: DecodingTime | None = None) -> Any:
-    volumes = [SimpleNamespace(decoded_voxels=each) for each in voxels]
-    return SimpleNamespace(volumes=volumes, settings=SimpleNamespace(decoder="watershed"), decoding=decoding)
+def meter_of(*voxels: int, decoding: DecodingTime | None = None) -> ProgressMeter:
+    times = (None if decoding is None else decoding.of(each) for each in voxels)
+    counts = [VolumeCounts(1, 1, 1, each, seconds) for each, seconds in zip(voxels, times, strict=True)]
+    meter = ProgressMeter()
+    meter.observe(RunStarted(tuple(counts)))
+    return meter
 
 
 def labels_of(meter: ProgressMeter, volume: int, voxels: int, seconds: float, *, later: bool = False) -> float:
     """Return the seconds that are left for labels after those of *volume*, made after it is finished where *later*."""
-    meter.observe(VolumeStarted(volume, 0))
+    meter.observe(VolumeStarted(volume, 0, 0))
     order: list[Any] = [DecodingStarted(volume, "watershed"), DecodingFinished(volume, voxels, seconds)]
     for event in [VolumeFinished(volume, 0.0), *order] if later else [*order, VolumeFinished(volume, 0.0)]:
         meter.observe(event)
@@ -87,7 +91,7 @@ def labels_of(meter: ProgressMeter, volume: int, voxels: int, seconds: float, *,
 @pytest.mark.parametrize("later", [False, True])
 def test_labels_of_a_small_volume_do_not_decide_on_the_large_ones(later: bool) -> None:
     known = DecodingTime(0.5, 4e-6)
-    meter = ProgressMeter(planned(1, 10_000_000, 10_000_000, decoding=known))
+    meter = meter_of(1, 10_000_000, 10_000_000, decoding=known)
     assert meter.decoding_left_s == pytest.approx(0.5 + 2 * 40.5)
     assert labels_of(meter, 0, 1, 0.9, later=later) == pytest.approx(2 * 40.5)
     assert labels_of(meter, 1, 10_000_000, 20.0, later=later) == pytest.approx(20.9, rel=0.1), "as this run shows"
@@ -96,16 +100,16 @@ def test_labels_of_a_small_volume_do_not_decide_on_the_large_ones(later: bool) -
 
 
 def test_labels_that_were_never_timed_are_learnt_by_their_voxels() -> None:
-    meter = ProgressMeter(planned(2_000_000, 8_000_000, 1))
+    meter = meter_of(2_000_000, 8_000_000, 1)
     assert meter.decoding_left_s == 0
     assert labels_of(meter, 0, 2_000_000, 3.0) == pytest.approx(12, abs=0.1)
 
 
 def test_no_labels_are_awaited_of_a_volume_that_failed() -> None:
-    meter = ProgressMeter(planned(10_000_000, 10_000_000, decoding=DecodingTime(0.0, 1e-6)))
-    meter.observe(VolumeStarted(0, 1))
+    meter = meter_of(10_000_000, 10_000_000, decoding=DecodingTime(0.0, 1e-6))
+    meter.observe(VolumeStarted(0, 1, 1))
     assert meter.decoding_left_s == pytest.approx(20)
-    meter.observe(VolumeStarted(1, 1))
+    meter.observe(VolumeStarted(1, 1, 1))
     assert meter.decoding_left_s == pytest.approx(10)
 
 
@@ -129,11 +133,10 @@ def events_of(
     *,
     cost: Cost = steady,
     views: int = 1,
-    shared_windows: int = 0,
     halved_at: int | None = None,
     planned: Sequence[Sequence[int]] | None = None,
 ) -> list[Any]:
-    """Return what a run tells over *volumes*, each the windows of its blocks, of which some are in several blocks.
+    """Return what a run tells over *volumes*, each the windows of its blocks.
 
     In pass *halved_at* (from 0) memory runs out. *planned* are the volumes before empty windows were found.
     """
@@ -142,12 +145,12 @@ def events_of(
         return sum(count_forward_passes(n, sw_batch_size=batch, n_views=views) for n in blocks)
 
     promised = planned or volumes
-    windows = sum(map(sum, promised)) - shared_windows
-    events: list[Any] = [RunStarted(len(volumes), windows, sum(passes_of(blocks, batch) for blocks in promised))]
+    counts = [VolumeCounts(passes_of(blocks, batch), views * sum(blocks)) for blocks in promised]
+    events: list[Any] = [RunStarted(tuple(counts))]
     number = 0
     for volume, blocks in enumerate(volumes):
         here, done, late = batch, 0, 0.0
-        events.append(VolumeStarted(volume, passes_of(blocks, batch)))
+        events.append(VolumeStarted(volume, passes_of(blocks, batch), views * sum(blocks)))
         for block, left in enumerate(blocks):
             while left:
                 held = min(here, left)
@@ -191,7 +194,7 @@ def noisy(windows: int, number: int) -> float:
         {"volumes": [[800]], "batch": 8},
         {"volumes": [[801]], "batch": 8},
         {"volumes": [[9]], "batch": 8, "views": 8},  # half of all passes hold one window
-        {"volumes": [[40, 41, 43]] * 3, "batch": 4, "views": 2, "shared_windows": 60},
+        {"volumes": [[40, 41, 43]] * 3, "batch": 4, "views": 2},
         {"volumes": [[9]] * 60, "batch": 8},
         {"volumes": [[9]] * 10, "batch": 8, "views": 8},
         {"volumes": [[60], [250], [9], [480]], "batch": 6},

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_tessera import api
-from napari_tessera.cli.batch import VolumeFailure, iter_outcomes
 from napari_tessera.cli.choice import Choice
 from napari_tessera.cli.console import say
 from napari_tessera.cli.exit import describe
@@ -22,6 +21,7 @@ from napari_tessera.cli.targets import free_name, stem_of
 from napari_tessera.core.errors import CancelledError, OutOfMemoryError, SettingsError
 from napari_tessera.core.units import format_bytes
 from napari_tessera.decode.classes import label_classes
+from napari_tessera.jobs.pipeline import iter_results
 
 if TYPE_CHECKING:
     from napari_tessera import Model, Plan, Settings
@@ -140,25 +140,35 @@ class FileRun:
         loads = [load for item in self.items for load in item.image.loads]
         names = [name for item in self.items for name in item.image.names]
         with cancel_on_stop() as cancel, show_progress(self.planned, names, quiet=quiet) as progress:
-            observe = api.remembering(self.planned, self.model, progress)
+            results = iter_results(
+                loads,
+                self.model,
+                self.planned,
+                self.decoder,
+                on_event=progress,
+                cancel=cancel,
+                keep_partial=False,  # labels of a part of it would take time that whoever cancels does not want to wait
+                keep_going=True,
+            )
             try:
-                outcomes = iter_outcomes(loads, self.model, self.planned, self.decoder, on_event=observe, cancel=cancel)
-                with closing(heard(outcomes, cancel)) as outcomes:
-                    for outcome in outcomes:
-                        item, frame = frames[outcome.volume]
-                        self._take(outcome, item, frame, progress)
+                with closing(heard(results, cancel)) as results:
+                    for result in results:
+                        item, frame = frames[result.volume]
+                        self._take(result, item, frame, progress)
                         if frame + 1 == len(item.volumes) and not item.result.is_empty:
                             self._write(item, progress, overwrite)
                             item.result.forget()
             except CancelledError as error:
                 raise CancelledError(self._stopped(progress)) from error
 
-    def _take(self, result: VolumeResult | VolumeFailure, item: Item, frame: int, progress: RunProgress) -> None:
-        item.outcome.seconds += progress.seconds[result.volume]
-        item.outcome.passes_s += progress.passes_s[result.volume]
-        item.outcome.decoding_s += progress.decoding_s[result.volume]
-        item.outcome.forward_passes += progress.done[result.volume]
-        if isinstance(result, VolumeFailure):
+    def _take(self, result: VolumeResult, item: Item, frame: int, progress: RunProgress) -> None:
+        if progress.volumes:
+            taken = progress.volumes[result.volume]
+            item.outcome.seconds += taken.seconds
+            item.outcome.passes_s += taken.passes_s
+            item.outcome.decoding_s += taken.decoding_s
+            item.outcome.forward_passes += taken.done
+        if result.error is not None:
             item.outcome.failed_frames.append(frame)
             item.outcome.fail(item.image.names[frame], result.error)
         else:

@@ -14,16 +14,13 @@ from napari_tessera.cli.console import ERR, say, stderr_is_terminal
 from napari_tessera.core.errors import without_control
 from napari_tessera.core.units import format_duration
 from napari_tessera.engine.loop.events import (
-    DecodingFinished,
     DecodingStarted,
     Event,
     MemoryRecovered,
-    Noticed,
     PassFinished,
-    VolumeFinished,
     VolumeStarted,
 )
-from napari_tessera.session.progress import ProgressMeter
+from napari_tessera.session.progress import ProgressMeter, VolumeProgress
 
 if TYPE_CHECKING:
     from napari_tessera import Plan
@@ -71,64 +68,55 @@ class RunProgress:
 
     Attributes
     ----------
-    done
-        Forward passes made, per volume.
-    seconds, passes_s, decoding_s
-        Time that each finished volume took, and what of it its passes and making its labels took.
     recovered
         What was given up because memory ran out.
-    noticed
-        Sentences on the network that its first passes showed.
     """
 
     def __init__(self, planned: Plan, names: Sequence[str]) -> None:
         self._names = names
-        self._meter = ProgressMeter(planned)
-        self._totals = [volume.forward_passes for volume in planned.volumes]
-        self.done = [0] * len(names)
-        self.seconds, self.passes_s, self.decoding_s = ([0.0] * len(names) for _ in range(3))
+        self._planned = planned.forward_passes
+        self._meter = ProgressMeter()
         self.recovered: list[MemoryRecovered] = []
-        self.noticed: list[str] = []
+
+    @property
+    def volumes(self) -> Sequence[VolumeProgress]:
+        """What each volume has taken until now; nothing before the run starts."""
+        return self._meter.volumes
+
+    @property
+    def noticed(self) -> tuple[str, ...]:
+        """Sentences on the network that its first passes showed."""
+        return self._meter.progress.noticed
 
     @property
     def passes(self) -> int:
         """Forward passes made in the whole run."""
-        return sum(self.done)
+        return self._meter.progress.done
 
     @property
     def total(self) -> int:
         """Forward passes of the whole run; grows when memory ran out."""
-        return sum(self._totals)
+        return self._meter.progress.total or self._planned
 
     def __call__(self, event: Event) -> None:
         """Take in one event and show what it changes."""
-        passes_s = self._meter.progress.passes_s
+        noticed = len(self.noticed)
         self._meter.observe(event)
         match event:
-            case VolumeStarted(volume=volume):
-                self._show(volume, "")
-            case PassFinished(volume=volume, done=done, total=total):
-                self.done[volume], self._totals[volume] = done, total
-                self.passes_s[volume] += self._meter.progress.passes_s - passes_s
+            case VolumeStarted(volume=volume) | PassFinished(volume=volume):
                 self._show(volume, "")
             case DecodingStarted(volume=volume, decoder=decoder):
                 self._show(volume, f": {decoder}")
-            case DecodingFinished(volume=volume, seconds=seconds):
-                self.decoding_s[volume] = seconds
-            case VolumeFinished(volume=volume, seconds=seconds):
-                self.seconds[volume] = seconds
             case MemoryRecovered():
                 self.recovered.append(event)
                 self.note_recovery(event)
-            case Noticed(sentence=sentence) if sentence not in self.noticed:
-                self.noticed.append(sentence)
-                say(sentence, kind="Warning")
+        for sentence in self.noticed[noticed:]:
+            say(sentence, kind="Warning")
 
     def _show(self, volume: int, stage: str) -> None:
-        done = sum(self._totals[:volume]) + self.done[volume]
+        done = sum(each.total for each in self.volumes[:volume]) + self.volumes[volume].done
         which = f" ({volume + 1} of {len(self._names)})" if len(self._names) > 1 else ""
-        pace_s = self._meter.progress.seconds_per_pass
-        left_s = None if pace_s is None else pace_s * (self.total - done) + self._meter.decoding_left_s
+        left_s = self._meter.progress.seconds_left
         self.show(Status(f"{self._names[volume]}{which}{stage}", done, self.total, left_s or None))
 
     def show(self, status: Status) -> None:

@@ -66,8 +66,10 @@ class _Measured:
 
 def iter_loaded(
     loads: Sequence[Load], model: Model, plan: Plan, measure: Measure | None
-) -> Generator[Loaded, None, None]:
-    """Yield every volume with its intensities, at most ``batch_size`` of them in memory at once.
+) -> Generator[Callable[[], Loaded], None, None]:
+    """Yield what gives a volume with its intensities, or raises what is wrong with it, for every volume.
+
+    At most ``batch_size`` of them are in memory at once.
 
     Parameters
     ----------
@@ -79,7 +81,7 @@ def iter_loaded(
     waiting = deque(enumerate(loads))
     if batch_size == 1:
         while waiting:
-            yield prepare(waiting.popleft())
+            yield partial(prepare, waiting.popleft())
         return
     with ThreadPoolExecutor(1, thread_name_prefix="tessera-load") as pool:
         ahead: deque[Future[Loaded]] = deque()
@@ -88,7 +90,7 @@ def iter_loaded(
                 # The volume that is being computed counts as one of the resident ones.
                 while waiting and len(ahead) < batch_size:
                     ahead.append(pool.submit(prepare, waiting.popleft()))
-                yield ahead.popleft().result()
+                yield ahead.popleft().result
         finally:
             for future in ahead:
                 future.cancel()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -15,9 +17,9 @@ import numpy.typing as npt
 from napari_tessera.core.errors import CancelledError, OutOfMemoryError, host_memory_for
 from napari_tessera.core.settings.settings import ProbabilityType
 from napari_tessera.core.units import format_bytes
-from napari_tessera.decode import get_decoder
+from napari_tessera.core.version import __version__
 from napari_tessera.decode.expected import ValueCheck
-from napari_tessera.decode.reduce import UINT8_LEVELS, choose_reduction, keep_output
+from napari_tessera.decode.reduce import UINT8_LEVELS, choose_reduction, keep_output, restore_probabilities
 from napari_tessera.engine.devices.devices import Device, host_memory, open_devices
 from napari_tessera.engine.loop.events import (
     DecodingFinished,
@@ -28,6 +30,8 @@ from napari_tessera.engine.loop.events import (
     PlanesFinished,
     RunFinished,
     RunStarted,
+    VolumeCounts,
+    VolumeFailed,
     VolumeFinished,
     VolumeStarted,
     raise_if_cancelled,
@@ -38,7 +42,9 @@ from napari_tessera.engine.sink import ArraySink
 from napari_tessera.engine.source import ArraySource, estimate_cache_bytes
 from napari_tessera.jobs.finished import FinishedPart
 from napari_tessera.jobs.loading import Loaded, iter_loaded
+from napari_tessera.jobs.remember import RunMemory
 from napari_tessera.memory.allocations import FirstPasses
+from napari_tessera.memory.calibration.store import CalibrationStore
 from napari_tessera.models.model import Model
 from napari_tessera.models.networks.training_mode import find_training_mode
 
@@ -47,67 +53,52 @@ if TYPE_CHECKING:
 
     from napari_tessera.decode import Decoder
     from napari_tessera.engine.loop.sweep import Sweep
-    from napari_tessera.images.views.crop import Crop
     from napari_tessera.jobs.loading import Load, Measure
-    from napari_tessera.models.spec.spec import ModelSpec
     from napari_tessera.planning.plan import Plan
-    from napari_tessera.planning.resampling import Resampling
 
-__all__ = ["VolumeResult", "iter_results"]
+__all__ = ["VolumeResult", "iter_results", "provenance"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class VolumeResult:
-    """What became of one volume.
+    """What became of one volume, in the image's own voxels.
 
     Parameters
     ----------
     volume
         Its number, from 0.
-    array
-        Labels, integers (*spatial), or probabilities (C, *spatial) in the type that the settings ask for.
+    labels
+        Integers (*spatial); None where none are made.
+    probabilities
+        (C, *spatial) in the type that the settings ask for; None where they are not kept.
     complete
         False when the run was cancelled: what is not *finished* is background.
     finished
-        The part that is final, of *array*.
-    resampling
-        What is still to be done to bring results to the image's own voxels; None: nothing, also where they were
-        decided there.
-    crop
-        The box of the image that results are still to be put back from; None: they are of all of it.
-    background
-        What is outside of the box, a number for each channel of the network's output.
+        The part that is final; None of a volume that failed.
+    error
+        What went wrong, where that does not end the run.
     """
 
     volume: int
-    array: npt.NDArray[Any]
+    labels: npt.NDArray[Any] | None
+    probabilities: npt.NDArray[Any] | None
     complete: bool
-    finished: FinishedPart
-    resampling: Resampling | None = None
-    crop: Crop | None = None
-    background: tuple[float, ...] = ()
-
-    def bring_back(self, result: npt.NDArray[Any], *, is_labels: bool) -> npt.NDArray[Any]:
-        """Return *result*, on the grid that the windows lie in, on the image's own: `array`, or labels made of it."""
-        with host_memory_for("bringing the result back to the image's voxels"):
-            if self.resampling is not None:
-                result = self.resampling.bring_back(result, is_labels=is_labels)
-            return result if self.crop is None else self.crop.put_back(result, () if is_labels else self.background)
-
-    def brought_back(self, *, is_labels: bool) -> VolumeResult:
-        """Return the same with its `array` on the image's own grid; *is_labels*: what it is of."""
-        array = self.bring_back(self.array, is_labels=is_labels)
-        return replace(self, array=array, resampling=None, crop=None)
+    finished: FinishedPart | None
+    error: Exception | None = None
 
     @property
-    def axis(self) -> int:
-        """The sweep axis."""
-        return self.finished.axis
+    def array(self) -> npt.NDArray[Any]:
+        """The labels, the probabilities where there are none."""
+        array = self.probabilities if self.labels is None else self.labels
+        assert array is not None
+        return array
 
     @property
     def finished_planes(self) -> int:
-        """Its planes that are final."""
-        return self.finished.planes
+        """Planes that are final, along the sweep axis."""
+        return 0 if self.finished is None else self.finished.planes
 
 
 def iter_results(
@@ -116,12 +107,14 @@ def iter_results(
     plan: Plan,
     decoder: Decoder | None,
     *,
+    probabilities: bool = False,
     on_event: EventHandler | None = None,
     cancel: threading.Event | None = None,
     keep_partial: bool = True,
-    bring_back: bool = True,
+    keep_going: bool = False,
     measure: Measure | None = None,
-) -> Iterator[VolumeResult]:
+    calibrations: CalibrationStore | None = None,
+) -> Generator[VolumeResult, None, None]:
     """Run *plan* and yield each volume's result as soon as it is done.
 
     Parameters
@@ -133,16 +126,20 @@ def iter_results(
         What to run; the plan must have been made for this model and for volumes of these shapes.
     decoder
         What makes labels of probabilities; None keeps the probabilities.
+    probabilities
+        Whether they are kept beside the labels.
     on_event, cancel
-        Receives events, on the thread that iterates; stops the run within one forward pass.
+        Receives events, on the thread that iterates; None: what is `Noticed` is logged as a warning. Stops the run
+        within one forward pass.
     keep_partial
         Whether a cancelled run decodes and yields the finished part of the volume at hand before it ends.
-    bring_back
-        Whether results of resampled volumes are yielded in the image's own voxels; False leaves that to
-        `VolumeResult.bring_back`, for labels that are still to be made of probabilities.
+    keep_going
+        Whether what goes wrong with a volume ends that volume alone: its result then has the error.
     measure
         Gives the intensities of a volume, by its number, as the network sees it; None reads it for them. Called on the
         thread that loads.
+    calibrations
+        Where it is kept what the run takes, for later estimates; the user's own if None.
 
     Raises
     ------
@@ -151,7 +148,7 @@ def iter_results(
     TesseraError
         Whatever else goes wrong with a volume, the model or memory.
     """
-    notify = on_event or (lambda event: None)
+    notify: EventHandler = RunMemory(model.network, plan, calibrations or CalibrationStore(), on_event or _log_noticed)
     devices = open_devices(plan.settings.device)
     # Only the host's allocator keeps no peak of its own.
     on_cpu = [device.torch_device.type for device in devices] == ["cpu"]
@@ -159,28 +156,50 @@ def iter_results(
     if first is not None:
         notify = first.heard_by(notify)
     in_training = find_training_mode(model.network)
-    check = _check_of(model.spec, plan, decoder, compares=not in_training)
+    job = _Job(
+        model,
+        plan,
+        decoder,
+        probabilities or decoder is None,
+        PassCheck(
+            ValueCheck(model.spec, None if probabilities else decoder, decoder),
+            plan.settings.precision,
+            compares=not in_training,
+        ),
+        notify,
+        cancel,
+        keep_partial,
+    )
     began, passes = time.perf_counter(), 0
     for device in devices:
         device.start_peak(model.bytes_on(device.torch_device))
-    notify(RunStarted(len(loads), plan.windows, plan.forward_passes))
+    notify(RunStarted(_counts(plan), plan.windows, plan.memory.total_bytes, plan.host_bytes))
     for sentence in in_training:
         notify(Noticed(0, sentence))
     try:
-        with (
-            _lent(model, devices) as workers,
-            closing(iter_loaded(loads, model, plan, measure)) as volumes,
-        ):
+        with ExitStack() as stack:
+            try:
+                workers = stack.enter_context(_lent(model, devices))
+            except Exception as error:
+                if not keep_going:
+                    raise
+                yield from (_failed(number, error, notify) for number in range(len(loads)))
+                return
+            volumes = stack.enter_context(closing(iter_loaded(loads, model, plan, measure)))
             for number in range(len(loads)):
-                # Nothing here may keep a volume while the next one is loaded: that would be one more than batch_size.
-                run = _VolumeRun(number, next(volumes), model, plan, decoder, check, notify, cancel, keep_partial)
-                with first if first is not None and number == 0 else nullcontext():
-                    result = run.run(workers)
-                if bring_back:
-                    result = result.brought_back(is_labels=decoder is not None)
-                passes += run.passes
+                try:
+                    with first if first is not None and number == 0 else nullcontext():
+                        result, made = _run_volume(number, next(volumes), job, workers)
+                except CancelledError:
+                    raise
+                except Exception as error:
+                    if not keep_going:
+                        raise
+                    result, made = _failed(number, error, notify), 0
+                    for device in devices:
+                        device.release_cached()
+                passes += made
                 stopped = not result.complete
-                del run
                 yield result
                 del result
                 if stopped or number < len(loads) - 1:
@@ -195,12 +214,30 @@ def iter_results(
     notify(RunFinished(passes, time.perf_counter() - began, peak))
 
 
-def _check_of(spec: ModelSpec, plan: Plan, decoder: Decoder | None, *, compares: bool) -> PassCheck:
-    """Return what looks at the first passes; labels may be made of kept probabilities once the run is over."""
-    settings, labels = plan.settings, decoder
-    if labels is None and settings.decoder is not None:
-        labels = get_decoder(settings.decoder, **dict(settings.decoder_parameters))
-    return PassCheck(ValueCheck(spec, decoder, labels), settings.precision, compares=compares)
+def _log_noticed(event: Event) -> None:
+    if isinstance(event, Noticed):
+        logger.warning(event.sentence)
+
+
+def _failed(number: int, error: Exception, notify: EventHandler) -> VolumeResult:
+    """Return the result of a volume that failed; its traceback keeps neither the volume nor tensors alive."""
+    traceback.clear_frames(error.__traceback__)
+    notify(VolumeFailed(number, error))
+    return VolumeResult(number, None, None, True, None, error)
+
+
+def _counts(plan: Plan) -> tuple[VolumeCounts, ...]:
+    decodes, timed = bool(plan.settings.decoder), plan.decoding
+    return tuple(
+        VolumeCounts(
+            forward_passes=volume.forward_passes,
+            window_passes=sum(volume.block_windows) * plan.views_per_pass,
+            planes=volume.image_shape[volume.layout.sweep_axis],
+            decoded_voxels=volume.decoded_voxels if decodes else 0,
+            decoding_s=timed.of(volume.decoded_voxels) if decodes and timed is not None else None,
+        )
+        for volume in plan.volumes
+    )
 
 
 @contextmanager
@@ -224,39 +261,45 @@ def _lent(model: Model, devices: Sequence[Device]) -> Iterator[tuple[Worker, ...
         yield tuple(workers)
 
 
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What all volumes of a run share."""
+
+    model: Model
+    plan: Plan
+    decoder: Decoder | None
+    keeps_probabilities: bool
+    check: PassCheck
+    notify: EventHandler
+    cancel: threading.Event | None
+    keep_partial: bool
+
+
+def _run_volume(
+    number: int, load: Callable[[], Loaded], job: _Job, workers: Sequence[Worker]
+) -> tuple[VolumeResult, int]:
+    """Return what becomes of one volume, and its forward passes; nothing keeps the volume afterwards."""
+    run = _VolumeRun(number, load(), job)
+    return run.run(workers), run.passes
+
+
 class _VolumeRun:
     """One volume: sweep, then decode."""
 
-    def __init__(
-        self,
-        number: int,
-        loaded: Loaded,
-        model: Model,
-        plan: Plan,
-        decoder: Decoder | None,
-        check: PassCheck,
-        notify: EventHandler,
-        cancel: threading.Event | None,
-        keep_partial: bool,
-    ) -> None:
-        self._keep_partial = keep_partial
-        self._check = check
-        self._number = number
-        self._loaded = loaded
-        self._spec = model.spec
-        self._plan = plan
-        self._volume = plan.volumes[number]
-        self._decoder = decoder
-        self._notify = notify
-        self._cancel = cancel
+    def __init__(self, number: int, loaded: Loaded, job: _Job) -> None:
+        self._job, self._number, self._loaded = job, number, loaded
+        self._spec, self._plan, self._volume = job.model.spec, job.plan, job.plan.volumes[number]
+        # Labels are made on the way where nobody asks for the probabilities.
+        reducer = None if job.keeps_probabilities else job.decoder
+        kept_as = self._plan.settings.probabilities
         # What the result is made of, and what is kept of the network's output until then.
-        self._reduced = self._kept = choose_reduction(self._spec, decoder, plan.settings.probabilities)
+        self._reduced = self._kept = choose_reduction(self._spec, reducer, kept_as)
         resampling = self._volume.resampling
         self._back = resampling if resampling is not None and resampling.keeps_output else None
         if self._back is not None:
             self._kept = keep_output(self._spec)
             self._reduced = choose_reduction(
-                self._spec, decoder, plan.settings.probabilities, activated=self._spec.resampling.output_activated
+                self._spec, reducer, kept_as, activated=self._spec.resampling.output_activated
             )
         self._finished = FinishedPart(
             self._volume.layout, result_shape=None if self._back is None else self._volume.seen_shape
@@ -264,28 +307,37 @@ class _VolumeRun:
         self.passes = 0
 
     def run(self, workers: Sequence[Worker]) -> VolumeResult:
-        began = time.perf_counter()
+        job, began = self._job, time.perf_counter()
         self._check_host_memory()
         occupied = self._finished.occupied = self._loaded.occupied
-        sweep = replace(self._plan.sweep(self._number, self._loaded.intensity), occupied=occupied, check=self._check)
-        self._notify(VolumeStarted(self._number, sweep.forward_passes))
+        sweep = replace(self._plan.sweep(self._number, self._loaded.intensity), occupied=occupied, check=job.check)
+        job.notify(VolumeStarted(self._number, sweep.forward_passes, sweep.window_passes))
         with host_memory_for("the result"):
             shape = (self._kept.channels, *self._volume.shape)
             sink = ArraySink.filled(shape, self._kept.dtype, self._kept.reduction.background)
         complete = self._sweep(workers, sweep, sink)
-        if not self._keep_partial:
-            raise_if_cancelled(self._cancel)  # nobody waits for the labels any more
-        array, still_to_do = sink.array, self._volume.resampling
+        if not job.keep_partial:
+            raise_if_cancelled(job.cancel)  # nobody waits for the labels any more
+        array = sink.array
         del sink  # what was kept is not needed beside the labels
         if self._back is not None:
-            array, still_to_do = self._bring_back(array), None
-        with host_memory_for("turning probabilities into labels"):
-            array = self._decode(array) if self._decoder is not None else array
+            array = self._bring_back(array)
+        labels = probabilities = None
+        if job.decoder is not None:
+            labels = self._in_image(self._decode(array, job.decoder), is_labels=True)
+        if job.keeps_probabilities:
+            probabilities = self._in_image(array, is_labels=False)
         if complete:
-            self._notify(VolumeFinished(self._number, time.perf_counter() - began))
-        return VolumeResult(
-            self._number, array, complete, self._finished, still_to_do, self._volume.crop, self._background
-        )
+            job.notify(VolumeFinished(self._number, time.perf_counter() - began))
+        return VolumeResult(self._number, labels, probabilities, complete, self._finished)
+
+    def _in_image(self, result: npt.NDArray[Any], *, is_labels: bool) -> npt.NDArray[Any]:
+        """Return *result*, on the grid that the windows lie in, on the image's own."""
+        with host_memory_for("bringing the result back to the image's voxels"):
+            if self._volume.resampling is not None and self._back is None:
+                result = self._volume.resampling.bring_back(result, is_labels=is_labels)
+            crop = self._volume.crop
+            return result if crop is None else crop.put_back(result, () if is_labels else self._background)
 
     @property
     def _background(self) -> tuple[float, ...]:
@@ -304,7 +356,7 @@ class _VolumeRun:
         function = self._reduced.reduction.function
 
         def finish(part: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
-            raise_if_cancelled(None if self._keep_partial else self._cancel)
+            raise_if_cancelled(None if self._job.keep_partial else self._job.cancel)
             reduced: npt.NDArray[Any] = function(torch.from_numpy(part)).numpy()
             return reduced
 
@@ -324,7 +376,7 @@ class _VolumeRun:
             blocks = self._volume.blocks[: self._plan.device.count]
             needed += sum(estimate_cache_bytes(source, layout.reach(block), layout) for block in blocks)
         if needed > free:
-            kept_wide = self._decoder is None and self._reduced.dtype != "uint8" and self._spec.gives_probabilities
+            kept_wide = self._job.decoder is None and self._reduced.dtype != "uint8" and self._spec.gives_probabilities
             narrower = ", or keep probabilities as uint8" if kept_wide else ""
             raise OutOfMemoryError(
                 f"the run needs {format_bytes(needed)} of the host's memory beside the image, and {format_bytes(free)} "
@@ -342,25 +394,52 @@ class _VolumeRun:
                 sink=sink,
                 volume=self._number,
                 on_event=self._observe,
-                cancel=self._cancel,
+                cancel=self._job.cancel,
             )
         except CancelledError:
-            if not self._keep_partial:
+            if not self._job.keep_partial:
                 raise
             return False
-        self._check.conclude(lambda sentence: self._notify(Noticed(self._number, sentence)))
+        self._job.check.conclude(lambda sentence: self._job.notify(Noticed(self._number, sentence)))
         return True
 
     def _observe(self, event: Event) -> None:
         if isinstance(event, PlanesFinished):
             self._finished.add(event.region)
-        self._notify(event)
+        self._job.notify(event)
 
-    def _decode(self, reduced: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def _decode(self, reduced: npt.NDArray[Any], decoder: Decoder) -> npt.NDArray[Any]:
         """Return the labels; what a cancelled sweep did not reach, or no window covers, is background."""
-        assert self._decoder is not None
-        self._notify(DecodingStarted(self._number, self._decoder.name))
+
+        def decode(part: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            if self._job.keeps_probabilities:
+                part = decoder.reduce(restore_probabilities(part), self._spec.output).numpy()
+            return decoder.decode(part)
+
+        self._job.notify(DecodingStarted(self._number, decoder.name))
         began = time.perf_counter()
-        labels = self._finished.decode(reduced, self._decoder.decode)
-        self._notify(DecodingFinished(self._number, labels.size, time.perf_counter() - began))
+        with host_memory_for("turning probabilities into labels"):
+            labels = self._finished.decode(reduced, decode)
+        self._job.notify(DecodingFinished(self._number, labels.size, time.perf_counter() - began))
         return labels
+
+
+def provenance(planned: Plan, model: Model) -> dict[str, Any]:
+    """Return what a reader of the result needs to make it again: version, model, settings, counts."""
+    crop = next((volume.crop for volume in planned.volumes if volume.crop is not None), None)
+    resampled = next((volume.resampling for volume in planned.volumes if volume.resampling is not None), None)
+    return (
+        {
+            "software": f"napari-tessera {__version__}",
+            "model": model.spec.name,
+            "model_origin": model.origin,
+            "settings": planned.settings.to_dict(),
+            "windows": planned.windows,
+            "skipped_windows": planned.skipped_windows,
+            "forward_passes": planned.forward_passes,
+            "device": planned.device.name,
+        }
+        | ({"assumed": list(model.spec.assumed)} if model.spec.assumed else {})
+        | ({} if resampled is None else {"resampled": resampled.to_dict()})
+        | ({} if crop is None else {"crop": crop.to_dict()})
+    )

@@ -17,6 +17,7 @@ from napari_tessera.engine.loop.events import (
     PassFinished,
     RunFinished,
     RunStarted,
+    VolumeFailed,
 )
 from napari_tessera.memory.calibration.key import CalibrationKey
 from napari_tessera.memory.calibration.pass_time import WARM_UP_PASSES
@@ -71,12 +72,12 @@ class RunMemory:
     def __call__(self, event: Event) -> None:
         """Take note of *event*."""
         if isinstance(event, RunStarted):
-            self._deviates |= event.volumes != len(self._plan.volumes)
+            self._deviates |= len(event.volumes) != len(self._plan.volumes)
         elif isinstance(event, PassFinished):
             self._times[event.windows].append(event.seconds)
         elif isinstance(event, DecodingFinished):
             self._decoded.append((event.voxels, event.seconds))
-        elif isinstance(event, MemoryRecovered):
+        elif isinstance(event, MemoryRecovered | VolumeFailed):
             self._deviates = True
         elif isinstance(event, RunFinished) and not self._deviates:
             try:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
-from math import gcd
-from typing import TYPE_CHECKING
 
 from napari_tessera.engine.loop.events import (
     DecodingFinished,
@@ -23,9 +21,6 @@ from napari_tessera.engine.loop.events import (
     VolumeStarted,
 )
 from napari_tessera.memory.calibration.pass_time import WARM_UP_PASSES, DecodingTime
-
-if TYPE_CHECKING:
-    from napari_tessera.planning.plan import Plan
 
 # Passes that tell the time left: enough to hold those that come once a row of windows and read or write more than the
 # others, few enough to follow a change of pace. While they are fewer than twice those at the start that may be slower,
@@ -70,76 +65,106 @@ class Progress:
     finished: RunFinished | None = None
 
 
-class ProgressMeter:
-    """Turns events into `Progress`, one after the other.
+@dataclass(slots=True)
+class VolumeProgress:
+    """Where one volume of a run stands.
 
     Parameters
     ----------
-    plan
-        What is run, which says how long making labels may take; None while it is not known.
+    total, window_passes
+        Its forward passes, and the windows of all of them.
+    voxels, expected_s
+        What labels are made of, and how long that took before; None: not known.
+    done, windows_done
+        Passes until now, and the windows of these.
+    seconds, passes_s, decoding_s
+        That it took, once it is finished; of them those of its passes and of making labels.
     """
 
-    def __init__(self, plan: Plan | None = None) -> None:
+    total: int
+    window_passes: int
+    voxels: int = 0
+    expected_s: float | None = None
+    done: int = 0
+    windows_done: int = 0
+    seconds: float = 0.0
+    passes_s: float = 0.0
+    decoding_s: float = 0.0
+
+
+class ProgressMeter:
+    """Turns the events of a run into `Progress`, one after the other, volume by volume.
+
+    Attributes
+    ----------
+    progress
+        Of the whole run.
+    volumes
+        Of each volume; none before the run starts.
+    """
+
+    def __init__(self) -> None:
         self.progress = Progress()
-        self._voxels: Sequence[int] = ()
-        self._known: DecodingTime | None = None
+        self.volumes: list[VolumeProgress] = []
         self._decoded: list[tuple[int, float]] = []
         self._next_decoded = 0
         self._passes_left_s: float | None = None
         self._last_pass = 0.0  # when it ended, or its volume began
-        self._earlier = 0
-        self._done_here = 0
-        self._planned_here = 0
-        self._windows = _WindowCount(RunStarted(0, 0, 0))
         self._recent: deque[PassFinished] = deque(maxlen=RECENT_PASSES)
         self._since = 0  # passes since the start, or since memory ran out
-        if plan is not None:
-            self.expect_decoding(plan)
-
-    def expect_decoding(self, plan: Plan) -> None:
-        """Take from *plan* what labels will be made of, and how long that takes."""
-        self._voxels = [volume.decoded_voxels for volume in plan.volumes] if plan.settings.decoder else ()
-        self._known = plan.decoding
+        self._batch = 1  # the largest, as far as is known
+        self._repeats_windows = False  # which no plan has counted
 
     def observe(self, event: Event) -> None:
         """Take one event into account."""
         now = self.progress
-        if isinstance(event, RunStarted):
-            self._windows = _WindowCount(event)
-            self.progress = replace(now, total=event.forward_passes)
-        elif isinstance(event, VolumeStarted):
-            self._start(event)
-        elif isinstance(event, PassFinished):
-            self._count(event)
-        elif isinstance(event, MemoryRecovered):
-            self._recent.clear()  # smaller passes have another pace
-            self._since = 0
-            self._windows.note_recovery(event)
-            self.progress = replace(now, recovered=event)
-        elif isinstance(event, Noticed):
-            if event.sentence not in now.noticed:
-                self.progress = replace(now, noticed=(*now.noticed, event.sentence))
-        elif isinstance(event, DecodingStarted):
-            self.progress = replace(now, decoding=event.decoder, seconds_left=self._seconds_left)
-        elif isinstance(event, DecodingFinished):
-            self._decoded.append((event.voxels, event.seconds))
-            self._next_decoded = event.volume + 1
-            decoding_s = now.decoding_s + event.seconds
-            self.progress = replace(now, decoding=None, decoding_s=decoding_s, seconds_left=self._seconds_left)
-        elif isinstance(event, VolumeFinished):
-            self.progress = replace(now, decoding=None, seconds_left=self._seconds_left)
-        elif isinstance(event, RunFinished):
-            self.progress = replace(now, decoding=None, seconds_left=0.0, finished=event)
+        match event:
+            case RunStarted():
+                self.volumes = [
+                    VolumeProgress(each.forward_passes, each.window_passes, each.decoded_voxels, each.decoding_s)
+                    for each in event.volumes
+                ]
+                self._batch = max(-(-each.window_passes // max(each.forward_passes, 1)) for each in event.volumes)
+                self.progress = replace(now, total=self._total)
+            case VolumeStarted():
+                self._start(event)
+            case PassFinished():
+                self._count(event)
+            case MemoryRecovered():
+                self._recent.clear()  # smaller passes have another pace
+                self._since = 0
+                self._repeats_windows |= event.step is Recovery.BLOCKS
+                self._batch = max(self._batch, event.failed_batch)
+                self.progress = replace(now, recovered=event)
+            case Noticed(sentence=sentence) if sentence not in now.noticed:
+                self.progress = replace(now, noticed=(*now.noticed, sentence))
+            case DecodingStarted(decoder=decoder):
+                self.progress = replace(now, decoding=decoder, seconds_left=self._seconds_left)
+            case DecodingFinished(volume=volume, voxels=voxels, seconds=seconds):
+                self._decoded.append((voxels, seconds))
+                self._next_decoded = volume + 1
+                self.volumes[volume].decoding_s = seconds
+                decoding_s = now.decoding_s + seconds
+                self.progress = replace(now, decoding=None, decoding_s=decoding_s, seconds_left=self._seconds_left)
+            case VolumeFinished(volume=volume, seconds=seconds):
+                self.volumes[volume].seconds = seconds
+                self.progress = replace(now, decoding=None, seconds_left=self._seconds_left)
+            case RunFinished():
+                self.progress = replace(now, decoding=None, seconds_left=0.0, finished=event)
 
     @property
     def decoding_left_s(self) -> float:
         """Of labels that are not made yet, as far as is known."""
         shown, left_s = DecodingTime.fit(self._decoded), 0.0
-        for voxels in self._voxels[self._next_decoded :]:
+        for volume in self.volumes[self._next_decoded :]:
             # What this run has shown counts first.
-            expected = (time.of(voxels) for time in (shown, self._known) if time is not None)
-            left_s += next((seconds for seconds in expected if seconds is not None), 0.0)
+            expected_s = None if shown is None else shown.of(volume.voxels)
+            left_s += (expected_s if expected_s is not None else volume.expected_s or 0.0) if volume.voxels else 0.0
         return left_s
+
+    @property
+    def _total(self) -> int:
+        return sum(volume.total for volume in self.volumes)
 
     @property
     def _seconds_left(self) -> float | None:
@@ -148,11 +173,9 @@ class ProgressMeter:
     def _start(self, event: VolumeStarted) -> None:
         self._next_decoded = event.volume  # of one that failed no labels are made
         self._last_pass = time.perf_counter()
-        self._earlier += self._done_here
-        self._done_here, self._planned_here = 0, event.forward_passes
-        is_last = self._windows.start(event)
-        total = self._earlier + event.forward_passes if is_last else self.progress.total
-        self.progress = replace(self.progress, total=total, decoding=None)
+        volume = self.volumes[event.volume]
+        volume.total, volume.window_passes = event.forward_passes, event.window_passes
+        self.progress = replace(self.progress, total=self._total, decoding=None)
 
     def _count(self, event: PassFinished) -> None:
         ended = time.perf_counter()
@@ -160,81 +183,38 @@ class ProgressMeter:
         self._since += 1
         if self._since % 2 == 0 and self._since <= 2 * WARM_UP_PASSES:
             self._recent.popleft()
-        now = self.progress
-        self._done_here = event.done
-        total = now.total + event.total - self._planned_here
-        self._planned_here = event.total
-        done = self._earlier + event.done
-        self._windows.add(event.windows)
+        volume = self.volumes[event.volume]
+        volume.done, volume.total = event.done, event.total
+        volume.windows_done += event.windows
+        volume.passes_s += ended - self._last_pass
+        self._batch = max(self._batch, event.windows)
         per_window_s = _pace(self._recent)
         per_pass = sum(each.windows for each in self._recent) / len(self._recent)
-        self._passes_left_s = per_window_s * self._windows.left(total - done, per_pass)
+        self._passes_left_s = per_window_s * self._windows_left(event.volume, per_pass)
         self.progress = replace(
-            now,
-            done=done,
-            total=total,
-            passes_s=now.passes_s + ended - self._last_pass,
+            self.progress,
+            done=sum(each.done for each in self.volumes),
+            total=self._total,
+            passes_s=self.progress.passes_s + ended - self._last_pass,
             seconds_per_pass=per_window_s * per_pass,
             seconds_left=self._seconds_left,
         )
         self._last_pass = ended
+
+    def _windows_left(self, volume: int, per_pass: float) -> float:
+        """Return the windows of the passes from here on, where the last ones held *per_pass* windows.
+
+        Windows are counted, each for every pass that it goes through: passes of unequal size are no measure of work.
+        """
+        to_do = self.volumes[volume:]  # those before it are finished, or failed
+        passes = sum(each.total - each.done for each in to_do)
+        if self._repeats_windows:
+            return passes * per_pass
+        left = sum(each.window_passes - each.windows_done for each in to_do)
+        return min(max(left, passes), passes * self._batch)  # where memory ran out, some are passed again
 
 
 def _pace(passes: Collection[PassFinished]) -> float:
     """Return the seconds per window of *passes*; the slowest counts as the second slowest, as it may be an accident."""
     limit = sorted(each.seconds / each.windows for each in passes)[-2:][0]
     return sum(min(each.seconds, limit * each.windows) for each in passes) / sum(each.windows for each in passes)
-
-
-class _WindowCount:
-    """Counts windows, each once for every pass that it goes through: passes of unequal size are no measure of work.
-
-    Events give the windows of the whole run once, and the passes. How often a window is passed follows from both where
-    every volume is one block: then the last batch of each volume, and no other, holds fewer windows than the rest.
-    """
-
-    def __init__(self, run: RunStarted) -> None:
-        self._run = run
-        self._promised = 0
-        self._divisor = run.forward_passes  # whatever number of views there is, it divides the passes of any volume
-        self._share = 1.0  # of the plan's windows, which may all be counted before empty ones are looked for
-        self._batch = -(-run.windows // max(run.forward_passes, 1))  # at least
-        self._done = 0
-
-    def start(self, event: VolumeStarted) -> bool:
-        """Take note of a volume, and return whether it is the last one, so that all passes are known."""
-        self._promised += event.forward_passes
-        self._divisor = gcd(self._divisor, event.forward_passes)
-        is_last = event.volume == self._run.volumes - 1
-        if is_last and self._run.forward_passes:
-            self._share = self._promised / self._run.forward_passes
-        return is_last
-
-    def add(self, windows: int) -> None:
-        """Count the windows of one pass."""
-        self._done += windows
-        self._batch = max(self._batch, windows)
-
-    def note_recovery(self, event: MemoryRecovered) -> None:
-        """Learn the planned batch from the pass that failed; smaller blocks repeat windows that the plan did not."""
-        self._batch = max(self._batch, event.failed_batch)
-        if event.step is Recovery.BLOCKS:
-            self._run = replace(self._run, windows=0)
-
-    def left(self, passes_left: int, per_pass: float) -> float:
-        """Return the windows of *passes_left* passes, where the last ones held *per_pass* windows."""
-        by_passes = passes_left * per_pass
-        totals = [n * self._run.windows * self._share for n in self._possible_views()]
-        if not totals:
-            return by_passes
-        left = min((total - self._done for total in totals), key=lambda windows: abs(windows - by_passes))
-        return min(max(left, passes_left), passes_left * self._batch)
-
-    def _possible_views(self) -> list[int]:
-        """Return how often each window may be passed, by the plan's numbers; nothing where blocks repeat some."""
-        windows, passes, volumes = self._run.windows, self._run.forward_passes, self._run.volumes
-        if not windows:
-            return []
-        fewest = -(-windows // self._batch)  # were the batches of one volume filled up from the next
-        most = (windows + volumes * (self._batch - 1)) // self._batch  # held the last pass of each volume one window
-        return [n for n in range(1, passes // fewest + 1) if self._divisor % n == 0 and fewest <= passes // n <= most]

@@ -118,13 +118,13 @@ class ResultStack:
             self._probabilities = np.zeros((*frames, self.spec.out_channels, *shape), probabilities)
         return self.result({}, (), final=False)
 
-    def add(self, result: VolumeResult, labels: Array | None, *, keep_probabilities: bool) -> None:
+    def add(self, result: VolumeResult) -> None:
         """Add the next volume's result."""
-        if labels is not None:
-            self._labels = self._put(self._labels, labels)
-            self._found.append(_find_labels(labels))
-        if keep_probabilities:
-            self._probabilities = self._put(self._probabilities, result.array)
+        if result.labels is not None:
+            self._labels = self._put(self._labels, result.labels)
+            self._found.append(_find_labels(result.labels))
+        if result.probabilities is not None:
+            self._probabilities = self._put(self._probabilities, result.probabilities)
         self._added += 1
         self._planes += result.finished_planes
         self._complete &= result.complete

@@ -117,7 +117,6 @@ class Runner:
 
     def _planned(self, plan: Plan) -> None:
         self.plan = plan
-        self._meter.expect_decoding(plan)
         self.changed.emit()
 
     def _observe(self, event: Event) -> None:

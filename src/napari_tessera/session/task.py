@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_tessera.engine.loop.events import (
-    DecodingFinished,
-    DecodingStarted,
     Event,
     EventHandler,
     MemoryRecovered,
@@ -28,12 +25,10 @@ from napari_tessera.session.results import ImageResult, ResultStack
 if TYPE_CHECKING:
     from napari_tessera import Plan
     from napari_tessera.core.settings.settings import Settings
-    from napari_tessera.decode import Decoder
     from napari_tessera.engine.geometry.grid import WindowGrid
     from napari_tessera.engine.intensity import IntensityMap
     from napari_tessera.engine.source import Source
     from napari_tessera.images.views.crop import Crop
-    from napari_tessera.jobs.pipeline import VolumeResult
     from napari_tessera.models.model import Model
     from napari_tessera.session.intensities import IntensityCache
     from napari_tessera.session.mask import MaskInput
@@ -262,7 +257,8 @@ class Task:
         TesseraError
             CancelledError, or whatever went wrong; results finished before it have been handed on.
         """
-        from napari_tessera.api import provenance, remembering
+        from napari_tessera.api import choose_decoder
+        from napari_tessera.jobs.pipeline import iter_results, provenance
 
         plan = self._count(plan, cancel)
         on_plan(plan)
@@ -275,14 +271,26 @@ class Task:
 
         origin = provenance(plan, self.model) | ({} if self.mask is None else {"mask": self.mask.name})
         stack: ResultStack | None = None
+        generator = iter_results(
+            [volume.load for volume in self.volumes],
+            self.model,
+            plan,
+            choose_decoder(self.model, self.settings) if self.outputs.labels else None,
+            probabilities=self.outputs.probabilities,
+            on_event=observe,
+            cancel=cancel,
+            measure=self._measure,
+        )
         try:
-            for volume, result, labels in self._iter_results(plan, remembering(plan, self.model, observe), cancel):
-                if stack is None or stack.image is not volume.image:
-                    stack = self._stack(volume)
-                stack.add(result, labels, keep_probabilities=self.outputs.probabilities)
-                if stack.is_full and not stack.has_content:
-                    continue
-                on_result(stack.result(origin, told, final=stack.is_full))
+            with closing(generator) as results:
+                # The generator first: its last step, after the last volume, closes the run.
+                for result, volume in zip(results, self.volumes, strict=True):
+                    if stack is None or stack.image is not volume.image:
+                        stack = self._stack(volume)
+                    stack.add(result)
+                    if stack.is_full and not stack.has_content:
+                        continue
+                    on_result(stack.result(origin, told, final=stack.is_full))
         except Exception:
             if stack is not None and not stack.is_full and stack.has_content:
                 on_result(stack.result(origin, told, final=True))
@@ -295,41 +303,6 @@ class Task:
         frames = sum(other.image is volume.image for other in self.volumes)
         decoder = choose_decoder(self.model, self.settings) if self.outputs.labels else None
         return ResultStack(volume, frames, self.model.spec, decoder)
-
-    def _iter_results(
-        self, plan: Plan, on_event: EventHandler, cancel: threading.Event
-    ) -> Iterator[tuple[VolumeInput, VolumeResult, npt.NDArray[Any] | None]]:
-        """Yield every volume with its result and its labels, where labels are wanted."""
-        from napari_tessera.api import choose_decoder
-        from napari_tessera.jobs.pipeline import iter_results
-
-        decoder = choose_decoder(self.model, self.settings) if self.outputs.labels else None
-        swept_to_labels = None if self.outputs.probabilities else decoder
-        loads = [volume.load for volume in self.volumes]
-        decodes_later = decoder is not None and swept_to_labels is None
-        generator = iter_results(
-            loads,
-            self.model,
-            plan,
-            swept_to_labels,
-            on_event=on_event,
-            cancel=cancel,
-            bring_back=not decodes_later,
-            measure=self._measure,
-        )
-        with closing(cast("Generator[VolumeResult]", generator)) as results:
-            # The generator first: its last step, after the last volume, closes the run.
-            for result, volume in zip(results, self.volumes, strict=True):
-                if decoder is None or swept_to_labels is not None:
-                    yield volume, result, None if decoder is None else result.array
-                    continue
-                on_event(DecodingStarted(result.volume, decoder.name))
-                began = time.perf_counter()
-                decoded = _decode(result, decoder, self.model)
-                on_event(DecodingFinished(result.volume, decoded.size, time.perf_counter() - began))
-                labels = result.bring_back(decoded, is_labels=True)
-                del decoded
-                yield volume, result.brought_back(is_labels=False), labels
 
     def _measure(self, number: int, source: Source) -> IntensityMap:
         """Return the intensities of volume *number*, which is read as *source*."""
@@ -355,16 +328,6 @@ def _is_measured(plan: Plan) -> bool:
     """Whether it is known what passes like those of *plan* take; Apple's GPU counts no memory."""
     timed = plan.pace is not None and plan.pace.compares_batches
     return timed and (plan.measured is not None or plan.device.kind == "mps")
-
-
-def _decode(result: VolumeResult, decoder: Decoder, model: Model) -> npt.NDArray[Any]:
-    """Return the labels of kept probabilities; what a cancelled sweep did not reach or no window covers is 0."""
-    from napari_tessera.decode.reduce import restore_probabilities
-
-    def decode(probabilities: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        return decoder.decode(decoder.reduce(restore_probabilities(probabilities), model.spec.output).numpy())
-
-    return result.finished.decode(result.array, decode)
 
 
 def _probabilities() -> str:

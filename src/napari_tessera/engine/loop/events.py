@@ -23,6 +23,8 @@ __all__ = [
     "Recovery",
     "RunFinished",
     "RunStarted",
+    "VolumeCounts",
+    "VolumeFailed",
     "VolumeFinished",
     "VolumeStarted",
     "raise_if_cancelled",
@@ -30,20 +32,62 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True)
-class RunStarted:
-    """The run begins: what the plan promised."""
+class VolumeCounts:
+    """What the plan promises of one volume.
 
-    volumes: int
-    windows: int
+    Parameters
+    ----------
+    forward_passes
+        Calls of the network.
+    window_passes
+        Windows of all these passes: a window counts once for every view and every block that it is passed for.
+    planes
+        Of the result, along the axis in which planes are finished.
+    decoded_voxels
+        Voxels that labels are made of; 0 where none are made.
+    decoding_s
+        How long that takes; None where it is not known.
+    """
+
     forward_passes: int
+    window_passes: int
+    planes: int = 0
+    decoded_voxels: int = 0
+    decoding_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """The run begins: what the plan promised.
+
+    Parameters
+    ----------
+    volumes
+        Of every volume, in order.
+    windows
+        Of all volumes, each counted once.
+    memory_bytes, host_bytes
+        Planned peaks, of the device's memory and of the host's.
+    """
+
+    volumes: tuple[VolumeCounts, ...]
+    windows: int = 0
+    memory_bytes: int = 0
+    host_bytes: int = 0
+
+    @property
+    def forward_passes(self) -> int:
+        """Of all volumes."""
+        return sum(volume.forward_passes for volume in self.volumes)
 
 
 @dataclass(frozen=True, slots=True)
 class VolumeStarted:
-    """Volume number *volume* (from 0) is loaded and its first pass is next."""
+    """Volume number *volume* (from 0) is loaded and its first pass is next; its empty windows are known by now."""
 
     volume: int
     forward_passes: int
+    window_passes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +232,14 @@ class VolumeFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class VolumeFailed:
+    """Volume number *volume* has no result, because of *error*; the run goes on with the next one."""
+
+    volume: int
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
 class RunFinished:
     """The whole run is done.
 
@@ -217,6 +269,7 @@ Event: TypeAlias = (
     | DecodingStarted
     | DecodingFinished
     | VolumeFinished
+    | VolumeFailed
     | RunFinished
 )
 EventHandler: TypeAlias = Callable[[Event], None]

@@ -114,6 +114,12 @@ class Sweep:
         """Calls of the network, if memory never runs out."""
         return sum(map(self.passes_of, self.all_blocks))
 
+    @cached_property
+    def window_passes(self) -> int:
+        """Windows of all these passes: each once for every view and every block that it is passed for."""
+        windows = (count_occupied(self.grid, block, self.occupied) for block in self.all_blocks)
+        return sum(windows) * self.views_per_pass
+
     def windows_of(self, block: Block) -> list[Window]:
         """Return the windows that are computed for *block*, in order."""
         views = self._interleaved_views
