@@ -4,7 +4,7 @@
 
 Runs of the bundled network over noise, at least 100 passes each, and their medians; a first one, which is not counted,
 warms up and tells how long labels take. Ends with status 1 if the median at 5 % is off by more than 20 %. With --probe,
-also the time that a measured pace predicts before the run, over that of the run's passes.
+also the time that measured passes predict before the run, over that of the run's passes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import numpy as np
 
 import napari_tessera as nt
 from napari_tessera.engine.loop.events import Event, PassFinished, RunFinished, VolumeStarted
-from napari_tessera.jobs.probe import measure_pace
+from napari_tessera.jobs.probe import measure_times
+from napari_tessera.memory.calibration.pass_time import PassTime
 from napari_tessera.session.progress import ProgressMeter
 
 SHAPE, SHARES, FEWEST_PASSES = (128, 256, 352), (0.05, 0.1, 0.25, 0.5), 100
@@ -83,9 +84,9 @@ def main() -> None:
     print(f"{plan.device.name}: {plan.windows} windows in {plan.forward_passes} passes")
     if options.probe:
         began = time.perf_counter()
-        pace = measure_pace(model, settings)
-        took, predicted = time.perf_counter() - began, plan.seconds_at(pace)
-        print(f"probe, {took:.1f} s: " + ", ".join(f"{n} windows {s:.3g} s" for n, s in pace.points))
+        pass_time = PassTime.fit(list(measure_times(model, settings).items()))
+        took, predicted = time.perf_counter() - began, plan.seconds_at(pass_time)
+        print(f"probe, {took:.1f} s: " + ", ".join(f"{n} windows {s:.3g} s" for n, s in pass_time.points))
     runs = []
     for number in range(1 + options.repeats):
         watch = Watch()

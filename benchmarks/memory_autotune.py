@@ -27,7 +27,7 @@ from napari_tessera.api import PROBABILITIES, as_source
 from napari_tessera.engine.loop.events import Event, MemoryRecovered
 from napari_tessera.jobs.pipeline import iter_results
 from napari_tessera.memory.allocations import peak_of_allocations
-from napari_tessera.memory.calibration.pass_time import Pace
+from napari_tessera.memory.calibration.pass_time import PassTime
 from napari_tessera.memory.calibration.store import CalibrationStore
 from napari_tessera.memory.trace import weights_bytes
 
@@ -45,7 +45,7 @@ CUDA_WINDOWS: tuple[Window, ...] = ((32, 64, 64), (64, 64, 64), (64, 96, 96))
 # What the choice must reach of the largest batch that fits.
 SHARE = 0.8
 # One pass size alone was timed: then it is not known that smaller ones are as fast.
-FEWEST_PASSES = Pace(((1, 1.0),))
+FEWEST_PASSES = PassTime(((1, 1.0),))
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def try_case(case: Case, *, by_time: bool = False) -> Outcome:
     *by_time*: choose by the times that were measured, as the button of the widget does, which may be far fewer windows;
     else the fewest passes, for which the choice has to be near the largest.
     """
-    pace = None if by_time else FEWEST_PASSES
+    pass_time = None if by_time else FEWEST_PASSES
     try:
         chosen = nt.autotune(
             case.shape,
@@ -148,7 +148,7 @@ def try_case(case: Case, *, by_time: bool = False) -> Outcome:
             case.settings,
             case.budget_bytes,
             decoder=PROBABILITIES,
-            pace=pace,
+            pass_time=pass_time,
             calibrations=case.calibrations,
         )
     except nt.SettingsError:

@@ -541,9 +541,9 @@ def test_windows_that_are_left_out(half_empty: np.ndarray, more: dict[str, Any],
     plain = nt.Settings(window_size=(16, 16, 16), overlap=0.5, sw_batch_size=3)
     settings = nt.Settings.from_mapping(plain.to_dict() | more)
     mask = left_half(half_empty) if masked else None
-    occupied = nt.find_occupied(half_empty, model, settings, mask=mask)
-    assert occupied is not None
-    planned = nt.plan(half_empty.shape, model, settings, occupied=[occupied])
+    window_mask = nt.find_window_mask(half_empty, model, settings, mask=mask)
+    assert window_mask is not None
+    planned = nt.plan(half_empty.shape, model, settings, window_masks=[window_mask])
     events: list[Event] = []
     if how == "predict":
         found = nt.predict(half_empty, model, settings, mask=mask, on_event=events.append)
@@ -552,10 +552,10 @@ def test_windows_that_are_left_out(half_empty: np.ndarray, more: dict[str, Any],
         found = nt.segment(half_empty, model, settings, decoder=how, mask=mask, on_event=events.append)
         full = nt.segment(half_empty, model, plain, decoder=how)
     counted = [event for event in events if isinstance(event, PassFinished)]
-    assert len(counted) == planned.forward_passes == -(-occupied.sum() // 3)
-    assert 0 < planned.skipped_windows == occupied.size - occupied.sum()
+    assert len(counted) == planned.forward_passes == -(-window_mask.sum() // 3)
+    assert 0 < planned.skipped_windows == window_mask.size - window_mask.sum()
     grid = planned.volumes[0].layout
-    reached, unsure = covered_voxels(grid, occupied), covered_voxels(grid, ~occupied)
+    reached, unsure = covered_voxels(grid, window_mask), covered_voxels(grid, ~window_mask)
     assert (~reached).any()
     assert not found[..., ~reached].any()
     sure = reached & ~unsure
@@ -576,9 +576,9 @@ def test_a_mask_of_affinities_is_background(half_empty: np.ndarray) -> None:
     settings = nt.Settings(window_size=(16, 16, 16), tta_num=4, tta_mode="interleaved")
     mask = left_half(half_empty)
     labels = nt.segment(half_empty, model, settings, decoder="watershed", mask=mask)
-    occupied = nt.find_occupied(half_empty, model, settings, mask=mask)
-    assert occupied is not None
-    reached = covered_voxels(nt.plan(mask.shape, model, settings).volumes[0].layout, occupied)
+    window_mask = nt.find_window_mask(half_empty, model, settings, mask=mask)
+    assert window_mask is not None
+    reached = covered_voxels(nt.plan(mask.shape, model, settings).volumes[0].layout, window_mask)
     assert not labels[~reached].any()
 
 

@@ -16,7 +16,7 @@ from napari_tessera import api
 from napari_tessera.engine.loop.events import PassFinished
 from napari_tessera.intensity.steps import Normalisation
 from napari_tessera.models.pack.pack import pack
-from napari_tessera.planning.volume_facts import find_crop, find_occupied
+from napari_tessera.planning.volume_facts import find_crop, find_window_mask
 
 SHAPE, BOX = (30, 50, 60), (slice(6, 26), slice(10, 44), slice(3, 40))
 WINDOWS = nt.Settings(window_size=(16, 16, 16), overlap=0.5, sw_batch_size=4)
@@ -104,8 +104,8 @@ def test_a_mask_and_empty_windows_are_those_of_the_box(model: nt.Model, volume: 
     )
     skipping = nt.Settings(**{**WINDOWS.to_dict(), "skip_below": 88.0})
     crop = find_crop(volume, model)
-    windows = find_occupied(volume, model, skipping, crop=crop)
-    np.testing.assert_array_equal(windows, find_occupied(volume[BOX], whole_of(model), skipping))
+    windows = find_window_mask(volume, model, skipping, crop=crop)
+    np.testing.assert_array_equal(windows, find_window_mask(volume[BOX], whole_of(model), skipping))
     np.testing.assert_array_equal(
         nt.segment(volume, model, skipping)[BOX], nt.segment(volume[BOX], whole_of(model), skipping)
     )

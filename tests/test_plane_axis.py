@@ -18,7 +18,7 @@ from napari_tessera.core.errors import ModelError
 from napari_tessera.images.open import open_volume
 from napari_tessera.images.readers.tiff import write_tiff
 from napari_tessera.images.volume import Volume
-from napari_tessera.planning.volume_facts import find_crop, find_occupied
+from napari_tessera.planning.volume_facts import find_crop, find_window_mask
 from napari_tessera.session import ImageInput
 from napari_tessera.session.images import AxisUse, count_in_front, read_axes
 from napari_tessera.session.mask import MaskInput
@@ -61,8 +61,8 @@ def test_plan_and_mask(axis: str) -> None:
     crops = find_crop(image, model)
     assert isinstance(crops, tuple)
     assert [crop.is_empty for crop in crops] == [True] * 2 + [False] * 6 + [True]
-    occupied = find_occupied(image, model, SETTINGS, mask=mask, crop=crops)
-    planned = nt.plan(image.shape, model, SETTINGS, crops=[crops], occupied=[occupied])
+    window_mask = find_window_mask(image, model, SETTINGS, mask=mask, crop=crops)
+    planned = nt.plan(image.shape, model, SETTINGS, crops=[crops], window_masks=[window_mask])
     assert len(planned.volumes) == SHAPE[0]
     assert {volume.image_shape for volume in planned.volumes} == {SHAPE[1:]}
     found = nt.predict(image, model, SETTINGS, mask=mask)

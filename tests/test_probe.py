@@ -1,4 +1,4 @@
-"""The probe of a network's pace: which passes it makes, and how it ends. Its seconds are the machine's own matter."""
+"""The probe of a network's passes: which passes it makes, and how it ends. Its seconds are the machine's own matter."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from napari_tessera.core.errors import CalibrationError, CancelledError, ModelEr
 from napari_tessera.core.settings.settings import Settings
 from napari_tessera.engine.devices.devices import CpuDevice
 from napari_tessera.engine.loop.events import CancelToken
-from napari_tessera.jobs.probe import measure_pace, measure_peak
-from napari_tessera.memory.calibration.pass_time import Pace
+from napari_tessera.jobs.probe import measure_peak, measure_times
 from napari_tessera.models.model import Model
 
 CPU = Settings(device="cpu")
@@ -50,7 +49,7 @@ def model_of(network: torch.nn.Module) -> Model:
 
 def test_passes_that_are_made() -> None:
     network = Watched()
-    pace = measure_pace(model_of(network), Settings(device="cpu", window_size=(8, 16, 8)), batches=(1, 3), repeats=2)
+    times = measure_times(model_of(network), Settings(device="cpu", window_size=(8, 16, 8)), batches=(1, 3), repeats=2)
     assert network.shapes == [(1, 1, 8, 16, 8), (3, 1, 8, 16, 8)] * 4, "two to warm up, two timed"
     assert network.seen == {
         "training": False,
@@ -60,14 +59,13 @@ def test_passes_that_are_made() -> None:
         "strides": torch.empty(3, 1, 8, 16, 8, memory_format=torch.channels_last_3d).stride(),
     }
     assert network.training
-    assert isinstance(pace, Pace)
-    assert [windows for windows, _ in pace.points] == [1, 3]
-    assert all(seconds > 0 for _, seconds in pace.points)
+    assert list(times) == [1, 3]
+    assert all(seconds > 0 for seconds in times.values())
 
 
 def test_the_models_own_window_and_the_precision() -> None:
     network = Watched()
-    measure_pace(
+    measure_times(
         model_of(network),
         Settings(device="cpu", precision="bfloat16"),
         batches=[1],
@@ -84,7 +82,7 @@ def test_cancel(calls: int) -> None:
     if calls == 0:
         cancel.cancel()
     with pytest.raises(CancelledError):
-        measure_pace(model_of(network), CPU, cancel=cancel)
+        measure_times(model_of(network), CPU, cancel=cancel)
     assert len(network.shapes) == calls
 
 
@@ -99,7 +97,7 @@ def test_out_of_memory(error: Exception, monkeypatch: pytest.MonkeyPatch) -> Non
 
     network = Watched(fail)
     with pytest.raises(OutOfMemoryError, match=r"64 x 64 x 64 voxels, 2 windows at once, do not fit .* CPU") as caught:
-        measure_pace(model_of(network), CPU)
+        measure_times(model_of(network), CPU)
     assert caught.value.__cause__ is error
     assert len(network.shapes) == 5, "nothing is tried after that"
     assert released
@@ -111,12 +109,12 @@ def test_a_network_that_fails() -> None:
         raise ZeroDivisionError("of its own")
 
     with pytest.raises(ModelError, match="of its own"):
-        measure_pace(model_of(Watched(fail)), CPU)
+        measure_times(model_of(Watched(fail)), CPU)
 
 
 def test_wrong_channels() -> None:
     with pytest.raises(ModelError, match="out_channels"):
-        measure_pace(model_of(torch.nn.Identity()), CPU)
+        measure_times(model_of(torch.nn.Identity()), CPU)
 
 
 def test_the_peak_is_that_of_one_pass() -> None:

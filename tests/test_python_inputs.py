@@ -127,7 +127,7 @@ def test_a_file_with_its_axes_named_and_some_of_its_channels(tmp_path: Path) -> 
     ],
 )
 def test_what_is_no_image_is_refused_in_one_sentence(volume: Any, said: str) -> None:
-    for call in (result, lambda volume: nt.find_occupied(volume, plain(), SETTINGS | {"skip_below": 1})):
+    for call in (result, lambda volume: nt.find_window_mask(volume, plain(), SETTINGS | {"skip_below": 1})):
         with pytest.raises(nt.InputError, match=re.escape(said)) as caught:
             call(volume)
         assert len(str(caught.value).splitlines()) == 1
@@ -147,7 +147,7 @@ def test_a_model_by_its_name_or_path() -> None:
         np.testing.assert_array_equal(nt.segment(volume, model, settings), expected)
         assert nt.plan(volume.shape, model, settings).windows == 1
         assert nt.find_crop(volume, model) is None
-        assert nt.find_occupied(volume, model, settings) is None
+        assert nt.find_window_mask(volume, model, settings) is None
 
 
 @pytest.mark.parametrize("model", [torch.nn.Conv3d(1, 1, 1), None, 7, "no-such-model", Path("nowhere.pt")])
@@ -198,12 +198,12 @@ def test_a_voxel_size_as_a_list_or_an_array() -> None:
         ({"crops": 4}, "crops"),
         ({"crops": [None, None]}, "2 volume"),
         ({"crops": [((0, 4), (0, 4), (0, 4))]}, "find_crop"),
-        ({"occupied": True}, "occupied"),
-        ({"occupied": np.True_}, "occupied"),
-        ({"occupied": [True]}, "each window"),
-        ({"occupied": ["x"]}, "each window"),
-        ({"occupied": [np.ones((9, 9, 9), bool)]}, "(9, 9, 9)"),
-        ({"occupied": [np.ones((2, 2, 2), np.float32)]}, "float32"),
+        ({"window_masks": True}, "window_masks"),
+        ({"window_masks": np.True_}, "window_masks"),
+        ({"window_masks": [True]}, "each window"),
+        ({"window_masks": ["x"]}, "each window"),
+        ({"window_masks": [np.ones((9, 9, 9), bool)]}, "(9, 9, 9)"),
+        ({"window_masks": [np.ones((2, 2, 2), np.float32)]}, "float32"),
         ({"dtype": "no"}, "dtype"),
         ({"device": "cpu"}, "DeviceState"),
         ({"decoder": 3}, "no decoder '3'"),

@@ -103,17 +103,17 @@ def test_windows_are_left_out_by_the_image_s_own_voxels(model: nt.Model, how: st
     volume[2, 45, 20] = 9  # alone, and thin: the resampled image hardly shows it
     settings = nt.Settings.from_mapping(RESAMPLED.to_dict() | ({"skip_below": 5} if how == "skip_below" else {}))
     mask = volume > 0 if how == "mask" else None
-    occupied = nt.find_occupied(volume, model, settings, mask=mask, voxel_size_um=OWN)
-    assert occupied is not None
-    planned = nt.plan(SHAPE, model, settings, voxel_size_um=OWN, occupied=[occupied])
+    window_mask = nt.find_window_mask(volume, model, settings, mask=mask, voxel_size_um=OWN)
+    assert window_mask is not None
+    planned = nt.plan(SHAPE, model, settings, voxel_size_um=OWN, window_masks=[window_mask])
     grid = planned.volumes[0].layout
-    assert occupied.shape == grid.counts
+    assert window_mask.shape == grid.counts
     # Plane 2 is seen as planes 4 and 5, row 45 as row 22: every window over any of these, and no other.
     touches = [
         [start < stop and start + 16 > first for start in starts]
         for starts, first, stop in zip(grid.starts, (4, 22, 20), (6, 23, 21), strict=True)
     ]
-    np.testing.assert_array_equal(occupied, np.logical_and.outer(np.logical_and.outer(*touches[:2]), touches[2]))
+    np.testing.assert_array_equal(window_mask, np.logical_and.outer(np.logical_and.outer(*touches[:2]), touches[2]))
     events: list[Any] = []
     labels = nt.segment(volume, model, settings, mask=mask, voxel_size_um=OWN, on_event=events.append)
     assert labels.shape == SHAPE

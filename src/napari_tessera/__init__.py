@@ -22,7 +22,7 @@ from napari_tessera.core.errors import (
 from napari_tessera.core.version import __version__
 
 if TYPE_CHECKING:
-    from napari_tessera.api import find_crop, find_occupied, plan, predict, segment
+    from napari_tessera.api import find_crop, find_window_mask, plan, predict, segment
     from napari_tessera.core.settings.settings import Settings
     from napari_tessera.engine.geometry.grid import WindowGrid
     from napari_tessera.engine.loop.events import CancelToken
@@ -56,7 +56,7 @@ __all__ = [
     "autotune",
     "calibrate",
     "find_crop",
-    "find_occupied",
+    "find_window_mask",
     "load_model",
     "open_volume",
     "plan",
@@ -75,7 +75,7 @@ _HOME = {
     "autotune": "jobs.tuning",
     "calibrate": "jobs.tuning",
     "find_crop": "api",
-    "find_occupied": "api",
+    "find_window_mask": "api",
     "load_model": "models.load",
     "open_volume": "images.open",
     "plan": "api",

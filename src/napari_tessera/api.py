@@ -16,7 +16,7 @@ from napari_tessera.models.given import as_model, as_settings
 from napari_tessera.planning.as_source import as_image, as_source
 from napari_tessera.planning.request import PROBABILITIES, choose_decoder, plan
 from napari_tessera.planning.stacked_planes import plane_loads, split_planes
-from napari_tessera.planning.volume_facts import find_crop, find_occupied, voxel_size_of
+from napari_tessera.planning.volume_facts import find_crop, find_window_mask, voxel_size_of
 
 if TYPE_CHECKING:
     from napari_tessera.engine.loop.events import EventHandler
@@ -30,7 +30,7 @@ __all__ = [
     "as_source",
     "choose_decoder",
     "find_crop",
-    "find_occupied",
+    "find_window_mask",
     "measure_device",
     "plan",
     "predict",
@@ -143,7 +143,7 @@ def _run_one(
         decoder=decoder,
         dtype=source.dtype,
         voxel_size_um=size,
-        occupied=[find_occupied(volume, model, settings, mask=mask, voxel_size_um=size, crop=crop)],
+        window_masks=[find_window_mask(volume, model, settings, mask=mask, voxel_size_um=size, crop=crop)],
         crops=[crop],
     )
     chosen = None if decoder == PROBABILITIES else choose_decoder(model, settings, decoder)

@@ -54,7 +54,7 @@ def measured(scale: float) -> Measurement:
 
 def test_nothing_is_known_before_anything_was_measured(store: CalibrationStore) -> None:
     assert store.read().of(KEY).known(WINDOW, 2) is None
-    assert store.read().pace(KEY, (16, 16, 16)) is None
+    assert store.read().pass_time(KEY, (16, 16, 16)) is None
 
 
 def test_the_median_of_the_last_five_counts(store: CalibrationStore) -> None:
@@ -97,19 +97,19 @@ def test_the_same_passes_come_first(store: CalibrationStore) -> None:
 def test_times_of_several_batches_make_one_pace(store: CalibrationStore) -> None:
     store.add_times(KEY, (16, 16, 16), {1: 0.3, 4: 0.9})
     store.add_times(KEY, (16, 16, 16), {4: 9.0})
-    pace = store.read().pace(KEY, (16, 16, 16))
-    assert pace is not None
-    assert pace.points == ((1, 0.3), (4, 0.9))
-    assert store.read().pace(KEY, (32, 32, 32)) is None
+    pass_time = store.read().pass_time(KEY, (16, 16, 16))
+    assert pass_time is not None
+    assert pass_time.points == ((1, 0.3), (4, 0.9))
+    assert store.read().pass_time(KEY, (32, 32, 32)) is None
 
 
 def test_passes_that_were_timed_anew_count_alone(store: CalibrationStore) -> None:
     for seconds in (3.0, 3.1, 3.2):
         store.add_times(KEY, WINDOW, {1: 1.0, 4: seconds})
     store.add_times(KEY, WINDOW, {4: 0.9}, anew=True)
-    pace = store.read().pace(KEY, WINDOW)
-    assert pace is not None
-    assert pace.points == ((1, 1.0), (4, 0.9))
+    pass_time = store.read().pass_time(KEY, WINDOW)
+    assert pass_time is not None
+    assert pass_time.points == ((1, 1.0), (4, 0.9))
 
 
 def test_of_passes_and_labels_the_last_five_are_kept(store: CalibrationStore) -> None:
@@ -141,7 +141,7 @@ def test_what_an_earlier_version_kept_of_labels_is_left_out(store: CalibrationSt
     store.path.write_text(store.path.read_text().replace('"decoding": []', old))
     taken = store.read()
     assert (taken.problem, taken.decoding_time("watershed")) == ("", None)
-    assert taken.pace(KEY, WINDOW) is not None
+    assert taken.pass_time(KEY, WINDOW) is not None
 
 
 WRONG = (
@@ -199,7 +199,7 @@ def test_the_file_stays_small(store: CalibrationStore, monkeypatch: pytest.Monke
         store.add(replace(KEY, network=str(side)), WINDOW, 2, measured(1.0))
     kept = store.read()
     assert len(kept.times) == len(kept.memory) == 10
-    assert kept.pace(KEY, (29, 29, 29)) is not None
+    assert kept.pass_time(KEY, (29, 29, 29)) is not None
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
@@ -270,9 +270,9 @@ def test_what_a_run_took_corrects_the_next_estimate(model: nt.Model, store: Cali
     assert again.measured.estimated_bytes == first.memory.counted_bytes
     wider = plan_of(model, store, batch=4)
     assert wider.memory.counted_bytes == pytest.approx(wider.need.estimate(Correction(2.0)).counted_bytes, rel=1e-3)
-    pace = store.read().pace(CalibrationKey.of(model.network, SETTINGS, CARD), (16, 16, 16))
-    assert pace is not None
-    assert first.seconds_at(pace) == pytest.approx(0.25 * first.windows)
+    pass_time = store.read().pass_time(CalibrationKey.of(model.network, SETTINGS, CARD), (16, 16, 16))
+    assert pass_time is not None
+    assert first.seconds_at(pass_time) == pytest.approx(0.25 * first.windows)
 
 
 @pytest.mark.parametrize(
@@ -341,7 +341,7 @@ def test_a_lone_slow_first_pass_counts_only_while_nothing_else_is_known(
         remember = RunMemory(model.network, plan, store)
         for event in passes(run):
             remember(event)
-        pace = plan_of(model, store).pace
-        assert pace is not None
-        per_pass.append(pace.of_pass(2))
+        pass_time = plan_of(model, store).pass_time
+        assert pass_time is not None
+        per_pass.append(pass_time.of_pass(2))
     assert per_pass == [6.0, 0.5, 0.5, 0.5, 0.5, 0.6]

@@ -18,7 +18,7 @@ import napari_tessera as nt
 from napari_tessera.api import plan
 from napari_tessera.cli.render import needed_of_free, render_plan
 from napari_tessera.core.units import format_bytes
-from napari_tessera.memory.calibration.pass_time import DecodingTime, Pace
+from napari_tessera.memory.calibration.pass_time import DecodingTime, PassTime
 from napari_tessera.memory.device_state import DeviceState
 from napari_tessera.session.cost import expected_time
 
@@ -318,8 +318,8 @@ def test_one_figure_of_memory_on_a_cpu_and_two_on_a_card(model: Path) -> None:
 def test_time_of_passes_and_of_labels_apart(model: Path) -> None:
     planned = plan((128, 400, 400), nt.load_model(model), nt.Settings(sw_batch_size=4))
     windows = planned.windows
-    timed = replace(planned, pace=Pace(((4, 2.0 / windows),)), decoding=DecodingTime(1.0, None))
-    assert expected_time(replace(timed, pace=None)) == ""
+    timed = replace(planned, pass_time=PassTime(((4, 2.0 / windows),)), decoding=DecodingTime(1.0, None))
+    assert expected_time(replace(timed, pass_time=None)) == ""
     passes_s = timed.passes_seconds
     assert passes_s == pytest.approx(0.5)
     assert expected_time(timed) == "under 1 s for the passes, and what the labels take"

@@ -318,7 +318,7 @@ class FailsAtOperation(TorchDispatchMode):
         {"tta_num": 3},
         {"accumulator": AccumulatorType.FLOAT16},
         {"tta_num": 4, "tta_mode": TtaMode.INTERLEAVED, "offsets": ((-1, 0, 0), (0, -1, 0), (0, 0, -1))},
-        {"occupied": np.arange(2 * 4 * 3).reshape(2, 4, 3) % 3 > 0},
+        {"window_mask": np.arange(2 * 4 * 3).reshape(2, 4, 3) % 3 > 0},
     ],
     ids=["plain", "views", "float16", "interleaved", "skipping"],
 )

@@ -247,11 +247,11 @@ def test_masks_and_empty_windows_count_for_each_plane(flat: nt.Model) -> None:
     image = np.zeros((4, 64, 64), np.float32)
     image[1, :8, :8] = 1
     settings = nt.Settings(window_size=(32, 32), overlap=0, skip_below=0.5, device="cpu")
-    occupied = nt.find_occupied(image, flat, settings)
-    assert occupied is not None
-    assert occupied.shape == (4, 2, 2)
-    assert occupied.sum() == 1
-    assert nt.plan(image.shape, flat, settings, occupied=[occupied]).windows == 1
+    window_mask = nt.find_window_mask(image, flat, settings)
+    assert window_mask is not None
+    assert window_mask.shape == (4, 2, 2)
+    assert window_mask.sum() == 1
+    assert nt.plan(image.shape, flat, settings, window_masks=[window_mask]).windows == 1
     np.testing.assert_array_equal(nt.segment(image, flat, settings), image > 0.5)
     mask = np.zeros(image.shape, bool)
     mask[2] = True

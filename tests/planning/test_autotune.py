@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import napari_tessera as nt
 from napari_tessera.api import measure_device
 from napari_tessera.core.units import parse_bytes
-from napari_tessera.memory.calibration.pass_time import Pace
+from napari_tessera.memory.calibration.pass_time import PassTime
 
 MIB = 2**20
 SHAPE = (40, 70, 90)
@@ -30,8 +30,8 @@ def model() -> nt.Model:
     return nt.Model.from_network(torch.nn.Sequential(*layers).eval(), in_channels=1, out_channels=2)
 
 
-def line(per_pass: float, per_window: float) -> Pace:
-    return Pace(tuple((n, per_pass + n * per_window) for n in (1, 64)))
+def line(per_pass: float, per_window: float) -> PassTime:
+    return PassTime(tuple((n, per_pass + n * per_window) for n in (1, 64)))
 
 
 def needed(model: nt.Model, batch: int, budget_bytes: int) -> int:
@@ -65,8 +65,8 @@ def test_without_a_budget_what_is_free_decides(model: nt.Model) -> None:
 
 
 def test_a_known_pace_prefers_the_least_memory_of_those_as_fast(model: nt.Model) -> None:
-    by_window = nt.autotune(SHAPE, model, SETTINGS, 20 * MIB, pace=line(0.0, 1.0))
-    by_pass = nt.autotune(SHAPE, model, SETTINGS, 20 * MIB, pace=line(1.0, 0.0))
+    by_window = nt.autotune(SHAPE, model, SETTINGS, 20 * MIB, pass_time=line(0.0, 1.0))
+    by_pass = nt.autotune(SHAPE, model, SETTINGS, 20 * MIB, pass_time=line(1.0, 0.0))
     assert by_window.settings.sw_batch_size == 1
     assert by_pass.forward_passes == min(
         nt.autotune(SHAPE, model, SETTINGS, 20 * MIB).forward_passes, by_pass.forward_passes
@@ -147,7 +147,7 @@ def test_a_network_for_one_window_keeps_it() -> None:
 
 def test_times_of_one_batch_alone_choose_no_batch(model: nt.Model) -> None:
     unknown = nt.autotune(SHAPE, model, SETTINGS, 20 * MIB)
-    of_one = nt.autotune(SHAPE, model, SETTINGS, 20 * MIB, pace=Pace(((1, 1.0),)))
+    of_one = nt.autotune(SHAPE, model, SETTINGS, 20 * MIB, pass_time=PassTime(((1, 1.0),)))
     assert of_one.settings.sw_batch_size == unknown.settings.sw_batch_size > 1
 
 
@@ -169,19 +169,19 @@ def test_windows_to_skip_are_found_for_every_window_that_is_tried(model: nt.Mode
 
     def find(settings: nt.Settings) -> list[Any]:
         asked.append(settings.window_size or ())
-        return [nt.find_occupied(volume, model, replace(settings, skip_below=0.5))]
+        return [nt.find_window_mask(volume, model, replace(settings, skip_below=0.5))]
 
     start = replace(SETTINGS, window_size=None)
-    chosen = nt.autotune(SHAPE, model, start, 10**9, choose_window=True, occupied=find)
+    chosen = nt.autotune(SHAPE, model, start, 10**9, choose_window=True, window_masks=find)
     (again,) = find(chosen.settings)
     assert again is not None
     assert chosen.windows == int(again.sum())
     assert len(asked[:-1]) == len(set(asked[:-1])) > 1, "once for each"
     with pytest.raises(nt.SettingsError, match="give a function"):
-        nt.autotune(SHAPE, model, start, 10**9, choose_window=True, occupied=find(SETTINGS))
+        nt.autotune(SHAPE, model, start, 10**9, choose_window=True, window_masks=find(SETTINGS))
 
 
 def test_a_pace_that_is_given_decides_on_the_window_too(model: nt.Model) -> None:
     start = replace(SETTINGS, window_size=None, overlap=0.5)
-    by_pass = nt.autotune(SHAPE, model, start, 10**9, choose_window=True, pace=line(1.0, 0.0))
+    by_pass = nt.autotune(SHAPE, model, start, 10**9, choose_window=True, pass_time=line(1.0, 0.0))
     assert by_pass.forward_passes == 1

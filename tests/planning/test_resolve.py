@@ -40,7 +40,7 @@ def planned(
     device: DeviceState = CUDA,
     decoder: str | None = "argmax",
     voxel_size_um: tuple[float, ...] | None = None,
-    occupied: Any = None,
+    window_masks: Any = None,
     **settings: Any,
 ) -> Plan:
     return resolve(
@@ -51,7 +51,7 @@ def planned(
         device=device,
         decoder=None if decoder is None else get_decoder(decoder),
         voxel_size_um=voxel_size_um,
-        occupied=occupied,
+        window_masks=window_masks,
     )
 
 
@@ -297,13 +297,13 @@ def test_windows_that_are_left_out_are_not_counted(data: st.DataObject, batch: i
     every = planned(*shapes, sw_batch_size=1)
     device = CUDA if share is None else too_small_for(every, share)
     grid = every.volumes[0].grid
-    occupied = np.array(data.draw(st.lists(st.booleans(), min_size=prod(grid), max_size=prod(grid)))).reshape(grid)
-    plan = planned(*shapes, sw_batch_size=batch, device=device, occupied=[occupied, None])
+    window_mask = np.array(data.draw(st.lists(st.booleans(), min_size=prod(grid), max_size=prod(grid)))).reshape(grid)
+    plan = planned(*shapes, sw_batch_size=batch, device=device, window_masks=[window_mask, None])
     first, second = plan.volumes
-    assert (first.windows, first.skipped_windows) == (occupied.sum(), (~occupied).sum())
+    assert (first.windows, first.skipped_windows) == (window_mask.sum(), (~window_mask).sum())
     assert (second.windows, second.skipped_windows) == (1, 0)
     assert plan.skipped_windows == first.skipped_windows == plan.to_dict()["skipped_windows"]
-    per_block = [occupied[np.ix_(*first.layout.ranges(block))].sum() for block in first.blocks]
+    per_block = [window_mask[np.ix_(*first.layout.ranges(block))].sum() for block in first.blocks]
     assert plan.forward_passes == sum(-(-windows // batch) for windows in per_block) + 1
 
 
@@ -311,7 +311,7 @@ def test_counts_are_bounds_until_windows_have_been_looked_for() -> None:
     shape = (64, 64, 64)
     assert not planned(shape).counts_are_bounds
     assert planned(shape, skip_below=3).counts_are_bounds
-    assert not planned(shape, skip_below=3, occupied=[np.ones((1, 1, 1), bool)]).counts_are_bounds
+    assert not planned(shape, skip_below=3, window_masks=[np.ones((1, 1, 1), bool)]).counts_are_bounds
 
 
 def test_eight_bits_hold_activated_values_only() -> None:
@@ -344,11 +344,11 @@ def test_what_waits_on_a_card_is_no_more_than_there_are_batches_left() -> None:
 
 
 def test_no_pass_holds_more_windows_than_are_computed_of_a_block() -> None:
-    occupied = np.zeros((2, 2, 2), bool)
-    occupied[0, 0] = True
-    few = planned((96, 96, 96), overlap=0.5, sw_batch_size=8, occupied=[occupied])
+    window_mask = np.zeros((2, 2, 2), bool)
+    window_mask[0, 0] = True
+    few = planned((96, 96, 96), overlap=0.5, sw_batch_size=8, window_masks=[window_mask])
     assert few.memory.activations_bytes == activations_bytes((64, 64, 64), 2)
-    nothing = planned((96, 96, 96), overlap=0.5, sw_batch_size=8, occupied=[np.zeros((2, 2, 2), bool)])
+    nothing = planned((96, 96, 96), overlap=0.5, sw_batch_size=8, window_masks=[np.zeros((2, 2, 2), bool)])
     assert (nothing.windows, nothing.memory.activations_bytes) == (0, activations_bytes((64, 64, 64), 1))
 
 
@@ -377,7 +377,7 @@ def test_a_last_pass_over_one_window_counts_where_it_needs_more() -> None:
 def test_a_run_that_computes_nothing_is_warned_of(skip_below: float | None, why: str) -> None:
     shape = (16, 16, 16)
     none, one = np.zeros((1, 1, 1), bool), np.ones((1, 1, 1), bool)
-    first, *_ = planned(shape, shape, skip_below=skip_below, occupied=[none, one]).advice
+    first, *_ = planned(shape, shape, skip_below=skip_below, window_masks=[none, one]).advice
     assert first.level is Level.WARNING
     assert why in first.text
-    assert not any(why in hint for hint in planned(shape, shape, skip_below=skip_below, occupied=[one, one]).hints)
+    assert not any(why in hint for hint in planned(shape, shape, skip_below=skip_below, window_masks=[one, one]).hints)

@@ -10,7 +10,7 @@ from napari_tessera.cli.console import OUT, show_json
 from napari_tessera.core.units import format_bytes
 
 if TYPE_CHECKING:
-    from napari_tessera.memory.calibration.pass_time import Pace
+    from napari_tessera.memory.calibration.pass_time import PassTime
     from napari_tessera.memory.profile import Measurement
 
 __all__ = ["calibrate"]
@@ -40,16 +40,16 @@ def calibrate(
 
     measured = calibrate(network, wanted)
     shape = wanted.window_size or network.spec.window.default
-    pace = plan(shape, network, wanted, decoder=PROBABILITIES).pace
-    assert pace is not None, "it has just been measured"
+    pass_time = plan(shape, network, wanted, decoder=PROBABILITIES).pass_time
+    assert pass_time is not None, "it has just been measured"
     if as_json:
         memory = {} if measured is None else asdict(measured)
-        show_json(memory | {"seconds": pace.to_dict()})
+        show_json(memory | {"seconds": pass_time.to_dict()})
     else:
-        OUT.print(_render(measured, pace, wanted.sw_batch_size))
+        OUT.print(_render(measured, pass_time, wanted.sw_batch_size))
 
 
-def _render(measured: "Measurement | None", pace: "Pace", sw_batch_size: int) -> Table:
+def _render(measured: "Measurement | None", pass_time: "PassTime", sw_batch_size: int) -> Table:
     table = Table.grid(padding=(0, 2))
     if measured is None:
         table.add_row("memory", "nothing here counts what this network takes: the estimate stays as it is")
@@ -57,6 +57,6 @@ def _render(measured: "Measurement | None", pace: "Pace", sw_batch_size: int) ->
         off = measured.estimated_bytes / measured.measured_bytes - 1
         table.add_row("estimated until now", f"{format_bytes(measured.estimated_bytes)} ({off:+.1%})")
         table.add_row("measured", f"{format_bytes(measured.measured_bytes)}, weights and one pass")
-    for windows, seconds in pace.points:
+    for windows, seconds in pass_time.points:
         table.add_row("one pass", f"{seconds:.3g} s for sw_batch_size {windows}, {seconds / windows:.3g} s a window")
     return table

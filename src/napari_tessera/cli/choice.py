@@ -60,7 +60,7 @@ class Choice:
         from napari_tessera.jobs import tuning
 
         if self.budget_bytes is None and not self.window:
-            return api.plan(shapes, model, settings, occupied=find(settings), **facts)
+            return api.plan(shapes, model, settings, window_masks=find(settings), **facts)
         return tuning.autotune(
-            shapes, model, settings, self.budget_bytes, choose_window=self.window, occupied=find, **facts
+            shapes, model, settings, self.budget_bytes, choose_window=self.window, window_masks=find, **facts
         )

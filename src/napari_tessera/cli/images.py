@@ -20,7 +20,7 @@ from napari_tessera.images.views.plane_stack import find_stack_crops, in_stacks
 from napari_tessera.planning.as_source import check_planes
 from napari_tessera.planning.resampling import resampling_of
 from napari_tessera.planning.stacked_planes import plane_of_volume, planes_note, without_axes
-from napari_tessera.planning.window_mask import check_mask, find_masked, find_windows, window_grid
+from napari_tessera.planning.volume_facts import check_mask, find_masked, find_windows, window_grid
 
 if TYPE_CHECKING:
     import numpy.typing as npt

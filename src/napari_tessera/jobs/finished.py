@@ -29,7 +29,7 @@ class FinishedPart:
     ----------
     layout
         Where its windows lie.
-    occupied
+    window_mask
         Boolean, shape ``layout.counts``: the windows that are computed; None: all of them.
     result_shape
         Of a result that has been brought to other voxels; None: that of the layout. A voxel is final if the one of the
@@ -37,7 +37,7 @@ class FinishedPart:
     """
 
     layout: WindowGrid
-    occupied: npt.NDArray[Any] | None = None
+    window_mask: npt.NDArray[Any] | None = None
     result_shape: tuple[int, ...] | None = None
     _regions: list[Limits] = field(default_factory=list)
 
@@ -86,9 +86,9 @@ class FinishedPart:
         return missing
 
     def _uncovered(self) -> npt.NDArray[np.bool_] | None:
-        if self.occupied is None or self.occupied.all():
+        if self.window_mask is None or self.window_mask.all():
             return None
-        return resample_labels(~covered_voxels(self.layout, self.occupied), self.shape)
+        return resample_labels(~covered_voxels(self.layout, self.window_mask), self.shape)
 
     def mask(self) -> npt.NDArray[np.bool_]:
         """Return which voxels are final, boolean, of the volume's shape."""

@@ -18,7 +18,7 @@ from napari_tessera.engine.source import ArraySource, Source
 from napari_tessera.images.views.crop import Crop, measure_crop
 from napari_tessera.images.views.normalised import NormalisedSource
 from napari_tessera.images.views.plane_stack import StackPlane
-from napari_tessera.images.views.window_mask import measure_occupied
+from napari_tessera.images.views.window_mask import measure_window_mask
 from napari_tessera.intensity.foreground import ForegroundSource, is_masked, measure_foreground
 from napari_tessera.intensity.measure import measure_intensity
 
@@ -38,7 +38,7 @@ class Loaded:
 
     source: Source
     intensity: IntensityMap
-    occupied: npt.NDArray[Any] | None
+    window_mask: npt.NDArray[Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +120,8 @@ class _Preparation:
             source = source.source
         if planned.crop is not None:
             source = planned.crop.of(source)
-        occupied = _occupied(source, planned, self._plan.settings.skip_below)
-        return Loaded(*self._as_seen(number, source, planned, shared), occupied)
+        window_mask = _window_mask(source, planned, self._plan.settings.skip_below)
+        return Loaded(*self._as_seen(number, source, planned, shared), window_mask)
 
     def _as_seen(
         self, number: int, source: Source, planned: VolumePlan, shared: _Measured | None
@@ -189,8 +189,8 @@ def _into_memory(source: Source) -> Source:
     return ArraySource(np.ascontiguousarray(source.read(whole)), channel_axis=0)
 
 
-def _occupied(source: Source, planned: VolumePlan, above: float | None) -> npt.NDArray[Any] | None:
+def _window_mask(source: Source, planned: VolumePlan, above: float | None) -> npt.NDArray[Any] | None:
     """Return the windows that are computed: as planned, else found now where empty ones are to be skipped."""
-    if planned.occupied is not None or above is None:
-        return planned.occupied
-    return measure_occupied(source, planned.layout, above=above)
+    if planned.window_mask is not None or above is None:
+        return planned.window_mask
+    return measure_window_mask(source, planned.layout, above=above)

@@ -309,8 +309,10 @@ class _VolumeRun:
     def run(self, workers: Sequence[Worker]) -> VolumeResult:
         job, began = self._job, time.perf_counter()
         self._check_host_memory()
-        occupied = self._finished.occupied = self._loaded.occupied
-        sweep = replace(self._plan.sweep(self._number, self._loaded.intensity), occupied=occupied, check=job.check)
+        window_mask = self._finished.window_mask = self._loaded.window_mask
+        sweep = replace(
+            self._plan.sweep(self._number, self._loaded.intensity), window_mask=window_mask, check=job.check
+        )
         job.notify(VolumeStarted(self._number, sweep.forward_passes, sweep.window_passes))
         with host_memory_for("the result"):
             shape = (self._kept.channels, *self._volume.shape)

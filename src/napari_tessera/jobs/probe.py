@@ -21,7 +21,6 @@ from napari_tessera.engine.loop.network import Forward, Window
 from napari_tessera.engine.loop.window_reader import CHANNELS_LAST
 from napari_tessera.engine.stitching.stitch import FLOAT_BYTES
 from napari_tessera.memory.allocations import peak_of_allocations
-from napari_tessera.memory.calibration.pass_time import Pace
 from napari_tessera.memory.trace import weights_bytes
 
 if TYPE_CHECKING:
@@ -29,26 +28,10 @@ if TYPE_CHECKING:
     from napari_tessera.engine.devices.protocol import Device
     from napari_tessera.models.model import Model
 
-__all__ = ["measure_pace", "measure_peak", "measure_times"]
+__all__ = ["measure_peak", "measure_times"]
 
 # A process's first passes are slower than all others, on two cores for 2 s of the bundled network (benchmarks/eta.py).
 WARM_UP_ROUNDS = 2
-
-
-def measure_pace(
-    model: Model,
-    settings: Settings,
-    *,
-    batches: Sequence[int] = (1, 2),
-    repeats: int = 3,
-    cancel: threading.Event | None = None,
-) -> Pace:
-    """Return how long forward passes of *model* take; parameters and errors are those of `measure_times`.
-
-    With a single batch, what a pass costs by itself is not found.
-    """
-    times = measure_times(model, settings, batches=batches, repeats=repeats, cancel=cancel)
-    return Pace.fit(list(times.items()))
 
 
 def measure_times(

@@ -96,7 +96,7 @@ class RunMemory:
             self._store.add_decoding(plan.decoder_text, self._decoded)
         batch = plan.settings.sw_batch_size
         times = list(self._times[batch])  # smaller ones are leftovers, timed once or twice
-        if len(times) > 1 or (times and plan.pace is None):  # a lone pass is the slow first one
+        if len(times) > 1 or (times and plan.pass_time is None):  # a lone pass is the slow first one
             settled = times[min(WARM_UP_PASSES, len(times) // 2) :]
             self._store.add_times(key, window, {batch: median(settled)})
         if run.peak_bytes is not None and not plan.counts_are_bounds and torch_sees_memory_of(self._network):

@@ -24,7 +24,7 @@ from napari_tessera.planning.request import PROBABILITIES, plan
 if TYPE_CHECKING:
     from napari_tessera.core.settings.settings import Settings
     from napari_tessera.images.views.crop import Crop
-    from napari_tessera.memory.calibration.pass_time import Pace
+    from napari_tessera.memory.calibration.pass_time import PassTime
     from napari_tessera.memory.device_state import DeviceState
     from napari_tessera.memory.profile import Measurement
     from napari_tessera.models.given import GivenModel, GivenSettings
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from napari_tessera.planning.plan import Plan
     from napari_tessera.planning.resampling import VoxelSize
 
-    Occupied = Sequence[npt.NDArray[Any] | None]
+    WindowMasks = Sequence[npt.NDArray[Any] | None]
 
 __all__ = ["autotune", "calibrate"]
 
@@ -51,9 +51,9 @@ def autotune(
     decoder: str | None = None,
     dtype: npt.DTypeLike = "float32",
     voxel_size_um: VoxelSize | Sequence[VoxelSize | None] | None = None,
-    pace: Pace | None = None,
+    pass_time: PassTime | None = None,
     device: DeviceState | None = None,
-    occupied: Occupied | Callable[[Settings], Occupied] | None = None,
+    window_masks: WindowMasks | Callable[[Settings], WindowMasks] | None = None,
     crops: Sequence[Crop | Sequence[Crop] | None] | None = None,
     results_held: int = 1,
     calibrations: CalibrationStore | None = None,
@@ -71,11 +71,11 @@ def autotune(
         What the run may take of the device, the estimate's error included; None: what is free, less 10 % headroom.
     choose_window
         Whether ``window_size`` is chosen, too: the model's default or larger; smaller only where that does not fit.
-    pace
+    pass_time
         How long passes take; None: as earlier runs or `calibrate` found, and where nothing is known, the fewest passes
         are taken to be fastest and at least 80 % of the largest batch that fits is chosen. With *choose_window* that of
         the model's default window.
-    occupied
+    window_masks
         As for `plan`, or a function that finds it for settings: with *choose_window* it depends on the window, and is
         asked for once for each that is tried.
 
@@ -87,8 +87,8 @@ def autotune(
     Raises
     ------
     SettingsError
-        If not even one window at a time fits, with what would; if *occupied* holds for one window and the window is to
-        be chosen; or as for `plan`.
+        If not even one window at a time fits, with what would; if *window_masks* hold for one window and that is to be
+        chosen; or as for `plan`.
     InputError, ModelError
         As for `plan`.
     """
@@ -98,12 +98,12 @@ def autotune(
     if budget_bytes is not None:
         state = replace(state, budget_bytes=budget_bytes)
 
-    if choose_window and not callable(occupied) and any(windows is not None for windows in occupied or ()):
+    if choose_window and not callable(window_masks) and any(windows is not None for windows in window_masks or ()):
         raise SettingsError(
-            "occupied names the windows of one window_size, but choose_window compares several: give a function that "
-            "finds them for the settings it is called with"
+            "window_masks are of one window_size, but choose_window compares several: give a function that finds "
+            "them for the settings it is called with"
         )
-    find_occupied = _once_per_window(occupied) if callable(occupied) else lambda settings: occupied
+    find_masks = _once_per_window(window_masks) if callable(window_masks) else lambda settings: window_masks
 
     def plan_of(settings: Settings) -> Plan:
         return plan(
@@ -114,22 +114,22 @@ def autotune(
             dtype=dtype,
             voxel_size_um=voxel_size_um,
             device=state,
-            occupied=find_occupied(settings),
+            window_masks=find_masks(settings),
             crops=crops,
             results_held=results_held,
             calibrations=calibrations,
         )
 
     if choose_window:
-        return fit_window(plan_of, settings, model.spec.window, pace=pace)
-    return fit_batch(plan_of, settings, pace=pace)
+        return fit_window(plan_of, settings, model.spec.window, pass_time=pass_time)
+    return fit_batch(plan_of, settings, pass_time=pass_time)
 
 
-def _once_per_window(find: Callable[[Settings], Occupied]) -> Callable[[Settings], Occupied]:
+def _once_per_window(find: Callable[[Settings], WindowMasks]) -> Callable[[Settings], WindowMasks]:
     """Return *find* with its last answer remembered: batches change from plan to plan, windows seldom."""
 
     @lru_cache(maxsize=1)
-    def find_at(settings: Settings) -> Occupied:
+    def find_at(settings: Settings) -> WindowMasks:
         return find(settings)
 
     return lambda settings: find_at(replace(settings, sw_batch_size=1))

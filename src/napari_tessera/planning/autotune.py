@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from napari_tessera.core.errors import ModelError, SettingsError
 from napari_tessera.core.units import format_bytes
-from napari_tessera.memory.calibration.pass_time import Pace
+from napari_tessera.memory.calibration.pass_time import PassTime
 from napari_tessera.memory.device_state import HEADROOM
 from napari_tessera.planning.advice import largest_fitting_batch
 
@@ -31,12 +31,12 @@ SAME_TIME = 0.02
 LARGER = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
 SMALLER = (0.75, 0.5, 0.25)
 # What a window costs while nothing has been timed: its voxels count, not its seconds.
-BY_VOXELS = Pace(((1, 1.0),))
+BY_VOXELS = PassTime(((1, 1.0),))
 
 PlanOf = Callable[["Settings"], "Plan"]
 
 
-def fit_batch(plan_of: PlanOf, settings: Settings, *, pace: Pace | None = None) -> Plan:
+def fit_batch(plan_of: PlanOf, settings: Settings, *, pass_time: PassTime | None = None) -> Plan:
     """Return the plan of the ``sw_batch_size`` that is fastest within the budget of the device.
 
     Parameters
@@ -45,7 +45,7 @@ def fit_batch(plan_of: PlanOf, settings: Settings, *, pace: Pace | None = None) 
         Gives the plan of settings; its device says what may be used.
     settings
         All but ``sw_batch_size`` stay as they are.
-    pace
+    pass_time
         How long passes take; None: as the plan knows it. Where passes of several sizes were not timed, the fewest are
         taken to be fastest.
 
@@ -69,19 +69,19 @@ def fit_batch(plan_of: PlanOf, settings: Settings, *, pace: Pace | None = None) 
         largest = 2  # kernels for single windows may take more than those for two
     if largest == 0:
         check_room(min((one, plan_at(min(max(most, 1), 2))), key=lambda plan: plan.most_bytes), is_least=True)
-    pace = pace or one.pace
+    pass_time = pass_time or one.pass_time
     least = 1 if one.fits else 2
-    if pace is None or not pace.compares_batches:
+    if pass_time is None or not pass_time.compares_batches:
         least = max(ceil(SHARE_OF_LARGEST * largest), least)
         plans = fitting(_candidates(least, largest))
         return min(plans, key=lambda plan: (plan.forward_passes, plan.settings.sw_batch_size))
     plans = fitting(_candidates(least, largest))
-    fastest = min(plan.seconds_at(pace) for plan in plans)
-    chosen = next(plan for plan in plans if plan.seconds_at(pace) <= (1 + SAME_TIME) * fastest)
-    return replace(chosen, pace=pace)
+    fastest = min(plan.seconds_at(pass_time) for plan in plans)
+    chosen = next(plan for plan in plans if plan.seconds_at(pass_time) <= (1 + SAME_TIME) * fastest)
+    return replace(chosen, pass_time=pass_time)
 
 
-def fit_window(plan_of: PlanOf, settings: Settings, rule: WindowRule, *, pace: Pace | None = None) -> Plan:
+def fit_window(plan_of: PlanOf, settings: Settings, rule: WindowRule, *, pass_time: PassTime | None = None) -> Plan:
     """Return the plan of the window and the ``sw_batch_size`` that are fastest within the budget of the device.
 
     Windows from the model's default up to three times its sides are compared, none larger than the volumes need;
@@ -96,7 +96,7 @@ def fit_window(plan_of: PlanOf, settings: Settings, rule: WindowRule, *, pace: P
         All but ``window_size`` and ``sw_batch_size`` stay as they are.
     rule
         The windows that the network accepts.
-    pace
+    pass_time
         How long passes over the default window take; None: as the plan knows it.
 
     Raises
@@ -109,10 +109,10 @@ def fit_window(plan_of: PlanOf, settings: Settings, rule: WindowRule, *, pace: P
     base = replace(settings, window_size=rule.default)
     first = plan_of(replace(base, sw_batch_size=1))
     needed = tuple(max(sides) for sides in zip(*(volume.shape for volume in first.volumes), strict=True))
-    known = pace or first.pace or BY_VOXELS
+    known = pass_time or first.pass_time or BY_VOXELS
 
     def seconds(plan: Plan) -> float:
-        return plan.seconds_at(plan.pace or known.scaled(_voxels_ratio(plan, rule)))
+        return plan.seconds_at(plan.pass_time or known.scaled(_voxels_ratio(plan, rule)))
 
     def fitted(factors: Sequence[float]) -> Iterator[Plan]:
         for window in _windows(rule, factors, needed):
@@ -120,9 +120,9 @@ def fit_window(plan_of: PlanOf, settings: Settings, rule: WindowRule, *, pace: P
             # A network may have been made for one window, and a larger one may not fit.
             with suppress(SettingsError, ModelError):
                 one = plan_of(replace(at_window, sw_batch_size=1))
-                own = None if pace is not None else one.pace
+                own = None if pass_time is not None else one.pass_time
                 here = own or (None if known is BY_VOXELS else known.scaled(_voxels_ratio(one, rule)))
-                yield fit_batch(plan_of, at_window, pace=here)
+                yield fit_batch(plan_of, at_window, pass_time=here)
 
     found = min(fitted(LARGER), key=seconds, default=None) or next(fitted(SMALLER), None)
     return found or fit_batch(plan_of, base)  # which says what is missing

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from napari_tessera.core.units import format_parameters
 from napari_tessera.engine.geometry.grid import Block, WindowGrid, count_forward_passes
-from napari_tessera.engine.loop.sweep import Sweep, count_occupied, is_interleaved
+from napari_tessera.engine.loop.sweep import Sweep, count_computed, is_interleaved
 from napari_tessera.memory.device_state import HEADROOM, DeviceState
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from napari_tessera.core.settings.views import View
     from napari_tessera.engine.intensity import IntensityMap
     from napari_tessera.images.views.crop import Crop
-    from napari_tessera.memory.calibration.pass_time import DecodingTime, Pace
+    from napari_tessera.memory.calibration.pass_time import DecodingTime, PassTime
     from napari_tessera.memory.estimate import DeviceNeed, HostEstimate, MemoryEstimate
     from napari_tessera.memory.profile import Correction, Measurement
     from napari_tessera.planning.resampling import Resampling
@@ -44,7 +44,7 @@ class VolumePlan:
         Calls of the network, all views included.
     blocks
         Parts that are stitched one after the other; one for the whole volume where its slab fits.
-    occupied
+    window_mask
         Boolean, shape ``layout.counts``: the windows that are computed; None: all of them.
     resampling
         How the image is brought to the model's voxel size first; None: it is taken as it is.
@@ -55,7 +55,7 @@ class VolumePlan:
     layout: WindowGrid
     forward_passes: int
     blocks: tuple[Block, ...]
-    occupied: npt.NDArray[Any] | None = field(default=None, compare=False)
+    window_mask: npt.NDArray[Any] | None = field(default=None, compare=False)
     resampling: Resampling | None = None
     crop: Crop | None = None
 
@@ -67,12 +67,12 @@ class VolumePlan:
         sw_batch_size: int,
         n_views: int,
         blocks: tuple[Block, ...] = (),
-        occupied: npt.NDArray[Any] | None = None,
+        window_mask: npt.NDArray[Any] | None = None,
         resampling: Resampling | None = None,
         crop: Crop | None = None,
     ) -> VolumePlan:
         """Count the passes of *layout*, each batch of windows seen through *n_views* views."""
-        planned = cls(layout, 0, blocks or (layout.whole,), occupied, resampling, crop)
+        planned = cls(layout, 0, blocks or (layout.whole,), window_mask, resampling, crop)
         counts = planned.block_windows
         passes = sum(count_forward_passes(n, sw_batch_size=sw_batch_size, n_views=n_views) for n in counts)
         return replace(planned, forward_passes=passes)
@@ -106,7 +106,7 @@ class VolumePlan:
     @property
     def windows(self) -> int:
         """Windows that are computed, each counted once."""
-        return count_occupied(self.layout, None, self.occupied)
+        return count_computed(self.layout, None, self.window_mask)
 
     @property
     def skipped_windows(self) -> int:
@@ -116,7 +116,7 @@ class VolumePlan:
     @property
     def block_windows(self) -> tuple[int, ...]:
         """Windows that are computed for every block; a batch never mixes blocks."""
-        return tuple(count_occupied(self.layout, block, self.occupied) for block in self.blocks)
+        return tuple(count_computed(self.layout, block, self.window_mask) for block in self.blocks)
 
     @property
     def repeated_windows(self) -> int:
@@ -181,7 +181,7 @@ class Plan:
         What the user should know, the most important first.
     measured
         The last run of this network on this device, if there was one.
-    pace
+    pass_time
         How long its passes take there, if that is known.
     decoding
         How long its decoder takes there, if that is known.
@@ -203,7 +203,7 @@ class Plan:
     output_bytes: int
     advice: tuple[Advice, ...] = ()
     measured: Measurement | None = None
-    pace: Pace | None = None
+    pass_time: PassTime | None = None
     decoding: DecodingTime | None = None
     awaits_crop: bool = False
 
@@ -217,11 +217,11 @@ class Plan:
         """Device memory at the peak if the estimate is too low by all that it may be off."""
         return round(self.memory.total_bytes * (1 + self.memory_error))
 
-    def seconds_at(self, pace: Pace) -> float:
-        """Return the seconds of all passes at *pace*; devices that share a volume's blocks work side by side."""
+    def seconds_at(self, pass_time: PassTime) -> float:
+        """Return the seconds of all passes by *pass_time*; devices that share a volume's blocks work side by side."""
         batch, views = self.settings.sw_batch_size, self.views_per_pass
         return sum(
-            pace.seconds(volume.block_windows, batch, views) / min(self.device.count, len(volume.blocks))
+            pass_time.seconds(volume.block_windows, batch, views) / min(self.device.count, len(volume.blocks))
             for volume in self.volumes
         )
 
@@ -244,7 +244,7 @@ class Plan:
     @property
     def passes_seconds(self) -> float | None:
         """How long the forward passes will take; None where none has been timed."""
-        return None if self.pace is None else self.seconds_at(self.pace)
+        return None if self.pass_time is None else self.seconds_at(self.pass_time)
 
     @property
     def host_fits(self) -> bool:
@@ -289,7 +289,7 @@ class Plan:
     @property
     def counts_are_bounds(self) -> bool:
         """Whether the run may compute fewer windows: what is empty is left out and has not been looked for yet."""
-        skips = self.settings.skip_below is not None and any(volume.occupied is None for volume in self.volumes)
+        skips = self.settings.skip_below is not None and any(volume.window_mask is None for volume in self.volumes)
         return skips or self.awaits_crop
 
     @property
@@ -338,7 +338,7 @@ class Plan:
             precision=self.settings.precision,
             accumulator=self.settings.accumulator,
             blocks=planned.blocks,
-            occupied=planned.occupied,
+            window_mask=planned.window_mask,
         )
 
     def to_dict(self) -> dict[str, Any]:

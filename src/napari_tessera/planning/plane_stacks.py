@@ -32,7 +32,7 @@ class PlannedVolumes:
         Spatial shapes.
     voxel_sizes_um
         Micrometres; None where unknown.
-    occupied
+    window_masks
         Which windows are computed; None: all of them.
     crops
         The boxes that the network sees; None: all of the volume.
@@ -42,7 +42,7 @@ class PlannedVolumes:
 
     shapes: tuple[tuple[int, ...], ...]
     voxel_sizes_um: tuple[VoxelSize | None, ...]
-    occupied: tuple[npt.NDArray[Any] | None, ...]
+    window_masks: tuple[npt.NDArray[Any] | None, ...]
     crops: tuple[Crop | None, ...]
     most_planes: int = 1
 
@@ -56,7 +56,7 @@ def plane_by_plane(
     shapes: Sequence[tuple[int, ...]],
     spec: ModelSpec,
     voxel_size_um: VoxelSize | Sequence[VoxelSize | None] | None,
-    occupied: Sequence[Windows] | None,
+    window_masks: Sequence[Windows] | None,
     crops: Sequence[Crop | Sequence[Crop] | None] | None = None,
 ) -> PlannedVolumes:
     """Return the volumes of a plan, the planes of each stack in the place of the stack.
@@ -67,7 +67,7 @@ def plane_by_plane(
         As a caller gives them; those of a stack may be of two axes or three.
     spec
         The model.
-    occupied
+    window_masks
         One for each of *shapes*; that of a stack has its planes in front, or is one for each of them.
     crops
         One for each of *shapes*; of a stack one for each of its planes.
@@ -78,7 +78,7 @@ def plane_by_plane(
         If there are not as many voxel sizes or windows as shapes.
     """
     sizes = sizes_of_volumes(voxel_size_um, len(shapes))
-    windows, boxes = _one_each("occupied", occupied, len(shapes)), _one_each("crops", crops, len(shapes))
+    windows, boxes = _one_each("window_masks", window_masks, len(shapes)), _one_each("crops", crops, len(shapes))
     for shape, size in zip(shapes, sizes, strict=True):
         if size is not None and len(size) not in (len(shape), spec.spatial_dims):
             raise InputError(f"the voxel size is {size}, but the shape {shape}: give one length per axis")
@@ -94,7 +94,7 @@ def plane_by_plane(
     return PlannedVolumes(
         shapes=tuple(shape for shape, *_ in volumes),
         voxel_sizes_um=tuple(size for _, size, _, _ in volumes),
-        occupied=tuple(which for _, _, which, _ in volumes),
+        window_masks=tuple(which for _, _, which, _ in volumes),
         crops=tuple(box for *_, box in volumes),
         most_planes=max((planes or 1 for planes in counts), default=1),
     )
@@ -111,9 +111,12 @@ def _one_each(name: str, given: Any, volumes: int, what: str = "volume") -> tupl
 
 
 def _planes(
-    shape: tuple[int, ...], size: VoxelSize | None, occupied: Any, crops: Any, spec: ModelSpec
+    shape: tuple[int, ...], size: VoxelSize | None, window_masks: Any, crops: Any, spec: ModelSpec
 ) -> list[tuple[tuple[int, ...], VoxelSize | None, Any, Any]]:
     planes = shape[spec.plane_place]
-    windows, boxes = _one_each("occupied", occupied, planes, "plane"), _one_each("crops", crops, planes, "plane")
+    windows, boxes = (
+        _one_each("window_masks", window_masks, planes, "plane"),
+        _one_each("crops", crops, planes, "plane"),
+    )
     own = None if size is None else spec.of_plane(size)
     return [(spec.of_plane(shape), own, which, box) for which, box in zip(windows, boxes, strict=True)]

@@ -75,7 +75,7 @@ def plan(
     dtype: npt.DTypeLike = "float32",
     voxel_size_um: VoxelSize | Sequence[VoxelSize | None] | None = None,
     device: DeviceState | None = None,
-    occupied: Sequence[Windows] | None = None,
+    window_masks: Sequence[Windows] | None = None,
     crops: Sequence[Crop | Sequence[Crop] | None] | None = None,
     output_chunk: tuple[int, ...] | None = None,
     results_held: int = 1,
@@ -100,8 +100,8 @@ def plan(
         Of all volumes, or of each one, micrometres; None where unknown. Needed where ``settings.resample`` is on.
     device
         The device's state if it has been measured already; measured now if None.
-    occupied
-        For every one of *shapes*, which windows are computed, from `find_occupied`; None counts all of them.
+    window_masks
+        For every one of *shapes*, which windows are computed, from `find_window_mask`; None counts all of them.
     crops
         For every one of *shapes*, the box that the network sees, from `find_crop`; None: all of it, which is the most
         for a model that crops.
@@ -127,7 +127,7 @@ def plan(
     if not isinstance(device, DeviceState | None):
         raise SettingsError(f"device is {device!r}, but it must be a DeviceState: a device's name goes into settings")
     state = device or measure_device(settings.device)
-    volumes = plane_by_plane(_several(shapes), model.spec, voxel_size_um, occupied, crops)
+    volumes = plane_by_plane(_several(shapes), model.spec, voxel_size_um, window_masks, crops)
     chosen = None if decoder == PROBABILITIES else choose_decoder(model, settings, decoder)
 
     settings = complete_settings(settings, model.spec, chosen)
@@ -164,13 +164,15 @@ def plan(
         decoder=chosen,
         itemsize=_itemsize(dtype),
         voxel_size_um=volumes.voxel_sizes_um,
-        occupied=volumes.occupied,
+        window_masks=volumes.window_masks,
         crops=volumes.crops,
         output_chunk=output_chunk,
         results_held=results_held * volumes.most_planes,
     )
     timed = CalibrationKey.of(model.network, settings, state)
-    return replace(planned, pace=taken.pace(timed, window), decoding=taken.decoding_time(planned.decoder_text))
+    return replace(
+        planned, pass_time=taken.pass_time(timed, window), decoding=taken.decoding_time(planned.decoder_text)
+    )
 
 
 def _itemsize(dtype: npt.DTypeLike) -> int:

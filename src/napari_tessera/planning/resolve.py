@@ -80,7 +80,7 @@ def resolve(
     decoder: Decoder | None,
     itemsize: int = 4,
     voxel_size_um: VoxelSize | Sequence[VoxelSize | None] | None = None,
-    occupied: Sequence[npt.NDArray[Any] | None] | None = None,
+    window_masks: Sequence[npt.NDArray[Any] | None] | None = None,
     crops: Sequence[Crop | None] | None = None,
     output_chunk: Shape | None = None,
     results_held: int = 1,
@@ -105,7 +105,7 @@ def resolve(
         Bytes per value of the images.
     voxel_size_um
         Of all volumes, or of each one, micrometres; None where unknown.
-    occupied
+    window_masks
         For every volume which windows are computed (see `VolumePlan`), None: all of them.
     crops
         For every volume the box of it that the network sees, None: all of it.
@@ -140,8 +140,8 @@ def resolve(
         WindowGrid.regular(shape, window, settings.overlap, spec.tiling, spec.halo, spec.padding)
         for shape in seen_shapes
     )
-    skipped = tuple(occupied) if occupied is not None else (None,) * len(grids)
-    _check_occupied(skipped, grids)
+    skipped = tuple(window_masks) if window_masks is not None else (None,) * len(grids)
+    _check_window_masks(skipped, grids)
     skipped = tuple(_left(*each) for each in zip(skipped, grids, boxes, strict=True))
     # Chunks of a result are no whole numbers of resampled voxels, and a box begins anywhere in one.
     chunk = output_chunk if not any((*resamplings, *boxes)) else None
@@ -205,7 +205,7 @@ class _Run:
     traced: Traced
     device: DeviceState
     decoder: Decoder | None
-    occupied: Sequence[npt.NDArray[Any] | None]
+    window_masks: Sequence[npt.NDArray[Any] | None]
     output_chunk: Shape | None
 
     @property
@@ -247,12 +247,12 @@ class _Run:
                 sw_batch_size=self.settings.sw_batch_size,
                 n_views=self.views_per_pass,
                 blocks=self.blocks[grid],
-                occupied=windows,
+                window_mask=windows,
                 resampling=resampling,
                 crop=crop,
             )
             for grid, windows, resampling, crop in zip(
-                self.grids, self.occupied, self.resamplings, self.crops, strict=True
+                self.grids, self.window_masks, self.resamplings, self.crops, strict=True
             )
         )
 
@@ -274,7 +274,7 @@ class _Run:
     def _slab(self, grid: WindowGrid, block: Block) -> SlabShape:
         weighting = choose_weighting(
             normalised=any(self._kept(resampling).reduction.normalised for resampling in self.resamplings),
-            skips=any(windows is not None for windows in self.occupied),
+            skips=any(windows is not None for windows in self.window_masks),
             partly_silent=self._interleaved and bool(_directed_offsets(self.spec)),
         )
         return SlabShape(grid, block, self.spec.out_channels, weighting, self.settings.accumulator)
@@ -413,18 +413,18 @@ def _checked_crops(crops: Sequence[Crop | None] | None, shapes: Sequence[Shape])
     return boxes
 
 
-def _check_occupied(occupied: Sequence[Any], grids: Sequence[WindowGrid]) -> None:
-    for windows, grid in zip(occupied, grids, strict=True):
+def _check_window_masks(window_masks: Sequence[Any], grids: Sequence[WindowGrid]) -> None:
+    for windows, grid in zip(window_masks, grids, strict=True):
         if windows is not None and (np.shape(windows) != grid.counts or np.asarray(windows).dtype != bool):
             raise InputError(
-                f"occupied has {np.asarray(windows).dtype} of shape {np.shape(windows)}, but it needs one bool for "
-                f"each window, shape {grid.counts}, as find_occupied gives it for the same settings"
+                f"window_masks has {np.asarray(windows).dtype} of shape {np.shape(windows)}, but it needs one bool for "
+                f"each window, shape {grid.counts}, as find_window_mask gives it for the same settings"
             )
 
 
-def _left(occupied: npt.NDArray[Any] | None, grid: WindowGrid, crop: Crop | None) -> npt.NDArray[Any] | None:
+def _left(window_masks: npt.NDArray[Any] | None, grid: WindowGrid, crop: Crop | None) -> npt.NDArray[Any] | None:
     """Return which windows are computed: none of an image that is empty."""
-    return np.zeros(grid.counts, bool) if crop is not None and crop.is_empty else occupied
+    return np.zeros(grid.counts, bool) if crop is not None and crop.is_empty else window_masks
 
 
 def _directed_offsets(spec: ModelSpec) -> tuple[Shape, ...]:

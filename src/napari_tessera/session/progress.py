@@ -23,7 +23,7 @@ from napari_tessera.engine.loop.events import (
 from napari_tessera.memory.calibration.pass_time import WARM_UP_PASSES, DecodingTime
 
 # Passes that tell the time left: enough to hold those that come once a row of windows and read or write more than the
-# others, few enough to follow a change of pace. While they are fewer than twice those at the start that may be slower,
+# others, few enough to follow a change. While they are fewer than twice those at the start that may be slower,
 # the earlier half is left out.
 RECENT_PASSES = 128
 
@@ -37,10 +37,10 @@ class Progress:
     done, total
         Forward passes over all volumes; *total* grows when memory runs out and passes become smaller.
     seconds_left
-        Time that the passes left will take, at the pace of the last ones, and making labels, as far as is known; None
+        Time that the passes left will take, as fast as the last ones, and making labels, as far as is known; None
         before the first pass is done.
     seconds_per_pass
-        That pace.
+        As the last ones took.
     recovered
         The last time that memory ran out.
     noticed
@@ -131,7 +131,7 @@ class ProgressMeter:
             case PassFinished():
                 self._count(event)
             case MemoryRecovered():
-                self._recent.clear()  # smaller passes have another pace
+                self._recent.clear()  # smaller passes take another time
                 self._since = 0
                 self._repeats_windows |= event.step is Recovery.BLOCKS
                 self._batch = max(self._batch, event.failed_batch)
@@ -188,7 +188,7 @@ class ProgressMeter:
         volume.windows_done += event.windows
         volume.passes_s += ended - self._last_pass
         self._batch = max(self._batch, event.windows)
-        per_window_s = _pace(self._recent)
+        per_window_s = _seconds_per_window(self._recent)
         per_pass = sum(each.windows for each in self._recent) / len(self._recent)
         self._passes_left_s = per_window_s * self._windows_left(event.volume, per_pass)
         self.progress = replace(
@@ -214,7 +214,7 @@ class ProgressMeter:
         return min(max(left, passes), passes * self._batch)  # where memory ran out, some are passed again
 
 
-def _pace(passes: Collection[PassFinished]) -> float:
+def _seconds_per_window(passes: Collection[PassFinished]) -> float:
     """Return the seconds per window of *passes*; the slowest counts as the second slowest, as it may be an accident."""
     limit = sorted(each.seconds / each.windows for each in passes)[-2:][0]
     return sum(min(each.seconds, limit * each.windows) for each in passes) / sum(each.windows for each in passes)

@@ -127,13 +127,13 @@ class Task:
             found = fit_window(plan_of, start, rule)
         return found
 
-    def _resolve(self, occupied: Sequence[Windows] | None, crops: Sequence[Crop] | None = None) -> Plan:
+    def _resolve(self, window_masks: Sequence[Windows] | None, crops: Sequence[Crop] | None = None) -> Plan:
         if not self.outputs.probabilities:
-            return self._plan(None, occupied, crops)
-        kept = self._plan(_probabilities(), occupied, crops)
+            return self._plan(None, window_masks, crops)
+        kept = self._plan(_probabilities(), window_masks, crops)
         if not self.outputs.labels:
             return kept
-        labels = self._plan(None, occupied, crops)
+        labels = self._plan(None, window_masks, crops)
         # Probabilities are swept and kept, labels are made of them afterwards. Of a resampled or cropped image they are
         # there twice in the end, as the network gave them and in the image's own voxels.
         is_other = any(volume.resampling is not None or volume.crop is not None for volume in kept.volumes)
@@ -160,7 +160,7 @@ class Task:
         ]
 
     def _grid_of(self, volume: VolumeInput, crop: Crop | None) -> WindowGrid:
-        from napari_tessera.planning.window_mask import window_grid
+        from napari_tessera.planning.volume_facts import window_grid
 
         shape = volume.shape if crop is None else crop.shape
         return window_grid(shape, self.model.spec, self.settings, volume.voxel_size_um)
@@ -191,21 +191,21 @@ class Task:
 
     def _count(self, plan: Plan | None, cancel: threading.Event) -> Plan:
         """Return *plan*, resolved anew if None, or if a mask or the images decide on box and windows."""
-        from napari_tessera.planning.window_mask import find_windows
+        from napari_tessera.planning.volume_facts import find_windows
 
         crops = self._find_crops(cancel)
         if self.settings.skip_below is None:
             if plan is not None and self.mask is None and crops is None:
                 return plan
             return self._resolve(self._find_masked(crops), crops)
-        occupied: list[Windows] = []
+        window_masks: list[Windows] = []
         for volume, crop in zip(self.volumes, crops or (None,) * len(self.volumes), strict=True):
             raise_if_cancelled(cancel)
             size, mask = volume.voxel_size_um, None if self.mask is None else self.mask.part_of(volume)
-            occupied.append(find_windows(volume.load(), self.model.spec, self.settings, mask, size, crop))
-        return self._resolve(occupied, crops)
+            window_masks.append(find_windows(volume.load(), self.model.spec, self.settings, mask, size, crop))
+        return self._resolve(window_masks, crops)
 
-    def _plan(self, decoder: str | None, occupied: Sequence[Windows] | None, crops: Sequence[Crop] | None) -> Plan:
+    def _plan(self, decoder: str | None, window_masks: Sequence[Windows] | None, crops: Sequence[Crop] | None) -> Plan:
         from napari_tessera import api
 
         return api.plan(
@@ -215,7 +215,7 @@ class Task:
             decoder=decoder,
             dtype=max((volume.dtype for volume in self.volumes), key=lambda dtype: dtype.itemsize),
             voxel_size_um=[volume.voxel_size_um for volume in self.volumes],
-            occupied=occupied,
+            window_masks=window_masks,
             crops=crops,
             results_held=len(self.volumes),  # they become layers
         )
@@ -326,7 +326,7 @@ class Task:
 
 def _is_measured(plan: Plan) -> bool:
     """Whether it is known what passes like those of *plan* take; Apple's GPU counts no memory."""
-    timed = plan.pace is not None and plan.pace.compares_batches
+    timed = plan.pass_time is not None and plan.pass_time.compares_batches
     return timed and (plan.measured is not None or plan.device.kind == "mps")
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from napari_tessera.engine.intensity import IntensityMap
     from napari_tessera.engine.loop.pass_check import PassCheck
 
-__all__ = ["Sweep", "choose_weighting", "count_occupied", "is_interleaved"]
+__all__ = ["Sweep", "choose_weighting", "count_computed", "is_interleaved"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Sweep:
         Width of the Gaussian blend as a share of the window's sides.
     blocks
         Parts of the image that are stitched one after the other; empty: the whole at once.
-    occupied
+    window_mask
         Boolean, one per window of the grid (shape ``grid.counts``): which are computed; None: all.
     read_ahead
         Batches read while the network computes; None: what suits the device.
@@ -68,7 +68,7 @@ class Sweep:
     accumulator: AccumulatorType = AccumulatorType.FLOAT32
     sigma_scale: float | tuple[float, ...] = 0.125
     blocks: tuple[Block, ...] = ()
-    occupied: npt.NDArray[Any] | None = None
+    window_mask: npt.NDArray[Any] | None = None
     read_ahead: int | None = None
     check: PassCheck | None = None
 
@@ -99,13 +99,13 @@ class Sweep:
         """Return how sums become averages, if *normalised* ones are asked for."""
         return choose_weighting(
             normalised=normalised,
-            skips=self.occupied is not None,
+            skips=self.window_mask is not None,
             partly_silent=self.is_interleaved and bool(self.offsets),
         )
 
     def passes_of(self, block: Block, sw_batch_size: int | None = None) -> int:
         """Return the forward passes of one block, with batches of another size if one is given."""
-        windows = count_occupied(self.grid, block, self.occupied)
+        windows = count_computed(self.grid, block, self.window_mask)
         batch = self.sw_batch_size if sw_batch_size is None else sw_batch_size
         return count_forward_passes(windows, sw_batch_size=batch, n_views=self.views_per_pass)
 
@@ -117,7 +117,7 @@ class Sweep:
     @cached_property
     def window_passes(self) -> int:
         """Windows of all these passes: each once for every view and every block that it is passed for."""
-        windows = (count_occupied(self.grid, block, self.occupied) for block in self.all_blocks)
+        windows = (count_computed(self.grid, block, self.window_mask) for block in self.all_blocks)
         return sum(windows) * self.views_per_pass
 
     def windows_of(self, block: Block) -> list[Window]:
@@ -126,7 +126,7 @@ class Sweep:
         places = digits(self.grid, len(views))
         found = []
         for index in self.grid.iter_indices(block):
-            if self.occupied is not None and not self.occupied[index]:
+            if self.window_mask is not None and not self.window_mask[index]:
                 continue
             view = views[view_number(index, places, len(views))]
             found.append(Window(self.grid.start_of(index), view))
@@ -158,8 +158,8 @@ def choose_weighting(*, normalised: bool, skips: bool, partly_silent: bool) -> W
     return Weighting.VOXELS if skips else Weighting.ROWS
 
 
-def count_occupied(grid: WindowGrid, block: Block | None, occupied: npt.NDArray[Any] | None) -> int:
+def count_computed(grid: WindowGrid, block: Block | None, window_mask: npt.NDArray[Any] | None) -> int:
     """Return how many windows of *block* are computed."""
-    if occupied is None:
+    if window_mask is None:
         return grid.count_windows(block)
-    return int(np.count_nonzero(occupied[np.ix_(*grid.ranges(block))]))
+    return int(np.count_nonzero(window_mask[np.ix_(*grid.ranges(block))]))

@@ -12,10 +12,10 @@ from napari_tessera.engine.source import PlaneCache, Source
 if TYPE_CHECKING:
     from napari_tessera.engine.geometry.grid import WindowGrid
 
-__all__ = ["covered_voxels", "measure_occupied"]
+__all__ = ["covered_voxels", "measure_window_mask"]
 
 
-def measure_occupied(source: Source, grid: WindowGrid, *, above: float) -> npt.NDArray[np.bool_]:
+def measure_window_mask(source: Source, grid: WindowGrid, *, above: float) -> npt.NDArray[np.bool_]:
     """Return which windows hold a voxel above a value, in any channel.
 
     Reads every plane once; memory is that of the planes that one row of windows spans.
@@ -37,7 +37,7 @@ def measure_occupied(source: Source, grid: WindowGrid, *, above: float) -> npt.N
     """
     axis, shape = grid.sweep_axis, source.shape[1:]
     planes = PlaneCache(source, axis)
-    occupied = np.zeros(grid.counts, bool)
+    window_mask = np.zeros(grid.counts, bool)
     across: list[slice] = [slice(0, side) for side in shape]
     limits = [_touched(_limits(grid, number), grid.shape[number], side) for number, side in enumerate(shape)]
     for row, (first, stop) in enumerate(limits[axis]):
@@ -48,8 +48,8 @@ def measure_occupied(source: Source, grid: WindowGrid, *, above: float) -> npt.N
             if other != axis:
                 parts = [np.any(hit.take(range(a, b), other), axis=other) for a, b in limits[other]]
                 hit = np.stack(parts, axis=other)
-        occupied[(*(slice(None) for _ in range(axis)), slice(row, row + 1))] = hit
-    return occupied
+        window_mask[(*(slice(None) for _ in range(axis)), slice(row, row + 1))] = hit
+    return window_mask
 
 
 def _limits(grid: WindowGrid, axis: int, halo: int = 0) -> list[tuple[int, int]]:
@@ -64,10 +64,10 @@ def _touched(limits: list[tuple[int, int]], side: int, own_side: int) -> list[tu
     return [(first * own_side // side, -(-stop * own_side // side)) for first, stop in limits]
 
 
-def covered_voxels(grid: WindowGrid, occupied: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+def covered_voxels(grid: WindowGrid, window_mask: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Return which voxels of the image lie in what counts of a window that is computed, boolean (*spatial)."""
     covered = np.zeros(grid.shape, bool)
     limits = [_limits(grid, axis, halo) for axis, halo in enumerate(grid.halo)]
-    for index in zip(*np.nonzero(occupied), strict=True):
+    for index in zip(*np.nonzero(window_mask), strict=True):
         covered[tuple(slice(*limits[axis][number]) for axis, number in enumerate(index))] = True
     return covered

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median, median_low
 
-__all__ = ["WARM_UP_PASSES", "DecodingTime", "Pace", "is_small"]
+__all__ = ["WARM_UP_PASSES", "DecodingTime", "PassTime", "is_small"]
 
 # Passes at the start that may be slower than all others, as they fill caches and wake cores: 2 s of a bundled network's
 # run on two cores (benchmarks/eta.py).
@@ -18,7 +18,7 @@ SMALL_VOXELS = 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class PassTime:
     """What forward passes cost, by how many windows they hold.
 
     Between the numbers of windows that were timed, seconds are interpolated. Beyond them a window is taken to cost what
@@ -32,18 +32,18 @@ class Pace:
 
     Examples
     --------
-    >>> pace = Pace.fit([(1, 0.3), (1, 0.3), (1, 9.0), (4, 0.9)])
-    >>> [round(pace.of_pass(windows), 3) for windows in (1, 2, 4, 8)]
+    >>> pass_time = PassTime.fit([(1, 0.3), (1, 0.3), (1, 9.0), (4, 0.9)])
+    >>> [round(pass_time.of_pass(windows), 3) for windows in (1, 2, 4, 8)]
     [0.3, 0.5, 0.9, 1.8]
-    >>> round(pace.seconds([10], sw_batch_size=4, views=2), 3)  # (4 + 4 + 2 windows) x 2 views
+    >>> round(pass_time.seconds([10], sw_batch_size=4, views=2), 3)  # (4 + 4 + 2 windows) x 2 views
     4.6
     """
 
     points: tuple[tuple[int, float], ...]
 
     @classmethod
-    def fit(cls, samples: Sequence[tuple[int, float]]) -> Pace:
-        """Return the pace that *samples* show: the median of each number of windows, of two the shorter.
+    def fit(cls, samples: Sequence[tuple[int, float]]) -> PassTime:
+        """Return what *samples* show: the median of each number of windows, of two the shorter.
 
         Passes over more windows are not taken to need less time, one window apart: where they seem to, it was noise.
 
@@ -58,7 +58,7 @@ class Pace:
             If there is no sample.
         """
         if not samples:
-            raise ValueError("a pace needs at least one pass that has been timed")
+            raise ValueError("a time needs at least one pass that has been timed")
         timed: dict[int, list[float]] = defaultdict(list)
         for windows, seconds in samples:
             timed[windows].append(seconds)
@@ -99,9 +99,9 @@ class Pace:
         rests = [windows % sw_batch_size for windows in block_windows if windows % sw_batch_size]
         return views * (full * self.of_pass(sw_batch_size) + sum(map(self.of_pass, rests)))
 
-    def scaled(self, voxels_ratio: float) -> Pace:
-        """Return the pace for windows of *voxels_ratio* times the voxels, each voxel taken to cost as much."""
-        return Pace(tuple((windows, seconds * voxels_ratio) for windows, seconds in self.points))
+    def scaled(self, voxels_ratio: float) -> PassTime:
+        """Return the time for windows of *voxels_ratio* times the voxels, each voxel taken to cost as much."""
+        return PassTime(tuple((windows, seconds * voxels_ratio) for windows, seconds in self.points))
 
     def to_dict(self) -> dict[int, float]:
         """Return the seconds by the number of windows, for JSON."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_tessera.core.errors import CalibrationError, first_line
 from napari_tessera.core.user_folder import configuration_folder, replace_json, set_aside
-from napari_tessera.memory.calibration.pass_time import DecodingTime, Pace, is_small
+from napari_tessera.memory.calibration.pass_time import DecodingTime, PassTime, is_small
 from napari_tessera.memory.profile import Correction, Known, Measurement
 
 if TYPE_CHECKING:
@@ -103,11 +103,11 @@ class Calibrations:
         others = [entry for entry in self.memory if entry["key"] | {"network": ""} == anyone]
         return NetworkMemory(key, tuple(entry for entry in others if entry["key"] == wanted), tuple(others[-KEPT:]))
 
-    def pace(self, key: CalibrationKey, window: tuple[int, ...]) -> Pace | None:
+    def pass_time(self, key: CalibrationKey, window: tuple[int, ...]) -> PassTime | None:
         """Return how long passes over windows of that size take; None where none was timed."""
         about = _about(key, window)
         times = [entry for entry in self.times if _is_about(entry, about)]
-        return Pace.fit([(entry["windows"], entry["seconds"]) for entry in times]) if times else None
+        return PassTime.fit([(entry["windows"], entry["seconds"]) for entry in times]) if times else None
 
     def decoding_time(self, decoder: str) -> DecodingTime | None:
         """Return how long *decoder* takes for labels here; None where that is not known."""
@@ -253,7 +253,7 @@ def _checked(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _about(key: CalibrationKey, window: tuple[int, ...]) -> dict[str, Any]:
-    """Return what entries of times are about: passes over one window and several are one pace, whatever the kernels."""
+    """Return what entries of times are about: passes over one window and several alike, whatever the kernels."""
     return {"key": asdict(replace(key, single=False)), "window": list(window)}
 
 

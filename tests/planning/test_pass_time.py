@@ -1,4 +1,4 @@
-"""A pace: fitted to passes that were timed, and multiplied with exactly the passes of a plan."""
+"""The time of passes: fitted to passes that were timed, and multiplied with exactly the passes of a plan."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from napari_tessera.core.settings.settings import Settings
 from napari_tessera.decode import get_decoder
 from napari_tessera.engine.geometry.grid import count_forward_passes
-from napari_tessera.memory.calibration.pass_time import DecodingTime, Pace
+from napari_tessera.memory.calibration.pass_time import DecodingTime, PassTime
 from napari_tessera.memory.device_state import DeviceState
 from napari_tessera.memory.profile import PassProfile
 from napari_tessera.models.spec.spec import ModelSpec, WindowRule
@@ -37,21 +37,21 @@ def planned(*shapes: tuple[int, ...], **settings: object) -> Plan:
     )
 
 
-def line(per_pass: float, per_window: float) -> Pace:
+def line(per_pass: float, per_window: float) -> PassTime:
     """Return what passes cost where each window costs as much, and each pass something by itself."""
-    return Pace(tuple((n, per_pass + n * per_window) for n in (1, 64)))
+    return PassTime(tuple((n, per_pass + n * per_window) for n in (1, 64)))
 
 
 @given(per_pass=st.floats(0, 10), per_window=st.floats(0, 10), batches=st.sets(st.integers(1, 32), min_size=2))
 def test_fit_finds_a_line_again_between_what_was_timed(per_pass: float, per_window: float, batches: set[int]) -> None:
-    found = Pace.fit([(n, per_pass + n * per_window) for n in batches for _ in range(3)])
+    found = PassTime.fit([(n, per_pass + n * per_window) for n in batches for _ in range(3)])
     for windows in range(min(batches), max(batches) + 1):
         assert found.of_pass(windows) == pytest.approx(per_pass + windows * per_window, abs=1e-6)
 
 
 @given(st.lists(st.tuples(st.integers(1, 32), st.floats(1e-3, 100)), min_size=1), st.integers(1, 100))
 def test_windows_are_never_free(samples: list[tuple[int, float]], windows: int) -> None:
-    found = Pace.fit(samples)
+    found = PassTime.fit(samples)
     assert found.of_pass(windows) > 0
     largest = max(n for n, _ in samples)
     assert found.of_pass(10 * largest) == pytest.approx(10 * found.of_pass(largest)), "no gain that was not seen"
@@ -68,20 +68,20 @@ def test_windows_are_never_free(samples: list[tuple[int, float]], windows: int) 
     ],
 )
 def test_fit(samples: list[tuple[int, float]], points: tuple[tuple[int, float], ...]) -> None:
-    assert Pace.fit(samples).points == points
+    assert PassTime.fit(samples).points == points
 
 
 def test_no_sample() -> None:
     with pytest.raises(ValueError, match="at least one pass"):
-        Pace.fit([])
+        PassTime.fit([])
 
 
 @given(st.lists(st.integers(0, 50), max_size=4), st.integers(1, 9), st.integers(1, 8))
 def test_seconds_are_those_of_every_pass_by_itself(blocks: list[int], batch: int, views: int) -> None:
-    pace = line(0.5, 0.25)
+    pass_time = line(0.5, 0.25)
     passes = [min(batch, n - at) for n in blocks for at in range(0, n, batch) for _ in range(views)]
     assert len(passes) == sum(count_forward_passes(n, sw_batch_size=batch, n_views=views) for n in blocks)
-    assert pace.seconds(blocks, batch, views) == pytest.approx(sum(0.5 + 0.25 * held for held in passes))
+    assert pass_time.seconds(blocks, batch, views) == pytest.approx(sum(0.5 + 0.25 * held for held in passes))
 
 
 @pytest.mark.parametrize("tta_mode", ["full", "interleaved"])
@@ -102,13 +102,13 @@ def test_devices_share_the_blocks() -> None:
 
 
 def test_scaled() -> None:
-    assert Pace(((1, 0.5), (4, 1.0))).scaled(8) == Pace(((1, 4.0), (4, 8.0)))
+    assert PassTime(((1, 0.5), (4, 1.0))).scaled(8) == PassTime(((1, 4.0), (4, 8.0)))
 
 
 def test_one_number_of_windows_says_nothing_of_others() -> None:
-    assert not Pace.fit([(4, 1.0), (4, 1.1)]).compares_batches
-    assert not Pace.fit([(4, 1.0)]).scaled(8).compares_batches
-    assert Pace.fit([(4, 1.0), (1, 0.9)]).compares_batches
+    assert not PassTime.fit([(4, 1.0), (4, 1.1)]).compares_batches
+    assert not PassTime.fit([(4, 1.0)]).scaled(8).compares_batches
+    assert PassTime.fit([(4, 1.0), (1, 0.9)]).compares_batches
 
 
 # What a watershed took of volumes that are large enough to tell: 4 us a voxel, and half a second by itself.

@@ -14,7 +14,7 @@ from napari_tessera.engine.geometry.blocks import cut_blocks
 from napari_tessera.engine.geometry.grid import WindowGrid
 from napari_tessera.engine.source import ArraySource
 from napari_tessera.engine.stitching.reduce import Reduction
-from napari_tessera.images.views.window_mask import covered_voxels, measure_occupied
+from napari_tessera.images.views.window_mask import covered_voxels, measure_window_mask
 
 if TYPE_CHECKING:
     import torch
@@ -31,18 +31,18 @@ def test_a_window_is_occupied_where_a_voxel_is_above(data: st.DataObject, dims: 
     image = np.zeros((2, *shape), np.uint8)
     for _ in range(data.draw(st.integers(0, 3))):
         image[(data.draw(st.integers(0, 1)), *(data.draw(st.integers(0, n - 1)) for n in shape))] = 9
-    occupied = measure_occupied(ArraySource(image, channel_axis=0), grid, above=8)
+    window_mask = measure_window_mask(ArraySource(image, channel_axis=0), grid, above=8)
     pads = [(0, 0), *grid.pad_vox]
     padded = np.pad(image, pads)
     for index in np.ndindex(*grid.counts):
         start = grid.start_of(index)
         part = padded[(slice(None), *(slice(a, a + w) for a, w in zip(start, window, strict=True)))]
-        assert occupied[index] == (part > 8).any()
+        assert window_mask[index] == (part > 8).any()
     covered = np.zeros(grid.padded_shape, bool)
-    for index in zip(*np.nonzero(occupied), strict=True):
+    for index in zip(*np.nonzero(window_mask), strict=True):
         covered[tuple(slice(a, a + w) for a, w in zip(grid.start_of(index), window, strict=True))] = True
     inside = tuple(slice(pad, pad + n) for (pad, _), n in zip(grid.pad_vox, shape, strict=True))
-    np.testing.assert_array_equal(covered_voxels(grid, occupied), covered[inside])
+    np.testing.assert_array_equal(covered_voxels(grid, window_mask), covered[inside])
 
 
 class CountingLazyArray:
@@ -59,7 +59,7 @@ class CountingLazyArray:
 
 def test_a_lazy_image_is_read_once() -> None:
     lazy = CountingLazyArray(np.zeros((20, 30, 10), np.uint8))
-    measure_occupied(ArraySource(lazy), WindowGrid.regular(lazy.shape, (8, 8, 8), 0.5), above=0)
+    measure_window_mask(ArraySource(lazy), WindowGrid.regular(lazy.shape, (8, 8, 8), 0.5), above=0)
     assert lazy.reads.min() == lazy.reads.max() == 1
 
 
@@ -78,8 +78,8 @@ def test_averages_are_those_of_the_windows_computed(
 ) -> None:
     """A pointwise network says the same in every window, so leaving windows out changes no covered voxel."""
     grid = WindowGrid.regular(half_empty.shape, (8, 8, 8), overlap)
-    occupied = measure_occupied(ArraySource(half_empty), grid, above=0)
-    assert 0 < occupied.sum() < occupied.size
+    window_mask = measure_window_mask(ArraySource(half_empty), grid, above=0)
+    assert 0 < window_mask.sum() < window_mask.size
     calls: list[int] = []
 
     def network(x: torch.Tensor) -> torch.Tensor:
@@ -95,23 +95,23 @@ def test_averages_are_those_of_the_windows_computed(
         (8, 8, 8),
         overlap=overlap,
         channels=1,
-        occupied=occupied,
+        window_mask=window_mask,
         blocks=blocks,
         reduction=reduction,
         into=into,
     )
-    covered = covered_voxels(grid, occupied)
+    covered = covered_voxels(grid, window_mask)
     np.testing.assert_allclose(into[0][covered], half_empty[covered] * 2 + 1, rtol=1e-5)
     assert (into[0][~covered] == -7).all()
     assert len(found.passes) == found.sweep.forward_passes
     if not blocked:
-        assert sum(calls) == occupied.sum()
+        assert sum(calls) == window_mask.sum()
 
 
 def test_nothing_occupied_makes_no_pass(run_engine: Make) -> None:
     volume = np.zeros((9, 9, 9), np.float32)
-    occupied = np.zeros(WindowGrid.regular(volume.shape, (4, 4, 4), 0.5).counts, bool)
+    window_mask = np.zeros(WindowGrid.regular(volume.shape, (4, 4, 4), 0.5).counts, bool)
     into = np.full((1, 9, 9, 9), 3, np.float32)
-    found = run_engine(lambda x: x, volume, (4, 4, 4), channels=1, occupied=occupied, into=into)
+    found = run_engine(lambda x: x, volume, (4, 4, 4), channels=1, window_mask=window_mask, into=into)
     assert not found.passes
     assert not into.any()
