@@ -302,6 +302,22 @@ def test_version_1_writes_none_as_a_word_and_a_resolution_may_be_of_slices(tmp_p
     assert any("resolution (0, 5, 5) is left out" in note for note in found.notes)
 
 
+def test_version_1_has_a_stride_where_none_is_named(tmp_path: Path) -> None:
+    """Its defaults.py: INFERENCE.STRIDE is [4, 128, 128], and MODEL.INPUT_SIZE [8, 256, 256]."""
+    for window, wanted, differs in [
+        ([8, 256, 256], 0.5, False),
+        ([16, 256, 256], 0.75, True),
+        ([4, 128, 128], 0, False),
+    ]:
+        found = opened(tmp_path, {"MODEL": {"INPUT_SIZE": window}, "INFERENCE": {"AUG_NUM": 4}})
+        assert found.settings.window_size == tuple(window)
+        assert found.settings.overlap == wanted
+        assert any("there by [4, 128, 128]" in note for note in found.notes) == differs
+    found = opened(tmp_path, {"INFERENCE": {"AUG_NUM": 4}})
+    assert found.settings.window_size is None
+    assert any("no INPUT_SIZE is named" in note for note in found.notes)
+
+
 def test_a_command_in_a_decoding_step_is_named_and_never_run(tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     steps = [{"name": "decode_abiss", "kwargs": {"command": f"touch {canary}"}}, {"name": "decode_waterz"}]

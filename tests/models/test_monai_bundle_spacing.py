@@ -20,6 +20,7 @@ from tests.models.sample_monai_bundle import write_bundle
 from tests.models.test_monai_bundle_slices import PLANES
 
 import napari_tessera as nt
+from napari_tessera.core.errors import ModelError
 from napari_tessera.engine.source import ArraySource
 from napari_tessera.models.load import load_model
 from napari_tessera.planning.resampling import resampling_of
@@ -31,6 +32,7 @@ SIZE, PIXDIM = (1.71, 0.9, 1.25), (1.3, 1.1, 1.25)
 SOFTMAX = {"_target_": "Activationsd", "keys": "pred", "softmax": True}
 ARGMAX = {"_target_": "AsDiscreted", "keys": "pred", "argmax": True}
 ZSCORE = {"_target_": "NormalizeIntensityd"}
+RANGE = {"_target_": "ScaleIntensityRanged", "a_min": 0, "a_max": 200, "b_min": 0, "b_max": 1, "clip": True}
 LINE = {"_target_": "NormalizeIntensityd", "subtrahend": 90.0, "divisor": 25.0}
 
 
@@ -153,11 +155,14 @@ def test_what_lies_between_two_voxels_goes_to_either(tmp_path: Path) -> None:
     assert np.mean(labels[::2] == expected[::2]) > 0.9995
 
 
-def test_probabilities_are_those_of_monai(tmp_path: Path) -> None:
-    before, after = [spacing(*PIXDIM), ZSCORE], [SOFTMAX, invert(nearest=False)]
+@pytest.mark.parametrize("nearest", [True, False])
+@pytest.mark.parametrize("activated_first", [True, False])
+def test_probabilities_are_those_of_monai(tmp_path: Path, nearest: bool, activated_first: bool) -> None:
+    before, back = [spacing(*PIXDIM), ZSCORE], invert(nearest=nearest)
+    after = [SOFTMAX, back] if activated_first else [back, SOFTMAX]
     model = bundle_of(tmp_path, "zyx", before, after, [16, 16, 16])
     found = nt.predict(volume(), model, SETTINGS, voxel_size_um=tuple(side * 1000 for side in SIZE))
-    np.testing.assert_allclose(found, run_with_monai("zyx", SIZE, before, after, [16, 16, 16]), rtol=0, atol=1e-3)
+    np.testing.assert_allclose(found, run_with_monai("zyx", SIZE, before, after, [16, 16, 16]), rtol=0, atol=1e-4)
 
 
 def test_resampled_values_are_monais_whatever_part_is_read(tmp_path: Path) -> None:
@@ -204,7 +209,6 @@ def test_who_asks_for_it_gets_sizes_that_monai_would_not_tell_apart(tmp_path: Pa
         ([spacing(1.1, 0.9, -1)], "pixdim [1.1, 0.9, -1] is not one length"),
         ([spacing(0, 0.9, 1.1)], "pixdim [0, 0.9, 1.1] is not one length"),
         ([spacing(1, 1, 1), spacing(2, 2, 2)], "there are two of them"),
-        ([ZSCORE, spacing(1, 1, 1), ZSCORE], "between transforms of intensities"),
     ],
 )
 def test_what_is_not_carried_out_is_said(tmp_path: Path, before: list[Any], reason: str) -> None:
@@ -213,9 +217,16 @@ def test_what_is_not_carried_out_is_said(tmp_path: Path, before: list[Any], reas
     assert not found.spec.resampling.usual
 
 
+@pytest.mark.parametrize(
+    "before", [[ZSCORE, spacing(1, 1, 1), ZSCORE], [RANGE, spacing(1, 1, 1), ZSCORE | {"nonzero": True}]]
+)
+def test_spacing_between_transforms_that_must_not_change_places_is_refused(tmp_path: Path, before: list[Any]) -> None:
+    with pytest.raises(ModelError, match="Spacingd, stands between transforms of intensities"):
+        describe(tmp_path, inference(*before))
+
+
 def test_slices_of_a_volume_are_not_resampled_each_by_itself(tmp_path: Path) -> None:
     content = inference(spacing(1, 1, 1), network_def={"_target_": "UNet", **PLANES})
     content["inferer"] = {"_target_": "SliceInferer", "roi_size": [16, 16]}
-    found = describe(tmp_path, content)
-    assert not found.spec.resampling.usual
-    assert any("resamples volumes" in note for note in found.notes)
+    with pytest.raises(ModelError, match="Spacingd, resamples volumes"):
+        describe(tmp_path, content)

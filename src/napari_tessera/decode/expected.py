@@ -45,8 +45,8 @@ class ValueCheck:
         self._decoder = decoder
         compared = () if decoder is None else decoder.compared(spec.out_channels, spec.output)
         self._compared = [channel for channel in compared if spec.activations[channel] == "none"]
-        one_for_all = len(set(spec.activations)) == 1
-        is_activated = kept is None or not (one_for_all and kept.needs_only_order(spec.out_channels))
+        keep_order = set(spec.activations) in ({"none"}, {"softmax"})
+        is_activated = kept is None or not (keep_order and kept.needs_only_order(spec.out_channels))
         self._activated: dict[str, list[range]] = {}
         start = 0
         for activation, same in groupby(spec.activations if is_activated else ()):

@@ -60,8 +60,9 @@ def choose_reduction(
         narrowed = Reduction(lambda planes: _narrow(_active(planes, activations), kept))
         return Reduced(spec.out_channels, kept.value, narrowed)
     channels, dtype = decoder.reduced(spec.out_channels)
-    # No activation changes the order of a voxel's channels, if all have the same.
-    only_order = decoder.needs_only_order(spec.out_channels) and len(set(activations)) == 1
+    # These keep the order of a voxel's channels; others bring large values to the same number of float32.
+    keep_order = set(activations) in ({"none"}, {"softmax"})
+    only_order = decoder.needs_only_order(spec.out_channels) and keep_order
 
     def reduce(planes: torch.Tensor) -> torch.Tensor:
         return decoder.reduce(planes if only_order else _active(planes, activations), spec.output)
@@ -70,8 +71,13 @@ def choose_reduction(
 
 
 def keep_output(spec: ModelSpec) -> Reduced:
-    """Return what keeps the network's averaged output in float16, activated only if it is brought back so."""
+    """Return what keeps the network's averaged output, activated only if it is brought back so.
+
+    In float16, as nnU-Net does; MONAI keeps float32.
+    """
     activations = spec.activations if spec.resampling.output_activated else ()
+    if spec.resampling.grid == "corner":
+        return Reduced(spec.out_channels, "float32", Reduction(lambda planes: _active(planes, activations)))
 
     def narrow(planes: torch.Tensor) -> torch.Tensor:
         return _active(planes, activations).clamp(-MOST_FLOAT16, MOST_FLOAT16).half()

@@ -52,6 +52,8 @@ _OVERLAP = {
     Generation.C: "inference.window.overlap",
 }
 DEFAULT_OVERLAP = 0.5
+# Of version 1 (connectomics/config/defaults.py), of z, y and x, whatever the window.
+DEFAULT_STRIDE = (4, 128, 128)
 _BLEND = {
     Generation.V1: ("INFERENCE.BLENDING", "gaussian"),
     Generation.A: ("inference.blending", "gaussian"),
@@ -126,6 +128,8 @@ def _read(config: Configuration) -> tuple[dict[str, Any], list[str]]:
         values |= {} if value is None else {name: value}
         notes += [note] if note else []
     dims = 2 if window is not None and len(window) == 2 else 3
+    if window is None and generation is Generation.V1:
+        notes.append("no INPUT_SIZE is named, of which [8, 256, 256] holds there: the window is that of the model here")
     seen = read_views(config, dims)
     if seen.refusal:
         raise config.error(f"{config.path}: {seen.refusal}: choose other views there, or leave them out")
@@ -183,6 +187,8 @@ def _overlaps(config: Configuration, window: tuple[int, ...] | None) -> tuple[li
     ):
         place = "inference.stride" if config.generation is Generation.A else place
         stride = config.sides(place)
+        if stride is None and window is not None and config.generation is Generation.V1:
+            stride = DEFAULT_STRIDE[-len(window) :]
         if stride is not None and window is not None and len(stride) == len(window):
             each = [max(0.0, 1 - step / side) for step, side in zip(stride, window, strict=True)]
             return list(each), place, stride if config.generation is Generation.V1 else None

@@ -22,6 +22,10 @@ class Steps:
 
     def __init__(self, channels: int) -> None:
         self._each: list[list[Normalisation]] = [[] for _ in range(channels)]
+        # Whether values are still those of the image, and shifts by whole numbers: MONAI computes them exactly.
+        self.are_exact = True
+        # After which transform MONAI's rounding to float32 decides which values are 0.
+        self.rounded_by: Component | None = None
 
     @property
     def channels(self) -> int:
@@ -61,6 +65,18 @@ class Steps:
         for channel, step in zip(self._each, steps, strict=True):
             channel.append(step)
 
+    def place_zero(self, transform: Component, low: float | None, high: float | None) -> None:
+        """Note that *transform* makes values from *low*, which the least become exactly, to *high*; None: any."""
+        is_reached = low is None or high is None or (low != 0 and min(low, high) <= 0 <= max(low, high))
+        self.rounded_by = transform if is_reached else None
+        self.are_exact = False
+
+    def move_zero(self, transform: Component, by: float) -> None:
+        """Note that *transform* shifts all values, which may already be rounded ones."""
+        if by and not self.are_exact:
+            self.rounded_by = transform
+        self.are_exact &= by.is_integer()
+
     def together(self, transform: Component, *, always: bool = False) -> dict[str, float]:
         """Return the switch of statistics of several channels together, where *transform* has such."""
         apart = not always and bool(transform.literal("channel_wise", False))
@@ -71,6 +87,7 @@ def _read_scale(found: Steps, transform: Component) -> None:
     low, high = transform.number("minv", 0.0), transform.number("maxv", 1.0)
     if low is None and high is None:
         factor = transform.number("factor", None)
+        found.are_exact &= factor is None
         if factor is not None:
             found.do(_line(transform, 1 + factor, 0.0))
         return
@@ -78,6 +95,7 @@ def _read_scale(found: Steps, transform: Component) -> None:
     gain, offset = (1.0, 0.0) if low is None or high is None else (high - low, low)
     if low is None:
         raise _unusable(transform, "maxv and no minv, but Tessera needs both")
+    found.place_zero(transform, offset, offset + gain)
     # An image of one value, of which MONAI makes this value times minv.
     flat = {} if low == 0 or gain == 0 else {"flat": low / gain}
     found.do(normalisation("minmax", **flat, **found.together(transform)), _line(transform, gain, offset))
@@ -88,6 +106,11 @@ def _read_scale_range(found: Steps, transform: Component) -> None:
     if start is None or stop is None or start == stop:
         raise _unusable(transform, f"a_min {start} and a_max {stop}, but Tessera needs two that differ")
     gain, offset, low, high = _onto(transform)
+    if offset:
+        found.place_zero(transform, low, high)
+    else:
+        found.move_zero(transform, -start)
+        found.are_exact = False
     if start < stop and gain > 0 and low is not None and high is not None:
         std = (stop - start) / gain
         found.do(normalisation("fixed", mean=start - offset * std, std=std, low=start, high=stop))
@@ -108,6 +131,8 @@ def _read_scale_percentiles(found: Steps, transform: Component) -> None:
     if low is not None and high is not None:
         low, high = offset, offset + gain
     clips = low is not None and high is not None and gain > 0
+    ends = (offset, offset + gain) if clips or not offset else (None, None)
+    found.place_zero(transform, *ends)
     # Where both percentiles are one value, MONAI only shifts it to b_min, and neither scales nor clips the others.
     flat = {} if gain == 0 else {"flat": 1 / gain}
     step = normalisation("percentile", low=lower, high=upper, clip=float(clips), **flat, **found.together(transform))
@@ -133,9 +158,21 @@ def _read_normalise(found: Steps, transform: Component) -> None:
     if (means is None) != (stds is None):
         raise _unusable(transform, "only one of subtrahend and divisor, but Tessera needs both or neither")
     nonzero = {"nonzero": 1.0} if transform.literal("nonzero", False) else {}
+    if nonzero and found.rounded_by is not None:
+        raise _unusable(
+            transform,
+            f"nonzero after {found.rounded_by.name[:40]}, where MONAI's rounding decides which voxels are 0, so which "
+            f"of them count is not known here: put it before that, or leave nonzero out",
+        )
     if means is None or stds is None:
+        if not nonzero:  # no value is the mean itself
+            found.rounded_by = None
+        found.are_exact = False
         found.do(normalisation("zscore", **nonzero, **found.together(transform)))
         return
+    for mean in () if nonzero else means:
+        found.move_zero(transform, mean)
+    found.are_exact = False
     # MONAI divides by 1 where it is told to divide by 0.
     found.do_each(
         [normalisation("fixed", mean=mean, std=std or 1.0, **nonzero) for mean, std in zip(means, stds, strict=True)]
@@ -146,6 +183,7 @@ def _read_shift(found: Steps, transform: Component) -> None:
     offset = transform.number("offset", None)
     if offset is None:
         raise _unusable(transform, "no offset, which Tessera needs")
+    found.move_zero(transform, offset)
     found.do(_line(transform, 1.0, offset))
 
 
@@ -159,6 +197,9 @@ def _read_contrast(found: Steps, transform: Component) -> None:
         )
     step = normalisation("gamma", gamma=gamma, eps=GAMMA_EPS, **found.together(transform, always=True))
     turned = [_line(transform, -1.0, 0.0)] if transform.literal("invert_image", False) else []
+    found.are_exact = False
+    if turned:  # 0 is the largest value then, which comes out as itself but for rounding
+        found.rounded_by = transform
     found.do(*turned, step, *turned)
 
 
@@ -170,6 +211,7 @@ def _read_histogram(found: Steps, transform: Component) -> None:
     )
     if bins is None or low is None or high is None:
         raise _unusable(transform, "no num_bins, min and max, which Tessera needs")
+    found.place_zero(transform, low, high)
     found.do(normalisation("equalise", bins=bins, low=low, high=high, **found.together(transform, always=True)))
 
 

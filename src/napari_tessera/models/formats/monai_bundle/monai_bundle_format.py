@@ -234,14 +234,14 @@ def _describe(bundle: _Bundle) -> _Parts:
     inferer = read_inferer(config, dims)
     of_volumes = inferer.plane_dim is not None
     before = read_preprocessing(config, key=metadata.image_key, channels=inputs, spatial_dims=3 if of_volumes else dims)
-    if of_volumes and before.resampling is not None:
-        before.leave_size("it resamples volumes, and Tessera would resample their slices, each by itself")
     after = read_postprocessing(config, key=metadata.prediction_key, out_channels=outputs)
     if of_volumes and after.drops_parts:
         raise ModelError(
             f"{config.label}: the 'postprocessing' drops connected parts of volumes, but its SliceInferer runs slices, "
             f"which Tessera decodes one by one: take it out of the file, and do it to the labels yourself"
         )
+    if of_volumes and before.resampling is not None:
+        before.refuse_spacing("resamples volumes, and Tessera would resample the slices of its SliceInferer alone")
     name, arguments = bundle.architecture or ("", {})
     steps = network_steps(name.rpartition(".")[2], arguments, dims)
     window, said = find_window(

@@ -91,10 +91,12 @@ def read_postprocessing(config: Config, *, key: str, out_channels: int) -> Postp
                 f"{config.label}: '{transform.where}' is '{transform.target[:80]}', which Tessera does not do, and "
                 f"without it the labels would be others: take it out of the file to have what the network itself gives"
             )
+    if found.is_inverted and found.decoder is None and found.output_order is None:
+        found.output_order = 0  # else results that stay probabilities would be interpolated
     if out_channels > 1 and found.decoder is not None and found.decoder.name == "threshold":
         found.notes.append(
             f"The bundle applies its threshold to each of {out_channels} channels; Tessera's decoder makes objects of "
-            f"one of them, which you choose."
+            f"channel 1 alone, or of the one from 0 to {out_channels - 1} that you choose (channel)."
         )
     return found
 

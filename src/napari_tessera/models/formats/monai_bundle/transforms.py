@@ -85,6 +85,8 @@ class Preprocessing:
         What the voxels of the box that the network sees are above; None: it sees all of the image.
     resampling
         How images are brought to it; None: they are not, unless somebody asks for it.
+    spacing
+        What sets that size; None: nothing does.
     pads
         What pads images, in their order.
     notes
@@ -98,6 +100,7 @@ class Preprocessing:
     resampling: ResamplingScheme | None = None
     notes: list[str] = field(default_factory=list)
     steps_before: int = 0
+    spacing: Component | None = None
     pads: list[Pad] = field(default_factory=list)
 
     def settle(self) -> None:
@@ -107,7 +110,7 @@ class Preprocessing:
         if self.steps.is_line(self.steps_before, None):
             self.resampling = replace(self.resampling, normalise_first=True)
             return
-        self.leave_size("it stands between transforms of intensities, and Tessera resamples before all or after all")
+        self.refuse_spacing("stands between transforms of intensities, and Tessera resamples before all or after all")
 
     def image_sides(self, axes: str, spared: Sequence[int]) -> WindowRule | None:
         """Return the sides, along *axes*, of images that no transform pads; None: no images are.
@@ -131,6 +134,11 @@ class Preprocessing:
         step = tuple(multiple[axis] for axis in axes)
         minimum = tuple(-(-least[axis] // multiple[axis]) * multiple[axis] for axis in axes)
         return None if set(minimum) == {1} else WindowRule(minimum, step, minimum)
+
+    def refuse_spacing(self, reason: str) -> None:
+        """Raise `ModelError`: values would be others than MONAI's, and not only at borders."""
+        assert self.spacing is not None
+        raise _refusal(self.spacing, reason)
 
     def leave_size(self, reason: str) -> None:
         """Leave images at their own voxel size, and say why."""
@@ -269,7 +277,7 @@ def _read_spacing(found: Preprocessing, transform: Component, position: int) -> 
     sides = [*sides, *sides[-1:] * len(found.order)][: len(found.order)]
     # By name, because a later Orientationd may still turn the axes.
     found.voxel_size_um = {axis: side * MM_IN_UM for axis, side in zip(found.order, sides, strict=True)}
-    found.steps_before = found.steps.count
+    found.steps_before, found.spacing = found.steps.count, transform
     if unusual or mode not in _ORDERS:
         found.leave_size(f"it has {unusual or f'the mode {str(mode)[:40]}'}, which Tessera does not do")
         return
