@@ -20,6 +20,7 @@ import pytest
 
 from napari_tessera.cli.interrupt import cancel_on_stop, heard, heard_call
 from napari_tessera.cli.progress import LineProgress, Status
+from napari_tessera.core.errors import CancelledError
 from napari_tessera.engine.loop.events import CancelToken
 from napari_tessera.images.readers.tiff import open_tiff
 
@@ -206,6 +207,28 @@ def test_however_often_finished_frames_stay(model: Path, movie: Path, tmp_path: 
     assert str(partial) in printed
     assert np.asarray(open_tiff(partial).data).max(axis=(1, 2, 3)).tolist() == [1, 1, 0]
     assert not list(tmp_path.glob(".*"))
+
+
+@posix
+def test_a_handler_that_takes_longer_than_one_look() -> None:
+    """What is waited for is still found to be late: the waiting itself must have an end."""
+    before = signal.signal(signal.SIGALRM, lambda number, frame: time.sleep(0.3))
+    release = threading.Event()
+
+    def never() -> Generator[int, None, None]:
+        release.wait(60)
+        yield 1
+
+    try:
+        with cancel_on_stop() as token:
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            threading.Timer(0.1, token.cancel).start()
+            with pytest.raises(CancelledError), closing(heard(never(), token)) as values:
+                next(values)
+        assert not release.is_set()
+    finally:
+        release.set()
+        signal.signal(signal.SIGALRM, before)
 
 
 @posix

@@ -161,7 +161,8 @@ def heard(iterator: Generator[T, None, None], token: StopToken | None = None) ->
         Once *token* is set.
     """
     wanted: queue.SimpleQueue[bool] = queue.SimpleQueue()
-    found: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+    # Not a SimpleQueue: once its time is up while a handler runs, it waits for ever.
+    found: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue()
 
     def work() -> None:
         with closing(iterator):
@@ -194,7 +195,7 @@ def heard(iterator: Generator[T, None, None], token: StopToken | None = None) ->
             worker.join()
 
 
-def _wait(found: queue.SimpleQueue[T], token: StopToken | None) -> T:
+def _wait(found: queue.Queue[T], token: StopToken | None) -> T:
     waited_s = 0.0
     while True:
         try:
