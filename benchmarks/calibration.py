@@ -15,7 +15,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from memory_networks import CLASSES, EVERY, NETWORKS
@@ -55,7 +55,7 @@ def cases(name: str, device: str, *, thin: bool) -> Iterator[Case]:
             nt.calibrate(model, start, calibrations=store)
             for window in windows:
                 for batch in BATCHES:
-                    settings = replace(start, window_size=window, sw_batch_size=batch)
+                    settings = start.replace(window_size=window, sw_batch_size=batch)
                     measured = measure_peak(model, settings)
                     if measured is None:
                         sys.exit(f"{device} does not count its memory")
@@ -67,7 +67,7 @@ def cases(name: str, device: str, *, thin: bool) -> Iterator[Case]:
 def _plan(model: nt.Model, settings: nt.Settings, calibrations: CalibrationStore) -> nt.Plan:
     *sides, last = settings.window_size or ()
     shape = (*sides, last * settings.sw_batch_size)
-    settings = replace(settings, overlap=0.0)
+    settings = settings.replace(overlap=0.0)
     return nt.plan(shape, model, settings, decoder=PROBABILITIES, calibrations=calibrations).of_pass()
 
 

@@ -117,7 +117,7 @@ def draw_cases(names: list[str], *, device: str, count: int = CASES, seed: int =
         shape = tuple(side + dice.randint(side // 2, (MOST_WINDOWS_PER_AXIS - 1) * side // 2) for side in window)
         model = nt.Model.from_network(network, in_channels=1, out_channels=CLASSES, name=name)
         store = CalibrationStore(Path(tempfile.mkdtemp()) / "calibrations.json")
-        nt.calibrate(model, replace(settings, sw_batch_size=2), calibrations=store)
+        nt.calibrate(model, settings.replace(sw_batch_size=2), calibrations=store)
         blank = Case(name, model, shape, settings, 0, store)
         yield replace(blank, budget_bytes=_draw_budget(dice, blank))
 
@@ -130,7 +130,7 @@ def _draw_budget(dice: random.Random, case: Case) -> int:
 
 
 def _plan(case: Case, batch: int, **more: Any) -> nt.Plan:
-    settings = replace(case.settings, sw_batch_size=batch)
+    settings = case.settings.replace(sw_batch_size=batch)
     return nt.plan(case.shape, case.model, settings, decoder=PROBABILITIES, calibrations=case.calibrations, **more)
 
 

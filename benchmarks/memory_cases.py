@@ -18,7 +18,7 @@ from memory_networks import CLASSES, EVERY, Window
 
 import napari_tessera as nt
 from napari_tessera import api
-from napari_tessera.core.settings.settings import Precision
+from napari_tessera.core.settings.choices import Precision
 from napari_tessera.engine.loop.events import Event, EventHandler, MemoryRecovered, RunFinished
 from napari_tessera.jobs.pipeline import iter_results
 from napari_tessera.memory.activations import ActivationCache

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import torch
 from cases import CASES, Case
 
-from napari_tessera.core.settings.settings import Precision
+from napari_tessera.core.settings.choices import Precision
 from napari_tessera.engine.devices.devices import Device, open_device
 from napari_tessera.engine.geometry.grid import WindowGrid
 from napari_tessera.engine.stitching.importance_map import importance_map

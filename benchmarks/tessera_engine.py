@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_tessera.core.settings.settings import Precision
+from napari_tessera.core.settings.choices import Precision
 from napari_tessera.core.settings.views import views
 from napari_tessera.decode import get_decoder
 from napari_tessera.engine.devices.devices import open_device

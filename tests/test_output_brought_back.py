@@ -79,7 +79,7 @@ def test_probabilities_are_activated_in_the_image_s_voxels(
 ) -> None:
     found = nt.predict(volume, model, SETTINGS, voxel_size_um=OWN)
     np.testing.assert_allclose(found, softmax(output), atol=2e-3)
-    narrow = nt.predict(volume, model, replace(SETTINGS, probabilities="uint8"), voxel_size_um=OWN)
+    narrow = nt.predict(volume, model, SETTINGS.replace(probabilities="uint8"), voxel_size_um=OWN)
     np.testing.assert_allclose(narrow / 255, found, atol=0.51 / 255)
 
 
@@ -102,7 +102,7 @@ def test_intensities_are_clipped_before(model: nt.Model, volume: np.ndarray) -> 
 
 def test_usual_unless_switched_off(model: nt.Model, volume: np.ndarray) -> None:
     def seen(size: Any, **changes: Any) -> tuple[int, ...]:
-        return nt.plan(SHAPE, model, replace(SETTINGS, **changes), voxel_size_um=size).volumes[0].shape
+        return nt.plan(SHAPE, model, SETTINGS.replace(**changes), voxel_size_um=size).volumes[0].shape
 
     assert seen(OWN) == seen(OWN, resample=True) == SEEN
     assert seen(OWN, resample=False) == seen(MODEL) == seen(None) == SHAPE
@@ -114,7 +114,7 @@ def test_usual_unless_switched_off(model: nt.Model, volume: np.ndarray) -> None:
     assert planned.volumes[0].shape == SHAPE
     assert any("too far apart to resample, so check the unit" in hint for hint in planned.hints)
     with pytest.raises(nt.InputError, match="differ by more than a factor of 100"):
-        nt.plan(SHAPE, model, replace(SETTINGS, resample=True), voxel_size_um=(20.0, 7.0, 12.0))
+        nt.plan(SHAPE, model, SETTINGS.replace(resample=True), voxel_size_um=(20.0, 7.0, 12.0))
     nobody = model.with_spec(voxel_size_um=None)
     assert nt.plan(SHAPE, nobody, SETTINGS, voxel_size_um=OWN).volumes[0].shape == SHAPE
     found = api.provenance(nt.plan(SHAPE, model, SETTINGS, voxel_size_um=OWN), model)
@@ -128,7 +128,7 @@ def test_lazy_volumes_and_volumes_ahead_are_the_same(model: nt.Model, volume: np
     # A mean over pieces of other sizes is rounded otherwise.
     np.testing.assert_allclose(nt.predict(lazy, model, SETTINGS), expected, atol=2e-3)
     for batch_size in (1, 2):
-        settings = replace(SETTINGS, batch_size=batch_size)
+        settings = SETTINGS.replace(batch_size=batch_size)
         planned = nt.plan([SHAPE] * 3, model, settings, decoder="probabilities", voxel_size_um=OWN)
         for result in iter_results([lambda: ArraySource(volume)] * 3, model, planned, None):
             np.testing.assert_array_equal(result.array, expected)
@@ -150,7 +150,7 @@ def test_what_no_window_covers_is_background(model: nt.Model, volume: np.ndarray
 
 
 def test_cancelling_keeps_what_is_finished(model: nt.Model, volume: np.ndarray) -> None:
-    settings = replace(SETTINGS, sw_batch_size=1)
+    settings = SETTINGS.replace(sw_batch_size=1)
     planned = nt.plan(SHAPE, model, settings, voxel_size_um=OWN, decoder="argmax")
     token = threading.Event()
 

@@ -30,14 +30,12 @@ def store(tmp_path: Path) -> CalibrationStore:
 def test_two_sizes_of_passes_are_measured_and_kept(
     model: nt.Model, store: CalibrationStore, batch: int, others: int
 ) -> None:
-    settings = replace(SETTINGS, sw_batch_size=batch)
+    settings = SETTINGS.replace(sw_batch_size=batch)
     fresh = nt.plan((40, 40, 40), model, settings, calibrations=store)
     measured = nt.calibrate(model, settings, calibrations=store)
     assert measured is not None
     for size in (batch, others):
-        known = nt.plan(
-            (16, 16, 16 * size), model, replace(settings, sw_batch_size=size, overlap=0), calibrations=store
-        )
+        known = nt.plan((16, 16, 16 * size), model, settings.replace(sw_batch_size=size, overlap=0), calibrations=store)
         assert known.measured is not None
     after = nt.plan((40, 40, 40), model, settings, calibrations=store)
     assert after.pass_time is not None

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from napari_tessera.core.settings.connectomics import write_connectomics
+from napari_tessera.core.settings.connectomics_export import write_connectomics
 from napari_tessera.core.settings.settings import Settings
 from napari_tessera.core.writing import STALE_AFTER_S, replacing, write_text
 from napari_tessera.images.readers.tiff import write_tiff

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,7 +67,7 @@ def _try(record: Record, model: nt.Model, side: int, *, unplanned_bytes: int) ->
     expected = nt.predict(volume, model, settings)
     with little_memory(device_of(record.device_name), allowed_bytes):
         began = time.perf_counter()
-        found = nt.predict(volume, model, replace(settings, sw_batch_size=ASKED), on_event=events.append)
+        found = nt.predict(volume, model, settings.replace(sw_batch_size=ASKED), on_event=events.append)
         seconds = time.perf_counter() - began
     difference = float(np.abs(found - expected).max())
     _write_down(record, model.spec.name, events, allowed_bytes, difference, seconds)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -47,7 +45,7 @@ def plan(model: nt.Model, settings: nt.Settings = SETTINGS) -> nt.Plan:
 
 @pytest.mark.parametrize("batch", [1, 2, 4])
 def test_a_run_corrects_the_next_estimate(model: nt.Model, batch: int) -> None:
-    settings = replace(SETTINGS, sw_batch_size=batch)
+    settings = SETTINGS.replace(sw_batch_size=batch)
     before = plan(model, settings)
     assert before.measured is None
     peak = run(model, settings)
@@ -65,7 +63,7 @@ def test_what_a_run_takes_is_planned_at_any_batch() -> None:
     torch.manual_seed(0)
     layers = UNet(3, 1, 2, channels=(32, 64, 128), strides=(2, 2), num_res_units=1).eval()
     model = nt.Model.from_network(layers, in_channels=1, out_channels=2)
-    batches = {batch: replace(SETTINGS, sw_batch_size=batch) for batch in (2, 4, 8)}
+    batches = {batch: SETTINGS.replace(sw_batch_size=batch) for batch in (2, 4, 8)}
     before = {batch: plan(model, settings) for batch, settings in batches.items()}
     for batch, settings in batches.items():
         peak = run(model, settings)

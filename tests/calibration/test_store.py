@@ -239,7 +239,7 @@ def test_a_script_is_the_same_network_whenever_it_is_loaded(tmp_path: Path) -> N
 
 
 def plan_of(model: nt.Model, store: CalibrationStore, batch: int = 2) -> nt.Plan:
-    settings = replace(SETTINGS, sw_batch_size=batch)
+    settings = SETTINGS.replace(sw_batch_size=batch)
     return nt.plan(SHAPE, model, settings, device=CARD, decoder="probabilities", calibrations=store)
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_tessera.core.settings.settings import stride_for
+from napari_tessera.core.settings.choices import stride_for
 from napari_tessera.engine.geometry.grid import AxisGrid, Tiling, WindowGrid, count_forward_passes
 from napari_tessera.images.views.window_mask import covered_voxels
 

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_tessera.core.settings.settings import TtaMode
+from napari_tessera.core.settings.choices import TtaMode
 from napari_tessera.engine.geometry.grid import WindowGrid
 from napari_tessera.engine.geometry.interleaving import coverage, digits, view_number
 from napari_tessera.engine.loop.events import MemoryRecovered

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_tessera.core.errors import ModelError
-from napari_tessera.core.settings.settings import AccumulatorType, Blend
+from napari_tessera.core.settings.choices import AccumulatorType, Blend
 from napari_tessera.engine.devices.devices import CpuDevice
 from napari_tessera.engine.geometry.blocks import cut_blocks, deal_blocks
 from napari_tessera.engine.geometry.grid import Tiling, WindowGrid

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tests.engine.conftest import Beside, run_engine
 
-from napari_tessera.core.settings.settings import Precision
+from napari_tessera.core.settings.choices import Precision
 from napari_tessera.engine.devices.devices import CpuDevice
 from napari_tessera.engine.geometry.grid import Block
 from napari_tessera.engine.loop.events import Noticed

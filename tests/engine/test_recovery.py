@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from napari_tessera.core.errors import CancelledError, OutOfMemoryError, TesseraError
-from napari_tessera.core.settings.settings import AccumulatorType, TtaMode
+from napari_tessera.core.settings.choices import AccumulatorType, TtaMode
 from napari_tessera.engine.devices.devices import CpuDevice
 from napari_tessera.engine.geometry.blocks import deal_blocks
 from napari_tessera.engine.geometry.grid import WindowGrid

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from monai.inferers import SlidingWindowInferer
 
 from napari_tessera.core.errors import CancelledError, ModelError, OutOfMemoryError
-from napari_tessera.core.settings.settings import Blend
+from napari_tessera.core.settings.choices import Blend
 from napari_tessera.core.settings.views import views
 from napari_tessera.engine.devices.devices import open_device
 from napari_tessera.engine.geometry.grid import WindowGrid

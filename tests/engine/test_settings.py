@@ -52,15 +52,15 @@ def test_settings_can_be_hashed_pickled_and_rebuilt(settings: Settings) -> None:
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"overlap": 1.0}, "overlap is 1.0, but it must be a fraction from 0"),
+        ({"overlap": 1.0}, "overlap is 1.0, but it must be a number from 0 up to, not including, 1"),
         ({"overlap": "0.5"}, "overlap is '0.5'"),
         ({"overlap": float("nan")}, "overlap is nan"),
         ({"sw_batch_size": 0}, "sw_batch_size is 0, but it must be a whole number from 1 up"),
         ({"sw_batch_size": 2.5}, "sw_batch_size is 2.5"),
         ({"batch_size": True}, "batch_size is True"),
         ({"window_size": "256"}, "window_size is '256'"),
-        ({"window_size": (64,)}, "needs one whole number per axis"),
-        ({"window_size": (64, -1, 64)}, "window_size is -1"),
+        ({"window_size": (64,)}, "window_size is (64,), but it must be a list of 2 or 3 whole numbers from 1 up"),
+        ({"window_size": (64, -1, 64)}, "window_size is (64, -1, 64)"),
         ({"blend": "gausian"}, "did you mean 'gaussian'"),
         ({"precision": "fp16"}, "precision is 'fp16'"),
         ({"device": "gpu"}, "device is 'gpu', but it must be auto, cpu, cuda"),

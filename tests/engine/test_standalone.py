@@ -1,4 +1,4 @@
-"""The engine, arg-max and the plan's arithmetic with torch and numpy alone, as on a machine that has nothing else."""
+"""The engine, arg-max and the plan's arithmetic with torch, numpy and what `core` needs (pydantic, PyYAML) alone."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import sys
 PROGRAM = """
 import sys
 
-class OnlyTorchAndNumpy:
-    names = {"psutil", "pydantic", "yaml", "monai", "napari", "qtpy", "psygnal", "scipy", "skimage", "tifffile", "rich",
+class OnlyTorchAndCore:
+    names = {"psutil", "monai", "napari", "qtpy", "psygnal", "scipy", "skimage", "tifffile", "rich",
              "typer", "safetensors", "platformdirs", "superqt", "magicgui", "npe2", "imagecodecs", "PIL"}
 
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in self.names:
             raise ImportError(f"{name} is not here")
 
-sys.meta_path.insert(0, OnlyTorchAndNumpy())
+sys.meta_path.insert(0, OnlyTorchAndCore())
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from napari_tessera.engine.devices.devices import open_device, host_memory
 from napari_tessera.engine.geometry.grid import WindowGrid
 from napari_tessera.engine.intensity import IntensityMap
 from napari_tessera.engine.loop.run import run_sweep
-from napari_tessera.core.settings.settings import ProbabilityType
+from napari_tessera.core.settings.choices import ProbabilityType
 from napari_tessera.engine.sink import ArraySink
 from napari_tessera.engine.source import ArraySource
 from napari_tessera.engine.loop.sweep import Sweep
@@ -48,7 +48,7 @@ print(SlabInferer(8, 2, 0.5)(torch.from_numpy(volume)[None, None], torch.nn.Conv
 """
 
 
-def test_the_engine_needs_torch_and_numpy_alone() -> None:
+def test_the_engine_needs_torch_and_core_alone() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "torch.Size([1, 2, 12, 12, 12])"

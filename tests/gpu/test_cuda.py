@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from napari_tessera.core.errors import CancelledError, OutOfMemoryError
-from napari_tessera.core.settings.settings import AccumulatorType, Blend, Precision, TtaMode
+from napari_tessera.core.settings.choices import AccumulatorType, Blend, Precision, TtaMode
 from napari_tessera.engine.devices.devices import CpuDevice, open_device
 from napari_tessera.engine.geometry.blocks import cut_blocks, deal_blocks
 from napari_tessera.engine.geometry.grid import WindowGrid

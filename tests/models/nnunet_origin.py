@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +88,7 @@ def open_predictor(folder: Path, *, mirroring: bool = False) -> tuple[Any, Any]:
 
 def unmirrored(model: nt.Model) -> nt.Settings:
     """Return the settings of *model* with a single view, as nnU-Net's predictor has without mirroring."""
-    return replace(model.suggested_settings(), tta_num=1, tta_axes=None)
+    return model.suggested_settings().replace(tta_num=1, tta_axes=None)
 
 
 def segment(volume: Any, model: nt.Model, **more: Any) -> NDArray[Any]:

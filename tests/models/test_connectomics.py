@@ -22,7 +22,7 @@ from tests.models.sample_connectomics import configuration, make, network, write
 
 import napari_tessera as nt
 from napari_tessera.core.errors import ModelError
-from napari_tessera.core.settings.settings import stride_for
+from napari_tessera.core.settings.choices import stride_for
 from napari_tessera.models.formats.connectomics.connectomics_format import FORMAT
 from napari_tessera.models.load import describe_model, find_risk, load_model
 from napari_tessera.models.networks.interpolating_unet import InterpolatingUNet

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -16,9 +16,10 @@ from typer.testing import CliRunner
 from napari_tessera import Settings
 from napari_tessera.cli.app import app
 from napari_tessera.core.errors import OutputError, SettingsError
-from napari_tessera.core.settings.connectomics import OpenedSettings, open_settings, read_overlap, write_connectomics
+from napari_tessera.core.settings.choices import stride_for
+from napari_tessera.core.settings.connectomics import read_overlap
 from napari_tessera.core.settings.connectomics_config import Configuration, Generation
-from napari_tessera.core.settings.settings import stride_for
+from napari_tessera.core.settings.connectomics_export import write_connectomics
 from napari_tessera.core.settings.views import views
 
 C = {
@@ -55,7 +56,16 @@ V1 = {
 }
 
 
-def opened(folder: Path, content: Any) -> OpenedSettings:
+class Opened(NamedTuple):
+    settings: Settings
+    notes: tuple[str, ...]
+
+
+def open_settings(path: Path) -> Opened:
+    return Opened(*Settings.open(path))
+
+
+def opened(folder: Path, content: Any) -> Opened:
     path = folder / "c.yaml"
     path.write_text(content if isinstance(content, str) else yaml.safe_dump(content), encoding="utf-8")
     return open_settings(path)
@@ -331,7 +341,7 @@ def test_a_command_in_a_decoding_step_is_named_and_never_run(tmp_path: Path) -> 
 def test_tesseras_own_files_are_read_as_ever(tmp_path: Path) -> None:
     settings = Settings(window_size=(8, 16, 16), tta_num=3, decoder="watershed", resolution=(1, 1, 1))
     settings.to_yaml(tmp_path / "own.yaml")
-    assert open_settings(tmp_path / "own.yaml") == OpenedSettings(settings)
+    assert open_settings(tmp_path / "own.yaml") == (settings, ())
     with pytest.raises(SettingsError, match=r"unknown key 'inference\.overlp'"):
         opened(tmp_path, {"inference": {"overlp": 0.5}})
     with pytest.raises(SettingsError, match="cannot read the settings file"):

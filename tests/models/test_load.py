@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +186,7 @@ def test_an_undescribed_torchscript_of_another_precision(tmp_path: Path, dtype: 
         nt.predict(volume, model, settings)
     if dtype is torch.float64:
         return
-    found = nt.predict(volume, model, replace(settings, precision=str(dtype).removeprefix("torch.")))
+    found = nt.predict(volume, model, settings.replace(precision=str(dtype).removeprefix("torch.")))
     with torch.inference_mode():
         expected = network.float()(torch.from_numpy(volume)[None, None])[0].numpy()
     np.testing.assert_allclose(found, expected, atol=0.05)

@@ -10,7 +10,7 @@ from tests.models.change_monai_bundle import changed, describe
 from tests.models.sample_monai_bundle import INFERENCE
 
 from napari_tessera.core.errors import ModelError
-from napari_tessera.core.settings.settings import DecoderChoice
+from napari_tessera.core.settings.choices import DecoderChoice
 from napari_tessera.intensity.steps import Normalisation
 
 LOAD = {"_target_": "LoadImaged", "keys": "image", "reader": "NumpyReader"}

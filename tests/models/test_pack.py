@@ -31,7 +31,7 @@ from tests.models.test_empty_network import NETWORKS
 
 import napari_tessera as nt
 from napari_tessera.core.errors import ModelError, OutputError, UntrustedModelError
-from napari_tessera.core.settings.settings import DecoderChoice
+from napari_tessera.core.settings.choices import DecoderChoice
 from napari_tessera.engine.geometry.grid import Padding, PadMode
 from napari_tessera.models.folder import MODELS_VARIABLE, user_models
 from napari_tessera.models.load import describe_model, find_risk

@@ -7,7 +7,6 @@ import json
 import threading
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +129,7 @@ def test_nothing_that_measures_changes_a_network(is_traced: bool, tmp_path: Path
     model = Model.from_network(program, in_channels=1, out_channels=2)
     before = state(model)
     for precision in ("float32", "bfloat16"):
-        settings = replace(SETTINGS, precision=precision)
+        settings = SETTINGS.replace(precision=precision)
         nt.plan(VOLUME.shape, model, settings)
         measure_times(model, settings, repeats=1)
         measure_peak(model, settings)

@@ -36,7 +36,7 @@ def line(per_pass: float, per_window: float) -> PassTime:
 
 def needed(model: nt.Model, batch: int, budget_bytes: int) -> int:
     device = replace(measure_device("cpu"), budget_bytes=budget_bytes)
-    return nt.plan(SHAPE, model, replace(SETTINGS, sw_batch_size=batch), device=device).most_bytes
+    return nt.plan(SHAPE, model, SETTINGS.replace(sw_batch_size=batch), device=device).most_bytes
 
 
 @given(share=st.floats(0.0, 1.0))
@@ -101,7 +101,7 @@ def test_the_least_that_is_told_suffices(model: nt.Model) -> None:
 
 
 def chosen_window(model: nt.Model, budget: int, **settings: object) -> nt.Plan:
-    return nt.autotune(SHAPE, model, replace(SETTINGS, window_size=None, **settings), budget, choose_window=True)  # type: ignore[arg-type]
+    return nt.autotune(SHAPE, model, SETTINGS.replace(window_size=None, **settings), budget, choose_window=True)  # type: ignore[arg-type]
 
 
 def test_a_larger_window_is_chosen_where_it_saves_work(model: nt.Model) -> None:
@@ -153,7 +153,7 @@ def test_times_of_one_batch_alone_choose_no_batch(model: nt.Model) -> None:
 
 def test_the_host_has_to_have_room_too(model: nt.Model) -> None:
     ample = replace(measure_device("cpu"), budget_bytes=10**9)
-    most = nt.plan(SHAPE, model, replace(SETTINGS, sw_batch_size=8), device=ample).host.run_bytes
+    most = nt.plan(SHAPE, model, SETTINGS.replace(sw_batch_size=8), device=ample).host.run_bytes
     tight = replace(ample, host_free_bytes=round(most / 0.9))
     chosen = nt.autotune(SHAPE, model, SETTINGS, device=tight)
     assert chosen.host.run_bytes <= most
@@ -169,9 +169,9 @@ def test_windows_to_skip_are_found_for_every_window_that_is_tried(model: nt.Mode
 
     def find(settings: nt.Settings) -> list[Any]:
         asked.append(settings.window_size or ())
-        return [nt.find_window_mask(volume, model, replace(settings, skip_below=0.5))]
+        return [nt.find_window_mask(volume, model, settings.replace(skip_below=0.5))]
 
-    start = replace(SETTINGS, window_size=None)
+    start = SETTINGS.replace(window_size=None)
     chosen = nt.autotune(SHAPE, model, start, 10**9, choose_window=True, window_masks=find)
     (again,) = find(chosen.settings)
     assert again is not None
@@ -182,6 +182,6 @@ def test_windows_to_skip_are_found_for_every_window_that_is_tried(model: nt.Mode
 
 
 def test_a_pace_that_is_given_decides_on_the_window_too(model: nt.Model) -> None:
-    start = replace(SETTINGS, window_size=None, overlap=0.5)
+    start = SETTINGS.replace(window_size=None, overlap=0.5)
     by_pass = nt.autotune(SHAPE, model, start, 10**9, choose_window=True, pass_time=line(1.0, 0.0))
     assert by_pass.forward_passes == 1

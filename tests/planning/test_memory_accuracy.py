@@ -118,7 +118,7 @@ def test_a_choice_is_judged_by_what_the_allocator_gives_out(scripts: Scripts, mo
     outcome = scripts.autotune.try_case(case)
     assert (outcome.failure, outcome.largest > 1) == ("", True)
     for batch, failure in ((outcome.largest + 1, "memory ran out"), (1, "too small")):
-        planned = nt.plan(case.shape, case.model, replace(case.settings, sw_batch_size=batch), decoder="probabilities")
+        planned = nt.plan(case.shape, case.model, case.settings.replace(sw_batch_size=batch), decoder="probabilities")
         monkeypatch.setattr(nt, "autotune", lambda *args, planned=planned, **kwargs: planned)
         assert scripts.autotune.try_case(case).failure == failure
 

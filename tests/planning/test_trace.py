@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from napari_tessera.core.errors import ModelError
-from napari_tessera.core.settings.settings import Precision
+from napari_tessera.core.settings.choices import Precision
 from napari_tessera.engine.devices.devices import CpuDevice
 from napari_tessera.memory import trace
 from napari_tessera.memory.allocations import peak_of_allocations

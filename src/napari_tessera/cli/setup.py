@@ -24,8 +24,6 @@ def merge_settings(file: Path | None, decoder_options: Sequence[str] | None, **o
     SettingsError
         If the file or a value is not valid.
     """
-    from dataclasses import replace
-
     from napari_tessera import Settings
     from napari_tessera.models.spec.suggestions import count_reflections
 
@@ -38,17 +36,17 @@ def merge_settings(file: Path | None, decoder_options: Sequence[str] | None, **o
     if given.get("decoder", settings.decoder) != settings.decoder and settings.decoder is not None:
         parameters = {}  # the file's are those of another decoder
     parameters |= dict(_parse_parameter(text) for text in decoder_options or ())
-    return replace(settings, decoder_parameters=tuple(parameters.items()), **given)
+    return settings.replace(decoder_parameters=tuple(parameters.items()), **given)
 
 
 def _open_settings(file: Path) -> Settings:
+    from napari_tessera import Settings
     from napari_tessera.cli.console import say
-    from napari_tessera.core.settings.connectomics import open_settings
 
-    opened = open_settings(file)
-    for note in opened.notes:
+    settings, notes = Settings.open(file)
+    for note in notes:
         say(note, kind="Note")
-    return opened.settings
+    return settings
 
 
 def with_suggestions(settings: Settings, model: Model, *, file: Path | None, **options: Any) -> Settings:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from napari_tessera.core.errors import SettingsError
-from napari_tessera.core.settings.settings import ProbabilityType
+from napari_tessera.core.settings.choices import ProbabilityType
 from napari_tessera.engine.stitching.reduce import Reduction
 
 if TYPE_CHECKING:

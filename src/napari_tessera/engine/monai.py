@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
 from napari_tessera.core.errors import OutOfMemoryError
-from napari_tessera.core.settings.settings import Blend
+from napari_tessera.core.settings.choices import Blend
 from napari_tessera.engine.devices.devices import open_device
 from napari_tessera.engine.geometry.grid import WindowGrid
 from napari_tessera.engine.intensity import IntensityMap

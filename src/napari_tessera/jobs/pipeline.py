@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from napari_tessera.core.errors import CancelledError, OutOfMemoryError, host_memory_for
-from napari_tessera.core.settings.settings import ProbabilityType
+from napari_tessera.core.settings.choices import ProbabilityType
 from napari_tessera.core.units import format_bytes
 from napari_tessera.core.version import __version__
 from napari_tessera.decode.expected import ValueCheck

@@ -132,7 +132,7 @@ def _once_per_window(find: Callable[[Settings], WindowMasks]) -> Callable[[Setti
     def find_at(settings: Settings) -> WindowMasks:
         return find(settings)
 
-    return lambda settings: find_at(replace(settings, sw_batch_size=1))
+    return lambda settings: find_at(settings.replace(sw_batch_size=1))
 
 
 def calibrate(
@@ -178,7 +178,7 @@ def calibrate(
     def plan_of(batch: int) -> Plan:
         window = settings.window_size or model.spec.window.default
         shape = (*window[:-1], batch * window[-1])
-        at_batch = replace(settings, sw_batch_size=batch, overlap=0.0, tta_num=1, resample=False)
+        at_batch = settings.replace(sw_batch_size=batch, overlap=0.0, tta_num=1, resample=False)
         return plan(shape, model, at_batch, decoder=PROBABILITIES, calibrations=store).of_pass()
 
     asked, other = plan_of(settings.sw_batch_size), plan_of(1 if settings.sw_batch_size > 1 else 2)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
-from napari_tessera.core.settings.settings import AccumulatorType, Precision
+from napari_tessera.core.settings.choices import AccumulatorType, Precision
 from napari_tessera.engine.devices.cuda import CudaDevice
 from napari_tessera.engine.stitching.stitch import FLOAT_BYTES, Weighting, estimate_piece_bytes, estimate_slab_bytes
 from napari_tessera.memory.estimate import DeviceNeed

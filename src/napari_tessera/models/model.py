@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from napari_tessera.core.errors import ModelError, as_sentence
-from napari_tessera.core.settings.settings import DecoderChoice
+from napari_tessera.core.settings.choices import DecoderChoice
 from napari_tessera.engine.loop.evaluation import evaluating
 from napari_tessera.engine.loop.network import UnusableWeightsError
 from napari_tessera.engine.loop.several_outputs import with_output

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
-from napari_tessera.core.settings.settings import Precision, Settings, TtaMode
+from napari_tessera.core.settings.choices import Precision, TtaMode
 from napari_tessera.core.units import format_bytes, format_voxel_size
 from napari_tessera.engine.geometry.blocks import count_block_windows
 from napari_tessera.engine.geometry.grid import PadMode
@@ -16,6 +16,7 @@ from napari_tessera.planning.plan import Advice, Level
 from napari_tessera.planning.resampling import differ_too_much
 
 if TYPE_CHECKING:
+    from napari_tessera.core.settings.settings import Settings
     from napari_tessera.engine.geometry.grid import Block, Padding, WindowGrid
     from napari_tessera.memory.device_state import DeviceState
     from napari_tessera.planning.resampling import Resampling, VoxelSize

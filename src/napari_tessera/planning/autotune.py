@@ -56,7 +56,7 @@ def fit_batch(plan_of: PlanOf, settings: Settings, *, pass_time: PassTime | None
     """
 
     def plan_at(batch: int) -> Plan:
-        return plan_of(replace(settings, sw_batch_size=batch))
+        return plan_of(settings.replace(sw_batch_size=batch))
 
     def fitting(batches: Sequence[int]) -> list[Plan]:
         # One by one: a batch that leaves a single window for the last pass may need more than a larger one.
@@ -106,8 +106,8 @@ def fit_window(plan_of: PlanOf, settings: Settings, rule: WindowRule, *, pass_ti
     ModelError
         If the network refuses its default window.
     """
-    base = replace(settings, window_size=rule.default)
-    first = plan_of(replace(base, sw_batch_size=1))
+    base = settings.replace(window_size=rule.default)
+    first = plan_of(base.replace(sw_batch_size=1))
     needed = tuple(max(sides) for sides in zip(*(volume.shape for volume in first.volumes), strict=True))
     known = pass_time or first.pass_time or BY_VOXELS
 
@@ -116,10 +116,10 @@ def fit_window(plan_of: PlanOf, settings: Settings, rule: WindowRule, *, pass_ti
 
     def fitted(factors: Sequence[float]) -> Iterator[Plan]:
         for window in _windows(rule, factors, needed):
-            at_window = replace(settings, window_size=window)
+            at_window = settings.replace(window_size=window)
             # A network may have been made for one window, and a larger one may not fit.
             with suppress(SettingsError, ModelError):
-                one = plan_of(replace(at_window, sw_batch_size=1))
+                one = plan_of(at_window.replace(sw_batch_size=1))
                 own = None if pass_time is not None else one.pass_time
                 here = own or (None if known is BY_VOXELS else known.scaled(_voxels_ratio(one, rule)))
                 yield fit_batch(plan_of, at_window, pass_time=here)

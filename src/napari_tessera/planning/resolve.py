@@ -446,7 +446,7 @@ def complete_settings(settings: Settings, spec: ModelSpec, decoder: Decoder | No
     else:
         check_probabilities(spec, settings.probabilities)
     check_resolution(settings, spec)
-    return replace(settings, window_size=window, **_decoding(decoder))
+    return settings.replace(window_size=window, **_decoding(decoder))
 
 
 def _decoding(decoder: Decoder | None) -> dict[str, Any]:

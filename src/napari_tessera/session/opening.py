@@ -46,14 +46,8 @@ class Choices:
 def open_libraries() -> Choices:
     """Import everything that a run needs, and return what there is to choose from."""
     from napari_tessera import api  # noqa: F401 - the first plan must not wait for it
-    from napari_tessera.core.settings.settings import (
-        AccumulatorType,
-        Blend,
-        Precision,
-        ProbabilityType,
-        Settings,
-        TtaMode,
-    )
+    from napari_tessera.core.settings.choices import AccumulatorType, Blend, Precision, ProbabilityType, TtaMode
+    from napari_tessera.core.settings.settings import Settings
     from napari_tessera.models.folder import user_models
     from napari_tessera.models.formats.registry import FORMATS, MODEL_PATTERNS
     from napari_tessera.models.load import bundled_models

@@ -167,12 +167,12 @@ class Session:
             If a value is out of range; nothing has changed then.
         """
         assert self.settings is not None
-        after = replace(self.settings, **settings)
+        after = self.settings.replace(**settings)
         if self.model is not None and "overlap" not in settings:
             # What the model suggests depends on the window; another overlap is the user's own.
             before, now = map(self.model.spec.overlap_at, (self.settings.window_size, after.window_size))
             if now is not None and self.settings.overlap == before:
-                after = replace(after, overlap=now)
+                after = after.replace(overlap=now)
         self.use_settings(after)
 
     def use_settings(self, settings: Settings) -> None:
@@ -188,20 +188,20 @@ class Session:
         window = settings.window_size or rule.default
         if len(window) != len(rule.default):
             rule.check(window)
-        self.settings = replace(settings, window_size=window)
+        self.settings = settings.replace(window_size=window)
         if settings.decoder is None:
-            self.settings = replace(self.settings, **_suggested_decoder(self.model))
+            self.settings = self.settings.replace(**_suggested_decoder(self.model))
         self.fitting.forget()
         self.settings_changed.emit()
         self._replan()
 
     def use_settings_file(self, path: str | Path) -> tuple[str, ...]:
-        """Read all settings from a file and return what of it was not carried over; see `open_settings`."""
-        from napari_tessera.core.settings.connectomics import open_settings
+        """Read all settings from a file and return what of it was not carried over; see `Settings.open`."""
+        from napari_tessera.core.settings.settings import Settings
 
-        opened = open_settings(path)
-        self.use_settings(opened.settings)
-        return opened.notes
+        settings, notes = Settings.open(path)
+        self.use_settings(settings)
+        return notes
 
     def save_settings(self, path: str | Path, *, for_connectomics: bool = False) -> tuple[str, ...]:
         """Write all settings, and return those that the program that reads the file will not know of.
@@ -218,7 +218,7 @@ class Session:
         OutputError
             If it cannot be written.
         """
-        from napari_tessera.core.settings.connectomics import write_connectomics
+        from napari_tessera.core.settings.connectomics_export import write_connectomics
 
         assert self.settings is not None
         if for_connectomics:
@@ -418,13 +418,12 @@ class Session:
         if previous is not None:
             before = without_views_of(before, previous.spec)
             if before.blend == previous.spec.blend:
-                before = replace(before, blend=Settings().blend)
+                before = before.replace(blend=Settings().blend)
         if before.tta_views is not None:  # of another model, which may have other axes
-            before = replace(before, tta_num=1, tta_views=None)
+            before = before.replace(tta_num=1, tta_views=None)
         if before.tta_axes is not None and not set(before.tta_axes) <= set(spec.axes):
-            before = replace(before, tta_axes=None)
-        suited = replace(
-            before,
+            before = before.replace(tta_axes=None)
+        suited = before.replace(
             window_size=spec.window.default,
             tta_num=min(before.tta_num, max_views(spec.spatial_dims, before.tta_axes)),
             resolution=None,

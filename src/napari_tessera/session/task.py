@@ -112,18 +112,18 @@ class Task:
             return replace(self, settings=settings).resolve()
 
         rule = self.model.spec.window
-        start = replace(self.settings, window_size=rule.default) if choose_window else self.settings
-        pair = plan_of(replace(start, sw_batch_size=2))
+        start = self.settings.replace(window_size=rule.default) if choose_window else self.settings
+        pair = plan_of(start.replace(sw_batch_size=2))
         if not _is_measured(pair):
-            calibrate(self.model, replace(start, sw_batch_size=2 if pair.fits else 1), cancel=cancel)
+            calibrate(self.model, start.replace(sw_batch_size=2 if pair.fits else 1), cancel=cancel)
         if not choose_window:
             return fit_batch(plan_of, start)
         found = fit_window(plan_of, start, rule)
         for _ in range(MOST_WINDOWS_TIMED):  # what was chosen by voxels may turn out slower once it is timed
-            pair = plan_of(replace(found.settings, sw_batch_size=2))
+            pair = plan_of(found.settings.replace(sw_batch_size=2))
             if _is_measured(pair):
                 break
-            calibrate(self.model, replace(found.settings, sw_batch_size=2 if pair.fits else 1), cancel=cancel)
+            calibrate(self.model, found.settings.replace(sw_batch_size=2 if pair.fits else 1), cancel=cancel)
             found = fit_window(plan_of, start, rule)
         return found
 

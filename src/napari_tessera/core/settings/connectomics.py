@@ -1,31 +1,17 @@
-"""Settings from the YAML files of PyTorch Connectomics, and files for it from settings."""
+"""What the YAML files of PyTorch Connectomics say, as names and values of settings."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from napari_tessera.core.errors import OutputError, SettingsError
+from napari_tessera.core.errors import SettingsError
 from napari_tessera.core.plain_json import load_json
-from napari_tessera.core.settings.connectomics_config import (
-    Configuration,
-    Generation,
-    is_connectomics,
-    read_configuration,
-    read_tree,
-)
-from napari_tessera.core.settings.connectomics_decoding import CONTOUR_DISTANCE, PAIRS, SIZES, read_decoder
-from napari_tessera.core.settings.connectomics_views import read_views, write_views
-from napari_tessera.core.settings.file import read_settings
-from napari_tessera.core.settings.settings import Blend, Settings, stride_for
-from napari_tessera.core.writing import write_text
-
-__all__ = ["OpenedSettings", "open_settings", "read_blend", "read_overlap", "write_connectomics"]
+from napari_tessera.core.settings.choices import Blend, stride_for
+from napari_tessera.core.settings.connectomics_config import Configuration, Generation, read_configuration
+from napari_tessera.core.settings.connectomics_decoding import read_decoder
+from napari_tessera.core.settings.connectomics_views import read_views
 
 NM_PER_UM = 1000
 # Beyond, its program takes this.
@@ -75,47 +61,25 @@ _RESOLUTION = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class OpenedSettings:
-    """The settings of a file.
-
-    Parameters
-    ----------
-    settings
-        What it says.
-    notes
-        What was not carried over, and what stands in for it, one sentence each; empty for Tessera's own files.
-    """
-
-    settings: Settings
-    notes: tuple[str, ...] = ()
-
-
-def open_settings(path: str | Path) -> OpenedSettings:
-    """Read the settings file *path*, Tessera's own or one of PyTorch Connectomics.
+def read_connectomics(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the settings that the file *path* gives, ranges not checked, and a sentence for all not carried over.
 
     Raises
     ------
     SettingsError
-        If it cannot be read, or a key or value of it is not valid.
+        If it cannot be read, or a value is not what its program takes.
     """
-    path = Path(path)
-    tree = read_tree(path, error=SettingsError, kind="settings file") if path.is_file() else {}
-    if not is_connectomics(tree):
-        return OpenedSettings(Settings.from_mapping(read_settings(path)))
     config = read_configuration(path, error=SettingsError)
-    values, notes = _read(config)
+    values, notes = read_values(config)
     values |= _from_comment(path)
     left_out = config.left_out()
     if left_out:
         notes.append(f"{path.name} also says what is not carried over: {', '.join(left_out)}")
-    try:
-        return OpenedSettings(Settings.from_mapping(values), tuple(notes))
-    except SettingsError as error:
-        raise SettingsError(f"{path}: {error}") from error
+    return values, tuple(notes)
 
 
-def _read(config: Configuration) -> tuple[dict[str, Any], list[str]]:
+def read_values(config: Configuration) -> tuple[dict[str, Any], list[str]]:
+    """Return the settings that *config* gives, and sentences on those that are not quite as there."""
     generation, notes = config.generation, []
     window = config.sides(*_WINDOW[generation])
     values: dict[str, Any] = {"window_size": window}
@@ -239,75 +203,3 @@ def _from_comment(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise SettingsError(f"{path}: its first line, which holds settings of Tessera, is no JSON object")
     return found
-
-
-def write_connectomics(path: str | Path, settings: Settings) -> tuple[str, ...]:
-    """Write *settings* as a file of PyTorch Connectomics, of its newest generation; `open_settings` reads them back.
-
-    Parameters
-    ----------
-    path
-        The file.
-    settings
-        What is written. What its program has no key for stands in a comment at the top, which only Tessera reads.
-
-    Returns
-    -------
-    names
-        The settings that its program will not know of.
-
-    Raises
-    ------
-    OutputError
-        If the file cannot be written.
-    """
-    path = Path(path)
-    content = _sections(settings)
-    text = yaml.safe_dump(content, sort_keys=False)
-    plain = settings.to_dict()
-    back = Settings.from_mapping(_read(_as_configuration(content, path))[0]).to_dict()
-    other = {field.name: plain[field.name] for field in fields(settings) if plain[field.name] != back[field.name]}
-    try:
-        write_text(path, f"{MARK}{json.dumps(other, default=str)}\n{text}" if other else text)
-    except OSError as error:
-        raise OutputError(f"cannot write the settings file {path}: {error.strerror or error}") from error
-    if content["inference"]["test_time_augmentation"]["enabled"]:
-        for name in ("tta_axes", "tta_views"):  # its program has the same views, however they are named here
-            other.pop(name, None)
-    return tuple(other)
-
-
-def _as_configuration(content: dict[str, Any], path: Path) -> Configuration:
-    return Configuration(path, content, Generation.C, SettingsError)
-
-
-def _sections(settings: Settings) -> dict[str, Any]:
-    window = None if settings.window_size is None else list(settings.window_size)
-    content: dict[str, Any] = {
-        "inference": {
-            "window": {
-                **({} if window is None else {"window_size": window}),
-                "sw_batch_size": settings.sw_batch_size,
-                "overlap": settings.overlap,
-                # It has no gaussian; bump falls off towards the borders as that does, though faster.
-                "blending": "bump" if settings.blend is Blend.GAUSSIAN else settings.blend.value,
-            },
-            "test_time_augmentation": write_views(settings),
-        }
-    }
-    if settings.resolution is not None:
-        content["data"] = {"train": {"resolution": [round(size * NM_PER_UM, 9) for size in settings.resolution]}}
-    if settings.decoder == "contour-distance":
-        content["decoding"] = {"steps": [{"name": CONTOUR_DISTANCE, "kwargs": _contour_distance(settings)}]}
-    return content
-
-
-def _contour_distance(settings: Settings) -> dict[str, Any]:
-    """Return the parameters that are given; those that are not have the same defaults there."""
-    given = dict(settings.decoder_parameters)
-    pairs = {
-        key: [given.get(f"{name}_seed", seed), given.get(name, foreground)]
-        for key, (name, seed, foreground) in PAIRS.items()
-        if {name, f"{name}_seed"} & given.keys()
-    }
-    return {**pairs, **{key: given[name] for key, name in SIZES.items() if name in given}}

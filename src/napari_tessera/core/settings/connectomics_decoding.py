@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from napari_tessera.core.settings.settings import DecoderChoice
+from napari_tessera.core.settings.choices import DecoderChoice
 
 if TYPE_CHECKING:
     from napari_tessera.core.settings.connectomics_config import Configuration

@@ -1,4 +1,4 @@
-"""Test-time augmentation of PyTorch Connectomics as views of Tessera, and back.
+"""Test-time augmentation of PyTorch Connectomics as views of Tessera.
 
 Its releases count axes in two ways. Until March 2026, with ``model.architecture``, a flip named dimensions of a batch
 less one: 1 is the first axis of the image. Since then, with ``model.arch``, 0 is. Rotations count from 0 in both.
@@ -7,23 +7,20 @@ less one: 1 is the first axis of the image. Since then, with ``model.arch``, 0 i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from math import gcd
 from typing import TYPE_CHECKING, Any
 
+from napari_tessera.core.settings.choices import IDENTITY
 from napari_tessera.core.settings.connectomics_config import Generation
-from napari_tessera.core.settings.settings import IDENTITY, Settings, TtaMode
 from napari_tessera.core.settings.views import View, max_views, views
 
 if TYPE_CHECKING:
     from napari_tessera.core.settings.connectomics_config import Configuration
 
-__all__ = ["Views", "read_views", "write_views"]
-
 _PLACE = "inference.test_time_augmentation"
-_QUARTERS = (0, 1, 2, 3)
+QUARTERS = (0, 1, 2, 3)
 
 Flips = tuple[int, ...]
 Plane = tuple[int, int]
@@ -125,7 +122,7 @@ def _read(config: Configuration, dims: int, keys: _Keys, default: Any, *, first:
     turned = [(flip, plane, k) for flip, plane, k in product(flips, planes or [(dims - 2, dims - 1)], quarters)]
     if any(k % 2 and set(plane) != {dims - 2, dims - 1} for _, plane, k in turned):
         return Views(refusal=f"{keys.rotations} turns planes other than that of y and x, of which Tessera has no views")
-    found = [_view(flip, plane, k, dims).name("zyx"[-dims:]) for flip, plane, k in turned]
+    found = [view_of(flip, plane, k, dims).name("zyx"[-dims:]) for flip, plane, k in turned]
     if planes:
         if first and len(set(Counter(found).values())) > 1:
             return Views(refusal=f"some of its releases count a view twice that {keys.rotations} gives twice")
@@ -144,7 +141,7 @@ def _read(config: Configuration, dims: int, keys: _Keys, default: Any, *, first:
     return Views((IDENTITY, *once.elements()))
 
 
-def _view(flip: Flips, plane: Plane, k: int, dims: int) -> View:
+def view_of(flip: Flips, plane: Plane, k: int, dims: int) -> View:
     """Return the view of which an image is reflected along *flip*, then turned *k* times by 90° in *plane*."""
     a, b = plane
     reflected = set(flip)
@@ -193,7 +190,7 @@ def _read_planes(config: Configuration, key: str, dims: int) -> list[Plane]:
 
 def _read_quarters(config: Configuration) -> list[int]:
     key = f"{_PLACE}.rotate90_k"
-    value = config.get(key, list(_QUARTERS))
+    value = config.get(key, list(QUARTERS))
     items = value if isinstance(value, list) else [value]
     if not all(type(k) is int for k in items):
         raise config.complain(key, value, "a list of whole numbers of quarter turns")
@@ -211,39 +208,3 @@ def _read_v1(config: Configuration, dims: int) -> Views:
         return Views(refusal=f"INFERENCE.AUG_MODE is {str(mode)[:20]}, and Tessera only averages views")
     seen = views(n, dims, "yx" if n < 16 else None)
     return Views(tuple(view.name("zyx"[-dims:]) for view in seen))
-
-
-def write_views(settings: Settings) -> dict[str, Any]:
-    """Return the keys for the views of *settings*, where PyTorch Connectomics has the same ones; else none."""
-    dims = 3 if settings.window_size is None else len(settings.window_size)
-    named = {*(settings.tta_axes or ""), *(letter for name in (settings.tta_views or ())[1:] for letter in name)}
-    if settings.tta_num == 1 or settings.tta_mode is TtaMode.INTERLEAVED or not named <= {"t", *"zyx"[-dims:]}:
-        return {"enabled": False}
-    seen = views(settings.tta_num, dims, settings.tta_axes, settings.tta_views)
-    if not any(view.transpose for view in seen):
-        flips = [view.flips for view in seen[1:]]
-        return {"enabled": True, "flip_axes": _written(flips, dims), "ensemble_mode": "mean"}
-    return _with_turns(seen, dims) or {"enabled": False}
-
-
-def _with_turns(seen: Sequence[View], dims: int) -> dict[str, Any] | None:
-    """Return the keys of which reflections and turns of the plane make just what is *seen*; None where none do."""
-    plane, every = (dims - 2, dims - 1), [flip for n in range(dims + 1) for flip in combinations(range(dims), n)]
-    for n in range(len(_QUARTERS), 0, -1):
-        for rest in combinations(_QUARTERS[1:], n - 1):
-            quarters = (0, *rest)
-            flips = [flip for flip in every if all(_view(flip, plane, k, dims) in seen for k in quarters)]
-            made = {_view(flip, plane, k, dims) for flip, k in product(flips, quarters)}
-            if () in flips and made == set(seen) and len(seen) == len(made):
-                keys = {"flip_axes": _written(flips[1:], dims), "rotation90_axes": [list(plane)]}
-                turns = {} if quarters == _QUARTERS else {"rotate90_k": list(quarters)}
-                return {"enabled": True, **keys, **turns, "ensemble_mode": "mean"}
-    return None
-
-
-def _written(flips: Iterable[Flips], dims: int) -> Any:
-    """Return the key for views of which each reflects one of *flips*, beside the identity."""
-    listed = [list(flip) for flip in flips]
-    if sorted(listed) == sorted(list(flip) for n in range(1, dims + 1) for flip in combinations(range(dims), n)):
-        return "all"
-    return listed or None

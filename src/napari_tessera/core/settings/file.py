@@ -1,144 +1,122 @@
-"""The settings file: YAML in the shape the field writes, checked key by key with pydantic.
-
-The only module of the engine that needs more than torch and numpy; it is imported when a file is read or written.
-"""
+"""The settings file: YAML whose sections and keys are where the declaration of each knob puts it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from napari_tessera.core.errors import OutputError, SettingsError, nearest
-from napari_tessera.core.plain_yaml import MAX_BYTES, load_yaml
+from napari_tessera.core.settings.connectomics import read_connectomics
+from napari_tessera.core.settings.connectomics_config import is_connectomics, read_tree
+from napari_tessera.core.settings.knobs import knobs
 from napari_tessera.core.writing import write_text
 
-__all__ = ["read_settings", "write_settings"]
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 # Axes when a file switches augmentation on and names neither axes nor a number of views: all three of them.
 DEFAULT_AXES = "zyx"
+# The one key that is no knob: it stands for a number of views.
+SWITCH = "test_time_augmentation"
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+def places(model: type[BaseModel]) -> dict[str, dict[str, str]]:
+    """Return by section and key the setting that the file keeps there."""
+    found: dict[str, dict[str, str]] = {}
+    for knob in knobs(model):
+        section, _, key = knob.place.partition(".")
+        found.setdefault(section, {}).update(dict.fromkeys((key, *knob.also), knob.name))
+    return found
 
 
-class _Data(_Section):
-    resolution: list[float] | None = None
-    resample: bool | None = Field(default=None, strict=True)
-
-
-class _Inference(_Section):
-    # Ranges are checked by Settings, for every front end alike; here only names and shapes are.
-    window_size: Any = None
-    overlap: Any = None
-    sw_batch_size: Any = None
-    batch_size: Any = None
-    test_time_augmentation: bool | None = Field(default=None, strict=True)
-    tta_num: Any = None
-    tta_axes: Any = None
-    tta_views: Any = None
-    tta_mode: Any = None
-    blend: Any = Field(default=None, alias="blending")
-    precision: Any = None
-    accumulator: Any = None
-    probabilities: Any = None
-    skip_below: Any = None
-    device: Any = None
-
-
-class _Decoding(_Section):
-    name: str | None = None
-    parameters: dict[str, Any] = Field(default_factory=dict)
-
-
-class _SettingsFile(_Section):
-    data: _Data = Field(default_factory=_Data)
-    inference: _Inference = Field(default_factory=_Inference)
-    decoding: _Decoding = Field(default_factory=_Decoding)
-
-
-_SECTIONS: dict[str, type[_Section]] = {"data": _Data, "inference": _Inference, "decoding": _Decoding}
-
-
-def _keys(section: type[_Section]) -> list[str]:
-    aliases = [f.alias for f in section.model_fields.values() if f.alias]
-    return [*section.model_fields, *aliases]
-
-
-def _explain(problem: Any) -> str:
-    """Return one clause for one of pydantic's findings, naming the key and what is valid in its place."""
-    *parents, key = [str(part) for part in problem["loc"]]
-    where = ".".join([*parents, key])
-    if problem["type"] == "extra_forbidden":
-        valid = _keys(_SECTIONS[parents[0]]) if parents else list(_SECTIONS)
-        return f"unknown key '{where}'{nearest(key, valid)} (valid here: {', '.join(valid)})"
-    return f"'{where}' is {problem['input']!r}: {problem['msg'].lower()}"
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """Return the keyword arguments of `Settings` that the file *path* gives, ranges not yet checked.
+def read_settings(path: Path, model: type[BaseModel]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the fields of *model* that the file *path* gives, values not yet checked, and what is not carried over.
 
     Raises
     ------
     SettingsError
-        If the file cannot be read, is not YAML, or has an unknown or malformed key.
+        If the file cannot be read, is not YAML, or has an unknown key.
     """
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise SettingsError(f"{path} has {path.stat().st_size} bytes; a settings file has at most {MAX_BYTES}")
-        content = load_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or an impossible date
-        reason = " ".join(str(error).split())
-        raise SettingsError(f"cannot read the settings file {path}: {reason}") from error
-    if content is not None and not isinstance(content, dict):
-        raise SettingsError(f"the settings file {path} holds no sections; it needs {', '.join(_SECTIONS)}")
-    try:
-        parsed = _SettingsFile.model_validate(
-            {name: section for name, section in (content or {}).items() if section is not None}
-        )
-    except ValidationError as error:
-        raise SettingsError(f"{path}: " + "; ".join(_explain(p) for p in error.errors())) from error
-    return _flatten(parsed)
+    tree = read_tree(path, error=SettingsError, kind="settings file")
+    if is_connectomics(tree):
+        return read_connectomics(path)
+    sections, switch = places(model), None
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for section, content in tree.items():
+        if section not in sections:
+            problems.append(_unknown(section, sections))
+        elif not isinstance(content, dict | None):
+            problems.append(f"'{section}' is {content!r}, but it must be a section of keys")
+        for key, value in (content or {}).items() if isinstance(content, dict) and section in sections else ():
+            if (section, key) == ("inference", SWITCH):
+                switch = value
+            elif key not in sections[section]:
+                known = [*sections[section], *([SWITCH] if section == "inference" else [])]
+                problems.append(_unknown(key, known, f"{section}."))
+            elif value is not None:
+                values[sections[section][key]] = value
+    if not isinstance(switch, bool | None):
+        problems.append(f"'inference.{SWITCH}' is {switch!r}, but it must be true or false")
+    if problems:
+        raise SettingsError(f"{path}: {'; '.join(problems)}")
+    return values | _count_views(values, switch), ()
 
 
-def _flatten(parsed: _SettingsFile) -> dict[str, Any]:
-    inference = parsed.inference.model_dump(exclude_none=True)
-    augmented = inference.pop("test_time_augmentation", None)
-    if augmented is False:
-        inference["tta_num"] = 1
-    elif "tta_num" not in inference and isinstance(inference.get("tta_views"), list):
-        inference["tta_num"] = max(1, len(inference["tta_views"]))
-    elif "tta_num" not in inference and (augmented or "tta_axes" in inference):
-        axes = inference.get("tta_axes", DEFAULT_AXES)
-        inference["tta_num"] = 2 ** (len(axes) if isinstance(axes, (str, list)) else 0)
-    return {
-        **inference,
-        **parsed.data.model_dump(exclude_none=True),
-        "decoder": parsed.decoding.name,
-        "decoder_parameters": parsed.decoding.parameters,
-    }
+def _unknown(key: str, known: Any, section: str = "") -> str:
+    return f"unknown key '{section}{key}'{nearest(key, known)} (valid here: {', '.join(known)})"
 
 
-def write_settings(path: Path, values: dict[str, Any]) -> None:
-    """Write `Settings.to_dict()` as a settings file, in one step: a reader never finds half of it.
+def _count_views(values: dict[str, Any], switch: bool | None) -> dict[str, int]:
+    """Return the number of views where the file says it in other words."""
+    if switch is False:
+        return {"tta_num": 1}
+    if "tta_num" in values:
+        return {}
+    if isinstance(values.get("tta_views"), list):
+        return {"tta_num": max(1, len(values["tta_views"]))}
+    if switch or "tta_axes" in values:
+        axes = values.get("tta_axes", DEFAULT_AXES)
+        return {"tta_num": 2 ** (len(axes) if isinstance(axes, str | list) else 0)}
+    return {}
+
+
+def write_settings(path: Path, model: type[BaseModel], values: dict[str, Any]) -> None:
+    """Write *values*, plain data by field of *model*, in one step: a reader never finds half of it.
 
     Raises
     ------
     OutputError
         If the file cannot be written.
     """
-    inference = {name: values[name] for name in _Inference.model_fields if values.get(name) is not None}
-    inference["test_time_augmentation"] = values["tta_num"] > 1
-    content: dict[str, Any] = {"inference": inference}
-    data = {"resolution": values["resolution"], "resample": values["resample"]}
-    if any(value is not None for value in data.values()):
-        content["data"] = {name: value for name, value in data.items() if value is not None}
-    if values["decoder"] is not None or values["decoder_parameters"]:
-        content["decoding"] = {"name": values["decoder"], "parameters": values["decoder_parameters"]}
+    content: dict[str, Any] = {"inference": {SWITCH: values["tta_num"] > 1}}
+    for knob in knobs(model):
+        if values[knob.name] not in (None, {}):
+            section, _, key = knob.place.partition(".")
+            content.setdefault(section, {})[key] = values[knob.name]
     try:
         write_text(path, yaml.safe_dump(content, sort_keys=False))
     except OSError as error:
         raise OutputError(f"cannot write the settings file {path}: {error.strerror or error}") from error
+
+
+def file_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the JSON Schema of the settings file."""
+    flat, titles = model.model_json_schema(), {knob.name: knob.title for knob in knobs(model)}
+    sections: dict[str, Any] = {}
+    for section, keys in places(model).items():
+        properties = {key: {"title": titles[name]} | flat["properties"][name] for key, name in keys.items()}
+        if section == "inference":
+            said = "Switches augmentation on or off; on without a number of views stands for all reflections."
+            properties[SWITCH] = {"type": "boolean", "title": "Test-time augmentation", "description": said}
+        sections[section] = {"type": ["object", "null"], "properties": properties, "additionalProperties": False}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Settings file of Tessera",
+        "type": "object",
+        "properties": sections,
+        "additionalProperties": False,
+        "$defs": flat.get("$defs", {}),
+    }

@@ -8,7 +8,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from napari_tessera.core.errors import SettingsError
-from napari_tessera.core.settings.settings import IDENTITY
+from napari_tessera.core.settings.choices import IDENTITY
 
 if TYPE_CHECKING:
     import torch

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from napari_tessera.core.settings.settings import Precision
+from napari_tessera.core.settings.choices import Precision
 from napari_tessera.engine.devices.host import arithmetic, is_host_out_of_memory
 from napari_tessera.engine.devices.protocol import DeviceMemory, Lane, Mark
 

@@ -15,7 +15,7 @@ from napari_tessera.engine.devices.page_cache import kept_pages
 from napari_tessera.engine.devices.protocol import Device, DeviceMemory, Lane, Mark
 
 if TYPE_CHECKING:
-    from napari_tessera.core.settings.settings import Precision
+    from napari_tessera.core.settings.choices import Precision
 
 __all__ = ["CpuDevice", "Device", "DeviceMemory", "MpsDevice", "host_memory", "open_device", "open_devices"]
 

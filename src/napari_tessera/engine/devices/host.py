@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 
 from napari_tessera.core.errors import lacks_memory
-from napari_tessera.core.settings.settings import Precision
+from napari_tessera.core.settings.choices import Precision
 from napari_tessera.engine.devices.attention import attention_by_parts
 
 __all__ = ["arithmetic", "is_host_out_of_memory"]

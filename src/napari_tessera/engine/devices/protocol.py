@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 if TYPE_CHECKING:
     import torch
 
-    from napari_tessera.core.settings.settings import Precision
+    from napari_tessera.core.settings.choices import Precision
 
 __all__ = ["Device", "DeviceMemory", "Lane", "Mark"]
 

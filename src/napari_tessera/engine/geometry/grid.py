@@ -32,7 +32,7 @@ from functools import cached_property
 from itertools import product
 from math import ceil, prod
 
-from napari_tessera.core.settings.settings import stride_for
+from napari_tessera.core.settings.choices import stride_for
 
 __all__ = [
     "AxisGrid",

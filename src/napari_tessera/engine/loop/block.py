@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from napari_tessera.core.settings.settings import AccumulatorType
+from napari_tessera.core.settings.choices import AccumulatorType
 from napari_tessera.core.settings.views import View
 from napari_tessera.engine.geometry.grid import count_forward_passes
 from napari_tessera.engine.loop.events import Recovery

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from napari_tessera.core.errors import ModelError, TesseraError
-from napari_tessera.core.settings.settings import Precision
+from napari_tessera.core.settings.choices import Precision
 from napari_tessera.engine.loop.several_outputs import the_output
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from napari_tessera.core.errors import ModelError
-from napari_tessera.core.settings.settings import Precision
+from napari_tessera.core.settings.choices import Precision
 
 if TYPE_CHECKING:
     import torch

@@ -13,7 +13,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from napari_tessera.core.errors import OutOfMemoryError
-from napari_tessera.core.settings.settings import AccumulatorType
+from napari_tessera.core.settings.choices import AccumulatorType
 from napari_tessera.core.units import format_bytes
 from napari_tessera.engine.geometry.blocks import halve_block
 from napari_tessera.engine.geometry.grid import Tiling

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_tessera.core.settings.settings import AccumulatorType, Blend, Precision, TtaMode
+from napari_tessera.core.settings.choices import AccumulatorType, Blend, Precision, TtaMode
 from napari_tessera.core.settings.views import View
 from napari_tessera.engine.geometry.grid import Block, WindowGrid, count_forward_passes
 from napari_tessera.engine.geometry.interleaving import digits, view_number

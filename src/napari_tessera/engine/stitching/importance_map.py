@@ -7,7 +7,7 @@ from functools import reduce
 
 import torch
 
-from napari_tessera.core.settings.settings import Blend
+from napari_tessera.core.settings.choices import Blend
 from napari_tessera.engine.geometry.grid import Tiling
 
 __all__ = ["importance_map"]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from napari_tessera.core.settings.settings import AccumulatorType
+from napari_tessera.core.settings.choices import AccumulatorType
 from napari_tessera.engine.geometry.interleaving import coverage
 from napari_tessera.engine.stitching.slab import RingSlab
 

@@ -11,10 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 
 from napari_tessera.core.errors import ModelError, nearest
 from napari_tessera.core.plain_yaml import MAX_BYTES, load_yaml
-from napari_tessera.core.settings.settings import (
-    Blend,
-    DecoderChoice,
-)
+from napari_tessera.core.settings.choices import Blend, DecoderChoice
 from napari_tessera.engine.geometry.grid import Padding, PadMode, Tiling
 from napari_tessera.images.views.interpolation import Edge, Grid, ResamplingScheme
 from napari_tessera.intensity.steps import Chain, Normalisation, NormalisationMode

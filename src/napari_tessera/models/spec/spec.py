@@ -10,7 +10,8 @@ from math import isfinite
 from typing import Any, Literal, get_args
 
 from napari_tessera.core.errors import ModelError, SettingsError, without_control
-from napari_tessera.core.settings.settings import Blend, DecoderChoice, Settings
+from napari_tessera.core.settings.choices import Blend, DecoderChoice
+from napari_tessera.core.settings.settings import Settings
 from napari_tessera.core.settings.views import views
 from napari_tessera.engine.geometry.grid import Padding, PadMode, Tiling
 from napari_tessera.images.views.interpolation import ResamplingScheme

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from napari_tessera.core.errors import ModelError
-from napari_tessera.core.settings.settings import DecoderChoice
+from napari_tessera.core.settings.choices import DecoderChoice
 from napari_tessera.models.safety import allowed
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from napari_tessera.core.errors import ModelError
-from napari_tessera.core.settings.settings import DecoderChoice
+from napari_tessera.core.settings.choices import DecoderChoice
 from napari_tessera.models.formats.connectomics.output import PLAIN_ACTIVATIONS
 from napari_tessera.models.spec.spec import Activation, OutputKind, OutputSpec
 

@@ -35,7 +35,7 @@ from napari_tessera.models.spec.assumed import assume
 from napari_tessera.models.spec.spec import Activation, ModelSpec, OutputSpec, PlaneAxis, WindowRule
 
 if TYPE_CHECKING:
-    from napari_tessera.core.settings.settings import DecoderChoice
+    from napari_tessera.core.settings.choices import DecoderChoice
 
 INFERENCE = ("configs/inference.json", "configs/inference.yaml", "configs/inference.yml")
 _NETS = "monai.networks.nets"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from napari_tessera.core.errors import ModelError
-from napari_tessera.core.settings.settings import DecoderChoice
+from napari_tessera.core.settings.choices import DecoderChoice
 from napari_tessera.models.formats.monai_bundle.keys import (
     at_position,
     base_name,

@@ -8,7 +8,7 @@ from math import lcm, prod
 from typing import TYPE_CHECKING, Any
 
 from napari_tessera.core.errors import ModelError
-from napari_tessera.core.settings.settings import Blend
+from napari_tessera.core.settings.choices import Blend
 from napari_tessera.engine.geometry.grid import Padding, PadMode
 from napari_tessera.models.safety import allowed
 from napari_tessera.models.spec.spec import WindowRule

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_tessera.core.errors import ModelError
-from napari_tessera.core.settings.settings import DecoderChoice
+from napari_tessera.core.settings.choices import DecoderChoice
 from napari_tessera.engine.geometry.grid import Tiling
 from napari_tessera.intensity.steps import Normalisation
 from napari_tessera.models.formats.nnunet.resampling import read_resampling
