@@ -210,7 +210,7 @@ def test_a_voxel_size_as_a_list_or_an_array() -> None:
         ({"decoder": ["threshold"]}, "no decoder"),
         ({"settings": SETTINGS | {"decoder": 3}}, "must be a name"),
         ({"shapes": "12,10,14"}, "whole numbers"),
-        ({"settings": SETTINGS | {"window_size": 8}}, "one whole number per axis"),
+        ({"settings": SETTINGS | {"window_size": 8}}, "a list of 2 or 3 whole numbers"),
     ],
 )
 def test_what_a_plan_is_given_in_another_form_is_refused(wrong: dict[str, Any], said: str) -> None:

@@ -52,7 +52,7 @@ def test_settings_can_be_hashed_pickled_and_rebuilt(settings: Settings) -> None:
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"overlap": 1.0}, "overlap is 1.0, but it must be a number from 0 up to, not including, 1"),
+        ({"overlap": 1.0}, "overlap is 1.0, but it must be a fraction from 0 up to, not including, 1"),
         ({"overlap": "0.5"}, "overlap is '0.5'"),
         ({"overlap": float("nan")}, "overlap is nan"),
         ({"sw_batch_size": 0}, "sw_batch_size is 0, but it must be a whole number from 1 up"),

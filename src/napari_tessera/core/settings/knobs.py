@@ -121,7 +121,7 @@ class Knob:
             return f"one of {', '.join(self.choices)}"
         if self.kind == "mapping":
             return "a mapping of names to values"
-        noun = _NOUNS[self.kind.removesuffix("s")]
+        noun = "fraction" if self.unit == "fraction" else _NOUNS[self.kind.removesuffix("s")]
         if self.kind in _NOUNS:
             noun = f"finite {noun}" if self.kind == "float" and not self.range else noun
             return f"a {noun} {self.range}".strip()
