@@ -11,7 +11,7 @@ from napari_tessera.core.settings.views import views
 from napari_tessera.decode import get_decoder
 from napari_tessera.engine.devices.devices import open_device
 from napari_tessera.engine.geometry.grid import WindowGrid, count_forward_passes
-from napari_tessera.engine.intensity import IntensityMap
+from napari_tessera.engine.intensity import Identity
 from napari_tessera.engine.loop.run import run_sweep
 from napari_tessera.engine.loop.sweep import Sweep
 from napari_tessera.engine.sink import ArraySink
@@ -34,7 +34,7 @@ def sweep_of(case: Case, **changes: Any) -> Sweep:
         "precision": Precision(case.precision),
     }
     grid = WindowGrid.regular(case.shape, case.window, case.overlap)
-    return Sweep(grid, case.classes, IntensityMap.identity(1), **{**knobs, **changes})
+    return Sweep(grid, case.classes, Identity(), **{**knobs, **changes})
 
 
 def argmax_reduction() -> Reduction:

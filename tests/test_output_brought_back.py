@@ -15,12 +15,12 @@ from skimage.transform import resize
 import napari_tessera as nt
 from napari_tessera import api
 from napari_tessera.engine.geometry.grid import WindowGrid
-from napari_tessera.engine.intensity import IntensityMap
 from napari_tessera.engine.loop.events import PassFinished
 from napari_tessera.engine.source import ArraySource
 from napari_tessera.images.views.interpolation import ResamplingScheme
 from napari_tessera.images.views.normalised import NormalisedSource
 from napari_tessera.images.volume import Volume
+from napari_tessera.intensity.pointwise import Affine, IntensityMap
 from napari_tessera.intensity.steps import Normalisation
 from napari_tessera.jobs.pipeline import iter_results
 from napari_tessera.planning.resampling import Resampling
@@ -211,7 +211,7 @@ def test_the_plan_counts_what_normalising_first_takes(dtype: str) -> None:
     image = np.random.default_rng(0).uniform(0, 200, (40, 240, 300)).astype(dtype)
     grid = WindowGrid.regular((60, 180, 240), (60, 64, 64), 0.5)
     resampling = Resampling(image.shape, (1.0,) * 3, grid.shape, (1.0,) * 3, SCHEME)
-    intensity = IntensityMap((3.0,), (0.5,), (-np.inf,), (100.0,))
+    intensity = IntensityMap(((Affine(3.0, 0.5, high=100.0),),))
     source = resampling.wrap(NormalisedSource(Copied(image), intensity))
     tracemalloc.start()
     source.read((slice(None),) * 3)

@@ -15,7 +15,7 @@ import torch
 from napari_tessera.core.settings.views import views
 from napari_tessera.engine.devices.devices import CpuDevice, Device
 from napari_tessera.engine.geometry.grid import WindowGrid
-from napari_tessera.engine.intensity import IntensityMap
+from napari_tessera.engine.intensity import Identity
 from napari_tessera.engine.loop.events import Event, PassFinished
 from napari_tessera.engine.loop.parallel import Worker, run_on_devices
 from napari_tessera.engine.loop.sweep import Sweep
@@ -65,11 +65,11 @@ def run_engine(
     **knobs: Any,
 ) -> EngineRun:
     source = ArraySource(volume, channel_axis=channel_axis)
-    in_channels, *shape = source.shape
+    _, *shape = source.shape
     sweep = Sweep(
         grid or WindowGrid.regular(shape, window, overlap),
         channels,
-        IntensityMap.identity(in_channels),
+        Identity(),
         views=views(tta_num, len(shape)),
         **{"sw_batch_size": 3, **knobs},
     )

@@ -19,14 +19,14 @@ from napari_tessera.core.settings.choices import Blend
 from napari_tessera.core.settings.views import views
 from napari_tessera.engine.devices.devices import open_device
 from napari_tessera.engine.geometry.grid import WindowGrid
-from napari_tessera.engine.intensity import IntensityMap
+from napari_tessera.engine.intensity import Identity, Intensity
 from napari_tessera.engine.loop.events import CancelToken, Event, MemoryRecovered, PassFinished, PlanesFinished
 from napari_tessera.engine.loop.run import run_sweep
 from napari_tessera.engine.loop.sweep import Sweep
-from napari_tessera.engine.pointwise import Sigmoid, Straight
 from napari_tessera.engine.sink import ArraySink
 from napari_tessera.engine.source import ArraySource
 from napari_tessera.engine.stitching.reduce import Reduction
+from napari_tessera.intensity.pointwise import Affine, IntensityMap, Sigmoid
 
 Array = npt.NDArray[Any]
 Network = Callable[[torch.Tensor], Any]
@@ -55,14 +55,14 @@ def run(
     channel_axis: int | None = None,
     events: list[Event] | None = None,
     cancel: CancelToken | None = None,
-    intensity: IntensityMap | None = None,
+    intensity: Intensity | None = None,
 ) -> Array:
     source = ArraySource(volume, channel_axis=channel_axis)
-    in_channels, *shape = source.shape
+    _, *shape = source.shape
     sweep = Sweep(
         WindowGrid.regular(shape, window, overlap),
         channels,
-        intensity or IntensityMap.identity(in_channels),
+        intensity or Identity(),
         sw_batch_size=sw_batch_size,
         views=views(tta_num, len(shape)),
         blend=Blend(blend),
@@ -187,7 +187,7 @@ def test_every_number_type(dtype: str) -> None:
 
 def test_intensities_are_mapped_and_padding_is_zero_afterwards() -> None:
     volume = np.array([[10.0, 20.0, 30.0]], np.float32)
-    intensity = IntensityMap(shift=(10.0,), scale=(0.1,), low=(0.0,), high=(20.0,))
+    intensity = IntensityMap(((Affine(shift=10.0, scale=0.1, low=0.0, high=20.0),),))
     seen: list[torch.Tensor] = []
 
     def network(x: torch.Tensor) -> torch.Tensor:
@@ -201,7 +201,7 @@ def test_intensities_are_mapped_and_padding_is_zero_afterwards() -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_padding_is_zero_after_steps_of_which_no_value_is(dtype: type) -> None:
-    intensity = IntensityMap.of_steps([[Straight(shift=10.0, scale=0.1), Sigmoid()]])
+    intensity = IntensityMap.of_steps([[Affine(shift=10.0, scale=0.1), Sigmoid()]])
     seen: list[torch.Tensor] = []
     volume = np.array([[10.0, 20.0, 30.0]], dtype)
     run(lambda x: seen.append(x.clone()) or x, volume, (3, 5), channels=1, intensity=intensity)
@@ -295,7 +295,7 @@ def test_cancel_takes_effect_within_one_pass_and_keeps_what_is_finished(tta_num:
     sweep = Sweep(
         WindowGrid.regular(volume.shape, (8, 8, 8), 0.5),
         3,
-        IntensityMap.identity(1),
+        Identity(),
         sw_batch_size=3,
         views=views(tta_num, 3),
     )
@@ -376,13 +376,13 @@ def test_a_network_may_write_into_its_input(tta_num: int) -> None:
 def test_wide_numbers_keep_their_contrast(dtype: str, offset: float) -> None:
     """Values that float32 would round are shifted and scaled before they become float32."""
     volume = np.random.default_rng(0).integers(0, 100, (3, 9, 9)) + np.asarray(offset, dtype)
-    intensity = IntensityMap((offset + 50,), (0.1,), (float("-inf"),), (float("inf"),))
+    intensity = IntensityMap(((Affine(offset + 50, 0.1),),))
     result = run(lambda x: x, volume.astype(dtype), (4, 8, 8), channels=1, intensity=intensity)
     np.testing.assert_allclose(result[0], (volume.astype(float) - offset - 50) * 0.1, atol=1e-5)
 
 
 def test_wide_numbers_are_padded_with_zeros_of_the_network() -> None:
-    intensity = IntensityMap((10.0,), (0.1,), (float("-inf"),), (float("inf"),))
+    intensity = IntensityMap(((Affine(10.0, 0.1),),))
     seen: list[torch.Tensor] = []
     run(lambda x: seen.append(x.clone()) or x, np.full((1, 3), 20.0), (3, 3), channels=1, intensity=intensity)
     np.testing.assert_allclose(seen[0][0, 0], [[0, 0, 0], [1, 1, 1], [0, 0, 0]])

@@ -25,7 +25,7 @@ from napari_tessera.decode.reduce import choose_reduction
 from napari_tessera.engine import SlabInferer
 from napari_tessera.engine.devices.devices import open_device, host_memory
 from napari_tessera.engine.geometry.grid import WindowGrid
-from napari_tessera.engine.intensity import IntensityMap
+from napari_tessera.engine.intensity import Identity
 from napari_tessera.engine.loop.run import run_sweep
 from napari_tessera.core.settings.choices import ProbabilityType
 from napari_tessera.engine.sink import ArraySink
@@ -40,7 +40,7 @@ spec = ModelSpec("n", 3, 1, 3, WindowRule.free(3))
 reduced = choose_reduction(spec, get_decoder("argmax"), ProbabilityType.FLOAT32)
 sink = ArraySink.empty((1, 12, 12, 12), reduced.dtype)
 volume = np.random.default_rng(0).normal(size=(12, 12, 12)).astype(np.float32)
-sweep = Sweep(WindowGrid.regular(volume.shape, (8, 8, 8), 0.5), 3, IntensityMap.identity(1))
+sweep = Sweep(WindowGrid.regular(volume.shape, (8, 8, 8), 0.5), 3, Identity())
 passes = run_sweep(torch.nn.Conv3d(1, 3, 1), ArraySource(volume), sweep, device=open_device("cpu"),
                    reduction=reduced.reduction, sink=sink)
 assert passes == sweep.forward_passes

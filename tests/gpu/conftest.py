@@ -35,7 +35,7 @@ def run() -> Callable[..., tuple[np.ndarray, list[Any]]]:
     """Run a network over a volume; the result and the events."""
     from napari_tessera.core.settings.views import views
     from napari_tessera.engine.geometry.grid import WindowGrid
-    from napari_tessera.engine.intensity import IntensityMap
+    from napari_tessera.engine.intensity import Identity
     from napari_tessera.engine.loop.parallel import Worker, run_on_devices
     from napari_tessera.engine.loop.sweep import Sweep
     from napari_tessera.engine.sink import ArraySink
@@ -59,7 +59,7 @@ def run() -> Callable[..., tuple[np.ndarray, list[Any]]]:
         sweep = Sweep(
             WindowGrid.regular(volume.shape, window, overlap),
             channels,
-            IntensityMap.identity(1),
+            Identity(),
             views=views(tta_num, len(volume.shape)),
             **{"sw_batch_size": 4, **knobs},
         )

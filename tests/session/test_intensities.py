@@ -15,8 +15,8 @@ import dask.array as da
 import numpy as np
 import pytest
 
-from napari_tessera.engine.intensity import IntensityMap
 from napari_tessera.intensity import measure as normalise
+from napari_tessera.intensity.pointwise import Affine, IntensityMap
 from napari_tessera.intensity.steps import Normalisation
 from napari_tessera.session import ImageInput, Session, intensities
 from napari_tessera.session.intensities import IntensityCache, version_of
@@ -39,6 +39,10 @@ def saved(tmp_path: Path) -> Path:
     np.save(path, values)
     settle(path)
     return path
+
+
+def shifted(by: float) -> IntensityMap:
+    return IntensityMap(((Affine(shift=by),),))
 
 
 @pytest.fixture
@@ -244,18 +248,18 @@ def test_what_tells_changes(saved: Path, tmp_path: Path) -> None:
 
 
 def test_it_holds_no_array_and_takes_no_new_one_for_an_old(saved: Path) -> None:
-    cache, maps = IntensityCache(), iter([IntensityMap.identity(number) for number in (1, 2, 3)])
+    cache, maps = IntensityCache(), iter([shifted(number) for number in (1, 2, 3)])
     first = np.load(saved, mmap_mode="r")
-    assert cache.measure(first, "all", lambda: next(maps)) == IntensityMap.identity(1)
-    assert cache.measure(first, "all", lambda: next(maps)) == IntensityMap.identity(1)
-    assert cache.measure(first, "half", lambda: next(maps)) == IntensityMap.identity(2)
+    assert cache.measure(first, "all", lambda: next(maps)) == shifted(1)
+    assert cache.measure(first, "all", lambda: next(maps)) == shifted(1)
+    assert cache.measure(first, "half", lambda: next(maps)) == shifted(2)
     entry = cache._entries[id(first)]
     del first
     gc.collect()
     assert entry.alive() is None
     second = np.load(saved, mmap_mode="r")
     cache._entries[id(second)] = entry  # as though it had got the same place in memory
-    assert cache.measure(second, "all", lambda: next(maps)) == IntensityMap.identity(3)
+    assert cache.measure(second, "all", lambda: next(maps)) == shifted(3)
 
 
 def test_what_is_written_while_it_is_measured_is_not_kept(saved: Path) -> None:
@@ -264,7 +268,7 @@ def test_what_is_written_while_it_is_measured_is_not_kept(saved: Path) -> None:
     def measure() -> IntensityMap:
         calls.append(1)
         os.utime(saved, (calls[0], 1000 + len(calls)))
-        return IntensityMap.identity(1)
+        return shifted(1)
 
     for _ in range(3):
         cache.measure(data, "all", measure)
@@ -278,7 +282,7 @@ def test_what_is_forgotten_while_it_is_measured_is_not_kept() -> None:
         calls.append(1)
         if len(calls) == 1:
             cache.forget(data)
-        return IntensityMap.identity(1)
+        return shifted(1)
 
     for _ in range(3):
         cache.measure(data, "all", measure)

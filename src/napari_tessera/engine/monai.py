@@ -17,7 +17,7 @@ from napari_tessera.core.errors import OutOfMemoryError
 from napari_tessera.core.settings.choices import Blend
 from napari_tessera.engine.devices.devices import open_device
 from napari_tessera.engine.geometry.grid import WindowGrid
-from napari_tessera.engine.intensity import IntensityMap
+from napari_tessera.engine.intensity import Identity
 from napari_tessera.engine.loop.events import EventHandler, PassFinished
 from napari_tessera.engine.loop.network import Forward
 from napari_tessera.engine.loop.packed_outputs import OutputPacker
@@ -188,7 +188,7 @@ class SlabInferer:
         sweep = Sweep(
             grid,
             out_channels=1,
-            intensity=IntensityMap.identity(source.shape[0]),
+            intensity=Identity(),
             sw_batch_size=self.sw_batch_size,
             blend=self.mode,
             sigma_scale=_per_axis(self.sigma_scale, len(grid.axes)),

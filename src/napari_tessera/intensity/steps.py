@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+
+import numpy as np
 
 from napari_tessera.core.errors import ModelError
+from napari_tessera.intensity.pointwise import Affine, Binarise, Levels, Pointwise, Power, Sigmoid, Table, Threshold
 
-__all__ = ["MEASURED", "Chain", "Normalisation", "NormalisationMode", "chain_of", "normalisation"]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+__all__ = ["Chain", "Normalisation", "NormalisationMode", "chain_of", "normalisation"]
 
 NormalisationMode = Literal[
     "none",
@@ -29,39 +35,128 @@ NormalisationMode = Literal[
     "eight-bits",
 ]
 
-# Modes with numbers that are measured of the volume.
-MEASURED = frozenset({"zscore", "minmax", "percentile", "clip-percentiles", "gamma", "equalise", "eight-bits"})
 # Far more steps than any preprocessing has; each may need a pass over the volume.
 MAX_STEPS = 16
 # As many as there are values of 16 bits: a histogram of more is of no use, and a file could ask for any memory.
 MAX_BINS = 65_536
-_NEEDED: dict[str, tuple[str, ...]] = {
-    "percentile": ("low", "high"),
-    "divide": ("by",),
-    "fixed": ("mean", "std"),
-    "linear": ("gain", "offset"),
-    "clip-percentiles": ("low", "high"),
-    "gamma": ("gamma",),
-    "threshold": ("at", "fill"),
-    "binarise": ("at",),
-    "equalise": ("bins", "low", "high"),
-}
+# That 8 bits hold.
+LEVELS = 256
+
+_Numbers = dict[str, float]
+
+
+class _Statistics(Protocol):
+    """What a step may ask about the values that come to it."""
+
+    @property
+    def mean(self) -> float: ...
+    @property
+    def std(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+    @property
+    def is_whole(self) -> bool: ...
+    # As `numpy.percentile` and `numpy.histogram` do; by rank percentiles are values that occur.
+    def percentiles(self, percents: Sequence[float], *, rank: bool = False) -> Sequence[float]: ...
+    def histogram(self, edges: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]: ...
+
+
+def _fixed(numbers: _Numbers, found: _Statistics) -> Affine:
+    scale = 1 / numbers.get("by", numbers.get("std", 1.0))
+    limits = numbers.get("low", -inf), numbers.get("high", inf)
+    return Affine(numbers.get("mean", 0.0), scale, *limits, spares_zero=numbers.get("nonzero") == 1)
+
+
+def _zscore(numbers: _Numbers, found: _Statistics) -> Affine:
+    scale = _reciprocal(found.std + numbers.get("eps", 0))
+    return Affine(found.mean, scale, spares_zero=numbers.get("nonzero") == 1)
+
+
+def _minmax(numbers: _Numbers, found: _Statistics) -> Affine:
+    if found.low == found.high and "flat" in numbers:
+        return Affine(1.0, numbers["flat"])
+    return Affine(found.low, _reciprocal(found.high - found.low + numbers.get("eps", 0)))
+
+
+def _percentile(numbers: _Numbers, found: _Statistics) -> Affine:
+    low, high = found.percentiles((numbers["low"], numbers["high"]))
+    if low == high and "flat" in numbers:
+        return Affine(low, numbers["flat"])
+    limits = (low, high) if numbers.get("clip", 1) else (-inf, inf)
+    return Affine(low, _reciprocal(high - low + numbers.get("eps", 0)), *limits)
+
+
+def _clip_percentiles(numbers: _Numbers, found: _Statistics) -> Affine:
+    low, high = found.percentiles((numbers["low"], numbers["high"]), rank=numbers.get("rank") == 1)
+    # The ends of all are no limits: a value that a sample has missed is not to be cut.
+    return Affine(low=low if numbers["low"] > 0 else -inf, high=high if numbers["high"] < 100 else inf)
+
+
+def _gamma(numbers: _Numbers, found: _Statistics) -> Power:
+    span = found.high - found.low
+    return Power(found.low, (span + numbers.get("eps", 0)) or 1.0, span, numbers["gamma"])
+
+
+def _equalise(numbers: _Numbers, found: _Statistics) -> Table:
+    ends = (found.low, found.high) if found.low < found.high else (found.low - 0.5, found.low + 0.5)
+    edges = np.linspace(*ends, int(numbers["bins"]) + 1)
+    up_to = np.cumsum(found.histogram(edges))
+    becomes = (up_to - up_to[0]) / max(up_to[-1] - up_to[0], 1) * (numbers["high"] - numbers["low"]) + numbers["low"]
+    return Table(float(edges[0] + edges[1]) / 2, float(edges[1] - edges[0]), tuple(becomes.tolist()))
+
+
+def _eight_bits(numbers: _Numbers, found: _Statistics) -> Levels:
+    """Return the levels of which each begins where the values reach it."""
+    span = found.high - found.low + numbers.get("eps", 0)
+    edges = found.low + span * np.arange(1, LEVELS) / (LEVELS - 1)
+    if found.is_whole:
+        edges = np.ceil(edges) - 0.5  # no rounding of float32 can reach an edge
+    return Levels(tuple(edges.tolist()))
+
+
+def _reciprocal(value: float) -> float:
+    """Return 1 / value; 1 where the value is 0, so that a constant image becomes zeros and not NaN."""
+    return 1 / value if value > 0 else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Mode:
+    """How a step becomes what is done to each voxel, and by which parameters."""
+
+    make: Callable[[_Numbers, Any], Pointwise]
+    needed: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    is_measured: bool = False
+
+
 _SCOPE = ("together", "of_image")
-_OPTIONAL: dict[str, tuple[str, ...]] = {
-    "percentile": ("clip", "eps", "flat", *_SCOPE),
-    "zscore": ("eps", "masked", "nonzero", *_SCOPE),
-    "minmax": ("eps", "flat", *_SCOPE),
-    "fixed": ("low", "high", "nonzero"),
-    "clip": ("low", "high"),
-    "clip-percentiles": ("rank", *_SCOPE),
-    "gamma": ("eps", "together"),
-    "threshold": ("above",),
-    "equalise": ("together",),
-    "eight-bits": ("eps", "together"),
+_MODES: dict[NormalisationMode, _Mode] = {
+    "none": _Mode(_fixed),
+    "divide": _Mode(_fixed, ("by",)),
+    "fixed": _Mode(_fixed, ("mean", "std"), ("low", "high", "nonzero")),
+    "clip": _Mode(_fixed, (), ("low", "high")),
+    "linear": _Mode(lambda n, _: Affine(-n["offset"] / n["gain"], n["gain"]), ("gain", "offset")),
+    "threshold": _Mode(lambda n, _: Threshold(n["at"], n.get("above", 1) == 1, n["fill"]), ("at", "fill"), ("above",)),
+    "binarise": _Mode(lambda n, _: Binarise(n["at"]), ("at",)),
+    "sigmoid": _Mode(lambda *_: Sigmoid()),
+    "zscore": _Mode(_zscore, (), ("eps", "masked", "nonzero", *_SCOPE), is_measured=True),
+    "minmax": _Mode(_minmax, (), ("eps", "flat", *_SCOPE), is_measured=True),
+    "percentile": _Mode(_percentile, ("low", "high"), ("clip", "eps", "flat", *_SCOPE), is_measured=True),
+    "clip-percentiles": _Mode(_clip_percentiles, ("low", "high"), ("rank", *_SCOPE), is_measured=True),
+    "gamma": _Mode(_gamma, ("gamma",), ("eps", "together"), is_measured=True),
+    "equalise": _Mode(_equalise, ("bins", "low", "high"), ("together",), is_measured=True),
+    "eight-bits": _Mode(_eight_bits, (), ("eps", "together"), is_measured=True),
 }
-# One clip and line.
-_PLAIN = ("none", "divide", "fixed", "zscore", "minmax", "percentile")
-_SWITCHES = ("clip", "masked", "nonzero", "together", "of_image", "rank", "above")
+# What a parameter has to be, besides finite.
+_BOUNDS: dict[str, Callable[[float], bool]] = {
+    **dict.fromkeys(("clip", "masked", "nonzero", "rank", "above", *_SCOPE), lambda value: value in (0, 1)),
+    **dict.fromkeys(("flat", "by", "gain"), lambda value: value != 0),
+    **dict.fromkeys(("std", "gamma"), lambda value: value > 0),
+    "eps": lambda value: value >= 0,
+    "bins": lambda value: value in range(2, MAX_BINS + 1),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +180,7 @@ class Normalisation:
         *nonzero*, voxels that are 0 neither count nor change; *masked*, only the image's foreground counts, and 0 is
         what the rest becomes (`measure_foreground`); *rank*, percentiles are values that occur, the least that
         the percentage does not exceed. *flat* is for images whose least and largest value, or percentiles, are one:
-        ``minmax`` is (x - 1) * *flat* then, ``percentile`` (x - *low*) * *flat*, not clipped. Statistics are those of
+        ``minmax`` is (x - 1) * *flat* then, ``percentile`` (x - *low*) * *flat*, not clipped. _Statistics are those of
         the whole volume.
     """
 
@@ -98,16 +193,12 @@ class Normalisation:
             raise ModelError(
                 f"normalisation mode is {self.mode!r}, but it must be one of {', '.join(get_args(NormalisationMode))}"
             )
-        wanted, given = _NEEDED.get(self.mode, ()), set(dict(self.parameters))
-        if not set(wanted) <= given <= {*wanted, *_OPTIONAL.get(self.mode, ())} or (self.mode, given) == (
-            "clip",
-            set(),
-        ):
+        numbers, mode = dict(self.parameters), _MODES[self.mode]
+        if not {*mode.needed} <= {*numbers} <= {*mode.needed, *mode.optional} or (self.mode == "clip" and not numbers):
             raise ModelError(
-                f"normalisation {self.mode!r} has the parameters {list(dict(self.parameters))}, but it needs "
-                f"{list(wanted or ('low',))}" + (" or high" if self.mode == "clip" else "")
+                f"normalisation {self.mode!r} has the parameters {list(numbers)}, but it needs "
+                f"{list(mode.needed or ('low',))}" + (" or high" if self.mode == "clip" else "")
             )
-        numbers = dict(self.parameters)
         if not _is_valid(self.mode, numbers):
             raise ModelError(
                 f"normalisation {self.mode!r} has {numbers}, but it needs finite numbers: low < high, percentiles "
@@ -116,11 +207,20 @@ class Normalisation:
             )
 
     @property
-    def is_plain(self) -> bool:
-        """Whether it is of one channel alone, and one clip and line: measured and done the short way."""
-        return (
-            self.mode in _PLAIN and not any(map(self.has, (*_SCOPE, "nonzero"))) and "flat" not in dict(self.parameters)
-        )
+    def is_measured(self) -> bool:
+        """Whether it has numbers that are measured of the volume."""
+        return _MODES[self.mode].is_measured
+
+    @property
+    def is_line(self) -> bool:
+        """Whether it is a shift and a scale of all voxels alike, by given numbers."""
+        made = None if self.is_measured else self.make(None)
+        return isinstance(made, Affine) and made.is_line
+
+    @property
+    def asks_percentiles(self) -> bool:
+        """Whether percentiles are among its statistics."""
+        return self.mode in ("percentile", "clip-percentiles")
 
     @property
     def steps(self) -> tuple[Normalisation, ...]:
@@ -130,6 +230,10 @@ class Normalisation:
     def has(self, switch: str) -> bool:
         """Whether *switch* is on."""
         return dict(self.parameters).get(switch, 0) == 1
+
+    def make(self, found: _Statistics | None) -> Pointwise:
+        """Return what is done to each voxel where the values that come are as *found*; None: where none is measured."""
+        return _MODES[self.mode].make(dict(self.parameters), found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,15 +276,9 @@ def _joined(before: Normalisation, after: Normalisation) -> Normalisation | None
     return normalisation("fixed", **{**numbers, "mean": mean, "std": std})
 
 
-def _is_valid(mode: str, numbers: dict[str, float]) -> bool:
-    valid = all(map(isfinite, numbers.values()))
+def _is_valid(mode: NormalisationMode, numbers: _Numbers) -> bool:
+    valid = all(isfinite(value) and _BOUNDS.get(name, isfinite)(value) for name, value in numbers.items())
     valid &= numbers.get("low", -inf) < numbers.get("high", inf)
-    valid &= all(numbers.get(switch, 0) in (0, 1) for switch in _SWITCHES)
     if mode in ("percentile", "clip-percentiles"):
         valid &= numbers["low"] >= 0 and numbers["high"] <= 100
-    if mode == "fixed" and "nonzero" in numbers:
-        valid &= not {"low", "high"} & {*numbers}
-    if mode == "equalise":
-        valid &= numbers["bins"] in range(2, MAX_BINS + 1)
-    valid &= numbers.get("flat", 1) != 0 and numbers.get("by", 1) != 0 and numbers.get("gain", 1) != 0
-    return valid and numbers.get("std", 1) > 0 and numbers.get("gamma", 1) > 0 and numbers.get("eps", 0) >= 0
+    return valid and not (mode == "fixed" and "nonzero" in numbers and {"low", "high"} & {*numbers})

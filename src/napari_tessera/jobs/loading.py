@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_tessera.core.errors import InputError, host_memory_for
-from napari_tessera.engine.intensity import IntensityMap
+from napari_tessera.engine.intensity import Identity, Intensity
 from napari_tessera.engine.source import ArraySource, Source
 from napari_tessera.images.views.crop import Crop, measure_crop
 from napari_tessera.images.views.normalised import NormalisedSource
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Load", "Loaded", "Measure", "iter_loaded", "normalised_source"]
 
 Load = Callable[[], Source]
-Measure = Callable[[int, Source], IntensityMap]
+Measure = Callable[[int, Source], Intensity]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Loaded:
     """A volume as the network sees it, and the windows that are computed of it; None: all of them."""
 
     source: Source
-    intensity: IntensityMap
+    intensity: Intensity
     window_mask: npt.NDArray[Any] | None
 
 
@@ -55,7 +55,7 @@ class _Measured:
         Of a stack: the plane at which *inside* begins.
     """
 
-    intensity: IntensityMap
+    intensity: Intensity
     inside: npt.NDArray[np.bool_] | None = None
     first: int = 0
 
@@ -125,7 +125,7 @@ class _Preparation:
 
     def _as_seen(
         self, number: int, source: Source, planned: VolumePlan, shared: _Measured | None
-    ) -> tuple[Source, IntensityMap]:
+    ) -> tuple[Source, Intensity]:
         """Return *source* as the network's windows are read from it, and what is then done to their intensities."""
         in_memory = self._plan.settings.batch_size > 1
         if self._masked or (planned.resampling is not None and planned.resampling.scheme.normalise_first):
@@ -133,7 +133,7 @@ class _Preparation:
             source = NormalisedSource(source, measured.intensity, measured.inside, self._masked)
             if planned.resampling is not None:
                 source = planned.resampling.wrap(source)
-            return _into_memory(source) if in_memory else source, IntensityMap.identity(source.shape[0])
+            return _into_memory(source) if in_memory else source, Identity()
         if planned.resampling is not None:
             source = planned.resampling.wrap(source)
         if in_memory and not (isinstance(source, ArraySource) and source.in_memory):
@@ -144,7 +144,7 @@ class _Preparation:
         """Return what holds for *plane*, measured of its stack with the first plane that is not empty."""
         if planned.crop is not None and planned.crop.is_empty:  # no window is computed
             nothing = np.zeros(planned.crop.shape, bool) if self._masked else None
-            return _Measured(IntensityMap.identity(self._spec.in_channels), nothing)
+            return _Measured(Identity(), nothing)
         first = number - plane.place
         if self._stack is None or self._stack[0] != first:
             self._stack = None  # its foreground is not kept beside the next one's
@@ -165,18 +165,18 @@ class _Preparation:
     def _measured(self, number: int, source: Source) -> _Measured:
         return _measure(source, partial(self._intensity, number), self._masked)
 
-    def _intensity(self, number: int, source: Source) -> IntensityMap:
+    def _intensity(self, number: int, source: Source) -> Intensity:
         given = self._measure_given
         return measure_intensity(source, self._spec.normalisation) if given is None else given(number, source)
 
 
-def normalised_source(source: Source, measure: Callable[[Source], IntensityMap], masked: tuple[bool, ...]) -> Source:
+def normalised_source(source: Source, measure: Callable[[Source], Intensity], masked: tuple[bool, ...]) -> Source:
     """Return *source* normalised as it is read; *masked*: for each channel whether by its foreground; (): none is."""
     measured = _measure(source, measure, masked)
     return NormalisedSource(source, measured.intensity, measured.inside, masked)
 
 
-def _measure(source: Source, intensity: Callable[[Source], IntensityMap], masked: tuple[bool, ...]) -> _Measured:
+def _measure(source: Source, intensity: Callable[[Source], Intensity], masked: tuple[bool, ...]) -> _Measured:
     if not masked:
         return _Measured(intensity(source))
     with host_memory_for("finding the foreground"):

@@ -17,7 +17,7 @@ from napari_tessera.memory.device_state import HEADROOM, DeviceState
 if TYPE_CHECKING:
     from napari_tessera.core.settings.settings import Settings
     from napari_tessera.core.settings.views import View
-    from napari_tessera.engine.intensity import IntensityMap
+    from napari_tessera.engine.intensity import Intensity
     from napari_tessera.images.views.crop import Crop
     from napari_tessera.memory.calibration.pass_time import DecodingTime, PassTime
     from napari_tessera.memory.estimate import DeviceNeed, HostEstimate, MemoryEstimate
@@ -323,7 +323,7 @@ class Plan:
         )
         return replace(self, need=need, memory=need.estimate(self.correction))
 
-    def sweep(self, volume: int, intensity: IntensityMap) -> Sweep:
+    def sweep(self, volume: int, intensity: Intensity) -> Sweep:
         """Return what the engine does for volume number *volume*, once its intensities are known."""
         planned = self.volumes[volume]
         return Sweep(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from napari_tessera import Plan
     from napari_tessera.core.settings.settings import Settings
     from napari_tessera.engine.geometry.grid import WindowGrid
-    from napari_tessera.engine.intensity import IntensityMap
+    from napari_tessera.engine.intensity import Intensity
     from napari_tessera.engine.source import Source
     from napari_tessera.images.views.crop import Crop
     from napari_tessera.models.model import Model
@@ -304,7 +304,7 @@ class Task:
         decoder = choose_decoder(self.model, self.settings) if self.outputs.labels else None
         return ResultStack(volume, frames, self.model.spec, decoder)
 
-    def _measure(self, number: int, source: Source) -> IntensityMap:
+    def _measure(self, number: int, source: Source) -> Intensity:
         """Return the intensities of volume *number*, which is read as *source*."""
         from napari_tessera.intensity.measure import measure_intensity, needs_values
 

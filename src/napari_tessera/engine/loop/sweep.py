@@ -18,7 +18,7 @@ from napari_tessera.engine.loop.tta import ViewAverage
 from napari_tessera.engine.stitching.stitch import Weighting
 
 if TYPE_CHECKING:
-    from napari_tessera.engine.intensity import IntensityMap
+    from napari_tessera.engine.intensity import Intensity
     from napari_tessera.engine.loop.pass_check import PassCheck
 
 __all__ = ["Sweep", "choose_weighting", "count_computed", "is_interleaved"]
@@ -58,7 +58,7 @@ class Sweep:
 
     grid: WindowGrid
     out_channels: int
-    intensity: IntensityMap
+    intensity: Intensity
     sw_batch_size: int = 1
     views: tuple[View, ...] = (View(),)
     offsets: tuple[tuple[int, ...], ...] = ()

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 
 from napari_tessera.engine.geometry.grid import PadMode
+from napari_tessera.engine.intensity import on_host
 from napari_tessera.engine.source import ArraySource, PlaneCache, Source
 
 if TYPE_CHECKING:
     from napari_tessera.engine.devices.protocol import Device, Lane, Mark
     from napari_tessera.engine.geometry.grid import Block, WindowGrid
-    from napari_tessera.engine.intensity import IntensityMap
+    from napari_tessera.engine.intensity import Intensity
     from napari_tessera.engine.loop.network import Window
 
 __all__ = ["WindowFeed", "WindowReader"]
@@ -50,7 +51,7 @@ class WindowReader:
         (C, *window).
     """
 
-    def __init__(self, source: Source, grid: WindowGrid, intensity: IntensityMap, block: Block) -> None:
+    def __init__(self, source: Source, grid: WindowGrid, intensity: Intensity, block: Block) -> None:
         at_hand = isinstance(source, ArraySource) and source.in_memory
         self._source = source if at_hand else PlaneCache(source, grid.sweep_axis, grid.reach(block))
         self._grid, self._intensity = grid, intensity
@@ -71,14 +72,14 @@ class WindowReader:
         of_image, of_window = self._covered(start)
         if self._mode is not None and self._grid.is_padded:
             values = self._source.read(of_image)
-            values = self._intensity.on_host(values) if self.maps_on_host else values
+            values = on_host(self._intensity, values) if self.maps_on_host else values
             beyond = [(part.start, side - part.stop) for part, side in zip(of_window, into.shape[1:], strict=True)]
             into[...] = np.pad(values, [(0, 0), *beyond], mode=self._mode)
             return
         if self._grid.is_padded:
             into[...] = self._grid.padding.value
         values = self._source.read(of_image)
-        into[(slice(None), *of_window)] = self._intensity.on_host(values) if self.maps_on_host else values
+        into[(slice(None), *of_window)] = on_host(self._intensity, values) if self.maps_on_host else values
 
     def _covered(self, start: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
         """Return which part of the image a window has, and which part of the window that is; the rest is padding."""

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_tessera.engine.intensity import on_host
 from napari_tessera.engine.source import SourceView
 
 if TYPE_CHECKING:
-    from napari_tessera.engine.intensity import IntensityMap
+    from napari_tessera.engine.intensity import Intensity
     from napari_tessera.engine.source import Region, Source
 
 __all__ = ["MAPPING_BYTES", "NormalisedSource"]
@@ -38,7 +39,7 @@ class NormalisedSource(SourceView):
     def __init__(
         self,
         source: Source,
-        intensity: IntensityMap,
+        intensity: Intensity,
         inside: npt.NDArray[np.bool_] | None = None,
         masked: tuple[bool, ...] = (),
     ) -> None:
@@ -69,7 +70,7 @@ class NormalisedSource(SourceView):
         longest = int(np.argmax(values.shape[1:])) + 1
         middle = values.shape[longest] // 2
         if values.size <= PIECE_VOXELS or middle == 0:
-            mapped[...] = self.intensity.on_host(values)
+            mapped[...] = on_host(self.intensity, values)
             return
         for half in (slice(None, middle), slice(middle, None)):
             part = (slice(None),) * longest + (half,)

@@ -324,12 +324,6 @@ class ModelSpec:
                     f"step {place + 1} of a normalisation is measured over all channels together, so each of the "
                     f"{self.in_channels} channels needs that very step at that place"
                 )
-        by_foreground = any(step.has("masked") for one in self.normalisations for step in one.steps)
-        if by_foreground and not all(isinstance(one, Normalisation) and one.is_plain for one in self.normalisations):
-            raise ModelError(
-                "one channel is normalised by its foreground (masked: 1) and another by more than one clip and scale: "
-                "Tessera does not do both in one model"
-            )
         if self.class_colours and len(self.class_colours) != len(self.classes):
             raise ModelError(
                 f"the model has {len(self.classes)} classes and {len(self.class_colours)} colours; it needs as many"

@@ -45,7 +45,7 @@ class Steps:
 
     def is_line(self, start: int, stop: int | None) -> bool:
         """Whether the steps from *start* to *stop* only scale and shift, all voxels alike and by given numbers."""
-        return all(_is_line(step) for channel in self._each for step in channel[start:stop])
+        return all(step.is_line for channel in self._each for step in channel[start:stop])
 
     def raw_limit(self, limit: float) -> float | None:
         """Return what the image's own values are above where the values of all channels so far are above *limit*.
@@ -256,12 +256,6 @@ def _raw_limit(steps: list[Normalisation], limit: float) -> float | None:
         if not low <= limit < high:
             return None
     return limit
-
-
-def _is_line(step: Normalisation) -> bool:
-    if step.mode == "fixed":
-        return {name for name, _ in step.parameters} <= {"mean", "std"}
-    return step.mode in ("none", "linear", "divide")
 
 
 def _line(transform: Component, gain: float, offset: float) -> Normalisation:

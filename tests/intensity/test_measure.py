@@ -12,6 +12,7 @@ from napari_tessera.core.errors import InputError
 from napari_tessera.engine.source import ArraySource
 from napari_tessera.intensity import measure as normalise
 from napari_tessera.intensity.measure import measure_intensity
+from napari_tessera.intensity.pointwise import Affine, IntensityMap
 from napari_tessera.intensity.steps import Normalisation
 
 
@@ -20,6 +21,12 @@ def apply(volume: Any, normalisation: Normalisation, channel_axis: int | None = 
     values = source.read((slice(None),) * (len(source.shape) - 1)).astype(np.float32)
     mapped: np.ndarray = measure_intensity(source, normalisation).apply_(torch.from_numpy(values)[None])[0].numpy()
     return mapped
+
+
+def step_of(found: IntensityMap) -> Affine:
+    ((step,),) = found.channels
+    assert isinstance(step, Affine)
+    return step
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +51,7 @@ def test_statistics_are_per_channel() -> None:
 def test_large_offsets_lose_no_precision() -> None:
     volume = np.random.default_rng(0).normal(1e6, 1, (30, 20, 20))
     mapped = measure_intensity(ArraySource(volume), Normalisation("zscore"))
-    assert mapped.scale[0] == pytest.approx(1 / volume.std(), rel=1e-9)
+    assert step_of(mapped).scale == pytest.approx(1 / volume.std(), rel=1e-9)
 
 
 def test_minmax_percentile_divide_fixed() -> None:
@@ -80,17 +87,17 @@ def test_complex_images_are_refused() -> None:
 def test_percentiles_of_short_integers_are_exact(dtype: str) -> None:
     limits = (0, 1) if dtype == "bool" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
     image = np.random.default_rng(0).integers(*limits, (3, 50, 40), endpoint=True).astype(dtype)
-    found = measure_intensity(ArraySource(image), Normalisation("percentile", (("high", 97.3), ("low", 1.7))))
+    found = step_of(measure_intensity(ArraySource(image), Normalisation("percentile", (("high", 97.3), ("low", 1.7)))))
     low, high = np.percentile(image.astype(np.float64), [1.7, 97.3])
-    assert (found.low[0], found.high[0]) == (pytest.approx(low), pytest.approx(high))
+    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
 
 
 def test_a_sample_does_not_fall_in_with_stripes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(normalise, "SAMPLE_VOXELS", 20_000)
     image = np.full((4, 100, 250), 100.0, np.float32)
     image[..., ::5] = 200.0
-    found = measure_intensity(ArraySource(image), Normalisation("percentile", (("high", 99.0), ("low", 1.0))))
-    assert (found.low[0], found.high[0]) == (100.0, 200.0)
+    found = step_of(measure_intensity(ArraySource(image), Normalisation("percentile", (("high", 99.0), ("low", 1.0)))))
+    assert (found.low, found.high) == (100.0, 200.0)
 
 
 @pytest.mark.parametrize("kind", ["dask", "zarr"])
@@ -120,7 +127,7 @@ def test_each_chunk_of_a_lazy_array_is_read_once(kind: str, monkeypatch: pytest.
         lazy = zarr.create_array(store=Counting(), shape=image.shape, chunks=(8, 10, 20), dtype="float32")
         lazy[:] = image
         reads.clear()
-    found = measure_intensity(ArraySource(lazy), Normalisation("zscore"))
-    assert found.shift[0] == pytest.approx(image.mean(), rel=1e-5)
+    found = step_of(measure_intensity(ArraySource(lazy), Normalisation("zscore")))
+    assert found.shift == pytest.approx(image.mean(), rel=1e-5)
     assert sorted(reads) == sorted(set(reads))
     assert len(reads) == 18

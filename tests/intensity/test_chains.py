@@ -12,10 +12,12 @@ import yaml
 from monai import transforms
 
 from napari_tessera.core.errors import ModelError
+from napari_tessera.engine.intensity import on_host
 from napari_tessera.engine.source import ArraySource
 from napari_tessera.images.views.resample import ResampledSource
 from napari_tessera.intensity import measure as normalise
 from napari_tessera.intensity.measure import measure_intensity, needs_values
+from napari_tessera.intensity.pointwise import Affine
 from napari_tessera.intensity.steps import Chain, Normalisation, chain_of, normalisation
 from napari_tessera.models.pack import pack
 from napari_tessera.models.spec.file import read_model_file
@@ -128,7 +130,7 @@ def test_steps_are_those_of_monai(name: str, dtype: str, kind: str) -> None:
     found = measure_intensity(ArraySource(lazy(volume, kind), channel_axis=0), chain_of(steps))
     expected = np.asarray(expected)
     scale = np.abs(expected).max()
-    np.testing.assert_allclose(found.on_host(volume), expected, rtol=0, atol=3e-6 * scale)
+    np.testing.assert_allclose(on_host(found, volume), expected, rtol=0, atol=3e-6 * scale)
     windows = torch.tensor(volume.astype(np.float32))[None]
     assert found.apply_(windows) is windows
     np.testing.assert_allclose(windows[0].numpy(), expected, rtol=0, atol=3e-6 * scale)
@@ -220,7 +222,7 @@ def test_images_of_8_bits_stay_as_they_are_and_are_not_read(resampled: bool) -> 
     assert measure_intensity(source, TO_BYTES).is_identity
     assert needs_values(ArraySource(image.astype(np.uint16), channel_axis=0), TO_BYTES)
     then = measure_intensity(source, Chain((TO_BYTES, N("fixed", mean=127.5, std=127.5))))
-    assert (then.shift, then.scale, then.further) == ((127.5,), (1 / 127.5,), ())
+    assert then.channels == ((Affine(127.5, 1 / 127.5),),)
 
 
 def test_steps_before_and_after_8_bits() -> None:
