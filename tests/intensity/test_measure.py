@@ -11,9 +11,12 @@ import torch
 from napari_tessera.core.errors import InputError
 from napari_tessera.engine.source import ArraySource
 from napari_tessera.intensity import measure as normalise
+from napari_tessera.intensity.foreground import is_masked
 from napari_tessera.intensity.measure import measure_intensity
 from napari_tessera.intensity.pointwise import Affine, IntensityMap
-from napari_tessera.intensity.steps import Normalisation
+from napari_tessera.intensity.steps import Normalisation, chain_of, normalisation
+from napari_tessera.jobs.loading import normalised_source
+from napari_tessera.models.spec.spec import ModelSpec, WindowRule
 
 
 def apply(volume: Any, normalisation: Normalisation, channel_axis: int | None = None) -> np.ndarray:
@@ -131,3 +134,19 @@ def test_each_chunk_of_a_lazy_array_is_read_once(kind: str, monkeypatch: pytest.
     assert found.shift == pytest.approx(image.mean(), rel=1e-5)
     assert sorted(reads) == sorted(set(reads))
     assert len(reads) == 18
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_one_channel_by_its_foreground_and_another_by_a_chain(dtype: str) -> None:
+    image = np.random.default_rng(0).integers(1, 900, (2, 9, 10, 11)).astype(dtype)
+    image[:, :, :3] = 0
+    steps = normalisation("zscore", masked=1), chain_of([normalisation("clip", low=50), normalisation("zscore")])
+    spec = ModelSpec("m", 3, 2, 1, WindowRule.free(3), steps)
+    source = ArraySource(image, channel_axis=0)
+    seen = normalised_source(source, lambda one: measure_intensity(one, spec.normalisation), is_masked(steps, 2))
+    values = image.astype(np.float64)
+    inside, clipped = values[0, :, 3:], values[1].clip(50)
+    expected = np.zeros(image.shape)
+    expected[0, :, 3:] = (inside - inside.mean()) / inside.std()
+    expected[1] = (clipped - clipped.mean()) / clipped.std()
+    np.testing.assert_allclose(seen.read((slice(None),) * 3), expected, atol=1e-5)
