@@ -180,7 +180,7 @@ class Normalisation:
         *nonzero*, voxels that are 0 neither count nor change; *masked*, only the image's foreground counts, and 0 is
         what the rest becomes (`measure_foreground`); *rank*, percentiles are values that occur, the least that
         the percentage does not exceed. *flat* is for images whose least and largest value, or percentiles, are one:
-        ``minmax`` is (x - 1) * *flat* then, ``percentile`` (x - *low*) * *flat*, not clipped. _Statistics are those of
+        ``minmax`` is (x - 1) * *flat* then, ``percentile`` (x - *low*) * *flat*, not clipped. Statistics are those of
         the whole volume.
     """
 
