@@ -43,5 +43,5 @@ def test_it_needs_one_label_per_channel():
 
 @pytest.mark.parametrize("labels", ["12", 3, (1.5,), (-1,), (2**16,)])
 def test_wrong_labels_are_named(labels):
-    with pytest.raises(SettingsError, match="decoder parameter 'labels' is"):
+    with pytest.raises(SettingsError, match="decoder parameter labels is"):
         get_decoder("regions", labels=labels)

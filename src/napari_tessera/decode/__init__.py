@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 from napari_tessera.core.errors import SettingsError, nearest
+from napari_tessera.core.settings.knobs import Knob, knobs
 from napari_tessera.decode.argmax import ArgmaxDecoder
 from napari_tessera.decode.base import Decoder
 from napari_tessera.decode.contour_distance import ContourDistanceDecoder
@@ -13,10 +13,10 @@ from napari_tessera.decode.regions import RegionsDecoder
 from napari_tessera.decode.threshold import ThresholdDecoder
 from napari_tessera.decode.watershed import WatershedDecoder
 
-__all__ = ["Decoder", "decoder_names", "get_decoder"]
+__all__ = ["Decoder", "decoder_knobs", "decoder_names", "get_decoder"]
 
-_AnyDecoder = ArgmaxDecoder | RegionsDecoder | ThresholdDecoder | WatershedDecoder | ContourDistanceDecoder
-_DECODERS: dict[str, type[_AnyDecoder]] = {
+# By name; each is a model whose fields are its parameters.
+_DECODERS: dict[str, type[Decoder]] = {
     cls.name: cls for cls in (ArgmaxDecoder, RegionsDecoder, ThresholdDecoder, WatershedDecoder, ContourDistanceDecoder)
 }
 
@@ -24,6 +24,11 @@ _DECODERS: dict[str, type[_AnyDecoder]] = {
 def decoder_names() -> tuple[str, ...]:
     """Return the names that `get_decoder` knows."""
     return tuple(_DECODERS)
+
+
+def decoder_knobs(name: str) -> tuple[Knob, ...]:
+    """Return the parameters of the decoder called *name*."""
+    return knobs(_DECODERS[name])
 
 
 def get_decoder(name: str, **parameters: Any) -> Decoder:
@@ -43,11 +48,4 @@ def get_decoder(name: str, **parameters: Any) -> Decoder:
         raise SettingsError(
             f"there is no decoder '{name}'{nearest(str(name), _DECODERS)} (there are {', '.join(_DECODERS)})"
         )
-    known = [field.name for field in fields(_DECODERS[name])]
-    for parameter in parameters:
-        if parameter not in known:
-            raise SettingsError(
-                f"decoder '{name}' has no parameter '{parameter}'{nearest(parameter, known)} "
-                f"(it has {', '.join(known)})"
-            )
     return _DECODERS[name](**parameters)

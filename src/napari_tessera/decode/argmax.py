@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from napari_tessera.core.errors import SettingsError
-from napari_tessera.decode.base import KEEPING_BYTES, Labels, check_integer, check_number, keep_largest
+from napari_tessera.core.settings.knobs import knob
+from napari_tessera.decode.base import (
+    CONNECTED,
+    KEEPING_BYTES,
+    Connectivity,
+    Count,
+    Decoder,
+    Labels,
+    Share,
+    keep_largest,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,40 +25,32 @@ if TYPE_CHECKING:
 
     from napari_tessera.models.spec.spec import OutputSpec
 
-__all__ = ["ArgmaxDecoder"]
-
 # Kinds of output whose channels are no classes, and the decoder that makes labels of them.
 NO_CLASSES = {"affinities": "watershed", "contour-distance": "contour-distance"}
 # From so many channels on, side by side in memory, torch's own reduction is the faster one on a CPU.
 MANY_CHANNELS = 24
 
 
-@dataclass(frozen=True, slots=True)
-class ArgmaxDecoder:
-    """Label every voxel with the number of its most probable channel; equal ones go to the first.
-
-    Parameters
-    ----------
-    threshold
-        With a single channel there is nothing to compare: 1 where its value exceeds this, else 0.
-    keep_largest
-        Of every class but 0 only so many of the largest connected parts are kept; 0: all.
-    connectivity
-        For `keep_largest`. 1: voxels that share a face are connected; 2: an edge too; 3: a corner too (in 2D as 2).
-    """
+class ArgmaxDecoder(Decoder):
+    """Label every voxel with the number of its most probable channel; equal ones go to the first."""
 
     name: ClassVar[str] = "argmax"
     background: ClassVar[int] = 0
 
-    threshold: float = 0.5
-    keep_largest: int = 0
-    connectivity: int = 1
-
-    def __post_init__(self) -> None:
-        """Check the parameters."""
-        check_number("threshold", self.threshold, 0, 1)
-        check_integer("keep_largest", self.keep_largest, 0)
-        check_integer("connectivity", self.connectivity, 1, 3)
+    threshold: Share = knob(
+        0.5,
+        "Threshold",
+        "With a single channel there is nothing to compare: 1 where its value exceeds this, else 0.",
+        step=0.05,
+    )
+    keep_largest: Count = knob(
+        0,
+        "Keep the largest",
+        "Of every class but 0 only so many of the largest connected parts are kept; 0: all.",
+        unit="parts",
+        step=1,
+    )
+    connectivity: Connectivity = knob(1, "Connectivity", CONNECTED, level="advanced", step=1)
 
     def check(self, output: OutputSpec, out_channels: int) -> None:
         """Raise `SettingsError` where channels say different things, of which none is the class of a voxel."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
-from napari_tessera.core.errors import SettingsError
+from napari_tessera.core.settings.knobs import NUMBER, WHOLE, Declared
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,29 +17,23 @@ if TYPE_CHECKING:
 
     from napari_tessera.models.spec.spec import OutputSpec
 
-__all__ = [
-    "KEEPING_BYTES",
-    "Decoder",
-    "Labels",
-    "check_choice",
-    "check_integer",
-    "check_number",
-    "drop_small",
-    "keep_largest",
-    "label_dtype",
-]
-
 # Of `keep_largest`: a class, its parts as int32, bincount's int64 copy, and what is dropped.
 KEEPING_BYTES = 14
+
+# Of parameters.
+Share = Annotated[float, Field(ge=0, le=1), NUMBER]
+Count = Annotated[int, Field(ge=0), WHOLE]
+Connectivity = Annotated[int, Field(ge=1, le=3), WHOLE]
+CONNECTED = "1: voxels that share a face are connected; 2: an edge too; 3: a corner too (in 2D as 2)."
 
 Labels = np.ndarray[Any, np.dtype[np.signedinteger[Any] | np.unsignedinteger[Any]]]
 
 
-class Decoder(Protocol):
+class Decoder(Declared):
     """Turns probabilities into labels in two steps, one on the device while the run goes on, one at its end.
 
     `reduce` sees a few finished planes at a time and is strictly voxelwise, so that it does not matter how the
-    volume is cut. `decode` sees the whole reduced volume on the host.
+    volume is cut. `decode` sees the whole reduced volume on the host. Its fields are its parameters.
 
     Attributes
     ----------
@@ -49,14 +45,19 @@ class Decoder(Protocol):
 
     name: ClassVar[str]
     background: ClassVar[int]
-    __dataclass_fields__: ClassVar[dict[str, Any]]  # parameters are the fields of a dataclass
 
+    WORD: ClassVar[str] = "decoder parameter "
+    UNKNOWN: ClassVar[str] = "decoder '{model.name}' has no parameter '{name}'{nearest} (it has {known})"
+
+    @abstractmethod
     def check(self, output: OutputSpec, out_channels: int) -> None:
         """Raise `SettingsError` if this decoder cannot use such an output; called before the run."""
 
+    @abstractmethod
     def reduced(self, out_channels: int) -> tuple[int, str]:
         """Return the channels and the numpy dtype of what `reduce` gives for a network of ``out_channels``."""
 
+    @abstractmethod
     def reduce(self, probabilities: torch.Tensor, output: OutputSpec) -> torch.Tensor:
         """Return (C', *spatial) for activated values (C, *spatial), on the same device; the input is left as it is."""
 
@@ -65,40 +66,26 @@ class Decoder(Protocol):
 
         It may then be given any positive multiple of them, not activated.
         """
+        return False
 
+    @abstractmethod
     def compared(self, out_channels: int, output: OutputSpec) -> Sequence[int]:
         """Return the channels whose values `reduce` takes for probabilities, from 0 to 1."""
 
+    @abstractmethod
     def decode(self, reduced: np.ndarray) -> Labels:
         """Return integer labels (*spatial), 0 = background, for the reduced volume (C', *spatial), 2D or 3D.
 
         The input is left as it is; the result may share its memory.
         """
 
+    @abstractmethod
     def label_bytes(self, out_channels: int) -> int:
         """Return the bytes of one voxel of the labels at most (the number of objects is not known beforehand)."""
 
+    @abstractmethod
     def working_bytes(self, voxels: int) -> int:
         """Return the peak host memory of `decode` beside its input, the result included."""
-
-
-def check_number(name: str, value: object, low: float, high: float) -> None:
-    """Raise `SettingsError` unless ``low <= value <= high``."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise SettingsError(f"decoder parameter '{name}' is {value!r}: give a number from {low} to {high}")
-
-
-def check_integer(name: str, value: object, low: int, high: int | None = None) -> None:
-    """Raise `SettingsError` unless ``value`` is a whole number of at least ``low`` and at most ``high``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
-        limit = f"from {low} up" if high is None else f"from {low} to {high}"
-        raise SettingsError(f"decoder parameter '{name}' is {value!r}: give a whole number {limit}")
-
-
-def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raise `SettingsError` unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise SettingsError(f"decoder parameter '{name}' is {value!r}: choose one of {', '.join(choices)}")
 
 
 def label_dtype(n_labels: int) -> type[np.uint16] | type[np.int32]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from napari_tessera.core.errors import SettingsError
-from napari_tessera.decode.base import Labels, check_integer, check_number, drop_small
+from napari_tessera.core.settings.knobs import NUMBER, knob
+from napari_tessera.decode.base import Count, Decoder, Labels, Share, drop_small
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,55 +19,40 @@ if TYPE_CHECKING:
 
     from napari_tessera.models.spec.spec import OutputSpec
 
-__all__ = ["ContourDistanceDecoder"]
-
 LEVELS = 255
 """Depths from 0 to 1 are kept in so many steps; what is not positive floods alike."""
 
 FOREGROUND, SEED = 1, 2
 
+_Contour = Annotated[float, Field(ge=0, le=2), NUMBER]
+_Depth = Annotated[float, Field(ge=-1, le=1), NUMBER]
 
-@dataclass(frozen=True, slots=True)
-class ContourDistanceDecoder:
+
+class ContourDistanceDecoder(Decoder):
     """Grow seeds over a foreground, the deepest voxels first.
 
     A voxel is foreground where it is covered enough, not too much of a contour, and deep enough; it is of a seed where
     it passes the stricter three of the thresholds. Connected seeds (voxels that share a corner are) are numbered and
     grown by the watershed of the depth, within the foreground. Foreground that no seed reaches becomes background.
-
-    Parameters
-    ----------
-    binary_seed, binary
-        In [0, 1]; what covers a seed, and the foreground, is above them.
-    contour_seed, contour
-        In [0, 2]; the contour is below them in a seed, and in the foreground. Above 1 it excludes nothing.
-    distance_seed, distance
-        In [-1, 1]; the signed distance to the object's surface is above them in a seed, and in the foreground.
-    min_seed_size_vox
-        Smaller seeds are dropped.
-    min_size_vox
-        Smaller objects are removed.
     """
 
     name: ClassVar[str] = "contour-distance"
     background: ClassVar[int] = 0
 
-    binary_seed: float = 0.9
-    binary: float = 0.85
-    contour_seed: float = 0.8
-    contour: float = 1.1
-    distance_seed: float = 0.5
-    distance: float = 0.0
-    min_seed_size_vox: int = 32
-    min_size_vox: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the parameters."""
-        for name, low, high in (("binary", 0, 1), ("contour", 0, 2), ("distance", -1, 1)):
-            check_number(f"{name}_seed", getattr(self, f"{name}_seed"), low, high)
-            check_number(name, getattr(self, name), low, high)
-        check_integer("min_seed_size_vox", self.min_seed_size_vox, 0)
-        check_integer("min_size_vox", self.min_size_vox, 0)
+    binary_seed: Share = knob(0.9, "Seeds: cover", "What covers a seed is above it.", step=0.05)
+    binary: Share = knob(0.85, "Objects: cover", "What covers the foreground is above it.", step=0.05)
+    contour_seed: _Contour = knob(0.8, "Seeds: contour", "The contour is below it in a seed.", step=0.05)
+    contour: _Contour = knob(
+        1.1, "Objects: contour", "The contour is below it in the foreground; above 1 it excludes nothing.", step=0.05
+    )
+    distance_seed: _Depth = knob(
+        0.5, "Seeds: depth", "The signed distance to the object's surface is above it in a seed.", step=0.05
+    )
+    distance: _Depth = knob(
+        0.0, "Objects: depth", "The signed distance to the object's surface is above it in the foreground.", step=0.05
+    )
+    min_seed_size_vox: Count = knob(32, "Smallest seed", "Smaller seeds are dropped.", unit="voxels")
+    min_size_vox: Count = knob(0, "Smallest object", "Smaller objects are removed.", unit="voxels")
 
     def check(self, output: OutputSpec, out_channels: int) -> None:
         """Raise `SettingsError` unless the channels are binary, contour and distance, or the first and the last."""
@@ -93,10 +79,6 @@ class ContourDistanceDecoder:
         # A seed outside the foreground, which only unusual thresholds make, has nothing to grow over.
         classes = foreground.to(torch.uint8) + (foreground & seed).to(torch.uint8)
         return torch.stack([classes, (depth.clamp(0, 1) * LEVELS).round().to(torch.uint8)])
-
-    def needs_only_order(self, out_channels: int) -> bool:
-        """Return False: values are compared with thresholds."""
-        return False
 
     def compared(self, out_channels: int, output: OutputSpec) -> Sequence[int]:
         """Return all channels but the last, the distance."""

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
 
 from napari_tessera.core.errors import SettingsError
-from napari_tessera.decode.base import KEEPING_BYTES, Labels, check_integer, check_number, keep_largest
+from napari_tessera.core.settings.knobs import ITEMS, WHOLE, knob
+from napari_tessera.decode.base import (
+    CONNECTED,
+    KEEPING_BYTES,
+    Connectivity,
+    Count,
+    Decoder,
+    Labels,
+    Share,
+    keep_largest,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,50 +27,37 @@ if TYPE_CHECKING:
 
     from napari_tessera.models.spec.spec import OutputSpec
 
-__all__ = ["RegionsDecoder"]
-
-MOST = 2**16 - 1
+_Number = Annotated[int, Field(ge=0, le=2**16 - 1), WHOLE]
 
 
-@dataclass(frozen=True, slots=True)
-class RegionsDecoder:
+class RegionsDecoder(Decoder):
     """Give every voxel the label of the last channel drawn that exceeds a threshold there, 0 where none does.
 
     For networks whose channels are regions one within the other, such as a cell and its nucleus.
-
-    Parameters
-    ----------
-    labels
-        The label of each channel, in order: as many as there are channels.
-    threshold
-        In [0, 1]; a voxel is of a region above it.
-    order
-        The channels, as they are drawn one over the other; those that are not in it are left out. (): all, in order.
-    keep_largest, connectivity
-        As for `ArgmaxDecoder`.
     """
 
     name: ClassVar[str] = "regions"
     background: ClassVar[int] = 0
 
-    labels: tuple[int, ...] = ()
-    threshold: float = 0.5
-    order: tuple[int, ...] = ()
-    keep_largest: int = 0
-    connectivity: int = 1
-
-    def __post_init__(self) -> None:
-        """Check the parameters."""
-        numbers: dict[str, object] = {"labels": self.labels, "order": self.order}
-        for name, given in numbers.items():
-            if not isinstance(given, (tuple, list)):
-                raise SettingsError(f"decoder parameter '{name}' is {given!r}: give a list, one number per channel")
-            for number in given:
-                check_integer(name, number, 0, MOST)
-            object.__setattr__(self, name, tuple(given))
-        check_integer("keep_largest", self.keep_largest, 0)
-        check_integer("connectivity", self.connectivity, 1, 3)
-        check_number("threshold", self.threshold, 0, 1)
+    labels: Annotated[tuple[_Number, ...], ITEMS] = knob(
+        (), "Labels", "The label of each channel, in order: as many as there are channels."
+    )
+    threshold: Share = knob(0.5, "Threshold", "A voxel is of a region above it.", step=0.05)
+    order: Annotated[tuple[_Number, ...], ITEMS] = knob(
+        (),
+        "Order",
+        "The channels, as they are drawn one over the other; those that are not in it are left out.",
+        level="advanced",
+        unset="all, in order",
+    )
+    keep_largest: Count = knob(
+        0,
+        "Keep the largest",
+        "Of every class but 0 only so many of the largest connected parts are kept; 0: all.",
+        unit="parts",
+        step=1,
+    )
+    connectivity: Connectivity = knob(1, "Connectivity", CONNECTED, level="advanced", step=1)
 
     def check(self, output: OutputSpec, out_channels: int) -> None:
         """Raise `SettingsError` unless there is one label for each channel, and *order* is of channels."""
@@ -93,10 +91,6 @@ class RegionsDecoder:
             winner.masked_fill_((probabilities[channel] > self.threshold)[None], self.labels[channel])
         dtype: torch.dtype = getattr(torch, self.reduced(len(probabilities))[1])
         return winner.to(dtype)
-
-    def needs_only_order(self, out_channels: int) -> bool:
-        """Return False: values are compared with a threshold."""
-        return False
 
     def compared(self, out_channels: int, output: OutputSpec) -> Sequence[int]:
         """Return the channels that are drawn."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from napari_tessera.core.errors import SettingsError
-from napari_tessera.decode.base import Labels, check_integer, check_number, drop_small
+from napari_tessera.core.settings.knobs import knob
+from napari_tessera.decode.base import CONNECTED, Connectivity, Count, Decoder, Labels, Share, drop_small
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,44 +16,26 @@ if TYPE_CHECKING:
 
     from napari_tessera.models.spec.spec import OutputSpec
 
-__all__ = ["ThresholdDecoder"]
 
-
-@dataclass(frozen=True, slots=True)
-class ThresholdDecoder:
-    """Label the connected parts of where one channel exceeds a threshold.
-
-    Parameters
-    ----------
-    threshold
-        In [0, 1]; a voxel is foreground above it.
-    channel
-        The channel to look at. None: the only one, or else the second, as the first is usually the background.
-    connectivity
-        1: voxels that share a face are connected; 2: an edge too; 3: a corner too (in 2D as 2).
-    min_size_vox
-        Smaller objects are removed.
-    keep_largest
-        Only so many of the largest objects are kept; 0: all.
-    """
+class ThresholdDecoder(Decoder):
+    """Label the connected parts of where one channel exceeds a threshold."""
 
     name: ClassVar[str] = "threshold"
     background: ClassVar[int] = 0
 
-    threshold: float = 0.5
-    channel: int | None = None
-    connectivity: int = 1
-    min_size_vox: int = 0
-    keep_largest: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the parameters."""
-        check_number("threshold", self.threshold, 0, 1)
-        check_integer("connectivity", self.connectivity, 1, 3)
-        check_integer("min_size_vox", self.min_size_vox, 0)
-        check_integer("keep_largest", self.keep_largest, 0)
-        if self.channel is not None:
-            check_integer("channel", self.channel, 0)
+    threshold: Share = knob(0.5, "Threshold", "A voxel is foreground above it.", step=0.05)
+    channel: Count | None = knob(
+        None,
+        "Channel",
+        "The channel to look at.",
+        step=1,
+        unset="the only one, or else the second, as the first is usually the background",
+    )
+    connectivity: Connectivity = knob(1, "Connectivity", CONNECTED, level="advanced", step=1)
+    min_size_vox: Count = knob(0, "Smallest object", "Smaller objects are removed.", unit="voxels")
+    keep_largest: Count = knob(
+        0, "Keep the largest", "Only so many of the largest objects are kept; 0: all.", unit="objects", step=1
+    )
 
     def check(self, output: OutputSpec, out_channels: int) -> None:
         """Raise `SettingsError` if the network has no such channel."""
@@ -78,10 +60,6 @@ class ThresholdDecoder:
 
         channel = self._channel_of(probabilities.shape[0])
         return (probabilities[channel : channel + 1] > self.threshold).to(torch.uint8)
-
-    def needs_only_order(self, out_channels: int) -> bool:
-        """Return False: values are compared with a threshold."""
-        return False
 
     def compared(self, out_channels: int, output: OutputSpec) -> Sequence[int]:
         """Return the channel that is looked at."""

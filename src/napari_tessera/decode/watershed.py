@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from napari_tessera.core.errors import SettingsError
+from napari_tessera.core.settings.knobs import NUMBER, knob
 from napari_tessera.decode.agglomerate import agglomerate
-from napari_tessera.decode.base import Labels, check_integer, check_number, label_dtype
+from napari_tessera.decode.base import Count, Decoder, Labels, Share, label_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_tessera.models.spec.spec import OutputSpec
-
-__all__ = ["WatershedDecoder"]
 
 LEVELS = 255
 """The boundary map is kept as round(255 * boundary), so it is off by at most 1/510."""
@@ -37,47 +36,35 @@ BLOCK_SIDE_VOX = {1: 2**20, 2: 1024, 3: 96}
 """Side, by number of axes, of the blocks in which distances are measured."""
 
 
-@dataclass(frozen=True, slots=True)
-class WatershedDecoder:
+class WatershedDecoder(Decoder):
     """Label what the boundaries enclose.
 
     Seeds are the peaks of the distance to the nearest boundary. The watershed of the boundary map grows them until they
     meet. Pieces with a weak boundary between them are then joined. The result has no background.
-
-    Parameters
-    ----------
-    threshold
-        In [0, 1]; a voxel is boundary above it, when distances are measured.
-    seed_sigma_vox
-        Smoothing of the distances, voxels. More gives fewer seeds.
-    seed_distance_vox
-        A seed lies at least this far from the nearest boundary.
-    merge_threshold
-        In [0, 1]; pieces are joined while the mean boundary between them is below it. 0 joins nothing.
-    min_size_vox
-        A smaller piece joins the neighbour behind its weakest boundary.
-    anisotropy
-        Voxel size along the first axis relative to the others.
     """
 
     name: ClassVar[str] = "watershed"
     background: ClassVar[int] = LEVELS
 
-    threshold: float = 0.5
-    seed_sigma_vox: float = 1.0
-    seed_distance_vox: float = 1.5
-    merge_threshold: float = 0.5
-    min_size_vox: int = 100
-    anisotropy: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Check the parameters."""
-        check_number("threshold", self.threshold, 0, 1)
-        check_number("seed_sigma_vox", self.seed_sigma_vox, 0, 50)
-        check_number("seed_distance_vox", self.seed_distance_vox, 0, FARTHEST_VOX)
-        check_number("merge_threshold", self.merge_threshold, 0, 1)
-        check_integer("min_size_vox", self.min_size_vox, 0)
-        check_number("anisotropy", self.anisotropy, 0.05, 20)
+    threshold: Share = knob(0.5, "Threshold", "A voxel is boundary above it, when distances are measured.", step=0.05)
+    seed_sigma_vox: Annotated[float, Field(ge=0, le=50), NUMBER] = knob(
+        1.0, "Smoothing", "Smoothing of the distances; more gives fewer seeds.", unit="voxels", step=0.5
+    )
+    seed_distance_vox: Annotated[float, Field(ge=0, le=FARTHEST_VOX), NUMBER] = knob(
+        1.5, "Depth of seeds", "A seed lies at least this far from the nearest boundary.", unit="voxels", step=0.5
+    )
+    merge_threshold: Share = knob(
+        0.5,
+        "Merge below",
+        "Pieces are joined while the mean boundary between them is below it; 0 joins nothing.",
+        step=0.05,
+    )
+    min_size_vox: Count = knob(
+        100, "Smallest piece", "A smaller piece joins the neighbour behind its weakest boundary.", unit="voxels"
+    )
+    anisotropy: Annotated[float, Field(ge=0.05, le=20), NUMBER] = knob(
+        1.0, "Anisotropy", "Voxel size along the first axis relative to the others.", level="advanced", step=0.5
+    )
 
     def check(self, output: OutputSpec, out_channels: int) -> None:
         """Raise `SettingsError` unless the output is boundaries or has nearest-neighbour affinities."""
@@ -106,10 +93,6 @@ class WatershedDecoder:
         else:
             boundary = 1 - probabilities[_nearest_channels(output)].float().mean(0, keepdim=True)
         return (boundary.clamp(0, 1) * LEVELS).round().to(torch.uint8)
-
-    def needs_only_order(self, out_channels: int) -> bool:
-        """Return False: values are compared with a threshold."""
-        return False
 
     def compared(self, out_channels: int, output: OutputSpec) -> Sequence[int]:
         """Return the boundary, or the affinities of neighbours."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -453,8 +453,7 @@ def _decoding(decoder: Decoder | None) -> dict[str, Any]:
     """Return the settings that name *decoder* and all its parameters, so that a result says what made it."""
     if decoder is None:
         return {"decoder": None, "decoder_parameters": ()}
-    parameters = {f.name: getattr(decoder, f.name) for f in fields(decoder)}
-    return {"decoder": decoder.name, "decoder_parameters": tuple(parameters.items())}
+    return {"decoder": decoder.name, "decoder_parameters": dict(decoder)}
 
 
 def _check_shapes(shapes: Sequence[Shape], spec: ModelSpec) -> None:

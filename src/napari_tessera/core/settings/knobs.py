@@ -241,7 +241,7 @@ def _explain(model: type[Declared], values: dict[str, Any], error: ValidationErr
             found.setdefault(name, said)
         elif name not in declared:
             known = ", ".join(declared) or "none"
-            found[name] = model.UNKNOWN.format(name=name, nearest=nearest(name, declared), known=known)
+            found[name] = model.UNKNOWN.format(model=model, name=name, nearest=nearest(name, declared), known=known)
         else:
             one = declared[name]
             hint = nearest(str(values[name]), one.choices)
