@@ -78,9 +78,9 @@ def measure(
         precision = next((precision for precision in PRECISIONS if precision in way), "float32")
         stack.enter_context(arithmetic(device, precision))
         if "kept" in way:
-            from napari_tessera.engine.devices.page_cache import kept_pages
+            from napari_tessera.engine.devices.cpu import page_cache
 
-            stack.enter_context(kept_pages())
+            stack.enter_context(page_cache())
         first_s = take_seconds(lambda: network(windows), device)
         on_cuda = device.type == "cuda"
         before = torch.cuda.memory_allocated() if on_cuda else start_peak() or 0

@@ -22,13 +22,15 @@ import torch
 from cases import CASES, Case
 
 from napari_tessera.core.settings.choices import Precision
-from napari_tessera.engine.devices.devices import Device, open_device
+from napari_tessera.engine.devices.choice import open_device
 from napari_tessera.engine.geometry.grid import WindowGrid
 from napari_tessera.engine.stitching.importance_map import importance_map
 from napari_tessera.engine.stitching.stitch import FLOAT_BYTES, Finished, SlabStitcher, Weighting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from napari_tessera.engine.devices.protocol import Device
 
 MIB = 2**20
 
@@ -73,7 +75,7 @@ def stitch_seconds(case: Case, prediction: torch.Tensor, way: str, device: Devic
                 stitcher._importance = maps[tuple(line[i] for line, i in zip(classes, index, strict=True))]
             stitcher.add(grid.start_of(index), prediction)
         stitcher.finish()
-        device.open_lane(main=True).mark().wait()
+        device.open_stream(main=True).record_event().synchronize()
         seconds = time.perf_counter() - began
     slab = prod(grid.slab_shape(grid.sweep_axis))
     kept = FLOAT_BYTES * len(maps) * prod(case.window) if maps else weighting.bytes_per_voxel(case.classes) * slab

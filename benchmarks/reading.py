@@ -14,16 +14,19 @@ import statistics
 import time
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from cases import CASES
 from tessera_engine import argmax_reduction, sweep_of
 
-from napari_tessera.engine.devices.devices import Device, open_device
+from napari_tessera.engine.devices.choice import open_device
 from napari_tessera.engine.loop.run import run_sweep
 from napari_tessera.engine.sink import ArraySink
 from napari_tessera.engine.source import ArraySource
+
+if TYPE_CHECKING:
+    from napari_tessera.engine.devices.protocol import Device
 
 AHEAD = (0, 1, 2)
 WAIT_S = 0.005

@@ -9,7 +9,8 @@ import numpy as np
 from napari_tessera.core.settings.choices import Precision
 from napari_tessera.core.settings.views import views
 from napari_tessera.decode import get_decoder
-from napari_tessera.engine.devices.devices import open_device
+from napari_tessera.engine.devices.choice import open_device
+from napari_tessera.engine.devices.cpu import ask_for_huge_pages
 from napari_tessera.engine.geometry.grid import WindowGrid, count_forward_passes
 from napari_tessera.engine.intensity import Identity
 from napari_tessera.engine.loop.run import run_sweep
@@ -22,6 +23,8 @@ from napari_tessera.models.spec.spec import OutputSpec
 if TYPE_CHECKING:
     import torch
     from cases import Case
+
+ask_for_huge_pages()
 
 __all__ = ["argmax_reduction", "run", "run_passes", "sweep_of"]
 

@@ -10,7 +10,7 @@ import torch
 
 from napari_tessera.core.errors import CalibrationError, CancelledError, ModelError, OutOfMemoryError
 from napari_tessera.core.settings.settings import Settings
-from napari_tessera.engine.devices.devices import CpuDevice
+from napari_tessera.engine.devices.cpu import CpuDevice
 from napari_tessera.engine.loop.events import CancelToken
 from napari_tessera.jobs.probe import measure_peak, measure_times
 from napari_tessera.models.model import Model

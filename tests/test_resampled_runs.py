@@ -1,4 +1,4 @@
-"""Runs at another voxel size: those of the resampled image, brought back to the image's own voxels."""
+"""Runs at another voxel size: those of the resampled image, resampled to the image grid."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from napari_tessera.core.settings.views import views
-from napari_tessera.engine.devices.devices import CpuDevice, Device
+from napari_tessera.engine.devices.cpu import CpuDevice
 from napari_tessera.engine.geometry.grid import WindowGrid
 from napari_tessera.engine.intensity import Identity
 from napari_tessera.engine.loop.events import Event, PassFinished
@@ -22,6 +22,9 @@ from napari_tessera.engine.loop.sweep import Sweep
 from napari_tessera.engine.sink import ArraySink
 from napari_tessera.engine.source import ArraySource
 from napari_tessera.engine.stitching.reduce import Reduction
+
+if TYPE_CHECKING:
+    from napari_tessera.engine.devices.protocol import Device
 
 Array = npt.NDArray[Any]
 

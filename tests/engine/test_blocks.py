@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_tessera.engine.geometry.blocks import count_block_windows, cut_blocks, deal_blocks, halve_block
+from napari_tessera.engine.geometry.blocks import count_block_windows, cut_blocks, halve_block, split_blocks
 from napari_tessera.engine.geometry.grid import Block, WindowGrid
 
 SIDES = st.tuples(st.integers(1, 30), st.integers(1, 30), st.integers(1, 30))
@@ -82,13 +82,13 @@ def test_a_block_touches_exactly_the_windows_that_share_a_voxel_with_it(
 
 @settings(deadline=None)
 @given(shape=SIDES, window=WINDOWS, devices=st.integers(1, 5))
-def test_dealt_blocks_tile_the_image_and_are_enough(
+def test_split_blocks_tile_the_image_and_are_enough(
     shape: tuple[int, ...], window: tuple[int, ...], devices: int
 ) -> None:
     grid = WindowGrid.regular(shape, window, 0.5)
-    dealt = deal_blocks(grid, (grid.whole,), devices)
-    assert (times_covered(grid, dealt) == 1).all()
-    assert len(dealt) == min(devices, grid.counts[grid.sweep_axis])
+    split = split_blocks(grid, (grid.whole,), devices)
+    assert (times_covered(grid, split) == 1).all()
+    assert len(split) == min(devices, grid.counts[grid.sweep_axis])
 
 
 def test_halves_leave_the_sweep_axis_alone() -> None:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from napari_tessera.core.errors import ModelError
 from napari_tessera.core.settings.choices import AccumulatorType, Blend
-from napari_tessera.engine.devices.devices import CpuDevice
-from napari_tessera.engine.geometry.blocks import cut_blocks, deal_blocks
+from napari_tessera.engine.devices.cpu import CpuDevice
+from napari_tessera.engine.geometry.blocks import cut_blocks, split_blocks
 from napari_tessera.engine.geometry.grid import Tiling, WindowGrid
 from napari_tessera.engine.loop.events import PlanesFinished
 from napari_tessera.engine.stitching.importance_map import importance_map
@@ -168,7 +168,7 @@ def test_several_devices_give_every_voxel_the_same_bits(
 ) -> None:
     shape, window = (data.draw(st.integers(3, 40)), 13, 11), (6, 5, 7)
     grid = WindowGrid.regular(shape, window, overlap)
-    blocks = deal_blocks(grid, cut_blocks(grid, data.draw(st.sampled_from([150, 10**6]))), devices)
+    blocks = split_blocks(grid, cut_blocks(grid, data.draw(st.sampled_from([150, 10**6]))), devices)
     volume = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     alone = run_engine(pointwise, volume, window, overlap=overlap, sw_batch_size=sw_batch_size)
     kinds = [CpuDevice() if number % 2 else beside() for number in range(devices)]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from napari_tessera.core.errors import CancelledError, ModelError
-from napari_tessera.engine.devices.devices import CpuDevice
-from napari_tessera.engine.geometry.blocks import deal_blocks
+from napari_tessera.engine.devices.cpu import CpuDevice
+from napari_tessera.engine.geometry.blocks import split_blocks
 from napari_tessera.engine.geometry.grid import Block, WindowGrid
 from napari_tessera.engine.loop.events import CancelToken, Event, PassFinished
 
@@ -27,9 +27,9 @@ def volume(volume_of: Make) -> np.ndarray:
     return volume_of(64, 12, 12)
 
 
-def dealt(volume: np.ndarray, devices: int) -> tuple[Block, ...]:
+def split(volume: np.ndarray, devices: int) -> tuple[Block, ...]:
     grid = WindowGrid.regular(volume.shape, (8, 8, 8), 0.5)
-    return deal_blocks(grid, (grid.whole,), devices)
+    return split_blocks(grid, (grid.whole,), devices)
 
 
 def test_the_first_error_ends_all_devices(run_engine: Make, volume: np.ndarray) -> None:
@@ -51,7 +51,7 @@ def test_the_first_error_ends_all_devices(run_engine: Make, volume: np.ndarray) 
             (8, 8, 8),
             channels=1,
             devices=(CpuDevice(), CpuDevice()),
-            blocks=dealt(volume, 2),
+            blocks=split(volume, 2),
             sw_batch_size=1,
         )
     # the layout is asked for once more by the device that failed in its first pass; the others stop within a pass
@@ -83,7 +83,7 @@ def test_a_cancel_reaches_all_devices(run_engine: Make, volume: np.ndarray) -> N
             (8, 8, 8),
             channels=1,
             devices=(CpuDevice(), CpuDevice(), CpuDevice()),
-            blocks=dealt(volume, 3),
+            blocks=split(volume, 3),
             sw_batch_size=1,
             cancel=cancel,
             on_event=on_event,
@@ -101,7 +101,7 @@ def test_an_error_of_the_handler_ends_the_run(run_engine: Make, volume: np.ndarr
             (8, 8, 8),
             channels=1,
             devices=(CpuDevice(), CpuDevice()),
-            blocks=dealt(volume, 2),
+            blocks=split(volume, 2),
             on_event=on_event,
         )
     assert not [t for t in threading.enumerate() if t.name.startswith("tessera")]

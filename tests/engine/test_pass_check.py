@@ -8,7 +8,7 @@ import torch
 from tests.engine.conftest import Beside, run_engine
 
 from napari_tessera.core.settings.choices import Precision
-from napari_tessera.engine.devices.devices import CpuDevice
+from napari_tessera.engine.devices.cpu import CpuDevice
 from napari_tessera.engine.geometry.grid import Block
 from napari_tessera.engine.loop.events import Noticed
 from napari_tessera.engine.loop.pass_check import PassCheck

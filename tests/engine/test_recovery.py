@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from napari_tessera.core.errors import CancelledError, OutOfMemoryError, TesseraError
 from napari_tessera.core.settings.choices import AccumulatorType, TtaMode
-from napari_tessera.engine.devices.devices import CpuDevice
-from napari_tessera.engine.geometry.blocks import deal_blocks
+from napari_tessera.engine.devices.cpu import CpuDevice
+from napari_tessera.engine.geometry.blocks import split_blocks
 from napari_tessera.engine.geometry.grid import WindowGrid
 from napari_tessera.engine.loop import block as block_run
 from napari_tessera.engine.loop.events import (
@@ -200,13 +200,13 @@ def test_feeding_that_does_not_fit_halves_the_batch(
 ) -> None:
     expected = run_engine(pointwise, volume, (8, 8, 8), sw_batch_size=8)
 
-    class Feed(block_run.WindowFeed):
+    class Prefetcher(block_run.WindowPrefetcher):
         def __init__(self, reader: Any, windows: Any, batch: int, **where: Any) -> None:
             if batch > 3:
                 raise FULL
             super().__init__(reader, windows, batch, **where)
 
-    monkeypatch.setattr(block_run, "WindowFeed", Feed)
+    monkeypatch.setattr(block_run, "WindowPrefetcher", Prefetcher)
     found = run_engine(pointwise, volume, (8, 8, 8), sw_batch_size=8, devices=(beside(),))
     np.testing.assert_array_equal(found.array, expected.array)
     assert steps(found.events) == [Recovery.SMALLER_PASSES] * 2
@@ -382,7 +382,7 @@ def test_a_sink_that_stays_out_of_memory_ends_the_run(run_engine: Make, beside: 
 def test_devices_that_share_a_volume_remember_what_did_not_fit(run_engine: Make, volume_of: Make) -> None:
     volume = volume_of(40, 12, 12)
     grid = WindowGrid.regular(volume.shape, (4, 4, 4), 0.5)
-    blocks = deal_blocks(grid, (grid.whole,), 6)
+    blocks = split_blocks(grid, (grid.whole,), 6)
     failed: list[int] = []
 
     def network(x: torch.Tensor) -> torch.Tensor:

@@ -119,7 +119,7 @@ def test_limits_are_measured_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("new", [(12, 20, 9), (3, 4, 5), (6, 7, 8)])
 def test_output_comes_back_slab_by_slab(order: int, new: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     values = noise(2, 6, 7, 8, dtype=np.float16)
-    axes = ResamplingScheme(edge="repeat", output_order=order).axes_back((6, 7, 8), new)
+    axes = ResamplingScheme(edge="repeat", output_order=order).inverse_axes((6, 7, 8), new)
     monkeypatch.setattr(resample, "WORK_VOXELS", 100)
     found = np.full((2, *new), np.nan, np.float32)
     largest = 0
@@ -158,7 +158,7 @@ def test_which_axis_is_separate(
     [
         ({"order": 2}, "each must be 0, 1 or 3"),
         ({"order": 3, "clip": True, "separate_above": 3, "separate_order": 1}, "separate_order must be 0"),
-        ({"output_order": 3}, "brought back with 0 or 1"),
+        ({"output_order": 3}, "to the image grid with 0 or 1"),
         ({"edge": "wrap"}, "must be mirror or repeat"),
         ({"separate_above": 0.5}, "1 or more"),
     ],

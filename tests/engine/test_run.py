@@ -17,7 +17,7 @@ from monai.inferers import SlidingWindowInferer
 from napari_tessera.core.errors import CancelledError, ModelError, OutOfMemoryError
 from napari_tessera.core.settings.choices import Blend
 from napari_tessera.core.settings.views import views
-from napari_tessera.engine.devices.devices import open_device
+from napari_tessera.engine.devices.choice import open_device
 from napari_tessera.engine.geometry.grid import WindowGrid
 from napari_tessera.engine.intensity import Identity, Intensity
 from napari_tessera.engine.loop.events import CancelToken, Event, MemoryRecovered, PassFinished, PlanesFinished

@@ -7,7 +7,7 @@ from contextlib import ExitStack, suppress
 
 import torch
 
-from napari_tessera.engine.devices.attention import attention_by_parts
+from napari_tessera.engine.devices.arithmetic import attention_by_parts
 from napari_tessera.engine.devices.shared_switch import SharedSwitch
 
 

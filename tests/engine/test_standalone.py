@@ -23,7 +23,8 @@ import torch
 from napari_tessera.decode import get_decoder
 from napari_tessera.decode.reduce import choose_reduction
 from napari_tessera.engine import SlabInferer
-from napari_tessera.engine.devices.devices import open_device, host_memory
+from napari_tessera.engine.devices.choice import open_device
+from napari_tessera.engine.devices.host_memory import host_memory
 from napari_tessera.engine.geometry.grid import WindowGrid
 from napari_tessera.engine.intensity import Identity
 from napari_tessera.engine.loop.run import run_sweep

@@ -13,7 +13,7 @@ import torch
 
 @pytest.fixture
 def device() -> Any:
-    from napari_tessera.engine.devices.devices import open_device
+    from napari_tessera.engine.devices.choice import open_device
 
     return open_device("cuda")
 

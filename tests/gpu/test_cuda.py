@@ -13,8 +13,9 @@ import torch
 
 from napari_tessera.core.errors import CancelledError, OutOfMemoryError
 from napari_tessera.core.settings.choices import AccumulatorType, Blend, Precision, TtaMode
-from napari_tessera.engine.devices.devices import CpuDevice, open_device
-from napari_tessera.engine.geometry.blocks import cut_blocks, deal_blocks
+from napari_tessera.engine.devices.choice import open_device
+from napari_tessera.engine.devices.cpu import CpuDevice
+from napari_tessera.engine.geometry.blocks import cut_blocks, split_blocks
 from napari_tessera.engine.geometry.grid import WindowGrid
 from napari_tessera.engine.loop.events import MemoryRecovered, PassFinished, Recovery
 from napari_tessera.engine.stitching.reduce import Reduction
@@ -243,5 +244,5 @@ def test_several_cards_share_a_volume(run: Run, network: Any, volume: np.ndarray
     import copy
 
     networks = [copy.deepcopy(network).to(device.torch_device) for device in devices]
-    found, _ = run(networks, volume, WINDOW, *devices, blocks=deal_blocks(grid, (grid.whole,), count))
+    found, _ = run(networks, volume, WINDOW, *devices, blocks=split_blocks(grid, (grid.whole,), count))
     np.testing.assert_allclose(found, expected, atol=1e-4)

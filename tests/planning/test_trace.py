@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from napari_tessera.core.errors import ModelError
 from napari_tessera.core.settings.choices import Precision
-from napari_tessera.engine.devices.devices import CpuDevice
+from napari_tessera.engine.devices.cpu import CpuDevice
 from napari_tessera.memory import trace
 from napari_tessera.memory.allocations import peak_of_allocations
 from napari_tessera.memory.dataless import DatalessTensor, storage_of

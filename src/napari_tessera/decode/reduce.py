@@ -71,7 +71,7 @@ def choose_reduction(
 
 
 def keep_output(spec: ModelSpec) -> Reduced:
-    """Return what keeps the network's averaged output, activated only if it is brought back so.
+    """Return what keeps the network's averaged output, activated only if it is resampled so.
 
     In float16, as nnU-Net does; MONAI keeps float32.
     """

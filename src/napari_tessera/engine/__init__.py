@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from napari_tessera.engine.devices.page_cache import ask_for_huge_pages
-
 if TYPE_CHECKING:
     from napari_tessera.engine.monai import SlabInferer
 
 __all__ = ["SlabInferer"]
-
-ask_for_huge_pages()
 
 
 def __getattr__(name: str) -> Any:

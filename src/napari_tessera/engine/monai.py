@@ -15,7 +15,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
 from napari_tessera.core.errors import OutOfMemoryError
 from napari_tessera.core.settings.choices import Blend
-from napari_tessera.engine.devices.devices import open_device
+from napari_tessera.engine.devices.choice import open_device
 from napari_tessera.engine.geometry.grid import WindowGrid
 from napari_tessera.engine.intensity import Identity
 from napari_tessera.engine.loop.events import EventHandler, PassFinished
@@ -23,7 +23,7 @@ from napari_tessera.engine.loop.network import Forward
 from napari_tessera.engine.loop.packed_outputs import OutputPacker
 from napari_tessera.engine.loop.run import run_sweep
 from napari_tessera.engine.loop.sweep import Sweep
-from napari_tessera.engine.loop.window_reader import WindowFeed, WindowReader
+from napari_tessera.engine.loop.window_reader import WindowPrefetcher, WindowReader
 from napari_tessera.engine.sink import ArraySink
 from napari_tessera.engine.source import ArraySource
 from napari_tessera.engine.stitching.reduce import Reduction
@@ -236,12 +236,12 @@ def _probed(sweep: Sweep, forward: Forward, source: ArraySource, device: Device)
     """
     reader = WindowReader(source, sweep.grid, sweep.intensity, sweep.grid.whole)
     windows = sweep.windows_of(sweep.grid.whole)[: sweep.sw_batch_size]
-    lane = device.open_lane(main=True)
+    stream = device.open_stream(main=True)
     while True:
         try:
             with device.running(sweep.precision):
-                feed = WindowFeed(reader, windows, len(windows), device=device, lane=lane, read_ahead=0)
-                for batch, tensor in feed:
+                prefetcher = WindowPrefetcher(reader, windows, len(windows), device=device, stream=stream, read_ahead=0)
+                for batch, tensor in prefetcher:
                     channels = forward.probe(tensor, batch)
         except (RuntimeError, MemoryError) as error:
             if not device.is_out_of_memory(error):

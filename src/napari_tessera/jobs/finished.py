@@ -32,8 +32,8 @@ class FinishedPart:
     window_mask
         Boolean, shape ``layout.counts``: the windows that are computed; None: all of them.
     result_shape
-        Of a result that has been brought to other voxels; None: that of the layout. A voxel is final if the one of the
-        layout that its middle lies in is: the next one counts less.
+        Of a result that has been resampled to the image grid; None: that of the layout. A voxel is final if the one of
+        the layout that its middle lies in is: the next one counts less.
     """
 
     layout: WindowGrid

@@ -20,7 +20,8 @@ from napari_tessera.core.units import format_bytes
 from napari_tessera.core.version import __version__
 from napari_tessera.decode.expected import ValueCheck
 from napari_tessera.decode.reduce import UINT8_LEVELS, choose_reduction, keep_output, restore_probabilities
-from napari_tessera.engine.devices.devices import Device, host_memory, open_devices
+from napari_tessera.engine.devices.choice import open_devices
+from napari_tessera.engine.devices.host_memory import host_memory
 from napari_tessera.engine.loop.events import (
     DecodingFinished,
     DecodingStarted,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from napari_tessera.decode import Decoder
+    from napari_tessera.engine.devices.protocol import Device
     from napari_tessera.engine.loop.sweep import Sweep
     from napari_tessera.jobs.loading import Load, Measure
     from napari_tessera.planning.plan import Plan
@@ -295,14 +297,14 @@ class _VolumeRun:
         # What the result is made of, and what is kept of the network's output until then.
         self._reduced = self._kept = choose_reduction(self._spec, reducer, kept_as)
         resampling = self._volume.resampling
-        self._back = resampling if resampling is not None and resampling.keeps_output else None
-        if self._back is not None:
+        self._inverse = resampling if resampling is not None and resampling.keeps_output else None
+        if self._inverse is not None:
             self._kept = keep_output(self._spec)
             self._reduced = choose_reduction(
                 self._spec, reducer, kept_as, activated=self._spec.resampling.output_activated
             )
         self._finished = FinishedPart(
-            self._volume.layout, result_shape=None if self._back is None else self._volume.seen_shape
+            self._volume.layout, result_shape=None if self._inverse is None else self._volume.seen_shape
         )
         self.passes = 0
 
@@ -322,8 +324,8 @@ class _VolumeRun:
             raise_if_cancelled(job.cancel)  # nobody waits for the labels any more
         array = sink.array
         del sink  # what was kept is not needed beside the labels
-        if self._back is not None:
-            array = self._bring_back(array)
+        if self._inverse is not None:
+            array = self._to_image_grid(array)
         labels = probabilities = None
         if job.decoder is not None:
             labels = self._in_image(self._decode(array, job.decoder), is_labels=True)
@@ -335,9 +337,9 @@ class _VolumeRun:
 
     def _in_image(self, result: npt.NDArray[Any], *, is_labels: bool) -> npt.NDArray[Any]:
         """Return *result*, on the grid that the windows lie in, on the image's own."""
-        with host_memory_for("bringing the result back to the image's voxels"):
-            if self._volume.resampling is not None and self._back is None:
-                result = self._volume.resampling.bring_back(result, is_labels=is_labels)
+        with host_memory_for("resampling the result to the image grid"):
+            if self._volume.resampling is not None and self._inverse is None:
+                result = self._volume.resampling.to_image_grid(result, is_labels=is_labels)
             crop = self._volume.crop
             return result if crop is None else crop.put_back(result, () if is_labels else self._background)
 
@@ -350,11 +352,11 @@ class _VolumeRun:
         full = UINT8_LEVELS if self._plan.settings.probabilities is ProbabilityType.UINT8 else 1
         return (float(full), *(0.0,) * (channels - 1))
 
-    def _bring_back(self, output: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def _to_image_grid(self, output: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return what the result is made of, in the image's voxels, from the network's output in its own."""
         import torch
 
-        assert self._back is not None
+        assert self._inverse is not None
         function = self._reduced.reduction.function
 
         def finish(part: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
@@ -362,8 +364,8 @@ class _VolumeRun:
             reduced: npt.NDArray[Any] = function(torch.from_numpy(part)).numpy()
             return reduced
 
-        with host_memory_for("bringing the result back to the image's voxels"):
-            found = self._back.bring_back_output(output, finish)
+        with host_memory_for("resampling the result to the image grid"):
+            found = self._inverse.output_to_image_grid(output, finish)
             missing = self._finished.missing()
             if missing is not None:
                 found[:, missing] = self._reduced.reduction.background

@@ -15,7 +15,7 @@ import torch
 from napari_tessera.core.errors import CalibrationError, OutOfMemoryError
 from napari_tessera.core.settings.views import View
 from napari_tessera.core.units import format_bytes
-from napari_tessera.engine.devices.devices import open_devices
+from napari_tessera.engine.devices.choice import open_devices
 from napari_tessera.engine.loop.events import raise_if_cancelled
 from napari_tessera.engine.loop.network import Forward, Window
 from napari_tessera.engine.loop.window_reader import CHANNELS_LAST
@@ -144,13 +144,13 @@ def _shape(model: Model, settings: Settings, batch: int) -> tuple[int, ...]:
 
 def _seconds_of_pass(forward: Forward, shape: tuple[int, ...], device: Device) -> float:
     """Return the seconds of one pass over new windows of *shape*, (B, C, *window): a network may write into them."""
-    lane = device.open_lane(main=True)
+    stream = device.open_stream(main=True)
     tensor = _ramp(shape, device)
-    lane.mark().wait()
+    stream.record_event().synchronize()
     began = time.perf_counter()
     output = forward(tensor, [Window((0,) * len(shape[2:]), View())] * shape[0])
-    lane.mark().wait()
-    output[(0,) * output.dim()].item()  # Apple's marks do not wait, but a value that is read has been computed
+    stream.record_event().synchronize()
+    output[(0,) * output.dim()].item()  # Apple's events do not wait, but a value that is read has been computed
     return time.perf_counter() - began
 
 

@@ -54,17 +54,17 @@ class RunMemory:
         What runs.
     store
         Where it is kept.
-    hand_on
+    forward_to
         Also receives all events.
     """
 
     def __init__(
-        self, network: torch.nn.Module, plan: Plan, store: CalibrationStore, hand_on: EventHandler | None = None
+        self, network: torch.nn.Module, plan: Plan, store: CalibrationStore, forward_to: EventHandler | None = None
     ) -> None:
         self._network = network
         self._plan = plan
         self._store = store
-        self._hand_on = hand_on
+        self._forward_to = forward_to
         self._times: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=TIMED))
         self._deviates = False
         self._decoded: list[tuple[int, float]] = []
@@ -86,8 +86,8 @@ class RunMemory:
                 logger.warning(str(error))
             except Exception:
                 logger.warning("what the run took could not be kept", exc_info=True)
-        if self._hand_on is not None:
-            self._hand_on(event)
+        if self._forward_to is not None:
+            self._forward_to(event)
 
     def _keep(self, run: RunFinished) -> None:
         plan = self._plan

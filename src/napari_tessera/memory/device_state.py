@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from napari_tessera.engine.devices.devices import host_memory, open_devices
+from napari_tessera.engine.devices.choice import open_devices
+from napari_tessera.engine.devices.host_memory import host_memory
 
 __all__ = ["HEADROOM", "DeviceState", "measure_device"]
 

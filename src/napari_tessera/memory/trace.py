@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from napari_tessera.core.errors import ModelError
-from napari_tessera.engine.devices.attention import attention_by_parts
+from napari_tessera.engine.devices.arithmetic import attention_by_parts
 from napari_tessera.engine.loop.evaluation import evaluating
 from napari_tessera.engine.loop.network import precision_remedy
 from napari_tessera.memory.profile import PassProfile

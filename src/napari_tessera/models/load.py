@@ -72,6 +72,9 @@ def load_model(
     ModelError
         If the model cannot be opened.
     """
+    from napari_tessera.engine.devices.cpu import ask_for_huge_pages
+
+    ask_for_huge_pages()  # before a network's weights are torch's first allocation
     if bundled := _bundled(model):
         from napari_tessera.models.formats.tessera.tessera_file import FORMAT
 

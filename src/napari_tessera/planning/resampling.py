@@ -1,4 +1,4 @@
-"""Which shape an image has at the voxel size of its model, and what bringing it there and results back takes."""
+"""Which shape an image has at the voxel size of its model, and what resampling it and its result takes."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Resampling:
 
     @property
     def keeps_output(self) -> bool:
-        """Whether the network's output is brought back before it is activated and labels are decided."""
+        """Whether the network's output is resampled to the image grid before it is activated and labels are decided."""
         return self.scheme.output_order is not None
 
     def wrap(self, source: Source) -> Source:
@@ -94,14 +94,14 @@ class Resampling:
         return self.scheme.axes(self.image_shape, self.shape, self.separate_axis, self.steps)
 
     @property
-    def _axes_back(self) -> tuple[AxisResampling, ...]:
-        return self.scheme.axes_back(self.shape, self.image_shape, self.separate_axis_back, self.steps)
+    def _inverse_axes(self) -> tuple[AxisResampling, ...]:
+        return self.scheme.inverse_axes(self.shape, self.image_shape, self.separate_axis_back, self.steps)
 
     @property
     def _may_overshoot(self) -> bool:
         return self.scheme.clip and any(axis.order == 3 and not axis.is_identity for axis in self._axes)
 
-    def bring_back_output(
+    def output_to_image_grid(
         self, output: npt.NDArray[Any], finish: Callable[[npt.NDArray[np.float32]], npt.NDArray[Any]]
     ) -> npt.NDArray[Any]:
         """Return what *finish* makes of the network's *output*, (C, *shape), on the image's own grid.
@@ -115,7 +115,7 @@ class Resampling:
             such parts are held, never all of it.
         """
         found: npt.NDArray[Any] | None = None
-        for region, part in iter_resampled_slabs(output, self._axes_back):
+        for region, part in iter_resampled_slabs(output, self._inverse_axes):
             finished = finish(part)
             if found is None:
                 found = np.empty((finished.shape[0], *self.image_shape), finished.dtype)
@@ -125,13 +125,13 @@ class Resampling:
 
     @staticmethod
     def estimate_finishing_bytes(channels: int) -> int:
-        """Return what `bring_back_output` takes beside its argument and its result, at most.
+        """Return what `output_to_image_grid` takes beside its argument and its result, at most.
 
         Two arrays of floats are interpolated from a third, and activating takes two more.
         """
         return 5 * 4 * max(WORK_VOXELS, channels)
 
-    def bring_back(self, result: npt.NDArray[Any], *, is_labels: bool) -> npt.NDArray[Any]:
+    def to_image_grid(self, result: npt.NDArray[Any], *, is_labels: bool) -> npt.NDArray[Any]:
         """Return labels, (*shape), or probabilities, (C, *shape), on the image's own grid, in their own type.
 
         A voxel gets the label of the voxel that its middle lies in; probabilities are interpolated linearly.

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from napari_tessera.core.errors import InputError, ModelError, SettingsError
 from napari_tessera.core.settings.views import views
 from napari_tessera.decode.reduce import Reduced, check_probabilities, choose_reduction, keep_output
-from napari_tessera.engine.geometry.blocks import cut_blocks, deal_blocks
+from napari_tessera.engine.geometry.blocks import cut_blocks, split_blocks
 from napari_tessera.engine.geometry.grid import Block, WindowGrid
 from napari_tessera.engine.loop.pass_check import COPIES
 from napari_tessera.engine.loop.sweep import choose_weighting, is_interleaved
@@ -223,7 +223,7 @@ class _Run:
         return choose_reduction(self.spec, self.decoder, self.settings.probabilities)
 
     def _kept(self, resampling: Resampling | None) -> Reduced:
-        """Return what leaves the device: what results are made of, or the output that is to be brought back first."""
+        """Return what leaves the device: what results are made of, or the output that is resampled first."""
         return keep_output(self.spec) if resampling is not None and resampling.keeps_output else self.reduced
 
     @property
@@ -236,7 +236,7 @@ class _Run:
     @cached_property
     def blocks(self) -> dict[WindowGrid, tuple[Block, ...]]:
         """Every volume in as few blocks as the slab's room asks for, and at least one for every device."""
-        return {grid: deal_blocks(grid, self._cut(grid), self.device.count) for grid in self.grids}
+        return {grid: split_blocks(grid, self._cut(grid), self.device.count) for grid in self.grids}
 
     @cached_property
     def volumes(self) -> tuple[VolumePlan, ...]:
@@ -275,7 +275,7 @@ class _Run:
         weighting = choose_weighting(
             normalised=any(self._kept(resampling).reduction.normalised for resampling in self.resamplings),
             skips=any(windows is not None for windows in self.window_masks),
-            partly_silent=self._interleaved and bool(_directed_offsets(self.spec)),
+            partly_valid=self._interleaved and bool(_directed_offsets(self.spec)),
         )
         return SlabShape(grid, block, self.spec.out_channels, weighting, self.settings.accumulator)
 

@@ -9,47 +9,15 @@ from typing import Any
 import torch
 
 from napari_tessera.core.settings.choices import Precision
-from napari_tessera.engine.devices.host import arithmetic, is_host_out_of_memory
-from napari_tessera.engine.devices.protocol import DeviceMemory, Lane, Mark
+from napari_tessera.engine.devices.arithmetic import arithmetic
+from napari_tessera.engine.devices.cpu import is_host_out_of_memory
+from napari_tessera.engine.devices.protocol import DeviceMemory, Stream
 
 __all__ = ["CudaDevice", "float32_products"]
 
 # cudaErrorMemoryAllocation: what pinning host memory fails with.
 CUDA_ERROR_MEMORY_ALLOCATION = 2
 OUT_OF_MEMORY_TEXTS = ("CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-
-
-class CudaMark:
-    """An event in a stream."""
-
-    def __init__(self, event: torch.cuda.Event) -> None:
-        self.event = event
-
-    def wait(self) -> None:
-        """Block this thread, without Python's lock, until the event has come."""
-        self.event.synchronize()
-
-
-class CudaLane:
-    """A stream."""
-
-    def __init__(self, stream: torch.cuda.Stream) -> None:
-        self._stream = stream
-
-    def active(self) -> AbstractContextManager[None]:
-        """Make this the current stream."""
-        return torch.cuda.stream(self._stream)
-
-    def mark(self) -> Mark:
-        """Record an event."""
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record(self._stream)
-        return CudaMark(event)
-
-    def after(self, mark: Mark) -> None:
-        """Let the stream wait for the event."""
-        assert isinstance(mark, CudaMark)
-        self._stream.wait_event(mark.event)
 
 
 class CudaDevice:
@@ -115,12 +83,15 @@ class CudaDevice:
         ):
             yield
 
-    def open_lane(self, *, main: bool = False) -> Lane:
+    def open_stream(self, *, main: bool = False) -> Stream:
         """Return a stream of its own, or the current one."""
         device = self.torch_device
-        if main:
-            return CudaLane(torch.cuda.current_stream(device))
-        return CudaLane(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
+        return torch.cuda.current_stream(device) if main else torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def use_stream(self, stream: Stream) -> AbstractContextManager[object]:
+        """Make *stream* the current one."""
+        assert isinstance(stream, torch.cuda.Stream)
+        return torch.cuda.stream(stream)
 
 
 @contextmanager

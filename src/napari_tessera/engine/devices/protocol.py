@@ -1,22 +1,22 @@
 """What the engine asks of the place where the network runs.
 
 What CUDA needs beyond the CPU (streams, events, pinned memory, memory queries, the out-of-memory error) is in `cuda`;
-everything else in the engine is the same code on all devices. A *lane* is a queue of work on a device: what is issued
-in one lane is done in order, lanes run beside each other, and a *mark* is a place in a lane that can be waited for.
+everything else in the engine is the same code on all devices. What is issued in one stream is done in order; streams
+run beside each other.
 """
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
 
     from napari_tessera.core.settings.choices import Precision
 
-__all__ = ["Device", "DeviceMemory", "Lane", "Mark"]
+__all__ = ["Device", "DeviceMemory", "Stream", "StreamEvent"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,27 +27,23 @@ class DeviceMemory:
     free_bytes: int
 
 
-class Mark(Protocol):
-    """A place in a lane."""
+class StreamEvent(Protocol):
+    """A place in a stream, as ``torch.cuda.Event``."""
 
-    def wait(self) -> None:
-        """Block this thread until all work before the mark is done."""
+    def synchronize(self) -> None:
+        """Block this thread, without Python's lock, until all work before the event is done."""
         ...
 
 
-class Lane(Protocol):
-    """A queue of work on a device."""
+class Stream(Protocol):
+    """A queue of work on a device, as ``torch.cuda.Stream``."""
 
-    def active(self) -> AbstractContextManager[None]:
-        """Issue what the body does on the device into this lane."""
+    def record_event(self) -> StreamEvent:
+        """Return an event after all work issued until now."""
         ...
 
-    def mark(self) -> Mark:
-        """Return a mark after all work issued until now."""
-        ...
-
-    def after(self, mark: Mark) -> None:
-        """Let all later work of this lane wait for *mark*, without blocking this thread."""
+    def wait_event(self, event: Any) -> None:
+        """Let all later work of this stream wait for *event*, one of this device, without blocking this thread."""
         ...
 
 
@@ -106,6 +102,10 @@ class Device(Protocol):
         """Run the body without gradients and in *precision*, with whatever else a run needs of the device."""
         ...
 
-    def open_lane(self, *, main: bool = False) -> Lane:
-        """Return a lane of its own, or the one that the network runs in."""
+    def open_stream(self, *, main: bool = False) -> Stream:
+        """Return a stream of its own, or the one that the network runs in."""
+        ...
+
+    def use_stream(self, stream: Stream) -> AbstractContextManager[object]:
+        """Issue what the body does on the device into *stream*."""
         ...

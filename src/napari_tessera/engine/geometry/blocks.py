@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from napari_tessera.engine.geometry.grid import Block, WindowGrid
 
-__all__ = ["count_block_windows", "cut_blocks", "deal_blocks", "halve_block"]
+__all__ = ["count_block_windows", "cut_blocks", "halve_block", "split_blocks"]
 
 
 def cut_blocks(grid: WindowGrid, max_slab_vox: int, *, chunk: Sequence[int] | None = None) -> tuple[Block, ...]:
@@ -94,19 +94,19 @@ def halve_block(grid: WindowGrid, block: Block) -> tuple[Block, Block] | None:
     return block.with_axis(axis, block.start[axis], middle), block.with_axis(axis, middle, block.stop[axis])
 
 
-def deal_blocks(grid: WindowGrid, blocks: Sequence[Block], devices: int) -> tuple[Block, ...]:
+def split_blocks(grid: WindowGrid, blocks: Sequence[Block], devices: int) -> tuple[Block, ...]:
     """Return *devices* blocks or more, as far as there are rows: cut at their starts where there are too few blocks.
 
-    Rows are dealt evenly; those that reach into the next part are computed for both.
+    Rows are split evenly; those that reach into the next part are computed for both.
     """
     parts_each = -(-devices // len(blocks))
     axis = grid.sweep_axis
-    dealt: list[Block] = []
+    split: list[Block] = []
     for block in blocks:
         rows = grid.touching(axis, block.start[axis], block.stop[axis])
         parts = min(parts_each, len(rows))
         firsts = [rows[len(rows) * part // parts] for part in range(parts)]
         before = grid.pad_vox[axis][0]
         cuts = [block.start[axis], *(grid.starts[axis][row] - before for row in firsts[1:]), block.stop[axis]]
-        dealt += [block.with_axis(axis, a, b) for a, b in pairwise(cuts) if a < b]
-    return tuple(dealt)
+        split += [block.with_axis(axis, a, b) for a, b in pairwise(cuts) if a < b]
+    return tuple(split)

@@ -23,16 +23,16 @@ from napari_tessera.core.settings.views import View
 from napari_tessera.engine.geometry.grid import count_forward_passes
 from napari_tessera.engine.loop.events import Recovery
 from napari_tessera.engine.loop.tta import ViewAverage
-from napari_tessera.engine.loop.window_reader import WindowFeed
+from napari_tessera.engine.loop.window_reader import WindowPrefetcher
 from napari_tessera.engine.stitching.stitch import Finished, SlabStitcher
 
 if TYPE_CHECKING:
-    from napari_tessera.engine.devices.protocol import Device, Lane
+    from napari_tessera.engine.devices.protocol import Device, Stream
     from napari_tessera.engine.geometry.grid import Block
     from napari_tessera.engine.loop.network import Forward, Window
     from napari_tessera.engine.loop.pass_check import CheckedForward
     from napari_tessera.engine.loop.pass_count import Passes
-    from napari_tessera.engine.loop.plane_writer import PlaneDrain
+    from napari_tessera.engine.loop.plane_writer import PlaneWriter
     from napari_tessera.engine.loop.sweep import Sweep
     from napari_tessera.engine.loop.window_reader import WindowReader
     from napari_tessera.engine.stitching.reduce import Reduction
@@ -93,7 +93,7 @@ class BlockRun:
     ----------
     block, sweep
         What to do.
-    device, lane, reader, forward, passes
+    device, stream, reader, forward, passes
         What it is done with.
     batch
         Windows per pass, as many as fitted until now.
@@ -109,7 +109,7 @@ class BlockRun:
         sweep: Sweep,
         *,
         device: Device,
-        lane: Lane,
+        stream: Stream,
         reader: WindowReader,
         forward: Forward | CheckedForward,
         passes: Passes,
@@ -117,7 +117,7 @@ class BlockRun:
         on_host: bool,
         on_recovery: Callable[[Recovery, int, int, int], None],
     ) -> None:
-        self._block, self._sweep, self._device, self._lane = block, sweep, device, lane
+        self._block, self._sweep, self._device, self._stream = block, sweep, device, stream
         self._reader, self._forward, self._passes = reader, forward, passes
         self._batch, self._on_host, self._on_recovery = batch, on_host, on_recovery
         self._windows = sweep.windows_of(block)
@@ -125,10 +125,10 @@ class BlockRun:
         self._predicted = 0
         self._partly: deque[_SeenPartly] = deque()
         self._average = ViewAverage(sweep.views, sweep.grid.window, sweep.offsets)
-        self._spoken: dict[View, torch.Tensor | None] = {}
+        self._valid_weights: dict[View, torch.Tensor | None] = {}
         self._stitcher: SlabStitcher | None = None
 
-    def open(self, importance: torch.Tensor, reduction: Reduction, drain: PlaneDrain) -> None:
+    def open(self, importance: torch.Tensor, reduction: Reduction, writer: PlaneWriter) -> None:
         """Allocate the slab, on the device or else on the host.
 
         Raises
@@ -137,8 +137,8 @@ class BlockRun:
             If there is no room for it.
         """
 
-        def hand_on(finished: Finished) -> None:
-            drain.put(finished.region, reduction.apply(finished.values, finished.missing))
+        def emit(finished: Finished) -> None:
+            writer.put(finished.region, reduction.apply(finished.values, finished.missing))
 
         def allocate(where: torch.device) -> None:
             self._stitcher = SlabStitcher(
@@ -147,7 +147,7 @@ class BlockRun:
                 self._sweep.out_channels,
                 importance.to(where),
                 self._sweep.weighting(normalised=reduction.normalised),
-                hand_on,
+                emit,
                 dtype=DTYPES[self._sweep.accumulator],
                 device=where,
             )
@@ -163,12 +163,12 @@ class BlockRun:
             raise NoRoomError(self._block.start[self._sweep.grid.sweep_axis], 0) from failure
 
     def run(self) -> None:
-        """Compute and stitch all windows, and hand on all planes.
+        """Compute and stitch all windows, and emit all planes.
 
         Raises
         ------
         NoRoomError
-            If memory does not suffice; what has been handed on is final.
+            If memory does not suffice; what has been emitted is final.
         """
         assert self._stitcher is not None
         while self._stitched < len(self._windows):
@@ -190,21 +190,21 @@ class BlockRun:
     def _run_windows(self) -> None:
         """Run the windows that are left; of partly seen ones only these, as no batch may mix them with others."""
         end = self._partly[0].stop if self._partly else len(self._windows)
-        feed = WindowFeed(
+        prefetcher = WindowPrefetcher(
             self._reader,
             self._windows[self._stitched : end],
             self._batch,
             device=self._device,
-            lane=self._lane,
+            stream=self._stream,
             read_ahead=self._device.read_ahead if self._sweep.read_ahead is None else self._sweep.read_ahead,
         )
-        batches = iter(feed)
+        batches = iter(prefetcher)
         try:
             for windows, tensor in batches:
                 predictions = self._predict(windows, tensor)
                 self._predicted = self._stitched + len(windows)
                 self._stitch(windows, predictions)
-                feed.used()
+                prefetcher.used()
                 del predictions  # before the next pass needs the room
         finally:
             batches.close()  # type: ignore[attr-defined]  # a generator: ends its thread
@@ -216,19 +216,19 @@ class BlockRun:
 
     def _add(self, window: Window, prediction: torch.Tensor) -> None:
         assert self._stitcher is not None
-        spoken = None
+        valid_weights = None
         if self._sweep.is_interleaved:
             prediction = self._average.restored(prediction[None], window.view)[0]
-            spoken = self._spoken_by(window.view)
-        self._stitcher.add(window.start, prediction, spoken)
+            valid_weights = self._valid_weights_of(window.view)
+        self._stitcher.add(window.start, prediction, valid_weights)
 
-    def _spoken_by(self, view: View) -> torch.Tensor | None:
-        """Return how much a view's values count, kept where the sums are: a copy per window would hold them up."""
-        if view not in self._spoken:
-            spoken = self._average.spoken(view)
+    def _valid_weights_of(self, view: View) -> torch.Tensor | None:
+        """Return a view's valid mask as weights, kept where the sums are: a copy per window would hold them up."""
+        if view not in self._valid_weights:
+            valid_weights = self._average.valid_weights(view)
             where = HOST if self._on_host else self._device.torch_device
-            self._spoken[view] = None if spoken is None else spoken.to(where)
-        return self._spoken[view]
+            self._valid_weights[view] = None if valid_weights is None else valid_weights.to(where)
+        return self._valid_weights[view]
 
     def _predict(self, windows: Sequence[Window], tensor: torch.Tensor) -> torch.Tensor:
         """Return the prediction for every window, (B, C', *window) in the window's own axes."""
@@ -320,7 +320,7 @@ class BlockRun:
         if cause is not None:
             raise NoRoomError(stitcher.first_unfinished, failed_batch) from cause
         self._on_host = True
-        self._spoken.clear()
+        self._valid_weights.clear()
         self._tell(Recovery.HOST_ACCUMULATOR, failed_batch)
 
     def _tell(self, step: Recovery, failed_batch: int) -> None:

@@ -1,4 +1,4 @@
-"""Several devices of one machine: the blocks of a volume are dealt to them, and each runs its own loop.
+"""Several devices of one machine: the blocks of a volume are assigned to them, and each runs its own loop.
 
 A block is stitched by one device from all windows that touch it, so it does not matter which one that is, and devices
 exchange nothing but the next number. Each has a thread of its own, as torch needs one to wait in.
@@ -106,9 +106,9 @@ class _Shared:
         self._lock = threading.Lock()
 
     def work(self, device: int, run: Callable[..., int]) -> int:
-        """Run the blocks that device number *device* is dealt, on its own thread."""
+        """Run the blocks that device number *device* is assigned, on its own thread."""
         try:
-            return run(on_event=partial(self.tell, device), dealt=self.deal(device))
+            return run(on_event=partial(self.tell, device), assigned=self.assign(device))
         except BaseException:
             self.stop.set()
             raise
@@ -128,7 +128,7 @@ class _Shared:
             self.stop.set()
             raise
 
-    def deal(self, device: int) -> Iterator[Block]:
+    def assign(self, device: int) -> Iterator[Block]:
         """Yield the next block whenever a device asks for it."""
         while True:
             with self._lock:
@@ -141,7 +141,7 @@ class _Shared:
             yield block
 
     def tell(self, device: int, event: Event) -> None:
-        """Hand an event of a device on; passes are counted over all of them."""
+        """Pass an event of a device on; passes are counted over all of them."""
         if not isinstance(event, PassFinished):
             self.events.put(event)
             return

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from napari_tessera.engine.loop.events import EventHandler, PassFinished, raise_if_cancelled
 
 if TYPE_CHECKING:
-    from napari_tessera.engine.devices.protocol import Device, Lane, Mark
+    from napari_tessera.engine.devices.protocol import Device, Stream, StreamEvent
 
 __all__ = ["Passes"]
 
@@ -23,7 +23,7 @@ class Passes:
 
     Parameters
     ----------
-    device, lane
+    device, stream
         Where passes run.
     volume
         Its number, for the events.
@@ -39,14 +39,14 @@ class Passes:
     def __init__(
         self,
         device: Device,
-        lane: Lane,
+        stream: Stream,
         volume: int,
         notify: EventHandler,
         cancel: threading.Event | None,
     ) -> None:
-        self._lane, self._ahead = lane, device.passes_ahead
+        self._stream, self._ahead = stream, device.passes_ahead
         self._volume, self._notify, self._cancel = volume, notify, cancel
-        self._on_the_way: deque[tuple[Mark, int]] = deque()
+        self._on_the_way: deque[tuple[StreamEvent, int]] = deque()
         self._last = time.perf_counter()
         self.done, self.total = 0, 0
 
@@ -56,7 +56,7 @@ class Passes:
 
     def issued(self, windows: int) -> None:
         """Take note of a pass over *windows* windows; waits for earlier ones where too many are on their way."""
-        self._on_the_way.append((self._lane.mark(), windows))
+        self._on_the_way.append((self._stream.record_event(), windows))
         while len(self._on_the_way) > self._ahead:
             self._await_first()
 
@@ -66,8 +66,8 @@ class Passes:
             self._await_first()
 
     def _await_first(self) -> None:
-        mark, windows = self._on_the_way.popleft()
-        mark.wait()
+        event, windows = self._on_the_way.popleft()
+        event.synchronize()
         self.done += 1
         now = time.perf_counter()
         self._notify(PassFinished(self._volume, self.done, self.total, windows, now - self._last))

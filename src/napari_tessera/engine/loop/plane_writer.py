@@ -1,4 +1,4 @@
-"""From the device to the sink: finished planes are copied back and written while the network computes."""
+"""From the device to the sink: finished planes are copied to the host and written while the network computes."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ import torch
 from napari_tessera.core.errors import OutOfMemoryError
 
 if TYPE_CHECKING:
-    from napari_tessera.engine.devices.protocol import Device, Lane, Mark
+    from napari_tessera.engine.devices.protocol import Device, Stream, StreamEvent
     from napari_tessera.engine.sink import Sink
     from napari_tessera.engine.source import Region
 
-__all__ = ["PlaneDrain"]
+__all__ = ["PlaneWriter"]
 
 # Pieces on their way: one is copied, one written.
 MOST_ON_THE_WAY = 2
 
 
-class PlaneDrain:
-    """Takes reduced planes from a lane of the device and writes them to the sink, in order.
+class PlaneWriter:
+    """Takes reduced planes from a stream of the device and writes them to the sink, in order.
 
-    Where the device works beside the host, the copy is a lane of its own and a thread writes; at most two pieces are on
-    their way, so a slow sink slows the run down and never fills the memory. Elsewhere they are written at once.
+    Where the device works beside the host, copies have their own stream and a thread writes; at most two pieces are
+    on their way, so a slow sink slows the run down and never fills the memory. Elsewhere they are written at once.
 
     Parameters
     ----------
-    device, lane
+    device, stream
         Where planes come from.
     sink
         Where they go.
@@ -38,16 +38,16 @@ class PlaneDrain:
         Called with the region of each piece that is in the sink, on the thread that calls `put` or `flush`.
     """
 
-    def __init__(self, device: Device, lane: Lane, sink: Sink, on_written: Callable[[Region], None]) -> None:
-        self._device, self._lane, self._sink, self._on_written = device, lane, sink, on_written
-        self._back = device.open_lane()
+    def __init__(self, device: Device, stream: Stream, sink: Sink, on_written: Callable[[Region], None]) -> None:
+        self._device, self._stream, self._sink, self._on_written = device, stream, sink, on_written
+        self._copying = device.open_stream()
         self._pool: ThreadPoolExecutor | None = None
         self._writing: deque[tuple[Region, Future[None]]] = deque()
         if device.passes_ahead:
             self._pool = ThreadPoolExecutor(1, thread_name_prefix="tessera-write")
 
     def put(self, region: Region, planes: torch.Tensor) -> None:
-        """Hand on *planes*, (C, *region); the tensor must not change afterwards."""
+        """Take *planes*, (C, *region); the tensor must not change afterwards."""
         if self._pool is None or planes.device != self._device.torch_device:
             self.flush()
             self._write_twice(region, planes.cpu())
@@ -56,15 +56,15 @@ class PlaneDrain:
         while len(self._writing) >= MOST_ON_THE_WAY:
             self._await_first()
         host = self._device.host_buffer(tuple(planes.shape), planes.dtype, torch.contiguous_format)
-        self._back.after(self._lane.mark())
-        with self._back.active():
+        self._copying.wait_event(self._stream.record_event())
+        with self._device.use_stream(self._copying):
             host.copy_(planes, non_blocking=True)
-        written = self._pool.submit(self._write, region, planes, host, self._back.mark())
+        written = self._pool.submit(self._write, region, planes, host, self._copying.record_event())
         self._writing.append((region, written))
 
-    def _write(self, region: Region, planes: torch.Tensor, host: torch.Tensor, copied: Mark) -> None:
-        # planes is held until it has been copied: its memory belongs to another lane, which would use it again.
-        copied.wait()
+    def _write(self, region: Region, planes: torch.Tensor, host: torch.Tensor, copied: StreamEvent) -> None:
+        # planes is held until it has been copied: its memory belongs to another stream, which would use it again.
+        copied.synchronize()
         self._write_twice(region, host)
 
     def flush(self) -> None:

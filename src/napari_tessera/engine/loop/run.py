@@ -21,7 +21,7 @@ from napari_tessera.engine.loop.block import BlockRun, NoRoomError
 from napari_tessera.engine.loop.events import EventHandler, MemoryRecovered, Noticed, PlanesFinished, Recovery
 from napari_tessera.engine.loop.network import Forward, Network
 from napari_tessera.engine.loop.pass_count import Passes
-from napari_tessera.engine.loop.plane_writer import PlaneDrain
+from napari_tessera.engine.loop.plane_writer import PlaneWriter
 from napari_tessera.engine.loop.window_reader import WindowReader
 from napari_tessera.engine.stitching.importance_map import MINIMUM, importance_map
 from napari_tessera.engine.stitching.stitch import FLOAT_BYTES, estimate_slab_bytes
@@ -51,7 +51,7 @@ def run_sweep(
     volume: int = 0,
     on_event: EventHandler | None = None,
     cancel: threading.Event | None = None,
-    dealt: Iterator[Block] | None = None,
+    assigned: Iterator[Block] | None = None,
 ) -> int:
     """Run the network over one volume and return the number of forward passes that succeeded.
 
@@ -74,7 +74,7 @@ def run_sweep(
         Number that the events carry.
     on_event, cancel
         Receives events, on the calling thread; stops the run within one pass.
-    dealt
+    assigned
         Gives the next block where several devices share those of *sweep*; None: all of them are run here.
 
     Raises
@@ -90,7 +90,7 @@ def run_sweep(
     with device.running(sweep.precision):
         run = _SweepRun(network, source, sweep, device, reduction, sink, volume, notify, cancel)
         try:
-            return run.run(deque(sweep.all_blocks), iter(())) if dealt is None else run.run(deque(), dealt)
+            return run.run(deque(sweep.all_blocks), iter(())) if assigned is None else run.run(deque(), assigned)
         finally:
             run.close()
 
@@ -112,7 +112,7 @@ class _SweepRun:
     ) -> None:
         self._sweep, self._device, self._reduction = sweep, device, reduction
         self._volume, self._notify = volume, notify
-        self._lane = device.open_lane(main=True)
+        self._stream = device.open_stream(main=True)
         self._source = source
         window = sweep.grid.window
         forward = (
@@ -123,36 +123,36 @@ class _SweepRun:
         self._forward: Forward | CheckedForward = forward
         if sweep.check is not None:
             self._forward = sweep.check.of(forward, lambda sentence: notify(Noticed(volume, sentence)))
-        self._passes = Passes(device, self._lane, volume, notify, cancel)
+        self._passes = Passes(device, self._stream, volume, notify, cancel)
         axis = sweep.grid.sweep_axis
 
         def written(region: Region) -> None:
-            # Not a method: the drain would hold this object, and the image with it, in a cycle.
+            # Not a method: the writer would hold this object, and the image with it, in a cycle.
             limits = tuple((part.start, part.stop) for part in region)
             notify(PlanesFinished(volume, axis, limits))
 
-        self._drain = PlaneDrain(device, self._lane, sink, written)
+        self._writer = PlaneWriter(device, self._stream, sink, written)
         self._batch = sweep.sw_batch_size
         self._on_host = False
 
-    def run(self, pending: deque[Block], dealt: Iterator[Block]) -> int:
-        """Run the *pending* blocks, then those that are *dealt*, and return the passes made."""
+    def run(self, pending: deque[Block], assigned: Iterator[Block]) -> int:
+        """Run the *pending* blocks, then those that are *assigned*, and return the passes made."""
         importance = self._importance()
         self._expect(0, pending)
-        for block in self._iter_blocks(pending, dealt):
+        for block in self._iter_blocks(pending, assigned):
             failure = self._failure_of(block, pending, importance)
             if failure is not None:
                 pending.extendleft(reversed(self._smaller_blocks(failure, block)))
                 self._expect(0, pending)
         self._passes.settle()
-        self._drain.flush()
+        self._writer.flush()
         return self._passes.done
 
-    def _iter_blocks(self, pending: deque[Block], dealt: Iterator[Block]) -> Iterator[Block]:
+    def _iter_blocks(self, pending: deque[Block], assigned: Iterator[Block]) -> Iterator[Block]:
         while True:
             while pending:
                 yield pending.popleft()
-            block = next(dealt, None)
+            block = next(assigned, None)
             if block is None:
                 return
             self._passes.total += self._sweep.passes_of(block, self._batch)
@@ -161,9 +161,9 @@ class _SweepRun:
     def close(self) -> None:
         """Write what is finished, also after a cancel or an error, and end the threads."""
         try:
-            self._drain.flush()
+            self._writer.flush()
         finally:
-            self._drain.close()
+            self._writer.close()
 
     def _importance(self) -> torch.Tensor:
         sweep = self._sweep
@@ -190,7 +190,7 @@ class _SweepRun:
             block,
             self._sweep,
             device=self._device,
-            lane=self._lane,
+            stream=self._stream,
             reader=WindowReader(self._source, self._sweep.grid, self._sweep.intensity, block),
             forward=self._forward,
             passes=self._passes,
@@ -199,7 +199,7 @@ class _SweepRun:
             on_recovery=lambda step, failed, batch, left: self._recovered(step, failed, batch, left, pending),
         )
         try:
-            run.open(importance, self._reduction, self._drain)
+            run.open(importance, self._reduction, self._writer)
             run.run()
         except NoRoomError as error:
             return error.with_traceback(None)

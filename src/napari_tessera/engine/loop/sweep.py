@@ -89,18 +89,18 @@ class Sweep:
 
     @cached_property
     def _interleaved_views(self) -> tuple[View, ...]:
-        """The views that windows are dealt: those that say something about every channel; one where all see all."""
+        """The views that windows are assigned: those that are valid for every channel; one where all see all."""
         if not self.is_interleaved:
             return (View(),)
         average = ViewAverage(self.views, self.grid.window, self.offsets)
-        return tuple(view for view in self.views if average.speaks_for_all(view))
+        return tuple(view for view in self.views if average.covers_all_channels(view))
 
     def weighting(self, *, normalised: bool) -> Weighting:
         """Return how sums become averages, if *normalised* ones are asked for."""
         return choose_weighting(
             normalised=normalised,
             skips=self.window_mask is not None,
-            partly_silent=self.is_interleaved and bool(self.offsets),
+            partly_valid=self.is_interleaved and bool(self.offsets),
         )
 
     def passes_of(self, block: Block, sw_batch_size: int | None = None) -> int:
@@ -138,7 +138,7 @@ def is_interleaved(tta_mode: TtaMode, n_views: int) -> bool:
     return tta_mode is TtaMode.INTERLEAVED and n_views > 1
 
 
-def choose_weighting(*, normalised: bool, skips: bool, partly_silent: bool) -> Weighting:
+def choose_weighting(*, normalised: bool, skips: bool, partly_valid: bool) -> Weighting:
     """Return how sums become averages.
 
     Parameters
@@ -147,11 +147,11 @@ def choose_weighting(*, normalised: bool, skips: bool, partly_silent: bool) -> W
         Whether averages are asked for at all.
     skips
         Whether windows are left out, so that rows differ.
-    partly_silent
-        Whether a window may say nothing about some of its voxels and channels.
+    partly_valid
+        Whether predictions may hold no valid value for some of their voxels and channels.
     """
-    # Without weights, channels that few windows speak for would lose against the others.
-    if partly_silent:
+    # Without weights, channels that few windows are valid for would lose against the others.
+    if partly_valid:
         return Weighting.VALUES
     if not normalised:
         return Weighting.NONE

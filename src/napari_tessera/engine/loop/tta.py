@@ -25,9 +25,9 @@ from napari_tessera.core.settings.views import Offset, View
 
 __all__ = ["ViewAverage"]
 
-# A voxel that no view of any window speaks for takes what its neighbours say; beside a view that does, that is next to
-# nothing.
-UNSPOKEN = 1e-3
+# A voxel that no view of any window has a valid value for takes that of its neighbours; beside a valid value, that
+# counts next to nothing.
+INVALID_WEIGHT = 1e-3
 
 Region = list[slice]
 
@@ -57,7 +57,7 @@ def _routes(view: View, offsets: Sequence[Offset]) -> tuple[_Route, ...]:
             routes.append(_Route(target, described.index(wanted), (0,) * len(wanted)))
         elif opposite in described:
             routes.append(_Route(target, described.index(opposite), wanted))
-        # else: no channel of this view speaks of the pair; the view does not count for this channel.
+        # else: no channel of this view is about the pair; the view does not count for this channel.
     return tuple(routes)
 
 
@@ -90,14 +90,14 @@ class ViewAverage:
             into, taken = route.regions(self.window)
             total[:, route.target][(slice(None), *into)] += back[:, route.origin][(slice(None), *taken)]
 
-    def speaks_for_all(self, view: View) -> bool:
-        """Whether a *view* says something about every channel."""
+    def covers_all_channels(self, view: View) -> bool:
+        """Whether a *view* has valid values of every channel."""
         return not self.offsets or len(_routes(view, self.offsets)) == len(self.offsets)
 
     def restored(self, prediction: torch.Tensor, view: View) -> torch.Tensor:
         """Return a view's *prediction*, ``(B, C, *window)``, as one of the original window.
 
-        Voxels that the view says nothing about get the value of the nearest one that it does (see `spoken`).
+        Voxels without a valid value get that of the nearest that has one (see `valid_weights`).
         """
         back = view.undo(prediction)
         if not self.offsets or view == View():
@@ -113,19 +113,19 @@ class ViewAverage:
             _spread(target, into)
         return total
 
-    def spoken(self, view: View) -> torch.Tensor | None:
-        """Return how much a *view*'s values count, float32 ``(C, *window)``: 1, or `UNSPOKEN`; None: all of them 1."""
+    def valid_weights(self, view: View) -> torch.Tensor | None:
+        """Return a *view*'s valid mask as weights, float32 ``(C, *window)``: 1 or `INVALID_WEIGHT`; None: all 1."""
         if not self.offsets or view == View():
             return None
-        spoken = torch.full((len(self.offsets), *self.window), UNSPOKEN)
+        weights = torch.full((len(self.offsets), *self.window), INVALID_WEIGHT)
         for route in _routes(view, self.offsets):
             into, _ = route.regions(self.window)
-            spoken[route.target][tuple(into)] = 1
-        return spoken
+            weights[route.target][tuple(into)] = 1
+        return weights
 
     @cached_property
     def counts(self) -> torch.Tensor | None:
-        """How many views speak for each voxel, float32 ``(C, *window)``; None where it is all of them."""
+        """How many views have a valid value for each voxel, float32 ``(C, *window)``; None where it is all of them."""
         if not self.offsets or len(self.views) == 1:
             return None
         counts = torch.zeros((len(self.offsets), *self.window))

@@ -1,7 +1,7 @@
 """From the image to the device: windows read ahead into host memory, copied while the network computes.
 
-Three things happen at once where the device allows: a thread reads batch n + 2, the copy lane brings batch n + 1 to the
-device, and the network computes batch n. The buffers go round, so a reader that is faster waits; nothing piles up.
+Three things happen at once where the device allows: a thread reads batch n + 2, the copy stream takes batch n + 1 to
+the device, and the network computes batch n. The buffers go round, so a reader that is faster waits; nothing piles up.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from napari_tessera.engine.intensity import on_host
 from napari_tessera.engine.source import ArraySource, PlaneCache, Source
 
 if TYPE_CHECKING:
-    from napari_tessera.engine.devices.protocol import Device, Lane, Mark
+    from napari_tessera.engine.devices.protocol import Device, Stream, StreamEvent
     from napari_tessera.engine.geometry.grid import Block, WindowGrid
     from napari_tessera.engine.intensity import Intensity
     from napari_tessera.engine.loop.network import Window
 
-__all__ = ["WindowFeed", "WindowReader"]
+__all__ = ["WindowPrefetcher", "WindowReader"]
 
 # By the number of axes, batch and channels included.
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -119,12 +119,12 @@ class _Slot:
         self.host = device.host_buffer(shape, torch.float32, memory_format)
         same = device.torch_device == self.host.device
         self.device = self.host if same else torch.empty_like(self.host, device=device.torch_device)
-        self.copied: Mark | None = None
-        self.used: Mark | None = None
+        self.copied: StreamEvent | None = None
+        self.used: StreamEvent | None = None
 
 
-class WindowFeed:
-    """Yields batches of windows on the device.
+class WindowPrefetcher:
+    """Yields batches of windows on the device, reading ahead.
 
     Parameters
     ----------
@@ -134,8 +134,8 @@ class WindowFeed:
         All windows, in order.
     batch
         Windows in one batch, the last may hold fewer.
-    device, lane
-        Where they are wanted, and in which lane they will be used.
+    device, stream
+        Where they are wanted, and in which stream they will be used.
     read_ahead
         Batches that a thread reads ahead; 0: read when asked for, on the thread that asks.
     """
@@ -147,13 +147,13 @@ class WindowFeed:
         batch: int,
         *,
         device: Device,
-        lane: Lane,
+        stream: Stream,
         read_ahead: int,
     ) -> None:
-        self._reader, self._device, self._lane = reader, device, lane
-        self._copying = device.open_lane()
-        # New memory may still be read by work of the lane that had it before.
-        self._copying.after(lane.mark())
+        self._reader, self._device, self._stream = reader, device, stream
+        self._copying = device.open_stream()
+        # New memory may still be read by work of the stream that had it before.
+        self._copying.wait_event(stream.record_event())
         self._batches = [windows[at : at + batch] for at in range(0, len(windows), batch)]
         shape = (min(batch, len(windows)), *reader.shape)
         self._slots = [_Slot(shape, device) for _ in range(min(read_ahead, len(self._batches) - 1) + 1)]
@@ -163,7 +163,7 @@ class WindowFeed:
         if len(self._slots) == 1:
             for windows in self._batches:
                 self._read(windows, self._slots[0])
-                yield windows, self._hand_over(windows, self._slots[0])
+                yield windows, self._copy_to_device(windows, self._slots[0])
             return
         yield from self._iter_ahead()
 
@@ -185,31 +185,30 @@ class WindowFeed:
                     read_next()  # into the slot whose batch the caller has just given back
                     windows, slot, done = ahead.popleft()
                     done.result()
-                    yield windows, self._hand_over(windows, slot)
+                    yield windows, self._copy_to_device(windows, slot)
             finally:
                 for _, _, future in ahead:
                     future.cancel()
 
     def _read(self, windows: Sequence[Window], slot: _Slot) -> None:
         if slot.copied is not None:
-            slot.copied.wait()
+            slot.copied.synchronize()
         self._reader.read(windows, slot.host[: len(windows)])
 
-    def _hand_over(self, windows: Sequence[Window], slot: _Slot) -> torch.Tensor:
-        """Copy a batch to the device in the copy lane, once its place there is free, and let the user's lane wait."""
+    def _copy_to_device(self, windows: Sequence[Window], slot: _Slot) -> torch.Tensor:
+        """Copy a batch to the device, once its place there is free; the stream that uses it waits for the copy."""
         there = slot.device[: len(windows)]
         if slot.device is not slot.host:
             if slot.used is not None:
-                self._copying.after(slot.used)
-            with self._copying.active():
+                self._copying.wait_event(slot.used)
+            with self._device.use_stream(self._copying):
                 there.copy_(slot.host[: len(windows)], non_blocking=True)
-            slot.copied = self._copying.mark()
-            self._lane.after(slot.copied)
+            slot.copied = self._copying.record_event()
+            self._stream.wait_event(slot.copied)
         return self._reader.finish(there, windows)
 
-    def used(self) -> Mark:
-        """Mark that all batches handed over until now have been used; call it before the next is asked for."""
-        mark = self._lane.mark()
+    def used(self) -> None:
+        """Record that all batches yielded until now have been used; call it before the next is asked for."""
+        event = self._stream.record_event()
         for slot in self._slots:
-            slot.used = mark
-        return mark
+            slot.used = event

@@ -1,4 +1,4 @@
-"""Overlapping predictions become one: accumulate in a slab, normalise, hand on finished planes.
+"""Overlapping predictions become one: accumulate in a slab, normalise, emit finished planes.
 
 Memory does not depend on the length of the sweep axis: only as many planes as a window is deep are kept. Neither is a
 sum of weights kept for the volume. How the sums are normalised depends on what is asked for:
@@ -6,7 +6,7 @@ sum of weights kept for the volume. How the sums are normalised depends on what 
 - not at all, where only the order of the channels matters (arg-max);
 - by the weights of one row of windows, where all rows lie alike: they are summed once, and the normaliser of a plane is
   the sum of the few rows that cover it;
-- by weights that are accumulated like the predictions, where windows are left out or do not speak for every voxel.
+- by weights that are accumulated like the predictions, where windows are left out or are not valid for every voxel.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class SlabStitcher:
     weighting
         How sums are normalised.
     emit
-        Called with the planes that became final, each plane once. May raise: the planes are then kept and handed on
+        Called with the planes that became final, each plane once. May raise: the planes are then kept and emitted
         again at the next call.
     dtype, device
         Of the sums.
@@ -167,7 +167,7 @@ class SlabStitcher:
         if dtype is torch.float16:
             importance = importance * float16_scale(grid, importance)
         self._importance, self._emit = importance, emit
-        self._next = 0  # the first plane of the block that has not been handed on
+        self._next = 0  # the first plane of the block that has not been emitted
         self._piece_values = PIECE_VALUES
         self._laid_out = False
         self._added = 0  # parts of the present window that have been added
@@ -183,7 +183,7 @@ class SlabStitcher:
 
     @property
     def first_unfinished(self) -> int:
-        """The first plane of the image that has not been handed on."""
+        """The first plane of the image that has not been emitted."""
         return self._block.start[self._axis] + self._next
 
     def _sum_of_one_row(self, shape: tuple[int, ...]) -> torch.Tensor:
@@ -212,8 +212,8 @@ class SlabStitcher:
             taken.append(slice(low - first, high - first))
         return into, taken
 
-    def add(self, start: Sequence[int], prediction: torch.Tensor, spoken: torch.Tensor | None = None) -> None:
-        """Add the *prediction*, (C, *window), of the window at *start* (padded); may hand on planes before it does.
+    def add(self, start: Sequence[int], prediction: torch.Tensor, valid_weights: torch.Tensor | None = None) -> None:
+        """Add the *prediction*, (C, *window), of the window at *start* (padded); may emit planes before it does.
 
         A call that raised, for lack of memory, is to be made again: it goes on where it stopped.
 
@@ -221,16 +221,16 @@ class SlabStitcher:
         ----------
         start, prediction
             The window.
-        spoken
-            (C, *window), how much each of its values counts beside the window's weights; None: all of them alike.
+        valid_weights
+            (C, *window), the valid mask as weights beside the window's own; None: all values are valid.
         """
         into, taken = self._overlap(start)
-        self._hand_on_until(into[self._axis].start)
+        self._flush_until(into[self._axis].start)
         if not self._laid_out:
             self._slab.lay_out(channels_last=prediction.shape[0] > 1 and prediction.stride(0) == 1)
             self._laid_out = True
         values = prediction.to(self._slab.device)
-        weights = self._importance if spoken is None else self._importance * spoken.to(self._slab.device)
+        weights = self._importance if valid_weights is None else self._importance * valid_weights.to(self._slab.device)
         for number, (target, part, is_sum) in enumerate(self._targets(into, taken)):
             if number < self._added:
                 continue
@@ -257,11 +257,11 @@ class SlabStitcher:
                 yield piece[(slice(None), *across)], part, slab is self._slab
 
     def finish(self) -> None:
-        """Hand on the planes that are left; nothing may be added afterwards."""
-        self._hand_on_until(self._block.shape[self._axis])
+        """Emit the planes that are left; nothing may be added afterwards."""
+        self._flush_until(self._block.shape[self._axis])
 
     def smaller_pieces(self) -> bool:
-        """Hand on fewer planes at once from now on; False if it was one plane already."""
+        """Emit fewer planes at once from now on; False if it was one plane already."""
         plane_values = self._slab.values.numel() // self._slab.values.shape[1 + self._axis]
         if self._piece_values <= plane_values:
             return False
@@ -276,8 +276,8 @@ class SlabStitcher:
         self._importance = self._importance.to(device)
         self._row_weights = None if self._row_weights is None else self._row_weights.to(device)
 
-    def _hand_on_until(self, plane: int) -> None:
-        """Hand on the planes before *plane* of the block, piece by piece, and clear them."""
+    def _flush_until(self, plane: int) -> None:
+        """Emit the planes before *plane* of the block, piece by piece, and clear them."""
         plane_values = self._slab.values.numel() // self._slab.values.shape[1 + self._axis]
         while self._next < plane:
             step = min(plane - self._next, max(1, self._piece_values // plane_values))

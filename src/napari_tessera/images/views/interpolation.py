@@ -42,7 +42,7 @@ CORNER_TOLERANCE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class ResamplingScheme:
-    """How images are brought to a model's voxel size, and results back: what the network was trained on.
+    """How images are resampled to a model's voxel size, and results to the image grid, as the network was trained.
 
     Parameters
     ----------
@@ -64,9 +64,9 @@ class ResamplingScheme:
         Whether intensities are normalised before the image is resampled, by statistics of the image itself.
     output_order
         Of the interpolation that brings the network's output, not activated yet, back to the image's voxels, where
-        labels are then decided. None: labels are decided in the network's voxels, and brought back as they are.
+        labels are then decided. None: labels are decided in the network's voxels, and resampled as they are.
     output_activated
-        Whether that output is activated before it is brought back.
+        Whether that output is activated before it is resampled to the image grid.
     grid
         What of both images coincides: their ``extent``, the voxel size being rounded so that whole voxels fill it; or
         the middle of the first voxel in every ``corner``, the voxel size being that of the model, as in MONAI.
@@ -97,7 +97,7 @@ class ResamplingScheme:
         if not set(orders) <= set(ORDERS):
             raise ModelError(f"resampling has the orders {orders}, but each must be 0, 1 or 3")
         if self.output_order == 3:
-            raise ModelError("resampling has the output_order 3, but output is brought back with 0 or 1")
+            raise ModelError("resampling has the output_order 3, but output is resampled to the image grid with 0 or 1")
         if self.clip and self.separate_above is not None and self.separate_order != 0:
             raise ModelError(
                 f"resampling cuts planes to limits of their own (clip), so separate_order must be 0, not "
@@ -153,10 +153,10 @@ class ResamplingScheme:
             for axis, (old, new, step) in enumerate(zip(shape, new_shape, steps or (None,) * len(shape), strict=True))
         )
 
-    def axes_back(
+    def inverse_axes(
         self, shape: Shape, new_shape: Shape, separate: int | None = None, steps: Steps | None = None
     ) -> tuple[AxisResampling, ...]:
-        """Return what becomes of every axis of the network's output; linear where labels are brought back."""
+        """Return what becomes of every axis of the network's output; linear where labels are resampled."""
         back = replace(self, order=1 if self.output_order is None else self.output_order, antialias=False)
         return back.axes(shape, new_shape, separate, None if steps is None else tuple(1 / step for step in steps))
 

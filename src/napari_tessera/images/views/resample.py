@@ -1,4 +1,4 @@
-"""Another voxel size: images that are resampled part by part, as they are read, and results brought back.
+"""Another voxel size: images that are resampled part by part, as they are read, and results to the image grid.
 
 A `ResamplingScheme` says how. By default, where an axis shrinks, a Gaussian of ``sigma = (factor - 1) / 2`` source
 voxels, cut at 4 sigma, comes before the linear interpolation; beyond its borders the image is mirrored at the middle of

@@ -155,7 +155,7 @@ class ModelSpec:
     voxel_size_um
         The voxel size it was trained at, micrometres, image order; None if unknown.
     resampling
-        How images of another voxel size are brought to it, and results back.
+        How images of another voxel size are resampled to it, and results to the image grid.
     crop
         Which part of an image it sees: ``none``: all of it; ``nonzero``: the smallest box outside of which all channels
         are 0; ``above``: outside of which none is above `crop_above`. The rest is background.

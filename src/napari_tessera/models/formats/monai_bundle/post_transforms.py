@@ -39,7 +39,7 @@ class Postprocessing:
     is_onehot
         Whether labels are a channel each.
     output_order, output_activated
-        How output is brought back to the image's voxels before labels are decided, as in `ResamplingScheme`.
+        How output is resampled to the image grid before labels are decided, as in `ResamplingScheme`.
     notes
         What is not taken over.
     """

@@ -185,7 +185,7 @@ def test_bringing_back_holds_no_probabilities_of_the_whole_image(shape: tuple[in
         return part.argmax(0, keepdims=True).astype(np.uint8)
 
     tracemalloc.start()
-    labels = resampling.bring_back_output(output, finish)
+    labels = resampling.output_to_image_grid(output, finish)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert labels.shape == (1, *shape)
