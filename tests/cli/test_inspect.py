@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from tests.models import sample_connectomics, sample_tessera, sample_torchscript
 
-from napari_tessera.models.spec.assumed import assume
+from napari_tessera.models.spec.sentences import assume
 
 Tessera = Callable[..., Any]
 

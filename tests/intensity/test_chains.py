@@ -19,7 +19,6 @@ from napari_tessera.intensity import measure as normalise
 from napari_tessera.intensity.measure import measure_intensity, needs_values
 from napari_tessera.intensity.pointwise import Affine
 from napari_tessera.intensity.steps import Chain, Normalisation, chain_of, normalisation
-from napari_tessera.models.pack import pack
 from napari_tessera.models.spec.file import read_model_file
 from napari_tessera.models.spec.spec import ModelSpec, WindowRule
 
@@ -168,7 +167,7 @@ def test_a_chain_and_a_halo_come_back_from_a_file(tmp_path: Path) -> None:
     chain = Chain((N("clip", low=3), N("zscore", nonzero=1)))
     spec = ModelSpec("m", 3, 2, 1, WindowRule.free(3), (chain, N("gamma", gamma=2)), halo=(0, 8, 8))
     path = tmp_path / "m.yaml"
-    path.write_text(yaml.safe_dump(pack._content(spec)))
+    path.write_text(yaml.safe_dump({"format": "tessera-model/1", **spec.to_content()}))
     assert read_model_file(path).spec == spec
 
 

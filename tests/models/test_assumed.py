@@ -20,7 +20,7 @@ from napari_tessera import api
 from napari_tessera.intensity.steps import Normalisation
 from napari_tessera.models.load import describe_model
 from napari_tessera.models.pack.pack import pack
-from napari_tessera.models.spec.assumed import assume
+from napari_tessera.models.spec.sentences import assume
 from napari_tessera.session.model_summary import summary_of
 
 ALL = set(assume("normalisation", "activation", "output"))

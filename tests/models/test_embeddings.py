@@ -14,7 +14,7 @@ from tests.models import sample_bioimageio, sample_connectomics, sample_monai_bu
 import napari_tessera as nt
 from napari_tessera.core.errors import ModelError
 from napari_tessera.models.load import describe_model
-from napari_tessera.models.spec.embeddings import refuse_embeddings
+from napari_tessera.models.spec.sentences import refuse_embeddings
 
 SENTENCE = r"gives embeddings \('.*'\).* only clustering them makes labels, which Tessera does not do, so run it with"
 

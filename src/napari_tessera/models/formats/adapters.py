@@ -18,10 +18,10 @@ from napari_tessera.models.formats.connectomics.network import Head
 from napari_tessera.models.formats.monai_bundle.monai_bundle_format import TurnedNetwork
 from napari_tessera.models.formats.nnunet.network import Reordered
 from napari_tessera.models.safety import allowed
-from napari_tessera.models.spec.network_file import Channels, Line, Reorder, Tensor, Turn
+from napari_tessera.models.spec.file import Channels, Line, Reorder, Tensor, Turn
 
 if TYPE_CHECKING:
-    from napari_tessera.models.spec.network_file import Adapter
+    from napari_tessera.models.spec.file import Adapter
 
 _NUMBERS: dict[str, torch.dtype] = {
     name: getattr(torch, becomes.removeprefix("torch.")) for name, becomes in allowed.BIOIMAGEIO_NUMBERS.names.items()

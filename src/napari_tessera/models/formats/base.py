@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from napari_tessera.core.errors import as_sentence
 from napari_tessera.models.safety.trusted_files import NO_FILES, TrustedFiles
-from napari_tessera.models.spec.assumed import assume
+from napari_tessera.models.spec.sentences import assume
 
 if TYPE_CHECKING:
     from napari_tessera.models.model import Model

@@ -26,7 +26,7 @@ from napari_tessera.models.safety.trusted_files import fingerprint
 
 if TYPE_CHECKING:
     from napari_tessera.models.model import Model
-    from napari_tessera.models.spec.network_file import Architecture
+    from napari_tessera.models.spec.file import Architecture
 
 # How far two ways to compute the same may differ, float32.
 SAME = 1e-5

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +11,11 @@ import yaml
 from napari_tessera.core.errors import ModelError, OutputError, first_line
 from napari_tessera.core.plain_yaml import MAX_BYTES
 from napari_tessera.core.writing import replacing
-from napari_tessera.engine.geometry.grid import Padding, Tiling
-from napari_tessera.images.views.interpolation import ResamplingScheme
-from napari_tessera.models.pack.network import pack_network, plain
+from napari_tessera.models.pack.network import pack_network
 from napari_tessera.models.spec.file import ModelFile
 
 if TYPE_CHECKING:
-    from napari_tessera.intensity.steps import Chain, Normalisation
     from napari_tessera.models.model import Model
-    from napari_tessera.models.spec.spec import ModelSpec
 
 
 def pack(model: Model, path: Path, *, overwrite: bool = False) -> tuple[Path, ...]:
@@ -62,7 +57,7 @@ def pack(model: Model, path: Path, *, overwrite: bool = False) -> tuple[Path, ..
                 for file, write in targets.items():
                     write(partial[file])
                 written = {file.name: partial[file] for file in targets}
-                content = _content(model.spec) | parts.describe(written)
+                content = {"format": "tessera-model/1", **model.spec.to_content()} | parts.describe(written)
                 if model.notes:
                     content["notes"] = list(model.notes)
                 partial[path].write_bytes(_text(content, model))
@@ -91,57 +86,3 @@ def _text(content: dict[str, Any], model: Model) -> bytes:
             f"the description of '{model.spec.name}' would have {len(text)} bytes, but one has at most {MAX_BYTES}"
         )
     return text
-
-
-def _content(spec: ModelSpec) -> dict[str, Any]:
-    """Return the keys of a model's file that say what *spec* does."""
-    rule, decoder, sides = spec.window, spec.suggested_decoder, spec.image_sides
-    optional = {
-        "description": spec.description,
-        "overlap": spec.overlap,
-        "tta_views": None if spec.tta_views is None else list(spec.tta_views),
-        "blend": None if spec.blend is None else spec.blend.value,
-        "halo": None if spec.halo is None else list(spec.halo),
-        "voxel_size_um": None if spec.voxel_size_um is None else list(spec.voxel_size_um),
-        "resampling": {} if spec.resampling == ResamplingScheme() else asdict(spec.resampling),
-        "crop": "" if spec.crop == "none" else spec.crop,
-        "crop_above": spec.crop_limit,
-        "planes": "" if spec.planes == "apart" else spec.planes,
-        "plane_axis": "" if spec.plane_axis == "z" else spec.plane_axis,
-        "tiling": "" if spec.tiling is Tiling.MONAI else spec.tiling.value,
-        "padding": {} if spec.padding == Padding() else {"mode": spec.padding.mode.value, "value": spec.padding.value},
-        "image_sides": {} if sides is None else {"step": list(sides.step), "minimum": list(sides.minimum)},
-        "classes": list(spec.classes),
-        "class_colours": list(spec.class_colours),
-        "network_output": spec.network_output,
-        "licence": spec.licence,
-        "citation": spec.citation,
-        "assumed": list(spec.assumed),
-    }
-    # No axis says something, too: that it was trained without mirroring.
-    mirrored = {} if spec.mirror_axes is None else {"mirror_axes": spec.mirror_axes}
-    each = list(map(_normalisation, spec.normalisations))
-    alike = all(one == each[0] for one in each)
-    return {
-        "format": "tessera-model/1",
-        "name": spec.name,
-        "spatial_dims": spec.spatial_dims,
-        "in_channels": spec.in_channels,
-        "out_channels": spec.out_channels,
-        "window": {"default": list(rule.default), "step": list(rule.step), "minimum": list(rule.minimum)},
-        "normalisation": each[0] if alike else each,
-        "activation": spec.activation if isinstance(spec.activation, str) else list(spec.activation),
-        "output": {"kind": spec.output.kind, "offsets": [list(offset) for offset in spec.output.offsets]},
-        "decoder": {"name": decoder.name, "parameters": plain(dict(decoder.parameters))},
-        **mirrored,
-    } | {name: value for name, value in optional.items() if value not in ("", None, [], {})}
-
-
-def _normalisation(normalisation: Normalisation | Chain) -> dict[str, Any]:
-    if len(normalisation.steps) > 1:
-        return {"chain": list(map(_step, normalisation.steps))}
-    return _step(normalisation.steps[0])
-
-
-def _step(normalisation: Normalisation) -> dict[str, Any]:
-    return {"mode": normalisation.mode, **dict(normalisation.parameters)}

@@ -1,215 +1,176 @@
-"""The description of a model as a YAML file, checked with pydantic, and the `ModelSpec` it stands for."""
+"""A model's YAML file: the description of a network, which class or program it is, and what stands around it."""
 
 from __future__ import annotations
 
-from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from napari_tessera.core.errors import ModelError, nearest
+from napari_tessera.core.errors import ModelError
 from napari_tessera.core.plain_yaml import MAX_BYTES, load_yaml
-from napari_tessera.core.settings.choices import Blend, DecoderChoice
-from napari_tessera.engine.geometry.grid import Padding, PadMode, Tiling
-from napari_tessera.images.views.interpolation import Edge, Grid, ResamplingScheme
-from napari_tessera.intensity.steps import Chain, Normalisation, NormalisationMode
-from napari_tessera.models.spec.assumed import assume
-from napari_tessera.models.spec.embeddings import refuse_embeddings
-from napari_tessera.models.spec.network_file import MOST_ADAPTERS, Adapter, Architecture, Part, Program
-from napari_tessera.models.spec.spec import (
-    Activation,
-    CropMode,
-    ModelSpec,
-    OutputKind,
-    OutputSpec,
-    PlaneAxis,
-    PlanesMode,
-    WindowRule,
-)
+from napari_tessera.models.spec.sentences import assume, explain
+from napari_tessera.models.spec.spec import MAX_CHANNELS, SPEC_KEYS, ModelSpec
 
-# Of problems and of wrong values, as many as a sentence holds.
-MOST_PROBLEMS = 5
-MOST_LETTERS = 80
+# Where `ModelFile` holds what is no key of the file by itself.
+_SPEC = "<spec>"
+# nnU-Net trains five folds; more than these are no network that anybody runs.
+MOST_FOLDS = 64
+MOST_ADAPTERS = 8
+MOST_DATA_FILES = 64
 
 
-class _Window(Part):
-    default: tuple[int, ...]
-    step: tuple[int, ...]
-    minimum: tuple[int, ...]
+class Part(BaseModel):
+    """A part of a description: frozen, and without unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class _Padding(Part):
-    mode: PadMode = PadMode.CONSTANT
-    value: float = 0.0
+class Architecture(Part):
+    """A network class by its allow-listed name, with literal arguments; several folds are averaged."""
+
+    name: str = Field(alias="class")
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    folds: int = Field(1, ge=1, le=MOST_FOLDS)
 
 
-class _Sides(Part):
-    step: tuple[int, ...]
-    minimum: tuple[int, ...]
+class ProgramFile(Part):
+    """A file beside the description, and what its content must be."""
 
-    def to_rule(self) -> WindowRule:
-        return WindowRule(self.minimum, self.step, self.minimum)
-
-
-class _Normalisation(BaseModel):
-    model_config = ConfigDict(extra="allow", frozen=True)
-    __pydantic_extra__: dict[str, float] = Field(init=False)
-    mode: NormalisationMode = "none"
-
-    def to_normalisation(self) -> Normalisation:
-        numbers = (self.model_extra or {}).items()
-        return Normalisation(self.mode, tuple(sorted((name, float(value)) for name, value in numbers)))
+    file: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
-class _Chain(Part):
-    chain: tuple[_Normalisation, ...]
+class Program(ProgramFile):
+    """A network that is a program of its own; *data* are the files with its weights, of ONNX graphs alone."""
 
-    def to_normalisation(self) -> Chain:
-        return Chain(tuple(step.to_normalisation() for step in self.chain))
+    kind: Literal["torchscript", "exported-program", "onnx"]
+    data: tuple[ProgramFile, ...] = Field((), max_length=MOST_DATA_FILES)
 
-
-def _one_or_several(value: Any) -> Any:
-    return [value] if isinstance(value, dict) else value
-
-
-def _name_or_number(value: Any) -> Any:
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    @property
+    def files(self) -> tuple[ProgramFile, ...]:
+        """All of its files, the program first."""
+        return (self, *self.data)
 
 
-# pydantic puts these into the places of errors, where they mean nothing to people.
-_TAGS = ("<step>", "<chain>")
+class Reorder(Part):
+    """The network's axis ``i`` is the image's axis ``order[i]``."""
+
+    do: Literal["reorder"]
+    order: tuple[int, ...]
+
+    def complaint(self, spatial_dims: int, out_channels: int) -> str:
+        """Return what is wrong with it for a model of so many axes and channels; empty where nothing is."""
+        valid = sorted(self.order) == list(range(spatial_dims))
+        return "" if valid else f"order is {list(self.order)}, but it must be an order of {list(range(spatial_dims))}"
 
 
-def _kind_of_steps(value: Any) -> str:
-    return _TAGS[isinstance(value, _Chain) or (isinstance(value, dict) and "chain" in value)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
-# Told apart by their keys, so that what is wrong with one is not mixed up with what is wrong with the other.
-_Steps = Annotated[
-    Annotated[_Normalisation, Tag(_TAGS[0])] | Annotated[_Chain, Tag(_TAGS[1])], Discriminator(_kind_of_steps)
-]
+class Turn(Part):
+    """The network has its axes in another order, such as ``xyz``."""
+
+    do: Literal["turn"]
+    axes: str
+
+    def complaint(self, spatial_dims: int, out_channels: int) -> str:
+        """Return what is wrong with it for a model of so many axes and channels; empty where nothing is."""
+        image = "zyx"[-spatial_dims:]
+        return "" if sorted(self.axes) == sorted(image) else f"axes is {self.axes[:20]!r}, but it must order {image}"
 
 
-class _Output(Part):
-    kind: OutputKind = "semantic"
-    offsets: tuple[tuple[int, ...], ...] = ()
+class Line(Part):
+    """The network's output is ``x * gain + offset``, with one of each for every channel."""
+
+    do: Literal["line"]
+    gain: tuple[Number, ...] = Field(max_length=MAX_CHANNELS)
+    offset: tuple[Number, ...] = Field(max_length=MAX_CHANNELS)
+
+    def complaint(self, spatial_dims: int, out_channels: int) -> str:
+        """Return what is wrong with it for a model of so many axes and channels; empty where nothing is."""
+        found = len(self.gain), len(self.offset)
+        return (
+            "" if found == (out_channels,) * 2 else f"gain and offset have {found} numbers for {out_channels} channels"
+        )
 
 
-class _Decoder(Part):
-    name: str
-    parameters: dict[str, Any] = Field(default_factory=dict)
+class Channels(Part):
+    """Of the network's output channels those *kept* are kept, each multiplied by its number of *scales*."""
 
-    def to_choice(self) -> DecoderChoice:
-        return DecoderChoice(self.name, tuple(sorted((key, _frozen(value)) for key, value in self.parameters.items())))
+    do: Literal["channels"]
+    kept: tuple[int, ...] = Field(max_length=MAX_CHANNELS)
+    scales: tuple[float, ...] = Field(max_length=MAX_CHANNELS)
 
-
-class _Resampling(Part):
-    order: int = 1
-    antialias: bool = True
-    edge: Edge = "mirror"
-    separate_above: float | None = None
-    separate_order: int = 0
-    clip: bool = False
-    normalise_first: bool = False
-    output_order: int | None = None
-    output_activated: bool = False
-    grid: Grid = "extent"
-    usual: bool = False
-
-    def to_scheme(self) -> ResamplingScheme:
-        return ResamplingScheme(**self.model_dump())
+    def complaint(self, spatial_dims: int, out_channels: int) -> str:
+        """Return what is wrong with it for a model of so many axes and channels; empty where nothing is."""
+        if not len(self.kept) == len(self.scales) == out_channels:
+            return (
+                f"it keeps {len(self.kept)} channels with {len(self.scales)} scales, but the model has {out_channels} "
+                f"channels out"
+            )
+        valid = all(0 <= channel < MAX_CHANNELS for channel in self.kept) and all(map(isfinite, self.scales))
+        return "" if valid else f"kept must be channels from 0 to {MAX_CHANNELS - 1}, and scales finite numbers"
 
 
-def _frozen(value: Any) -> Any:
-    """Return *value* with tuples for lists, as descriptions are frozen."""
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+class Tensor(Part):
+    """The network's tensors have these axes, a letter each of b, c, z, y and x, and it is given *numbers*."""
+
+    do: Literal["tensor"]
+    axes_in: str
+    axes_out: str
+    numbers: str = "float32"
+    one_by_one: bool = False
+
+    def complaint(self, spatial_dims: int, out_channels: int) -> str:
+        """Return what is wrong with it for a model of so many axes and channels; empty where nothing is."""
+        needed = "b" + "zyx"[-spatial_dims:]
+        for name, axes in (("axes_in", self.axes_in), ("axes_out", self.axes_out)):
+            if sorted(axes) not in (sorted(needed), sorted(f"{needed}c")):
+                return f"{name} is {axes[:20]!r}, but it must hold each of {needed} once, and c at most once"
+        if "c" not in self.axes_out and out_channels > 1:
+            return f"axes_out is {self.axes_out!r}, but {out_channels} channels need an axis c"
+        return ""
+
+
+Adapter = Annotated[Reorder | Turn | Line | Channels | Tensor, Field(discriminator="do")]
 
 
 class ModelFile(Part):
-    """The keys of a model's YAML file (docs/models.md explains them)."""
+    """The keys of a model's YAML file (docs/models.md explains them): those of `ModelSpec`, and of the network."""
 
     format: Literal["tessera-model/1"]
-    name: str
-    description: str = ""
+    spec: ModelSpec = Field(alias=_SPEC)
     architecture: Architecture | None = None
     weights: str | None = None
     program: Program | None = None
     around: tuple[Adapter, ...] = Field((), max_length=MOST_ADAPTERS)
-    spatial_dims: int
-    in_channels: int
-    out_channels: int
-    window: _Window
-    normalisation: Annotated[tuple[_Steps, ...], BeforeValidator(_one_or_several)] = (_Normalisation(),)
-    activation: Activation | tuple[Activation, ...] = "none"
-    overlap: float | None = None
-    mirror_axes: str | None = None
-    tta_views: tuple[str, ...] | None = None
-    blend: Blend | None = None
-    halo: tuple[int, ...] | None = None
-    voxel_size_um: tuple[float, ...] | None = None
-    resampling: _Resampling = Field(default_factory=_Resampling)
-    crop: CropMode = "none"
-    crop_above: float = 0.0
-    planes: PlanesMode = "apart"
-    plane_axis: PlaneAxis = "z"
-    tiling: Tiling = Tiling.MONAI
-    padding: _Padding = Field(default_factory=_Padding)
-    image_sides: _Sides | None = None
-    output: _Output = Field(default_factory=_Output)
-    classes: tuple[str, ...] = ()
-    class_colours: tuple[str, ...] = ()
-    decoder: _Decoder | None = None
-    licence: str = ""
-    citation: str = ""
     notes: tuple[str, ...] = ()
-    assumed: tuple[str, ...] = ()
-    network_output: Annotated[str, BeforeValidator(_name_or_number)] = ""
 
-    @cached_property
-    def spec(self) -> ModelSpec:
-        """The frozen description that the rest of Tessera uses."""
-        each = tuple(one.to_normalisation() for one in self.normalisation)
-        return ModelSpec(
-            name=self.name,
-            spatial_dims=self.spatial_dims,
-            in_channels=self.in_channels,
-            out_channels=self.out_channels,
-            window=WindowRule(self.window.default, self.window.step, self.window.minimum),
-            normalisation=each[0] if len(each) == 1 else each,
-            overlap=self.overlap,
-            mirror_axes=self.mirror_axes,
-            tta_views=self.tta_views,
-            blend=self.blend,
-            halo=self.halo,
-            class_colours=self.class_colours,
-            activation=self.activation,
-            output=OutputSpec(self.output.kind, self.output.offsets),
-            voxel_size_um=self.voxel_size_um,
-            resampling=self.resampling.to_scheme(),
-            crop=self.crop,
-            crop_above=self.crop_above,
-            planes=self.planes,
-            plane_axis=self.plane_axis,
-            tiling=self.tiling,
-            padding=Padding(self.padding.mode, self.padding.value),
-            image_sides=None if self.image_sides is None else self.image_sides.to_rule(),
-            classes=self.classes,
-            decoder=None if self.decoder is None else self.decoder.to_choice(),
-            description=" ".join(self.description.split()),
-            licence=self.licence,
-            citation=" ".join(self.citation.split()),
-            network_output=self.network_output,
-            assumed=self.assumed or assume(*self._unsaid()),
-        )
-
-    def _unsaid(self) -> list[str]:
-        """Return the fields of the description that would change results and that nothing in the file says."""
-        unsaid = {"normalisation", "activation"} - self.model_fields_set
-        if not self.model_fields_set & {"output", "classes", "decoder"}:
+    @model_validator(mode="before")
+    @classmethod
+    def _part_spec(cls, content: Any) -> Any:
+        """Put what is said of the network into one part, with what is taken for granted."""
+        if not isinstance(content, dict):
+            return content
+        said = {key: value for key, value in content.items() if key in SPEC_KEYS}
+        unsaid = {"normalisation", "activation"} - said.keys()
+        if not said.keys() & {"output", "classes", "decoder"}:
             unsaid.add("output")
-        return sorted(unsaid)
+        if not said.get("assumed"):
+            said["assumed"] = assume(*sorted(unsaid))
+        return {key: value for key, value in content.items() if key not in SPEC_KEYS} | {_SPEC: said}
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> ModelFile:
+        if self.program is not None and self.architecture is not None:
+            raise ModelError("it names an architecture and a program, but a network is one of them: keep one")
+        for adapter in self.around:
+            if complaint := adapter.complaint(self.spec.spatial_dims, self.spec.out_channels):
+                raise ModelError(f"of '{adapter.do}' in 'around', {complaint}")
+        return self
 
 
 def read_model_file(path: Path) -> ModelFile:
@@ -224,48 +185,22 @@ def read_model_file(path: Path) -> ModelFile:
 
 
 def parse_model_file(text: str | bytes, where: str) -> ModelFile:
-    """Check the description *text*, which lies *where*."""
+    """Check the description *text*; what is wrong with it is said in one sentence, which names *where* it lies."""
     try:
         content = load_yaml(text)
-        output = content.get("output") if isinstance(content, dict) else None
-        if isinstance(output, dict):
-            refuse_embeddings([str(output.get("kind"))], where)
-        if not isinstance(content, dict) or "format" not in content:
-            raise ModelError(
-                f"{where} is no description of a model, which begins with 'format: tessera-model/1': if it belongs to "
-                f"another program, open the weights beside it, else see docs/models/tessera.md for its keys"
-            )
-        return _coherent(ModelFile.model_validate(content), where)
-    except ValidationError as error:
-        problems = [_explain(problem) for problem in error.errors()]
-        more = f"; and {len(problems) - MOST_PROBLEMS} more" if len(problems) > MOST_PROBLEMS else ""
-        raise ModelError(f"{where}: {'; '.join(problems[:MOST_PROBLEMS])}{more}") from error
     # YAML raises a plain ValueError for what looks like a date and is none.
     except (ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"cannot read the model description {where}: {reason}") from error
-
-
-def _coherent(file: ModelFile, where: str) -> ModelFile:
-    """Return *file*, or say what is wrong that single fields do not show."""
+    if not isinstance(content, dict) or "format" not in content:
+        raise ModelError(
+            f"{where} is no description of a model, which begins with 'format: tessera-model/1': if it belongs to "
+            f"another program, open the weights beside it, else see docs/models/tessera.md for its keys"
+        )
     try:
-        spec = file.spec
+        return ModelFile.model_validate(content)
+    except ValidationError as error:
+        known = (*SPEC_KEYS, *(key for key in ModelFile.model_fields if key != "spec"))
+        raise ModelError(f"{where}: {explain(error, known, within=_SPEC)}") from error
     except ModelError as error:
         raise ModelError(f"{where}: {error}") from error
-    if file.program is not None and file.architecture is not None:
-        raise ModelError(f"{where} names an architecture and a program, but a network is one of them: keep one")
-    for adapter in file.around:
-        if complaint := adapter.complaint(spec.spatial_dims, spec.out_channels):
-            raise ModelError(f"{where}: of '{adapter.do}' in 'around', {complaint}")
-    return file
-
-
-def _explain(problem: Any) -> str:
-    where = ".".join(str(part) for part in problem["loc"] if part not in _TAGS)
-    if problem["type"] == "extra_forbidden" and len(problem["loc"]) == 1:
-        return f"unknown key '{where}'{nearest(where, ModelFile.model_fields)}"
-    if problem["type"] == "missing":
-        return f"the key '{where}' is missing"
-    value = repr(problem["input"])
-    shown = value if len(value) <= MOST_LETTERS else f"{value[:MOST_LETTERS]}..."
-    return f"'{where or 'the file'}' is {shown}: {problem['msg'].lower()}"

@@ -1,13 +1,26 @@
-"""What Tessera must know about a network: frozen, and the same whatever file it came from."""
+"""What Tessera must know about a network, and how a model's file says it: one declaration for both.
+
+A field's type says how the file writes it, too; what is not so in the file has a validator and a serialiser beside it.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import field, fields
 from itertools import zip_longest
 from math import isfinite
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    TypeAdapter,
+)
+from pydantic.dataclasses import dataclass
 
 from napari_tessera.core.errors import ModelError, SettingsError, without_control
 from napari_tessera.core.settings.choices import Blend, DecoderChoice
@@ -15,8 +28,8 @@ from napari_tessera.core.settings.settings import Settings
 from napari_tessera.core.settings.views import views
 from napari_tessera.engine.geometry.grid import Padding, PadMode, Tiling
 from napari_tessera.images.views.interpolation import ResamplingScheme
-from napari_tessera.intensity.steps import Chain, Normalisation
-from napari_tessera.models.spec.embeddings import refuse_embeddings
+from napari_tessera.intensity.steps import Chain, Normalisation, normalisation
+from napari_tessera.models.spec.sentences import USUAL, raising_model_errors, refuse_embeddings
 
 OutputKind = Literal["semantic", "foreground", "boundary", "affinities", "contour-distance"]
 Activation = Literal["none", "sigmoid", "softmax", "tanh"]
@@ -34,9 +47,11 @@ DECODER_FOR = {
 }
 # Far beyond any network, and far below what would fill the memory.
 MAX_CHANNELS, MAX_SIDE = 10_000, 1_000_000
+_STRICT = ConfigDict(extra="forbid")
 
 
-@dataclass(frozen=True, slots=True)
+@raising_model_errors
+@dataclass(frozen=True, slots=True, config=_STRICT)
 class WindowRule:
     """Which windows the network accepts: on each axis ``minimum + n * step`` voxels, n >= 0; step 0: no other.
 
@@ -107,7 +122,13 @@ class WindowRule:
             raise SettingsError(f"window_size {tuple(window)} does not suit the model: " + "; ".join(complaints))
 
 
-@dataclass(frozen=True, slots=True)
+def _known_output(kind: Any) -> Any:
+    refuse_embeddings([str(kind)], "the model")
+    return kind
+
+
+@raising_model_errors
+@dataclass(frozen=True, slots=True, config=_STRICT)
 class OutputSpec:
     """What the channels mean once activated.
 
@@ -122,17 +143,100 @@ class OutputSpec:
         One (z, y, x) or (y, x) offset per channel for affinities, voxels; else empty.
     """
 
-    kind: OutputKind = "semantic"
+    kind: Annotated[OutputKind, BeforeValidator(_known_output)] = "semantic"
     offsets: tuple[tuple[int, ...], ...] = ()
 
-    def __post_init__(self) -> None:
-        """Check the kind."""
-        refuse_embeddings([str(self.kind)], "the model")
-        if self.kind not in get_args(OutputKind):
-            raise ModelError(f"output kind is {self.kind!r}, but it must be one of {', '.join(get_args(OutputKind))}")
+
+def _activation(value: Any) -> Any:
+    many = (value,) if isinstance(value, str) else value
+    if not isinstance(many, list | tuple) or not all(one in get_args(Activation) for one in many):
+        raise ValueError(f"it must be one of {', '.join(get_args(Activation))}, or one of them for each channel")
+    return value if isinstance(value, str) else tuple(many)
 
 
-@dataclass(frozen=True, slots=True)
+def _steps_from(value: Any) -> Any:
+    """Return what a file says of normalisation: a step, ``chain`` with several, or a list of these, one per channel."""
+    if isinstance(value, list | tuple):
+        return tuple(map(_chain_from, value))
+    return _chain_from(value)
+
+
+def _chain_from(value: Any) -> Normalisation | Chain:
+    if isinstance(value, Normalisation | Chain):
+        return value
+    if isinstance(value, Mapping) and "chain" in value:
+        if len(value) > 1 or not isinstance(value["chain"], list):
+            raise ValueError("a chain is a list of steps, with nothing beside it")
+        return Chain(tuple(map(_step_from, value["chain"])))
+    return _step_from(value)
+
+
+def _step_from(value: Any) -> Normalisation:
+    if not isinstance(value, Mapping):
+        raise ValueError("a step has a mode and numbers")
+    numbers = {str(name): _number(str(name), one) for name, one in value.items() if name != "mode"}
+    return normalisation(value.get("mode", "none"), **numbers)
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{name} is {str(value)[:40]!r}, which is no number") from None
+
+
+def _steps_to(value: Normalisation | Chain | tuple[Normalisation | Chain, ...]) -> Any:
+    if isinstance(value, tuple):
+        return list(map(_steps_to, value))
+    if isinstance(value, Chain):
+        return {"chain": list(map(_steps_to, value.steps))}
+    return {"mode": value.mode, **dict(value.parameters)}
+
+
+def _decoder_from(value: Any) -> Any:
+    if not isinstance(value, dict) or not isinstance(value.get("parameters"), dict):
+        return value
+    return value | {"parameters": tuple(sorted((str(key), _frozen(one)) for key, one in value["parameters"].items()))}
+
+
+def _decoder_to(value: DecoderChoice) -> dict[str, Any]:
+    return {"name": value.name, "parameters": dict(value.parameters)}
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+def _sides_from(value: Any) -> Any:
+    return {"default": value.get("minimum"), **value} if isinstance(value, dict) else value
+
+
+def _sides_to(value: WindowRule) -> dict[str, Any]:
+    return {"step": value.step, "minimum": value.minimum}
+
+
+def _name_or_number(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _on_one_line(text: str) -> str:
+    return " ".join(without_control(text).split())
+
+
+_Text = Annotated[str, AfterValidator(without_control)]
+_Line = Annotated[str, AfterValidator(_on_one_line)]
+_Count = Annotated[int, Field(ge=1, le=MAX_CHANNELS)]
+_Length = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Colour = Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$")]
+_Steps = Annotated[
+    Normalisation | Chain | tuple[Normalisation | Chain, ...], PlainValidator(_steps_from), PlainSerializer(_steps_to)
+]
+_Decoder = Annotated[DecoderChoice, BeforeValidator(_decoder_from), PlainSerializer(_decoder_to)]
+_Sides = Annotated[WindowRule, BeforeValidator(_sides_from), PlainSerializer(_sides_to)]
+
+
+@raising_model_errors
+@dataclass(frozen=True, slots=True, config=_STRICT)
 class ModelSpec:
     """Everything about a network but its weights.
 
@@ -201,75 +305,45 @@ class ModelSpec:
         the other fields come from, not what they do: two descriptions that differ in it alone are equal.
     """
 
-    name: str
-    spatial_dims: int
-    in_channels: int
-    out_channels: int
+    name: _Text
+    spatial_dims: Annotated[int, Field(ge=2, le=3)]
+    in_channels: _Count
+    out_channels: _Count
     window: WindowRule
-    normalisation: Normalisation | Chain | tuple[Normalisation | Chain, ...] = field(default_factory=Normalisation)
-    activation: Activation | tuple[Activation, ...] = "none"
+    normalisation: _Steps = field(default_factory=Normalisation)
+    activation: Annotated[Activation | tuple[Activation, ...], PlainValidator(_activation)] = "none"
     output: OutputSpec = field(default_factory=OutputSpec)
-    voxel_size_um: tuple[float, ...] | None = None
-    classes: tuple[str, ...] = ()
-    class_colours: tuple[str, ...] = ()
-    overlap: float | None = None
+    voxel_size_um: tuple[_Length, ...] | None = None
+    classes: tuple[_Text, ...] = ()
+    class_colours: tuple[_Colour, ...] = ()
+    overlap: Annotated[float, Field(ge=0, lt=1)] | None = None
     mirror_axes: str | None = None
     tta_views: tuple[str, ...] | None = None
     blend: Blend | None = None
     halo: tuple[int, ...] | None = None
-    decoder: DecoderChoice | None = None
-    description: str = ""
-    licence: str = ""
-    citation: str = ""
+    decoder: _Decoder | None = None
+    description: _Line = ""
+    licence: _Text = ""
+    citation: _Line = ""
     resampling: ResamplingScheme = field(default_factory=ResamplingScheme)
     crop: CropMode = "none"
-    crop_above: float = 0.0
+    crop_above: Annotated[float, Field(allow_inf_nan=False)] = 0.0
     planes: PlanesMode = "apart"
     plane_axis: PlaneAxis = "z"
     tiling: Tiling = Tiling.MONAI
     padding: Padding = field(default_factory=Padding)
-    image_sides: WindowRule | None = None
-    network_output: str = ""
-    assumed: tuple[str, ...] = field(default=(), compare=False)
+    image_sides: _Sides | None = None
+    network_output: Annotated[_Text, BeforeValidator(_name_or_number)] = ""
+    assumed: tuple[_Text, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         """Check that the fields fit together."""
-        texts = {
-            "name": self.name,
-            "network_output": self.network_output,
-            "description": self.description,
-            "licence": self.licence,
-            "citation": self.citation,
-        }
-        for key, text in texts.items():
-            object.__setattr__(self, key, without_control(text))
-        for key, several in {"classes": self.classes, "assumed": self.assumed}.items():
-            object.__setattr__(self, key, tuple(map(without_control, several)))
-        if self.spatial_dims not in (2, 3):
-            raise ModelError(f"spatial_dims is {self.spatial_dims}, but a model has 2 or 3")
-        if max(self.in_channels, self.out_channels) > MAX_CHANNELS:
-            raise ModelError(f"in_channels or out_channels is more than {MAX_CHANNELS}: correct the description")
-        if min(self.in_channels, self.out_channels) < 1:
-            raise ModelError(
-                f"the model has {self.in_channels} input and {self.out_channels} output channels; it needs one or more"
-            )
-        if self.crop not in get_args(CropMode):
-            raise ModelError(f"crop is {self.crop!r}, but it must be one of {', '.join(get_args(CropMode))}")
-        if not isfinite(self.crop_above) or (self.crop_above and self.crop != "above"):
-            raise ModelError(f"crop_above is {self.crop_above}, but it needs a finite number, and a crop of 'above'")
-        if self.tiling not in tuple(Tiling):
-            raise ModelError(f"tiling is {self.tiling!r}, but it must be one of {', '.join(Tiling)}")
-        object.__setattr__(self, "tiling", Tiling(self.tiling))
+        if self.crop_above and self.crop != "above":
+            raise ModelError(f"crop_above is {self.crop_above}, but it needs a crop of 'above'")
         if self.padding.mode not in tuple(PadMode) or not isfinite(self.padding.value):
             raise ModelError(f"{self.padding} needs one of the modes {', '.join(PadMode)}, and a finite value")
-        if self.planes not in get_args(PlanesMode):
-            raise ModelError(f"planes is {self.planes!r}, but it must be one of {', '.join(get_args(PlanesMode))}")
         if self.planes == "together" and self.spatial_dims == 3:
             raise ModelError("planes is 'together', but the model is 3D: leave it out")
-        if self.plane_axis not in get_args(PlaneAxis):
-            raise ModelError(
-                f"plane_axis is {self.plane_axis!r}, but it must be one of {', '.join(get_args(PlaneAxis))}"
-            )
         if self.plane_axis != "z" and self.spatial_dims == 3:
             raise ModelError(f"plane_axis is '{self.plane_axis}', but the model is 3D: leave it out")
         self._check_channels()
@@ -285,8 +359,6 @@ class ModelSpec:
         for name, value in per_axis.items():
             if value is not None and len(value) != self.spatial_dims:
                 raise ModelError(f"{name} is {tuple(value)}, but a {self.spatial_dims}D model needs one value per axis")
-        if self.voxel_size_um is not None and not all(isfinite(size) and size > 0 for size in self.voxel_size_um):
-            raise ModelError(f"voxel_size_um is {self.voxel_size_um}, but it needs lengths above 0, in micrometres")
         if self.halo is not None and not all(
             0 <= 2 * h < w for h, w in zip(self.halo, self.window.default, strict=True)
         ):
@@ -308,11 +380,8 @@ class ModelSpec:
             object.__setattr__(self, "decoder", DecoderChoice(DECODER_FOR[self.output.kind]))
 
     def _check_channels(self) -> None:
-        if len(self.activations) != self.out_channels or not set(self.activations) <= set(get_args(Activation)):
-            raise ModelError(
-                f"activation is {self.activation!r}, but it must be one of {', '.join(get_args(Activation))}, or "
-                f"one of them for each of {self.out_channels} channels"
-            )
+        if len(self.activations) != self.out_channels:
+            raise ModelError(f"activation is {self.activation!r}, but it must be one, or {self.out_channels} of them")
         if len(self.normalisations) != self.in_channels:
             raise ModelError(
                 f"the model has {self.in_channels} input channels and {len(self.normalisations)} normalisations; it "
@@ -328,11 +397,6 @@ class ModelSpec:
             raise ModelError(
                 f"the model has {len(self.classes)} classes and {len(self.class_colours)} colours; it needs as many"
             )
-        wrong = [colour for colour in self.class_colours if not re.fullmatch("#[0-9a-fA-F]{6}", colour)]
-        if wrong:
-            raise ModelError(f"the colour of a class is {wrong[0]!r}, but it must be written as #rrggbb")
-        if self.overlap is not None and not 0 <= self.overlap < 1:
-            raise ModelError(f"overlap is {self.overlap}, but it must be a fraction from 0 to below 1")
         if self.mirror_axes not in (None, "".join(axis for axis in self.axes if axis in str(self.mirror_axes))):
             raise ModelError(
                 f"mirror_axes is {self.mirror_axes!r}, but it must be letters of {self.axes}, each once, in that order"
@@ -344,13 +408,12 @@ class ModelSpec:
         if self.tta_views is not None and self.mirror_axes is not None:
             raise ModelError("mirror_axes and tta_views both say which views there are: leave one of them out")
         try:
-            checked = Settings(blend=self.blend or Blend.GAUSSIAN, tta_views=self.tta_views)
+            checked = Settings(tta_views=self.tta_views)
             if checked.tta_views is not None:
                 views(len(checked.tta_views), self.spatial_dims, tta_views=checked.tta_views)
         except SettingsError as error:
             raise ModelError(str(error)) from error
         object.__setattr__(self, "tta_views", checked.tta_views)
-        object.__setattr__(self, "blend", self.blend and checked.blend)
 
     def _offsets_by_name(self) -> dict[str, tuple[int, ...]]:
         return {f"output.offsets[{i}]": offset for i, offset in enumerate(self.output.offsets)}
@@ -415,3 +478,14 @@ class ModelSpec:
         """The decoder to use unless the user says otherwise."""
         assert self.decoder is not None
         return self.decoder
+
+    def to_content(self) -> dict[str, Any]:
+        """Return the keys of a model's file that say this: those that change results, and what is not as usual."""
+        always: dict[str, Any] = _ADAPTER.dump_python(self, mode="json", include=_ALWAYS)
+        others: dict[str, Any] = _ADAPTER.dump_python(self, mode="json", exclude=_ALWAYS, exclude_defaults=True)
+        return always | others
+
+
+SPEC_KEYS = tuple(one.name for one in fields(ModelSpec))
+_ALWAYS = {"name", "spatial_dims", "in_channels", "out_channels", "window", "decoder", *USUAL}
+_ADAPTER = TypeAdapter(ModelSpec)

@@ -21,8 +21,7 @@ from napari_tessera.models.model import Model
 from napari_tessera.models.networks import architectures
 from napari_tessera.models.safety import allowed
 from napari_tessera.models.safety.trusted_files import NO_FILES, TrustedFiles
-from napari_tessera.models.spec.assumed import assume
-from napari_tessera.models.spec.embeddings import refuse_embeddings
+from napari_tessera.models.spec.sentences import assume, refuse_embeddings
 from napari_tessera.models.spec.spec import ModelSpec, OutputKind, OutputSpec, WindowRule
 
 # Words for which the name of a single output channel stands.

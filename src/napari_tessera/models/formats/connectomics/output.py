@@ -13,8 +13,7 @@ from napari_tessera.core.settings.connectomics_decoding import (
     decoding_steps,
 )
 from napari_tessera.models.safety import allowed
-from napari_tessera.models.spec.assumed import assume
-from napari_tessera.models.spec.embeddings import refuse_embeddings
+from napari_tessera.models.spec.sentences import assume, refuse_embeddings
 from napari_tessera.models.spec.spec import Activation, OutputKind, OutputSpec
 
 if TYPE_CHECKING:

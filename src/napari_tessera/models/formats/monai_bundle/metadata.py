@@ -9,7 +9,7 @@ from typing import Any
 from napari_tessera.core.errors import ModelError
 from napari_tessera.models.formats.monai_bundle import config as monai_config
 from napari_tessera.models.formats.monai_bundle.bundle_files import MARKER, Package
-from napari_tessera.models.spec.embeddings import refuse_embeddings
+from napari_tessera.models.spec.sentences import refuse_embeddings
 
 MAX_CHANNELS = 100_000
 

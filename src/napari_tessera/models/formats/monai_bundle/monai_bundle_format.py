@@ -31,7 +31,7 @@ from napari_tessera.models.model import Model
 from napari_tessera.models.networks import architectures
 from napari_tessera.models.safety import allowed
 from napari_tessera.models.safety.trusted_files import NO_FILES, TrustedFiles
-from napari_tessera.models.spec.assumed import assume
+from napari_tessera.models.spec.sentences import assume
 from napari_tessera.models.spec.spec import Activation, ModelSpec, OutputSpec, PlaneAxis, WindowRule
 
 if TYPE_CHECKING:

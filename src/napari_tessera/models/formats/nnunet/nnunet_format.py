@@ -16,7 +16,7 @@ from napari_tessera.models.formats.nnunet.training_folder import DATASET, PLANS,
 from napari_tessera.models.formats.saved_weights import fill
 from napari_tessera.models.model import Model
 from napari_tessera.models.safety.trusted_files import NO_FILES, TrustedFiles
-from napari_tessera.models.spec.network_file import MOST_FOLDS
+from napari_tessera.models.spec.file import MOST_FOLDS
 
 if TYPE_CHECKING:
     import torch

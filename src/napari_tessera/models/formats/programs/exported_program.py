@@ -31,7 +31,7 @@ from napari_tessera.models.networks.training_mode import iter_graph_operations, 
 from napari_tessera.models.safety.contents import Content, look, refuse_no_model
 from napari_tessera.models.safety.reasons import reason_of_torch
 from napari_tessera.models.safety.trusted_files import NO_FILES, TrustedFiles
-from napari_tessera.models.spec.assumed import assume
+from napari_tessera.models.spec.sentences import assume
 from napari_tessera.models.spec.spec import ModelSpec, WindowRule
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from typing import IO
 
     from napari_tessera.models.networks.training_mode import Operation
-    from napari_tessera.models.spec.network_file import Architecture
+    from napari_tessera.models.spec.file import Architecture
 
 # The graph of a network of thousands of layers as JSON; more is no network.
 MAX_JSON_BYTES = 50_000_000

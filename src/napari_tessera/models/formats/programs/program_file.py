@@ -16,8 +16,7 @@ from napari_tessera.models.safety.trusted_files import TrustedFiles, fingerprint
 if TYPE_CHECKING:
     import torch
 
-    from napari_tessera.models.spec.file import ModelFile
-    from napari_tessera.models.spec.network_file import Program, ProgramFile
+    from napari_tessera.models.spec.file import ModelFile, Program, ProgramFile
 
 TITLES = {"torchscript": "TorchScript archive", "exported-program": "exported program", "onnx": "ONNX graph"}
 _DOES = {"torchscript": "runs code", "exported-program": "may run code"}

@@ -14,7 +14,7 @@ from napari_tessera.core.errors import ModelError
 if TYPE_CHECKING:
     import torch
 
-    from napari_tessera.models.spec.network_file import Architecture
+    from napari_tessera.models.spec.file import Architecture
 
 ProgramKind = Literal["torchscript", "exported-program", "onnx"]
 

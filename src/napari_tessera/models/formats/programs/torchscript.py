@@ -30,7 +30,7 @@ from napari_tessera.models.formats.programs.stored_program import remember_progr
 from napari_tessera.models.model import Model
 from napari_tessera.models.safety.contents import Content, look, refuse_no_model
 from napari_tessera.models.safety.trusted_files import NO_FILES, TrustedFiles
-from napari_tessera.models.spec.assumed import assume
+from napari_tessera.models.spec.sentences import assume
 from napari_tessera.models.spec.spec import ModelSpec, WindowRule
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Any
 from napari_tessera.intensity.steps import Chain, Normalisation, NormalisationMode, chain_of, normalisation
 from napari_tessera.models.formats.pytorch3dunet.config import Section
 from napari_tessera.models.safety import allowed
-from napari_tessera.models.spec.assumed import assume
+from napari_tessera.models.spec.sentences import assume
 
 # Its own of percentiles.
 LOW, HIGH = 1.0, 99.6

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from napari_tessera.models.networks.empty import StoredWeights
-    from napari_tessera.models.spec.network_file import Architecture
+    from napari_tessera.models.spec.file import Architecture
 
 CLASSES = (*architectures.ARCHITECTURES, *allowed.NNUNET_NETWORKS.names)
 # nnU-Net's plans say these two elsewhere; a description says them among the arguments, as its classes do.

@@ -68,7 +68,7 @@ class TesseraFile(ModelFormat):
         asked = trusted.content.get(description)
         file = read_model_file(description) if asked is None else parse_model_file(asked, str(description))
         network, taken = _open_network(path, description, file, trusted)
-        network = with_output(network, file.network_output)
+        network = with_output(network, file.spec.network_output)
         if file.around:
             network = _wrap(network, description, file)
         spec, notes = _spec(file)
