@@ -15,8 +15,8 @@ from torch.export import Dim
 import napari_tessera as nt
 from napari_tessera.core.errors import ModelError
 from napari_tessera.engine.monai import SlabInferer
-from napari_tessera.models.formats.bioimageio.axes import InOrder
 from napari_tessera.models.model import Model
+from napari_tessera.models.networks.adapters import AxesInOrder
 
 VOLUME = np.random.default_rng(0).normal(size=(8, 20, 20)).astype(np.float32)
 SETTINGS = nt.Settings(window_size=(8, 16, 16), overlap=0.5, device="cpu")
@@ -104,7 +104,7 @@ def test_onnx_graphs_are(tmp_path: Path) -> None:
 
 
 def test_what_reorders_axes_does_not_make_floats_of_them() -> None:
-    network = InOrder(Ending("arg-max"), "bczyx", "bczyx", one_by_one=True)
+    network = AxesInOrder(Ending("arg-max"), "bczyx", "bczyx", one_by_one=True)
     with pytest.raises(ModelError):
         network(torch.zeros(2, 1, 8, 8, 8))
 

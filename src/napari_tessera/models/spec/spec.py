@@ -231,6 +231,9 @@ _Colour = Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$")]
 _Steps = Annotated[
     Normalisation | Chain | tuple[Normalisation | Chain, ...], PlainValidator(_steps_from), PlainSerializer(_steps_to)
 ]
+_Activations = Annotated[
+    Activation | tuple[Activation, ...], PlainValidator(_activation), PlainSerializer(lambda value: value)
+]
 _Decoder = Annotated[DecoderChoice, BeforeValidator(_decoder_from), PlainSerializer(_decoder_to)]
 _Sides = Annotated[WindowRule, BeforeValidator(_sides_from), PlainSerializer(_sides_to)]
 
@@ -311,7 +314,7 @@ class ModelSpec:
     out_channels: _Count
     window: WindowRule
     normalisation: _Steps = field(default_factory=Normalisation)
-    activation: Annotated[Activation | tuple[Activation, ...], PlainValidator(_activation)] = "none"
+    activation: _Activations = "none"
     output: OutputSpec = field(default_factory=OutputSpec)
     voxel_size_um: tuple[_Length, ...] | None = None
     classes: tuple[_Text, ...] = ()

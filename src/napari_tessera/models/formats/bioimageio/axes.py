@@ -6,11 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from napari_tessera.core.errors import ModelError
-from napari_tessera.engine.loop.network import scores
-from napari_tessera.engine.loop.several_outputs import score_outputs, the_output
 from napari_tessera.models.spec.spec import WindowRule
 
 # Micrometres per unit: the units of length that microscopes and telescopes use.
@@ -76,57 +72,6 @@ class Layout:
         """Whether the network takes and gives (B, C, *spatial) in image order."""
         plain = f"bc{'zyx'[-self.spatial_dims :]}"
         return self.order_in == self.order_out == plain and not self.one_by_one
-
-
-class InOrder(torch.nn.Module):
-    """Calls a network whose tensors have other axes, or another number type, than Tessera's.
-
-    Parameters
-    ----------
-    network
-        Takes a tensor whose axes are *order_in*, gives one whose axes are *order_out*, or several
-        of which one is the result for sure.
-    order_in, order_out
-        Axes of the network's tensors, a letter each: b, c, z, y, x.
-    one_by_one
-        Whether it is given one window at a time.
-    dtype
-        What the network is given; it is cast as the last step before it.
-    """
-
-    def __init__(
-        self,
-        network: torch.nn.Module,
-        order_in: str,
-        order_out: str,
-        *,
-        one_by_one: bool = False,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        super().__init__()
-        self.network = network
-        self.order_in, self.order_out, self.one_by_one, self.dtype = order_in, order_out, one_by_one, dtype
-        self._plain = "bc" + "".join(axis for axis in "zyx" if axis in order_in)
-
-    def forward(self, windows: torch.Tensor) -> torch.Tensor:
-        """Return the output, float32 (B, C', *window), for *windows*, float32 (B, C, *window)."""
-        if self.one_by_one and len(windows) > 1:
-            return torch.cat([self._call(window[None]) for window in windows])
-        return self._call(windows)
-
-    def _call(self, windows: torch.Tensor) -> torch.Tensor:
-        given, sides = self._plain, windows.shape[2:]
-        if "c" not in self.order_in:
-            windows, given = windows.squeeze(1), given.replace("c", "")
-        windows = windows.permute([given.index(axis) for axis in self.order_in])
-        found = score_outputs(self.network(windows.to(self.dtype).contiguous()))
-        turned = {name: self._turned(output) for name, output in found.items() if output.dim() == len(self.order_out)}
-        return scores(the_output(turned or found, out_channels=None, window=sides)).float()
-
-    def _turned(self, output: torch.Tensor) -> torch.Tensor:
-        got = self.order_out
-        output = output.permute([got.index(axis) for axis in self._plain if axis in got])
-        return output if "c" in got else output.unsqueeze(1)
 
 
 def read_layout(source: str, taken: Any, given: Any) -> Layout:

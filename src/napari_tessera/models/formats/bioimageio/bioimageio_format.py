@@ -11,14 +11,15 @@ import torch
 from napari_tessera.core.errors import ModelError
 from napari_tessera.intensity.steps import Normalisation
 from napari_tessera.models.formats.base import Description, ModelFormat, Risk
-from napari_tessera.models.formats.bioimageio.axes import InOrder, Layout, read_layout
+from napari_tessera.models.formats.bioimageio.axes import Layout, read_layout
 from napari_tessera.models.formats.bioimageio.description import read_description
 from napari_tessera.models.formats.bioimageio.files import Package, open_package
-from napari_tessera.models.formats.bioimageio.postprocessing import After, OnLine, read_postprocessing
+from napari_tessera.models.formats.bioimageio.postprocessing import After, read_postprocessing
 from napari_tessera.models.formats.bioimageio.steps import read_normalisation
 from napari_tessera.models.formats.bioimageio.weights import Weights, choose_weights, open_network
 from napari_tessera.models.model import Model
 from napari_tessera.models.networks import architectures
+from napari_tessera.models.networks.adapters import AxesInOrder, ChannelLines
 from napari_tessera.models.safety import allowed
 from napari_tessera.models.safety.trusted_files import NO_FILES, TrustedFiles
 from napari_tessera.models.spec.sentences import assume, refuse_embeddings
@@ -70,11 +71,11 @@ class BioimageIo(ModelFormat):
         network, taken = open_network(read.package, read.weights, len(layout.in_channels), layout.spatial_dims)
         # A state dict's network has Tessera's axes already; the others may also give a list of one tensor.
         if not (layout.is_plain and read.weights.architecture):
-            network = InOrder(
+            network = AxesInOrder(
                 network, layout.order_in, layout.order_out, one_by_one=layout.one_by_one, dtype=read.dtype
-            ).eval()
+            )
         if read.after.is_line:
-            network = OnLine(network, read.after.gain, read.after.offset).eval()
+            network = ChannelLines(network, read.after.gain, read.after.offset)
         return Model(network, read.spec, str(path), (*read.notes, *taken))
 
 

@@ -7,12 +7,10 @@ disturb; what is after it is carried back to the threshold of the decoder.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from napari_tessera.core.errors import ModelError
 from napari_tessera.core.settings.choices import DecoderChoice
@@ -49,25 +47,6 @@ class After:
     def is_line(self) -> bool:
         """Whether anything is to be done to the network's output."""
         return {*self.gain} != {1.0} or {*self.offset} != {0.0}
-
-
-class OnLine(torch.nn.Module):
-    """A network whose output is ``x * gain + offset``, one of each for every channel."""
-
-    gain: torch.Tensor
-    offset: torch.Tensor
-
-    def __init__(self, network: torch.nn.Module, gain: Sequence[float], offset: Sequence[float]) -> None:
-        super().__init__()
-        self.network = network
-        self.register_buffer("gain", torch.tensor(tuple(gain)))
-        self.register_buffer("offset", torch.tensor(tuple(offset)))
-
-    def forward(self, windows: torch.Tensor) -> torch.Tensor:
-        """Return the output, (B, C', *window)."""
-        output: torch.Tensor = self.network(windows)
-        shape = (-1,) + (1,) * (output.ndim - 2)
-        return output * self.gain.view(shape) + self.offset.view(shape)
 
 
 @dataclass(frozen=True, slots=True)

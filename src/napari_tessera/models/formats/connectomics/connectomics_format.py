@@ -15,11 +15,12 @@ from napari_tessera.core.settings.connectomics_views import read_views
 from napari_tessera.intensity.steps import Normalisation
 from napari_tessera.models.formats.base import Description, ModelFormat, Risk
 from napari_tessera.models.formats.connectomics.checkpoint import Checkpoint, read_checkpoint, stand_in
-from napari_tessera.models.formats.connectomics.network import ONLY, Blueprint, Head, read_blueprint
+from napari_tessera.models.formats.connectomics.network import ONLY, Blueprint, read_blueprint
 from napari_tessera.models.formats.connectomics.output import Channels, read_channels
 from napari_tessera.models.formats.connectomics.version1 import read_version_1
 from napari_tessera.models.formats.registry import DESCRIPTIONS, MODEL_SUFFIXES, model_stem
 from napari_tessera.models.model import Model
+from napari_tessera.models.networks.adapters import ChannelLines
 from napari_tessera.models.safety.tensors_only import refuse_more_than_tensors
 from napari_tessera.models.safety.trusted_files import NO_FILES, TrustedFiles
 from napari_tessera.models.spec.spec import ModelSpec, WindowRule
@@ -79,7 +80,7 @@ class Connectomics(ModelFormat):
         network, taken = opened.blueprint.build(weights)
         channels = opened.channels
         if channels.kept != tuple(range(opened.blueprint.out_channels)) or set(channels.scales) != {1.0}:
-            network = Head(network, channels.kept, channels.scales).eval()
+            network = ChannelLines(network, channels.scales, kept=channels.kept)
         return Model(network, opened.spec, str(path), (*note, *taken, *opened.notes))
 
 

@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from napari_tessera.core.errors import ModelError, nearest
 from napari_tessera.models.formats.connectomics.mednext import mednext_recipe, renamed
 from napari_tessera.models.formats.state_dict import assign
@@ -15,6 +13,8 @@ from napari_tessera.models.networks import architectures
 from napari_tessera.models.safety import allowed
 
 if TYPE_CHECKING:
+    import torch
+
     from napari_tessera.core.settings.connectomics_config import Configuration
     from napari_tessera.models.formats.saved_weights import SavedWeights
 
@@ -73,23 +73,6 @@ class Blueprint:
                 return network.requires_grad_(False), fit.notes
             complaint = complaint or fit.misfit
         raise ModelError(f"the weights of {path} do not fit the configured {self.name}: {complaint}{self.hint}")
-
-
-class Head(torch.nn.Module):
-    """A network of which some output channels are kept, each multiplied by a number."""
-
-    def __init__(self, network: torch.nn.Module, channels: tuple[int, ...], scales: tuple[float, ...]) -> None:
-        super().__init__()
-        self.network = network
-        self.channels = list(channels)
-        self.scales = scales
-
-    def forward(self, windows: torch.Tensor) -> torch.Tensor:
-        """Return (B, len(channels), *window)."""
-        kept: torch.Tensor = self.network(windows)[:, self.channels]
-        if set(self.scales) == {1.0}:
-            return kept
-        return kept * kept.new_tensor(self.scales).reshape(-1, *(1,) * (kept.dim() - 2))
 
 
 def read_blueprint(config: Configuration) -> Blueprint:

@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import torch
-
 from napari_tessera.core.errors import ModelError, OutOfMemoryError
 from napari_tessera.engine.geometry.grid import Padding
 from napari_tessera.images.views.interpolation import ResamplingScheme
@@ -29,6 +27,7 @@ from napari_tessera.models.formats.programs.stored_program import remember_progr
 from napari_tessera.models.formats.saved_weights import fill, read_weights
 from napari_tessera.models.model import Model
 from napari_tessera.models.networks import architectures
+from napari_tessera.models.networks.adapters import AxesInOrder
 from napari_tessera.models.safety import allowed
 from napari_tessera.models.safety.trusted_files import NO_FILES, TrustedFiles
 from napari_tessera.models.spec.sentences import assume
@@ -36,6 +35,8 @@ from napari_tessera.models.spec.spec import Activation, ModelSpec, OutputSpec, P
 
 if TYPE_CHECKING:
     from napari_tessera.core.settings.choices import DecoderChoice
+    import torch
+
 
 INFERENCE = ("configs/inference.json", "configs/inference.yaml", "configs/inference.yml")
 _NETS = "monai.networks.nets"
@@ -77,31 +78,6 @@ class MonaiBundle(ModelFormat):
 FORMAT = MonaiBundle()
 
 
-class TurnedNetwork(torch.nn.Module):
-    """A network between an image's axes, slowest first, and its own.
-
-    Parameters
-    ----------
-    network
-        Called with its own axes.
-    order
-        Its axes, such as ``xyz``; the image's are zyx or yx.
-    """
-
-    def __init__(self, network: torch.nn.Module, order: str) -> None:
-        super().__init__()
-        self.training = False  # as the network within is, which may be a script that knows no such mode
-        image = "zyx"[-len(order) :]
-        self.network, self.order = network, order
-        self.to_network = (0, 1, *(2 + image.index(axis) for axis in order))
-        self.to_image = (0, 1, *(2 + order.index(axis) for axis in image))
-
-    def forward(self, windows: torch.Tensor) -> torch.Tensor:
-        """Return the network's output, (B, C', *window), for *windows*, (B, C, *window), both in image order."""
-        output: torch.Tensor = self.network(windows.permute(self.to_network).contiguous())
-        return output.permute(self.to_image)
-
-
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
     """Have every error name the bundle, also those of values that are refused further inside."""
@@ -137,7 +113,7 @@ class _Parts:
 
     def turn(self, network: torch.nn.Module) -> torch.nn.Module:
         """Return *network*, with its axes in this *order*, for windows in image order; itself if they are."""
-        return network if self.order == self.spec.axes else TurnedNetwork(network, self.order)
+        return network if self.order == self.spec.axes else AxesInOrder.turned(network, self.order)
 
 
 def _open(path: Path, trusted: TrustedFiles = NO_FILES) -> _Bundle:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,30 +60,6 @@ class FoldAverage(torch.nn.Module):
         for fold in others:
             total = total + fold(windows)
         return total / len(self.folds)
-
-
-class Reordered(torch.nn.Module):
-    """A network that was trained on another order of axes.
-
-    Parameters
-    ----------
-    network
-        Its axis ``i`` is axis ``order[i]`` of the image.
-    order
-        A permutation of the spatial axes.
-    """
-
-    def __init__(self, network: torch.nn.Module, order: Sequence[int]) -> None:
-        super().__init__()
-        self.network = network
-        self.order = tuple(order)
-        self.forth = (0, 1, *(2 + axis for axis in order))
-        self.back = tuple(self.forth.index(axis) for axis in range(len(self.forth)))
-
-    def forward(self, windows: torch.Tensor) -> torch.Tensor:
-        """Return what the network says, in the image's order of axes."""
-        output: torch.Tensor = self.network(windows.permute(self.forth))
-        return output.permute(self.back)
 
 
 def build_network(

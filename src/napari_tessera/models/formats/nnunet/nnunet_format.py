@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 from napari_tessera.core.errors import ModelError
 from napari_tessera.models.formats.base import Description, ModelFormat, Risk
 from napari_tessera.models.formats.nnunet.checkpoint import Checkpoint, read_checkpoint
-from napari_tessera.models.formats.nnunet.network import FoldAverage, Reordered, build_network
+from napari_tessera.models.formats.nnunet.network import FoldAverage, build_network
 from napari_tessera.models.formats.nnunet.plans import Architecture, read_dataset, read_plans
 from napari_tessera.models.formats.nnunet.spec import axis_order, iter_notes, make_spec, read_outputs
 from napari_tessera.models.formats.nnunet.training_folder import DATASET, PLANS, TrainedFolder, open_trained_folder
 from napari_tessera.models.formats.saved_weights import fill
 from napari_tessera.models.model import Model
+from napari_tessera.models.networks.adapters import AxesInOrder
 from napari_tessera.models.safety.trusted_files import NO_FILES, TrustedFiles
 from napari_tessera.models.spec.file import MOST_FOLDS
 
@@ -50,7 +51,7 @@ class NnUNetFolder(ModelFormat):
         folds, notes = [fold for fold, _ in built], [note for _, taken in built for note in taken]
         network = folds[0] if len(folds) == 1 else FoldAverage(folds)
         if found.order != tuple(sorted(found.order)):
-            network = Reordered(network, found.order)
+            network = AxesInOrder.turned(network, "".join(found.spec.axes[axis] for axis in found.order))
         return Model(network.eval(), found.spec, str(path), (*found.notes, *notes))
 
 

@@ -16,7 +16,6 @@ import torch
 
 from napari_tessera.core.errors import ModelError, first_line, lacks_memory
 from napari_tessera.models.formats.base import Description, Risk
-from napari_tessera.models.formats.bioimageio.axes import InOrder
 from napari_tessera.models.formats.fixed_batch import in_passes_of
 from napari_tessera.models.formats.onnx.graph import (
     ITEM_BYTES,
@@ -31,6 +30,7 @@ from napari_tessera.models.formats.onnx.proto import iter_values, read_skeleton
 from napari_tessera.models.formats.programs.embedded import check_told, find_spec
 from napari_tessera.models.formats.programs.stored_program import remember_program
 from napari_tessera.models.model import Model
+from napari_tessera.models.networks.adapters import AxesInOrder
 from napari_tessera.models.networks.training_mode import sentences_of
 from napari_tessera.models.safety.trusted_files import NO_FILES, TrustedFiles
 from napari_tessera.models.spec.sentences import assume
@@ -79,7 +79,7 @@ class Onnx:
         spec, layout = _describe(path, graph, self.network_output)
         network: torch.nn.Module = _open(path, graph, layout.ports)
         if not layout.is_plain:
-            network = InOrder(network, layout.axes_in, layout.axes_out).eval()
+            network = AxesInOrder(network, layout.axes_in, layout.axes_out, dtype=torch.float32)
         return Model(network, spec, str(path))
 
 

@@ -98,7 +98,7 @@ def _open_network(
 
 
 def _wrap(network: torch.nn.Module, description: Path, file: ModelFile) -> torch.nn.Module:
-    from napari_tessera.models.formats.adapters import wrap  # it knows those of all formats
+    from napari_tessera.models.networks.adapters import wrap
 
     try:
         return wrap(network, file.around)
