@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from napari_tessera.core.errors import ModelError
 from napari_tessera.models.formats.elsewhere import refuse_foreign
-from napari_tessera.models.safety.archive import split_at_zip
-from napari_tessera.models.safety.contents import Content, look, names_in_zip, refuse_no_model
+from napari_tessera.models.safety.archive import names_in_zip, split_at_zip
+from napari_tessera.models.safety.contents import Content, look, refuse_no_model
+from napari_tessera.models.safety.package import DEEPEST
 
 if TYPE_CHECKING:
     from napari_tessera.models.formats.base import ModelFormat
@@ -87,8 +88,6 @@ _LOOKED_AT_BYTES = 65_536
 PROGRAM = ".program"
 # Of file names that an error lists.
 MOST_NAMED = 5
-# Folders between the top of a package and its markers, such as that of its name.
-DEEPEST = 4
 
 
 def find_format(path: Path) -> tuple[ModelFormat, Path]:

@@ -68,6 +68,19 @@ def split_at_zip(path: Path) -> tuple[Path, str]:
     return path, ""
 
 
+def names_in_zip(path: Path) -> frozenset[str] | None:
+    """Return the names in the zip *path*; None where its directory, which is its end, is not there."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            # A zip may lie within another, uncompressed: what is found then is the end of the inner one.
+            if entries and min(entry.header_offset for entry in entries) > 0:
+                return None
+            return frozenset(entry.filename for entry in entries)
+    except _ZIP_ERRORS:
+        return None
+
+
 def read_entry(archive: zipfile.ZipFile, name: str, *, label: str, limit: int) -> bytes:
     """Return the content of the entry *name*."""
     try:

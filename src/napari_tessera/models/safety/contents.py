@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import codecs
-import zipfile
 from enum import Enum
 from pathlib import Path
 
 from napari_tessera.core.errors import ModelError
+from napari_tessera.models.safety.archive import names_in_zip
 
 HEAD_BYTES = 32
 # Every zip begins so, or with the mark of an empty one.
@@ -73,19 +73,6 @@ def look(path: Path) -> Content:
     if len(head) > 2 and head[0] == 0x08 and 0 < head[1] < _MOST_ONNX_VERSIONS and head[2] in _ONNX_FIELDS:
         return Content.ONNX
     return Content.OTHER
-
-
-def names_in_zip(path: Path) -> frozenset[str] | None:
-    """Return the names in the zip *path*; None where its directory, which is its end, is not there."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            # A zip may lie within another, uncompressed: what is found then is the end of the inner one.
-            if entries and min(entry.header_offset for entry in entries) > 0:
-                return None
-            return frozenset(entry.filename for entry in entries)
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
-        return None
 
 
 def _of_zip(names: frozenset[str]) -> Content:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Any
+from zipfile import ZIP_STORED
 
 import torch
 
 from napari_tessera.core.errors import ModelError, first_line
 from napari_tessera.models.safety import allowed
+from napari_tessera.models.safety.archive import open_archive
 from napari_tessera.models.safety.contents import Content, look, refuse_no_model
 from napari_tessera.models.safety.pickle_scan import iter_steps
 from napari_tessera.models.safety.reasons import reason_of_torch
@@ -174,10 +175,10 @@ def is_dense(value: Any) -> bool:
 def _names_in_zip(path: Path, label: str) -> list[str]:
     """Return what the pickle of a zip refers to; raise unless the zip holds what it says, uncompressed."""
     size = path.stat().st_size
-    with zipfile.ZipFile(path) as archive:
+    with open_archive(path) as archive:
         entries = archive.infolist()
         for entry in entries:
-            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > entry.compress_size:
+            if entry.compress_type != ZIP_STORED or entry.file_size > entry.compress_size:
                 raise ModelError(
                     f"the weights {label} hold a compressed part, '{entry.filename[:60]}', of {entry.file_size} bytes, "
                     f"which torch.save never writes: it is not unpacked"

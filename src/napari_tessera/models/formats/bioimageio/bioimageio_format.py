@@ -13,7 +13,7 @@ from napari_tessera.intensity.steps import Normalisation
 from napari_tessera.models.formats.base import Description, ModelFormat, Risk
 from napari_tessera.models.formats.bioimageio.axes import Layout, read_layout
 from napari_tessera.models.formats.bioimageio.description import read_description
-from napari_tessera.models.formats.bioimageio.files import Package, open_package
+from napari_tessera.models.formats.bioimageio.files import DescribedPackage, open_package
 from napari_tessera.models.formats.bioimageio.postprocessing import After, read_postprocessing
 from napari_tessera.models.formats.bioimageio.steps import read_normalisation
 from napari_tessera.models.formats.bioimageio.weights import Weights, choose_weights, open_network
@@ -33,7 +33,7 @@ _BOUNDARY_WORDS = ("boundar", "membrane", "edge", "border", "contour")
 class _Read:
     """A package read, but for its weights."""
 
-    package: Package
+    package: DescribedPackage
     weights: Weights
     layout: Layout
     dtype: torch.dtype
@@ -56,7 +56,7 @@ class BioimageIo(ModelFormat):
             return None
         return Risk(
             "opening it runs code from its TorchScript weights, with your rights",
-            (package.locate(weights.files[0].source),),
+            (package.find(weights.files[0].source),),
         )
 
     def describe(self, path: Path) -> Description:

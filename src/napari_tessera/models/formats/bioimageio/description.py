@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from napari_tessera.core.errors import ModelError
 from napari_tessera.core.plain_json import MAX_DIGITS
+from napari_tessera.core.plain_yaml import MAX_BYTES
 
 if TYPE_CHECKING:
-    from napari_tessera.models.formats.bioimageio.files import Package
+    from napari_tessera.models.formats.bioimageio.files import DescribedPackage
 
 # A few lines of YAML can refer to each other so that they stand for more than any memory holds.
 MOST_VALUES = 200_000
@@ -20,7 +21,7 @@ MOST_DIGITS = 300
 _UNEXPECTED = (ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError)
 
 
-def read_description(package: Package) -> tuple[Any, tuple[str, ...]]:
+def read_description(package: DescribedPackage) -> tuple[Any, tuple[str, ...]]:
     """Return the `bioimageio.spec.model.v0_5.ModelDescr` of *package*, and notes."""
     content = _parse(package)
     version = str(content.get("format_version", "none"))
@@ -42,7 +43,7 @@ def read_description(package: Package) -> tuple[Any, tuple[str, ...]]:
     return _validate(package, content, formats.v0_5.ModelDescr), notes
 
 
-def _parse(package: Package) -> dict[str, Any]:
+def _parse(package: DescribedPackage) -> dict[str, Any]:
     try:
         from ruyaml import YAML
         from ruyaml.constructor import SafeConstructor
@@ -76,16 +77,16 @@ def _parse(package: Package) -> dict[str, Any]:
         Bounded.add_constructor(f"tag:yaml.org,2002:{kind}", Bounded.construct_number)
     loader.Constructor = Bounded
     try:
-        content = loader.load(io.StringIO(package.read_description().decode("utf-8")))
+        content = loader.load(io.StringIO(package.read(package.description, limit=MAX_BYTES).decode("utf-8")))
         _count(content)
     except RecursionError as error:
         raise ModelError(f"the description of {package.path} is nested too deeply to be one") from error
     # ruyaml raises plain errors of Python for values such as dates that are none.
     except (YAMLError, ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
         reason = " ".join(str(error).split())
-        raise ModelError(f"cannot read {package.description} of {package.path}: {reason}") from error
+        raise ModelError(f"cannot read {package.root}{package.description} of {package.path}: {reason}") from error
     if not isinstance(content, dict):
-        raise ModelError(f"{package.description} of {package.path} is no mapping of keys to values")
+        raise ModelError(f"{package.root}{package.description} of {package.path} is no mapping of keys to values")
     return content
 
 
@@ -119,7 +120,7 @@ def _drop_what_is_looked_up(content: dict[str, Any]) -> tuple[str, ...]:
     return tuple(f"The input is the output of another model, '{name}': run that one before." for name in named)
 
 
-def _bring_up_to_date(package: Package, content: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
+def _bring_up_to_date(package: DescribedPackage, content: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
     """Return what a description of format 0.4 is in format 0.5, as bioimageio.spec converts it, and notes."""
     from bioimageio.spec.model import v0_4, v0_5
 
@@ -141,7 +142,7 @@ def _bring_up_to_date(package: Package, content: dict[str, Any]) -> tuple[Any, t
     return found, (updated, *(f"bioimageio.spec says of that: {sentence}." for sentence in said))
 
 
-def _validate(package: Package, content: dict[str, Any], model: Any) -> Any:
+def _validate(package: DescribedPackage, content: dict[str, Any], model: Any) -> Any:
     """Return *content* as bioimageio.spec's class *model*."""
     from bioimageio.spec import InvalidDescr
 
@@ -166,18 +167,18 @@ def _unscored(model: Any) -> Any:
     return Description
 
 
-def _context(package: Package) -> Any:
+def _context(package: DescribedPackage) -> Any:
     """Return one without checks of files: nothing is downloaded or opened, as Tessera checks those that it uses."""
     from bioimageio.spec import ValidationContext
 
     return ValidationContext(root=package.path.parent, perform_io_checks=False, log_warnings=False)
 
 
-def _invalid(package: Package, reason: str) -> ModelError:
+def _invalid(package: DescribedPackage, reason: str) -> ModelError:
     return ModelError(f"{package.path} is no valid bioimage.io model: {reason}")
 
 
-def _missing(package: Package) -> ModelError:
+def _missing(package: DescribedPackage) -> ModelError:
     return ModelError(
         f'{package.path} is a bioimage.io package, and reading it needs bioimageio.spec: pip install "napari-tessera['
         f'bioimageio]"'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_tessera.core.errors import ModelError, OutOfMemoryError
-from napari_tessera.models.formats.bioimageio.files import Package, PackageFile
+from napari_tessera.models.formats.bioimageio.files import DescribedPackage, PackageFile
 from napari_tessera.models.formats.programs.script import open_script
 from napari_tessera.models.formats.programs.stored_program import ProgramKind, remember_program
 from napari_tessera.models.formats.saved_weights import fill, read_weights
@@ -61,7 +60,7 @@ class Weights:
         return self.architecture or {"onnx": "ONNX graph", "torchscript": "TorchScript archive"}[self.kind]
 
 
-def choose_weights(package: Package, entries: Any) -> Weights:
+def choose_weights(package: DescribedPackage, entries: Any) -> Weights:
     """Return the safest of *entries*, a `WeightsDescr`, that Tessera opens and that the package holds."""
     reasons = []
     for kind in _ORDER:
@@ -71,7 +70,7 @@ def choose_weights(package: Package, entries: Any) -> Weights:
         try:
             weights = _read_entry(package, kind, entry)
             for file in weights.files:
-                package.locate(file.source)
+                package.find(file.source)
         except ModelError as error:
             reasons.append(f"{kind}: {error}")
             continue
@@ -89,7 +88,7 @@ def choose_weights(package: Package, entries: Any) -> Weights:
 
 
 def open_network(
-    package: Package, weights: Weights, in_channels: int, spatial_dims: int
+    package: DescribedPackage, weights: Weights, in_channels: int, spatial_dims: int
 ) -> tuple[torch.nn.Module, tuple[str, ...]]:
     """Return the network, in evaluation mode, and notes on which of its weights were taken."""
     if weights.kind == "onnx":
@@ -97,12 +96,11 @@ def open_network(
     where = f"'{weights.files[0].source}' of {package.path}"
     taken: tuple[str, ...] = ()
     if weights.kind == "torchscript":
-        network = open_script(package.read_code(weights.files[0]), where)
+        network = open_script(package.read_program(weights.files[0]), where)
         _remember(network, "torchscript", package, weights)
     else:
-        with package.lend(*weights.files) as (path, *_):
-            # On Windows a mapped file cannot be deleted, as copies out of a zip are.
-            network, taken = _build(path, where, weights, mapped=not package.is_zip or os.name != "nt")
+        with package.lend(*weights.files) as path:
+            network, taken = _build(path, where, weights, mapped=package.is_mappable)
     kernel = next((p for p in network.parameters() if p.dim() in (4, 5)), None)
     if kernel is not None and (kernel.dim() - 2, int(kernel.shape[1])) != (spatial_dims, in_channels):
         raise ModelError(
@@ -112,7 +110,7 @@ def open_network(
     return network.eval(), taken
 
 
-def _read_entry(package: Package, kind: str, entry: Any) -> Weights:
+def _read_entry(package: DescribedPackage, kind: str, entry: Any) -> Weights:
     files: tuple[PackageFile, ...] = (_file_of(entry),)
     if kind == "pytorch_state_dict":
         return Weights(kind, files, *_architecture_of(entry.architecture))
@@ -153,9 +151,9 @@ def _build(path: Path, where: str, weights: Weights, *, mapped: bool) -> tuple[t
     return network, fill(network, saved, what=weights.architecture)
 
 
-def _open_onnx(package: Package, weights: Weights) -> torch.nn.Module:
+def _open_onnx(package: DescribedPackage, weights: Weights) -> torch.nn.Module:
     with ExitStack() as stack:
-        path, *_ = stack.enter_context(package.lend(*weights.files))
+        path = stack.enter_context(package.lend(*weights.files))
         network: torch.nn.Module = import_module("napari_tessera.models.formats.onnx.onnx_format").OnnxNetwork(path)
         _remember(network, "onnx", package, weights)
         # onnxruntime may open the file again, for another device: a copy out of a zip lives as long as the network.
@@ -163,13 +161,13 @@ def _open_onnx(package: Package, weights: Weights) -> torch.nn.Module:
     return network
 
 
-def _remember(network: torch.nn.Module, kind: ProgramKind, package: Package, weights: Weights) -> None:
+def _remember(network: torch.nn.Module, kind: ProgramKind, package: DescribedPackage, weights: Weights) -> None:
     """Remember which files of the package *network* is, for whoever packs it."""
     package = package.untrusted()
 
     @contextmanager
     def lend() -> Iterator[Path]:
-        with package.lend(*weights.files) as (path, *_):
+        with package.lend(*weights.files) as path:
             yield path
 
-    remember_program(network, kind, lend, *(package.locate(file.source) for file in weights.files))
+    remember_program(network, kind, lend, *(package.find(file.source) for file in weights.files))

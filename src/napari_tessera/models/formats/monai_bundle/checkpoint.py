@@ -12,8 +12,8 @@ from napari_tessera.core.errors import ModelError
 from napari_tessera.models.formats.monai_bundle.config import DEEPEST, MAX_VALUES
 
 if TYPE_CHECKING:
-    from napari_tessera.models.formats.monai_bundle.bundle_files import Package
     from napari_tessera.models.formats.monai_bundle.config import Config
+    from napari_tessera.models.safety.package import Package
 
 WEIGHTS, SCRIPT = "models/model.pt", "models/model.ts"
 _FOLDER = "models"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from napari_tessera.core.errors import ModelError
 from napari_tessera.models.formats.monai_bundle import config as monai_config
-from napari_tessera.models.formats.monai_bundle.bundle_files import MARKER, Package
 from napari_tessera.models.spec.sentences import refuse_embeddings
 
+if TYPE_CHECKING:
+    from napari_tessera.models.safety.package import Package
+
+MARKER = "configs/metadata.json"
 MAX_CHANNELS = 100_000
 
 

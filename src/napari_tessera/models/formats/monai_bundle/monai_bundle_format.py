@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, cast
 
 from napari_tessera.core.errors import ModelError, OutOfMemoryError
@@ -15,20 +14,21 @@ from napari_tessera.engine.geometry.grid import Padding
 from napari_tessera.images.views.interpolation import ResamplingScheme
 from napari_tessera.models.formats.base import Description, ModelFormat, Risk
 from napari_tessera.models.formats.monai_bundle import config as monai_config
-from napari_tessera.models.formats.monai_bundle.bundle_files import Package, open_package
 from napari_tessera.models.formats.monai_bundle.checkpoint import Choice, choose_weights
 from napari_tessera.models.formats.monai_bundle.config import Component, Config
-from napari_tessera.models.formats.monai_bundle.metadata import MAX_CHANNELS, Metadata, read_metadata
+from napari_tessera.models.formats.monai_bundle.metadata import MARKER, MAX_CHANNELS, Metadata, read_metadata
 from napari_tessera.models.formats.monai_bundle.post_transforms import Postprocessing, read_postprocessing
 from napari_tessera.models.formats.monai_bundle.transforms import Preprocessing, read_preprocessing
 from napari_tessera.models.formats.monai_bundle.window import Inferer, find_window, network_steps, read_inferer
 from napari_tessera.models.formats.programs.script import open_script
 from napari_tessera.models.formats.programs.stored_program import remember_program
+from napari_tessera.models.formats.registry import MOST_NAMED
 from napari_tessera.models.formats.saved_weights import fill, read_weights
 from napari_tessera.models.model import Model
 from napari_tessera.models.networks import architectures
 from napari_tessera.models.networks.adapters import AxesInOrder
 from napari_tessera.models.safety import allowed
+from napari_tessera.models.safety.package import Package, find_files
 from napari_tessera.models.safety.trusted_files import NO_FILES, TrustedFiles
 from napari_tessera.models.spec.sentences import assume
 from napari_tessera.models.spec.spec import Activation, ModelSpec, OutputSpec, PlaneAxis, WindowRule
@@ -55,7 +55,7 @@ class MonaiBundle(ModelFormat):
         if bundle.architecture is not None:
             return None
         script = bundle.choice.script
-        file = bundle.package.trusted_file(script)
+        file = bundle.package.locate(script)
         return Risk(f"opening it runs code from its {script}, with your rights", (file,))
 
     def describe(self, path: Path) -> Description:
@@ -118,7 +118,7 @@ class _Parts:
 
 def _open(path: Path, trusted: TrustedFiles = NO_FILES) -> _Bundle:
     """Read the metadata and the inference configuration of the bundle *path*, and decide what its network is."""
-    package = open_package(path, trusted)
+    package = _find_bundle(path, trusted)
     metadata = read_metadata(package)
     name = next((name for name in INFERENCE if package.holds(name)), None)
     if name is None:
@@ -147,6 +147,22 @@ def _open(path: Path, trusted: TrustedFiles = NO_FILES) -> _Bundle:
         note = f"Its {choice.script} is used, as the weights cannot be: {error}."
         return _Bundle(package, metadata, config, choice, None, (note,))
     return _Bundle(package, metadata, config, choice, architecture, (*choice.notes(choice.weights), *notes))
+
+
+def _find_bundle(path: Path, trusted: TrustedFiles) -> Package:
+    """Return the one bundle in the folder or zip *path*."""
+    roots: list[str] = []
+    for root in sorted(name.removesuffix(MARKER) for name in find_files(path, MARKER, trusted)):
+        # A bundle may carry others inside, which follow it at once; the outermost is what the user chose.
+        if not roots or not root.startswith(roots[-1]):
+            roots.append(root)
+    if not roots:
+        raise ModelError(f"{path} holds no MONAI bundle, which has {MARKER}: open the folder or the zip that has it")
+    if len(roots) > 1:
+        more = ", ..." if len(roots) > MOST_NAMED else ""
+        held = ", ".join(root[:80] for root in roots[:MOST_NAMED]) + more
+        raise ModelError(f"{path} holds {len(roots)} MONAI bundles ({held}): open the folder or a zip of one of them")
+    return Package(path, roots[0], trusted)
 
 
 def _check_network(config: Config, choice: Choice) -> None:
@@ -193,12 +209,11 @@ def _load_network(bundle: _Bundle) -> tuple[torch.nn.Module, tuple[str, ...]]:
         package, name = bundle.package, bundle.choice.script
         script = open_script(package.read_code(name), package.label(name))
         later = package.untrusted()
-        remember_program(script, "torchscript", lambda: later.on_disk(name), later.trusted_file(name))
+        remember_program(script, "torchscript", lambda: later.on_disk(name), later.locate(name))
         return script, ()
     label = bundle.package.label(bundle.choice.weights)
     with bundle.package.on_disk(bundle.choice.weights) as file:
-        # On Windows a mapped file cannot be deleted, as copies out of a zip are.
-        weights = read_weights(file, label, mapped=bundle.package.path.is_dir() or os.name != "nt")
+        weights = read_weights(file, label, mapped=bundle.package.is_mappable)
         network = architectures.build(*bundle.architecture, weights.size)
         return network, fill(network, weights, what="the network of the bundle")
 
@@ -232,7 +247,7 @@ def _describe(bundle: _Bundle) -> _Parts:
     # Connected parts may reach into what was padded by then, unlike into what the inferer pads.
     spares = inferer.padding == Padding() and not after.drops_parts
     spec = ModelSpec(
-        name=metadata.name or bundle.package.name,
+        name=metadata.name or PurePosixPath(bundle.package.root).name or bundle.package.path.stem,
         spatial_dims=dims,
         in_channels=inputs,
         out_channels=outputs,
@@ -306,7 +321,7 @@ def _find_sizes(bundle: _Bundle) -> tuple[int, int, int, list[str]]:
     missing = [key for key, value in sizes.items() if value is None]
     if missing:
         raise ModelError(
-            f"{bundle.package.label('configs/metadata.json')} says nothing of {', '.join(missing)}: its "
+            f"{bundle.package.label(MARKER)} says nothing of {', '.join(missing)}: its "
             f"network_data_format needs num_channels and spatial_shape of the image and the prediction"
         )
     return sizes["spatial_dims"] or 0, sizes["in_channels"] or 0, sizes["out_channels"] or 0, notes

@@ -41,7 +41,7 @@ class Checkpoint:
 
 def read_checkpoint(trained: TrainedFolder, name: str) -> Checkpoint:
     """Open the checkpoint *name* of a trained folder."""
-    path = trained.label(name)
+    path = trained.place(name)
     with trained.on_disk(name) as file:
         content = read_tensors_only(file, str(path), mapped=trained.is_mappable)
     if not isinstance(content, dict):

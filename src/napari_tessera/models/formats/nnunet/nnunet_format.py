@@ -73,7 +73,7 @@ class _Found:
 
 def _read(path: Path, *, heads_only: bool = False) -> _Found:
     trained = open_trained_folder(path)
-    folder, plans_label = trained.label(), trained.label(PLANS)
+    folder, plans_label = trained.place(), trained.place(PLANS)
     plans, dataset = read_plans(trained), read_dataset(trained)
     if plans.label_manager != "LabelManager":
         raise ModelError(
@@ -93,7 +93,7 @@ def _read(path: Path, *, heads_only: bool = False) -> _Found:
             )
     configuration = plans.configuration(first.configuration, plans_label)
     order = axis_order(plans, len(configuration.patch_size), plans_label)
-    outputs = read_outputs(dataset, trained.label(DATASET))
+    outputs = read_outputs(dataset, trained.place(DATASET))
     name = f"{plans.dataset_name} {first.configuration}"
     spec = make_spec(
         plans, configuration, dataset, outputs, order, mirroring_axes=first.mirroring_axes, name=name, path=folder

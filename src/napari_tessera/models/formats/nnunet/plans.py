@@ -177,12 +177,12 @@ class Dataset(_Part):
 
 def read_plans(trained: TrainedFolder) -> Plans:
     """Read plans.json."""
-    return _parse(Plans, _read_json(trained, PLANS), trained.label(PLANS))
+    return _parse(Plans, _read_json(trained, PLANS), trained.place(PLANS))
 
 
 def read_dataset(trained: TrainedFolder) -> Dataset:
     """Read dataset.json; raises as `read_plans` does."""
-    return _parse(Dataset, _read_json(trained, DATASET), trained.label(DATASET))
+    return _parse(Dataset, _read_json(trained, DATASET), trained.place(DATASET))
 
 
 def _read_json(trained: TrainedFolder, name: str) -> Any:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_tessera.core.errors import ModelError
 from napari_tessera.core.plain_yaml import MAX_BYTES
+from napari_tessera.models.safety.archive import read_entry
 from napari_tessera.models.spec.file import parse_model_file, read_model_file
 
 if TYPE_CHECKING:
+    from zipfile import ZipFile
+
     from napari_tessera.models.spec.file import ModelFile
     from napari_tessera.models.spec.spec import ModelSpec
 
@@ -18,14 +20,12 @@ if TYPE_CHECKING:
 EXTRA_FILE = "tessera.yaml"
 
 
-def read_extra(archive: zipfile.ZipFile, path: Path) -> bytes:
+def read_extra(archive: ZipFile, path: Path) -> bytes:
     """Return the description inside torch's *archive*, which is the file *path*; nothing where there is none."""
     name = next((n for n in archive.namelist() if n.endswith(f"/extra/{EXTRA_FILE}")), None)
     if name is None:
         return b""
-    if archive.getinfo(name).file_size > MAX_BYTES:
-        raise ModelError(f"{EXTRA_FILE} inside {path} has more than {MAX_BYTES} bytes, which no description has")
-    return archive.read(name)
+    return read_entry(archive, name, label=f"{EXTRA_FILE} inside {path}", limit=MAX_BYTES)
 
 
 def find_spec(path: Path, text: str | bytes, where: str) -> ModelSpec | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import re
-import zipfile
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from napari_tessera.models.formats.programs.embedded import EXTRA_FILE, check_to
 from napari_tessera.models.formats.programs.stored_program import remember_program
 from napari_tessera.models.model import Model
 from napari_tessera.models.networks.training_mode import iter_graph_operations, sentences_of
+from napari_tessera.models.safety.archive import open_archive, read_entry
 from napari_tessera.models.safety.contents import Content, look, refuse_no_model
 from napari_tessera.models.safety.reasons import reason_of_torch
 from napari_tessera.models.safety.trusted_files import NO_FILES, TrustedFiles
@@ -36,7 +36,6 @@ from napari_tessera.models.spec.spec import ModelSpec, WindowRule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import IO
 
     from napari_tessera.models.networks.training_mode import Operation
     from napari_tessera.models.spec.file import Architecture
@@ -76,7 +75,7 @@ class ExportedProgram:
 
     def describe(self, path: Path) -> Description:
         """Return what the description beside *path* or inside it says, else what its graph says of shapes."""
-        content, text = _read(path, path)
+        content, text = _read(path)
         graph = _Graph.of(content, path)
         spec, _ = _spec(path, text, graph, self.network_output)
         return Description(spec, notes=graph.notes)
@@ -84,7 +83,7 @@ class ExportedProgram:
     def load(self, path: Path, trusted: TrustedFiles = NO_FILES) -> Model:
         """Open *path*."""
         archive = trusted.of(path)
-        content, text = _read(path, io.BytesIO(archive))
+        content, text = _read(path, archive)
         graph = _Graph.of(content, path)
         spec, architecture = _spec(path, text, graph, self.network_output)
         return Model(_open(path, archive, graph, spec.network_output, architecture), spec, str(path))
@@ -95,7 +94,7 @@ FORMAT = ExportedProgram()
 
 def open_exported(path: Path, archive: bytes, described: ModelSpec) -> tuple[torch.nn.Module, int, int, int]:
     """Return the program *path*, its spatial dimensions, input and output channels; the *archive* is trusted."""
-    content, _ = _read(path, io.BytesIO(archive))
+    content, _ = _read(path, archive)
     graph = _Graph.of(content, path)
     name = graph.choose(path, described.network_output, described.out_channels)
     return _open(path, archive, graph, name), len(graph.window), graph.sizes[1].least, graph.outputs[name][1]
@@ -166,28 +165,23 @@ class _Exported(torch.nn.Module):
         return output_called(self.network_output, self.graph(windows))
 
 
-def _read(path: Path, source: Path | IO[bytes]) -> tuple[dict[str, Any], bytes]:
-    """Return the graph of the archive *path*, read from *source*, and the description inside; b"" without one."""
-    content = look(path)
-    refuse_no_model(content, str(path))
-    if content is not Content.EXPORTED:
-        raise ModelError(f"{path} is no exported program, but {content.value}: save it with torch.export.save")
+def _read(path: Path, content: bytes | None = None) -> tuple[dict[str, Any], bytes]:
+    """Return the graph of the archive *path*, whose *content* may be read already, and the description inside."""
+    kind = look(path)
+    refuse_no_model(kind, str(path))
+    if kind is not Content.EXPORTED:
+        raise ModelError(f"{path} is no exported program, but {kind.value}: save it with torch.export.save")
+    with open_archive(path, content) as archive:
+        graph = next((name for name in archive.namelist() if name.endswith("/models/model.json")), None)
+        if graph is None:
+            raise ModelError(
+                f"{path} holds no models/model.json, as what torch wrote before 2.8: export it again with a newer torch"
+            )
+        text = read_entry(archive, graph, label=f"the graph in {path}", limit=MAX_JSON_BYTES)
+        extra = read_extra(archive, path)
     try:
-        with zipfile.ZipFile(source) as archive:
-            names = archive.namelist()
-            graph = next((name for name in names if name.endswith("/models/model.json")), None)
-            if graph is None:
-                raise ModelError(
-                    f"{path} holds no models/model.json, as what torch wrote before 2.8: export it again with a newer "
-                    f"torch"
-                )
-            if archive.getinfo(graph).compress_type != zipfile.ZIP_STORED:
-                raise ModelError(f"the graph in {path} is compressed, which torch.export.save never does: export again")
-            if archive.getinfo(graph).file_size > MAX_JSON_BYTES:
-                raise ModelError(f"the graph in {path} has more than {MAX_JSON_BYTES} bytes: no network has")
-            return load_json(archive.read(graph)), read_extra(archive, path)
-    # NotImplementedError is an unknown compression, RuntimeError a password, RecursionError too many brackets.
-    except (OSError, EOFError, zipfile.BadZipFile, ValueError, RuntimeError) as error:
+        return load_json(text), extra
+    except (ValueError, RecursionError) as error:
         raise ModelError(
             f"cannot open {path} as an exported program, the file may be cut short ({error}): get it again"
         ) from error

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,14 +26,13 @@ from napari_tessera.models.formats.programs.embedded import EXTRA_FILE, find_des
 from napari_tessera.models.formats.programs.script import open_script
 from napari_tessera.models.formats.programs.stored_program import remember_program
 from napari_tessera.models.model import Model
+from napari_tessera.models.safety.archive import open_archive
 from napari_tessera.models.safety.contents import Content, look, refuse_no_model
 from napari_tessera.models.safety.trusted_files import NO_FILES, TrustedFiles
 from napari_tessera.models.spec.sentences import assume
 from napari_tessera.models.spec.spec import ModelSpec, WindowRule
 
 if TYPE_CHECKING:
-    from typing import IO
-
     from napari_tessera.models.spec.file import ModelFile
 
 # Sides to try when nothing is said of the network: every common down-sampling divides one of them.
@@ -62,7 +59,7 @@ class TorchScript:
 
     def describe(self, path: Path) -> Description:
         """Return what the description beside *path*, or inside it, says."""
-        described = _described(path, _extra_file(path, path))
+        described = _described(path, _extra_file(path))
         return Description(None if described is None else described.spec)
 
     def load(self, path: Path, trusted: TrustedFiles = NO_FILES) -> Model:
@@ -78,23 +75,18 @@ class TorchScript:
 FORMAT = TorchScript()
 
 
-def _extra_file(path: Path, source: Path | IO[bytes]) -> bytes:
-    """Return the description inside the archive *path*, read from *source*; nothing where there is none."""
-    content = look(path)
-    refuse_no_model(content, str(path))
-    if content is not Content.SCRIPT:
-        raise ModelError(f"{path} is no TorchScript archive, but {content.value}: save it with torch.jit.save")
-    try:
-        with zipfile.ZipFile(source) as archive:
-            return read_extra(archive, path)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise ModelError(
-            f"cannot open {path} as TorchScript, the file may be cut short ({error}): get it again"
-        ) from error
+def _extra_file(path: Path, content: bytes | None = None) -> bytes:
+    """Return the description inside the archive *path*, whose *content* may be read already; nothing without one."""
+    kind = look(path)
+    refuse_no_model(kind, str(path))
+    if kind is not Content.SCRIPT:
+        raise ModelError(f"{path} is no TorchScript archive, but {kind.value}: save it with torch.jit.save")
+    with open_archive(path, content) as archive:
+        return read_extra(archive, path)
 
 
 def _load(path: Path, content: bytes, network_output: str) -> Model:
-    _extra_file(path, io.BytesIO(content))
+    _extra_file(path, content)
     extra = {EXTRA_FILE: ""}
     network = open_script(content, str(path), extra)
     described = _described(path, extra[EXTRA_FILE])

@@ -1,0 +1,114 @@
+"""The files of a model in a folder or a zip: read one by one, bounded, and never from outside of it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Self
+from zipfile import ZipFile
+
+from napari_tessera.core.errors import ModelError
+from napari_tessera.models.safety.archive import copy_entry, inside, is_file, open_archive, read_bounded, read_entry
+from napari_tessera.models.safety.trusted_files import NO_FILES, TrustedFiles
+
+# Folders between the top of a package and the file that it is known by.
+DEEPEST = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A model's files.
+
+    Parameters
+    ----------
+    path
+        The folder or the zip, for people and for trust.
+    root
+        The model's own folder within it, "" if that is all of it; it ends with "/" otherwise.
+    trusted
+        What of it may run code. A zip that is among it is read from there alone.
+    """
+
+    path: Path
+    root: str = ""
+    trusted: TrustedFiles = NO_FILES
+
+    @property
+    def is_zip(self) -> bool:
+        """Whether it is a zip."""
+        return self.path.is_file()
+
+    @property
+    def is_mappable(self) -> bool:
+        """Whether weights may stay in a file that is lent: on Windows a mapped copy could not be deleted."""
+        return not self.is_zip or os.name != "nt"
+
+    def untrusted(self) -> Self:
+        """Return it without the content that it was opened with, which it would keep in memory."""
+        return replace(self, trusted=NO_FILES)
+
+    def label(self, name: str = "") -> str:
+        """Return how errors call the file *name*."""
+        return f"{self.root}{name} in {self.path}" if self.is_zip else str(self.path / self.root / name)
+
+    def names(self) -> list[str]:
+        """Return the names of all files of a zip."""
+        with self._zip() as archive:
+            return [name.removeprefix(self.root) for name in archive.namelist() if name.startswith(self.root)]
+
+    def holds(self, name: str) -> bool:
+        """Whether there is a file *name*."""
+        return name in self.names() if self.is_zip else is_file(self.locate(name))
+
+    def locate(self, name: str) -> Path:
+        """Return the file of the user's disk whose content decides on *name*: itself, or the zip."""
+        return self.path if self.is_zip else inside(self.path, f"{self.root}{name}")
+
+    def read(self, name: str, *, limit: int) -> bytes:
+        """Return the content of the file *name*, of at most *limit* bytes."""
+        if self.is_zip:
+            with self._zip() as archive:
+                return read_entry(archive, f"{self.root}{name}", label=self.label(name), limit=limit)
+        try:
+            with self.locate(name).open("rb") as file:
+                return read_bounded(file, label=self.label(name), limit=limit)
+        except OSError as error:
+            raise ModelError(f"cannot read {self.label(name)}, it may be cut short ({error}): get it again") from error
+
+    def read_code(self, name: str) -> bytes:
+        """Return the content of the file *name*, which the user allows to run."""
+        content = self.trusted.of(self.locate(name))
+        if not self.is_zip:
+            return content
+        with self.on_disk(name) as file:
+            return file.read_bytes()
+
+    @contextmanager
+    def on_disk(self, name: str, *others: str) -> Iterator[Path]:
+        """Lend the file *name* as a path, *others* beside it; from a zip they are copies, which are gone afterwards."""
+        if not self.is_zip:
+            yield self.locate(name)
+            return
+        # On Windows a file that an exception's frames still map cannot be deleted; the error itself matters more.
+        with tempfile.TemporaryDirectory(prefix="tessera-", ignore_cleanup_errors=True) as folder:
+            with self._zip() as archive:
+                for one in (name, *others):
+                    target = Path(folder) / PurePosixPath(one)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    copy_entry(archive, f"{self.root}{one}", target, label=self.label(one))
+            yield Path(folder) / PurePosixPath(name)
+
+    def _zip(self) -> AbstractContextManager[ZipFile]:
+        return open_archive(self.path, self.trusted.content.get(self.path))
+
+
+def find_files(path: Path, pattern: str, trusted: TrustedFiles = NO_FILES) -> list[str]:
+    """Return the names, with "/", of the files not too deep in the folder or zip *path* that end as *pattern* does."""
+    if path.is_dir():
+        levels = ["*/" * depth + pattern for depth in range(DEEPEST - pattern.count("/"))]
+        return [file.relative_to(path).as_posix() for level in levels for file in path.glob(level)]
+    return [name for name in Package(path, trusted=trusted).names() if PurePosixPath(name).match(pattern)]
