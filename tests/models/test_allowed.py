@@ -258,7 +258,7 @@ REVIEWED = {
 # Attributes by a name that is no text in the source, under models/.
 LOOKED_UP = {
     ("models/networks/architectures.py", "network_class"): "a class of MONAI_NETWORKS",
-    ("models/formats/adapters.py", ""): "the types of BIOIMAGEIO_NUMBERS, when the module is imported",
+    ("models/networks/adapters.py", ""): "the types of BIOIMAGEIO_NUMBERS, when the module is imported",
     ("models/formats/bioimageio/bioimageio_format.py", "_number_type"): "a type of BIOIMAGEIO_NUMBERS",
     ("models/formats/bioimageio/weights.py", "choose_weights"): "a key of BIOIMAGEIO_WEIGHTS, of parsed data",
     ("models/formats/nnunet/network.py", ""): "the layers of NNUNET_LAYERS, when the module is imported",
