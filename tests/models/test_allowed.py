@@ -21,7 +21,7 @@ from napari_tessera.intensity.steps import NormalisationMode
 from napari_tessera.models.formats.bioimageio import postprocessing as bioimageio_after
 from napari_tessera.models.formats.bioimageio import steps as bioimageio_steps
 from napari_tessera.models.formats.bioimageio import weights as bioimageio_weights
-from napari_tessera.models.formats.connectomics import checkpoint as connectomics_pickles
+from napari_tessera.models.formats.connectomics import connectomics_format as connectomics_pickles
 from napari_tessera.models.formats.connectomics import network as connectomics_network
 from napari_tessera.models.formats.connectomics import output as connectomics_output
 from napari_tessera.models.formats.connectomics import version1
@@ -30,7 +30,6 @@ from napari_tessera.models.formats.monai_bundle import post_transforms as monai_
 from napari_tessera.models.formats.monai_bundle import transforms as monai_transforms
 from napari_tessera.models.formats.nnunet import network as nnunet_network
 from napari_tessera.models.formats.nnunet import plans as nnunet_plans
-from napari_tessera.models.formats.nnunet import resampling as nnunet_resampling
 from napari_tessera.models.formats.nnunet import spec as nnunet_spec
 from napari_tessera.models.formats.registry import FORMATS
 from napari_tessera.models.networks import architectures, residual_unet
@@ -56,7 +55,7 @@ HANDLED: dict[str, tuple[Names, Any]] = {
     "nnU-Net's networks": (allowed.NNUNET_NETWORKS, nnunet_network.ARCHITECTURES),
     "nnU-Net's layers": (allowed.NNUNET_LAYERS, nnunet_network._LAYERS),
     "nnU-Net's schemes": (allowed.NNUNET_BEFORE, nnunet_spec._SCHEMES),
-    "nnU-Net's resampling": (allowed.NNUNET_RESAMPLING, nnunet_resampling._SCHEMES),
+    "nnU-Net's resampling": (allowed.NNUNET_RESAMPLING, nnunet_spec._RESAMPLINGS),
     "nnU-Net's old networks": (
         allowed.NNUNET_OLD_NETWORKS,
         get_args(nnunet_plans._OldConfiguration.model_fields["unet"].annotation),
@@ -236,7 +235,11 @@ REVIEWED = {
         "read_tensors_only",
         "torch.serialization.safe_globals",
     ): "stand-ins of the table",
-    ("models/formats/programs/script.py", "open_script", "torch.jit.load"): "a program; the user trusts this very file",
+    (
+        "models/formats/programs/stored_program.py",
+        "open_script",
+        "torch.jit.load",
+    ): "a program; the user trusts this very file",
     (
         "models/formats/tessera/custom_class.py",
         "find_class",

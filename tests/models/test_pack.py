@@ -157,7 +157,7 @@ def test_nnunets_axes_folds_and_channels_survive(tmp_path: Path) -> None:
     check_the_same(model, path)
     content = yaml.safe_load(path.read_text())
     assert content["architecture"]["class"] == "dynamic_network_architectures.architectures.unet.PlainConvUNet"
-    assert (content["architecture"]["folds"], content["around"]) == (3, [{"do": "reorder", "order": [2, 0, 1]}])
+    assert (content["architecture"]["folds"], content["around"]) == (3, [{"do": "turn", "axes": "xzy"}])
     assert describe_model(path)[1].architecture.endswith("PlainConvUNet (mean of 3 folds)")
     # Packed once more, it stays what it is.
     check_the_same(model, packed(nt.load_model(path), tmp_path / "again"))

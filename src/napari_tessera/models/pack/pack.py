@@ -2,20 +2,179 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 import yaml
 
 from napari_tessera.core.errors import ModelError, OutputError, first_line
 from napari_tessera.core.plain_yaml import MAX_BYTES
 from napari_tessera.core.writing import replacing
-from napari_tessera.models.pack.network import pack_network
+from napari_tessera.engine.loop.several_outputs import the_output, with_output
+from napari_tessera.models.formats.nnunet.network import FoldAverage
+from napari_tessera.models.formats.programs.stored_program import StoredProgram, program_of
+from napari_tessera.models.formats.registry import PROGRAM
+from napari_tessera.models.formats.saved_weights import SavedWeights
+from napari_tessera.models.formats.state_dict import once_each
+from napari_tessera.models.formats.tessera.own_network import build_network
+from napari_tessera.models.networks.adapters import take_off
+from napari_tessera.models.networks.architectures import built_from
+from napari_tessera.models.safety.trusted_files import fingerprint
 from napari_tessera.models.spec.file import ModelFile
 
 if TYPE_CHECKING:
     from napari_tessera.models.model import Model
+    from napari_tessera.models.spec.file import Architecture
+
+
+# How far two ways to compute the same may differ, float32.
+SAME = 1e-5
+_SUFFIXES = {"torchscript": ".pt", "exported-program": ".pt2", "onnx": ".onnx"}
+
+
+@dataclass(frozen=True, slots=True)
+class PackedFile:
+    """A file beside the description: its name there, and what writes it to a path."""
+
+    name: str
+    write: Callable[[Path], None]
+
+
+@dataclass(frozen=True, slots=True)
+class PackedNetwork:
+    """The files that a network is packed as.
+
+    Parameters
+    ----------
+    files
+        The weights, or the program and its data.
+    describe
+        Returns the keys of the description that name them; takes where each was written to, by its name.
+    """
+
+    files: tuple[PackedFile, ...]
+    describe: Callable[[Mapping[str, Path]], dict[str, Any]]
+
+
+def pack_network(model: Model, stem: str, lent: ExitStack) -> PackedNetwork:
+    """Return how the network of *model* is packed beside the description ``<stem>.yaml``.
+
+    Parameters
+    ----------
+    model
+        As loaded.
+    stem
+        The description's name without its ending.
+    lent
+        Holds what files of zips are copied from, until everything is written.
+    """
+    core, around = take_off(model.network)
+    outside = {"around": around} if around else {}
+    if (program := program_of(core)) is not None:
+        if program.architecture is None:
+            return _pack_program(program, stem, outside, lent)
+        core = _rebuild(core, program.architecture, model)
+    architecture = _architecture_of(core)
+    if architecture is None:
+        raise ModelError(
+            f"'{model.spec.name}' ({model.origin}) cannot be packed: its network is not, as it is, one of a class that "
+            f"Tessera rebuilds, so keep its own file"
+        )
+    weights = PackedFile(f"{stem}.safetensors", partial(_save_weights, core))
+    described = {"architecture": architecture, "weights": weights.name, **outside}
+    return PackedNetwork((weights,), lambda written: described)
+
+
+def _architecture_of(core: torch.nn.Module) -> dict[str, Any] | None:
+    """Return what a description says of a network of a reviewed class, or of several folds of one; None of others."""
+    folds = list(core.folds) if isinstance(core, FoldAverage) else [core]
+    built = [built_from(fold) for fold in folds]
+    if built[0] is None or any(other != built[0] for other in built):
+        return None
+    name, arguments = built[0]
+    found: dict[str, Any] = {"class": name, "arguments": plain(arguments)}
+    return found if len(folds) == 1 else found | {"folds": len(folds)}
+
+
+def _rebuild(program: torch.nn.Module, architecture: Architecture, model: Model) -> torch.nn.Module:
+    """Return the network of the class that the description names, once it has proved to compute what *program* does."""
+    origin = Path(model.origin)
+    remedy = f"take 'architecture' out of the description of {origin} to pack its program as it is"
+    # What runs a graph holds it as a part of itself.
+    weights = {name.removeprefix("graph."): each for name, each in program.state_dict().items()}
+    try:
+        network, _ = build_network(architecture, SavedWeights.of(weights, f"of {origin}"), origin)
+    except ModelError as error:
+        raise ModelError(f"{error}; {remedy}") from error
+    spec = model.spec
+    windows = torch.randn(1, spec.in_channels, *spec.window.default, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        found, wanted = (
+            the_output(
+                with_output(each, spec.network_output)(windows),
+                out_channels=spec.out_channels,
+                window=spec.window.default,
+            )
+            for each in (network, program)
+        )
+    if found.shape != wanted.shape or not torch.allclose(found, wanted, rtol=SAME, atol=SAME):
+        raise ModelError(f"{origin} does not compute what its description's {architecture.name} does: {remedy}")
+    return network
+
+
+def plain(value: Any) -> Any:
+    """Return *value* with lists for tuples, as YAML knows none."""
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items()}
+    return [plain(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
+def _save_weights(network: torch.nn.Module, path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file(once_each(network), path)
+
+
+def _pack_program(program: StoredProgram, stem: str, outside: dict[str, Any], lent: ExitStack) -> PackedNetwork:
+    program.check_unchanged()
+    source = lent.enter_context(program.lend())
+    name = f"{stem}{PROGRAM}{_SUFFIXES[program.kind]}"
+    files = _onnx_files(source, name) if program.kind == "onnx" else (PackedFile(name, partial(_copy, source)),)
+
+    def describe(written: Mapping[str, Path]) -> dict[str, Any]:
+        first, *data = ({"file": file.name, "sha256": fingerprint(written[file.name])} for file in files)
+        said: dict[str, Any] = {"kind": program.kind, **first}
+        return {"program": said | ({"data": data} if data else {}), **outside}
+
+    return PackedNetwork(files, describe)
+
+
+def _onnx_files(source: Path, name: str) -> tuple[PackedFile, ...]:
+    """Return the graph *source* and the files of its weights, which get the graph's name; it is told of that."""
+    from napari_tessera.models.formats.onnx.graph import external_files, rename_external_files
+    from napari_tessera.models.formats.onnx.onnx_format import read_whole_graph
+
+    graph = read_whole_graph(source)
+    names = {old: f"{name}.data{number or ''}" for number, old in enumerate(sorted(external_files(graph)))}
+    if not names:
+        return (PackedFile(name, partial(_copy, source)),)
+    rename_external_files(graph, names)
+    data = (PackedFile(new, partial(_copy, source.parent / old)) for old, new in names.items())
+    return (PackedFile(name, lambda path: _write(path, graph.SerializeToString())), *data)
+
+
+def _copy(source: Path, path: Path) -> None:
+    shutil.copyfile(source, path)
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
 
 
 def pack(model: Model, path: Path, *, overwrite: bool = False) -> tuple[Path, ...]:
@@ -57,24 +216,17 @@ def pack(model: Model, path: Path, *, overwrite: bool = False) -> tuple[Path, ..
                 for file, write in targets.items():
                     write(partial[file])
                 written = {file.name: partial[file] for file in targets}
-                content = {"format": "tessera-model/1", **model.spec.to_content()} | parts.describe(written)
-                if model.notes:
-                    content["notes"] = list(model.notes)
-                partial[path].write_bytes(_text(content, model))
+                partial[path].write_bytes(_text(model, parts.describe(written)))
         except OSError as error:
             raise OutputError(f"cannot write '{path}': {error.strerror or error}") from error
     return path, *targets
 
 
-def _text(content: dict[str, Any], model: Model) -> bytes:
-    """Return the description's text, which can be read again.
-
-    Raises
-    ------
-    ModelError
-        If it cannot.
-    """
+def _text(model: Model, network: dict[str, Any]) -> bytes:
+    """Return the description's text, which can be read again; *network* names the network's files."""
+    notes = {"notes": list(model.notes)} if model.notes else {}
     try:
+        content = {"format": "tessera-model/1", **model.spec.to_content(), **network, **notes}
         ModelFile.model_validate(content)
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120).encode()
     except (ValueError, yaml.YAMLError) as error:  # pydantic's errors and those of text are ValueErrors

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_tessera.core.errors import ModelError, OutOfMemoryError
 from napari_tessera.models.formats.bioimageio.files import DescribedPackage, PackageFile
-from napari_tessera.models.formats.programs.script import open_script
-from napari_tessera.models.formats.programs.stored_program import ProgramKind, remember_program
+from napari_tessera.models.formats.programs.stored_program import ProgramKind, open_script, remember_program
 from napari_tessera.models.formats.saved_weights import fill, read_weights
 from napari_tessera.models.networks import architectures
 from napari_tessera.models.safety import allowed

@@ -20,8 +20,7 @@ from napari_tessera.models.formats.monai_bundle.metadata import MARKER, MAX_CHAN
 from napari_tessera.models.formats.monai_bundle.post_transforms import Postprocessing, read_postprocessing
 from napari_tessera.models.formats.monai_bundle.transforms import Preprocessing, read_preprocessing
 from napari_tessera.models.formats.monai_bundle.window import Inferer, find_window, network_steps, read_inferer
-from napari_tessera.models.formats.programs.script import open_script
-from napari_tessera.models.formats.programs.stored_program import remember_program
+from napari_tessera.models.formats.programs.stored_program import open_script, remember_program
 from napari_tessera.models.formats.registry import MOST_NAMED
 from napari_tessera.models.formats.saved_weights import fill, read_weights
 from napari_tessera.models.model import Model

@@ -8,21 +8,75 @@ from typing import TYPE_CHECKING
 
 from napari_tessera.core.errors import ModelError
 from napari_tessera.models.formats.base import Description, ModelFormat, Risk
-from napari_tessera.models.formats.nnunet.checkpoint import Checkpoint, read_checkpoint
 from napari_tessera.models.formats.nnunet.network import FoldAverage, build_network
 from napari_tessera.models.formats.nnunet.plans import Architecture, read_dataset, read_plans
 from napari_tessera.models.formats.nnunet.spec import axis_order, iter_notes, make_spec, read_outputs
 from napari_tessera.models.formats.nnunet.training_folder import DATASET, PLANS, TrainedFolder, open_trained_folder
-from napari_tessera.models.formats.saved_weights import fill
+from napari_tessera.models.formats.saved_weights import SavedWeights, fill
 from napari_tessera.models.model import Model
 from napari_tessera.models.networks.adapters import AxesInOrder
+from napari_tessera.models.safety.tensors_only import read_tensors_only
 from napari_tessera.models.safety.trusted_files import NO_FILES, TrustedFiles
 from napari_tessera.models.spec.file import MOST_FOLDS
 
 if TYPE_CHECKING:
     import torch
 
+    from napari_tessera.models.formats.nnunet.training_folder import TrainedFolder
     from napari_tessera.models.spec.spec import ModelSpec
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """What one fold's checkpoint gives.
+
+    Parameters
+    ----------
+    path
+        Of the file, for people: it may lead through a zip.
+    configuration
+        Which of the plans' configurations it was trained for.
+    trainer
+        Name of the class that trained it.
+    mirroring_axes
+        Axes, in nnU-Net's order, that its own inference mirrors.
+    weights
+        Memory-mapped: read from the file when first used.
+    """
+
+    path: Path
+    configuration: str
+    trainer: str
+    mirroring_axes: tuple[int, ...]
+    weights: SavedWeights
+
+
+def read_checkpoint(trained: TrainedFolder, name: str) -> Checkpoint:
+    """Open the checkpoint *name* of a trained folder."""
+    path = trained.place(name)
+    with trained.on_disk(name) as file:
+        content = read_tensors_only(file, str(path), mapped=trained.is_mappable)
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} holds {type(content).__name__} data, not what nnU-Net 2 writes: get it again")
+    try:
+        arguments, weights = content["init_args"], content["network_weights"]
+        configuration, trainer = arguments["configuration"], content.get("trainer_name", "")
+        mirrored = tuple(content.get("inference_allowed_mirroring_axes") or ())
+    except (TypeError, LookupError, AttributeError) as error:
+        raise ModelError(
+            f"{path} lacks {error}, which nnU-Net 2 writes: it may be of another version or program"
+        ) from error
+    fits = (
+        isinstance(configuration, str)
+        and isinstance(trainer, str)
+        and all(type(axis) is int and 0 <= axis < 3 for axis in mirrored)
+    )
+    if not fits:
+        raise ModelError(
+            f"{path} does not hold what nnU-Net 2 writes: names of a configuration and a trainer, and axes to mirror"
+        )
+    return Checkpoint(path, configuration, trainer, mirrored, SavedWeights.of(weights, str(path)))
+
 
 # The first of these that any fold has is used of all folds, as nnU-Net does.
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")

@@ -23,8 +23,7 @@ from napari_tessera.engine.loop.several_outputs import (
 )
 from napari_tessera.models.formats.base import Description, Risk
 from napari_tessera.models.formats.programs.embedded import EXTRA_FILE, find_description, read_extra
-from napari_tessera.models.formats.programs.script import open_script
-from napari_tessera.models.formats.programs.stored_program import remember_program
+from napari_tessera.models.formats.programs.stored_program import open_script, remember_program
 from napari_tessera.models.model import Model
 from napari_tessera.models.safety.archive import open_archive
 from napari_tessera.models.safety.contents import Content, look, refuse_no_model
