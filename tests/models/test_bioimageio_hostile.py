@@ -154,7 +154,7 @@ def test_zip_bombs_are_not_unpacked(package: Path, tmp_path: Path, monkeypatch: 
         with archive.open("weights.pt", "w") as file:
             for _ in range(64):
                 file.write(bytes(1 << 20))
-    with pytest.raises(ModelError, match=r"bomb.zip holds would grow from \d+ to 6711\d+ bytes"):
+    with pytest.raises(ModelError, match=r"would grow from \d+ to 6710\d+ bytes"):
         load_model(path)
     assert not list(scratch.iterdir())
 
@@ -193,7 +193,7 @@ def test_a_size_that_lies_is_found_out(package: Path) -> None:
         ("a: 2026-99-99", "cannot read rdf.yaml|describes a None"),
         ("[" * 100_000, "nested too deeply|cannot read"),
         ("a: &a [*a]", "cannot read rdf.yaml|describes a None"),
-        ("x: 1" * 300_000, "a model description has at most 1000000"),
+        ("x: 1" * 300_000, "has more than 1000000 bytes"),
         (
             "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
             + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)),
