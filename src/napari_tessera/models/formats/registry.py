@@ -33,17 +33,7 @@ _CELLPOSE = ("cyto", "nuclei", "cpsam", "cp_", "cpx", "cellpose", "tissuenet", "
 
 
 def refuse_foreign(label: str, names: Iterable[str], *, is_weights: bool = False) -> None:
-    """Raise if one of *names*, which are those of a file or of what lies in a folder or a zip, is another program's.
-
-    Parameters
-    ----------
-    label
-        How the error calls the file or the folder.
-    names
-        With "/".
-    is_weights
-        Whether it is one file that torch.save wrote.
-    """
+    """Raise if one of *names*, which are those of a file or of what lies in a folder or a zip, is another program's."""
     found = {PurePosixPath(name.lower()).name for name in names}
     for patterns, what, todo in _FOREIGN:
         if any(PurePosixPath(name).match(pattern) for name in found for pattern in patterns):

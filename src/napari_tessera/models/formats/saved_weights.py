@@ -191,15 +191,6 @@ def fill(network: torch.nn.Module, saved: SavedWeights, *, what: str) -> tuple[s
     """Give *network* its weights, which it then shares, and return notes on which were taken.
 
     Mapped ones stay in their file, unless they are of another type.
-
-    Parameters
-    ----------
-    network
-        As `empty_network.build_empty` returns it.
-    saved
-        Where its weights are.
-    what
-        How errors call the network.
     """
     fit = saved.fit(network)
     if fit.misfit:

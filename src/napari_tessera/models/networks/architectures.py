@@ -54,17 +54,7 @@ def _kinds(network: torch.nn.Module) -> list[tuple[str, type]]:
 
 
 def build(name: str, arguments: dict[str, Any], stored: StoredWeights) -> torch.nn.Module:
-    """Return a network of the allow-listed class *name*, in evaluation mode, whose weights have no values yet.
-
-    Parameters
-    ----------
-    name
-        One of `ARCHITECTURES`.
-    arguments
-        Of its constructor, literal values.
-    stored
-        What is there to fill it: far larger networks are refused before they take memory.
-    """
+    """Return a network of the allow-listed class *name*, in evaluation mode, whose weights have no values yet."""
     if name not in ARCHITECTURES:
         raise ModelError(
             f"architecture '{name}' is not one that Tessera rebuilds{nearest(name, ARCHITECTURES)} "

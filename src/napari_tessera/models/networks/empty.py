@@ -46,13 +46,6 @@ def build_empty(construct: Callable[[], torch.nn.Module], stored: StoredWeights)
 
     All that a state_dict holds is to be filled afterwards (see `formats.state_dict.fill`); what it does not hold, such
     as tables that a constructor computes, has its values.
-
-    Parameters
-    ----------
-    construct
-        Calls a reviewed constructor. It may be called twice.
-    stored
-        What is there to fill it.
     """
     with torch.device("meta"), WithoutValues(stored):
         network = construct()

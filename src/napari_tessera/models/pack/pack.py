@@ -63,17 +63,7 @@ class PackedNetwork:
 
 
 def pack_network(model: Model, stem: str, lent: ExitStack) -> PackedNetwork:
-    """Return how the network of *model* is packed beside the description ``<stem>.yaml``.
-
-    Parameters
-    ----------
-    model
-        As loaded.
-    stem
-        The description's name without its ending.
-    lent
-        Holds what files of zips are copied from, until everything is written.
-    """
+    """Return how the network of *model* is packed beside the description ``<stem>.yaml``."""
     core, around = take_off(model.network)
     outside = {"around": around} if around else {}
     if (program := program_of(core)) is not None:

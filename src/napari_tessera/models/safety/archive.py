@@ -27,15 +27,7 @@ _ZIP_ERRORS = (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, 
 
 @contextmanager
 def open_archive(path: Path, content: bytes | None = None) -> Iterator[zipfile.ZipFile]:
-    """Lend the zip *path* after looking at what its directory says of all its entries.
-
-    Parameters
-    ----------
-    path
-        Where it lies, for errors, too.
-    content
-        What it holds, if that has been read.
-    """
+    """Lend the zip *path* after looking at what its directory says of all its entries."""
     try:
         archive = zipfile.ZipFile(path if content is None else io.BytesIO(content))
     except _ZIP_ERRORS as error:

@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Self
 from zipfile import ZipFile
@@ -31,16 +31,26 @@ class Package:
         The model's own folder within it, "" if that is all of it; it ends with "/" otherwise.
     trusted
         What of it may run code. A zip that is among it is read from there alone.
+    entries
+        Names of all files of a zip, from `root` on; read when it is made. None for a folder.
     """
 
     path: Path
     root: str = ""
     trusted: TrustedFiles = NO_FILES
+    entries: frozenset[str] | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Read what a zip holds, once: it may be very many files."""
+        if self.entries is None and self.path.is_file():
+            with self._zip() as archive:
+                names = (name.removeprefix(self.root) for name in archive.namelist() if name.startswith(self.root))
+                object.__setattr__(self, "entries", frozenset(names))
 
     @property
     def is_zip(self) -> bool:
         """Whether it is a zip."""
-        return self.path.is_file()
+        return self.entries is not None
 
     @property
     def is_mappable(self) -> bool:
@@ -55,14 +65,9 @@ class Package:
         """Return how errors call the file *name*."""
         return f"{self.root}{name} in {self.path}" if self.is_zip else str(self.path / self.root / name)
 
-    def names(self) -> list[str]:
-        """Return the names of all files of a zip."""
-        with self._zip() as archive:
-            return [name.removeprefix(self.root) for name in archive.namelist() if name.startswith(self.root)]
-
     def holds(self, name: str) -> bool:
         """Whether there is a file *name*."""
-        return name in self.names() if self.is_zip else is_file(self.locate(name))
+        return is_file(self.locate(name)) if self.entries is None else name in self.entries
 
     def locate(self, name: str) -> Path:
         """Return the file of the user's disk whose content decides on *name*: itself, or the zip."""
@@ -111,4 +116,5 @@ def find_files(path: Path, pattern: str, trusted: TrustedFiles = NO_FILES) -> li
     if path.is_dir():
         levels = ["*/" * depth + pattern for depth in range(DEEPEST - pattern.count("/"))]
         return [file.relative_to(path).as_posix() for level in levels for file in path.glob(level)]
-    return [name for name in Package(path, trusted=trusted).names() if PurePosixPath(name).match(pattern)]
+    entries = Package(path, trusted=trusted).entries or ()
+    return sorted(name for name in entries if PurePosixPath(name).match(pattern))

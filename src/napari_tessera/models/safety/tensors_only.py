@@ -118,13 +118,7 @@ def read_tensors_only(
 def refuse_more_than_tensors(
     path: Path, label: str, *, stand_in: Callable[[str], Callable[..., Any] | None] = _nothing
 ) -> list[tuple[Callable[..., Any], str]]:
-    """Return what stands for each name in *path* beyond tensors and plain data; makes nothing of it.
-
-    Parameters
-    ----------
-    path, label, stand_in
-        As for `read_tensors_only`.
-    """
+    """Return what stands for each name in *path* beyond tensors and plain data; makes nothing of it."""
     try:
         names = _names_in_zip(path, label) if look(path) in _ZIPS else _names_in_pickles(path, label, stand_in)
     except ModelError:

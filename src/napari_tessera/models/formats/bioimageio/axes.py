@@ -75,15 +75,7 @@ class Layout:
 
 
 def read_layout(source: str, taken: Any, given: Any) -> Layout:
-    """Return the layout of the input tensor *taken* and the output tensor *given*, both of `bioimageio.spec`.
-
-    Parameters
-    ----------
-    source
-        Names the package in errors.
-    taken, given
-        `InputTensorDescr` and `OutputTensorDescr`.
-    """
+    """Return the layout of the input tensor *taken* and the output tensor *given*, both of `bioimageio.spec`."""
     order_in, order_out = _letters(source, "input", taken), _letters(source, "output", given)
     spatial = "".join(axis for axis in "zyx" if axis in order_in)
     if spatial not in ("zyx", "yx") or {*order_out} - {"b", "c"} != set(spatial):

@@ -99,4 +99,4 @@ def open_package(path: Path, trusted: TrustedFiles = NO_FILES) -> DescribedPacka
             f"{path} holds several models ({', '.join(nearest[:3])}): name the one to open, in a folder of its own"
         )
     folder, name = os.path.split((usual or nearest)[0])
-    return DescribedPackage(path, f"{folder}/" if folder else "", trusted, name)
+    return DescribedPackage(path, f"{folder}/" if folder else "", trusted, description=name)

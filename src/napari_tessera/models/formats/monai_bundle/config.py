@@ -79,15 +79,7 @@ class Config:
     label: str
 
     def literal(self, value: Any, where: str) -> Any:
-        """Return *value* with its references replaced by the plain values that they lead to.
-
-        Parameters
-        ----------
-        value
-            Part of the content.
-        where
-            The key of *value*, levels joined by "::", for errors.
-        """
+        """Return *value* with its references replaced by the plain values that they lead to."""
         return self._literal(value, where, DEEPEST, iter(range(MAX_VALUES)))
 
     def component(self, value: Any, where: str) -> Component | None:

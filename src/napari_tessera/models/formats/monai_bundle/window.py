@@ -153,17 +153,7 @@ def _side(value: Any) -> int | None:
 
 
 def network_steps(name: str, arguments: dict[str, Any], spatial_dims: int) -> tuple[int, ...]:
-    """Return, per axis of the network, what its windows must be multiples of: how far it scales down.
-
-    Parameters
-    ----------
-    name
-        The class without its module.
-    arguments
-        Those it is built with.
-    spatial_dims
-        2 or 3.
-    """
+    """Return, per axis of the network, what its windows must be multiples of: how far it scales down."""
     per_level: Any = ()
     if name in ("UNet", "AttentionUnet", "DynUNet"):
         per_level = arguments.get("strides", ())

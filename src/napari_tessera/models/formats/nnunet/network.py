@@ -65,19 +65,7 @@ class FoldAverage(torch.nn.Module):
 def build_network(
     architecture: Architecture, in_channels: int, out_channels: int, path: Path, stored: StoredWeights
 ) -> torch.nn.Module:
-    """Return the network that plans describe, its weights without values yet.
-
-    Parameters
-    ----------
-    architecture
-        Of the plans.
-    in_channels, out_channels
-        Of its input and output.
-    path
-        Of the plans, for errors.
-    stored
-        What is there to fill it.
-    """
+    """Return the network that plans describe, its weights without values yet."""
     name = architecture.network_class_name
     if name not in ARCHITECTURES:
         raise ModelError(

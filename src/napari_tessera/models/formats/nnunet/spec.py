@@ -133,15 +133,7 @@ class FoundSpacing:
 
 
 def read_spacing(plans: Plans, configuration: Configuration, order: Sequence[int]) -> FoundSpacing:
-    """Return what the spacing says.
-
-    Parameters
-    ----------
-    plans, configuration
-        What the folder says.
-    order
-        Which axis of the image each of the network's axes is.
-    """
+    """Return what the spacing says."""
     spacing, reader = configuration.spacing, plans.image_reader_writer
     if len(spacing) != len(order):
         raise ModelError(f"the spacing is {spacing}, but the network has {len(order)} axes")
@@ -247,21 +239,7 @@ def make_spec(
     name: str,
     path: Path,
 ) -> ModelSpec:
-    """Return the description of a network.
-
-    Parameters
-    ----------
-    plans, configuration, dataset, outputs
-        What the folder says.
-    order
-        From `axis_order`.
-    mirroring_axes
-        Of the network, in its own order, from the checkpoint.
-    name
-        For people.
-    path
-        The folder, for errors.
-    """
+    """Return the description of a network."""
     dims, channels = len(configuration.patch_size), len(dataset.channel_names)
     regions = outputs.region_labels
     try:
@@ -366,19 +344,7 @@ def iter_notes(
     trainer: str,
     trained: TrainedFolder,
 ) -> Iterator[str]:
-    """Yield what nnU-Net does and Tessera does not, one sentence each.
-
-    Parameters
-    ----------
-    plans, configuration
-        What the folder says.
-    order
-        From `axis_order`.
-    trainer
-        What the checkpoint says.
-    trained
-        The folder.
-    """
+    """Yield what nnU-Net does and Tessera does not, one sentence each."""
     dims = len(order)
     if dims == 2 and plans.transpose_forward[0] != 0:
         across = "zyx"[plans.transpose_forward[0]]

@@ -32,9 +32,9 @@ class TrainedFolder(Package):
 
     def folds(self) -> list[str]:
         """Return the names of the folders ``fold_*``, in order."""
-        if not self.is_zip:
+        if self.entries is None:
             return sorted(fold.name for fold in self.place().glob("fold_*") if fold.is_dir())
-        tops = (PurePosixPath(name).parts for name in self.names())
+        tops = (PurePosixPath(name).parts for name in self.entries)
         return sorted({parts[0] for parts in tops if len(parts) > 1 and parts[0].startswith("fold_")})
 
 
@@ -42,9 +42,9 @@ def open_trained_folder(path: Path) -> TrainedFolder:
     """Return the one trained folder in *path*: a folder, a zip, or a folder in a zip (``a.zip/folder``)."""
     home, place = (path, "") if path.is_dir() else split_at_zip(path)
     names = [name for name in find_files(home, PLANS) if name.startswith(place)]
-    roots = sorted(
-        root for root in (name.removesuffix(PLANS) for name in names) if TrainedFolder(home, root).holds(DATASET)
-    )
+    datasets = set(find_files(home, DATASET))
+    roots = sorted(name.removesuffix(PLANS) for name in find_files(home, PLANS) if name.startswith(place))
+    roots = [root for root in roots if f"{root}{DATASET}" in datasets]
     _refuse_others([root.removeprefix(place).rstrip("/") or "." for root in roots], path)
     return TrainedFolder(home, roots[0])
 

@@ -68,17 +68,7 @@ class OnnxLayout:
 
 
 def read_layout(model: Any, path: Path, described: ModelSpec | None, network_output: str) -> OnnxLayout:
-    """Return the layout of *model*, which was read from *path*.
-
-    Parameters
-    ----------
-    model, path
-        The graph without its weights, and where it lies.
-    described
-        What a description says of it, if there is one.
-    network_output
-        Name of the output to use; empty if nobody says.
-    """
+    """Return the layout of *model*, which was read from *path*."""
     ports = OnnxPorts.of(model, path)
     dims = ports.dims
     if len(dims) not in (4, 5):

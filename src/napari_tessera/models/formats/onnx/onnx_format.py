@@ -87,16 +87,9 @@ FORMAT = Onnx()
 
 
 def open_onnx(path: Path, described: ModelSpec, *, is_adapted: bool) -> tuple[OnnxNetwork, ModelSpec | None, set[str]]:
-    """Return the graph *path* as a network, what it says itself, and the names of the files that it takes weights from.
+    """Return the graph *path* as a network, what it says itself, and the names of the files with its weights.
 
-    Parameters
-    ----------
-    path
-        The graph.
-    described
-        What its description says.
-    is_adapted
-        Whether something stands around it, so that its axes are not those of the model and it says nothing.
+    *is_adapted*: something stands around it, so that its axes are not those of the model and it says nothing.
     """
     graph = read_graph(path)
     names = external_files(graph)

@@ -26,17 +26,6 @@ def open_script(
     """Return the TorchScript network in *content*, in evaluation mode whatever mode it was saved in.
 
     Its weights lie in memory, or nowhere on the device ``meta``.
-
-    Parameters
-    ----------
-    content
-        The archive, which the user allows to run.
-    label
-        How errors call it.
-    extra_files
-        Filled with the content of the files of these names that lie in the archive.
-    device
-        Where its weights are put.
     """
     try:
         with warnings.catch_warnings():

@@ -53,17 +53,7 @@ def risk_of_class(name: str, description: Path) -> Risk | None:
 
 
 def find_class(name: str, description: Path, trusted: TrustedFiles) -> Callable[..., torch.nn.Module] | None:
-    """Return the class *name* that *description* names; None if it is none of a person's own.
-
-    Parameters
-    ----------
-    name
-        With its module.
-    description
-        Where it was read.
-    trusted
-        What the user was asked about.
-    """
+    """Return the class *name* that *description* names; None if it is none of a person's own."""
     if (point := _entry_point(name)) is not None:
         return _checked(name, description, point.load)
     module, _, attribute = name.rpartition(".")
