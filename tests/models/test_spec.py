@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from napari_tessera.core.errors import ModelError, SettingsError
-from napari_tessera.core.settings.settings import Blend, DecoderChoice
+from napari_tessera.core.settings.choices import Blend, DecoderChoice
 from napari_tessera.engine.geometry.grid import Padding, PadMode, Tiling
 from napari_tessera.images.views.interpolation import ResamplingScheme
 from napari_tessera.intensity.steps import Normalisation

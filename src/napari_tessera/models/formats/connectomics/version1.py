@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from napari_tessera.core.errors import ModelError, nearest
+from napari_tessera.core.settings.choices import DecoderChoice
 from napari_tessera.core.settings.connectomics import read_blend, read_overlap
 from napari_tessera.core.settings.connectomics_views import read_views
-from napari_tessera.core.settings.settings import DecoderChoice
 from napari_tessera.intensity.steps import Chain, Normalisation, chain_of, normalisation
 from napari_tessera.models.formats.connectomics.network import Blueprint
 from napari_tessera.models.formats.connectomics.output import PLAIN_ACTIVATIONS

@@ -33,8 +33,9 @@ from napari_tessera.models.spec.sentences import assume
 from napari_tessera.models.spec.spec import Activation, ModelSpec, OutputSpec, PlaneAxis, WindowRule
 
 if TYPE_CHECKING:
-    from napari_tessera.core.settings.choices import DecoderChoice
     import torch
+
+    from napari_tessera.core.settings.choices import DecoderChoice
 
 
 INFERENCE = ("configs/inference.json", "configs/inference.yaml", "configs/inference.yml")
