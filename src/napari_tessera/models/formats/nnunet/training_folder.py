@@ -41,7 +41,6 @@ class TrainedFolder(Package):
 def open_trained_folder(path: Path) -> TrainedFolder:
     """Return the one trained folder in *path*: a folder, a zip, or a folder in a zip (``a.zip/folder``)."""
     home, place = (path, "") if path.is_dir() else split_at_zip(path)
-    names = [name for name in find_files(home, PLANS) if name.startswith(place)]
     datasets = set(find_files(home, DATASET))
     roots = sorted(name.removesuffix(PLANS) for name in find_files(home, PLANS) if name.startswith(place))
     roots = [root for root in roots if f"{root}{DATASET}" in datasets]
