@@ -18,7 +18,7 @@ from napari_tessera.core.settings import connectomics_decoding
 from napari_tessera.core.settings.connectomics_config import read_configuration
 from napari_tessera.decode import decoder_names
 from napari_tessera.intensity.steps import NormalisationMode
-from napari_tessera.models.formats.bioimageio import postprocessing as bioimageio_after
+from napari_tessera.models.formats.bioimageio import postprocessing as bioimageio_postprocessing
 from napari_tessera.models.formats.bioimageio import steps as bioimageio_steps
 from napari_tessera.models.formats.bioimageio import weights as bioimageio_weights
 from napari_tessera.models.formats.connectomics import connectomics_format as connectomics_pickles
@@ -26,7 +26,7 @@ from napari_tessera.models.formats.connectomics import network as connectomics_n
 from napari_tessera.models.formats.connectomics import output as connectomics_output
 from napari_tessera.models.formats.connectomics import version1
 from napari_tessera.models.formats.monai_bundle import intensities as monai_intensities
-from napari_tessera.models.formats.monai_bundle import post_transforms as monai_after
+from napari_tessera.models.formats.monai_bundle import post_transforms as monai_postprocessing
 from napari_tessera.models.formats.monai_bundle import transforms as monai_transforms
 from napari_tessera.models.formats.nnunet import network as nnunet_network
 from napari_tessera.models.formats.nnunet import plans as nnunet_plans
@@ -54,7 +54,7 @@ HANDLED: dict[str, tuple[Names, Any]] = {
     "pickles": (allowed.PICKLED_BESIDE, tensors_only._STAND_INS),
     "nnU-Net's networks": (allowed.NNUNET_NETWORKS, nnunet_network.ARCHITECTURES),
     "nnU-Net's layers": (allowed.NNUNET_LAYERS, nnunet_network._LAYERS),
-    "nnU-Net's schemes": (allowed.NNUNET_BEFORE, nnunet_spec._SCHEMES),
+    "nnU-Net's schemes": (allowed.NNUNET_PREPROCESSING, nnunet_spec._SCHEMES),
     "nnU-Net's resampling": (allowed.NNUNET_RESAMPLING, nnunet_spec._RESAMPLINGS),
     "nnU-Net's old networks": (
         allowed.NNUNET_OLD_NETWORKS,
@@ -70,9 +70,9 @@ HANDLED: dict[str, tuple[Names, Any]] = {
         monai_transforms._PRE,
     ),
     "MONAI's intensities": (allowed.MONAI_INTENSITIES, monai_intensities.READERS),
-    "MONAI's transforms after": (allowed.MONAI_AFTER, monai_after._POST),
-    "bioimage.io's steps before": (allowed.BIOIMAGEIO_BEFORE, bioimageio_steps._BEFORE),
-    "bioimage.io's steps after": (allowed.BIOIMAGEIO_AFTER, bioimageio_after._AFTER),
+    "MONAI's transforms after": (allowed.MONAI_POSTPROCESSING, monai_postprocessing._POST),
+    "bioimage.io's steps before": (allowed.BIOIMAGEIO_PREPROCESSING, bioimageio_steps._STEPS),
+    "bioimage.io's steps after": (allowed.BIOIMAGEIO_POSTPROCESSING, bioimageio_postprocessing._STEPS),
     "bioimage.io's weights": (allowed.BIOIMAGEIO_WEIGHTS, bioimageio_weights._ORDER),
     "Tessera's normalisations": (allowed.TESSERA_NORMALISATIONS, get_args(NormalisationMode)),
     "Tessera's activations": (allowed.TESSERA_ACTIVATIONS, get_args(spec.Activation)),

@@ -197,7 +197,7 @@ def test_a_size_that_lies_is_found_out(package: Path) -> None:
         (
             "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
             + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)),
-            "stands for more than 200000 values",
+            "stands for more than 100000 values",
         ),
     ],
     ids=["call", "name", "open", "list", "date", "deep", "itself", "long", "laughs"],

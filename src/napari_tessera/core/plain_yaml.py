@@ -27,6 +27,7 @@ _FLOAT = re.compile(
     r"(?:[-+]?[0-9][0-9_]*\.[0-9_]*(?:[eE][-+][0-9]+)?|\.[0-9][0-9_]*(?:[eE][-+][0-9]+)?"
     r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
 )
+_SWITCH = "tag:yaml.org,2002:bool"
 _NUMBERS = {"tag:yaml.org,2002:int": _INTEGER, "tag:yaml.org,2002:float": _FLOAT}
 
 
@@ -84,8 +85,28 @@ for _tag in _NUMBERS:
     _Loader.add_constructor(_tag, _Loader.construct_number)
 
 
-def load_yaml(text: str | bytes) -> Any:
-    """Return what *text* says.
+class _Newer(_Loader):
+    """The same with the words and numbers of YAML 1.2, where ``no`` is a text and ``1e-3`` a number."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own way to be told
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in {*_NUMBERS, _SWITCH}]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_Newer.add_implicit_resolver(_SWITCH, re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), [*"tTfF"])
+_Newer.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(?:0|[1-9][0-9]*)$|0x[0-9a-fA-F]+$"), [*"-+0123456789"])
+_Newer.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+    ),
+    [*"-+.0123456789"],
+)
+
+
+def load_yaml(text: str | bytes, *, newer: bool = False) -> Any:
+    """Return what *text* says; *newer*: its words and numbers are those of YAML 1.2.
 
     Raises
     ------
@@ -94,7 +115,7 @@ def load_yaml(text: str | bytes) -> Any:
         values, those that aliases repeat included.
     """
     try:
-        content = yaml.load(text, Loader=_Loader)
+        content = yaml.load(text, Loader=_Newer if newer else _Loader)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     # PyYAML's own stumbles over a tag such as !!bool or !!timestamp before what is none.

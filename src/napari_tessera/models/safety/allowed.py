@@ -342,7 +342,7 @@ MONAI_LISTS = Names(
     {"Compose": "the transforms in it, one after another"},
     "it is read as a list, of at most as many transforms and levels as the reader allows",
 )
-NNUNET_BEFORE = Names(
+NNUNET_PREPROCESSING = Names(
     "Normalisation schemes",
     (NNUNET,),
     {
@@ -364,7 +364,7 @@ NNUNET_RESAMPLING = Names(
     },
     f"no function of nnU-Net is ever called: {_NO_CODE}",
 )
-BIOIMAGEIO_BEFORE = Names(
+BIOIMAGEIO_PREPROCESSING = Names(
     "Steps before the network",
     (BIOIMAGEIO,),
     {
@@ -421,7 +421,7 @@ MONAI_INFERERS = Names(
     },
     f"no inferer is ever made: {_NO_CODE}",
 )
-MONAI_AFTER = Names(
+MONAI_POSTPROCESSING = Names(
     "Transforms after the network",
     (BUNDLE,),
     {
@@ -434,7 +434,7 @@ MONAI_AFTER = Names(
     },
     f"no transform is ever made: {_NO_CODE}",
 )
-BIOIMAGEIO_AFTER = Names(
+BIOIMAGEIO_POSTPROCESSING = Names(
     "Steps after the network",
     (BIOIMAGEIO,),
     {

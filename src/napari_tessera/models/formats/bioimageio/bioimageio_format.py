@@ -14,7 +14,7 @@ from napari_tessera.models.formats.base import Description, ModelFormat, Risk
 from napari_tessera.models.formats.bioimageio.axes import Layout, read_layout
 from napari_tessera.models.formats.bioimageio.description import read_description
 from napari_tessera.models.formats.bioimageio.files import DescribedPackage, open_package
-from napari_tessera.models.formats.bioimageio.postprocessing import After, read_postprocessing
+from napari_tessera.models.formats.bioimageio.postprocessing import Postprocessing, read_postprocessing
 from napari_tessera.models.formats.bioimageio.steps import read_normalisation
 from napari_tessera.models.formats.bioimageio.weights import Weights, choose_weights, open_network
 from napari_tessera.models.model import Model
@@ -37,7 +37,7 @@ class _Read:
     weights: Weights
     layout: Layout
     dtype: torch.dtype
-    after: After
+    post: Postprocessing
     spec: ModelSpec
     notes: tuple[str, ...]
 
@@ -74,8 +74,8 @@ class BioimageIo(ModelFormat):
             network = AxesInOrder(
                 network, layout.order_in, layout.order_out, one_by_one=layout.one_by_one, dtype=read.dtype
             )
-        if read.after.is_line:
-            network = ChannelLines(network, read.after.gain, read.after.offset)
+        if read.post.is_line:
+            network = ChannelLines(network, read.post.gain, read.post.offset)
         return Model(network, read.spec, str(path), (*read.notes, *taken))
 
 
@@ -95,7 +95,7 @@ def _read(path: Path, trusted: TrustedFiles = NO_FILES) -> _Read:
     layout = read_layout(str(path), taken, given)
     refuse_embeddings([str(given.id), *layout.out_channels], str(path))
     before = read_normalisation(str(path), taken)
-    after = read_postprocessing(str(path), given)
+    post = read_postprocessing(str(path), given)
     if weights.architecture and not before.dtype.startswith("float"):
         raise ModelError(
             f"{path} gives its network {before.dtype}, but {weights.architecture} computes with floating-point numbers"
@@ -109,19 +109,19 @@ def _read(path: Path, trusted: TrustedFiles = NO_FILES) -> _Read:
         out_channels=len(layout.out_channels),
         window=WindowRule(only, (0,) * len(only), only) if only and layout.is_plain else layout.window,
         normalisation=before.normalisation,
-        activation=after.activation,
+        activation=post.activation,
         output=OutputSpec(kind),
         voxel_size_um=layout.voxel_size_um,
         classes=layout.out_channels if kind == "semantic" else (),
         halo=layout.halo,
-        decoder=after.decoder,
-        assumed=_assumed(before.normalisation, after, kind),
+        decoder=post.decoder,
+        assumed=_assumed(before.normalisation, post, kind),
         description=" ".join(str(description.description).split()),
         licence=_licence_of(description),
         citation=_citation_of(description),
     )
-    every = (*notes, *weights.notes, *layout.notes, *before.notes, *after.notes, *_notes_on(description))
-    return _Read(package, weights, layout, _number_type(before.dtype), after, spec, every)
+    every = (*notes, *weights.notes, *layout.notes, *before.notes, *post.notes, *_notes_on(description))
+    return _Read(package, weights, layout, _number_type(before.dtype), post, spec, every)
 
 
 def _number_type(name: str) -> torch.dtype:
@@ -129,9 +129,9 @@ def _number_type(name: str) -> torch.dtype:
     return found
 
 
-def _assumed(normalisation: object, after: After, kind: OutputKind) -> tuple[str, ...]:
+def _assumed(normalisation: object, post: Postprocessing, kind: OutputKind) -> tuple[str, ...]:
     unsaid = ["normalisation"] if normalisation == Normalisation() else []
-    if after.activation == "none" and after.decoder is None:
+    if post.activation == "none" and post.decoder is None:
         unsaid.append("activation")
     meaning = f"output is {kind}, by the names of its channels, as bioimage.io does not say what an output means"
     return (*assume(*unsaid), meaning)

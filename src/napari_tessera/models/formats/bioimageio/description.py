@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from napari_tessera.core.errors import ModelError
-from napari_tessera.core.plain_json import MAX_DIGITS
-from napari_tessera.core.plain_yaml import MAX_BYTES
+from napari_tessera.core.plain_yaml import MAX_BYTES, load_yaml
 
 if TYPE_CHECKING:
     from napari_tessera.models.formats.bioimageio.files import DescribedPackage
 
-# A few lines of YAML can refer to each other so that they stand for more than any memory holds.
-MOST_VALUES = 200_000
-# Of a whole number: Python itself refuses to write out those of some thousand digits, even for a message.
-MOST_DIGITS = 300
 # The validators of bioimageio.spec also fail on values that they did not expect.
 _UNEXPECTED = (ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError)
 
@@ -45,68 +41,13 @@ def read_description(package: DescribedPackage) -> tuple[Any, tuple[str, ...]]:
 
 def _parse(package: DescribedPackage) -> dict[str, Any]:
     try:
-        from ruyaml import YAML
-        from ruyaml.constructor import SafeConstructor
-        from ruyaml.error import YAMLError
-    except ImportError as error:
-        raise _missing(package) from error
-    # YAML 1.2, which the format is of: there 'no' is a word and 1e-3 a number. Safe: tags make no objects.
-    loader = YAML(typ="safe", pure=True)
-
-    class Bounded(SafeConstructor):
-        """With an end to what numbers and merge keys (``<<``) of merge keys stand for."""
-
-        def flatten_mapping(self, node: Any) -> Any:
-            merged = super().flatten_mapping(node)
-            if len(node.value) > MOST_VALUES:
-                raise ValueError(f"it stands for more than {MOST_VALUES} values, which no description does")
-            return merged
-
-        def construct_number(self, node: Any) -> Any:
-            text = str(self.construct_scalar(node))
-            # Of base 60, which YAML 1.1 has and a line of the file can ask for: they take quadratic time.
-            if ":" in text:
-                raise ValueError(f"'{text[:40]}' is a number of base 60, which is not read")
-            if node.tag.endswith(":float"):
-                return self.construct_yaml_float(node)
-            if len(text) > MAX_DIGITS or abs(value := self.construct_yaml_int(node)) >= 10**MAX_DIGITS:
-                raise ValueError(f"it holds an integer of more than {MAX_DIGITS} digits, which is not read")
-            return value
-
-    for kind in ("int", "float"):
-        Bounded.add_constructor(f"tag:yaml.org,2002:{kind}", Bounded.construct_number)
-    loader.Constructor = Bounded
-    try:
-        content = loader.load(io.StringIO(package.read(package.description, limit=MAX_BYTES).decode("utf-8")))
-        _count(content)
-    except RecursionError as error:
-        raise ModelError(f"the description of {package.path} is nested too deeply to be one") from error
-    # ruyaml raises plain errors of Python for values such as dates that are none.
-    except (YAMLError, ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
+        content = load_yaml(package.read(package.description, limit=MAX_BYTES), newer=True)
+    except (ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"cannot read {package.root}{package.description} of {package.path}: {reason}") from error
     if not isinstance(content, dict):
         raise ModelError(f"{package.root}{package.description} of {package.path} is no mapping of keys to values")
     return content
-
-
-def _count(content: Any) -> None:
-    """Raise ValueError where *content* stands for too many values, or for a whole number that nobody means.
-
-    Lines that repeat each other may stand for any number of values, and 0x and a line of letters for any number.
-    """
-    waiting, seen = [content], 0
-    while waiting:
-        value = waiting.pop()
-        seen += 1
-        if seen + len(waiting) > MOST_VALUES:
-            raise ValueError(f"it stands for more than {MOST_VALUES} values, which no description does")
-        if isinstance(value, int) and abs(value) >= 10**MOST_DIGITS:
-            raise ValueError(f"it holds a whole number of more than {MOST_DIGITS} digits")
-        if isinstance(value, dict):
-            waiting += [*value.keys(), *value.values()]
-        elif isinstance(value, (list, tuple, set)):
-            waiting += value
 
 
 def _drop_what_is_looked_up(content: dict[str, Any]) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ _NOT_LABELS_OF_OURS = allowed.BIOIMAGEIO_REFUSED.names
 
 
 @dataclass(frozen=True, slots=True)
-class After:
+class Postprocessing:
     """What happens after the network.
 
     Parameters
@@ -57,7 +57,7 @@ class _Undo:
     back: Callable[[float], float | None]
 
 
-def read_postprocessing(source: str, tensor: Any) -> After:
+def read_postprocessing(source: str, tensor: Any) -> Postprocessing:
     """Return what happens to the output *tensor*, an `OutputTensorDescr`, after the network."""
     found = _Reader(source, tensor)
     for step in tensor.postprocessing:
@@ -66,15 +66,15 @@ def read_postprocessing(source: str, tensor: Any) -> After:
                 f"{source} gives {_NOT_LABELS_OF_OURS[step.id]}, of which only its post-processing step '{step.id}' "
                 f"makes labels: Tessera has no such step"
             )
-        if step.id not in _AFTER:
+        if step.id not in _STEPS:
             is_code = step.id == "custom"
             raise found.refusal(step, "it is code in the package" if is_code else "it is measured on the whole output")
         if found.decoder is not None and step.id != "ensure_dtype":
             raise found.refusal(step, "it follows 'binarize'")
-        _AFTER[step.id](found, step)
+        _STEPS[step.id](found, step)
     if found.undo:
         raise ModelError(found.not_done(found.undo[-1].step, "it changes probabilities, and no 'binarize' follows"))
-    return After(found.activation, found.decoder, tuple(found.gain), tuple(found.offset), tuple(found.notes))
+    return Postprocessing(found.activation, found.decoder, tuple(found.gain), tuple(found.offset), tuple(found.notes))
 
 
 class _Reader:
@@ -166,7 +166,7 @@ class _Reader:
         )
 
 
-_AFTER: dict[str, Callable[[_Reader, Any], None]] = allowed.BIOIMAGEIO_AFTER.handled(
+_STEPS: dict[str, Callable[[_Reader, Any], None]] = allowed.BIOIMAGEIO_POSTPROCESSING.handled(
     {
         "binarize": _Reader.binarize,
         "clip": _Reader.clip,

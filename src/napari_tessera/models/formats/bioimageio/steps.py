@@ -20,7 +20,7 @@ from napari_tessera.models.safety import allowed
 
 
 @dataclass(frozen=True, slots=True)
-class Before:
+class Preprocessing:
     """What happens to intensities before the network.
 
     Parameters
@@ -76,7 +76,7 @@ class _Channel:
         return replace(self, shift=self.shift - offset / (self.scale * gain), scale=self.scale * gain)
 
     def clipped(self, low: float, high: float) -> _Channel:
-        """Return the map followed by a clip; its limits are brought back to the image's intensities."""
+        """Return the map followed by a clip; its limits become those of the image's intensities."""
         low, high = low / self.scale + self.shift, high / self.scale + self.shift
         return replace(self, low=max(self.low, low), high=min(self.high, high))
 
@@ -100,13 +100,13 @@ class _Reader:
 
     def take(self, step: Any) -> None:
         """Add *step*, or raise `ModelError`."""
-        if step.id not in _BEFORE:
+        if step.id not in _STEPS:
             raise self._refusal(step, "Tessera has no such step")
         if step.id != "ensure_dtype":
             if self.rounded is not None:
                 raise self._refusal(step, f"it follows a rounding to {self.rounded}")
             self.dtype = "float32"  # what scaling gives, whatever it is given
-        _BEFORE[step.id](self, step, step.kwargs)
+        _STEPS[step.id](self, step, step.kwargs)
 
     def _ensure_dtype(self, step: Any, kwargs: Any) -> None:
         dtype = str(kwargs.dtype)
@@ -218,7 +218,7 @@ class _Reader:
         )
 
 
-_BEFORE: dict[str, Callable[[_Reader, Any, Any], None]] = allowed.BIOIMAGEIO_BEFORE.handled(
+_STEPS: dict[str, Callable[[_Reader, Any, Any], None]] = allowed.BIOIMAGEIO_PREPROCESSING.handled(
     {
         "binarize": _Reader._binarize,
         "clip": _Reader._clip,
@@ -232,7 +232,7 @@ _BEFORE: dict[str, Callable[[_Reader, Any, Any], None]] = allowed.BIOIMAGEIO_BEF
 )
 
 
-def read_normalisation(source: str, tensor: Any) -> Before:
+def read_normalisation(source: str, tensor: Any) -> Preprocessing:
     """Return what happens to the input *tensor*, an `InputTensorDescr`, before the network."""
     reader = _Reader(source, tensor)
     for step in tensor.preprocessing:
@@ -241,4 +241,4 @@ def read_normalisation(source: str, tensor: Any) -> Before:
     declared = str(tensor.dtype)
     if not declared.startswith("float"):
         reader.notes.append(f"It is described for images of type {declared}; Tessera passes on those of any type.")
-    return Before(each[0] if len(set(each)) == 1 else each, reader.dtype, tuple(reader.notes))
+    return Preprocessing(each[0] if len(set(each)) == 1 else each, reader.dtype, tuple(reader.notes))

@@ -219,14 +219,14 @@ def _load_network(bundle: _Bundle) -> tuple[torch.nn.Module, tuple[str, ...]]:
 
 
 def _describe(bundle: _Bundle) -> _Parts:
-    """Return the description of the bundle's network, with its axes brought to image order."""
+    """Return the description of the bundle's network, with its axes in image order."""
     config, metadata = bundle.config, bundle.metadata
     dims, inputs, outputs, notes = _find_sizes(bundle)
     inferer = read_inferer(config, dims)
     of_volumes = inferer.plane_dim is not None
     before = read_preprocessing(config, key=metadata.image_key, channels=inputs, spatial_dims=3 if of_volumes else dims)
-    after = read_postprocessing(config, key=metadata.prediction_key, out_channels=outputs)
-    if of_volumes and after.drops_parts:
+    post = read_postprocessing(config, key=metadata.prediction_key, out_channels=outputs)
+    if of_volumes and post.drops_parts:
         raise ModelError(
             f"{config.label}: the 'postprocessing' drops connected parts of volumes, but its SliceInferer runs slices, "
             f"which Tessera decodes one by one: take it out of the file, and do it to the labels yourself"
@@ -245,7 +245,7 @@ def _describe(bundle: _Bundle) -> _Parts:
     size = tuple(before.voxel_size_um[axis] for axis in axes if axis in before.voxel_size_um)
     window = _reordered(window, turn)
     # Connected parts may reach into what was padded by then, unlike into what the inferer pads.
-    spares = inferer.padding == Padding() and not after.drops_parts
+    spares = inferer.padding == Padding() and not post.drops_parts
     spec = ModelSpec(
         name=metadata.name or PurePosixPath(bundle.package.root).name or bundle.package.path.stem,
         spatial_dims=dims,
@@ -253,10 +253,10 @@ def _describe(bundle: _Bundle) -> _Parts:
         out_channels=outputs,
         window=window,
         normalisation=before.steps.normalisation,
-        activation=after.activation,
-        output=_output(after.activation, after.decoder, outputs),
+        activation=post.activation,
+        output=_output(post.activation, post.decoder, outputs),
         voxel_size_um=size if len(size) == dims else None,
-        resampling=_resampling(before, after),
+        resampling=_resampling(before, post),
         crop="none" if before.crop_above is None else "above",
         crop_above=before.crop_above or 0.0,
         classes=classes,
@@ -266,22 +266,22 @@ def _describe(bundle: _Bundle) -> _Parts:
         blend=inferer.blend,
         padding=inferer.padding,
         image_sides=before.image_sides(axes, window.default if spares else (0,) * dims),
-        decoder=after.decoder,
-        assumed=(*_assumed(config, after, classes), *_assumed_window(inferer, window)),
+        decoder=post.decoder,
+        assumed=(*_assumed(config, post, classes), *_assumed_window(inferer, window)),
         description=metadata.description,
         licence=metadata.licence,
         citation=metadata.citation,
     )
-    notes = [*bundle.notes, *notes, *before.notes, *_notes_on_axes(order, axes), *said, *inferer.notes, *after.notes]
+    notes = [*bundle.notes, *notes, *before.notes, *_notes_on_axes(order, axes), *said, *inferer.notes, *post.notes]
     in_plane = "".join(spec.axes[axes.index(axis)] for axis in order)
     return _Parts(spec, (*notes, *_note_expressions(config)), in_plane)
 
 
-def _assumed(config: Config, after: Postprocessing, classes: Sequence[str]) -> tuple[str, ...]:
+def _assumed(config: Config, post: Postprocessing, classes: Sequence[str]) -> tuple[str, ...]:
     found = () if "preprocessing" in config.content else assume("normalisation")
-    if after.decoder is not None:
+    if post.decoder is not None:
         return found
-    found += assume("activation") if after.activation == "none" else ()
+    found += assume("activation") if post.activation == "none" else ()
     return found if classes else (*found, "output is by its number of channels: one for each class, or one for objects")
 
 
@@ -292,12 +292,12 @@ def _assumed_window(inferer: Inferer, window: WindowRule) -> tuple[str, ...]:
     return (f"window is {sides}, as {inferer.whole}: one as large as the image gives the bundle's own result",)
 
 
-def _resampling(before: Preprocessing, after: Postprocessing) -> ResamplingScheme:
+def _resampling(before: Preprocessing, post: Postprocessing) -> ResamplingScheme:
     if before.resampling is None:
         return ResamplingScheme()
     # The way back is interpolated as the way there.
-    order = None if after.output_order is None else min(after.output_order, before.resampling.order)
-    return replace(before.resampling, output_order=order, output_activated=after.output_activated)
+    order = None if post.output_order is None else min(post.output_order, before.resampling.order)
+    return replace(before.resampling, output_order=order, output_activated=post.output_activated)
 
 
 def _reordered(window: WindowRule, turn: Sequence[int]) -> WindowRule:

@@ -355,7 +355,7 @@ def _read_invert(found: Postprocessing, transform: Component, position: int, out
     found.output_order, found.output_activated = 1, found.activation != "none"
 
 
-_POST: dict[str, Callable[[Postprocessing, Component, int, int], None]] = allowed.MONAI_AFTER.handled(
+_POST: dict[str, Callable[[Postprocessing, Component, int, int], None]] = allowed.MONAI_POSTPROCESSING.handled(
     {
         "Activations": _read_activation,
         "AsDiscrete": _read_discrete,

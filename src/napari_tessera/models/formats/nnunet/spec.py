@@ -325,7 +325,7 @@ def _normalisation(plans: Plans, scheme: str, channel: int) -> Normalisation:
 
 
 # None takes its numbers from the plans.
-_SCHEMES: dict[str, Normalisation | None] = allowed.NNUNET_BEFORE.handled(
+_SCHEMES: dict[str, Normalisation | None] = allowed.NNUNET_PREPROCESSING.handled(
     {
         "CTNormalization": None,
         "ZScoreNormalization": Normalisation("zscore"),
