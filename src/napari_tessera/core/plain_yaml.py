@@ -95,7 +95,9 @@ class _Newer(_Loader):
 
 
 _Newer.add_implicit_resolver(_SWITCH, re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), [*"tTfF"])
-_Newer.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(?:0|[1-9][0-9]*)$|0x[0-9a-fA-F]+$"), [*"-+0123456789"])
+_Newer.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"[-+]?(?:0|[1-9][0-9]*)$|0x[0-9a-fA-F]+$"), [*"-+0123456789"]
+)
 _Newer.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(

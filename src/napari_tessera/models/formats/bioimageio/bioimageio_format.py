@@ -12,8 +12,7 @@ from napari_tessera.core.errors import ModelError
 from napari_tessera.intensity.steps import Normalisation
 from napari_tessera.models.formats.base import Description, ModelFormat, Risk
 from napari_tessera.models.formats.bioimageio.axes import Layout, read_layout
-from napari_tessera.models.formats.bioimageio.description import read_description
-from napari_tessera.models.formats.bioimageio.files import DescribedPackage, open_package
+from napari_tessera.models.formats.bioimageio.files import DescribedPackage, open_package, read_description
 from napari_tessera.models.formats.bioimageio.postprocessing import Postprocessing, read_postprocessing
 from napari_tessera.models.formats.bioimageio.steps import read_normalisation
 from napari_tessera.models.formats.bioimageio.weights import Weights, choose_weights, open_network
