@@ -15,7 +15,7 @@ import napari_tessera as nt
 from napari_tessera import api
 from napari_tessera.engine.loop.events import PassFinished
 from napari_tessera.intensity.steps import Normalisation
-from napari_tessera.models.pack.pack import pack
+from napari_tessera.models.pack import pack
 from napari_tessera.planning.volume_facts import find_crop, find_window_mask
 
 SHAPE, BOX = (30, 50, 60), (slice(6, 26), slice(10, 44), slice(3, 40))

@@ -13,7 +13,7 @@ import napari_tessera as nt
 from napari_tessera.core.errors import ModelError
 from napari_tessera.images.views.interpolation import ResamplingScheme
 from napari_tessera.models.formats.nnunet.nnunet_format import FORMAT
-from napari_tessera.models.pack.pack import pack
+from napari_tessera.models.pack import pack
 from napari_tessera.models.spec.file import parse_model_file
 
 pytest.importorskip(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from napari_tessera.core.errors import ModelError, nearest
-from napari_tessera.models.formats.state_dict import assign
+from napari_tessera.models.formats.saved_weights import assign
 from napari_tessera.models.networks import architectures
 from napari_tessera.models.networks.interpolating_unet import DEPTH, LEVELS
 from napari_tessera.models.safety import allowed

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+from zipfile import ZIP_STORED
 
 import torch
 
@@ -177,6 +178,8 @@ def _read(path: Path, content: bytes | None = None) -> tuple[dict[str, Any], byt
             raise ModelError(
                 f"{path} holds no models/model.json, as what torch wrote before 2.8: export it again with a newer torch"
             )
+        if archive.getinfo(graph).compress_type != ZIP_STORED:
+            raise ModelError(f"the graph in {path} is compressed, which torch.export.save never does: export again")
         text = read_entry(archive, graph, label=f"the graph in {path}", limit=MAX_JSON_BYTES)
         extra = read_extra(archive, path)
     try:

@@ -20,8 +20,7 @@ from napari_tessera.engine.loop.several_outputs import the_output, with_output
 from napari_tessera.models.formats.nnunet.network import FoldAverage
 from napari_tessera.models.formats.programs.stored_program import StoredProgram, program_of
 from napari_tessera.models.formats.registry import PROGRAM
-from napari_tessera.models.formats.saved_weights import SavedWeights
-from napari_tessera.models.formats.state_dict import once_each
+from napari_tessera.models.formats.saved_weights import SavedWeights, once_each
 from napari_tessera.models.formats.tessera.own_network import build_network
 from napari_tessera.models.networks.adapters import take_off
 from napari_tessera.models.networks.architectures import built_from

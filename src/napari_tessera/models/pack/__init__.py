@@ -1,1 +1,0 @@
-"""Any model in the project's own format."""
