@@ -28,11 +28,11 @@ WAIT_SECONDS = 120
 
 def moves_ms(widget: Any, repeats: int) -> Iterator[float]:
     """Yield the milliseconds of moves of two sliders."""
-    windows, session = widget.windows, widget.session
+    session = widget.session
     for number in range(repeats):
-        for slider, value in ((windows.sw_batch_size, 2 + number % 30), (windows.overlap, 0.1 + (number % 15) * 0.05)):
+        for slider, value in ((widget.sw_batch_size, 2 + number % 30), (widget.overlap, 0.1 + (number % 15) * 0.05)):
             began = time.perf_counter()
-            slider.setValue(value)
+            slider.value = value
             taken = 1e3 * (time.perf_counter() - began)
             assert not session.planning, "the plan was not made at once"
             yield taken
@@ -134,7 +134,7 @@ def _large_networks(widget: Any, viewer: Any) -> Iterator[bool]:
     """Report on new windows of large networks, and yield whether each keeps the limit."""
     session = widget.session
     # Larger than the windows, as people's images are: where a single window covers it, one is traced as well.
-    widget.image.choose(viewer.add_image(np.zeros((320, 1024, 1024), np.uint8), name="large"))
+    widget.image_panel.choose(viewer.add_image(np.zeros((320, 1024, 1024), np.uint8), name="large"))
     for model in large_models():
         session.models.use(model)
         _settle(lambda: not session.background.busy)

@@ -52,7 +52,7 @@ def test_frames_of_a_time_axis_are_volumes(person: Any, describe: Any, gate: Any
     me.viewer.add_image(movie, name="movie", scale=(60, 3, 1, 1), axis_labels=("t", "z", "y", "x"))
     plan = me.wait_for_plan()
     assert len(plan.volumes) == 3
-    assert me.widget.image.axis_use.currentText() == "3 frames"
+    assert me.widget.image_panel.axis_use.currentText() == "3 frames"
     assert me.widget.cost.passes.line().text.startswith("3 volumes, ")
     me.session.change(batch_size=2)
     me.run()
@@ -115,7 +115,7 @@ def test_colours_become_luminance_and_it_is_said(person: Any, describe: Any, gat
     me = person(describe(gate, spatial_dims=2))
     image = np.repeat((255 * blobs(24, 24)).astype(np.uint8)[..., np.newaxis], 3, axis=-1) // 255
     me.viewer.add_image(image, name="colours", rgb=True)
-    assert "luminance" in me.widget.image.info.line().text
+    assert "luminance" in me.widget.image_panel.info.line().text
     me.run()
     labels = labels_of(me, "colours")
     assert labels.data.shape == (24, 24)
@@ -129,7 +129,7 @@ def test_a_2d_model_runs_the_planes_of_a_time_series_of_stacks(
     series = np.stack([blobs(3, 24, 24), np.zeros((3, 24, 24), np.float32)])
     series[1, 2, 14:18, 14:18] = 1
     me.viewer.add_image(series, name="series", scale=(1, 0.5, 0.1, 0.1))
-    use = me.widget.image.axis_use
+    use = me.widget.image_panel.axis_use
     assert [use.itemText(index) for index in range(use.count())] == ["6 planes", "this plane"]
     plan = me.wait_for_plan()
     assert len(plan.volumes) == 6
@@ -152,10 +152,10 @@ def test_a_2d_model_runs_the_planes_of_a_stack(person: Any, describe: Any, gate:
     stack = blobs(5, 24, 24)
     stack[3] = 0
     me.viewer.add_image(stack, name="stack", scale=(0.5, 0.1, 0.1), units=("um",) * 3)
-    use = me.widget.image.axis_use
+    use = me.widget.image_panel.axis_use
     assert [use.itemText(index) for index in range(use.count())] == ["5 planes", "this plane"]
     assert use.currentText() == "5 planes"
-    assert "run one by one, as the model is 2D" in me.widget.image.info.line().tooltip
+    assert "run one by one, as the model is 2D" in me.widget.image_panel.info.line().tooltip
     plan = me.wait_for_plan()
     assert len(plan.volumes) == 5
     assert me.widget.cost.passes.line().text.startswith("5 planes, ")
@@ -172,7 +172,7 @@ def test_a_2d_model_runs_the_planes_of_a_stack(person: Any, describe: Any, gate:
     assert me.layer("stack labels 3").data.shape == (24, 24)
     assert not me.layer("stack labels 3").data.any()
     stack_in_time = me.viewer.add_image(blobs(3, 24, 24), name="film", axis_labels=("t", "y", "x"))
-    me.widget.image.choose(stack_in_time)
+    me.widget.image_panel.choose(stack_in_time)
     assert use.itemText(0) == "3 frames"
 
 
@@ -191,10 +191,10 @@ def test_several_layers_are_volumes_of_one_run(person: Any, describe: Any, gate:
     me = person(describe(gate))
     for name in ("one", "two", "three"):
         me.viewer.add_image(blobs(16, 16, 16), name=name)
-    me.widget.image.choose(me.layer("one"), me.layer("three"))
-    assert me.widget.image.more.text() == "+ 1"
+    me.widget.image_panel.choose(me.layer("one"), me.layer("three"))
+    assert me.widget.image_panel.more.text() == "+ 1"
     me.viewer.layers.selection = {me.layer("two"), me.layer("three")}
-    menu = me.widget.image.more.menu()
+    menu = me.widget.image_panel.more.menu()
     menu.aboutToShow.emit()
     menu.actions()[0].trigger()
     assert [image.name for image in me.session.images] == ["two", "three"]
@@ -202,7 +202,7 @@ def test_several_layers_are_volumes_of_one_run(person: Any, describe: Any, gate:
     (one,) = [action for action in menu.actions() if action.text() == "one"]
     one.trigger()
     assert [image.name for image in me.session.images] == ["two", "three", "one"]
-    me.widget.image.choose(me.layer("one"), me.layer("three"))
+    me.widget.image_panel.choose(me.layer("one"), me.layer("three"))
     assert len(me.wait_for_plan().volumes) == 2
     me.run()
     assert labels_of(me, "one").data.any()
@@ -225,7 +225,7 @@ def test_what_does_not_fit_is_said(person: Any, describe: Any, gate: Any, blobs:
     poisoned = blobs(24, 24)
     poisoned[3, 3] = np.nan
     me.viewer.add_image(poisoned, name="poisoned")
-    me.widget.image.choose(me.layer("poisoned"))
+    me.widget.image_panel.choose(me.layer("poisoned"))
     me.run()
     assert "1 NaN" in me.status
     assert "poisoned labels" not in me.viewer.layers
@@ -233,7 +233,7 @@ def test_what_does_not_fit_is_said(person: Any, describe: Any, gate: Any, blobs:
 
 def test_chooser_follows_the_layer_list(person: Any, describe: Any, gate: Any, blobs: Any, qtbot: Any) -> None:
     me = person(describe(gate))
-    chooser = me.widget.image.chooser
+    chooser = me.widget.image_panel.chooser
     first = me.viewer.add_image(blobs(16, 16, 16), name="first")
     me.viewer.add_image(blobs(24, 16, 16), name="second")
     me.viewer.add_labels(np.zeros((16, 16, 16), np.uint8), name="not an image")

@@ -66,20 +66,17 @@ def test_every_control_and_a_run_on_a_real_volume(person: Any, describe: Any, re
     me = person(describe(Brightness()))
     raw = open_volume(real_data / "fib25" / "raw.ome.tif")
     me.viewer.add_image(np.asarray(raw.data), name="fib25 raw", scale=raw.voxel_size_um, units=("um",) * 3)
-    windows, result = me.widget.windows, me.widget.result
-    windows.fold.set_open(True)
-    for box, side in zip(windows.window_size.boxes(), (64, 128, 128), strict=True):
-        box.setValue(side)
-    windows.overlap.setValue(0.1)
-    windows.sw_batch_size.setValue(3)
-    windows.batch_size.setValue(2)
-    windows.tta_num.setValue(2)
-    for box, text in ((windows.blend, "constant"), (windows.precision, "tf32"), (windows.device, "cpu")):
-        box.setCurrentText(text)
-        box.textActivated.emit(text)
-    result.decoder.setCurrentText("threshold")
-    result.decoder.textActivated.emit("threshold")
-    me.click(result.probabilities)
+    dock = me.widget
+    dock.windows.fold.set_open(True)
+    for box, side in zip(dock.window_size.boxes(), (64, 128, 128), strict=True):
+        box.value = side
+    dock.overlap.value = 0.1
+    dock.sw_batch_size.value = 3
+    dock.batch_size.value = 2
+    dock.tta_num.value = 2
+    dock.blend.value, dock.precision.value, dock.device.value = "constant", "tf32", "cpu"
+    dock.decoder.value = "threshold"
+    me.click(dock.result.keep_probabilities.native)
     settings = me.session.settings
     assert (settings.window_size, settings.overlap, settings.sw_batch_size) == ((64, 128, 128), 0.1, 3)
     assert (settings.batch_size, settings.tta_num, settings.blend) == (2, 2, "constant")
@@ -108,7 +105,7 @@ def test_gui_thread_is_never_held_up(person: Any, describe: Any, real_data: Path
     # Now and then a shared machine takes the processor away for as long; what the program does, it does each time.
     gaps: list[float] = []
     while len(gaps) < 5 and not (gaps and gaps[-1] < LONGEST_STALL_S):
-        heart = Heartbeat(me.widget)
+        heart = Heartbeat(me.widget.native)
         me.run()
         me.wait(lambda heart=heart: time.perf_counter() - heart.beats[-1] < 0.05)
         gaps.append(heart.longest_gap())
@@ -155,7 +152,7 @@ def test_network_that_raises_leaves_the_widget_usable(person: Any, describe: Any
     assert "\n" not in me.status
     assert me.widget.run.run.isEnabled()
     assert me.widget.run.run.text() == "Run"
-    assert me.widget.windows.isEnabled()
+    assert me.widget.windows.native.isEnabled()
     me.click(me.widget.files.copy_report)
     clipboard = QGuiApplication.clipboard()
     assert clipboard is not None
@@ -227,7 +224,7 @@ def test_closing_during_the_run_cancels_and_joins(
     if how == "viewer":
         me.viewer.close()
     else:
-        me.viewer.window.remove_dock_widget(me.widget)
+        me.viewer.window.remove_dock_widget(me.widget.native)
     qtbot.waitUntil(lambda: not run_threads(), timeout=10_000)
     calls = gate.calls
     assert calls < 50
@@ -284,9 +281,9 @@ def test_a_layer_whose_data_are_set_is_measured_anew(
     assert len(shapes) == 1
     values[0, 0, 0] = 1000
     other = me.viewer.add_image(blobs(16, 16, 16), name="other")
-    me.widget.image.choose(other)
+    me.widget.image_panel.choose(other)
     lazy.data = lazy.data  # of a layer that is not chosen just now
-    me.widget.image.choose(lazy)
+    me.widget.image_panel.choose(lazy)
     me.run()
     assert len(shapes) == 2
     assert not me.viewer.layers[-1].data[:, 4:12, 4:12].any()

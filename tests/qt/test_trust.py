@@ -10,6 +10,7 @@ import pytest
 import torch
 from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
 from qtpy.QtGui import QDragEnterEvent, QDropEvent, QGuiApplication
+from qtpy.QtWidgets import QApplication
 
 from napari_tessera.models.safety.trusted_files import TrustStore, fingerprint
 from napari_tessera.session.trust_question import SHOWN_DIGITS, short_sha
@@ -129,7 +130,7 @@ def test_an_answer_is_taken_back(person: Any, stranger: Path) -> None:
 def test_a_model_is_opened_by_dropping_it(person: Any, stranger: Path, tmp_path: Path) -> None:
     TrustStore().add(stranger)
     me = person()
-    panel = me.widget.model
+    panel = me.widget.model.native
     (tmp_path / "raw.tif").touch()
 
     def drop(*paths: Path) -> bool:
@@ -138,8 +139,8 @@ def test_a_model_is_opened_by_dropping_it(person: Any, stranger: Path, tmp_path:
         copy, left, none = Qt.DropAction.CopyAction, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
         enter = QDragEnterEvent(panel.rect().center(), copy, mime, left, none)
         enter.ignore()
-        panel.dragEnterEvent(enter)
-        panel.dropEvent(QDropEvent(QPointF(panel.rect().center()), copy, mime, left, none))
+        QApplication.sendEvent(panel, enter)
+        QApplication.sendEvent(panel, QDropEvent(QPointF(panel.rect().center()), copy, mime, left, none))
         return enter.isAccepted()
 
     assert not drop(tmp_path / "raw.tif"), "napari opens that"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QLabel
 
 from napari_tessera._qt.lines import LineLabel
 from napari_tessera._qt.memory_bar import MemoryBar
-from napari_tessera._qt.parts import small_button
+from napari_tessera._qt.parts import Panel, small_button
 from napari_tessera.session.cost import Bar, device_bar, host_bar, passes_line, time_line
 from napari_tessera.session.wording import Line, Tone
 
@@ -24,19 +24,11 @@ RENEW_MS = 2000
 TONES = (Tone.PLAIN, Tone.WARNING, Tone.PROBLEM)
 
 
-class CostPanel(QWidget):
-    """Shows passes, memory and time of the plan, and the most useful piece of advice.
-
-    Parameters
-    ----------
-    session
-        Has the plan.
-    theme
-        Gives the colours.
-    """
+class CostPanel(Panel):
+    """Shows passes, memory and time of the plan, and the most useful piece of advice."""
 
     def __init__(self, session: Session, theme: Theme) -> None:
-        super().__init__()
+        super().__init__("cost")
         self._session = session
         self._unused_gpu = ""
         self._asked_doctor = False
@@ -44,7 +36,7 @@ class CostPanel(QWidget):
         self.advice = LineLabel(theme, rows=3)
         self.apply = small_button("apply", "Change the setting as it says")
         self.device, self.host = _Row(theme, "GPU"), _Row(theme, "Memory")
-        self._timer = QTimer(self)
+        self._timer = QTimer(self.native)
         self._timer.setInterval(RENEW_MS)
         self._timer.timeout.connect(self._renew)
         self._timer.start()
@@ -58,9 +50,7 @@ class CostPanel(QWidget):
         self.refresh()
 
     def _arrange(self) -> None:
-        layout = QGridLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setVerticalSpacing(3)
+        layout = self.grid
         layout.addWidget(self.passes, 0, 0, 1, 3)
         for index, row in enumerate((self.device, self.host), start=1):
             layout.addWidget(row.label, index, 0)
@@ -84,7 +74,7 @@ class CostPanel(QWidget):
         self._show_advice(plan)
 
     def _renew(self) -> None:
-        if self.isVisible():
+        if self.native.isVisible():
             self._session.renew_device()
 
     def _show_time(self) -> None:

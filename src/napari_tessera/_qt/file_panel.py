@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QGuiApplication
-from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QMessageBox, QWidget
+from qtpy.QtWidgets import QFileDialog, QLabel, QMessageBox
 
 from napari_tessera._qt.lines import LineLabel
-from napari_tessera._qt.parts import menu_button, plain_tooltip, small_button
+from napari_tessera._qt.parts import Panel, menu_button, plain_tooltip, small_button
 from napari_tessera._qt.trust_dialog import TrustedDialog
 from napari_tessera.core.errors import TesseraError, without_control
 from napari_tessera.images.writers.napari_layer import write_layer
@@ -28,19 +28,11 @@ SETTINGS_FILTER = "Settings (*.yaml *.yml)"
 CONNECTOMICS_FILTER = "Settings of PyTorch Connectomics (*.yaml *.yml)"
 
 
-class FilePanel(QWidget):
-    """Exports the layers of the last run, as they are in the viewer by then, and reads and writes settings files.
-
-    Parameters
-    ----------
-    session
-        Its threads write, and its settings are read and written.
-    theme
-        Gives the colours.
-    """
+class FilePanel(Panel):
+    """Exports the layers of the last run, as they are in the viewer by then, and reads and writes settings files."""
 
     def __init__(self, session: Session, theme: Theme) -> None:
-        super().__init__()
+        super().__init__("files")
         self._session, self._theme = session, theme
         # Weakly: a layer that the user deletes must not keep its voxels.
         self._layers: list[weakref.ref[Any]] = []
@@ -66,12 +58,9 @@ class FilePanel(QWidget):
             action = self._menu.addAction(text)
             assert action is not None
             action.triggered.connect(slot)
-        layout = QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.export)
-        layout.addWidget(self.copy_report)
-        layout.addWidget(self.message, 1)
-        layout.addWidget(self.more)
+        for column, part in enumerate((self.export, self.copy_report, self.message, self.more)):
+            self.grid.addWidget(part, 0, column)
+        self.grid.setColumnStretch(2, 1)
 
     def add_layers(self, layers: Sequence[Any]) -> None:
         """Offer *layers* for export, with those of the same run before."""
@@ -115,17 +104,19 @@ class FilePanel(QWidget):
     def _ask_where(self) -> None:
         layers = self.layers()
         if len(layers) == 1:
-            name, _ = QFileDialog.getSaveFileName(self, "Export", f"{_file_name(layers[0])}", "TIFF (*.tif *.tiff)")
+            name, _ = QFileDialog.getSaveFileName(
+                self.native, "Export", f"{_file_name(layers[0])}", "TIFF (*.tif *.tiff)"
+            )
             if name:
                 path = Path(name)
                 self.write([path if path.suffix else path.with_suffix(".tif")])
         elif layers:
-            folder = QFileDialog.getExistingDirectory(self, f"Export {len(layers)} layers into a folder")
+            folder = QFileDialog.getExistingDirectory(self.native, f"Export {len(layers)} layers into a folder")
             if folder:
                 self.write([Path(folder) / _file_name(layer) for layer in layers])
 
     def _ask_settings(self) -> None:
-        name, _ = QFileDialog.getOpenFileName(self, "Load settings", "", SETTINGS_FILTER)
+        name, _ = QFileDialog.getOpenFileName(self.native, "Load settings", "", SETTINGS_FILTER)
         if name:
             self.load_settings(Path(name))
 
@@ -144,7 +135,7 @@ class FilePanel(QWidget):
 
     def _show_notes(self, path: Path, notes: Sequence[str]) -> None:
         """Say what a file of another program holds that has no match here; nothing waits for the dialog."""
-        box = QMessageBox(self)
+        box = QMessageBox(self.native)
         box.setWindowTitle("Load settings")
         box.setIcon(QMessageBox.Icon.Information)
         box.setTextFormat(Qt.TextFormat.PlainText)  # a key of a file is no markup
@@ -159,7 +150,7 @@ class FilePanel(QWidget):
 
     def _ask_settings_path(self) -> None:
         filters = f"{SETTINGS_FILTER};;{CONNECTOMICS_FILTER}"
-        name, chosen = QFileDialog.getSaveFileName(self, "Save settings", "tessera.yaml", filters)
+        name, chosen = QFileDialog.getSaveFileName(self.native, "Save settings", "tessera.yaml", filters)
         if name:
             self.save_settings(Path(name), for_connectomics=chosen == CONNECTOMICS_FILTER)
 
@@ -175,7 +166,7 @@ class FilePanel(QWidget):
 
     def show_trusted(self) -> TrustedDialog:
         """Show which files may run code, and return the dialog; it goes when it is closed."""
-        dialog = TrustedDialog(self._theme, self)
+        dialog = TrustedDialog(self._theme, self.native)
         dialog.open()
         return dialog
 

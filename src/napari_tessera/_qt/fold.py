@@ -11,17 +11,7 @@ def _memory() -> QSettings:
 
 
 class Fold(QFrame):
-    """A heading, and a widget below it that a click on the heading hides.
-
-    Parameters
-    ----------
-    title
-        The heading; also the name under which the state is remembered.
-    content
-        What is folded.
-    is_open
-        The state at the very first time.
-    """
+    """A heading, and a widget below it that a click on the heading hides; the title is what its state is kept under."""
 
     def __init__(self, title: str, content: QWidget, *, is_open: bool = True) -> None:
         super().__init__()

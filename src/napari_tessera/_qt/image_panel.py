@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from magicgui.widgets import ComboBox
 from qtpy.QtCore import QSignalBlocker
 from qtpy.QtGui import QAction  # type: ignore[attr-defined]
-from qtpy.QtWidgets import QComboBox, QGridLayout, QHBoxLayout, QLabel, QSizePolicy, QWidget
+from qtpy.QtWidgets import QComboBox, QHBoxLayout
 
-from napari_tessera._qt.layers import LayerWatch, capture, image_layers, selected_images
+from napari_tessera._qt.layers import LayerChooser, LayerWatch, capture, image_layers, selected_images
 from napari_tessera._qt.lines import LineLabel
-from napari_tessera._qt.parts import menu_button
+from napari_tessera._qt.parts import Panel, menu_button, named
 from napari_tessera.session.images import AxisUse, axis_uses, count_in_front, counts_planes
 from napari_tessera.session.wording import Line, counted
 
@@ -22,24 +21,14 @@ if TYPE_CHECKING:
     from napari_tessera.session.sources import VolumeInput
 
 
-class ImagePanel(QWidget):
-    """Chooses image layers; the first has a chooser of its own, more are ticked in a menu.
+class ImagePanel(Panel):
+    """Chooses image layers; the first in a chooser, more are ticked in a menu."""
 
-    Parameters
-    ----------
-    session
-        Takes the choice.
-    viewer
-        Has the layers.
-    theme
-        Gives the colours.
-    """
-
-    def __init__(self, session: Session, viewer: Any, theme: Theme) -> None:
-        super().__init__()
+    def __init__(self, session: Session, viewer: Any, theme: Theme, chooser: LayerChooser) -> None:
+        super().__init__("image_panel")
         self._session, self._viewer = session, viewer
         self._more: list[Any] = []
-        self.chooser = ComboBox(choices=lambda _: self._choices(), nullable=False)
+        self.chooser = chooser
         self.more, self._menu = menu_button("+ volumes", "More image layers, each a volume of the same run")
         self.axis_use = QComboBox()
         self.axis_use.setPlaceholderText("choose …")
@@ -57,14 +46,9 @@ class ImagePanel(QWidget):
         self._list_changed()
 
     def _arrange(self) -> None:
-        native: QComboBox = self.chooser.native
-        native.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-        native.setAccessibleName("image")
-        layout = QGridLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setVerticalSpacing(2)
-        layout.addWidget(QLabel("Image"), 0, 0)
-        layout.addWidget(native, 0, 1)
+        layout = self.grid
+        layout.addWidget(named(self.chooser), 0, 0)
+        layout.addWidget(self.chooser.native, 0, 1)
         layout.addWidget(self.more, 0, 2)
         facts = QHBoxLayout()
         facts.addWidget(self.info, 1)
@@ -77,8 +61,7 @@ class ImagePanel(QWidget):
         self._watch.close()
         self._data_watch.close()
         self._more.clear()
-        with self.chooser.changed.blocked():
-            self.chooser.choices = ()
+        self.chooser.release()
 
     def layers(self) -> list[Any]:
         """Return the chosen layers."""
@@ -118,9 +101,6 @@ class ImagePanel(QWidget):
                 self.axis_use.addItem(_name(use, count_in_front(images[0], model.spec), word), use)
             self.axis_use.setCurrentIndex(uses.index(readings[0].use) if readings and readings[0].use in uses else -1)
         self.axis_use.setVisible(len(uses) > 1)
-
-    def _choices(self) -> list[tuple[str, Any]]:
-        return [(layer.name, layer) for layer in image_layers(self._viewer)]
 
     def _list_changed(self) -> None:
         before = self.layers()

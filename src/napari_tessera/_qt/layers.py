@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 import pint
-from napari.layers import Image, Labels
+from magicgui.type_map import get_widget_class
+from magicgui.widgets import ComboBox
+from napari.layers import Image
 from napari.utils.transforms import Affine, CompositeAffine
+from qtpy.QtWidgets import QSizePolicy
 
 from napari_tessera.session.images import ImageInput
 from napari_tessera.session.mask import MaskInput
@@ -59,11 +62,6 @@ def image_layers(viewer: Any) -> list[Any]:
     return [layer for layer in viewer.layers if isinstance(layer, Image)]
 
 
-def labels_layers(viewer: Any) -> list[Any]:
-    """Return the viewer's labels layers, the uppermost last."""
-    return [layer for layer in viewer.layers if isinstance(layer, Labels)]
-
-
 def selected_images(viewer: Any) -> list[Any]:
     """Return the image layers that are selected in the layer list, in its order."""
     return [layer for layer in image_layers(viewer) if layer in viewer.layers.selection]
@@ -108,13 +106,38 @@ def _current(layer: Any, viewer: Any) -> tuple[int, ...]:
     return tuple(round(float(value)) for value in layer.world_to_data(point))
 
 
+class LayerChooser(ComboBox):
+    """Offers the layers of one kind that the viewer has, which magicgui knows by their annotation.
+
+    A layer that is renamed stays the chosen one.
+    """
+
+    def __init__(self, kind: type, **said: Any) -> None:
+        _, registered = get_widget_class(annotation=kind)
+        super().__init__(annotation=kind, gui_only=True, **{**registered, **said})
+        self.native.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+
+    def reset_choices(self, *_: Any) -> None:
+        """Offer the layers there are now."""
+        chosen = self.value
+        with self.changed.blocked():
+            super().reset_choices()
+            if chosen in self.choices:
+                self.value = chosen
+        if self.value is not chosen:
+            self.changed.emit(self.value)
+
+    def release(self) -> None:
+        """Offer no layers any more, and tell nobody."""
+        self.changed.disconnect()
+        self.choices = lambda _: ()
+
+
 class LayerWatch:
     """Says when the layers of a viewer, or the chosen ones themselves, change.
 
     Parameters
     ----------
-    viewer
-        The viewer.
     on_list
         Called when layers come, go, move or are renamed.
     on_layer

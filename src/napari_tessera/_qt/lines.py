@@ -24,17 +24,7 @@ NARROWEST = 40
 
 
 class LineLabel(QElidingLabel):
-    """Shows one line of words, elided where it is too long; the tooltip has all of it.
-
-    Parameters
-    ----------
-    theme
-        Gives the colours of tones.
-    rows
-        Rows of text that are kept free for it.
-    parent
-        The parent widget.
-    """
+    """Shows one line of words, elided where it is too long; the tooltip has all of it."""
 
     def __init__(self, theme: Theme, rows: int = 1, parent: QWidget | None = None) -> None:
         super().__init__(parent)

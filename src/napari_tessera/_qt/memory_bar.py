@@ -23,13 +23,7 @@ SHADES = (100, 115, 80, 70, 60, 50)
 
 
 class MemoryBar(QWidget):
-    """Draws a `Bar`; the words are beside it and in its tooltip.
-
-    Parameters
-    ----------
-    theme
-        Gives the colours.
-    """
+    """Draws a `Bar`; the words are beside it and in its tooltip."""
 
     def __init__(self, theme: Theme) -> None:
         super().__init__()

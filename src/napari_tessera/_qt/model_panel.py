@@ -7,43 +7,26 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QSignalBlocker
-from qtpy.QtWidgets import (
-    QComboBox,
-    QFileDialog,
-    QGridLayout,
-    QLabel,
-    QSizePolicy,
-    QToolTip,
-    QWidget,
-)
+from qtpy.QtCore import QEvent, QSignalBlocker
+from qtpy.QtGui import QDropEvent
+from qtpy.QtWidgets import QComboBox, QFileDialog, QLabel, QSizePolicy, QToolTip
 
 from napari_tessera._qt.lines import LineLabel
-from napari_tessera._qt.parts import plain_tooltip, small_button
+from napari_tessera._qt.parts import Hook, Panel, plain_tooltip, small_button
 from napari_tessera._qt.trust_dialog import TrustDialog
 from napari_tessera.session.model_summary import summary_of
 from napari_tessera.session.wording import Line, Tone
 
 if TYPE_CHECKING:
-    from qtpy.QtGui import QDragEnterEvent, QDropEvent
-
     from napari_tessera._qt.theme import Theme
     from napari_tessera.session import Session
 
 
-class ModelPanel(QWidget):
-    """Chooses a model: a name, a file from the dialog, or one that is dropped here.
-
-    Parameters
-    ----------
-    session
-        Its list of models takes the choice.
-    theme
-        Gives the colours.
-    """
+class ModelPanel(Panel):
+    """Chooses a model: a name, a file from the dialog, or one that is dropped here."""
 
     def __init__(self, session: Session, theme: Theme) -> None:
-        super().__init__()
+        super().__init__("model")
         self._session, self._models, self._theme = session, session.models, theme
         self.chooser = QComboBox()
         self.open = small_button("open…", "")
@@ -51,7 +34,8 @@ class ModelPanel(QWidget):
         self.summary = LineLabel(theme)
         self._asking: TrustDialog | None = None
         self._arrange()
-        self.setAcceptDrops(True)
+        self.native.setAcceptDrops(True)
+        Hook(self.native, self._on_event)
         self.chooser.activated.connect(self._choose)
         self.open.clicked.connect(self._ask_for_file)
         self.about.clicked.connect(self._show_about)
@@ -62,9 +46,7 @@ class ModelPanel(QWidget):
         self.chooser.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.chooser.setAccessibleName("model")
         self.about.setAccessibleName("about the model")
-        layout = QGridLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setVerticalSpacing(2)
+        layout = self.grid
         layout.addWidget(QLabel("Model"), 0, 0)
         layout.addWidget(self.chooser, 0, 1)
         layout.addWidget(self.open, 0, 2)
@@ -111,7 +93,7 @@ class ModelPanel(QWidget):
             asking.blockSignals(True)  # it is closed without an answer
             asking.close()
         if question is not None and self._asking is None:
-            self._asking = TrustDialog(question, self._theme, self)
+            self._asking = TrustDialog(question, self._theme, self.native)
             self._asking.accepted.connect(self._models.trust)
             self._asking.rejected.connect(self._models.refuse)
             self._asking.open()
@@ -127,21 +109,19 @@ class ModelPanel(QWidget):
     def _ask_for_file(self) -> None:
         assert self._models.choices is not None
         patterns = " ".join(self._models.choices.model_patterns)
-        path, _ = QFileDialog.getOpenFileName(self, "Open a model", "", f"Models ({patterns});;All files (*)")
+        path, _ = QFileDialog.getOpenFileName(self.native, "Open a model", "", f"Models ({patterns});;All files (*)")
         if path:
             self._models.load_file(Path(path))
 
-    def dragEnterEvent(self, event: QDragEnterEvent | None) -> None:  # noqa: N802 - Qt's name
-        """Take one model; napari takes whatever else is dropped."""
-        if event is not None and self._dropped(event) is not None:
-            event.acceptProposedAction()
-
-    def dropEvent(self, event: QDropEvent | None) -> None:  # noqa: N802 - Qt's name
-        """Open the model that is dropped."""
-        path = self._dropped(event) if event is not None else None
-        if event is not None and path is not None:
-            event.acceptProposedAction()
+    def _on_event(self, event: QEvent) -> bool:
+        """Take one model that is dropped; napari takes whatever else is."""
+        path = self._dropped(event) if isinstance(event, QDropEvent) else None
+        if path is None:
+            return False
+        event.accept()
+        if event.type() == QEvent.Type.Drop:
             self._models.load_file(path)
+        return True
 
     def _dropped(self, event: QDropEvent) -> Path | None:
         """Return the one file or folder of *event* that may be a model."""

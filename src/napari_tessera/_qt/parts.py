@@ -1,13 +1,14 @@
-"""Small parts of the panels: a rule between groups, buttons, named controls."""
+"""Small parts of the dock: its panels, a rule between groups, buttons, rows of knobs."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QSignalBlocker
-from qtpy.QtWidgets import QComboBox, QFrame, QLabel, QMenu, QPushButton, QSizePolicy, QWidget
+from magicgui.widgets import Container
+from qtpy.QtCore import QEvent, QObject
+from qtpy.QtWidgets import QAbstractSpinBox, QFrame, QGridLayout, QLabel, QMenu, QPushButton, QSizePolicy, QWidget
 
 from napari_tessera.core.errors import lines_without_control
 
@@ -15,14 +16,48 @@ if TYPE_CHECKING:
     from napari_tessera._qt.theme import Theme
 
 
-class Rule(QFrame):
-    """A thin line between two groups.
+# So that rows of several grids stand in one column.
+LABEL_WIDTH, INDENT = 110, 12
+
+
+class Panel(Container[Any]):
+    """A part of the dock that magicgui cannot draw, as one of its widgets, which has no value.
+
+    Attributes
+    ----------
+    grid
+        Where Qt's widgets are laid out.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name=name, labels=False, gui_only=True)
+        self.margins = (0, 0, 0, 0)
+        self.grid = QGridLayout()
+        self.grid.setVerticalSpacing(3)
+        self.native.layout().addLayout(self.grid)
+
+
+class Hook(QObject):
+    """Hears of the events of a widget of which there is no subclass.
 
     Parameters
     ----------
-    theme
-        Gives its colour.
+    on_event
+        Called with each; True takes it away from the widget.
     """
+
+    def __init__(self, widget: QWidget, on_event: Callable[[QEvent], bool]) -> None:
+        super().__init__(widget)
+        self._on_event = on_event
+        widget.installEventFilter(self)
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # noqa: N802 - Qt's name
+        """Tell of *event*."""
+        return event is not None and self._on_event(event)
+
+
+class Rule(QFrame):
+    """A thin line between two groups."""
 
     def __init__(self, theme: Theme) -> None:
         super().__init__()
@@ -58,20 +93,29 @@ def menu_button(text: str, tooltip: str) -> tuple[QPushButton, QMenu]:
     return button, menu
 
 
-def named(text: str, control: QWidget, tooltip: str) -> QLabel:
-    """Return the label of *control*; both get the tooltip, and the control the label's text as its name."""
-    label = QLabel(text)
-    label.setToolTip(tooltip)
-    control.setToolTip(tooltip)
-    control.setAccessibleName(text)
+def named(widget: Any) -> QLabel:
+    """Return the label of a magicgui widget; both get its tooltip, and the widget the label as its name."""
+    label, text = QLabel(widget.label), plain_tooltip(widget.tooltip or "")
+    for native in (label, widget.native):
+        native.setToolTip(text)
+    widget.native.setAccessibleName(widget.label)
     return label
 
 
-def offer(box: QComboBox, choices: Sequence[str], value: str) -> None:
-    """Show *choices* in *box*, and *value* chosen, without telling the session what it has said itself."""
-    choices = choices if value in choices else (*choices, value)
-    with QSignalBlocker(box):
-        if [box.itemText(i) for i in range(box.count())] != list(choices):
-            box.clear()
-            box.addItems(choices)
-        box.setCurrentText(value)
+def rows_in(widget: QWidget, indent: int = 0) -> QGridLayout:
+    """Return a grid of rows in *widget*."""
+    grid = QGridLayout(widget)
+    grid.setContentsMargins(indent, 0, 0, 0)
+    grid.setVerticalSpacing(3)
+    grid.setColumnMinimumWidth(0, LABEL_WIDTH)
+    return grid
+
+
+def add_rows(grid: QGridLayout, widgets: Iterable[Any]) -> None:
+    """Add a row to *grid* for each of *widgets*, its label before it, or above it where a number has three axes."""
+    for widget in widgets:
+        row = grid.rowCount()
+        is_wide = len(widget.native.findChildren(QAbstractSpinBox)) > 1
+        grid.addWidget(named(widget), row, 0, 1, 1 + is_wide)
+        grid.addWidget(widget.native, row + is_wide, 1 - is_wide, 1, 1 + is_wide)
+    grid.setColumnStretch(1, 1)

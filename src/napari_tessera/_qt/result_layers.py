@@ -23,11 +23,6 @@ class ResultLayers:
 
     They are added when it starts: to add one costs napari some tenths of a second, in which nothing else moves, and
     to change its data a few hundredths. A person sees at once where the result will be.
-
-    Parameters
-    ----------
-    viewer
-        Gets the layers.
     """
 
     def __init__(self, viewer: Any) -> None:

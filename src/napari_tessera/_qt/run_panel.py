@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from qtpy.QtWidgets import QProgressBar, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QProgressBar, QPushButton
 
 from napari_tessera._qt.lines import LineLabel
+from napari_tessera._qt.parts import Panel
 from napari_tessera.session.runner import RunState
 from napari_tessera.session.status import progress_text, status_line
 
@@ -18,21 +19,11 @@ if TYPE_CHECKING:
 STATUS_ROWS = 3
 
 
-class RunPanel(QWidget):
-    """Starts and stops runs.
-
-    Parameters
-    ----------
-    session
-        Has the run.
-    theme
-        Gives the colours.
-    before_run
-        Called before a run is started.
-    """
+class RunPanel(Panel):
+    """Starts and stops runs."""
 
     def __init__(self, session: Session, theme: Theme, before_run: Callable[[], object]) -> None:
-        super().__init__()
+        super().__init__("run")
         self._session, self._theme, self._before_run = session, theme, before_run
         self.run = QPushButton("Run")
         self.progress = QProgressBar()
@@ -49,12 +40,8 @@ class RunPanel(QWidget):
 
     def _arrange(self) -> None:
         self.run.setMinimumHeight(30)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(4)
-        layout.addWidget(self.run)
-        layout.addWidget(self.progress)
-        layout.addWidget(self.status)
+        for row, part in enumerate((self.run, self.progress, self.status)):
+            self.grid.addWidget(part, row, 0)
 
     def refresh(self) -> None:
         """Show where the run stands."""

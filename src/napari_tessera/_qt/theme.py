@@ -17,19 +17,13 @@ TEXT_CONTRAST = 4.5
 
 
 class Theme:
-    """The viewer's colours now; `changed` says that the user has chosen others.
-
-    Parameters
-    ----------
-    viewer
-        Its theme is followed until `close`.
-    """
+    """The viewer's colours now; `changed` says that the user has chosen others."""
 
     changed = Signal()
 
     def __init__(self, viewer: Any) -> None:
         self._viewer = viewer
-        self._colours = get_theme(viewer.theme)
+        self._colours, self._readable = get_theme(viewer.theme), dict[Tone, str]()
         viewer.events.theme.connect(self._follow)
 
     def close(self) -> None:
@@ -39,6 +33,7 @@ class Theme:
 
     def _follow(self, event: Any = None) -> None:
         self._colours = get_theme(self._viewer.theme)
+        self._readable.clear()
         self.changed.emit()
 
     def colour(self, name: str) -> str:
@@ -49,8 +44,10 @@ class Theme:
         """Return the colour of text of *tone*."""
         if tone is Tone.PLAIN:
             return self.colour("text")
-        colour = GOOD if tone is Tone.GOOD else self.colour("warning" if tone is Tone.WARNING else "error")
-        return readable(colour, self.colour("background"))
+        if tone not in self._readable:
+            colour = GOOD if tone is Tone.GOOD else self.colour("warning" if tone is Tone.WARNING else "error")
+            self._readable[tone] = readable(colour, self.colour("background"))
+        return self._readable[tone]
 
 
 def readable(colour: str, background: str) -> str:

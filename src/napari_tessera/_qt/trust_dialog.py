@@ -39,15 +39,6 @@ class TrustDialog(QDialog):
     """Asks whether a model's file may run code; *accepted* is yes, and whatever else closes it no.
 
     Shown with ``open()``: it lies over its window, and nothing waits for it.
-
-    Parameters
-    ----------
-    question
-        What is asked.
-    theme
-        Gives the colour of the button that Return presses.
-    parent
-        Its window is the one that the question belongs to.
     """
 
     def __init__(self, question: TrustQuestion, theme: Theme, parent: QWidget) -> None:
@@ -121,15 +112,7 @@ class TrustDialog(QDialog):
 
 
 class TrustedDialog(QDialog):
-    """Lists the files that may run code, and takes answers back.
-
-    Parameters
-    ----------
-    theme
-        Gives the colour of what went wrong.
-    parent
-        Its window is the one that the list lies over.
-    """
+    """Lists the files that may run code, and takes answers back."""
 
     def __init__(self, theme: Theme, parent: QWidget) -> None:
         super().__init__(parent)

@@ -1,39 +1,55 @@
-"""The dock widget: panels over one session, and how it comes and goes."""
+"""The dock: a magicgui container of the knobs, choosers and panels over one session, and how it comes and goes."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from magicgui.widgets import Container
+from napari.layers import Image
 from qtpy.QtCore import QEvent, QSize, Qt
-from qtpy.QtWidgets import QApplication, QFrame, QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QAbstractSlider,
+    QAbstractSpinBox,
+    QApplication,
+    QComboBox,
+    QFrame,
+    QScrollArea,
+    QVBoxLayout,
+    QWidget,
+)
 
+from napari_tessera._qt.bound_knobs import BoundKnobs
 from napari_tessera._qt.cost_panel import CostPanel
 from napari_tessera._qt.file_panel import FilePanel
 from napari_tessera._qt.fold import Fold
 from napari_tessera._qt.image_panel import ImagePanel
+from napari_tessera._qt.layers import LayerChooser
 from napari_tessera._qt.mask_chooser import MaskChooser
 from napari_tessera._qt.model_panel import ModelPanel
-from napari_tessera._qt.parts import Rule
+from napari_tessera._qt.parts import Hook, Rule
 from napari_tessera._qt.result_layers import ResultLayers
 from napari_tessera._qt.result_panel import ResultPanel
 from napari_tessera._qt.run_panel import RunPanel
 from napari_tessera._qt.theme import Theme
 from napari_tessera._qt.windows_panel import WindowsPanel
 from napari_tessera._qt.worker import Drain
+from napari_tessera.core.settings.knobs import knobs
+from napari_tessera.core.settings.settings import Settings
 from napari_tessera.session import Session
 
 if TYPE_CHECKING:
-    from qtpy.QtGui import QCloseEvent
-
     from napari_tessera.session.results import ImageResult
 
-# Comfortable; 320 pixels are enough.
-WIDTH = 340
+# Comfortable; 300 pixels are enough.
+SIZE = QSize(340, 640)
 
 
-class TesseraWidget(QWidget):
+class TesseraWidget(Container[Any]):
     """Segments the image that is open.
+
+    Every setting is a widget under its name, such as ``dock.sw_batch_size``, and ``dock.asdict()`` has their values;
+    ``dock.image`` and ``dock.mask`` choose layers.
 
     Parameters
     ----------
@@ -42,25 +58,27 @@ class TesseraWidget(QWidget):
     """
 
     def __init__(self, napari_viewer: Any) -> None:
-        super().__init__()
+        super().__init__(labels=False)
         self.session = Session()
         self._theme = Theme(napari_viewer)
-        self.image = ImagePanel(self.session, napari_viewer, self._theme)
-        self.model = ModelPanel(self.session, self._theme)
-        self.where = MaskChooser(self.session, napari_viewer)
-        self.windows = WindowsPanel(self.session, self._theme, self.where)
-        self.cost = CostPanel(self.session, self._theme)
-        self.result = ResultPanel(self.session)
-        self.run = RunPanel(self.session, self._theme, self._recapture)
-        self.files = FilePanel(self.session, self._theme)
+        bound = BoundKnobs(self.session, knobs(Settings))
+        image = LayerChooser(Image, name="image", label="Image", nullable=False)
+        mask = MaskChooser(self.session, napari_viewer)
+        # magicgui puts them into its column; the panels, and then `_arrange`, put them where they belong.
+        self.extend((*bound.widgets.values(), image, mask))
+        panels = (
+            ImagePanel(self.session, napari_viewer, self._theme, image),
+            ModelPanel(self.session, self._theme),
+            WindowsPanel(self.session, self._theme, bound, mask),
+            CostPanel(self.session, self._theme),
+            ResultPanel(self.session, bound),
+            RunPanel(self.session, self._theme, self._recapture),
+            FilePanel(self.session, self._theme),
+        )
+        for panel in reversed(panels):
+            self.insert(0, panel)  # by now there is nothing else in that column
         self._arrange()
-        panels = (self.image, self.where)
-        self._closing = _Closing(self.session, Drain(self.session.background, self), self._theme, panels)
-        # Whichever comes first; none of them comes always.
-        self.destroyed.connect(self._closing.close)
-        application = QApplication.instance()
-        assert application is not None
-        application.aboutToQuit.connect(self._closing.close)
+        self._closing = _Closing(self)
         self._results = ResultLayers(napari_viewer)
         self.session.runner.promised.connect(self._results.expect)
         self.session.runner.result_ready.connect(self._show_result)
@@ -75,41 +93,34 @@ class TesseraWidget(QWidget):
         column = QVBoxLayout(content)
         column.setContentsMargins(0, 0, 2, 0)
         column.setSpacing(6)
-        column.addWidget(self.image)
-        column.addWidget(self.model)
+        column.addWidget(self.image_panel.native)
+        column.addWidget(self.model.native)
         for title, panel in (("Windows", self.windows), ("Cost", self.cost), ("Result", self.result)):
             column.addWidget(Rule(self._theme))
-            column.addWidget(Fold(title, panel))
+            column.addWidget(Fold(title, panel.native))
         column.addStretch()
-        scroll = QScrollArea()
-        scroll.setWidget(content)
-        scroll.setWidgetResizable(True)
-        scroll.setFrameShape(QFrame.Shape.NoFrame)
-        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        layout = QVBoxLayout(self)
+        layout = self.native.layout()
         layout.setContentsMargins(6, 6, 4, 6)
-        layout.addWidget(scroll, 1)
-        layout.addWidget(Rule(self._theme))
-        layout.addWidget(self.run)
-        layout.addWidget(self.files)
-
-    def sizeHint(self) -> QSize:  # noqa: N802 - Qt's name
-        """Return a size at which nothing scrolls."""
-        return QSize(WIDTH, 640)
+        layout.addWidget(_Scroll(content), 1)
+        for part in (Rule(self._theme), self.run.native, self.files.native):
+            layout.addWidget(part)
+        for kind in (QAbstractSlider, QAbstractSpinBox, QComboBox):
+            for box in content.findChildren(kind):
+                _ignore_wheel(box)
 
     def _enable(self) -> None:
         """Let the knobs rest while a run goes on: it is fixed when it starts."""
         fitting = self.session.fitting.active
         idle = not (self.session.runner.active or fitting)
-        self.image.setEnabled(idle)
-        self.model.setEnabled(idle)
-        self.result.setEnabled(idle and self.session.model is not None)
-        self.windows.setEnabled((idle or fitting) and self.session.model is not None)
+        self.image_panel.native.setEnabled(idle)
+        self.model.native.setEnabled(idle)
+        self.result.native.setEnabled(idle and self.session.model is not None)
+        self.windows.native.setEnabled((idle or fitting) and self.session.model is not None)
 
     def _recapture(self) -> None:
         """Look again at what changes in the viewer without a word, before a run starts."""
-        self.image.recapture_frame()
-        self.where.recapture()
+        self.image_panel.recapture_frame()
+        self.mask.recapture()
 
     def _show_result(self, result: ImageResult) -> None:
         layers = self._results.show(result)
@@ -120,29 +131,60 @@ class TesseraWidget(QWidget):
         if not self.session.runner.active:
             self._results.remove_empty()
 
-    def event(self, event: QEvent | None) -> bool:
-        """Close when napari takes the widget out of its dock, which is how it removes one."""
-        handled = super().event(event)
-        if event is not None and event.type() == QEvent.Type.ParentChange and self.parent() is None:
-            self._closing.close()
-        return handled
 
-    def closeEvent(self, event: QCloseEvent | None) -> None:  # noqa: N802 - Qt's name
-        """Cancel what goes on, wait for it, and let go of the viewer."""
-        self._closing.close()
-        super().closeEvent(event)
+class _Scroll(QScrollArea):
+    """Scrolls down a column, and asks for a size at which there is nothing to scroll."""
+
+    def __init__(self, content: QWidget) -> None:
+        super().__init__()
+        self.setWidget(content)
+        self.setWidgetResizable(True)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+
+    def sizeHint(self) -> QSize:  # noqa: N802 - Qt's name
+        return SIZE
+
+
+def _ignore_wheel(box: QWidget) -> None:
+    """Let the wheel scroll over a control that has not been clicked, and not turn it."""
+
+    def on_event(event: QEvent) -> bool:
+        if event.type() != QEvent.Type.Wheel or box.hasFocus():
+            return False
+        event.ignore()
+        return True
+
+    box.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+    Hook(box, on_event)
 
 
 class _Closing:
-    """Ends a widget's threads and connections, once. Holds no widget that may be gone by then."""
+    """Ends the dock's threads and connections, once. Holds no widget that may be gone by then."""
 
-    def __init__(
-        self, session: Session, drain: Drain, theme: Theme, panels: tuple[ImagePanel | MaskChooser, ...]
-    ) -> None:
-        self._session, self._drain, self._theme, self._panels = session, drain, theme, panels
+    def __init__(self, dock: TesseraWidget) -> None:
+        self._session, self._theme, self._panels = dock.session, dock._theme, (dock.image_panel, dock.mask)
+        self._drain = Drain(dock.session.background, dock.native)
         self._closed = False
+        # Whichever comes first; none of them comes always.
+        dock.native.destroyed.connect(self.close)
+        application = QApplication.instance()
+        assert application is not None
+        application.aboutToQuit.connect(self.close)
+        Hook(dock.native, self._on_event)
+        dock.native_parent_changed.connect(self._on_parent)
+
+    def _on_event(self, event: QEvent) -> bool:
+        if event.type() == QEvent.Type.Close:
+            self.close()
+        return False
+
+    def _on_parent(self, parent: QWidget | None) -> None:
+        if parent is None:  # napari takes a widget out of its dock to remove it
+            self.close()
 
     def close(self) -> None:
+        """Cancel what goes on, wait for it, and let go of the viewer."""
         if self._closed:
             return
         self._closed = True

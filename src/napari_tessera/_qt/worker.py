@@ -14,15 +14,7 @@ INTERVAL_MS = 16
 
 
 class Drain(QObject):
-    """Drains *background* on the GUI thread while it has something to say.
-
-    Parameters
-    ----------
-    background
-        The threads and their queue.
-    parent
-        Whose life the timer shares.
-    """
+    """Drains *background* on the GUI thread while it has something to say."""
 
     def __init__(self, background: Background, parent: QObject) -> None:
         super().__init__(parent)

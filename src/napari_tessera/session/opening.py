@@ -27,8 +27,8 @@ class Choices:
         Names of the files that can be opened, such as ``*.onnx``.
     model_formats
         What people call the formats that can be opened.
-    devices, precisions, blends, tta_modes, accumulators, probability_types
-        Values of those settings.
+    devices
+        Values of that setting.
     """
 
     settings: Settings
@@ -36,17 +36,11 @@ class Choices:
     model_patterns: tuple[str, ...]
     model_formats: tuple[str, ...]
     devices: tuple[str, ...]
-    precisions: tuple[str, ...]
-    blends: tuple[str, ...]
-    tta_modes: tuple[str, ...]
-    accumulators: tuple[str, ...]
-    probability_types: tuple[str, ...]
 
 
 def open_libraries() -> Choices:
     """Import everything that a run needs, and return what there is to choose from."""
     from napari_tessera import api  # noqa: F401 - the first plan must not wait for it
-    from napari_tessera.core.settings.choices import AccumulatorType, Blend, Precision, ProbabilityType, TtaMode
     from napari_tessera.core.settings.settings import Settings
     from napari_tessera.models.folder import user_models
     from napari_tessera.models.formats.registry import FORMATS, MODEL_PATTERNS
@@ -58,11 +52,6 @@ def open_libraries() -> Choices:
         model_patterns=MODEL_PATTERNS,
         model_formats=tuple(dict.fromkeys(entry.open().name for entry in FORMATS)),
         devices=_devices(),
-        precisions=tuple(Precision),
-        blends=tuple(Blend),
-        tta_modes=tuple(TtaMode),
-        accumulators=tuple(AccumulatorType),
-        probability_types=tuple(ProbabilityType),
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from psygnal import Signal
 
-from napari_tessera.core.errors import InputError
+from napari_tessera.core.errors import InputError, SettingsError
 from napari_tessera.session.background import Background
 from napari_tessera.session.fitting import Fitting
 from napari_tessera.session.images import (
@@ -30,6 +31,7 @@ from napari_tessera.session.task import Outputs, Task
 
 if TYPE_CHECKING:
     from napari_tessera import Plan
+    from napari_tessera.core.settings.knobs import Knob
     from napari_tessera.core.settings.settings import Settings
     from napari_tessera.models.model import Model
     from napari_tessera.session.mask import MaskInput
@@ -61,6 +63,8 @@ class Session:
         Of the present choice; None while it is not known.
     problem
         What is wrong with images or settings, a sentence, or nothing.
+    refused
+        Why the last choice was not taken, or nothing.
     changed_since_run
         Whether other images or another model were chosen since the last run ended.
     """
@@ -83,7 +87,7 @@ class Session:
         self.readings: tuple[Reading, ...] = ()
         self.volumes: tuple[VolumeInput, ...] = ()
         self.plan: Plan | None = None
-        self.problem = ""
+        self.problem = self.refused = ""
         self.changed_since_run = False
         self._intensities = IntensityCache()
         self._model: Model | None = None
@@ -191,6 +195,7 @@ class Session:
         self.settings = settings.replace(window_size=window)
         if settings.decoder is None:
             self.settings = self.settings.replace(**_suggested_decoder(self.model))
+        self.refused = ""
         self.fitting.forget()
         self.settings_changed.emit()
         self._replan()
@@ -226,8 +231,45 @@ class Session:
         self.settings.to_yaml(path)
         return ()
 
-    def choose_tta_axes(self, axes: str) -> None:
-        """Let views reflect only *axes*, letters of the model's; all reflections stay all reflections."""
+    def offered(self, name: str) -> tuple[str, ...] | None:
+        """Return what the machine or the model leaves to choose for the setting *name*; None: it is no choice."""
+        choices = self.models.choices
+        if name == "device":
+            return () if choices is None else choices.devices
+        return self.models.decoders if name == "decoder" else None
+
+    def in_effect(self, name: str) -> Any:
+        """Return the setting *name*, or what the model makes of it where it is left to the model."""
+        from napari_tessera.planning.resampling import resamples
+
+        assert self.settings is not None
+        assert self.model is not None
+        return resamples(self.settings, self.model.spec) if name == "resample" else getattr(self.settings, name)
+
+    def decoder_knobs(self) -> tuple[Knob, ...]:
+        """Return the parameters of the decoder in use."""
+        return ()
+
+    def choose(self, name: str, value: Any) -> None:
+        """Take *value* for the setting *name* as a person's choice, with what follows; `refused` says why not."""
+        own: dict[str, Callable[[Any], None]] = {"tta_axes": self.choose_tta_axes, "tta_views": self.choose_tta_views}
+        own["decoder"] = self.choose_decoder
+        try:
+            if name in own:
+                own[name](value)
+            else:
+                self.change(**{name: value})
+        except SettingsError as error:
+            self.refused = sentence(error)
+            self.settings_changed.emit()
+            self.plan_changed.emit()
+
+    def choose_tta_views(self, views: tuple[str, ...] | None) -> None:
+        """Take just the *views* with these names; None: those of the axes."""
+        self.change(tta_views=views, tta_axes=None, tta_num=1 if views is None else len(views))
+
+    def choose_tta_axes(self, axes: str | None) -> None:
+        """Let views reflect only *axes*, letters of the model's, or all; all reflections stay all reflections."""
         from napari_tessera.core.settings.views import max_views
         from napari_tessera.models.spec.suggestions import count_reflections
 
@@ -237,7 +279,7 @@ class Session:
         before = own if self.settings.tta_axes is None else self.settings.tta_axes
         n = self.settings.tta_num
         if n > 1 and n == count_reflections(before):
-            n = count_reflections(axes)
+            n = count_reflections(own if axes is None else axes)
         chosen = None if axes == own else axes
         self.change(tta_axes=chosen, tta_views=None, tta_num=min(n, max_views(len(own), chosen)))
 

@@ -32,8 +32,8 @@ def status_line(session: Session) -> Line:
         return Line(f"{models.question.label} waits for your word: {models.question.does}", Tone.WARNING)
     if models.problem:
         return _problem(models.problem)
-    if session.problem:
-        return _problem(session.problem)
+    if session.refused or session.problem:
+        return _problem(session.refused or session.problem)
     if session.fitting.said.text:
         return session.fitting.said
     if runner.state is not RunState.IDLE and not session.changed_since_run:

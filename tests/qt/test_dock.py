@@ -1,0 +1,137 @@
+"""The dock as users of magicgui and of napari's console know widgets: values by name, signals, mappings, layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from magicgui.widgets import Container
+from magicgui.widgets.bases import ValueWidget
+from qtpy.QtCore import QPoint, QPointF, Qt
+from qtpy.QtGui import QWheelEvent
+from qtpy.QtWidgets import QApplication, QSlider
+
+from napari_tessera.core.settings.knobs import knob, knobs
+from napari_tessera.core.settings.settings import Settings
+
+
+def test_a_value_that_is_set_by_name_makes_a_plan(person: Any, describe: Any, gate: Any, blobs: Any) -> None:
+    me = person(describe(gate))
+    dock, told = me.widget, []
+    me.viewer.add_image(blobs(40, 24, 24), name="blobs")
+    before = me.wait_for_plan()
+    assert isinstance(dock, Container)
+    assert isinstance(dock.sw_batch_size, ValueWidget)
+    for widget in (dock.sw_batch_size, dock.overlap, dock.window_size, dock.blend, dock.skip_below):
+        widget.changed.connect(told.append)
+    whole: list[Any] = []
+    dock.changed.connect(whole.append)
+    dock.sw_batch_size.value = 8
+    assert (told, whole) == ([8], [dock])
+    assert me.wait_for_plan().forward_passes < before.forward_passes
+    dock.sw_batch_size.value = 8
+    me.session.change(sw_batch_size=2)  # which the dock shows, and does not tell: nobody has turned its knob
+    assert (told, dock.sw_batch_size.value) == ([8], 2)
+    dock.window_size.value, dock.overlap.value, dock.blend.value = (8, 12, 16), 0.625, "bump"
+    dock.skip_below.value = 0.00001
+    settings = me.session.settings
+    assert (settings.window_size, settings.overlap, settings.blend) == ((8, 12, 16), 0.625, "bump")
+    assert settings.skip_below == 0.00001
+    assert told[1:] == [(8, 12, 16), 0.625, "bump", 0.00001]
+    assert len(whole) == len(told)
+
+
+def test_as_a_mapping_it_is_the_settings(person: Any, describe: Any, gate: Any) -> None:
+    me = person(describe(gate).with_spec(mirror_axes="zx"))
+    dock = me.widget
+    assert list(dock.asdict()) == [each.name for each in knobs(Settings)]
+    for each in knobs(Settings):
+        assert each.title
+        assert each.description in dock[each.name].tooltip
+    me.session.change(precision="bfloat16", resolution=(0.04, 0.01, 0.01), device="cuda:7", sw_batch_size=100)
+    shown = Settings.from_mapping(dock.asdict())
+    parameters = dict(me.session.settings.decoder_parameters)
+    assert parameters.items() <= dict(shown.decoder_parameters).items()
+    assert shown.replace(resample=None, decoder_parameters=parameters) == me.session.settings
+    dock.update({"tta_num": 3, "tta_axes": "yx"})
+    assert (me.session.settings.tta_num, me.session.settings.tta_axes) == (3, "yx")
+
+
+def test_a_new_setting_has_a_widget(person: Any, describe: Any, gate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class More(Settings):
+        dwell: int = knob(3, "Dwell", "How long.", group="hardware", level="advanced", unit="s")
+        is_odd: bool = knob(False, "Odd", "Whether.", group="result")
+        remark: str | None = knob(None, "Remark", "What else.", group="views")
+
+    monkeypatch.setattr("napari_tessera._qt.widget.Settings", More)
+    monkeypatch.setattr("napari_tessera.core.settings.settings.Settings", More)
+    me = person(describe(gate))
+    dock = me.widget
+    assert (dock.dwell.value, dock.is_odd.value, dock.remark.value) == (3, False, None)
+    assert dock.windows.native.isAncestorOf(dock.dwell.native)
+    assert dock.result.native.isAncestorOf(dock.is_odd.native)
+    dock.dwell.value, dock.is_odd.value, dock.remark.value = 5, True, "none"
+    assert (me.session.settings.dwell, me.session.settings.is_odd, me.session.settings.remark) == (5, True, "none")
+
+
+def test_what_is_not_taken_is_said_and_shown_as_it_was(person: Any, describe: Any, gate: Any) -> None:
+    me = person(describe(gate))
+    me.widget.tta_views.value = ("x", "y")
+    assert "'x', 'y'" in me.status
+    assert me.widget.tta_views.value is None
+    me.widget.tta_views.value = ("identity", "x", "ty")
+    assert "'x'" not in me.status
+    assert (me.session.settings.tta_num, me.session.settings.tta_views) == (3, ("identity", "x", "ty"))
+    with pytest.raises(ValueError, match="outside of the allowed range"):
+        me.widget.overlap.value = 1.5
+    assert me.session.settings.overlap == me.widget.overlap.value
+
+
+def test_choosers_follow_the_layers_of_the_viewer(person: Any, describe: Any, gate: Any, blobs: Any) -> None:
+    me = person(describe(gate))
+    dock = me.widget
+    first, second = (me.viewer.add_image(blobs(16, 16, 16), name=name) for name in ("first", "second"))
+    cells = me.viewer.add_labels(np.ones((16, 16, 16), np.uint8), name="cells")
+    assert (dock.image.choices, dock.mask.choices) == ((first, second), (None, cells))
+    dock.image.value, dock.mask.value = second, cells
+    assert (me.session.images[0].name, me.session.mask.name) == ("second", "cells")
+    second.name, cells.name = "renamed", "nuclei"
+    assert (dock.image.value, dock.mask.value) == (second, cells)
+    assert (dock.image.current_choice, dock.mask.current_choice) == ("renamed", "nuclei")
+    assert (me.session.images[0].name, me.session.mask.name) == ("renamed", "nuclei")
+    me.viewer.layers.clear()
+    assert (dock.image.value, dock.mask.value) == (None, None)
+    assert (me.session.images, me.session.mask) == ((), None)
+
+
+def test_a_hand_moves_fractions_by_hundredths_and_keeps_what_a_file_gives(
+    person: Any, describe: Any, gate: Any
+) -> None:
+    me = person(describe(gate))
+    overlap = me.widget.overlap
+    slider = overlap.native.findChild(QSlider)
+    me.session.change(overlap=1 / 3)
+    assert overlap.value == 1 / 3
+    slider.setValue(slider.value() + 1)  # what a readout that shows two digits does when it loses the focus
+    assert me.session.settings.overlap == 1 / 3
+    slider.setValue(round(slider.maximum() * 0.6234))
+    assert me.session.settings.overlap == overlap.value == round(overlap.value, 2)
+
+
+def test_the_wheel_turns_only_what_was_clicked(person: Any, describe: Any, gate: Any) -> None:
+    me = person(describe(gate))
+    slider = me.widget.sw_batch_size.native.findChild(QSlider)
+    middle, none = QPointF(slider.rect().center()), Qt.KeyboardModifier.NoModifier
+    turn = QWheelEvent(
+        middle,
+        QPointF(slider.mapToGlobal(slider.rect().center())),
+        QPoint(),
+        QPoint(0, 120),
+        Qt.MouseButton.NoButton,
+        none,
+        Qt.ScrollPhase.NoScrollPhase,
+        False,
+    )
+    QApplication.sendEvent(slider, turn)
+    assert me.widget.sw_batch_size.value == 4
