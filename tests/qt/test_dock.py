@@ -75,6 +75,25 @@ def test_a_new_setting_has_a_widget(person: Any, describe: Any, gate: Any, monke
     assert (me.session.settings.dwell, me.session.settings.is_odd, me.session.settings.remark) == (5, True, "none")
 
 
+def test_parameters_of_the_decoder_come_with_it(person: Any, describe: Any, gate: Any, blobs: Any) -> None:
+    me = person(describe(gate))
+    dock, form = me.widget, me.widget.decoder_parameters
+    me.viewer.add_image(blobs(16, 16, 16), name="blobs")
+    dock.decoder.value = "threshold"
+    assert set(form.asdict()) == {"threshold", "channel", "connectivity", "min_size_vox", "keep_largest"}
+    told: list[Any] = []
+    form.changed.connect(lambda _: told.append(form.value["min_size_vox"]))
+    form.min_size_vox.value = 10**6
+    assert told == [10**6]
+    assert dict(me.session.settings.decoder_parameters)["min_size_vox"] == 10**6
+    me.run()
+    assert not me.layer("blobs labels").data.any(), "the one object is smaller"
+    dock.decoder.value = "argmax"
+    assert "min_size_vox" not in form.asdict()
+    dock.decoder.value = "threshold"
+    assert form.min_size_vox.value == 0, "parameters are of the decoder that was chosen with them"
+
+
 def test_what_is_not_taken_is_said_and_shown_as_it_was(person: Any, describe: Any, gate: Any) -> None:
     me = person(describe(gate))
     me.widget.tta_views.value = ("x", "y")

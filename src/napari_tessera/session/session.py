@@ -248,7 +248,9 @@ class Session:
 
     def decoder_knobs(self) -> tuple[Knob, ...]:
         """Return the parameters of the decoder in use."""
-        return ()
+        from napari_tessera.decode import decoder_knobs
+
+        return decoder_knobs(self.settings.decoder) if self.settings is not None and self.settings.decoder else ()
 
     def choose(self, name: str, value: Any) -> None:
         """Take *value* for the setting *name* as a person's choice, with what follows; `refused` says why not."""

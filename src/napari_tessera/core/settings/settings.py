@@ -98,7 +98,7 @@ class Settings(Declared):
     )
     sw_batch_size: Annotated[int, Field(ge=1), WHOLE] = knob(
         4,
-        "Windows per pass",
+        "sw_batch_size",
         "Windows in one forward pass, >= 1, which cost GPU memory, buy speed and keep the result.",
         group="windows",
         unit="windows",
@@ -106,7 +106,7 @@ class Settings(Declared):
     )
     batch_size: Annotated[int, Field(ge=1), WHOLE] = knob(
         1,
-        "Volumes at once",
+        "batch_size",
         "Volumes resident in host memory at once, >= 1: one is computed while the next are loaded.",
         group="windows",
         level="advanced",
@@ -156,7 +156,7 @@ class Settings(Declared):
     )
     tta_num: Annotated[int, Field(ge=1), WHOLE] = knob(
         1,
-        "Views",
+        "TTA views",
         "Test-time augmentation: number of views, identity included, >= 1 (at most 8 in 2D, 16 in 3D).",
         group="views",
         unit="views",
