@@ -44,8 +44,8 @@ class StoredWeights:
 def build_empty(construct: Callable[[], torch.nn.Module], stored: StoredWeights) -> torch.nn.Module:
     """Return what *construct* makes, its weights without values and, where that goes, without memory.
 
-    All that a state_dict holds is to be filled afterwards (see `formats.saved_weights.fill`); what it does not hold, such
-    as tables that a constructor computes, has its values.
+    All that a state_dict holds is to be filled afterwards (see `formats.saved_weights.fill`); what it does not hold,
+    such as tables that a constructor computes, has its values.
     """
     with torch.device("meta"), WithoutValues(stored):
         network = construct()
