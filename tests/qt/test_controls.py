@@ -297,7 +297,7 @@ def test_nothing_is_cut_off_at_300_pixels(person: Any, describe: Any, gate: Any)
     me.widget.windows.fold.set_open(True)
     me.widget.result.fold.set_open(True)
     for panel in (me.widget.image_panel, me.widget.model, me.widget.windows, me.widget.cost, me.widget.result):
-        assert panel.native.minimumSizeHint().width() <= 284, panel.name
+        assert panel.native.minimumSizeHint().width() <= 268, panel.name  # a scroll bar takes the rest
 
 
 def test_probabilities_of_eight_bits_are_shown_over_their_range(

@@ -51,6 +51,7 @@ class CostPanel(Panel):
 
     def _arrange(self) -> None:
         layout = self.grid
+        layout.setHorizontalSpacing(3)
         layout.addWidget(self.passes, 0, 0, 1, 3)
         for index, row in enumerate((self.device, self.host), start=1):
             layout.addWidget(row.label, index, 0)

@@ -280,6 +280,8 @@ class AxesEdit(PerAxis):
         for box in self.parts:
             box.native.setStyleSheet(NARROW)
             box.native.setAlignment(Qt.AlignmentFlag.AlignCenter)
+            if isinstance(box, NumberBox):  # of which nobody takes a step
+                box.native.setButtonSymbols(box.native.ButtonSymbols.NoButtons)
             box.native.setAccessibleName(f"{self.name} {box.name}")
             box.native.parentWidget().layout().setSpacing(3)
 

@@ -38,7 +38,7 @@ class MemoryBar(QWidget):
 
     def minimumSizeHint(self) -> QSize:  # noqa: N802 - Qt's name
         """Return the least size."""
-        return QSize(24, HEIGHT)
+        return QSize(14, HEIGHT)
 
     def show_bar(self, bar: Bar | None) -> None:
         """Draw *bar*; an empty trough for None."""

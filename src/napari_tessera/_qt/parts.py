@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from magicgui.widgets import Container
 from qtpy.QtCore import QEvent, QObject
-from qtpy.QtWidgets import QAbstractSpinBox, QFrame, QGridLayout, QLabel, QMenu, QPushButton, QSizePolicy, QWidget
+from qtpy.QtWidgets import QFrame, QGridLayout, QLabel, QMenu, QPushButton, QSizePolicy, QWidget
 
 from napari_tessera.core.errors import lines_without_control
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # So that rows of several grids stand in one column.
 LABEL_WIDTH, INDENT = 110, 12
+# Letters of a label that stands above its widget.
+LONG_LABEL = 18
 
 
 class Panel(Container[Any]):
@@ -112,10 +114,10 @@ def rows_in(widget: QWidget, indent: int = 0) -> QGridLayout:
 
 
 def add_rows(grid: QGridLayout, widgets: Iterable[Any]) -> None:
-    """Add a row to *grid* for each of *widgets*, its label before it, or above it where a number has three axes."""
+    """Add a row to *grid* for each of *widgets*, its label before it, or above it where both are wide."""
     for widget in widgets:
         row = grid.rowCount()
-        is_wide = len(widget.native.findChildren(QAbstractSpinBox)) > 1
+        is_wide = len(widget.label) >= LONG_LABEL
         grid.addWidget(named(widget), row, 0, 1, 1 + is_wide)
         grid.addWidget(widget.native, row + is_wide, 1 - is_wide, 1, 1 + is_wide)
     grid.setColumnStretch(1, 1)

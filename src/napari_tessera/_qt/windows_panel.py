@@ -54,16 +54,16 @@ class WindowsPanel(Panel):
         self.refresh()
 
     def _arrange(self) -> None:
-        sides = QHBoxLayout()
-        sides.setSpacing(4)
-        for part, stretch in ((self._window_size.native, 1), (self.model_default, 0), (self.fit_window, 0)):
-            sides.addWidget(part, stretch)
+        hint = QHBoxLayout()
+        hint.setSpacing(4)
+        for part, stretch in ((self.hint, 1), (self.model_default, 0), (self.fit_window, 0)):
+            hint.addWidget(part, stretch)
         for knob in self._knobs.of("basic", *GROUPS):
             row, widget = self.grid.rowCount(), self._knobs[knob.name]
             self.grid.addWidget(named(widget), row, 0)
             if widget is self._window_size:
-                self.grid.addWidget(self.hint, row, 1, 1, 2)
-                self.grid.addLayout(sides, row + 1, 0, 1, 3)
+                self.grid.addLayout(hint, row, 1, 1, 2)
+                self.grid.addWidget(widget.native, row + 1, 0, 1, 3)
             elif knob.name == "sw_batch_size":
                 self.grid.addWidget(widget.native, row, 1)
                 self.grid.addWidget(self.fit, row, 2)
