@@ -17,9 +17,9 @@ from napari_tessera.cli.images import ImageFile
 from napari_tessera.core.errors import ModelError
 from napari_tessera.engine.loop.events import PassFinished
 from napari_tessera.engine.source import ArraySource
-from napari_tessera.images.readers.tiff import write_tiff
 from napari_tessera.images.views.crop import Crop
 from napari_tessera.images.views.plane_stack import StackSource, find_stack_crops, plane_crop
+from napari_tessera.images.writers.tiff import write_tiff
 from napari_tessera.intensity import measure as normalise
 from napari_tessera.intensity.steps import Normalisation, chain_of, normalisation
 from napari_tessera.jobs.pipeline import iter_results

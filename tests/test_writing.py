@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from napari_tessera.core.settings.connectomics_export import write_connectomics
 from napari_tessera.core.settings.settings import Settings
 from napari_tessera.core.writing import STALE_AFTER_S, replacing, write_text
-from napari_tessera.images.readers.tiff import write_tiff
+from napari_tessera.images.writers.tiff import write_tiff
 from napari_tessera.memory.calibration.store import CalibrationStore
 from napari_tessera.models.load import BUNDLED, load_model
 from napari_tessera.models.pack import pack

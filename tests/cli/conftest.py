@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from napari_tessera.cli import main
-from napari_tessera.images.readers.tiff import write_tiff
+from napari_tessera.images.writers.tiff import write_tiff
 from napari_tessera.models.safety.trusted_files import TrustStore
 
 DESCRIPTION: dict[str, Any] = {

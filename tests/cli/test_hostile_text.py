@@ -21,7 +21,7 @@ from tests.cli.conftest import DESCRIPTION, Bright
 from napari_tessera.cli.console import count
 from napari_tessera.cli.exit import run_app
 from napari_tessera.core.errors import lines_without_control, without_control
-from napari_tessera.images.readers.tiff import write_tiff
+from napari_tessera.images.writers.tiff import write_tiff
 from napari_tessera.models.folder import models_folder
 from napari_tessera.models.safety.trusted_files import TrustStore
 

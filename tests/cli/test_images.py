@@ -14,7 +14,8 @@ import torch
 from scipy import ndimage
 from tests.cli.conftest import blobs
 
-from napari_tessera.images.readers.tiff import open_tiff, write_tiff
+from napari_tessera.images.readers.tiff import open_tiff
+from napari_tessera.images.writers.tiff import write_tiff
 from napari_tessera.models.safety.trusted_files import TrustStore
 
 Tessera = Callable[..., Any]

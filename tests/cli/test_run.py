@@ -229,7 +229,7 @@ def test_result_that_cannot_be_written_in_the_end(
 
     original = tifffile.imwrite
     images = [make_image(n, f"{n}.tif") for n in (1, 2)]
-    monkeypatch.setattr("napari_tessera.images.readers.tiff.tifffile.imwrite", imwrite)
+    monkeypatch.setattr("napari_tessera.images.writers.tiff.tifffile.imwrite", imwrite)
     ended = tessera("run", *images, "-o", tmp_path / "out", "-m", model, "--json")
     assert ended.code == 2
     assert "No space left on device" in ended.err

@@ -3,7 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from napari_tessera.images.deferred import DeferredArray
+from napari_tessera.images.readers.tiff import DeferredArray
 
 
 @pytest.fixture

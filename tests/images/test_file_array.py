@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from napari_tessera.core.errors import InputError
-from napari_tessera.images.file_array import FileArray
 from napari_tessera.images.open import open_volume
+from napari_tessera.images.readers.file_array import FileArray
 
 SHAPE = (3, 4, 5, 6)
 HEADER = b"header of odd length"

@@ -6,7 +6,7 @@ import tifffile
 
 from napari_tessera.core.errors import InputError
 from napari_tessera.images.open import open_volume
-from napari_tessera.images.readers.tiff import write_tiff
+from napari_tessera.images.writers.tiff import write_tiff
 
 
 @pytest.mark.parametrize("name", ["a.tif", "a.TIFF", "a.ome.tif"])

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from napari_tessera.core.errors import OutputError
-from napari_tessera.images.output import check_writable, output_file
+from napari_tessera.images.writers.output import check_writable, output_file
 
 
 def test_a_free_name_is_fine(tmp_path):

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from napari_tessera.core.errors import InputError, OutOfMemoryError, OutputError
-from napari_tessera.images.deferred import DeferredArray
-from napari_tessera.images.readers.tiff import open_tiff, write_tiff
+from napari_tessera.images.readers.tiff import DeferredArray, open_tiff
+from napari_tessera.images.writers.tiff import write_tiff
 
 DTYPES = ["bool", "uint8", "int8", "uint16", "int16", "int32", "uint32", "float32", "float64"]
 AXES = ["YX", "ZYX", "CYX", "CZYX", "TYX", "TZYX", "TCZYX"]
@@ -99,7 +99,7 @@ def test_imagej_finds_scale_and_axes(tmp_path):
 
 
 def test_a_large_file_gets_64_bit_offsets(tmp_path, monkeypatch):
-    monkeypatch.setattr("napari_tessera.images.readers.tiff.BIGTIFF_BYTES", 10)
+    monkeypatch.setattr("napari_tessera.images.writers.tiff.BIGTIFF_BYTES", 10)
     write_tiff(tmp_path / "a.tif", some_values("ZYX", "uint8"), axes="ZYX", voxel_size_um=(1, 2, 3))
     with tifffile.TiffFile(tmp_path / "a.tif") as file:
         assert file.is_bigtiff

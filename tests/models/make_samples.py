@@ -28,7 +28,7 @@ from tests.models import (
     sample_torchscript,
 )
 
-from napari_tessera.images.readers.tiff import write_tiff
+from napari_tessera.images.writers.tiff import write_tiff
 
 __all__ = ["SAMPLES", "Made", "make_samples", "missing", "write_images"]
 

@@ -18,8 +18,9 @@ from typer.testing import CliRunner
 import napari_tessera as nt
 from napari_tessera.cli.app import app
 from napari_tessera.core.errors import InputError
-from napari_tessera.images.readers.tiff import open_tiff, write_tiff
+from napari_tessera.images.readers.tiff import open_tiff
 from napari_tessera.images.volume import Volume
+from napari_tessera.images.writers.tiff import write_tiff
 from napari_tessera.intensity.steps import Normalisation
 from napari_tessera.models.safety.trusted_files import TrustStore
 from napari_tessera.models.spec.suggestions import with_views_of

@@ -105,7 +105,7 @@ def _is_demo(folder: Path) -> bool:
 
 def _write_sample(folder: Path, sample: "NeuriteSample") -> None:
     from napari_tessera.core.version import __version__
-    from napari_tessera.images.readers.tiff import write_tiff
+    from napari_tessera.images.writers.tiff import write_tiff
 
     # The truth is no image to be segmented: `tessera run *.tif` leaves it out.
     for name, array, origin in (

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from napari_tessera.images.output import output_file
+from napari_tessera.images.writers.output import output_file
 
 if TYPE_CHECKING:
     import numpy.typing as npt

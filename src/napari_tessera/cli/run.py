@@ -112,7 +112,7 @@ def run(
     )
     kind = "probabilities" if probabilities else "labels"
     if save_plan is not None:
-        from napari_tessera.images.output import check_writable
+        from napari_tessera.images.writers.output import check_writable
 
         check_writable(save_plan, overwrite, (".json",))
     own = results_among(named)

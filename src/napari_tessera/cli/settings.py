@@ -36,7 +36,7 @@ def settings(
 ) -> None:
     """Write settings as a file of Tessera or of PyTorch Connectomics; what is not carried over is named."""
     from napari_tessera.core.settings.connectomics_export import write_connectomics
-    from napari_tessera.images.output import check_writable
+    from napari_tessera.images.writers.output import check_writable
     from napari_tessera.session.wording import unknown_there
 
     wanted = setup.merge_settings(source, None)

@@ -14,9 +14,9 @@ import numpy as np
 
 from napari_tessera.core.errors import OutputError, TesseraError
 from napari_tessera.images.open import open_volume
-from napari_tessera.images.output import check_writable
-from napari_tessera.images.readers.tiff import write_tiff
 from napari_tessera.images.volume import AXES
+from napari_tessera.images.writers.output import check_writable
+from napari_tessera.images.writers.tiff import write_tiff
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -46,6 +46,16 @@ class Source(Protocol):
         """Of what `read` returns."""
         ...
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether reading costs nothing, so that caching planes would only waste memory."""
+        return False
+
+    @property
+    def chunk(self) -> tuple[int, ...] | None:
+        """Voxels per spatial axis that a lazy image computes or reads together; None where it names none."""
+        return None
+
     def read(self, region: Region) -> npt.NDArray[Any]:
         """Return the voxels of the spatial *region*, all channels, shape (C, *region)."""
         ...
@@ -94,12 +104,12 @@ class ArraySource:
 
     @property
     def in_memory(self) -> bool:
-        """Whether slicing costs nothing, so that caching planes would only waste memory."""
+        """Whether the array is one of numpy's."""
         return isinstance(self.array, np.ndarray)
 
     @property
     def chunk(self) -> tuple[int, ...] | None:
-        """Voxels per spatial axis that a lazy array computes or reads together; None where it names none."""
+        """What a lazy array computes or reads together; None where it names none."""
         sides = getattr(self.array, "chunks", None)
         if sides is None or len(sides) != len(self.array.shape):
             return None
@@ -144,16 +154,21 @@ class SourceView:
         return self.source.dtype
 
     @property
+    def in_memory(self) -> bool:
+        """False: what is seen is computed anew whenever it is read."""
+        return False
+
+    @property
     def chunk(self) -> tuple[int, ...] | None:
-        """What the image is read in; None where it does not say."""
-        return getattr(self.source, "chunk", None)
+        """What the other one is read in."""
+        return self.source.chunk
 
     def read(self, region: Region) -> npt.NDArray[Any]:
         """Return the voxels of the spatial *region*, all channels, shape (C, *region)."""
         return self.source.read(region)
 
 
-class PlaneCache:
+class PlaneCache(SourceView):
     """A `Source` that reads every plane of a lazy array once, while windows advance along *axis*.
 
     Windows overlap, and a lazy array (dask, zarr) would compute the shared part again for each of them. The cache
@@ -170,20 +185,10 @@ class PlaneCache:
     """
 
     def __init__(self, source: Source, axis: int, across: Region | None = None) -> None:
-        self._source = source
+        super().__init__(source)
         self._axis = axis
         self._across = across if across is not None else tuple(slice(0, side) for side in source.shape[1:])
         self._held: deque[tuple[int, npt.NDArray[Any]]] = deque()  # first plane, (C, *planes)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(C, *spatial)."""
-        return self._source.shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of what `read` returns."""
-        return self._source.dtype
 
     def read(self, region: Region) -> npt.NDArray[Any]:
         """Return the voxels of *region*; planes before it are forgotten."""
@@ -208,7 +213,7 @@ class PlaneCache:
         if stop > end:
             part = list(self._across)
             part[self._axis] = slice(end, stop)
-            self._held.append((end, self._source.read(tuple(part))))
+            self._held.append((end, self.source.read(tuple(part))))
 
     def _end_of(self, number: int) -> int:
         first, planes = self._held[number]
@@ -221,7 +226,7 @@ def iter_regions(source: Source) -> Iterator[Region]:
     They are whole chunks of a lazy array, which it would else compute again and again.
     """
     channels, *spatial = source.shape
-    box = list(getattr(source, "chunk", None) or (1, *spatial[1:]))
+    box = list(source.chunk or (1, *spatial[1:]))
     for axis in reversed(range(len(box))):  # as many chunks at once as may be
         fitting = PIECE_VOXELS // max(channels * prod(box), 1)
         box[axis] = min(box[axis] * max(fitting, 1), spatial[axis])

@@ -136,7 +136,7 @@ class _Preparation:
             return _into_memory(source) if in_memory else source, Identity()
         if planned.resampling is not None:
             source = planned.resampling.wrap(source)
-        if in_memory and not (isinstance(source, ArraySource) and source.in_memory):
+        if in_memory and not source.in_memory:
             source = _into_memory(source)
         return source, self._intensity(number, source) if shared is None else shared.intensity
 

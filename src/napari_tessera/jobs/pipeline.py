@@ -40,7 +40,7 @@ from napari_tessera.engine.loop.events import (
 from napari_tessera.engine.loop.parallel import Worker, run_on_devices
 from napari_tessera.engine.loop.pass_check import PassCheck
 from napari_tessera.engine.sink import ArraySink
-from napari_tessera.engine.source import ArraySource, estimate_cache_bytes
+from napari_tessera.engine.source import estimate_cache_bytes
 from napari_tessera.jobs.finished import FinishedPart
 from napari_tessera.jobs.loading import Loaded, iter_loaded
 from napari_tessera.jobs.remember import RunMemory
@@ -376,7 +376,7 @@ class _VolumeRun:
         source, layout = self._loaded.source, self._volume.layout
         needed, free = self._plan.host.run_bytes, host_memory().free_bytes
         # Where the image is resampled, the plan counts the planes that are held.
-        if self._volume.resampling is None and not (isinstance(source, ArraySource) and source.in_memory):
+        if self._volume.resampling is None and not source.in_memory:
             blocks = self._volume.blocks[: self._plan.device.count]
             needed += sum(estimate_cache_bytes(source, layout.reach(block), layout) for block in blocks)
         if needed > free:

@@ -107,7 +107,7 @@ class VolumeInput:
         return ArraySource(data, channel_axis=axes.index("C") if "C" in axes else None)
 
 
-class _LuminanceSource:
+class _LuminanceSource(Source):
     """Colours, last, as one channel of brightness; computed for the region that is read."""
 
     def __init__(self, colours: Any) -> None:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from napari_tessera.core.errors import CancelledError
 from napari_tessera.engine.loop.events import Event, EventHandler, PassFinished
 from napari_tessera.engine.loop.run import run_sweep
+from napari_tessera.engine.source import SourceView
 
 if TYPE_CHECKING:
     from napari_tessera.engine.devices.protocol import Device
@@ -152,23 +153,20 @@ class _Shared:
             self.events.put(replace(event, done=done, total=total))
 
 
-class _LockedSource:
+class _LockedSource(SourceView):
     """A source that one thread reads at a time: file formats and lazy arrays seldom promise more."""
 
     def __init__(self, source: Source) -> None:
-        self._source, self._lock = source, threading.Lock()
+        super().__init__(source)
+        self._lock = threading.Lock()
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        return self._source.shape
-
-    @property
-    def dtype(self) -> Any:
-        return self._source.dtype
+    def in_memory(self) -> bool:
+        return self.source.in_memory
 
     def read(self, region: Region) -> npt.NDArray[Any]:
         with self._lock:
-            return self._source.read(region)
+            return self.source.read(region)
 
 
 class _LockedSink:

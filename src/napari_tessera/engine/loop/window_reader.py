@@ -16,7 +16,7 @@ import torch
 
 from napari_tessera.engine.geometry.grid import PadMode
 from napari_tessera.engine.intensity import on_host
-from napari_tessera.engine.source import ArraySource, PlaneCache, Source
+from napari_tessera.engine.source import PlaneCache, Source
 
 if TYPE_CHECKING:
     from napari_tessera.engine.devices.protocol import Device, Stream, StreamEvent
@@ -52,8 +52,7 @@ class WindowReader:
     """
 
     def __init__(self, source: Source, grid: WindowGrid, intensity: Intensity, block: Block) -> None:
-        at_hand = isinstance(source, ArraySource) and source.in_memory
-        self._source = source if at_hand else PlaneCache(source, grid.sweep_axis, grid.reach(block))
+        self._source = source if source.in_memory else PlaneCache(source, grid.sweep_axis, grid.reach(block))
         self._grid, self._intensity = grid, intensity
         # Beyond the image a halo sees what a window further in would: nothing that looks like an edge.
         # None: it is filled with a number.

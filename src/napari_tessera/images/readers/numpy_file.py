@@ -11,7 +11,7 @@ import numpy as np
 
 from napari_tessera.core.errors import InputError
 from napari_tessera.images.axes import name_axes, standard_order
-from napari_tessera.images.file_array import FileArray
+from napari_tessera.images.readers.file_array import FileArray
 from napari_tessera.images.readers.tiff_integrity import reading
 from napari_tessera.images.volume import AXES, Volume, unknown_voxel_size
 

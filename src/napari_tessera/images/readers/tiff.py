@@ -1,37 +1,37 @@
-"""TIFF files: OME, ImageJ and plain, with axes and voxel size kept."""
+"""TIFF files: OME, ImageJ and plain, with axes, voxel size and provenance."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, TypeAlias
+from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
-from numpy.typing import ArrayLike as NumpyLike
 from numpy.typing import NDArray
+from tifffile import RESUNIT
 
-from napari_tessera.core.errors import OutputError
+from napari_tessera.core.errors import without_control
+from napari_tessera.core.units import micrometres_per
 from napari_tessera.images.axes import name_axes, standard_order
-from napari_tessera.images.deferred import DeferredArray
-from napari_tessera.images.file_array import FileArray
-from napari_tessera.images.output import check_writable, output_file
+from napari_tessera.images.readers.file_array import FileArray
+from napari_tessera.images.readers.ome import physical_sizes
 from napari_tessera.images.readers.tiff_images import TiffImage, find_image
-from napari_tessera.images.readers.tiff_integrity import is_named_ome, opening, reading
-from napari_tessera.images.readers.tiff_metadata import (
-    imagej_options,
-    json_options,
-    ome_options,
-    read_metadata,
-    read_voxel_size_um,
-)
+from napari_tessera.images.readers.tiff_integrity import opening, reading
 from napari_tessera.images.volume import ArrayLike, Volume, unknown_voxel_size
 
-__all__ = ["open_tiff", "write_tiff"]
+__all__ = ["NAMESPACE", "DeferredArray", "open_tiff"]
 
-# Beyond this a file needs 64-bit offsets; the difference to 4 GiB leaves room for tags, as in tifffile.
-BIGTIFF_BYTES = 2**32 - 2**25
+NAMESPACE = "napari-tessera"
+"""Under which the provenance of a result stands in its file."""
+
+Size: TypeAlias = tuple[float | None, str]
+"""A number and its unit, as a file gives them."""
 
 
 def open_tiff(
@@ -65,104 +65,16 @@ def open_tiff(
         order = standard_order(named)
         ordered = "".join(named[i] for i in order)
         if voxel_size_um is None:
-            voxel_size_um, lack = read_voxel_size_um(file, "".join(axis for axis in ordered if axis in "ZYX"))
+            voxel_size_um, lack = _read_voxel_size_um(file, "".join(axis for axis in ordered if axis in "ZYX"))
             notes += (unknown_voxel_size(path, lack),) if lack else ()
         return Volume(
             data=_open_values(path, file, image, order),
             axes=ordered,
             voxel_size_um=voxel_size_um,
             name=path.name.removesuffix(path.suffix).removesuffix(".ome"),
-            metadata=read_metadata(file),
+            metadata=_read_metadata(file),
             notes=image.notes + notes,
         )
-
-
-def write_tiff(
-    path: str | os.PathLike[str],
-    array: NumpyLike,
-    *,
-    axes: str,
-    voxel_size_um: tuple[float, ...] | None = None,
-    metadata: Mapping[str, Any] | None = None,
-    overwrite: bool = False,
-) -> None:
-    """Write labels or probabilities as a compressed TIFF; it appears under its name only when complete.
-
-    A name that ends in ``.ome.tif`` or ``.ome.tiff`` gives an OME-TIFF. Otherwise ImageJ can open the file
-    as a hyperstack if it knows the number type (uint8, uint16, float32); for the others axes and voxel size
-    stand in a JSON description. 64-bit integers that fit into 32 bits are stored so, and float16 as float32,
-    since few programs read them; no value changes.
-
-    Parameters
-    ----------
-    path
-        Ends in ``.tif`` or ``.tiff``.
-    array
-        One dimension for each letter of *axes*.
-    axes
-        A selection of ``"TCZYX"`` in this order, such as ``"ZYX"`` or ``"CZYX"``.
-    voxel_size_um
-        Micrometres along the spatial axes, if known.
-    metadata
-        Settings and origin of the result, of anything that JSON can hold.
-    overwrite
-        Whether an existing file may be replaced.
-
-    Raises
-    ------
-    OutputError
-        If the path cannot be written, or the format cannot hold the number type.
-    """
-    path = Path(path)
-    check_writable(path, overwrite)
-    values = _storable(np.asarray(array))
-    Volume(values, axes, voxel_size_um, path.name)  # refuses what does not fit together
-    is_ome = is_named_ome(path)
-    with output_file(path) as temporary:
-        tifffile.imwrite(temporary, **_options(path, values, axes, is_ome, voxel_size_um, metadata or {}))
-
-
-def _options(
-    path: Path,
-    values: NDArray[Any],
-    axes: str,
-    is_ome: bool,
-    voxel_size_um: tuple[float, ...] | None,
-    metadata: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Return the arguments of `tifffile.imwrite` after the file name."""
-    is_big = values.nbytes > BIGTIFF_BYTES
-    common = {"photometric": "minisblack", "compression": "zlib", "bigtiff": is_big}
-    if is_ome:
-        if values.dtype.kind in "iu" and values.dtype.itemsize == 8:
-            raise OutputError(
-                f"cannot write '{path}': OME-TIFF has no 64-bit integers, and these labels need them; "
-                "let the name end in .tif instead of .ome.tif"
-            )
-        return {"data": values, **common, **ome_options(axes, voxel_size_um, metadata)}
-    if values.dtype in (np.uint8, np.uint16, np.float32) and not is_big:
-        # ImageJ's order is TZCYX
-        order = sorted(range(len(axes)), key=lambda i: "TZCYX".index(axes[i]))
-        imagej_axes = "".join(axes[i] for i in order)
-        return {
-            "data": np.transpose(values, order),
-            **common,
-            **imagej_options(imagej_axes, voxel_size_um, metadata),
-        }
-    return {"data": values, **common, **json_options(axes, voxel_size_um, metadata)}
-
-
-def _storable(values: NDArray[Any]) -> NDArray[Any]:
-    """Return the same values in a number type that other programs read, where there is one."""
-    if values.dtype == np.float16:
-        return values.astype(np.float32)
-    if values.dtype.kind in "iu" and values.dtype.itemsize == 8 and values.size:
-        low, high = int(values.min()), int(values.max())
-        for narrow in (np.int32, np.uint32):
-            limits = np.iinfo(narrow)
-            if limits.min <= low and high <= limits.max:
-                return values.astype(narrow)
-    return values
 
 
 def _open_values(path: Path, file: tifffile.TiffFile, image: TiffImage, order: list[int]) -> ArrayLike:
@@ -179,3 +91,124 @@ def _open_values(path: Path, file: tifffile.TiffFile, image: TiffImage, order: l
             return np.transpose(find_image(path, file, "any").read(), order)
 
     return DeferredArray(tuple(image.shape[i] for i in order), image.dtype, load)
+
+
+class DeferredArray:
+    """Shape and number type at once, values on first use, always in native byte order.
+
+    Planning a run asks for the shape alone, and must not decompress a volume for it. Safe to use from several
+    threads; the values are loaded once and kept.
+
+    Parameters
+    ----------
+    shape
+        The shape of what *load* returns.
+    dtype
+        Its number type, in any byte order.
+    load
+        Returns the array. Its errors reach whoever first uses the values.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], load: Callable[[], NDArray[Any]]) -> None:
+        self.shape = shape
+        self.dtype = dtype.newbyteorder("=")
+        self._load = load
+        self._loaded: NDArray[Any] | None = None
+        self._lock = Lock()
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any, /) -> NDArray[Any]:
+        return self._native(self._values()[key])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        values = self._native(self._values())
+        return np.array(values, dtype=dtype, copy=copy)
+
+    def __repr__(self) -> str:
+        return f"DeferredArray(shape={self.shape}, dtype={self.dtype})"
+
+    def _values(self) -> NDArray[Any]:
+        with self._lock:
+            if self._loaded is None:
+                self._loaded = self._load()
+            return self._loaded
+
+    def _native(self, values: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(values).astype(self.dtype, copy=False)
+
+
+def _read_voxel_size_um(file: tifffile.TiffFile, spatial_axes: str) -> tuple[tuple[float, ...] | None, str]:
+    """Return the voxel size along *spatial_axes* in micrometres, or None and a clause on what is missing of it."""
+    if file.is_ome:
+        sizes = physical_sizes(file.ome_metadata or "")
+    elif file.is_imagej:
+        sizes = _imagej_sizes(file)
+    else:
+        own = _json_metadata(file).get("voxel_size_um") or []
+        sizes = {axis: (size, "µm") for axis, size in zip("XYZ", reversed(own), strict=False)}
+    if not any(value for value, _ in sizes.values()):
+        return None, "the file gives none"
+    found = []
+    for axis in spatial_axes:
+        value, unit = sizes.get(axis, (None, ""))
+        factor = micrometres_per(unit)
+        if value is None or not math.isfinite(value) or value <= 0:
+            return None, f"the file gives none along {axis.lower()}"
+        if factor is None:
+            named = f"in '{without_control(unit)}', which is no known length" if unit else "without a unit"
+            return None, f"the file gives it along {axis.lower()} {named}"
+        # What is past the precision of a ratio of 32-bit integers is rounded off.
+        found.append(float(f"{value * factor:.8g}") if file.is_imagej else value * factor)
+    return tuple(found), ""
+
+
+def _read_metadata(file: tifffile.TiffFile) -> Mapping[str, Any]:
+    """Return what `write_tiff` stored in the file; empty for a file of other origin."""
+    if file.is_ome:
+        text = _ome_annotation(file.ome_metadata or "")
+    elif file.is_imagej:
+        text = (file.imagej_metadata or {}).get("Info")
+    else:
+        stored = _json_metadata(file).get(NAMESPACE)
+        return stored if isinstance(stored, dict) else {}
+    try:
+        stored = json.loads(text or "")
+    except ValueError:
+        return {}
+    found = stored.get(NAMESPACE) if isinstance(stored, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _json_metadata(file: tifffile.TiffFile) -> Mapping[str, Any]:
+    found = file.shaped_metadata
+    return found[0] if found else {}
+
+
+def _ome_annotation(xml: str) -> str | None:
+    ours = f".//{{*}}MapAnnotation[@Namespace='{NAMESPACE}']/{{*}}Value/{{*}}M"
+    return ElementTree.fromstring(xml).findtext(ours)
+
+
+def _imagej_sizes(file: tifffile.TiffFile) -> dict[str, Size]:
+    """Return the sizes as ImageJ reads them: ``unit`` is that of x, and of y and z unless they have their own."""
+    metadata = file.imagej_metadata or {}
+    unit = str(metadata.get("unit", ""))
+    tags = file.pages.first.tags
+    # ImageJ leaves a spacing of 1 out, and takes a negative one for the planes' order.
+    spacing = metadata.get("spacing", 1.0)
+    sizes: dict[str, Size] = {
+        "Z": (abs(spacing) if isinstance(spacing, (int, float)) else None, str(metadata.get("zunit", unit)))
+    }
+    # Where the tag counts pixels per centimetre and the description is in "um", it is the tag that counts.
+    factor = 1e4 if unit == "um" and tags.valueof("ResolutionUnit") == RESUNIT.CENTIMETER else 1.0
+    for axis, own in (("X", unit), ("Y", str(metadata.get("yunit", unit)))):
+        numerator, denominator = tags.valueof(f"{axis}Resolution", (0, 1))
+        sizes[axis] = (denominator / numerator * factor if numerator else None, own)
+    return sizes

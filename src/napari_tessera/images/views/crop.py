@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_tessera.engine.source import ArraySource, SourceView, iter_regions
+from napari_tessera.engine.source import SourceView, iter_regions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,14 +53,7 @@ class Crop:
 
     def of(self, source: Source) -> Source:
         """Return the box of *source*, the image; no copy."""
-        if isinstance(source, ArraySource) and source.in_memory:
-            return ArraySource(source.array[self._within(source)], channel_axis=source.channel_axis)
         return CroppedSource(source, self)
-
-    def _within(self, source: ArraySource) -> Region:
-        if source.channel_axis is None:
-            return self.region
-        return (*self.region[: source.channel_axis], slice(None), *self.region[source.channel_axis :])
 
     def put_back(self, result: npt.NDArray[Any], background: Sequence[float] = ()) -> npt.NDArray[Any]:
         """Return *result*, labels (*shape) or channels (C, *shape), in an array of the whole image, in its own type.
@@ -107,6 +100,11 @@ class CroppedSource(SourceView):
     def shape(self) -> tuple[int, ...]:
         """(C, *spatial) of the box."""
         return (self.source.shape[0], *self.crop.shape)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the image is."""
+        return self.source.in_memory
 
     def read(self, region: Region) -> npt.NDArray[Any]:
         """Return the voxels of *region* of the box, (C, *region)."""

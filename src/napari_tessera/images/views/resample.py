@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_tessera.engine.source import SourceView
 from napari_tessera.images.views.interpolation import AxisResampling, ResamplingScheme
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def resampled_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.float32 if exact else np.float64)
 
 
-class ResampledSource:
+class ResampledSource(SourceView):
     """A `Source` of another shape over the same extent; every read resamples the part that it asks for.
 
     Parameters
@@ -83,7 +84,7 @@ class ResampledSource:
         steps: tuple[float, ...] | None = None,
         limits: Limits | None = None,
     ) -> None:
-        self.source = source
+        super().__init__(source)
         self._limits = limits
         self._axes = (scheme or ResamplingScheme()).axes(source.shape[1:], shape, separate, steps)
 
@@ -101,6 +102,10 @@ class ResampledSource:
     def dtype(self) -> np.dtype[Any]:
         """Float32, or float64 for images of wider types."""
         return resampled_dtype(self.source.dtype)
+
+    @property
+    def chunk(self) -> None:
+        """None: chunks of the image are no boxes of voxels here."""
 
     def read(self, region: Region) -> npt.NDArray[Any]:
         """Return the voxels of *region*, (C, *region); reads the part of the source that they need."""

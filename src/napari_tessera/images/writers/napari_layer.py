@@ -10,8 +10,8 @@ import numpy as np
 import pint
 
 from napari_tessera.core.errors import OutputError
-from napari_tessera.images.readers.tiff import write_tiff
 from napari_tessera.images.volume import AXES
+from napari_tessera.images.writers.tiff import write_tiff
 
 __all__ = ["write_layer"]
 
