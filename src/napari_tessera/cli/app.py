@@ -9,6 +9,7 @@ from napari_tessera.cli.demo import demo
 from napari_tessera.cli.doctor import doctor
 from napari_tessera.cli.inspect import inspect
 from napari_tessera.cli.models import models
+from napari_tessera.cli.options import MeasuringCommand, SettingsCommand
 from napari_tessera.cli.pack import pack
 from napari_tessera.cli.plan import plan
 from napari_tessera.cli.run import run
@@ -43,5 +44,13 @@ def root(
         typer.echo(context.get_help())
 
 
-for _command in (plan, run, calibrate, demo, doctor, models, inspect, pack, trust, settings):
-    app.command()(_command)
+app.command(cls=SettingsCommand)(plan)
+app.command(cls=SettingsCommand)(run)
+app.command(cls=MeasuringCommand)(calibrate)
+app.command()(demo)
+app.command()(doctor)
+app.command()(models)
+app.command()(inspect)
+app.command()(pack)
+app.command()(trust)
+app.command()(settings)

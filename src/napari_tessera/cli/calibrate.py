@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+import typer
 from rich.table import Table
 
 from napari_tessera.cli import options, setup
@@ -17,23 +18,18 @@ __all__ = ["calibrate"]
 
 
 def calibrate(
+    context: typer.Context,
     model: options.ModelName = None,
     trust: options.Trust = False,
     network_output: options.NetworkOutput = "",
     settings: options.SettingsFile = None,
-    window: options.Window = None,
-    sw_batch_size: options.SwBatchSize = None,
-    precision: options.Precision = None,
-    device: options.Device = None,
     as_json: options.Json = False,
 ) -> None:
     """Measure the memory and the time of a network's forward passes here, and keep both for later plans.
 
     A few passes over made-up windows; no image is needed. Runs on an NVIDIA card are measured, too, each time.
     """
-    wanted = setup.merge_settings(
-        settings, None, window_size=window, sw_batch_size=sw_batch_size, precision=precision, device=device
-    )
+    wanted = setup.merge_settings(settings, options.given_settings(context))
     network = setup.open_model(model, trust=trust, network_output=network_output)
     from napari_tessera.api import PROBABILITIES, plan
     from napari_tessera.jobs.tuning import calibrate

@@ -1,51 +1,23 @@
-"""Options that several commands share: one wording for each, that of `Settings` and of docs/settings.md.
+"""Options that several commands share: those of settings, made from their declaration, and a few others.
 
-No default is given to typer: an option that is not there leaves the settings file its say, and without a file the
+An option of a setting has no default: where it is not there, the settings file has its say, and without a file the
 default of `Settings` holds. The help names it.
 """
 
+import inspect
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
+from typer.core import TyperCommand
 
 from napari_tessera.core.units import parse_bytes
 
-__all__ = [
-    "Accumulator",
-    "Axes",
-    "BatchSize",
-    "Blend",
-    "Budget",
-    "Channels",
-    "ChooseWindow",
-    "Decoder",
-    "DecoderOptions",
-    "Device",
-    "Json",
-    "Mask",
-    "ModelName",
-    "NetworkOutput",
-    "Overlap",
-    "Precision",
-    "Probabilities",
-    "ProbabilityType",
-    "Resample",
-    "Resolution",
-    "SettingsFile",
-    "Sides",
-    "SkipBelow",
-    "SwBatchSize",
-    "Trust",
-    "Tta",
-    "TtaMode",
-    "VoxelSize",
-    "Window",
-    "parse_sides",
-]
+if TYPE_CHECKING:
+    from napari_tessera.core.settings.knobs import Knob
 
-WINDOWS, HARDWARE, RESULT = "Windows and passes", "Hardware", "Result"
+WINDOWS, RESULT = "Windows and passes", "Result"
 
 
 class Sides(tuple[int, ...]):
@@ -78,22 +50,6 @@ def parse_budget(text: str) -> int:
         return parse_bytes(text)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-
-
-def parse_whole(text: str) -> int:
-    """Return a whole number; whether it is in range, `Settings` says."""
-    try:
-        return int(text)
-    except ValueError:
-        raise typer.BadParameter(f"'{text}' is no whole number") from None
-
-
-def parse_number(text: str) -> float:
-    """Return a number; whether it is in range, `Settings` says."""
-    try:
-        return float(text)
-    except ValueError:
-        raise typer.BadParameter(f"'{text}' is no number") from None
 
 
 ModelName = Annotated[
@@ -157,23 +113,6 @@ VoxelSize = Annotated[
         help="The images' voxel size, micrometres, where a file gives a wrong one or none.",
     ),
 ]
-Resample = Annotated[
-    bool | None,
-    typer.Option(
-        "--resample/--no-resample",
-        help="Bring images to the voxel size that the model expects before the network sees them, and results back to "
-        "the image's own voxels. Default: as nnU-Net does for its models where both voxel sizes are known, else no.",
-    ),
-]
-Resolution = Annotated[
-    Lengths | None,
-    typer.Option(
-        "--resolution",
-        metavar="Z,Y,X",
-        parser=parse_lengths,
-        help="Voxel size that the model expects, micrometres. Default: the model's own.",
-    ),
-]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout, and nothing else there.")]
 
 Budget = Annotated[
@@ -194,88 +133,6 @@ ChooseWindow = Annotated[
         help="Choose the window, too: the model's default or larger, smaller only where that does not fit.",
     ),
 ]
-Window = Annotated[
-    Sides | None,
-    typer.Option(
-        "--window",
-        metavar="Z,Y,X",
-        parser=parse_sides,
-        rich_help_panel=WINDOWS,
-        help="The network's input, voxels, z,y,x or y,x. Default: the model's own.",
-    ),
-]
-Overlap = Annotated[
-    float | None,
-    typer.Option(
-        "--overlap",
-        metavar="FRACTION",
-        parser=parse_number,
-        rich_help_panel=WINDOWS,
-        help="Fraction in [0, 1) of a window that it shares with the next along each axis. Default: 0.5.",
-    ),
-]
-SwBatchSize = Annotated[
-    int | None,
-    typer.Option(
-        "--sw-batch-size",
-        metavar="WINDOWS",
-        parser=parse_whole,
-        rich_help_panel=WINDOWS,
-        help="Windows in one forward pass, >= 1. Costs GPU memory, buys speed, and keeps the result. Default: 4.",
-    ),
-]
-BatchSize = Annotated[
-    int | None,
-    typer.Option(
-        "--batch-size",
-        metavar="VOLUMES",
-        parser=parse_whole,
-        rich_help_panel=WINDOWS,
-        help="Volumes resident in host memory at once, >= 1: one is computed while the next are loaded. Default: 1.",
-    ),
-]
-Tta = Annotated[
-    int | None,
-    typer.Option(
-        "--tta",
-        metavar="VIEWS",
-        parser=parse_whole,
-        rich_help_panel=WINDOWS,
-        help="Test-time augmentation: number of views, identity included, >= 1 (at most 8 in 2D, 16 in 3D). "
-        "Default: 1, or what the model suggests.",
-    ),
-]
-TtaAxes = Annotated[
-    str | None,
-    typer.Option(
-        "--tta-axes",
-        metavar="AXES",
-        rich_help_panel=WINDOWS,
-        help="Axes that views may reflect, letters of zyx such as zx; without --tta, all their reflections are taken. "
-        "Default: the model's, else all axes.",
-    ),
-]
-TtaMode = Annotated[
-    str | None,
-    typer.Option(
-        "--tta-mode",
-        metavar="NAME",
-        rich_help_panel=WINDOWS,
-        help="full: every window sees every view. interleaved: each window sees one view, windows that overlap see "
-        "different ones, and the passes are those of a single view. Default: full.",
-    ),
-]
-SkipBelow = Annotated[
-    float | None,
-    typer.Option(
-        "--skip-below",
-        metavar="VALUE",
-        parser=parse_number,
-        rich_help_panel=WINDOWS,
-        help="Windows in which no voxel is above this value, in the image's own units, are not computed: what only "
-        "they cover becomes background. Default: every window is computed.",
-    ),
-]
 Mask = Annotated[
     Path | None,
     typer.Option(
@@ -286,63 +143,6 @@ Mask = Annotated[
         "what only they cover becomes background. For a single image.",
     ),
 ]
-Blend = Annotated[
-    str | None,
-    typer.Option(
-        "--blend",
-        metavar="NAME",
-        rich_help_panel=WINDOWS,
-        help="gaussian (window centres count more), constant, bump or distance_transform. Default: gaussian, unless "
-        "the model suggests another.",
-    ),
-]
-Precision = Annotated[
-    str | None,
-    typer.Option(
-        "--precision",
-        metavar="NAME",
-        rich_help_panel=HARDWARE,
-        help="Arithmetic of the forward pass: float32, tf32, bfloat16 or float16. Default: float32.",
-    ),
-]
-Accumulator = Annotated[
-    str | None,
-    typer.Option(
-        "--accumulator",
-        metavar="NAME",
-        rich_help_panel=HARDWARE,
-        help="float32, or float16, which halves the accumulator's memory and rounds every sum. Default: float32.",
-    ),
-]
-Device = Annotated[
-    str | None,
-    typer.Option(
-        "--device",
-        metavar="NAME",
-        rich_help_panel=HARDWARE,
-        help="auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:1, mps, or several cards of one machine, "
-        "cuda:0,cuda:1. Default: auto.",
-    ),
-]
-Decoder = Annotated[
-    str | None,
-    typer.Option(
-        "--decoder",
-        metavar="NAME",
-        rich_help_panel=RESULT,
-        help="Name of the step that turns probabilities into labels: argmax, regions, threshold, watershed, "
-        "contour-distance. Default: what the model suggests.",
-    ),
-]
-DecoderOptions = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--decoder-option",
-        metavar="NAME=VALUE",
-        rich_help_panel=RESULT,
-        help="A parameter of the decoder, such as threshold=0.4. May be given several times.",
-    ),
-]
 Probabilities = Annotated[
     bool,
     typer.Option(
@@ -351,13 +151,114 @@ Probabilities = Annotated[
         help="Keep the network's output, one channel per class, instead of making labels.",
     ),
 ]
-ProbabilityType = Annotated[
-    str | None,
-    typer.Option(
-        "--probability-type",
-        metavar="NAME",
-        rich_help_panel=RESULT,
-        help="What kept probabilities are stored as: float32, float16 or uint8 (255 times the probability). "
-        "Default: float32.",
-    ),
-]
+
+# What stands for a value in the help, by kind; a unit that says more stands in its place.
+_METAVARS = {"int": "N", "float": "VALUE", "choice": "NAME", "text": "NAME"}
+_METAVARS |= {"ints": "Z,Y,X", "floats": "Z,Y,X", "texts": "NAME,...", "mapping": "NAME=VALUE"}
+_SPOKEN_UNITS = ("fraction", "windows", "volumes", "views", "axes")
+
+
+class SettingsCommand(TyperCommand):
+    """A command that takes settings as options; they are made when it is first parsed or explained.
+
+    `tessera --help` then needs no pydantic. The function gets those that are given through `given_settings`.
+    """
+
+    names: ClassVar[tuple[str, ...]] = ()
+    _has_settings = False
+
+    def get_params(self, ctx: Any) -> Any:
+        """Return the command's own parameters and those of settings."""
+        if not self._has_settings:
+            self.params.extend(_settings_options(self.names))
+            self._has_settings = True
+        return super().get_params(ctx)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command with the values of settings put aside for it."""
+        ctx.meta[_GIVEN] = {
+            name.removeprefix(_PREFIX): ctx.params.pop(name) for name in [*ctx.params] if name.startswith(_PREFIX)
+        }
+        return super().invoke(ctx)
+
+
+class MeasuringCommand(SettingsCommand):
+    """A command that takes those settings on which a forward pass depends."""
+
+    names = ("window_size", "sw_batch_size", "precision", "device")
+
+
+_GIVEN = "napari_tessera.settings"
+# A setting may have the name of a command's own option, as `probabilities` does.
+_PREFIX = "setting_"
+
+
+def given_settings(context: typer.Context) -> dict[str, Any]:
+    """Return the settings that are given as options, values not yet checked: the declaration says what is wrong."""
+    from napari_tessera.core.settings.knobs import knobs
+    from napari_tessera.core.settings.settings import Settings
+
+    given = context.meta[_GIVEN]
+    found = {knob.name: _read(knob, given[knob.name]) for knob in knobs(Settings) if given.get(knob.name) is not None}
+    return {name: value for name, value in found.items() if value != ()}
+
+
+def _settings_options(names: tuple[str, ...]) -> list[Any]:
+    """Return the options of the settings *names*, of all where none is named."""
+    from napari_tessera.core.settings.knobs import knobs
+    from napari_tessera.core.settings.settings import Settings
+
+    def collect(**values: Any) -> None: ...
+
+    parameters = [_parameter(knob) for knob in knobs(Settings) if not names or knob.name in names]
+    collect.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    app = typer.Typer(add_completion=False)
+    app.command()(collect)
+    made: Any = typer.main.get_command(app)
+    return list(made.params)
+
+
+def _parameter(knob: "Knob") -> inspect.Parameter:
+    from napari_tessera.core.settings.knobs import GROUPS
+
+    option: Any = f"{knob.option}/--no-{knob.option[2:]}" if knob.kind == "bool" else knob.option
+    kinds: dict[str, Any] = {"bool": bool | None, "mapping": list[str] | None}
+    spoken = knob.unit in _SPOKEN_UNITS and knob.kind != "texts"
+    metavar = knob.unit.upper() if spoken else _METAVARS.get(knob.kind)
+    default = f" Default: {knob.default_text}." if knob.default_text else ""
+    unit_said = f" In {knob.unit}." if knob.unit in ("voxels", "micrometres") else ""
+    several = " May be given several times." if knob.kind == "mapping" else ""
+    said = typer.Option(
+        option,
+        metavar=metavar,
+        rich_help_panel=GROUPS[knob.group],
+        help=f"{knob.description}{unit_said}{_choices(knob)}{several}{default}",
+    )
+    return inspect.Parameter(
+        f"{_PREFIX}{knob.name}",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[kinds.get(knob.kind, str | None), said],
+    )
+
+
+def _choices(knob: "Knob") -> str:
+    if knob.name == "decoder":
+        from napari_tessera.decode import decoder_names
+
+        return f" One of {', '.join(decoder_names())}."
+    unsaid = [choice for choice in knob.choices if choice not in knob.description]
+    return f" One of {', '.join(knob.choices)}." if unsaid else ""
+
+
+def _read(knob: "Knob", text: Any) -> Any:
+    """Return what *text* says for *knob*; what it cannot mean stays text, which the declaration refuses in words."""
+    if knob.kind in ("bool", "choice", "text", "mapping"):
+        return text if knob.kind != "mapping" else tuple(text)
+    if knob.kind == "texts":
+        return [part.strip() for part in text.split(",")]
+    convert = int if knob.kind.startswith("int") else float
+    try:
+        return convert(text) if knob.kind in ("int", "float") else [convert(part) for part in re.split("[,x]", text)]
+    except ValueError:
+        return text

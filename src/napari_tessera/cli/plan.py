@@ -27,6 +27,7 @@ ALL_COUNTED = "without the image no window is known to be empty: all are counted
 
 
 def plan(
+    context: typer.Context,
     # Whether each can be read is found out where it costs that one alone.
     images: Annotated[
         list[Path] | None, typer.Argument(metavar="IMAGE", readable=False, help="Image files, TIFF or .npy.")
@@ -47,28 +48,11 @@ def plan(
     axes: options.Axes = None,
     voxel_size: options.VoxelSize = None,
     channels: options.Channels = None,
-    resample: options.Resample = None,
-    resolution: options.Resolution = None,
     budget: options.Budget = None,
     choose_window: options.ChooseWindow = False,
     as_json: options.Json = False,
-    window: options.Window = None,
-    overlap: options.Overlap = None,
-    sw_batch_size: options.SwBatchSize = None,
-    batch_size: options.BatchSize = None,
-    tta: options.Tta = None,
-    tta_axes: options.TtaAxes = None,
-    tta_mode: options.TtaMode = None,
-    skip_below: options.SkipBelow = None,
     mask: options.Mask = None,
-    blend: options.Blend = None,
-    precision: options.Precision = None,
-    accumulator: options.Accumulator = None,
-    device: options.Device = None,
-    decoder: options.Decoder = None,
-    decoder_option: options.DecoderOptions = None,
     probabilities: options.Probabilities = False,
-    probability_type: options.ProbabilityType = None,
 ) -> None:
     """Show what a run would need: windows, forward passes, memory, sizes and what to change.
 
@@ -80,30 +64,11 @@ def plan(
     images = without_mask(images or [], mask)
     if shape:
         setup.check_mask_option(mask, [])
-    wanted = setup.merge_settings(
-        settings,
-        decoder_option,
-        window_size=window,
-        overlap=overlap,
-        sw_batch_size=sw_batch_size,
-        batch_size=batch_size,
-        tta_num=tta,
-        tta_axes=tta_axes,
-        tta_mode=tta_mode,
-        skip_below=skip_below,
-        blend=blend,
-        precision=precision,
-        accumulator=accumulator,
-        probabilities=probability_type,
-        resample=resample,
-        resolution=resolution,
-        device=device,
-        decoder=decoder,
-    )
+    given = options.given_settings(context)
+    decoder = given.get("decoder")
+    wanted = setup.merge_settings(settings, given)
     network = setup.open_model(model, trust=trust, network_output=network_output)
-    wanted = setup.with_suggestions(
-        wanted, network, file=settings, overlap=overlap, blend=blend, tta_num=tta, tta_axes=tta_axes
-    )
+    wanted = setup.with_suggestions(wanted, network, file=settings, given=given)
     from napari_tessera import api
 
     decoder = api.PROBABILITIES if probabilities else decoder

@@ -30,6 +30,7 @@ URGENT = ("WARNING", "PROBLEM")
 
 
 def run(
+    context: typer.Context,
     # Whether each can be read is found out where it costs that one alone.
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE", readable=False, help="Image files, TIFF or .npy.")],
     output: Annotated[
@@ -48,8 +49,6 @@ def run(
     axes: options.Axes = None,
     voxel_size: options.VoxelSize = None,
     channels: options.Channels = None,
-    resample: options.Resample = None,
-    resolution: options.Resolution = None,
     budget: options.Budget = None,
     choose_window: options.ChooseWindow = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
@@ -62,23 +61,8 @@ def run(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but what goes wrong.")] = False,
     as_json: options.Json = False,
-    window: options.Window = None,
-    overlap: options.Overlap = None,
-    sw_batch_size: options.SwBatchSize = None,
-    batch_size: options.BatchSize = None,
-    tta: options.Tta = None,
-    tta_axes: options.TtaAxes = None,
-    tta_mode: options.TtaMode = None,
-    skip_below: options.SkipBelow = None,
     mask: options.Mask = None,
-    blend: options.Blend = None,
-    precision: options.Precision = None,
-    accumulator: options.Accumulator = None,
-    device: options.Device = None,
-    decoder: options.Decoder = None,
-    decoder_option: options.DecoderOptions = None,
     probabilities: options.Probabilities = False,
-    probability_type: options.ProbabilityType = None,
 ) -> None:
     """Run a network over images and write labels, or its probabilities.
 
@@ -90,26 +74,9 @@ def run(
     opened = cache(lambda: heard_call(lambda: setup.open_model(model, trust=trust, network_output=network_output)))
     files = without_mask(images, mask)
     named = join_channel_files(files, lambda: opened().spec.in_channels)
-    wanted = setup.merge_settings(
-        settings,
-        decoder_option,
-        window_size=window,
-        overlap=overlap,
-        sw_batch_size=sw_batch_size,
-        batch_size=batch_size,
-        tta_num=tta,
-        tta_axes=tta_axes,
-        tta_mode=tta_mode,
-        skip_below=skip_below,
-        blend=blend,
-        precision=precision,
-        accumulator=accumulator,
-        probabilities=probability_type,
-        resample=resample,
-        resolution=resolution,
-        device=device,
-        decoder=decoder,
-    )
+    given = options.given_settings(context)
+    decoder = given.get("decoder")
+    wanted = setup.merge_settings(settings, given)
     kind = "probabilities" if probabilities else "labels"
     if save_plan is not None:
         from napari_tessera.images.writers.output import check_writable
@@ -126,9 +93,7 @@ def run(
         _report(outcomes, as_json=as_json, quiet=quiet)
         return
     network = opened()
-    wanted = setup.with_suggestions(
-        wanted, network, file=settings, overlap=overlap, blend=blend, tta_num=tta, tta_axes=tta_axes
-    )
+    wanted = setup.with_suggestions(wanted, network, file=settings, given=given)
     from napari_tessera.api import PROBABILITIES
     from napari_tessera.cli.file_run import FileRun
 

@@ -39,7 +39,7 @@ def settings(
     from napari_tessera.images.writers.output import check_writable
     from napari_tessera.session.wording import unknown_there
 
-    wanted = setup.merge_settings(source, None)
+    wanted = setup.merge_settings(source, {})
     check_writable(output, overwrite, SUFFIXES)
     if to is Program.TESSERA:
         wanted.to_yaml(output)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["check_mask_option", "merge_settings", "open_model", "with_suggestions"]
 
 
-def merge_settings(file: Path | None, decoder_options: Sequence[str] | None, **overrides: Any) -> Settings:
-    """Return the settings of *file*, or the defaults, with every override that is not None.
+def merge_settings(file: Path | None, options: Mapping[str, Any]) -> Settings:
+    """Return the settings of *file*, or the defaults, with those that are given as *options*.
 
     The file may be one of PyTorch Connectomics; what of it is not carried over is said.
 
@@ -28,14 +28,17 @@ def merge_settings(file: Path | None, decoder_options: Sequence[str] | None, **o
     from napari_tessera.models.spec.suggestions import count_reflections
 
     settings = _open_settings(file) if file else Settings()
-    given = {name: value for name, value in overrides.items() if value is not None}
+    given = dict(options)
     if "tta_axes" in given:
-        given["tta_views"] = None  # the file's
+        given.setdefault("tta_views", None)  # the file's
         given.setdefault("tta_num", count_reflections(given["tta_axes"]))  # axes alone stand for all their reflections
+    if given.get("tta_views"):
+        given.setdefault("tta_axes", None)  # the file's
+        given.setdefault("tta_num", len(given["tta_views"]))
     parameters = dict(settings.decoder_parameters)
     if given.get("decoder", settings.decoder) != settings.decoder and settings.decoder is not None:
         parameters = {}  # the file's are those of another decoder
-    parameters |= dict(_parse_parameter(text) for text in decoder_options or ())
+    parameters |= dict(_parse_parameter(text) for text in given.pop("decoder_parameters", ()))
     return settings.replace(decoder_parameters=tuple(parameters.items()), **given)
 
 
@@ -49,7 +52,7 @@ def _open_settings(file: Path) -> Settings:
     return settings
 
 
-def with_suggestions(settings: Settings, model: Model, *, file: Path | None, **options: Any) -> Settings:
+def with_suggestions(settings: Settings, model: Model, *, file: Path | None, given: Mapping[str, Any]) -> Settings:
     """Return *settings* with what the model's author suggests, unless the user has said it.
 
     Parameters
@@ -60,19 +63,19 @@ def with_suggestions(settings: Settings, model: Model, *, file: Path | None, **o
         Suggests an overlap, a blending, and views.
     file
         The settings file, which says everything; None if there is none.
-    options
-        ``overlap``, ``blend``, ``tta_num`` and ``tta_axes`` as named on the command line; None where they are not.
+    given
+        What is named on the command line.
     """
     from napari_tessera.models.spec.suggestions import with_blend_of, with_overlap_of, with_views_of
 
     if file is not None:
         return settings
-    if options["overlap"] is None:
+    if "overlap" not in given:
         settings = with_overlap_of(settings, model.spec)
-    if options["blend"] is None:
+    if "blend" not in given:
         settings = with_blend_of(settings, model.spec)
-    if options["tta_axes"] is None:
-        settings = with_views_of(settings, model.spec, tta_num=options["tta_num"])
+    if not given.keys() & {"tta_axes", "tta_views"}:
+        settings = with_views_of(settings, model.spec, tta_num=given.get("tta_num"))
     return settings
 
 
