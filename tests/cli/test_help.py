@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import pytest
 import typer
 from pydantic import Field
+from scripts import settings_tables
 
 import napari_tessera as nt
 from napari_tessera.cli.app import app
@@ -104,6 +105,15 @@ def test_a_new_knob_is_in_help_file_and_schema(tmp_path: Path, monkeypatch: pyte
     assert _WithOneMore.from_yaml(path).trial == 5
     schema = file_schema(_WithOneMore)["properties"]["inference"]["properties"]["trial"]
     assert (schema["minimum"], schema["maximum"], schema["default"]) == (2, 9, 3)
+    for page in settings_tables.PAGES:
+        text = (settings_tables.ROOT / page).read_text(encoding="utf-8")
+        assert "| A knob for a trial. |" in settings_tables.written(page, text, _WithOneMore)
     path.write_text("inference: {trial: 10}")
     with pytest.raises(nt.SettingsError, match="trial is 10, but it must be a whole number from 2 to 9"):
         _WithOneMore.from_yaml(path)
+
+
+@pytest.mark.parametrize("page", settings_tables.PAGES)
+def test_the_tables_are_those_of_the_declaration(page: str) -> None:
+    text = (settings_tables.ROOT / page).read_text(encoding="utf-8")
+    assert settings_tables.written(page, text) == text, "run: python scripts/settings_tables.py"

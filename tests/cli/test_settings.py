@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import yaml
 
 import napari_tessera as nt
+from napari_tessera.decode import decoder_names
 
 SETTINGS = nt.Settings(window_size=(32, 160, 160), overlap=0.25, sw_batch_size=6, tta_num=8, precision="bfloat16")
 
@@ -48,3 +50,13 @@ def test_without_a_file_the_defaults_are_written_and_nothing_is_replaced(
     assert nt.Settings.from_yaml(path) == nt.Settings()
     assert tessera("settings", "-o", path, "--to", "connectomics", "--overwrite").code == 0
     assert "must end in .yaml or .yml" in tessera("settings", "-o", tmp_path / "x.json").err
+
+
+def test_the_schema_checks_a_file(tessera: Callable[..., Any]) -> None:
+    ended = tessera("settings", "--schema")
+    assert ended.code == 0
+    schema = json.loads(ended.out)
+    assert schema["properties"]["inference"]["properties"]["overlap"]["exclusiveMaximum"] == 1
+    names = [one["properties"]["name"].get("const") for one in schema["properties"]["decoding"]["anyOf"]]
+    assert [name for name in names if name] == list(decoder_names())
+    assert tessera("settings").code == nt.SettingsError.exit_code

@@ -14,7 +14,7 @@ from napari_tessera.cli.console import count, say
 from napari_tessera.cli.exit import describe, exit_code_of, report
 from napari_tessera.core.errors import InputError
 from napari_tessera.core.units import format_duration
-from napari_tessera.session.cost import WORTH_SAYING_S
+from napari_tessera.session.wording import WORTH_SAYING_S
 
 if TYPE_CHECKING:
     from napari_tessera.cli.channel_files import ImagePaths

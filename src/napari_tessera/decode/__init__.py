@@ -13,7 +13,7 @@ from napari_tessera.decode.regions import RegionsDecoder
 from napari_tessera.decode.threshold import ThresholdDecoder
 from napari_tessera.decode.watershed import WatershedDecoder
 
-__all__ = ["Decoder", "decoder_knobs", "decoder_names", "get_decoder"]
+__all__ = ["Decoder", "decoder_knobs", "decoder_names", "decoder_schema", "get_decoder"]
 
 # By name; each is a model whose fields are its parameters.
 _DECODERS: dict[str, type[Decoder]] = {
@@ -29,6 +29,11 @@ def decoder_names() -> tuple[str, ...]:
 def decoder_knobs(name: str) -> tuple[Knob, ...]:
     """Return the parameters of the decoder called *name*."""
     return knobs(_DECODERS[name])
+
+
+def decoder_schema(name: str) -> dict[str, Any]:
+    """Return the JSON Schema of the parameters of the decoder called *name*."""
+    return _DECODERS[name].model_json_schema()
 
 
 def get_decoder(name: str, **parameters: Any) -> Decoder:

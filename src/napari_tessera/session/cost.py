@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from napari_tessera.core.units import format_bytes, format_duration, format_estimate, format_voxel_size
-from napari_tessera.session.wording import Line, Tone, count, counted, part_of
+from napari_tessera.session.wording import WORTH_SAYING_S, Line, Tone, count, counted, part_of
 
 if TYPE_CHECKING:
     from napari_tessera import Plan
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 # Volumes that the tooltip lists one by one, and terms of a sum that it writes out.
 LISTED = 5
-# Labels that are made faster need no word of their own.
-WORTH_SAYING_S = 1.0
 # The words of the host's memory terms, in the order in which they are listed.
 HOST_TERMS = {
     "volumes_bytes": "images, batch_size at once",

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 from napari_tessera.core.units import format_bytes, format_duration
 from napari_tessera.decode.classes import makes_classes
-from napari_tessera.session.cost import WORTH_SAYING_S
 from napari_tessera.session.runner import Runner, RunState
-from napari_tessera.session.wording import Line, Tone, count, counted
+from napari_tessera.session.wording import WORTH_SAYING_S, Line, Tone, count, counted
 
 if TYPE_CHECKING:
     from napari_tessera.engine.loop.events import MemoryRecovered

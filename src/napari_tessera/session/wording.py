@@ -8,6 +8,9 @@ from enum import StrEnum
 
 from napari_tessera.core.units import format_bytes
 
+# Labels that are made faster need no word of their own.
+WORTH_SAYING_S = 1.0
+
 NARROW_SPACE = "\N{NARROW NO-BREAK SPACE}"
 
 
