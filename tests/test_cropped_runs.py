@@ -15,8 +15,8 @@ import napari_tessera as nt
 from napari_tessera import api
 from napari_tessera.engine.loop.events import PassFinished
 from napari_tessera.intensity.steps import Normalisation
+from napari_tessera.jobs.request import find_crop, find_window_mask
 from napari_tessera.models.pack import pack
-from napari_tessera.planning.volume_facts import find_crop, find_window_mask
 
 SHAPE, BOX = (30, 50, 60), (slice(6, 26), slice(10, 44), slice(3, 40))
 WINDOWS = nt.Settings(window_size=(16, 16, 16), overlap=0.5, sw_batch_size=4)

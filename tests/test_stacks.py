@@ -18,12 +18,11 @@ from napari_tessera.core.errors import ModelError
 from napari_tessera.engine.loop.events import PassFinished
 from napari_tessera.engine.source import ArraySource
 from napari_tessera.images.views.crop import Crop
-from napari_tessera.images.views.plane_stack import StackSource, find_stack_crops, plane_crop
+from napari_tessera.images.views.plane_stack import StackSource, plane_crop
 from napari_tessera.images.writers.tiff import write_tiff
 from napari_tessera.intensity import measure as normalise
 from napari_tessera.intensity.steps import Normalisation, chain_of, normalisation
-from napari_tessera.jobs.pipeline import iter_results
-from napari_tessera.planning.volume_facts import find_crop
+from napari_tessera.jobs.request import Request, find_crop
 from napari_tessera.session import ImageInput
 from napari_tessera.session.images import AxisUse, read_axes
 from napari_tessera.session.intensities import IntensityCache
@@ -90,7 +89,6 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         shapes.append(source.shape)
         return original(source, steps)
 
-    monkeypatch.setattr(normalise, "measure_intensity", measure)
     monkeypatch.setattr("napari_tessera.jobs.loading.measure_intensity", measure)
     return shapes
 
@@ -202,9 +200,8 @@ def test_stacks_in_files(axes: str, tmp_path: Path) -> None:
     write_tiff(path, image, axes=axes, voxel_size_um=(0.5, 0.1, 0.1))
     opened = ImageFile(path, model.spec)
     assert "normalised together" in " ".join(opened.notes)
-    shapes, crops = [opened.spatial_shape] * opened.n_frames, opened.crops
-    planned = nt.plan(shapes, model, SETTINGS, decoder="probabilities", crops=crops, dtype=opened.dtype)
-    found = np.stack([result.array for result in iter_results(opened.loads, model, planned, None)])
+    request = Request(opened.volumes(), model, SETTINGS, "probabilities").with_crops()
+    found = np.stack([result.array for result in request.run(request.plan())])
     expected = expected if axes == "TZYX" else expected[0]
     np.testing.assert_allclose(found, np.moveaxis(expected, -4, -3).reshape(-1, 3, *SHAPE[1:]), atol=2e-5)
 
@@ -217,7 +214,7 @@ def test_an_empty_stack_is_background() -> None:
 def test_crops_of_planes() -> None:
     stack = stack_of(1)
     loads = [lambda plane=plane: ArraySource(plane) for plane in stack[0]]
-    crops = find_stack_crops(loads)
+    crops = find_crop(stack[0], model_of(STEPS["masked"]))
     assert [crop.is_empty for crop in crops] == [True] * 2 + [False] * 6 + [True]
     assert {crop.box for crop in crops if not crop.is_empty} == {((6, 45), (3, 40))}
     assert plane_crop(Crop.empty(SHAPE), 0).is_empty

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_tessera.core.errors import SettingsError
-from napari_tessera.jobs.pipeline import iter_results, provenance
+from napari_tessera.jobs.pipeline import provenance
+from napari_tessera.jobs.request import find_crop, find_window_mask, request_of_image
 from napari_tessera.memory.device_state import measure_device
-from napari_tessera.models.given import as_model, as_settings
-from napari_tessera.planning.as_source import as_image, as_source
+from napari_tessera.planning.as_source import as_source
 from napari_tessera.planning.request import PROBABILITIES, choose_decoder, plan
-from napari_tessera.planning.stacked_planes import plane_loads, split_planes
-from napari_tessera.planning.volume_facts import find_crop, find_window_mask, voxel_size_of
 
 if TYPE_CHECKING:
     from napari_tessera.engine.loop.events import EventHandler
-    from napari_tessera.engine.source import Source
     from napari_tessera.models.given import GivenModel, GivenSettings
     from napari_tessera.planning.resampling import VoxelSize
 
@@ -131,26 +127,9 @@ def _run_one(
     on_event: EventHandler | None,
     cancel: threading.Event | None,
 ) -> npt.NDArray[Any]:
-    volume, model = as_image(volume), as_model(model)
-    settings = as_settings(settings, model)
-    planes = split_planes(volume, model.spec)
-    source = as_source(volume if planes is None else planes[0](), model.spec)
-    size, crop = voxel_size_of(volume, voxel_size_um), find_crop(volume, model)
-    planned = plan(
-        source.shape[1:] if planes is None else model.spec.of_stack(len(planes), source.shape[1:]),
-        model,
-        settings,
-        decoder=decoder,
-        dtype=source.dtype,
-        voxel_size_um=size,
-        window_masks=[find_window_mask(volume, model, settings, mask=mask, voxel_size_um=size, crop=crop)],
-        crops=[crop],
-    )
-    chosen = None if decoder == PROBABILITIES else choose_decoder(model, settings, decoder)
-    loads: list[Callable[[], Source]] = [lambda: source]
-    if planes is not None:
-        loads = [*plane_loads(planes, model.spec)]
-    results = iter_results(loads, model, planned, chosen, on_event=on_event, cancel=cancel, keep_partial=False)
-    arrays = [result.array for result in results]
+    asked, is_stack = request_of_image(volume, model, settings, decoder=decoder, mask=mask, voxel_size_um=voxel_size_um)
+    asked = asked.with_crops()
+    planned = asked.plan(asked.find_windows())
+    arrays = [result.array for result in asked.run(planned, on_event=on_event, cancel=cancel, keep_partial=False)]
     # Of planes the channels stay in front.
-    return arrays[0] if planes is None else np.stack(arrays, axis=model.spec.plane_place - 3)
+    return np.stack(arrays, axis=asked.model.spec.plane_place - 3) if is_stack else arrays[0]

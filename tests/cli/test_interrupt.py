@@ -115,7 +115,7 @@ def test_finished_frames_stay(
 # A process of its own, in which one stage never ends: what hears signals must not be what is at work.
 DRIVER = """
 import sys, time
-import napari_tessera.cli.file_run
+from napari_tessera.jobs.request import Request
 from napari_tessera.decode.threshold import ThresholdDecoder
 from napari_tessera.jobs.loading import _Preparation
 from napari_tessera.images.readers import tiff
@@ -124,7 +124,7 @@ def hang(name, *, after):
     holder, attribute = {
         "reading": (_Preparation, "_intensity"),
         "decoding": (ThresholdDecoder, "decode"),
-        "planning": (napari_tessera.cli.file_run, "plan_images"),
+        "planning": (Request, "facts"),
         "writing": (tiff.tifffile, "imwrite"),
     }[name]
     original, calls = getattr(holder, attribute), []

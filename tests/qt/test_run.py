@@ -271,7 +271,7 @@ def test_a_layer_whose_data_are_set_is_measured_anew(
         shapes.append(source.shape)
         return original(source, normalisation)
 
-    monkeypatch.setattr(normalise, "measure_intensity", measure)
+    monkeypatch.setattr("napari_tessera.jobs.loading.measure_intensity", measure)
     me = person(describe(gate).with_spec(normalisation=Normalisation("minmax")))
     values = 100 * blobs(16, 16, 16)
     read = da.from_delayed(dask.delayed(lambda: values.copy())(), values.shape, values.dtype)

@@ -55,7 +55,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         shapes.append(source.shape)
         return original(source, normalisation)
 
-    monkeypatch.setattr(normalise, "measure_intensity", measure)
+    monkeypatch.setattr("napari_tessera.jobs.loading.measure_intensity", measure)
     return shapes
 
 

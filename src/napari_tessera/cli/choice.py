@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from napari_tessera import Model, Plan, Settings
+    from napari_tessera.jobs.request import OnError, Request
 
-    Find = Callable[[Settings], Sequence[npt.NDArray[Any] | None]]
+    Find = Callable[[Settings], Sequence[npt.NDArray[Any] | None] | None]
 
 __all__ = ["Choice"]
 
@@ -31,13 +32,30 @@ class Choice:
     budget_bytes: int | None = None
     window: bool = False
 
+    def plan_request(self, request: Request, on_error: OnError) -> Plan:
+        """Return the plan of *request*, of its settings or of what is chosen in their place.
+
+        Parameters
+        ----------
+        request
+            What is asked for; its images have been looked at for what the model crops.
+        on_error
+            Called with what goes wrong with a volume when its windows are found.
+        """
+
+        def find(settings: Settings) -> Sequence[Any] | None:
+            return request.find_windows(settings, on_error=on_error)
+
+        shapes = [volume.shape for volume in request.volumes]
+        return self.plan(shapes, request.model, request.settings, find=find, **request.facts())
+
     def plan(
         self,
         shapes: Sequence[Sequence[int]],
         model: Model,
         settings: Settings,
         *,
-        find: Find = lambda settings: None,  # type: ignore[assignment,return-value]
+        find: Find = lambda settings: None,
         **facts: Any,
     ) -> Plan:
         """Return the plan, of *settings* or of what is chosen in their place.

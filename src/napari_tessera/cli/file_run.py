@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,24 +13,22 @@ from napari_tessera import api
 from napari_tessera.cli.choice import Choice
 from napari_tessera.cli.console import say
 from napari_tessera.cli.exit import describe
-from napari_tessera.cli.images import open_mask, plan_images
+from napari_tessera.cli.images import open_mask
 from napari_tessera.cli.interrupt import cancel_on_stop, heard
-from napari_tessera.cli.items import Item, open_items, renumbered
+from napari_tessera.cli.items import Item, open_items, part_of, renumbered, request_of
 from napari_tessera.cli.progress import RunProgress, show_progress
 from napari_tessera.cli.targets import free_name, stem_of
-from napari_tessera.core.errors import CancelledError, OutOfMemoryError, SettingsError
+from napari_tessera.core.errors import CancelledError, OutOfMemoryError
 from napari_tessera.core.units import format_bytes
 from napari_tessera.decode.classes import label_classes
-from napari_tessera.jobs.pipeline import iter_results
+from napari_tessera.jobs.pipeline import provenance
 
 if TYPE_CHECKING:
     from napari_tessera import Model, Plan, Settings
-    from napari_tessera.cli.images import Windows
     from napari_tessera.cli.outcome import Outcome
     from napari_tessera.decode import Decoder
-    from napari_tessera.images.views.crop import Crop
-    from napari_tessera.images.volume import ArrayLike
     from napari_tessera.jobs.pipeline import VolumeResult
+    from napari_tessera.jobs.request import Request
 
 __all__ = ["FileRun"]
 
@@ -43,14 +41,14 @@ class FileRun:
     ----------
     items
         The images, in the order of the plan.
-    model, planned, decoder
+    request, planned, decoder
         What to run on them; no decoder keeps the probabilities.
     mask
         Name of the file that says where windows are computed; empty: everywhere.
     """
 
     items: Sequence[Item]
-    model: Model
+    request: Request
     planned: Plan
     decoder: Decoder | None
     mask: str = ""
@@ -98,23 +96,21 @@ class FileRun:
         if not items:
             return None
         where = None if mask is None else open_mask(mask, items[0].image)
-
-        def plan(items: Sequence[Item]) -> Plan:
-            def find(settings: Settings) -> list[Windows]:
-                return [windows for item in items for windows in _find_windows(item, settings, where)]
-
-            crops = [crop for item in items for crop in _find_crops(item)]
-            images = [item.image for item in items]
-            return plan_images(images, model, settings, decoder, find=find, choice=choice or Choice(), crops=crops)
-
-        planned = plan(items)
+        request = request_of(items, model, settings, decoder, where).with_crops(on_error=_met_again)
+        wanted = choice or Choice()
+        planned = wanted.plan_request(request, _met_again)
         if len(items) > 1 and not _fits(planned):
             # The largest decides: without those that do not fit even alone, the others do.
-            items = renumbered([item for item in items if _checked_alone(item, plan)])
+            items = [
+                item
+                for item in items
+                if _checked_alone(item, wanted.plan_request(part_of(request, [item]), _met_again))
+            ]
             if not items:
                 return None
-            planned = plan(items)
-        return cls(items, model, planned, chosen, "" if mask is None else mask.name)
+            request, items = part_of(request, items), renumbered(items)
+            planned = wanted.plan_request(request, _met_again)
+        return cls(items, request, planned, chosen, "" if mask is None else mask.name)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -137,18 +133,11 @@ class FileRun:
             Soon after Ctrl-C, SIGTERM or SIGHUP, whatever was at work; says what was written.
         """
         frames = [(item, frame) for item in self.items for frame in range(len(item.volumes))]
-        loads = [load for item in self.items for load in item.image.loads]
         names = [name for item in self.items for name in item.image.names]
         with cancel_on_stop() as cancel, show_progress(self.planned, names, quiet=quiet) as progress:
-            results = iter_results(
-                loads,
-                self.model,
-                self.planned,
-                self.decoder,
-                on_event=progress,
-                cancel=cancel,
-                keep_partial=False,  # labels of a part of it would take time that whoever cancels does not want to wait
-                keep_going=True,
+            # Labels of a part of a volume would take time that whoever cancels does not want to wait.
+            results = self.request.run(
+                self.planned, on_event=progress, cancel=cancel, keep_partial=False, keep_going=True
             )
             try:
                 with closing(heard(results, cancel)) as results:
@@ -202,12 +191,12 @@ class FileRun:
     def _facts(self, item: Item, progress: RunProgress) -> dict[str, Any]:
         """Return what the result's file says of its origin: what a reader needs to make it again."""
         own = slice(item.volumes.start, item.volumes.stop)
-        facts = api.provenance(replace(self.planned, volumes=self.planned.volumes[own]), self.model)
+        facts = provenance(replace(self.planned, volumes=self.planned.volumes[own]), self.request.model)
         facts |= {"source": item.image.path.name, "result": "labels" if self.decoder else "probabilities"}
         if item.image.channels is not None:
             facts["channels"] = item.image.channels
         facts |= {"voxel_size_um": item.image.file_voxel_size_um or "unknown", "image_notes": item.image.notes}
-        classes = label_classes(self.model.spec, self.decoder) if self.decoder else ()
+        classes = label_classes(self.request.model.spec, self.decoder) if self.decoder else ()
         if classes:
             facts["classes"] = [each.to_dict() for each in classes]
         if self.mask:
@@ -243,9 +232,8 @@ def _fits(planned: Plan) -> bool:
     return planned.host.run_bytes <= planned.device.host_free_bytes
 
 
-def _checked_alone(item: Item, plan: Callable[[Sequence[Item]], Plan]) -> bool:
-    """Whether the host's memory suffices for one image; said if not."""
-    planned = plan([item])
+def _checked_alone(item: Item, planned: Plan) -> bool:
+    """Whether the host's memory suffices for one image, by its plan; said if not."""
     if _fits(planned):
         return True
     needed, free = map(format_bytes, (planned.host.run_bytes, planned.device.host_free_bytes))
@@ -254,19 +242,5 @@ def _checked_alone(item: Item, plan: Callable[[Sequence[Item]], Plan]) -> bool:
     return False
 
 
-def _find_crops(item: Item) -> Sequence[Crop | None]:
-    try:
-        return item.image.crops
-    except Exception:
-        # The run meets the same error where it costs this image alone.
-        return [None] * len(item.volumes)
-
-
-def _find_windows(item: Item, settings: Settings, mask: ArrayLike | None) -> list[Windows]:
-    try:
-        return item.image.find_windows(settings, mask)
-    except SettingsError:
-        raise
-    except Exception:
-        # The run meets the same error where it costs this image alone.
-        return [None] * len(item.volumes)
+def _met_again(number: int, error: Exception) -> None:
+    """Go on: the run meets the same error where it costs this image alone."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,25 +15,17 @@ from napari_tessera.api import as_source
 from napari_tessera.core.errors import InputError
 from napari_tessera.images.channels import join_volumes
 from napari_tessera.images.open import open_volume
-from napari_tessera.images.views.crop import measure_crop
-from napari_tessera.images.views.plane_stack import find_stack_crops, in_stacks
+from napari_tessera.images.views.plane_stack import in_stacks
+from napari_tessera.jobs.request import RequestedVolume
 from napari_tessera.planning.as_source import check_planes
 from napari_tessera.planning.resampling import resampling_of
 from napari_tessera.planning.stacked_planes import plane_of_volume, planes_note, without_axes
-from napari_tessera.planning.volume_facts import check_mask, find_masked, find_windows, window_grid
+from napari_tessera.planning.volume_facts import check_mask, find_masked
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from napari_tessera import Model, ModelSpec, Plan, Settings
-    from napari_tessera.cli.choice import Choice
+    from napari_tessera import ModelSpec, Settings
     from napari_tessera.engine.source import Source
-    from napari_tessera.images.views.crop import Crop
     from napari_tessera.images.volume import ArrayLike, Volume
-
-    Windows = npt.NDArray[np.bool_] | None
-
-__all__ = ["ImageFile", "open_mask", "plan_images"]
 
 FRAME_WORDS = {"T": "frame", **dict.fromkeys("ZYX", "plane")}
 
@@ -88,7 +80,6 @@ class ImageFile:
         self._spec = spec
         self._open_files = partial(_open_files, path, tuple(files) or (path,), axes, voxel_size_um)
         self._open: Volume | None = None
-        self._crops: list[Crop | None] | None = None
         volume = self._open_files()
         try:
             check_planes(volume, spec)
@@ -144,69 +135,18 @@ class ImageFile:
         except InputError as error:
             raise InputError(f"{self.path.name}: {error}") from error
 
-    @property
-    def crops(self) -> list[Crop | None]:
-        """The box of every frame that the network sees, None for all of it; the file is read once if the model crops.
-
-        Raises
-        ------
-        InputError
-            If the file cannot be read.
-        """
-        if self._crops is None and self._spec.crop == "none":
-            self._crops = [None] * self.n_frames
-        elif self._crops is None:
-            try:
-                self._crops = self._find_crops()
-            except InputError as error:
-                raise InputError(f"{self.path.name}: {error}") from error
-        return self._crops
-
-    def _find_crops(self) -> list[Crop | None]:
-        if not self._takes_planes_together:
-            return [measure_crop(load(), self._spec.crop_limit) for load in self.loads]
-        stacks = (self.loads[first : first + self._planes] for first in range(0, self.n_frames, self._planes))
-        return [crop for stack in stacks for crop in find_stack_crops(stack, self._spec.crop_limit)]
-
-    def find_windows(self, settings: Settings, mask: ArrayLike | None = None) -> list[Windows]:
-        """Return, frame by frame, which windows a run computes, None for all of them.
-
-        Reads every frame once where *settings* skip empty windows. A *mask*, of the file's spatial shape, counts for
-        all times.
-
-        Raises
-        ------
-        InputError
-            If the file cannot be read.
-        SettingsError
-            If the window does not suit the model.
-        """
-        masks: Sequence[ArrayLike | None] = [mask] * self.n_frames
-        if mask is not None and self._plane_axis in self.stack:
+    def volumes(self, mask: ArrayLike | None = None) -> list[RequestedVolume]:
+        """Return every frame as a run takes it; a *mask*, of the file's spatial shape, counts for all times."""
+        finds: list[Any] = [None]
+        if mask is not None:
+            # Frames of one box and one mask are looked at once.
             along = (slice(None),) * self._spec.plane_place
-            masks = [mask[*along, plane] for plane in range(self._planes)] * self.stack.get("T", 1)
-        if settings.skip_below is None:
-            if mask is None:
-                return [None] * self.n_frames
-            return self._find_masked(settings, masks)
-        try:
-            return [
-                find_windows(load(), self._spec, settings, one, self.voxel_size_um, crop)
-                for load, one, crop in zip(self.loads, masks, self.crops, strict=True)
-            ]
-        except InputError as error:
-            raise InputError(f"{self.path.name}: {error}") from error
-
-    def _find_masked(self, settings: Settings, masks: Sequence[ArrayLike | None]) -> list[Windows]:
-        """Return which windows of every frame lie in its mask; frames of one box and one mask are looked at once."""
-        found: dict[tuple[int, Crop | None], Windows] = {}
-        planes = self._planes
-        for frame, (mask, crop) in enumerate(zip(masks, self.crops, strict=True)):
-            if (frame % planes, crop) not in found:
-                shape = self.spatial_shape if crop is None else crop.shape
-                grid = window_grid(shape, self._spec, settings, self.voxel_size_um)
-                found[frame % planes, crop] = find_masked(mask, grid, crop)
-        return [found[frame % planes, crop] for frame, crop in enumerate(self.crops)]
+            parts = [mask[*along, plane] for plane in range(self._planes)] if self._plane_axis in self.stack else [mask]
+            finds = [cache(partial(find_masked, part)) for part in parts]
+        return [
+            RequestedVolume(self.spatial_shape, self.dtype, self.voxel_size_um, load, finds[frame % len(finds)])
+            for frame, load in enumerate(self.loads)
+        ]
 
     def _load(self, frame: int) -> Source:
         # Opened again, and let go with the last frame: many files must not stay in memory until the end of the run.
@@ -252,44 +192,3 @@ def open_mask(path: Path, image: ImageFile) -> ArrayLike:
     mask = open_volume(path).data
     check_mask(mask, image.file_shape, f"the mask '{path.name}'")
     return mask
-
-
-def plan_images(
-    images: Sequence[ImageFile],
-    model: Model,
-    settings: Settings,
-    decoder: str | None,
-    *,
-    find: Callable[[Settings], Sequence[Windows]],
-    choice: Choice,
-    crops: Sequence[Crop | None] | None = None,
-) -> Plan:
-    """Return the plan of a run over all frames of all *images*, in order.
-
-    Parameters
-    ----------
-    images, model, settings, decoder
-        What is run.
-    find
-        Finds for settings which windows of every frame are computed: see `ImageFile.find_windows`.
-    choice
-        What of the settings is chosen.
-    crops
-        The box of every frame that the network sees; None: all of it.
-
-    Raises
-    ------
-    SettingsError, InputError, ModelError
-        If settings, images and model do not fit together.
-    """
-    return choice.plan(
-        [image.spatial_shape for image in images for _ in image.loads],
-        model,
-        settings,
-        decoder=decoder,
-        dtype=max((image.dtype for image in images), key=lambda dtype: dtype.itemsize),
-        voxel_size_um=[image.voxel_size_um for image in images for _ in image.loads],
-        find=find,
-        crops=crops,
-        results_held=max(len(image.loads) for image in images),
-    )

@@ -11,11 +11,13 @@ from napari_tessera.cli.images import ImageFile
 from napari_tessera.cli.targets import ResultFile
 from napari_tessera.core.errors import SettingsError
 from napari_tessera.decode.classes import makes_classes
+from napari_tessera.jobs.request import Request
 
 if TYPE_CHECKING:
     from napari_tessera import Model, Settings
     from napari_tessera.cli.outcome import Outcome
     from napari_tessera.decode import Decoder
+    from napari_tessera.images.volume import ArrayLike
 
 __all__ = ["Item", "open_items", "renumbered"]
 
@@ -97,6 +99,19 @@ def renumbered(items: Sequence[Item]) -> list[Item]:
     return [
         replace(item, volumes=range(stop - len(item.volumes), stop)) for item, stop in zip(items, stops, strict=True)
     ]
+
+
+def request_of(
+    items: Sequence[Item], model: Model, settings: Settings, decoder: str | None, mask: ArrayLike | None
+) -> Request:
+    """Return the request for all frames of *items*; a *mask* is of the only one."""
+    volumes = [volume for item in items for volume in item.image.volumes(mask)]
+    return Request(volumes, model, settings, decoder, results_held=max(len(item.volumes) for item in items))
+
+
+def part_of(request: Request, items: Sequence[Item]) -> Request:
+    """Return the part of *request* that is for *items*, by the numbers that their frames have in it."""
+    return request.of([number for item in items for number in item.volumes], max(len(item.volumes) for item in items))
 
 
 def _result_file(image: ImageFile, decoder: Decoder | None) -> ResultFile:

@@ -1,7 +1,5 @@
 """``tessera plan``: what a run would cost, before it starts."""
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +15,6 @@ from napari_tessera.core.errors import InputError
 
 if TYPE_CHECKING:
     from napari_tessera import Model, Plan, Settings
-    from napari_tessera.cli.images import Windows
     from napari_tessera.cli.items import Item
 
 __all__ = ["plan"]
@@ -118,8 +115,8 @@ def _plan_files(
 ) -> tuple[list[str], "Plan | None", list[Outcome]]:
     """Return what to call each volume, the plan of all images that can be read, and what became of each."""
     from napari_tessera import api
-    from napari_tessera.cli.images import open_mask, plan_images
-    from napari_tessera.cli.items import open_items
+    from napari_tessera.cli.images import open_mask
+    from napari_tessera.cli.items import open_items, part_of, renumbered, request_of
 
     named = join_channel_files(paths, lambda: model.spec.in_channels)
     own = results_among(named)
@@ -133,29 +130,23 @@ def _plan_files(
     if settings.skip_below is not None or model.spec.crop != "none":
         say(LOOKING)
     alone = len(outcomes) == 1
+    request = request_of(items, model, settings, decoder, where) if items else None
     planned: Plan | None = None
-    while planned is None and items:
+    while request is not None and planned is None and items:
 
-        def find(settings: "Settings", items: "list[Item]" = items) -> list["Windows"]:
-            looks = ((item, partial(item.image.find_windows, settings, where)) for item in items)
-            return [windows for item, look in looks for windows in _looked(item, look, alone=alone)]
+        def note(number: int, error: Exception, items: "list[Item]" = items) -> None:
+            """Take an image that cannot be read out of the plan, and say so."""
+            item = next(item for item in items if number in item.volumes)
+            if not isinstance(error, InputError):
+                raise error
+            if alone:
+                raise InputError(f"{item.image.path.name}: {error}") from error
+            if not item.outcome.errors:
+                item.outcome.fail(item.outcome.image.name, error)
 
-        crops = [crop for item in items for crop in _looked(item, partial(getattr, item.image, "crops"), alone=alone)]
-        images = [item.image for item in items]
-        planned = plan_images(images, model, settings, decoder, find=find, choice=choice, crops=crops)
+        request = request.with_crops(on_error=note)
+        planned = choice.plan_request(request, note)
         sound = [item for item in items if not item.outcome.errors]
         if len(sound) < len(items):  # what could not be read when it was looked at is no part of the plan
-            items, planned = sound, None
+            request, items, planned = part_of(request, sound) if sound else None, renumbered(sound), None
     return [name for item in items for name in item.image.names], planned, outcomes
-
-
-def _looked(item: "Item", look: Callable[[], list[Any]], *, alone: bool) -> list[Any]:
-    """Return what a look at an image finds for each frame; nothing of one that cannot be read, which is said."""
-    try:
-        if not item.outcome.errors:
-            return look()
-    except InputError as error:
-        if alone:
-            raise
-        item.outcome.fail(item.outcome.image.name, error)
-    return [None] * len(item.volumes)

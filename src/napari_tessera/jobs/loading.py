@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,16 +20,17 @@ from napari_tessera.images.views.normalised import NormalisedSource
 from napari_tessera.images.views.plane_stack import StackPlane
 from napari_tessera.images.views.window_mask import measure_window_mask
 from napari_tessera.intensity.foreground import ForegroundSource, is_masked, measure_foreground
-from napari_tessera.intensity.measure import measure_intensity
+from napari_tessera.intensity.measure import measure_intensity, needs_values
 
 if TYPE_CHECKING:
     from napari_tessera.models.model import Model
     from napari_tessera.planning.plan import Plan, VolumePlan
 
-__all__ = ["Load", "Loaded", "Measure", "iter_loaded", "normalised_source"]
+__all__ = ["Load", "Loaded", "Remember", "iter_loaded", "normalised_source"]
 
 Load = Callable[[], Source]
-Measure = Callable[[int, Source], Intensity]
+Remember = Callable[[int, tuple[Hashable, ...], Callable[[], Any]], Any]
+"""Gives what was measured of a volume before, by its number and what is measured, else measures it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class _Measured:
 
 
 def iter_loaded(
-    loads: Sequence[Load], model: Model, plan: Plan, measure: Measure | None
+    loads: Sequence[Load], model: Model, plan: Plan, remember: Remember | None
 ) -> Generator[Callable[[], Loaded], None, None]:
     """Yield what gives a volume with its intensities, or raises what is wrong with it, for every volume.
 
@@ -73,11 +74,11 @@ def iter_loaded(
 
     Parameters
     ----------
-    loads, model, plan, measure
+    loads, model, plan, remember
         As for `pipeline.iter_results`.
     """
     batch_size = plan.settings.batch_size
-    prepare = _Preparation(model, plan, measure)
+    prepare = _Preparation(model, plan, remember)
     waiting = deque(enumerate(loads))
     if batch_size == 1:
         while waiting:
@@ -99,14 +100,14 @@ def iter_loaded(
 class _Preparation:
     """Prepares the volumes of a plan one after another; what the planes of a stack share is measured once."""
 
-    def __init__(self, model: Model, plan: Plan, measure: Measure | None) -> None:
+    def __init__(self, model: Model, plan: Plan, remember: Remember | None) -> None:
         self._spec = model.spec
         self._plan = plan
-        self._measure_given = measure
+        self._remember = remember
         each = is_masked(model.spec.normalisation, model.spec.in_channels)
         self._masked = each if any(each) else ()
-        # The first volume of the stack that is at hand, and what was measured of it.
-        self._stack: tuple[int, _Measured] | None = None
+        # What loads the stack that is at hand, and what was measured of it.
+        self._stack: tuple[object, _Measured] | None = None
 
     def __call__(self, numbered: tuple[int, Load]) -> Loaded:
         number, load = numbered
@@ -145,10 +146,9 @@ class _Preparation:
         if planned.crop is not None and planned.crop.is_empty:  # no window is computed
             nothing = np.zeros(planned.crop.shape, bool) if self._masked else None
             return _Measured(Identity(), nothing)
-        first = number - plane.place
-        if self._stack is None or self._stack[0] != first:
+        if self._stack is None or self._stack[0] is not plane.stack.loads:
             self._stack = None  # its foreground is not kept beside the next one's
-            self._stack = first, self._measured_stack(number, plane.stack, planned.crop)
+            self._stack = plane.stack.loads, self._measured_stack(number, plane.stack, planned.crop)
         measured = self._stack[1]
         if measured.inside is not None and not 0 <= plane.place - measured.first < len(measured.inside):
             raise InputError(f"volume {number} has changed since the run was planned: run again")
@@ -166,8 +166,12 @@ class _Preparation:
         return _measure(source, partial(self._intensity, number), self._masked)
 
     def _intensity(self, number: int, source: Source) -> Intensity:
-        given = self._measure_given
-        return measure_intensity(source, self._spec.normalisation) if given is None else given(number, source)
+        normalisation = self._spec.normalisation
+        measure = partial(measure_intensity, source, normalisation)
+        if self._remember is None or not needs_values(source, normalisation):
+            return measure()
+        found: Intensity = self._remember(number, (source.shape, source.dtype, normalisation), measure)
+        return found
 
 
 def normalised_source(source: Source, measure: Callable[[Source], Intensity], masked: tuple[bool, ...]) -> Source:

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from napari_tessera.decode import Decoder
     from napari_tessera.engine.devices.protocol import Device
     from napari_tessera.engine.loop.sweep import Sweep
-    from napari_tessera.jobs.loading import Load, Measure
+    from napari_tessera.jobs.loading import Load, Remember
     from napari_tessera.planning.plan import Plan
 
 __all__ = ["VolumeResult", "iter_results", "provenance"]
@@ -114,7 +114,7 @@ def iter_results(
     cancel: threading.Event | None = None,
     keep_partial: bool = True,
     keep_going: bool = False,
-    measure: Measure | None = None,
+    remember: Remember | None = None,
     calibrations: CalibrationStore | None = None,
 ) -> Generator[VolumeResult, None, None]:
     """Run *plan* and yield each volume's result as soon as it is done.
@@ -137,9 +137,8 @@ def iter_results(
         Whether a cancelled run decodes and yields the finished part of the volume at hand before it ends.
     keep_going
         Whether what goes wrong with a volume ends that volume alone: its result then has the error.
-    measure
-        Gives the intensities of a volume, by its number, as the network sees it; None reads it for them. Called on the
-        thread that loads.
+    remember
+        Gives the intensities of a volume where they were measured before, on the thread that loads; None: reads it.
     calibrations
         Where it is kept what the run takes, for later estimates; the user's own if None.
 
@@ -187,7 +186,7 @@ def iter_results(
                     raise
                 yield from (_failed(number, error, notify) for number in range(len(loads)))
                 return
-            volumes = stack.enter_context(closing(iter_loaded(loads, model, plan, measure)))
+            volumes = stack.enter_context(closing(iter_loaded(loads, model, plan, remember)))
             for number in range(len(loads)):
                 try:
                     with first if first is not None and number == 0 else nullcontext():

@@ -53,7 +53,7 @@ def autotune(
     voxel_size_um: VoxelSize | Sequence[VoxelSize | None] | None = None,
     pass_time: PassTime | None = None,
     device: DeviceState | None = None,
-    window_masks: WindowMasks | Callable[[Settings], WindowMasks] | None = None,
+    window_masks: WindowMasks | Callable[[Settings], WindowMasks | None] | None = None,
     crops: Sequence[Crop | Sequence[Crop] | None] | None = None,
     results_held: int = 1,
     calibrations: CalibrationStore | None = None,
@@ -125,11 +125,11 @@ def autotune(
     return fit_batch(plan_of, settings, pass_time=pass_time)
 
 
-def _once_per_window(find: Callable[[Settings], WindowMasks]) -> Callable[[Settings], WindowMasks]:
+def _once_per_window(find: Callable[[Settings], WindowMasks | None]) -> Callable[[Settings], WindowMasks | None]:
     """Return *find* with its last answer remembered: batches change from plan to plan, windows seldom."""
 
     @lru_cache(maxsize=1)
-    def find_at(settings: Settings) -> WindowMasks:
+    def find_at(settings: Settings) -> WindowMasks | None:
         return find(settings)
 
     return lambda settings: find_at(settings.replace(sw_batch_size=1))

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from napari_tessera.models.given import GivenModel, GivenSettings
     from napari_tessera.models.model import Model
     from napari_tessera.planning.plan import Plan
+    from napari_tessera.planning.plane_stacks import Windows
     from napari_tessera.planning.resampling import VoxelSize
-    from napari_tessera.planning.volume_facts import Windows
 
 
 __all__ = ["PROBABILITIES", "choose_decoder", "plan"]
@@ -79,6 +79,7 @@ def plan(
     crops: Sequence[Crop | Sequence[Crop] | None] | None = None,
     output_chunk: tuple[int, ...] | None = None,
     results_held: int = 1,
+    keep_probabilities: bool = False,
     calibrations: CalibrationStore | None = None,
 ) -> Plan:
     """Return what a run would do: windows, forward passes, memory, sizes, advice.
@@ -109,6 +110,8 @@ def plan(
         Voxels per axis that the output is written in: where a volume is cut into blocks, they are whole chunks.
     results_held
         Volumes whose results are in the host's memory at the same time: the frames of a file that is written as one.
+    keep_probabilities
+        Whether they are kept beside the labels, which are then made of them afterwards.
     calibrations
         What earlier runs took, which corrects the memory; the user's own if None.
 
@@ -155,23 +158,44 @@ def plan(
             as_of=max(sw_batch_size, settings.sw_batch_size),
         )
 
-    planned = resolve(
-        volumes.shapes,
-        model.spec,
-        settings,
-        traced=Traced(alone.weights_bytes, profile, known_of),
-        device=state,
-        decoder=chosen,
-        itemsize=_itemsize(dtype),
-        voxel_size_um=volumes.voxel_sizes_um,
-        window_masks=volumes.window_masks,
-        crops=volumes.crops,
-        output_chunk=output_chunk,
-        results_held=results_held * volumes.most_planes,
-    )
+    def resolve_to(decoder: Decoder | None) -> Plan:
+        return resolve(
+            volumes.shapes,
+            model.spec,
+            settings,
+            traced=Traced(alone.weights_bytes, profile, known_of),
+            device=state,
+            decoder=decoder,
+            itemsize=_itemsize(dtype),
+            voxel_size_um=volumes.voxel_sizes_um,
+            window_masks=volumes.window_masks,
+            crops=volumes.crops,
+            output_chunk=output_chunk,
+            results_held=results_held * volumes.most_planes,
+        )
+
+    planned = resolve_to(chosen)
+    if keep_probabilities and chosen is not None:
+        planned = _with_both(resolve_to(None), planned)
     timed = CalibrationKey.of(model.network, settings, state)
     return replace(
         planned, pass_time=taken.pass_time(timed, window), decoding=taken.decoding_time(planned.decoder_text)
+    )
+
+
+def _with_both(kept: Plan, labels: Plan) -> Plan:
+    """Return the plan of a run that keeps probabilities, and then makes labels of them.
+
+    Of a resampled or cropped image probabilities are there twice in the end, as the network gave them and in the
+    image's own voxels.
+    """
+    is_other = any(volume.resampling is not None or volume.crop is not None for volume in kept.volumes)
+    kept_bytes = kept.output_bytes + (kept.host.result_bytes if is_other else 0)
+    return replace(
+        kept,
+        settings=labels.settings,
+        host=replace(labels.host, kept_bytes=kept_bytes),
+        output_bytes=labels.output_bytes + kept.output_bytes,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -32,16 +33,16 @@ class VolumeInput:
         Index along each axis that is read as T: time, for a 2D model also z. Empty if there is none.
     in_channels
         Channels that the model needs.
-    together
-        Whether it is a plane that is cropped and normalised with the others of its stack, which lie along the last axis
-        that is read as T.
+    stack
+        Frames of all planes of the stack that it is cropped and normalised with, which lie along the last axis that is
+        read as T; empty where it is taken by itself.
     """
 
     image: ImageInput
     reading: Reading
     frame: tuple[int, ...]
     in_channels: int
-    together: bool = False
+    stack: tuple[Callable[[], Source], ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -51,7 +52,7 @@ class VolumeInput:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Of the values that `load` gives."""
-        return np.dtype(np.float32) if self._is_luminance else np.dtype(self.image.data.dtype)
+        return np.dtype(np.float32) if _is_luminance(self.image, self.in_channels) else np.dtype(self.image.data.dtype)
 
     @property
     def voxel_size_um(self) -> tuple[float, ...] | None:
@@ -63,48 +64,40 @@ class VolumeInput:
         return None if None in sizes else tuple(size for size in sizes if size is not None)
 
     @property
-    def _is_luminance(self) -> bool:
-        return self.image.rgb and self.in_channels == 1
-
-    @property
     def measured_frame(self) -> tuple[int, ...]:
         """Index of what is measured as one: the volume itself, or the stack that it is a plane of."""
-        return self.frame[:-1] if self.together else self.frame
+        return self.frame[:-1] if self.stack else self.frame
 
     @property
     def measured_part(self) -> Any:
         """What of the image's data is measured as one: all, or a view of a frame or stack."""
-        return self._part(self.measured_frame)
+        return _part(self.image, self.reading, self.measured_frame)
 
     def load(self) -> Source:
         """Return the volume for the engine; lazy arrays stay lazy where slicing them is."""
-        plane = self._load(self.frame)
-        return StackPlane(plane, self._stack(plane), self.frame[-1]) if self.together else plane
+        plane = _load(self.image, self.reading, self.in_channels, self.frame)
+        return StackPlane(plane, StackSource(self.stack, plane), self.frame[-1]) if self.stack else plane
 
-    def load_measured(self) -> Source:
-        """Return what is measured as one: the volume itself, or the stack that it is a plane of."""
-        plane = self._load(self.frame)
-        return self._stack(plane) if self.together else plane
 
-    def _stack(self, plane: Source) -> StackSource:
-        axis = self.reading.axes.rindex("T")
-        places = range(self.image.shape[axis])
-        return StackSource([partial(self._load, (*self.measured_frame, place)) for place in places], plane)
+def _part(image: ImageInput, reading: Reading, frame: tuple[int, ...]) -> Any:
+    if not frame:
+        return image.data
+    places = iter(frame)
+    index = (next(places, slice(None)) if axis == "T" else slice(None) for axis in reading.axes)
+    return image.data[tuple(index)]
 
-    def _part(self, frame: tuple[int, ...]) -> Any:
-        if not frame:
-            return self.image.data
-        places = iter(frame)
-        index = (next(places, slice(None)) if axis == "T" else slice(None) for axis in self.reading.axes)
-        return self.image.data[tuple(index)]
 
-    def _load(self, frame: tuple[int, ...]) -> Source:
-        data, axes = self._part(frame), self.reading.axes.replace("T", "")
-        if self._is_luminance:
-            return _LuminanceSource(data)
-        if self.image.rgb:
-            data = data[..., : self.in_channels]
-        return ArraySource(data, channel_axis=axes.index("C") if "C" in axes else None)
+def _load(image: ImageInput, reading: Reading, in_channels: int, frame: tuple[int, ...]) -> Source:
+    data, axes = _part(image, reading, frame), reading.axes.replace("T", "")
+    if _is_luminance(image, in_channels):
+        return _LuminanceSource(data)
+    if image.rgb:
+        data = data[..., :in_channels]
+    return ArraySource(data, channel_axis=axes.index("C") if "C" in axes else None)
+
+
+def _is_luminance(image: ImageInput, in_channels: int) -> bool:
+    return image.rgb and in_channels == 1
 
 
 class _LuminanceSource(Source):
@@ -136,7 +129,14 @@ def split_volumes(image: ImageInput, reading: Reading, spec: ModelSpec) -> tuple
     if reading.use is AxisUse.CURRENT:
         frames = [tuple(_current(image, axis) for axis in axes)]
     together = spec.planes == "together" and bool(axes) and counts_planes(image, spec)
-    return tuple(VolumeInput(image, reading, frame, spec.in_channels, together) for frame in frames)
+    if not together:
+        return tuple(VolumeInput(image, reading, frame, spec.in_channels) for frame in frames)
+    planes = range(image.shape[axes[-1]])
+    stacks = {
+        front: tuple(partial(_load, image, reading, spec.in_channels, (*front, plane)) for plane in planes)
+        for front in dict.fromkeys(frame[:-1] for frame in frames)
+    }
+    return tuple(VolumeInput(image, reading, frame, spec.in_channels, stacks[frame[:-1]]) for frame in frames)
 
 
 def _current(image: ImageInput, axis: int) -> int:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from napari_tessera.engine.loop.events import (
     Event,
@@ -25,17 +24,11 @@ from napari_tessera.session.results import ImageResult, ResultStack
 if TYPE_CHECKING:
     from napari_tessera import Plan
     from napari_tessera.core.settings.settings import Settings
-    from napari_tessera.engine.geometry.grid import WindowGrid
-    from napari_tessera.engine.intensity import Intensity
-    from napari_tessera.engine.source import Source
-    from napari_tessera.images.views.crop import Crop
+    from napari_tessera.jobs.request import Request
     from napari_tessera.models.model import Model
     from napari_tessera.session.intensities import IntensityCache
     from napari_tessera.session.mask import MaskInput
     from napari_tessera.session.sources import VolumeInput
-
-    Found = TypeVar("Found")
-    Windows = npt.NDArray[Any] | None
 
 # Windows that are timed in search of the fastest, besides the default.
 MOST_WINDOWS_TIMED = 4
@@ -92,7 +85,8 @@ class Task:
         SettingsError, InputError, ModelError
             If volumes, settings, model and mask do not fit together.
         """
-        return self._resolve(self._find_masked())
+        request = self._request()
+        return request.plan(None if self.settings.skip_below is not None else request.find_windows())
 
     def fit(self, cancel: threading.Event, *, choose_window: bool = False) -> Plan:
         """Return the plan with the ``sw_batch_size`` that is fastest within what is free, and the window if asked.
@@ -127,97 +121,24 @@ class Task:
             found = fit_window(plan_of, start, rule)
         return found
 
-    def _resolve(self, window_masks: Sequence[Windows] | None, crops: Sequence[Crop] | None = None) -> Plan:
-        if not self.outputs.probabilities:
-            return self._plan(None, window_masks, crops)
-        kept = self._plan(_probabilities(), window_masks, crops)
-        if not self.outputs.labels:
-            return kept
-        labels = self._plan(None, window_masks, crops)
-        # Probabilities are swept and kept, labels are made of them afterwards. Of a resampled or cropped image they are
-        # there twice in the end, as the network gave them and in the image's own voxels.
-        is_other = any(volume.resampling is not None or volume.crop is not None for volume in kept.volumes)
-        kept_bytes = kept.output_bytes + (kept.host.result_bytes if is_other else 0)
-        return replace(
-            kept,
-            settings=labels.settings,
-            host=replace(labels.host, kept_bytes=kept_bytes),
-            output_bytes=labels.output_bytes + kept.output_bytes,
-        )
+    def _request(self) -> Request:
+        from napari_tessera.jobs.request import Request, RequestedVolume
 
-    def _find_masked(self, crops: Sequence[Crop] | None = None) -> list[Windows] | None:
-        """Return which windows the mask leaves, None for all: also where those that are empty have to be found."""
-        if self.mask is None:
-            return None
-        for volume in self.volumes:
-            self.mask.check(volume)
-        if self.settings.skip_below is not None:
-            return None
-        boxes = crops or (None,) * len(self.volumes)
-        return [
-            self.mask.find_windows(volume, self._grid_of(volume, crop), crop)
-            for volume, crop in zip(self.volumes, boxes, strict=True)
-        ]
+        def requested(volume: VolumeInput) -> RequestedVolume:
+            find_masked = None
+            if self.mask is not None:
+                self.mask.check(volume)
+                find_masked = partial(self.mask.find_windows, volume)
+            return RequestedVolume(volume.shape, volume.dtype, volume.voxel_size_um, volume.load, find_masked)
 
-    def _grid_of(self, volume: VolumeInput, crop: Crop | None) -> WindowGrid:
-        from napari_tessera.planning.volume_facts import window_grid
-
-        shape = volume.shape if crop is None else crop.shape
-        return window_grid(shape, self.model.spec, self.settings, volume.voxel_size_um)
-
-    def _find_crops(self, cancel: threading.Event) -> list[Crop] | None:
-        """Return the box of every volume that the network sees, None where it sees all; reads the images."""
-        if self.model.spec.crop == "none":
-            return None
-        from napari_tessera.images.views.plane_stack import plane_crop
-
-        found = []
-        boxes: dict[tuple[int, tuple[int, ...]], Crop] = {}
-        for volume in self.volumes:
-            raise_if_cancelled(cancel)
-            key = id(volume.image), volume.measured_frame
-            if key not in boxes:
-                boxes[key] = self._find_crop(volume)
-            found.append(plane_crop(boxes[key], volume.frame[-1]) if volume.together else boxes[key])
-        return found
-
-    def _find_crop(self, volume: VolumeInput) -> Crop:
-        from napari_tessera.images.views.crop import measure_crop
-
-        above = self.model.spec.crop_limit
-        measure = partial(measure_crop, volume.load_measured(), above)
-        # Values that are not where they were would shift a normalisation; a box would leave them out.
-        return measure() if is_taken_to_stay(volume.image.data) else self._remember(volume, ("crop", above), measure)
-
-    def _count(self, plan: Plan | None, cancel: threading.Event) -> Plan:
-        """Return *plan*, resolved anew if None, or if a mask or the images decide on box and windows."""
-        from napari_tessera.planning.volume_facts import find_windows
-
-        crops = self._find_crops(cancel)
-        if self.settings.skip_below is None:
-            if plan is not None and self.mask is None and crops is None:
-                return plan
-            return self._resolve(self._find_masked(crops), crops)
-        window_masks: list[Windows] = []
-        for volume, crop in zip(self.volumes, crops or (None,) * len(self.volumes), strict=True):
-            raise_if_cancelled(cancel)
-            size, mask = volume.voxel_size_um, None if self.mask is None else self.mask.part_of(volume)
-            window_masks.append(find_windows(volume.load(), self.model.spec, self.settings, mask, size, crop))
-        return self._resolve(window_masks, crops)
-
-    def _plan(self, decoder: str | None, window_masks: Sequence[Windows] | None, crops: Sequence[Crop] | None) -> Plan:
-        from napari_tessera import api
-
-        return api.plan(
-            [volume.shape for volume in self.volumes],
+        return Request(
+            [requested(volume) for volume in self.volumes],
             self.model,
             self.settings,
-            decoder=decoder,
-            dtype=max((volume.dtype for volume in self.volumes), key=lambda dtype: dtype.itemsize),
-            voxel_size_um=[volume.voxel_size_um for volume in self.volumes],
-            window_masks=window_masks,
-            crops=crops,
+            decoder=None if self.outputs.labels else "probabilities",
+            keep_probabilities=self.outputs.probabilities,
             results_held=len(self.volumes),  # they become layers
+            remember=self._remember,
         )
 
     def promises(self) -> tuple[ImageResult, ...]:
@@ -257,10 +178,11 @@ class Task:
         TesseraError
             CancelledError, or whatever went wrong; results finished before it have been handed on.
         """
-        from napari_tessera.api import choose_decoder
-        from napari_tessera.jobs.pipeline import iter_results, provenance
+        from napari_tessera.jobs.pipeline import provenance
 
-        plan = self._count(plan, cancel)
+        request = self._request().with_crops(cancel)
+        if plan is None or self.mask is not None or request.looks_at_images:
+            plan = request.plan(request.find_windows(cancel=cancel))
         on_plan(plan)
         told: list[MemoryRecovered | Noticed] = []
 
@@ -271,18 +193,8 @@ class Task:
 
         origin = provenance(plan, self.model) | ({} if self.mask is None else {"mask": self.mask.name})
         stack: ResultStack | None = None
-        generator = iter_results(
-            [volume.load for volume in self.volumes],
-            self.model,
-            plan,
-            choose_decoder(self.model, self.settings) if self.outputs.labels else None,
-            probabilities=self.outputs.probabilities,
-            on_event=observe,
-            cancel=cancel,
-            measure=self._measure,
-        )
         try:
-            with closing(generator) as results:
+            with closing(request.run(plan, on_event=observe, cancel=cancel)) as results:
                 # The generator first: its last step, after the last volume, closes the run.
                 for result, volume in zip(results, self.volumes, strict=True):
                     if stack is None or stack.image is not volume.image:
@@ -304,21 +216,13 @@ class Task:
         decoder = choose_decoder(self.model, self.settings) if self.outputs.labels else None
         return ResultStack(volume, frames, self.model.spec, decoder)
 
-    def _measure(self, number: int, source: Source) -> Intensity:
-        """Return the intensities of volume *number*, which is read as *source*."""
-        from napari_tessera.intensity.measure import measure_intensity, needs_values
-
-        volume, normalisation = self.volumes[number], self.model.spec.normalisation
-        if self.intensities is None or not needs_values(source, normalisation):
-            return measure_intensity(source, normalisation)
-        what = source.shape, source.dtype, normalisation
-        return self._remember(volume, what, lambda: measure_intensity(source, normalisation))
-
-    def _remember(self, volume: VolumeInput, what: tuple[Hashable, ...], measure: Callable[[], Found]) -> Found:
-        """Return what *measure* gives of *volume*, or gave before, of the same values."""
-        if self.intensities is None:
-            return measure()
+    def _remember(self, number: int, what: tuple[Hashable, ...], measure: Callable[[], Any]) -> Any:
+        """Return what *measure* gives of volume *number*, or gave before, of the same values."""
+        volume = self.volumes[number]
         data = volume.image.data
+        # Values that are not where they were would shift a normalisation; a box would leave them out.
+        if self.intensities is None or (what[0] == "crop" and is_taken_to_stay(data)):
+            return measure()
         # A frame of a lazy array would be read here; of those nothing is looked at.
         part = volume.measured_part if isinstance(data, np.ndarray) else None
         return self.intensities.measure(data, (volume.reading.axes, volume.measured_frame, *what), measure, part=part)
@@ -328,9 +232,3 @@ def _is_measured(plan: Plan) -> bool:
     """Whether it is known what passes like those of *plan* take; Apple's GPU counts no memory."""
     timed = plan.pass_time is not None and plan.pass_time.compares_batches
     return timed and (plan.measured is not None or plan.device.kind == "mps")
-
-
-def _probabilities() -> str:
-    from napari_tessera.api import PROBABILITIES
-
-    return PROBABILITIES

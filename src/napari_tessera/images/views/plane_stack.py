@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_tessera.engine.source import SourceView
-from napari_tessera.images.views.crop import Crop, measure_crop
+from napari_tessera.images.views.crop import Crop
 
 if TYPE_CHECKING:
     from napari_tessera.engine.source import Region, Source
 
-__all__ = ["StackPlane", "StackSource", "find_stack_crops", "in_stacks", "plane_crop"]
+__all__ = ["StackPlane", "StackSource", "in_stacks", "plane_crop"]
 
 Load = Callable[[], "Source"]
 
@@ -29,17 +29,22 @@ class StackSource(SourceView):
         Give the planes, (C, Y, X), in order.
     plane
         One of them.
+
+    Attributes
+    ----------
+    loads
+        The same object in every source of the same stack, if it was given as a tuple.
     """
 
     def __init__(self, loads: Sequence[Load], plane: Source) -> None:
         super().__init__(plane)
-        self._loads = tuple(loads)
+        self.loads = tuple(loads)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(C, Z, Y, X)."""
         channels, *plane = self.source.shape
-        return (channels, len(self._loads), *plane)
+        return (channels, len(self.loads), *plane)
 
     @property
     def chunk(self) -> tuple[int, ...] | None:
@@ -50,7 +55,7 @@ class StackSource(SourceView):
     def read(self, region: Region) -> npt.NDArray[Any]:
         """Return the voxels of *region*, (C, *region)."""
         planes, *within = region
-        return np.stack([load().read(tuple(within)) for load in self._loads[planes]], axis=1)
+        return np.stack([load().read(tuple(within)) for load in self.loads[planes]], axis=1)
 
 
 class StackPlane(SourceView):
@@ -88,15 +93,6 @@ def in_stacks(loads: Sequence[Load], planes: int) -> tuple[Load, ...]:
     """Return *loads*, of stacks one after another that have so many *planes* each, so that a plane knows its stack."""
     stacks = [tuple(loads[first : first + planes]) for first in range(0, len(loads), planes)]
     return tuple(_LoadInStack(stack, place) for stack in stacks for place in range(len(stack)))
-
-
-def find_stack_crops(loads: Sequence[Load], above: float | None = None) -> tuple[Crop, ...]:
-    """Return the box of every plane of the stack that *loads* give: that of the stack; reads all planes once.
-
-    What counts is *above* that number, or any other than 0: see `measure_crop`.
-    """
-    box = measure_crop(StackSource(loads, loads[0]()), above)
-    return tuple(plane_crop(box, place) for place in range(len(loads)))
 
 
 def plane_crop(box: Crop, place: int) -> Crop:
