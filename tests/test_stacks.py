@@ -238,3 +238,20 @@ def test_what_planes_may_be() -> None:
     solid = nt.Model.from_network(torch.nn.Conv3d(1, 2, 3, padding=1), in_channels=1, out_channels=2)
     with pytest.raises(ModelError, match="the model is 3D"):
         solid.with_spec(planes="together")
+
+
+def test_current_planes_of_two_stacks_are_normalised_by_their_own() -> None:
+    """Planes 5 and 6 of two stacks follow one another in the run, as neighbours of one stack would."""
+    steps = STEPS["zscore"]
+    first, second, model = stack_of(1)[0], 3 * stack_of(2)[0] + 5 * (stack_of(2)[0] > 0), model_of(steps)
+    run, volumes = Task2D(model), []
+    for name, stack, plane in (("first", first, 5), ("second", second, 6)):
+        image = ImageInput(name, stack, current=(plane, 0, 0))
+        volumes += split_volumes(image, read_axes(image, model.spec, AxisUse.CURRENT), model.spec)
+    found: list[Any] = []
+    task = Task(tuple(volumes), model, SETTINGS, Outputs(labels=False, probabilities=True), None, run.cache)
+    ignore: Any = lambda told: None  # noqa: E731
+    task.execute(None, on_plan=ignore, on_event=ignore, on_result=found.append, cancel=threading.Event())
+    for stack, plane, result in ((first, 5, found[0]), (second, 6, found[1])):
+        expected = expected_of(model, stack[None], steps)[:, plane]
+        np.testing.assert_allclose(np.stack(result.probabilities), expected, atol=2e-5)
