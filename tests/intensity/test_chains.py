@@ -177,6 +177,18 @@ def test_a_step_of_all_channels_must_be_at_one_place() -> None:
         ModelSpec("m", 3, 2, 1, WindowRule.free(3), chains)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_statistics_of_the_image_and_of_all_channels_may_stand_at_any_place(dtype: str) -> None:
+    volume = volume_of(dtype)
+    together = N("minmax", together=1, of_image=1)
+    chains = together, Chain((N("linear", gain=2, offset=0), together))
+    ModelSpec("m", 3, 2, 1, WindowRule.free(3), chains)
+    low, high = float(volume.min()), float(volume.max())
+    expected = (volume * np.reshape([1.0, 2.0], (2, 1, 1, 1)) - low) / (high - low)
+    found = measure_intensity(ArraySource(volume, channel_axis=0), chains)
+    np.testing.assert_allclose(on_host(found, volume), expected, atol=1e-6)
+
+
 def to_bytes(image: Any) -> Any:
     """Return whole numbers from 0 to 255, calculated in the image's own numbers and rounded down."""
     return ((image - image.min()) / float(image.max() - image.min() + 1e-6) * 255).astype(np.uint8)

@@ -143,8 +143,8 @@ N = Normalisation
     ("described", "expected"),
     [
         ([], N()),
-        ([("scale_linear", {"gain": 0.5})], N("divide", (("by", 2.0),))),
-        ([("scale_linear", {"gain": 0.5, "offset": -1.0})], N("fixed", (("mean", 2.0), ("std", 2.0)))),
+        ([("scale_linear", {"gain": 0.5})], N("linear", (("gain", 0.5), ("offset", 0.0)))),
+        ([("scale_linear", {"gain": 0.5, "offset": -1.0})], N("linear", (("gain", 0.5), ("offset", -1.0)))),
         ([("fixed_zero_mean_unit_variance", {"mean": 3.0, "std": 4.0})], N("fixed", (("mean", 3.0), ("std", 4.0)))),
         (
             [("clip", {"min": 1.0, "max": 5.0}), ("scale_linear", {"gain": 0.25})],
@@ -152,7 +152,7 @@ N = Normalisation
         ),
         (
             [("scale_linear", {"gain": 0.25}), ("clip", {"max": 1.0})],
-            N("fixed", (("high", 4.0), ("mean", 0.0), ("std", 4.0))),
+            Chain((N("linear", (("gain", 0.25), ("offset", 0.0))), N("clip", (("high", 1.0),)))),
         ),
         (
             [("scale_range", {"min_percentile": 1.0, "max_percentile": 99.0})],
@@ -160,32 +160,40 @@ N = Normalisation
         ),
         (
             [("scale_range", {"min_percentile": 1.0, "max_percentile": 99.0}), ("clip", {"min": 0.0, "max": 1.0})],
-            N("percentile", (("clip", 1.0), ("eps", 1e-6), ("high", 99.0), ("low", 1.0))),
+            Chain(
+                (
+                    N("percentile", (("clip", 0.0), ("eps", 1e-6), ("high", 99.0), ("low", 1.0))),
+                    N("clip", (("high", 1.0), ("low", 0.0))),
+                )
+            ),
         ),
-        ([("scale_range", {}), ("clip", {"min": 0.0, "max": 1.0})], N("minmax", (("eps", 1e-6),))),
+        (
+            [("scale_range", {}), ("clip", {"min": 0.0})],
+            Chain((N("minmax", (("eps", 1e-6),)), N("clip", (("low", 0.0),)))),
+        ),
         (
             [("scale_linear", {"gain": 2.0}), ("scale_linear", {"gain": -1.0, "offset": 3.0}), ("sigmoid", {})],
-            Chain((N("divide", (("by", 0.5),)), N("linear", (("gain", -1.0), ("offset", 3.0))), N("sigmoid"))),
+            Chain((N("linear", (("gain", -2.0), ("offset", 3.0))), N("sigmoid"))),
         ),
         (
             [("zero_mean_unit_variance", {}), ("clip", {"min": -3.0}), ("binarize", {"threshold": 0.5})],
             Chain(
                 (
                     N("zscore", (("eps", 1e-6),)),
-                    N("fixed", (("low", -3.0), ("mean", 0.0), ("std", 1.0))),
+                    N("clip", (("low", -3.0),)),
                     N("binarise", (("at", 0.5),)),
                 )
             ),
         ),
         (
             [("scale_range", {}), ("scale_linear", {"gain": 2.0, "offset": -1.0})],
-            Chain((N("minmax", (("eps", 1e-6),)), N("fixed", (("mean", 0.5), ("std", 0.5))))),
+            Chain((N("minmax", (("eps", 1e-6),)), N("linear", (("gain", 2.0), ("offset", -1.0))))),
         ),
         (
             [("clip", {"max": 3.0}), ("zero_mean_unit_variance", {})],
             Chain(
                 (
-                    N("fixed", (("high", 3.0), ("mean", 0.0), ("std", 1.0))),
+                    N("clip", (("high", 3.0),)),
                     N("zscore", (("eps", 1e-6), ("of_image", 1.0))),
                 )
             ),
@@ -245,8 +253,7 @@ def test_statistics_of_several_channels_together(package: Path) -> None:
     spec = describe_model(package)[1].spec
     assert spec is not None
     together = N("minmax", (("eps", 1e-6), ("of_image", 1.0), ("together", 1.0)))
-    nothing, doubled = N("linear", (("gain", 1.0), ("offset", 0.0))), N("divide", (("by", 0.5),))
-    assert spec.normalisation == (Chain((nothing, together)), Chain((doubled, together)))
+    assert spec.normalisation == (together, Chain((N("linear", (("gain", 2.0), ("offset", 0.0))), together)))
 
 
 HALVED = ("scale_linear", {"gain": 0.5, "offset": 0.25})

@@ -218,6 +218,11 @@ class Normalisation:
         return isinstance(made, Affine) and made.is_line
 
     @property
+    def is_identity(self) -> bool:
+        """Whether it changes no value, whatever is measured."""
+        return self.is_line and self.make(None) == Affine()
+
+    @property
     def asks_percentiles(self) -> bool:
         """Whether percentiles are among its statistics."""
         return self.mode in ("percentile", "clip-percentiles")
@@ -268,12 +273,15 @@ def chain_of(steps: Sequence[Normalisation]) -> Normalisation | Chain:
 
 
 def _joined(before: Normalisation, after: Normalisation) -> Normalisation | None:
-    """Return ``fixed`` and then ``fixed`` as one, where the second does not clip."""
-    numbers, then = dict(before.parameters), dict(after.parameters)
-    if before.mode != "fixed" or after.mode != "fixed" or "nonzero" in {**numbers, **then} or {"low", "high"} & {*then}:
+    """Return a step with fixed numbers and a line after it as one step."""
+    first = None if before.is_measured else before.make(None)
+    both = first.then(after.make(None)) if isinstance(first, Affine) and after.is_line else None
+    if both is None:
         return None
-    std, mean = numbers["std"] * then["std"], numbers["mean"] + then["mean"] * numbers["std"]
-    return normalisation("fixed", **{**numbers, "mean": mean, "std": std})
+    limits = {name: value for name, value in (("low", both.low), ("high", both.high)) if isfinite(value)}
+    if both.scale > 0:
+        return normalisation("fixed", mean=both.shift, std=1 / both.scale, **limits)
+    return None if limits else normalisation("linear", gain=both.scale, offset=-both.shift * both.scale)
 
 
 def _is_valid(mode: NormalisationMode, numbers: _Numbers) -> bool:

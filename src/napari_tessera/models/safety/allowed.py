@@ -369,10 +369,10 @@ BIOIMAGEIO_PREPROCESSING = Names(
     (BIOIMAGEIO,),
     {
         "binarize": "normalisation: binarise",
-        "clip": "limits of the normalisation, or normalisation: clip-percentiles",
+        "clip": "normalisation: clip or clip-percentiles",
         "ensure_dtype": "type of the numbers that the network is given",
         "fixed_zero_mean_unit_variance": "normalisation: fixed",
-        "scale_linear": "normalisation: divide, fixed or linear",
+        "scale_linear": "normalisation: linear",
         "scale_range": "normalisation: minmax or percentile",
         "sigmoid": "normalisation: sigmoid",
         "zero_mean_unit_variance": "normalisation: zscore",

@@ -391,7 +391,8 @@ class ModelSpec:
                 f"needs one for each, or one for all"
             )
         for place, at_place in enumerate(zip_longest(*(one.steps for one in self.normalisations))):
-            if any(step is not None and step.has("together") for step in at_place) and len(set(at_place)) > 1:
+            together = any(step and step.has("together") and not step.has("of_image") for step in at_place)
+            if together and len(set(at_place)) > 1:
                 raise ModelError(
                     f"step {place + 1} of a normalisation is measured over all channels together, so each of the "
                     f"{self.in_channels} channels needs that very step at that place"

@@ -10,7 +10,7 @@ it, with which packages are tested before they are published, and so a reference
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf, isfinite
 from typing import Any
 
@@ -38,49 +38,6 @@ class Preprocessing:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Channel:
-    """The steps of one channel so far: those that are done, and ``(clip(x, low, high) - shift) * scale`` after them."""
-
-    done: tuple[Normalisation, ...] = ()
-    shift: float = 0.0
-    scale: float = 1.0
-    low: float = -inf
-    high: float = inf
-
-    @property
-    def is_untouched(self) -> bool:
-        return self == _Channel()
-
-    @property
-    def steps(self) -> tuple[Normalisation, ...]:
-        """All of them, with the line at the end as a step."""
-        limits = {name: value for name, value in (("low", self.low), ("high", self.high)) if isfinite(value)}
-        if replace(self, done=()).is_untouched:
-            return self.done
-        if not limits and self.shift == 0:
-            return (*self.done, normalisation("divide", by=1 / self.scale))
-        return (*self.done, normalisation("fixed", mean=self.shift, std=1 / self.scale, **limits))
-
-    def padded(self, count: int) -> _Channel:
-        """Return the steps with as many that do nothing ahead of them as make *count* of them all."""
-        nothing = normalisation("linear", gain=1, offset=0)
-        return _Channel((nothing,) * (count - len(self.steps)) + self.steps)
-
-    def then_do(self, step: Normalisation) -> _Channel:
-        """Return the steps followed by one that is no clip and no line."""
-        return _Channel((*self.steps, step))
-
-    def then(self, gain: float, offset: float) -> _Channel:
-        """Return the map followed by ``x * gain + offset``."""
-        return replace(self, shift=self.shift - offset / (self.scale * gain), scale=self.scale * gain)
-
-    def clipped(self, low: float, high: float) -> _Channel:
-        """Return the map followed by a clip; its limits become those of the image's intensities."""
-        low, high = low / self.scale + self.shift, high / self.scale + self.shift
-        return replace(self, low=max(self.low, low), high=min(self.high, high))
-
-
 class _Reader:
     """Takes the steps of one input one by one."""
 
@@ -92,7 +49,7 @@ class _Reader:
         self.tensor = str(tensor.id)
         named = [axis for axis in tensor.axes if axis.type == "channel"]
         self.channel_axis = str(named[0].id) if named else None
-        self.channels = [_Channel()] * (len(named[0].channel_names) if named else 1)
+        self.channels: list[list[Normalisation]] = [[] for _ in (named[0].channel_names if named else [None])]
         self.dtype = "float32"
         # The whole numbers that scaled intensities have been rounded to: the network's own cast if nothing follows.
         self.rounded: str | None = None
@@ -115,7 +72,7 @@ class _Reader:
         if self.rounded not in (None, dtype):
             raise self._refusal(step, f"it follows a rounding to {self.rounded}")
         # The type of an image as it comes changes nothing; one of scaled intensities rounds them.
-        if not dtype.startswith("float") and any(not channel.is_untouched for channel in self.channels):
+        if not dtype.startswith("float") and any(self.channels):
             self.rounded = dtype
         self.dtype = dtype
 
@@ -141,15 +98,19 @@ class _Reader:
             self.notes.append(
                 f"'{step.id}' is meant to be measured over a whole data set; Tessera measures each volume by itself."
             )
-        if any(channel.steps for channel in self.channels):
+        if any(self.channels):
             numbers["of_image"] = 1
             self.notes.append(
                 f"'{step.id}' has statistics of the image before the steps ahead of it, as bioimageio.core takes them."
             )
-            # A place of its own in the chains of all channels, though some may have no line before it.
-            most = max(len(channel.steps) for channel in self.channels)
-            self.channels = [channel.padded(most) for channel in self.channels]
-        self.channels = [channel.then_do(normalisation(mode, **numbers)) for channel in self.channels]
+        self._do(normalisation(mode, **numbers))
+
+    def _do(self, *steps: Normalisation) -> None:
+        """Do one step to all channels, or one of *steps* to each, unless it does nothing."""
+        each = steps * len(self.channels) if len(steps) == 1 else steps
+        for channel, step in zip(self.channels, each, strict=True):
+            if not step.is_identity:
+                channel.append(step)
 
     def _clip(self, step: Any, kwargs: Any) -> None:
         # Older versions of bioimageio.spec have none.
@@ -161,47 +122,26 @@ class _Reader:
         if percents != [None, None]:
             least, most = (default if one is None else one for one, default in zip(percents, (0, 100), strict=True))
             self._measure(step, "clip-percentiles", low=least, high=most, rank=1)
-        if (low, high) != (-inf, inf):
-            self.channels = [self._clip_one(step, channel, low, high) for channel in self.channels]
-
-    def _clip_one(self, step: Any, channel: _Channel, low: float, high: float) -> _Channel:
-        last = channel.done[-1] if channel.done and channel == _Channel(channel.done) else Normalisation()
-        if last.mode == "minmax" and not last.has("of_image") and low <= 0 and high >= 1:
-            return channel
-        if last.mode == "percentile" and (low, high) == (0, 1):
-            clipping = normalisation("percentile", **{**dict(last.parameters), "clip": 1})
-            return _Channel((*channel.done[:-1], clipping))
-        clipped = channel.clipped(low, high)
-        if not clipped.low < clipped.high:
-            raise self._refusal(step, "after the step before it leaves one value")
-        return clipped
+        limits = {name: value for name, value in (("low", low), ("high", high)) if isfinite(value)}
+        if limits:
+            self._do(normalisation("clip", **limits))
 
     def _binarize(self, step: Any, kwargs: Any) -> None:
-        thresholds = self._per_channel(step, kwargs.threshold)
-        self.channels = [
-            channel.then_do(normalisation("binarise", at=threshold))
-            for channel, threshold in zip(self.channels, thresholds, strict=True)
-        ]
+        self._do(*(normalisation("binarise", at=at) for at in self._per_channel(step, kwargs.threshold)))
 
     def _sigmoid(self, step: Any, kwargs: Any) -> None:
-        self.channels = [channel.then_do(normalisation("sigmoid")) for channel in self.channels]
+        self._do(normalisation("sigmoid"))
 
     def _fixed_zero_mean_unit_variance(self, step: Any, kwargs: Any) -> None:
-        means, stds = self._per_channel(step, kwargs.mean), self._per_channel(step, kwargs.std)
-        self._scale(step, [1 / std for std in stds], [-mean / std for mean, std in zip(means, stds, strict=True)])
+        numbers = zip(self._per_channel(step, kwargs.mean), self._per_channel(step, kwargs.std), strict=True)
+        self._do(*(normalisation("fixed", mean=mean, std=std) for mean, std in numbers))
 
     def _scale_linear(self, step: Any, kwargs: Any) -> None:
-        self._scale(step, self._per_channel(step, kwargs.gain), self._per_channel(step, kwargs.offset))
-
-    def _scale(self, step: Any, gains: list[float], offsets: list[float]) -> None:
+        gains, offsets = self._per_channel(step, kwargs.gain), self._per_channel(step, kwargs.offset)
         if 0 in gains:
             raise self._refusal(step, "its gain is 0, which leaves one value")
-        self.channels = [
-            channel.then(gain, offset)
-            if gain > 0
-            else channel.then_do(normalisation("linear", gain=gain, offset=offset))
-            for channel, gain, offset in zip(self.channels, gains, offsets, strict=True)
-        ]
+        numbers = zip(gains, offsets, strict=True)
+        self._do(*(normalisation("linear", gain=gain, offset=offset) for gain, offset in numbers))
 
     def _per_channel(self, step: Any, value: Any) -> list[float]:
         if not isinstance(value, (list, tuple)):
@@ -237,7 +177,7 @@ def read_normalisation(source: str, tensor: Any) -> Preprocessing:
     reader = _Reader(source, tensor)
     for step in tensor.preprocessing:
         reader.take(step)
-    each = tuple(chain_of(channel.steps) for channel in reader.channels)
+    each = tuple(map(chain_of, reader.channels))
     declared = str(tensor.dtype)
     if not declared.startswith("float"):
         reader.notes.append(f"It is described for images of type {declared}; Tessera passes on those of any type.")
