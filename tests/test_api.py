@@ -383,14 +383,19 @@ def test_a_network_stays_where_and_as_it_was(model: nt.Model, volume: np.ndarray
 
 def test_weights_that_do_not_fit_the_device_are_an_error_of_memory(volume: np.ndarray, settings: nt.Settings) -> None:
     class Homesick(torch.nn.Conv3d):
-        """A network that cannot be brought into evaluation mode for lack of memory."""
+        """A network that cannot be brought into evaluation mode for lack of memory, once it is planned."""
+
+        planned = False
 
         def train(self, mode: bool = True) -> torch.nn.Module:
-            if not mode:
+            if self.planned and not mode:
                 raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
             return super().train(mode)
 
-    model = nt.Model.from_network(Homesick(1, 1, 1), in_channels=1, out_channels=1)
+    network = Homesick(1, 1, 1)
+    model = nt.Model.from_network(network, in_channels=1, out_channels=1)
+    nt.plan(volume.shape, model, settings)
+    network.planned = True
     with pytest.raises(nt.OutOfMemoryError, match="the weights of 'Homesick' do not fit"):
         nt.predict(volume, model, settings)
 

@@ -127,5 +127,5 @@ def test_a_mask_in_the_session(axis: str) -> None:
 
 
 def test_what_a_plane_axis_may_be() -> None:
-    with pytest.raises(ModelError, match="must be one of z, y, x"):
+    with pytest.raises(ModelError, match="must be 'z', 'y' or 'x'"):
         model_of(STEPS["zscore"]).with_spec(plane_axis="t")

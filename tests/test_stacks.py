@@ -233,7 +233,7 @@ def test_the_foreground_of_a_stack_is_planned() -> None:
 
 def test_what_planes_may_be() -> None:
     model = model_of(STEPS["zscore"])
-    with pytest.raises(ModelError, match="must be one of apart, together"):
+    with pytest.raises(ModelError, match="must be 'apart' or 'together'"):
         model.with_spec(planes="some")
     solid = nt.Model.from_network(torch.nn.Conv3d(1, 2, 3, padding=1), in_channels=1, out_channels=2)
     with pytest.raises(ModelError, match="the model is 3D"):

@@ -126,7 +126,7 @@ def test_a_model_brings_its_own_views(
     planned = json.loads(ended.out)
     assert (planned["settings"]["tta_num"], planned["settings"]["tta_axes"]) == (n, axes)
     assert planned["forward_passes"] == n
-    shown = tessera("plan", "--shape", "8,16,16", "-m", path, "--trust", *options).out
+    shown = " ".join(tessera("plan", "--shape", "8,16,16", "-m", path, "--trust", *options).out.split())
     assert (f"tta_num {n} full, tta_axes {axes}" in shown) is (n > 1)
 
 
