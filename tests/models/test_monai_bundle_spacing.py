@@ -230,3 +230,18 @@ def test_slices_of_a_volume_are_not_resampled_each_by_itself(tmp_path: Path) -> 
     content["inferer"] = {"_target_": "SliceInferer", "roi_size": [16, 16]}
     with pytest.raises(ModelError, match="Spacingd, resamples volumes"):
         describe(tmp_path, content)
+
+
+def test_zeros_between_which_values_lie_are_refused_unless_asked_for(tmp_path: Path) -> None:
+    nonzero = ZSCORE | {"nonzero": True}
+    sizes = tuple(side * 1000 for side in SIZE)
+    model = bundle_of(tmp_path, "zyx", [spacing(*PIXDIM), nonzero], [SOFTMAX, invert(nearest=False), ARGMAX], [16] * 3)
+    with pytest.raises(nt.InputError, match=r"nonzero.*rounding decides"):
+        nt.segment(volume(), model, SETTINGS, voxel_size_um=sizes)
+    for chosen in (True, False):
+        nt.segment(volume(), model, SETTINGS.replace(resample=chosen), voxel_size_um=sizes)
+    before = [nonzero, spacing(*PIXDIM)]
+    _, labels, expected = labels_by_both(
+        tmp_path / "first", "zyx", SIZE, before, [SOFTMAX, invert(nearest=False), ARGMAX]
+    )
+    assert np.mean(labels == expected) > 0.9995

@@ -99,6 +99,19 @@ def test_zeros_that_rounding_decides_are_refused(tmp_path: Path, name: str) -> N
     bundle_of(tmp_path / "first", sliding(), [NONZERO, *before])
 
 
+@pytest.mark.parametrize("offset", [0.0, 90.0])
+def test_equal_numbers_fall_into_one_bin(tmp_path: Path, offset: float) -> None:
+    """Whole numbers lie on edges of bins, which MONAI has in float32."""
+    values = with_background().clip(0, 160).astype(np.float32) - np.float32(offset)
+    before = [
+        {"_target_": "NormalizeIntensityd", "subtrahend": 90.0, "divisor": 30.0},
+        {"_target_": "HistogramNormalized", "num_bins": 16, "min": 0, "max": 1},
+    ]
+    expected = monai_logits(values, sliding(), before)
+    found = nt.predict(values, bundle_of(tmp_path, sliding(), before))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
 def test_classes_are_decided_after_the_activation(tmp_path: Path, activation: str) -> None:
     """Of an image's own intensities logits are large: the sigmoids of several channels are 1, and the first counts."""

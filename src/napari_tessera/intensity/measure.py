@@ -248,7 +248,7 @@ class _Found:
     measured: Distribution
     line: Affine
     is_whole: bool
-    histogram: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
+    histogram: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float64]]
 
     @property
     def mean(self) -> float:
@@ -275,12 +275,12 @@ class _Found:
 
 
 def _histogram(
-    volume: _Volume, done: Sequence[Sequence[Pointwise]], key: _Key, edges: npt.NDArray[np.float64]
+    volume: _Volume, done: Sequence[Sequence[Pointwise]], key: _Key, edges: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float64]:
     counts = np.zeros(len(edges) - 1)
     for channel, part in volume.iter_parts(done):
         if key.channel in (channel, TOGETHER):
-            counts += np.histogram(part.values, edges, weights=part.times)[0]
+            counts += np.histogram(part.values.astype(np.float32), edges, weights=part.times)[0]
     return counts
 
 

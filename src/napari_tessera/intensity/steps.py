@@ -60,7 +60,7 @@ class _Statistics(Protocol):
     def is_whole(self) -> bool: ...
     # As `numpy.percentile` and `numpy.histogram` do; by rank percentiles are values that occur.
     def percentiles(self, percents: Sequence[float], *, rank: bool = False) -> Sequence[float]: ...
-    def histogram(self, edges: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]: ...
+    def histogram(self, edges: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]: ...
 
 
 def _fixed(numbers: _Numbers, found: _Statistics) -> Affine:
@@ -100,8 +100,10 @@ def _gamma(numbers: _Numbers, found: _Statistics) -> Power:
 
 
 def _equalise(numbers: _Numbers, found: _Statistics) -> Table:
-    ends = (found.low, found.high) if found.low < found.high else (found.low - 0.5, found.low + 0.5)
-    edges = np.linspace(*ends, int(numbers["bins"]) + 1)
+    low, high = np.float32(found.low), np.float32(found.high)
+    ends = (low, high) if low < high else (low - np.float32(0.5), low + np.float32(0.5))
+    # Of float32, as in MONAI: many values lie on an edge.
+    edges = np.linspace(*ends, int(numbers["bins"]) + 1, dtype=np.float32)
     up_to = np.cumsum(found.histogram(edges))
     becomes = (up_to - up_to[0]) / max(up_to[-1] - up_to[0], 1) * (numbers["high"] - numbers["low"]) + numbers["low"]
     return Table(float(edges[0] + edges[1]) / 2, float(edges[1] - edges[0]), tuple(becomes.tolist()))

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from napari_tessera.core.settings.settings import Settings
     from napari_tessera.engine.geometry.grid import Block, WindowGrid
     from napari_tessera.engine.source import Source
+    from napari_tessera.intensity.steps import Normalisation
     from napari_tessera.models.spec.spec import ModelSpec
 
 __all__ = [
@@ -249,7 +250,8 @@ def resampling_of(
     Raises
     ------
     SettingsError, InputError
-        If the user wants it to be resampled, and a voxel size is unknown or differs by too much.
+        If the user wants it to be resampled, and a voxel size is unknown or differs by too much, or nobody has said
+        so, and MONAI's rounding would decide on intensities.
     """
     check_resolution(settings, spec)
     wanted = expected_voxel_size(settings, spec)
@@ -275,12 +277,36 @@ def resampling_of(
     new, steps = tuple(side for side, _ in fitted), tuple(step for _, step in fitted if step is not None)
     if new == tuple(shape) and all(abs(step - 1) <= CORNER_TOLERANCE for step in steps):
         return None
+    if not exactly and any(_spares_what_is_blended(spec, one.steps) for one in spec.normalisations):
+        raise InputError(
+            f"the image has other voxels ({format_voxel_size(own)}) than the model ({format_voxel_size(wanted)}), and "
+            f"its intensities are taken where the resampled image is not 0 (nonzero), which MONAI's rounding decides "
+            f"there: give it an image of its voxel size, or choose resample: true (values may then differ from "
+            f"MONAI's) or false"
+        )
     there, back = scheme.separate_axis(own, wanted), scheme.separate_axis(wanted, own)
     if steps:
         reached = tuple(size * step for size, step in zip(own, steps, strict=True))
         return Resampling(tuple(shape), own, new, reached, scheme, there, back, steps)
     reached = tuple(a * side / other for side, a, other in zip(shape, own, new, strict=True))
     return Resampling(tuple(shape), own, new, reached, scheme, there, back)
+
+
+def _spares_what_is_blended(spec: ModelSpec, steps: Sequence[Normalisation]) -> bool:
+    """Whether *steps* leave out voxels that are 0 after MONAI has interpolated between voxels.
+
+    Where a voxel that is 0 lies beside one that is not, its positions, which are off by 1e-15 voxels, make it 1e-13.
+    """
+    scheme = spec.resampling
+    if scheme.grid != "corner" or scheme.order == 0 or scheme.normalise_first:
+        return False
+    for step in steps:
+        numbers = dict(step.parameters)
+        if step.has("nonzero"):
+            return True
+        if step.mode == "threshold" and numbers["at"] > 0 and numbers["fill"] == 0 and numbers.get("above", 1) == 1:
+            return False
+    return False
 
 
 def _check_sizes(shape: Shape, own: VoxelSize, wanted: VoxelSize) -> None:
