@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -245,3 +246,12 @@ def test_zeros_between_which_values_lie_are_refused_unless_asked_for(tmp_path: P
         tmp_path / "first", "zyx", SIZE, before, [SOFTMAX, invert(nearest=False), ARGMAX]
     )
     assert np.mean(labels == expected) > 0.9995
+
+
+@pytest.mark.parametrize(("size", "refused"), [((2.0, 0.9, 1.25), True), (SIZE, False)])
+def test_the_nearest_of_two_voxels_alike_near_is_refused(tmp_path: Path, size: Any, refused: bool) -> None:
+    before = [spacing(1.0, 1.1, 1.25, mode=["nearest"]), ZSCORE]
+    model = bundle_of(tmp_path, "zyx", before, [SOFTMAX, invert(nearest=False), ARGMAX], [16] * 3)
+    sizes = tuple(side * 1000 for side in size)
+    with pytest.raises(nt.InputError, match="very middle of two") if refused else nullcontext():
+        nt.segment(volume(), model, SETTINGS, voxel_size_um=sizes)

@@ -42,6 +42,9 @@ __all__ = [
     "sizes_of_volumes",
 ]
 
+# So near to the middle of two voxels, rounded positions fall to either side.
+MIDDLE_TOLERANCE = 1e-4
+
 Shape = tuple[int, ...]
 _ROWS = (list, tuple, np.ndarray)
 VoxelSize = tuple[float, ...]
@@ -277,19 +280,35 @@ def resampling_of(
     new, steps = tuple(side for side, _ in fitted), tuple(step for _, step in fitted if step is not None)
     if new == tuple(shape) and all(abs(step - 1) <= CORNER_TOLERANCE for step in steps):
         return None
-    if not exactly and any(_spares_what_is_blended(spec, one.steps) for one in spec.normalisations):
-        raise InputError(
-            f"the image has other voxels ({format_voxel_size(own)}) than the model ({format_voxel_size(wanted)}), and "
-            f"its intensities are taken where the resampled image is not 0 (nonzero), which MONAI's rounding decides "
-            f"there: give it an image of its voxel size, or choose resample: true (values may then differ from "
-            f"MONAI's) or false"
-        )
+    if not exactly:
+        _refuse_what_rounding_decides(spec, own, wanted, tuple(zip(new, steps, strict=False)))
     there, back = scheme.separate_axis(own, wanted), scheme.separate_axis(wanted, own)
     if steps:
         reached = tuple(size * step for size, step in zip(own, steps, strict=True))
         return Resampling(tuple(shape), own, new, reached, scheme, there, back, steps)
     reached = tuple(a * side / other for side, a, other in zip(shape, own, new, strict=True))
     return Resampling(tuple(shape), own, new, reached, scheme, there, back)
+
+
+def _refuse_what_rounding_decides(
+    spec: ModelSpec, own: VoxelSize, wanted: VoxelSize, axes: Sequence[tuple[int, float]]
+) -> None:
+    """Refuse images of which MONAI's rounding decides the intensities: *axes* have voxels, and steps between them."""
+    if any(_spares_what_is_blended(spec, one.steps) for one in spec.normalisations):
+        which = "its intensities are taken where the resampled image is not 0 (nonzero)"
+    elif spec.resampling.order == 0 and any(_has_middles(voxels, step) for voxels, step in axes):
+        which = "voxels of the model lie in the very middle of two of the image, of which the nearest is taken"
+    else:
+        return
+    raise InputError(
+        f"the image has other voxels ({format_voxel_size(own)}) than the model ({format_voxel_size(wanted)}), and "
+        f"{which}, which MONAI's rounding decides there: give it an image of its voxel size, or choose resample: true "
+        f"(values may then differ from MONAI's) or false"
+    )
+
+
+def _has_middles(voxels: int, step: float) -> bool:
+    return any(abs(place % 1 - 0.5) < MIDDLE_TOLERANCE for place in (number * step for number in range(voxels)))
 
 
 def _spares_what_is_blended(spec: ModelSpec, steps: Sequence[Normalisation]) -> bool:
