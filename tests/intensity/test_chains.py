@@ -135,6 +135,13 @@ def test_steps_are_those_of_monai(name: str, dtype: str, kind: str) -> None:
     np.testing.assert_allclose(windows[0].numpy(), expected, rtol=0, atol=3e-6 * scale)
 
 
+def test_a_histogram_far_from_zero_is_made_level_as_monai_does() -> None:
+    volume = np.random.default_rng(0).normal(30_000, 15, (1, 20, 40, 40)).astype(np.float32)
+    expected = np.asarray(transforms.HistogramNormalize(num_bins=256, min=0, max=255)(torch.tensor(volume)))
+    found = measure_intensity(ArraySource(volume, channel_axis=0), N("equalise", bins=256, low=0, high=255))
+    np.testing.assert_allclose(on_host(found, volume), expected, rtol=0, atol=0.05)
+
+
 @pytest.mark.parametrize(
     ("dtype", "steps", "passes"),
     [

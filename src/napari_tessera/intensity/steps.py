@@ -106,7 +106,9 @@ def _equalise(numbers: _Numbers, found: _Statistics) -> Table:
     edges = np.linspace(*ends, int(numbers["bins"]) + 1, dtype=np.float32)
     up_to = np.cumsum(found.histogram(edges))
     becomes = (up_to - up_to[0]) / max(up_to[-1] - up_to[0], 1) * (numbers["high"] - numbers["low"]) + numbers["low"]
-    return Table(float(edges[0] + edges[1]) / 2, float(edges[1] - edges[0]), tuple(becomes.tolist()))
+    # Of the ends: between two edges that float32 has rounded the step would be off, and with it all places.
+    width = (float(ends[1]) - float(ends[0])) / int(numbers["bins"])
+    return Table(float(ends[0]) + width / 2, width, tuple(becomes.tolist()))
 
 
 def _eight_bits(numbers: _Numbers, found: _Statistics) -> Levels:
