@@ -58,3 +58,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
+
+
+@pytest.fixture(autouse=True)
+def _plans_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep plans of traced networks on the owner's thread, however busy this machine is."""
+    monkeypatch.setattr("napari_tessera.session.planner.AT_ONCE_SECONDS", 60)

@@ -25,7 +25,7 @@ from napari_tessera.intensity.steps import Normalisation
 from napari_tessera.session.runner import RunState
 from napari_tessera.session.wording import counted
 
-LONGEST_STALL_S = 0.1
+LONGEST_STALL_S = 0.5
 
 
 def passes_of(me: Any) -> list[PassFinished]:
