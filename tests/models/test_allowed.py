@@ -224,7 +224,7 @@ REVIEWED = {
         "importlib.import_module",
     ): "onnx or onnxruntime, names in the source",
     ("models/formats/bioimageio/weights.py", "_open_onnx", "importlib.import_module"): "a name in the source",
-    ("core/plain_yaml.py", "load_yaml", "yaml.load"): "with a loader of plain data, derived from SafeLoader",
+    ("core/plain_data.py", "load_yaml", "yaml.load"): "with a loader of plain data, derived from SafeLoader",
     (
         "models/safety/tensors_only.py",
         "read_tensors_only",

@@ -11,10 +11,9 @@ import pytest
 import yaml
 from tests.models.sample import make_or_skip
 
-from napari_tessera.core import plain_yaml
+from napari_tessera.core import plain_data
 from napari_tessera.core.errors import ModelError
-from napari_tessera.core.plain_json import load_json
-from napari_tessera.core.plain_yaml import load_yaml
+from napari_tessera.core.plain_data import load_json, load_yaml
 from napari_tessera.models.formats.monai_bundle.config import parse
 from napari_tessera.models.load import load_model
 
@@ -41,7 +40,7 @@ def test_numbers_of_base_60_are_text(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["!!int 1:10", "!!float 1:10", "!!float 1:10.5", "!!int ''", "!!float ''", "!!int x"])
 def test_a_tag_makes_no_number_of_what_is_none(text: str) -> None:
-    with pytest.raises(yaml.YAMLError, match=r"is no (integer|number)"):
+    with pytest.raises(ValueError, match=r"is no (integer|number)"):
         load_yaml(f"a: {text}")
 
 
@@ -56,7 +55,7 @@ def test_a_tag_that_does_not_fit_is_an_error_of_the_file(text: str) -> None:
 )
 def test_endless_integers_in_yaml(text: str) -> None:
     for content in (f"a: {text}", f"a: [{{b: {text}}}]", f"? {text}\n: 1"):
-        with pytest.raises(yaml.YAMLError, match=r"an integer of more than 300 digits|more than 15 characters"):
+        with pytest.raises(ValueError, match=r"an integer of more than 300 digits|more than 15 characters"):
             load_yaml(content)
 
 
@@ -67,7 +66,7 @@ def test_integers_as_long_as_can_be_used() -> None:
 
 
 def test_names_whose_hashes_are_alike() -> None:
-    with pytest.raises(yaml.YAMLError, match="a key is a number of more than 15 characters"):
+    with pytest.raises(ValueError, match="a key is a number of more than 15 characters"):
         load_yaml("\n".join(f"{(n + 1) * (2**61 - 1)}: 1" for n in range(10)))
     assert load_yaml("1: a\n2.5: b\n-3: c") == {1: "a", 2.5: "b", -3: "c"}
 
@@ -79,7 +78,7 @@ def test_a_list_that_holds_itself_after_many_others(memory: Callable[[], float])
 
 
 def test_pairs_do_not_multiply(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plain_yaml, "MAX_VALUES", 1000)
+    monkeypatch.setattr(plain_data, "MAX_VALUES", 1000)
     lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
     lines += [f"a{n}: &a{n} !!pairs [{', '.join([f'x: *a{n - 1}'] * 10)}]" for n in range(1, 4)]
     with pytest.raises(ValueError, match="it stands for more than 1000 values"):
@@ -153,7 +152,7 @@ def test_a_package_of_bioimageio_that_asks_for_an_older_yaml(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("text", ["{a: 1, a: 2}", "x: [{1: a, 0x1: b}]", "a: 1\n'a': 1\n", "{yes: 1, true: 2}"])
 def test_a_key_that_is_there_twice_is_refused(text: str) -> None:
-    with pytest.raises(yaml.YAMLError, match=r"it names '.*' twice"):
+    with pytest.raises(ValueError, match=r"it names '.*' twice"):
         load_yaml(text)
 
 

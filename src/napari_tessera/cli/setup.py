@@ -87,16 +87,14 @@ def check_mask_option(mask: Path | None, images: Sequence[object]) -> None:
 
 
 def _parse_parameter(text: str) -> tuple[str, Any]:
-    import yaml
-
-    from napari_tessera.core.plain_yaml import load_yaml
+    from napari_tessera.core.plain_data import load_yaml
 
     name, equals, value = text.partition("=")
     if not (name and equals):
         raise typer.BadParameter(f"'{text}' is not of the form name=value", param_hint="--decoder-option")
     try:
         return name, load_yaml(value)
-    except (yaml.YAMLError, ValueError):  # ValueError: what looks like a date and is none
+    except ValueError:
         return name, value
 
 

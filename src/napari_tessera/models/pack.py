@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from napari_tessera.core.errors import ModelError, OutputError, first_line
-from napari_tessera.core.plain_yaml import MAX_BYTES
+from napari_tessera.core.plain_data import MAX_BYTES
 from napari_tessera.core.writing import replacing
 from napari_tessera.engine.loop.several_outputs import the_output, with_output
 from napari_tessera.models.formats.nnunet.network import FoldAverage

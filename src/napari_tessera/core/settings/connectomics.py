@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_tessera.core.errors import SettingsError
-from napari_tessera.core.plain_json import load_json
+from napari_tessera.core.plain_data import load_json
 from napari_tessera.core.settings.choices import Blend, stride_for
 from napari_tessera.core.settings.connectomics_config import Configuration, Generation, read_configuration
 from napari_tessera.core.settings.connectomics_decoding import read_decoder
@@ -198,7 +198,7 @@ def _from_comment(path: Path) -> dict[str, Any]:
         return {}
     try:
         found = load_json(first.removeprefix(MARK))
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise SettingsError(f"{path}: its first line, which holds settings of Tessera, is no JSON: {error}") from error
     if not isinstance(found, dict):
         raise SettingsError(f"{path}: its first line, which holds settings of Tessera, is no JSON object")

@@ -9,16 +9,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from napari_tessera.core.errors import ModelError, TesseraError
-from napari_tessera.core.plain_yaml import MAX_BYTES, load_yaml
+from napari_tessera.core.plain_data import read_yaml
 
 __all__ = ["Configuration", "Generation", "is_connectomics", "read_configuration", "read_tree"]
 
-# A configuration with everything written out has about a thousand keys. Aliases in YAML can stand for any number.
-MAX_NODES = 50_000
-MAX_DEPTH = 40
 # A number may be multiplied by a hundred, or by nanometres per micrometre, and is still one.
 LARGEST_NUMBER = 1e300
 
@@ -224,16 +219,9 @@ def read_tree(path: Path, *, error: type[TesseraError] = ModelError, kind: str =
         Of the type *error*: if it cannot be read, is too large, or holds anything but plain data.
     """
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise error(f"{path} has {size} bytes; a {kind} has at most {MAX_BYTES}")
-        content = load_yaml(path.read_text(encoding="utf-8"))
-        tree = _Copier().copy(content)
-    except RecursionError as problem:
-        raise error(f"{path} is nested too deeply to be a {kind}") from problem
-    # YAML raises a plain ValueError for what looks like a date and is none.
-    except (OSError, ValueError, yaml.YAMLError) as problem:
-        raise error(f"cannot read the {kind} {path}: {' '.join(str(problem).split())}") from problem
+        tree = _plain(read_yaml(path, kind))
+    except (OSError, ValueError) as problem:
+        raise error(f"cannot read the {kind} {path}: {problem}") from problem
     if tree is not None and not isinstance(tree, dict):
         raise error(f"the {kind} {path} holds no sections, such as inference")
     return tree or {}
@@ -250,23 +238,13 @@ def is_connectomics(tree: dict[str, Any]) -> bool:
     return bool(inside.keys() & _OF_INFERENCE) or nested or (isinstance(decoding, dict) and "steps" in decoding)
 
 
-@dataclass(slots=True)
-class _Copier:
-    """Copies a tree that may hold itself or stand for a huge one, within bounds."""
-
-    nodes: int = 0
-
-    def copy(self, node: Any, depth: int = 0) -> Any:
-        self.nodes += 1
-        if self.nodes > MAX_NODES or depth > MAX_DEPTH:
-            raise ValueError(f"it stands for more than {MAX_NODES} values or {MAX_DEPTH} levels")
-        if isinstance(node, dict):
-            return {str(key): self.copy(value, depth + 1) for key, value in node.items()}
-        if isinstance(node, list):
-            return [self.copy(value, depth + 1) for value in node]
-        if node is None or isinstance(node, bool | int | float | str):
-            return node
-        return str(node)  # dates and the like
+def _plain(node: Any) -> Any:
+    """Return a copy of *node* with texts as keys and in the place of dates and the like."""
+    if isinstance(node, dict):
+        return {str(key): _plain(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_plain(value) for value in node]
+    return node if node is None or isinstance(node, bool | int | float | str) else str(node)
 
 
 def _as_yacs_reads(value: Any) -> Any:

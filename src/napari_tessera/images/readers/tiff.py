@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from tifffile import RESUNIT
 
 from napari_tessera.core.errors import without_control
+from napari_tessera.core.plain_data import load_json
 from napari_tessera.core.units import micrometres_per
 from napari_tessera.images.axes import name_axes, standard_order
 from napari_tessera.images.readers.file_array import FileArray
@@ -179,7 +179,7 @@ def _read_metadata(file: tifffile.TiffFile) -> Mapping[str, Any]:
         stored = _json_metadata(file).get(NAMESPACE)
         return stored if isinstance(stored, dict) else {}
     try:
-        stored = json.loads(text or "")
+        stored = load_json(text or "")
     except ValueError:
         return {}
     found = stored.get(NAMESPACE) if isinstance(stored, dict) else None

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from napari_tessera.core.errors import ModelError
-from napari_tessera.core.plain_yaml import MAX_BYTES, load_yaml
+from napari_tessera.core.plain_data import load_yaml, read_yaml
 from napari_tessera.models.spec.sentences import assume, explain
 from napari_tessera.models.spec.spec import MAX_CHANNELS, SPEC_KEYS, ModelSpec
 
@@ -175,23 +175,19 @@ class ModelFile(Part):
 
 def read_model_file(path: Path) -> ModelFile:
     """Read and check the description at *path*."""
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ModelError(f"{path} has {path.stat().st_size} bytes; a model description has at most {MAX_BYTES}")
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot read the model description {path}: {' '.join(str(error).split())}") from error
-    return parse_model_file(text, str(path))
+    return _checked(lambda: read_yaml(path, "model description"), str(path))
 
 
 def parse_model_file(text: str | bytes, where: str) -> ModelFile:
     """Check the description *text*; what is wrong with it is said in one sentence, which names *where* it lies."""
+    return _checked(lambda: load_yaml(text), where)
+
+
+def _checked(read: Callable[[], Any], where: str) -> ModelFile:
     try:
-        content = load_yaml(text)
-    # YAML raises a plain ValueError for what looks like a date and is none.
-    except (ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(f"cannot read the model description {where}: {reason}") from error
+        content = read()
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot read the model description {where}: {error}") from error
     if not isinstance(content, dict) or "format" not in content:
         raise ModelError(
             f"{where} is no description of a model, which begins with 'format: tessera-model/1': if it belongs to "

@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-import yaml
-
 from napari_tessera.core.errors import ModelError
-from napari_tessera.core.plain_yaml import MAX_BYTES, load_yaml
+from napari_tessera.core.plain_data import MAX_BYTES, load_yaml
 from napari_tessera.models.safety.package import Package, find_files
 from napari_tessera.models.safety.trusted_files import NO_FILES, TrustedFiles, fingerprint
 
@@ -47,9 +45,8 @@ def read_description(package: DescribedPackage) -> tuple[Any, tuple[str, ...]]:
 def _parse(package: DescribedPackage) -> dict[str, Any]:
     try:
         content = load_yaml(package.read(package.description, limit=MAX_BYTES), newer=True)
-    except (ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(f"cannot read {package.root}{package.description} of {package.path}: {reason}") from error
+    except ValueError as error:
+        raise ModelError(f"cannot read {package.root}{package.description} of {package.path}: {error}") from error
     if not isinstance(content, dict):
         raise ModelError(f"{package.root}{package.description} of {package.path} is no mapping of keys to values")
     return content

@@ -16,11 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from napari_tessera.core.errors import ModelError
-from napari_tessera.core.plain_json import load_json
-from napari_tessera.core.plain_yaml import load_yaml
+from napari_tessera.core.plain_data import load_json, load_yaml
 from napari_tessera.models.safety import allowed
 
 # A configuration is a few pages of text.
@@ -55,9 +52,8 @@ def parse(content: bytes, label: str, *, is_yaml: bool = False) -> dict[str, Any
     """Return the JSON or YAML *content* of the file that errors call *label* as plain data."""
     try:
         found = load_yaml(content) if is_yaml else load_json(content)
-    # YAML raises a plain ValueError for what looks like a date and is none; too many brackets end in RecursionError.
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ModelError(f"{label} is not valid, so mend it or get it again: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        raise ModelError(f"{label} is not valid, so mend it or get it again: {error}") from error
     if not isinstance(found, dict):
         raise ModelError(f"{label} holds a {type(found).__name__}, but a MONAI bundle has names and values there")
     return {str(key): value for key, value in found.items()}

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from napari_tessera.core.errors import ModelError
-from napari_tessera.core.plain_json import load_json
+from napari_tessera.core.plain_data import load_json
 from napari_tessera.models.formats.nnunet.training_folder import DATASET, PLANS, TrainedFolder
 from napari_tessera.models.safety import allowed
 
@@ -189,7 +189,7 @@ def _read_json(trained: TrainedFolder, name: str) -> Any:
     content = trained.read(name, limit=MAX_BYTES)
     try:
         return load_json(content.decode())
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ModelError(
             f"cannot read {trained.label(name)}, the file may be cut short ({error}): get it again"
         ) from error

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_tessera.core.errors import ModelError
-from napari_tessera.core.plain_yaml import MAX_BYTES
+from napari_tessera.core.plain_data import MAX_BYTES
 from napari_tessera.models.safety.archive import read_entry
 from napari_tessera.models.spec.file import parse_model_file, read_model_file
 

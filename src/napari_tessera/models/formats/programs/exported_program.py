@@ -14,7 +14,7 @@ from zipfile import ZIP_STORED
 import torch
 
 from napari_tessera.core.errors import ModelError
-from napari_tessera.core.plain_json import load_json
+from napari_tessera.core.plain_data import load_json
 from napari_tessera.engine.loop.several_outputs import (
     Shapes,
     assumed_output,
@@ -184,7 +184,7 @@ def _read(path: Path, content: bytes | None = None) -> tuple[dict[str, Any], byt
         extra = read_extra(archive, path)
     try:
         return load_json(text), extra
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ModelError(
             f"cannot open {path} as an exported program, the file may be cut short ({error}): get it again"
         ) from error

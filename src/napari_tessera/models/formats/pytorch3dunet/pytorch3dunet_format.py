@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from napari_tessera.core.errors import ModelError, nearest
-from napari_tessera.core.plain_yaml import MAX_BYTES, load_yaml
+from napari_tessera.core.plain_data import read_yaml
 from napari_tessera.intensity.steps import Chain, Normalisation, NormalisationMode, chain_of, normalisation
 from napari_tessera.models.formats.base import Description, ModelFormat, Risk
 from napari_tessera.models.formats.saved_weights import fill, read_weights
@@ -170,12 +168,9 @@ class Section:
 def read_config(path: Path) -> Section:
     """Return the whole of the file *path*."""
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise ModelError(f"{path} has {size} bytes; a configuration has at most {MAX_BYTES}")
-        content = load_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ModelError(f"cannot read the configuration {path}: {' '.join(str(error).split())}") from error
+        content = read_yaml(path, "configuration")
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot read the configuration {path}: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise ModelError(f"{path} is no configuration of pytorch-3dunet: it has no section 'model'")
     return Section(path, "", content)

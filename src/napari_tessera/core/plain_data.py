@@ -1,24 +1,27 @@
-"""YAML of a stranger as plain data, within bounds: no tags that make objects, and no small text for endless values.
+"""YAML and JSON of a stranger as plain data, within bounds: no tags that make objects, no endless values in small text.
 
-A key that a section names twice is refused: which of the two its author meant, no reader can know.
+A key that a section of YAML names twice is refused: which of the two its author meant, no reader can know.
 """
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 import yaml
 from yaml.constructor import ConstructorError
 
-from napari_tessera.core.plain_json import MAX_DIGITS
-
-__all__ = ["MAX_BYTES", "MAX_VALUES", "load_yaml"]
-
 # A description or a settings file is a page of text; anything much larger is not one.
 MAX_BYTES = 1_000_000
 # A description of a network has some hundred values, a configuration of a training program some thousand.
 MAX_VALUES = 100_000
+# Levels of lists and sections in each other.
+MAX_DEPTH = 100
+# The largest number that a computer counts with has 309 digits. Longer ones fail later, and not as what they
+# are: they become no float, and Python refuses to print them.
+MAX_DIGITS = 300
 # Characters of a key that is a number.
 MAX_KEY = 15
 # YAML 1.1's numbers, but for those of base 60, which take quadratic time, and which YAML 1.2 reads as text.
@@ -27,6 +30,7 @@ _FLOAT = re.compile(
     r"(?:[-+]?[0-9][0-9_]*\.[0-9_]*(?:[eE][-+][0-9]+)?|\.[0-9][0-9_]*(?:[eE][-+][0-9]+)?"
     r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
 )
+_TOO_DEEP = "it is nested too deeply"
 _SWITCH = "tag:yaml.org,2002:bool"
 _NUMBERS = {"tag:yaml.org,2002:int": _INTEGER, "tag:yaml.org,2002:float": _FLOAT}
 
@@ -107,29 +111,71 @@ _Newer.add_implicit_resolver(
 )
 
 
+def load_json(text: str | bytes) -> Any:
+    """Return what *text* says; ``NaN`` and ``Infinity``, which are no JSON but are written, stay numbers.
+
+    Raises
+    ------
+    ValueError
+        If it is no JSON, holds an integer of more than `MAX_DIGITS` digits, or is nested too deeply.
+    """
+    try:
+        content = json.loads(text, parse_int=_integer)
+    except RecursionError as error:
+        raise ValueError(_TOO_DEEP) from error
+    # It has no aliases: the length of the text bounds how many values it stands for.
+    _check_extent(content, len(text))
+    return content
+
+
 def load_yaml(text: str | bytes, *, newer: bool = False) -> Any:
     """Return what *text* says; *newer*: its words and numbers are those of YAML 1.2.
 
     Raises
     ------
-    ValueError, yaml.YAMLError
+    ValueError
         If it is no YAML, asks for anything but plain data, is nested too deeply, or stands for more than `MAX_VALUES`
         values, those that aliases repeat included.
     """
     try:
         content = yaml.load(text, Loader=_Newer if newer else _Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
     except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+        raise ValueError(_TOO_DEEP) from error
     # PyYAML's own stumbles over a tag such as !!bool or !!timestamp before what is none.
     except (AttributeError, LookupError, OverflowError, TypeError) as error:
         raise ValueError("a value is not what its tag says") from error
-    seen, waiting = 1, [content]
-    while waiting:
-        value = waiting.pop()
-        # Pairs (!!pairs, !!omap) are tuples.
-        inside = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-        seen += len(inside)
-        if seen > MAX_VALUES:
-            raise ValueError(f"it stands for more than {MAX_VALUES} values")
-        waiting.extend(inside)
+    _check_extent(content, MAX_VALUES)
     return content
+
+
+def read_yaml(path: Path, kind: str) -> Any:
+    """Return what the YAML file *path*, of at most `MAX_BYTES`, says; errors call it a *kind*.
+
+    Raises
+    ------
+    OSError, ValueError
+        If it cannot be read, is too large, or as `load_yaml` does.
+    """
+    with path.open("rb") as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"it has {path.stat().st_size} bytes; a {kind} has at most {MAX_BYTES}")
+    return load_yaml(content.decode())
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"it holds an integer of more than {MAX_DIGITS} digits, which is not read")
+    return int(digits)
+
+
+def _check_extent(content: Any, most_values: int) -> None:
+    seen, depth, level = 1, 0, [content]
+    # Pairs (!!pairs, !!omap) are tuples.
+    while level := [value for value in level if isinstance(value, dict | list | tuple)]:
+        seen, depth = seen + sum(map(len, level)), depth + 1
+        if seen > most_values or depth > MAX_DEPTH:
+            raise ValueError(f"it stands for more than {MAX_VALUES} values or {MAX_DEPTH} levels")
+        level = [inside for value in level for inside in (value.values() if isinstance(value, dict) else value)]
