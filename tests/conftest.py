@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
@@ -27,6 +29,21 @@ def own_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep what the user has measured and trusted out of the tests, and the tests out of it."""
     for variable in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "APPDATA", "LOCALAPPDATA"):
         monkeypatch.setenv(variable, str(tmp_path / "configuration"))
+
+
+@pytest.fixture
+def memory() -> Callable[[], float]:
+    """Return a function that gives the bytes by which this process has been larger since the test began."""
+    peak, start_anew = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not os.access(start_anew, os.W_OK):
+        pytest.skip("the peak of a process's memory can be measured anew on Linux only")
+
+    def read() -> float:
+        return 1024.0 * int(re.search(r"VmHWM:\s+(\d+)", peak.read_text())[1])  # type: ignore[index]
+
+    start_anew.write_text("5")
+    before = read()
+    return lambda: read() - before
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

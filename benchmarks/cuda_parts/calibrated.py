@@ -6,6 +6,7 @@ import statistics
 from typing import TYPE_CHECKING
 
 import calibration
+
 from cuda_parts.sizes import device_of, is_toy, memory_names
 
 if TYPE_CHECKING:

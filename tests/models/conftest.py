@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,21 +22,6 @@ def canary(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "canary"
     yield path
     assert not path.exists(), "something of a stranger's file ran"
-
-
-@pytest.fixture
-def memory() -> Callable[[], float]:
-    """Return a function that gives the bytes by which this process has been larger since the test began."""
-    peak, start_anew = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    if not os.access(start_anew, os.W_OK):
-        pytest.skip("the peak of a process's memory can be measured anew on Linux only")
-
-    def read() -> float:
-        return 1024.0 * int(re.search(r"VmHWM:\s+(\d+)", peak.read_text())[1])  # type: ignore[index]
-
-    start_anew.write_text("5")
-    before = read()
-    return lambda: read() - before
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import napari_tessera as nt
 from napari_tessera.api import measure_device
 from napari_tessera.models.load import bundled_models
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHAPE = (12, 10, 14)
 VALUES = np.random.default_rng(0).integers(0, 255, SHAPE).astype(np.float32)
 SETTINGS = {"window_size": (8, 8, 8), "overlap": 0.25}

@@ -7,7 +7,7 @@ import pytest
 from napari_tessera.session.doctor import Status, qt
 from napari_tessera.session.doctor.qt import check_qt, qt_libraries
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 ABORTED = """qt.qpa.plugin: From 6.5.0, xcb-cursor0 or libxcb-cursor0 is needed to load the Qt xcb platform plugin.
 qt.qpa.plugin: Could not load the Qt platform plugin "xcb" in "" even though it was found.

@@ -9,7 +9,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import tifffile
-from tests.test_stacks import SETTINGS, SHAPE, STEPS, Task2D, expected_of, model_of, stack_of
+from tests.jobs.test_stacks import SETTINGS, SHAPE, STEPS, Task2D, expected_of, model_of, stack_of
 
 import napari_tessera as nt
 from napari_tessera.cli.file_run import FileRun

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "fib25_rand.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "fib25_rand.py"
 
 
 @pytest.mark.slow
