@@ -21,7 +21,7 @@ from cases import CASES
 from tessera_engine import argmax_reduction, sweep_of
 
 from napari_tessera.engine.devices.choice import open_device
-from napari_tessera.engine.loop.run import run_sweep
+from napari_tessera.engine.loop.sweep_run import run_sweep
 from napari_tessera.engine.sink import ArraySink
 from napari_tessera.engine.source import ArraySource
 

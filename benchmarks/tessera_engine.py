@@ -13,11 +13,10 @@ from napari_tessera.engine.devices.choice import open_device
 from napari_tessera.engine.devices.cpu import ask_for_huge_pages
 from napari_tessera.engine.geometry.grid import WindowGrid, count_forward_passes
 from napari_tessera.engine.intensity import Identity
-from napari_tessera.engine.loop.run import run_sweep
 from napari_tessera.engine.loop.sweep import Sweep
-from napari_tessera.engine.sink import ArraySink
+from napari_tessera.engine.loop.sweep_run import run_sweep
+from napari_tessera.engine.sink import ArraySink, Reduction
 from napari_tessera.engine.source import ArraySource
-from napari_tessera.engine.stitching.reduce import Reduction
 from napari_tessera.models.spec.spec import OutputSpec
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from napari_tessera.engine.devices.cpu import CpuDevice
 from napari_tessera.engine.geometry.blocks import cut_blocks, split_blocks
 from napari_tessera.engine.geometry.grid import Tiling, WindowGrid
 from napari_tessera.engine.loop.events import PlanesFinished
+from napari_tessera.engine.sink import Reduction
 from napari_tessera.engine.stitching.importance_map import importance_map
-from napari_tessera.engine.stitching.reduce import Reduction
 from napari_tessera.engine.stitching.stitch import FLOAT16_TOTAL, float16_error_bound, float16_scale
 
 Make = Callable[..., Any]

@@ -26,8 +26,8 @@ from napari_tessera.engine.loop.events import (
     PlanesFinished,
     Recovery,
 )
-from napari_tessera.engine.stitching.reduce import Reduction
-from napari_tessera.engine.stitching.slab import RingSlab
+from napari_tessera.engine.sink import Reduction
+from napari_tessera.engine.stitching.stitch import RingSlab
 
 Make = Callable[..., Any]
 FULL = torch.OutOfMemoryError("CUDA out of memory (simulated)")
@@ -190,12 +190,12 @@ def test_an_importance_map_that_does_not_fit(
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise FULL
 
-    monkeypatch.setattr("napari_tessera.engine.loop.run.importance_map", refuse)
+    monkeypatch.setattr("napari_tessera.engine.loop.sweep_run.importance_map", refuse)
     with pytest.raises(OutOfMemoryError, match="one window of 8 x 8 x 8 voxels"):
         run_engine(pointwise, volume, (8, 8, 8))
 
 
-def test_feeding_that_does_not_fit_halves_the_batch(
+def test_windows_that_do_not_fit_halve_the_batch(
     run_engine: Make, beside: Make, volume: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = run_engine(pointwise, volume, (8, 8, 8), sw_batch_size=8)
@@ -210,6 +210,32 @@ def test_feeding_that_does_not_fit_halves_the_batch(
     found = run_engine(pointwise, volume, (8, 8, 8), sw_batch_size=8, devices=(beside(),))
     np.testing.assert_array_equal(found.array, expected.array)
     assert steps(found.events) == [Recovery.SMALLER_PASSES] * 2
+
+
+@pytest.mark.parametrize("tta_num", [1, 3])
+@pytest.mark.parametrize("read_ahead", [0, 2])
+def test_the_windows_of_a_pass_that_failed_are_freed_before_fewer_are_read(
+    run_engine: Make, beside: Make, volume: np.ndarray, monkeypatch: pytest.MonkeyPatch, tta_num: int, read_ahead: int
+) -> None:
+    alive = []
+
+    class Prefetcher(block_run.WindowPrefetcher):
+        def __init__(self, reader: Any, windows: Any, batch: int, **where: Any) -> None:
+            tensors = (thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor))
+            alive.append(sum(tensor.shape == (8, 1, 8, 8, 8) for tensor in tensors))
+            super().__init__(reader, windows, batch, **where)
+
+    def network(x: torch.Tensor) -> torch.Tensor:
+        if len(x) == 8:
+            raise FULL
+        return pointwise(x)
+
+    monkeypatch.setattr(block_run, "WindowPrefetcher", Prefetcher)
+    found = run_engine(
+        network, volume, (8, 8, 8), sw_batch_size=8, tta_num=tta_num, devices=(beside(),), read_ahead=read_ahead
+    )
+    assert steps(found.events) == [Recovery.SMALLER_PASSES]
+    assert alive == [0, 0]
 
 
 def live_tensors() -> int:

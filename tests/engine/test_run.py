@@ -21,11 +21,10 @@ from napari_tessera.engine.devices.choice import open_device
 from napari_tessera.engine.geometry.grid import WindowGrid
 from napari_tessera.engine.intensity import Identity, Intensity
 from napari_tessera.engine.loop.events import CancelToken, Event, MemoryRecovered, PassFinished, PlanesFinished
-from napari_tessera.engine.loop.run import run_sweep
 from napari_tessera.engine.loop.sweep import Sweep
-from napari_tessera.engine.sink import ArraySink
+from napari_tessera.engine.loop.sweep_run import run_sweep
+from napari_tessera.engine.sink import ArraySink, Reduction
 from napari_tessera.engine.source import ArraySource
-from napari_tessera.engine.stitching.reduce import Reduction
 from napari_tessera.intensity.pointwise import Affine, IntensityMap, Sigmoid
 
 Array = npt.NDArray[Any]

@@ -7,8 +7,7 @@ from contextlib import ExitStack, suppress
 
 import torch
 
-from napari_tessera.engine.devices.arithmetic import attention_by_parts
-from napari_tessera.engine.devices.shared_switch import SharedSwitch
+from napari_tessera.engine.devices.arithmetic import SharedSwitch, attention_by_parts
 
 
 def test_the_first_turns_it_on_and_the_last_turns_it_back() -> None:

@@ -27,7 +27,7 @@ from napari_tessera.engine.devices.choice import open_device
 from napari_tessera.engine.devices.host_memory import host_memory
 from napari_tessera.engine.geometry.grid import WindowGrid
 from napari_tessera.engine.intensity import Identity
-from napari_tessera.engine.loop.run import run_sweep
+from napari_tessera.engine.loop.sweep_run import run_sweep
 from napari_tessera.core.settings.choices import ProbabilityType
 from napari_tessera.engine.sink import ArraySink
 from napari_tessera.engine.source import ArraySource

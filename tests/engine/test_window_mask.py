@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from napari_tessera.engine.geometry.blocks import cut_blocks
 from napari_tessera.engine.geometry.grid import WindowGrid
+from napari_tessera.engine.sink import Reduction
 from napari_tessera.engine.source import ArraySource
-from napari_tessera.engine.stitching.reduce import Reduction
 from napari_tessera.images.views.window_mask import covered_voxels, measure_window_mask
 
 if TYPE_CHECKING:

@@ -38,9 +38,8 @@ def run() -> Callable[..., tuple[np.ndarray, list[Any]]]:
     from napari_tessera.engine.intensity import Identity
     from napari_tessera.engine.loop.parallel import Worker, run_on_devices
     from napari_tessera.engine.loop.sweep import Sweep
-    from napari_tessera.engine.sink import ArraySink
+    from napari_tessera.engine.sink import ArraySink, Reduction
     from napari_tessera.engine.source import ArraySource
-    from napari_tessera.engine.stitching.reduce import Reduction
 
     def run(
         network: Any,

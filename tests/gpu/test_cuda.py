@@ -18,7 +18,7 @@ from napari_tessera.engine.devices.cpu import CpuDevice
 from napari_tessera.engine.geometry.blocks import cut_blocks, split_blocks
 from napari_tessera.engine.geometry.grid import WindowGrid
 from napari_tessera.engine.loop.events import MemoryRecovered, PassFinished, Recovery
-from napari_tessera.engine.stitching.reduce import Reduction
+from napari_tessera.engine.sink import Reduction
 from napari_tessera.engine.stitching.stitch import Weighting, estimate_slab_bytes
 
 pytestmark = pytest.mark.gpu

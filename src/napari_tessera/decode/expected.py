@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from napari_tessera.engine.loop.network import no_scores
+from napari_tessera.engine.loop.forward import no_scores
 from napari_tessera.engine.loop.pass_check import is_whole
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from napari_tessera.core.errors import SettingsError
 from napari_tessera.core.settings.choices import ProbabilityType
-from napari_tessera.engine.stitching.reduce import Reduction
+from napari_tessera.engine.sink import Reduction
 
 if TYPE_CHECKING:
     import numpy as np

@@ -17,7 +17,7 @@ from napari_tessera.core.settings.views import View
 from napari_tessera.core.units import format_bytes
 from napari_tessera.engine.devices.choice import open_devices
 from napari_tessera.engine.loop.events import raise_if_cancelled
-from napari_tessera.engine.loop.network import Forward, Window
+from napari_tessera.engine.loop.forward import Forward, Window
 from napari_tessera.engine.loop.window_reader import CHANNELS_LAST
 from napari_tessera.engine.stitching.stitch import FLOAT_BYTES
 from napari_tessera.memory.allocations import peak_of_allocations

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from napari_tessera.engine.loop.network import margins_of, scores, with_margins
+from napari_tessera.engine.loop.forward import margins_of, scores, with_margins
 from napari_tessera.engine.loop.several_outputs import Shapes, score_outputs, shapes_of
 from napari_tessera.memory.dataless import has_no_data, storage_of, tensors_in
 

@@ -21,7 +21,7 @@ import torch
 from napari_tessera.core.errors import ModelError
 from napari_tessera.engine.devices.arithmetic import attention_by_parts
 from napari_tessera.engine.loop.evaluation import evaluating
-from napari_tessera.engine.loop.network import precision_remedy
+from napari_tessera.engine.loop.forward import precision_remedy
 from napari_tessera.memory.profile import PassProfile
 from napari_tessera.memory.recorder import Convolution, MemoryEvents, Recorder, round_up, storage_sizes
 from napari_tessera.memory.skeleton import Skeleton, autocast_flags, build_skeleton, network_weights, share_weights

@@ -13,7 +13,7 @@ import torch
 from napari_tessera.core.errors import ModelError, as_sentence
 from napari_tessera.core.settings.choices import DecoderChoice
 from napari_tessera.engine.loop.evaluation import evaluating
-from napari_tessera.engine.loop.network import UnusableWeightsError
+from napari_tessera.engine.loop.forward import UnusableWeightsError
 from napari_tessera.engine.loop.several_outputs import with_output
 from napari_tessera.models.spec.sentences import assume, still_assumed
 from napari_tessera.models.spec.spec import DECODER_FOR, Activation, ModelSpec, OutputKind, OutputSpec, WindowRule

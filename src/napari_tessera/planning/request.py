@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from napari_tessera.core.errors import InputError, ModelError, SettingsError
 from napari_tessera.decode import Decoder, get_decoder
-from napari_tessera.engine.loop.network import margins_of
+from napari_tessera.engine.loop.forward import margins_of
 from napari_tessera.engine.loop.several_outputs import choose_output
 from napari_tessera.memory.activations import ActivationCache
 from napari_tessera.memory.calibration.key import CalibrationKey

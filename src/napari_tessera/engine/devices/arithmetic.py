@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
 
 from napari_tessera.core.settings.choices import Precision
-from napari_tessera.engine.devices.shared_switch import SharedSwitch
 
-__all__ = ["arithmetic", "attention_by_parts"]
+
+class SharedSwitch:
+    """A switch of the whole process, which runs at the same time share: on while any thread is in the body of `held`.
+
+    *turn_on* is called by the first that needs it, and returns what the last one calls to turn it back.
+    """
+
+    def __init__(self, turn_on: Callable[[], Callable[[], object]]) -> None:
+        self._turn_on = turn_on
+        self._lock = threading.Lock()
+        self._holders: int = 0
+        self._turn_back: Callable[[], object] = turn_on
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep it on while the body runs."""
+        with self._lock:
+            if self._holders == 0:
+                self._turn_back = self._turn_on()
+            self._holders += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._holders -= 1
+                if self._holders == 0:
+                    self._turn_back()
 
 
 def _without_shortcut() -> Callable[[], object]:

@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from napari_tessera.core.errors import lacks_memory
-from napari_tessera.engine.devices.arithmetic import arithmetic
+from napari_tessera.engine.devices.arithmetic import SharedSwitch, arithmetic
 from napari_tessera.engine.devices.host_memory import host_memory
-from napari_tessera.engine.devices.shared_switch import SharedSwitch
 
 if TYPE_CHECKING:
     from napari_tessera.core.settings.choices import Precision

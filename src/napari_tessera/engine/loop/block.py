@@ -14,7 +14,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 import torch
 
@@ -29,15 +30,12 @@ from napari_tessera.engine.stitching.stitch import Finished, SlabStitcher
 if TYPE_CHECKING:
     from napari_tessera.engine.devices.protocol import Device, Stream
     from napari_tessera.engine.geometry.grid import Block
-    from napari_tessera.engine.loop.network import Forward, Window
-    from napari_tessera.engine.loop.pass_check import CheckedForward
+    from napari_tessera.engine.loop.forward import Forward, Window
     from napari_tessera.engine.loop.pass_count import Passes
     from napari_tessera.engine.loop.plane_writer import PlaneWriter
     from napari_tessera.engine.loop.sweep import Sweep
     from napari_tessera.engine.loop.window_reader import WindowReader
-    from napari_tessera.engine.stitching.reduce import Reduction
-
-__all__ = ["BlockRun", "NoRoomError"]
+    from napari_tessera.engine.sink import Reduction
 
 DTYPES = {AccumulatorType.FLOAT32: torch.float32, AccumulatorType.FLOAT16: torch.float16}
 HOST = torch.device("cpu")
@@ -64,6 +62,25 @@ class NoRoomError(Exception):
         return self.failed_batch > 0
 
 
+class LackOfMemory:
+    """Catches a device's lack of memory, and keeps the error without the frames that keep tensors alive."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self.error: BaseException | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, (RuntimeError, MemoryError)) or not self._device.is_out_of_memory(error):
+            return False
+        self.error = error.with_traceback(None)
+        return True
+
+
 @dataclass(frozen=True, slots=True)
 class _SeenPartly:
     """Windows that some views have been computed for when memory ran out: those are not computed again.
@@ -86,81 +103,97 @@ class _SeenPartly:
         return head, tail if tail.total.shape[0] else None
 
 
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the blocks of a run share; *importance* are the weights of a window."""
+
+    sweep: Sweep
+    device: Device
+    stream: Stream
+    forward: Forward
+    passes: Passes
+    importance: torch.Tensor
+    reduction: Reduction
+    writer: PlaneWriter
+
+
 class BlockRun:
-    """Runs one block.
+    """Runs one block, whose slab it has from the start: on the device or else on the host.
 
     Parameters
     ----------
-    block, sweep
-        What to do.
-    device, stream, reader, forward, passes
-        What it is done with.
+    block, reader, shared
+        What to do, and what it is done with.
     batch
         Windows per pass, as many as fitted until now.
     on_host
         Whether the accumulator has had to move to the host.
     on_recovery
         Called with the step, the windows of the failed pass, the batch to go on with and the passes left.
+
+    Raises
+    ------
+    NoRoomError
+        If there is no room for the slab.
     """
 
     def __init__(
         self,
         block: Block,
-        sweep: Sweep,
-        *,
-        device: Device,
-        stream: Stream,
         reader: WindowReader,
-        forward: Forward | CheckedForward,
-        passes: Passes,
+        shared: Shared,
+        *,
         batch: int,
         on_host: bool,
         on_recovery: Callable[[Recovery, int, int, int], None],
     ) -> None:
-        self._block, self._sweep, self._device, self._stream = block, sweep, device, stream
-        self._reader, self._forward, self._passes = reader, forward, passes
+        self._block, self._reader = block, reader
+        self._sweep, self._device, self._stream = shared.sweep, shared.device, shared.stream
+        self._forward, self._passes = shared.forward, shared.passes
         self._batch, self._on_host, self._on_recovery = batch, on_host, on_recovery
-        self._windows = sweep.windows_of(block)
+        self._windows = self._sweep.windows_of(block)
         self._stitched = 0
         self._predicted = 0
         self._partly: deque[_SeenPartly] = deque()
-        self._average = ViewAverage(sweep.views, sweep.grid.window, sweep.offsets)
+        self._average = ViewAverage(self._sweep.views, self._sweep.grid.window, self._sweep.offsets)
         self._valid_weights: dict[View, torch.Tensor | None] = {}
-        self._stitcher: SlabStitcher | None = None
+        self._stitcher = self._open_stitcher(shared.importance, shared.reduction, shared.writer)
 
-    def open(self, importance: torch.Tensor, reduction: Reduction, writer: PlaneWriter) -> None:
-        """Allocate the slab, on the device or else on the host.
+    @property
+    def _accumulator_device(self) -> torch.device:
+        return HOST if self._on_host else self._device.torch_device
 
-        Raises
-        ------
-        NoRoomError
-            If there is no room for it.
-        """
+    @property
+    def _may_move(self) -> bool:
+        """Whether the accumulator would find other memory on the host."""
+        return not self._on_host and not self._device.shares_host_memory
 
+    def _open_stitcher(self, importance: torch.Tensor, reduction: Reduction, writer: PlaneWriter) -> SlabStitcher:
         def emit(finished: Finished) -> None:
             writer.put(finished.region, reduction.apply(finished.values, finished.missing))
 
-        def allocate(where: torch.device) -> None:
-            self._stitcher = SlabStitcher(
-                self._sweep.grid,
-                self._block,
-                self._sweep.out_channels,
-                importance.to(where),
-                self._sweep.weighting(normalised=reduction.normalised),
-                emit,
-                dtype=DTYPES[self._sweep.accumulator],
-                device=where,
-            )
-
-        failure = self._failure_of(partial(allocate, HOST if self._on_host else self._device.torch_device))
-        if failure is not None and not self._on_host and not self._device.shares_host_memory:
+        weighting = self._sweep.weighting(normalised=reduction.normalised)
+        dtype, channels = DTYPES[self._sweep.accumulator], self._sweep.out_channels
+        for on_host in (False, True) if self._may_move else (self._on_host,):
+            where = HOST if on_host else self._device.torch_device
+            with LackOfMemory(self._device) as lack:
+                stitcher = SlabStitcher(
+                    self._sweep.grid,
+                    self._block,
+                    channels,
+                    importance.to(where),
+                    weighting,
+                    emit,
+                    dtype=dtype,
+                    device=where,
+                )
+            if lack.error is None:
+                if on_host != self._on_host:
+                    self._on_host = True
+                    self._tell(Recovery.HOST_ACCUMULATOR, 0)
+                return stitcher
             self._device.release_cached()
-            failure = self._failure_of(partial(allocate, HOST))
-            if failure is None:
-                self._on_host = True
-                self._tell(Recovery.HOST_ACCUMULATOR, 0)
-        if failure is not None:
-            raise NoRoomError(self._block.start[self._sweep.grid.sweep_axis], 0) from failure
+        raise NoRoomError(self._block.start[self._sweep.grid.sweep_axis], 0) from lack.error
 
     def run(self) -> None:
         """Compute and stitch all windows, and emit all planes.
@@ -170,52 +203,40 @@ class BlockRun:
         NoRoomError
             If memory does not suffice; what has been emitted is final.
         """
-        assert self._stitcher is not None
+        predict = self._predict_interleaved if self._sweep.is_interleaved else self._predict
         while self._stitched < len(self._windows):
-            failure = self._failure_of(self._run_windows)
-            if failure is not None:
-                self._shrink(failure)
+            with LackOfMemory(self._device) as lack, self._prefetch() as batches:
+                for windows in batches:
+                    # No name is given to tensors here: they would outlive the pass, or its failure.
+                    self._stitch(windows, predict(windows, batches.values))
+                    batches.used()
+            if lack.error is not None:
+                self._shrink(lack.error)
         self._with_relief(self._stitcher.finish)
 
-    def _failure_of(self, work: Callable[[], None]) -> BaseException | None:
-        """Do *work* and return the lack of memory that ended it, without the frames that keep tensors alive."""
-        try:
-            work()
-        except (RuntimeError, MemoryError) as error:
-            if not self._device.is_out_of_memory(error):
-                raise
-            return error.with_traceback(None)
-        return None
-
-    def _run_windows(self) -> None:
-        """Run the windows that are left; of partly seen ones only these, as no batch may mix them with others."""
-        end = self._partly[0].stop if self._partly else len(self._windows)
-        prefetcher = WindowPrefetcher(
+    def _prefetch(self) -> WindowPrefetcher:
+        """Read the windows that are left; of partly seen ones only these, as no batch may mix them with others."""
+        return WindowPrefetcher(
             self._reader,
-            self._windows[self._stitched : end],
+            self._windows[self._stitched : self._end],
             self._batch,
             device=self._device,
             stream=self._stream,
             read_ahead=self._device.read_ahead if self._sweep.read_ahead is None else self._sweep.read_ahead,
         )
-        batches = iter(prefetcher)
-        try:
-            for windows, tensor in batches:
-                predictions = self._predict(windows, tensor)
-                self._predicted = self._stitched + len(windows)
-                self._stitch(windows, predictions)
-                prefetcher.used()
-                del predictions  # before the next pass needs the room
-        finally:
-            batches.close()  # type: ignore[attr-defined]  # a generator: ends its thread
+
+    @property
+    def _end(self) -> int:
+        """The window after the last that is read next."""
+        return self._partly[0].stop if self._partly else len(self._windows)
 
     def _stitch(self, windows: Sequence[Window], predictions: torch.Tensor) -> None:
+        self._predicted = self._stitched + len(windows)
         for window, prediction in zip(windows, predictions, strict=True):
             self._with_relief(partial(self._add, window, prediction))
             self._stitched += 1
 
     def _add(self, window: Window, prediction: torch.Tensor) -> None:
-        assert self._stitcher is not None
         valid_weights = None
         if self._sweep.is_interleaved:
             prediction = self._average.restored(prediction[None], window.view)[0]
@@ -226,14 +247,12 @@ class BlockRun:
         """Return a view's valid mask as weights, kept where the sums are: a copy per window would hold them up."""
         if view not in self._valid_weights:
             valid_weights = self._average.valid_weights(view)
-            where = HOST if self._on_host else self._device.torch_device
-            self._valid_weights[view] = None if valid_weights is None else valid_weights.to(where)
+            moved = None if valid_weights is None else valid_weights.to(self._accumulator_device)
+            self._valid_weights[view] = moved
         return self._valid_weights[view]
 
     def _predict(self, windows: Sequence[Window], tensor: torch.Tensor) -> torch.Tensor:
         """Return the prediction for every window, (B, C', *window) in the window's own axes."""
-        if self._sweep.is_interleaved:
-            return self._predict_interleaved(windows, tensor)
         views = self._sweep.views
         seen = self._resume(len(windows))
         total, done = (None, 0) if seen is None else (seen.total, seen.views)
@@ -288,22 +307,21 @@ class BlockRun:
     def _with_relief(self, work: Callable[[], None]) -> None:
         """Do some stitching; where memory does not suffice, make room and do the rest of it."""
         while True:
-            failure = self._failure_of(work)
-            if failure is None:
+            with LackOfMemory(self._device) as lack:
+                work()
+            if lack.error is None:
                 return
-            assert self._stitcher is not None
             self._device.release_cached()
             if self._stitcher.smaller_pieces():
                 self._tell(Recovery.SMALLER_PIECES, 0)
             else:
-                self._to_host(failure, failed_batch=0)
+                self._to_host(lack.error, failed_batch=0)
 
     def _shrink(self, failure: BaseException) -> None:
         """Make room after a pass did not fit."""
         self._device.release_cached()
         self._predicted = self._stitched
-        end = self._partly[0].stop if self._partly else len(self._windows)
-        failed = min(self._batch, end - self._stitched)
+        failed = min(self._batch, self._end - self._stitched)
         if failed > 1:
             self._batch = failed // 2
             self._tell(Recovery.SMALLER_PASSES, failed)
@@ -311,14 +329,13 @@ class BlockRun:
             self._to_host(failure, failed_batch=1)
 
     def _to_host(self, failure: BaseException, *, failed_batch: int) -> None:
-        assert self._stitcher is not None
-        stitcher = self._stitcher
-        cause: BaseException | None = failure
-        if not self._on_host and not self._device.shares_host_memory:
-            cause = self._failure_of(lambda: stitcher.move_to(HOST))
-            self._device.release_cached()
-        if cause is not None:
-            raise NoRoomError(stitcher.first_unfinished, failed_batch) from cause
+        if not self._may_move:
+            raise NoRoomError(self._stitcher.first_unfinished, failed_batch) from failure
+        with LackOfMemory(self._device) as lack:
+            self._stitcher.move_to(HOST)
+        self._device.release_cached()
+        if lack.error is not None:
+            raise NoRoomError(self._stitcher.first_unfinished, failed_batch) from lack.error
         self._on_host = True
         self._valid_weights.clear()
         self._tell(Recovery.HOST_ACCUMULATOR, failed_batch)

@@ -19,19 +19,16 @@ import numpy.typing as npt
 
 from napari_tessera.core.errors import CancelledError
 from napari_tessera.engine.loop.events import Event, EventHandler, PassFinished
-from napari_tessera.engine.loop.run import run_sweep
+from napari_tessera.engine.loop.sweep_run import run_sweep
 from napari_tessera.engine.source import SourceView
 
 if TYPE_CHECKING:
     from napari_tessera.engine.devices.protocol import Device
     from napari_tessera.engine.geometry.grid import Block
-    from napari_tessera.engine.loop.network import Network
+    from napari_tessera.engine.loop.forward import Network
     from napari_tessera.engine.loop.sweep import Sweep
-    from napari_tessera.engine.sink import Sink
+    from napari_tessera.engine.sink import Reduction, Sink
     from napari_tessera.engine.source import Region, Source
-    from napari_tessera.engine.stitching.reduce import Reduction
-
-__all__ = ["Worker", "run_on_devices"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,27 +57,26 @@ def run_on_devices(
     any device ends the others within one pass.
     """
     notify = on_event or (lambda event: None)
-    run = partial(_run_on, sweep=sweep, reduction=reduction, volume=volume)
-    if len(workers) == 1:
-        return run(workers[0], source=source, sink=sink, on_event=notify, cancel=cancel)
+    runs = [
+        partial(run_sweep, worker.network, sweep=sweep, device=worker.device, reduction=reduction, volume=volume)
+        for worker in workers
+    ]
+    if len(runs) == 1:
+        return runs[0](source=source, sink=sink, on_event=notify, cancel=cancel)
     shared = _Shared(sweep, cancel)
-    run = partial(run, source=_LockedSource(source), sink=_LockedSink(sink), cancel=shared.stop)
+    locked = {"source": _LockedSource(source), "sink": _LockedSink(sink), "cancel": shared.stop}
     with (
         # Arithmetic is switched for the whole process: no worker that ends may switch it back under the others.
         workers[0].device.running(sweep.precision),
         ThreadPoolExecutor(len(workers), thread_name_prefix="tessera-device") as pool,
     ):
-        futures = [pool.submit(shared.work, number, partial(run, worker)) for number, worker in enumerate(workers)]
+        futures = [pool.submit(shared.work, number, partial(run, **locked)) for number, run in enumerate(runs)]
         shared.pass_on(len(workers), notify)
     errors = [error for future in futures if (error := future.exception()) is not None]
     if errors:
         # The one that stopped the others, not their cancellation.
         raise next((error for error in errors if not isinstance(error, CancelledError)), errors[0])
     return sum(future.result() for future in futures)
-
-
-def _run_on(worker: Worker, *, source: Source, sweep: Sweep, **rest: Any) -> int:
-    return run_sweep(worker.network, source, sweep, device=worker.device, **rest)
 
 
 class _Stop(threading.Event):

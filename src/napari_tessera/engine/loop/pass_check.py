@@ -20,9 +20,7 @@ from napari_tessera.core.settings.choices import Precision
 if TYPE_CHECKING:
     import torch
 
-    from napari_tessera.engine.loop.network import Forward, Window
-
-__all__ = ["COPIES", "CheckedForward", "Judge", "PassCheck", "is_whole"]
+    from napari_tessera.engine.loop.forward import Forward, Window
 
 # Passes of each volume that are looked at: enough to come from the margin of an image to what it shows.
 PASSES = 8
@@ -71,10 +69,6 @@ class PassCheck:
         # Which window of a pass is to be compared: one of each.
         self._places = [-1, 0] if compares else []
 
-    def of(self, forward: Forward, tell: Callable[[str], None]) -> CheckedForward:
-        """Return *forward*, whose first passes are looked at; *tell* takes what they show."""
-        return CheckedForward(forward, self, tell)
-
     def place_to_compare(self, tensor: torch.Tensor) -> int | None:
         """Return which of the windows *tensor* is to be compared, once for each place; None: none of them."""
         with self._lock:
@@ -103,51 +97,55 @@ class PassCheck:
             tell(sentence)
 
 
-class CheckedForward:
-    """A `Forward` whose first passes are looked at.
+class FirstPassCheck:
+    """Looks at the first passes of one volume on one device.
 
     Parameters
     ----------
-    forward, check, tell
-        What is called, what looks at it, and what takes sentences.
+    check, tell
+        What looks at them, and what takes sentences.
     """
 
-    def __init__(self, forward: Forward, check: PassCheck, tell: Callable[[str], None]) -> None:
-        self._forward, self._check, self._tell = forward, check, tell
+    def __init__(self, check: PassCheck, tell: Callable[[str], None]) -> None:
+        self._check, self._tell = check, tell
         self._left = PASSES
 
-    def __call__(self, tensor: torch.Tensor, windows: Sequence[Window]) -> torch.Tensor:
-        """Return what the forward pass gives for *windows*, whose values are *tensor*."""
+    def begin(
+        self, forward: Forward, tensor: torch.Tensor, windows: Sequence[Window]
+    ) -> Callable[[torch.Tensor], None] | None:
+        """Look at what a pass gets, and return what is to look at its output; None after the first passes."""
         if self._left == 0:
-            return self._forward(tensor, windows)
+            return None
         self._left -= 1
         # A network may write into its input, so what is to be known of it is found before.
         fractional = not is_whole(tensor)
+        compare = self._comparison(forward, tensor, windows)
+
+        def look(output: torch.Tensor) -> None:
+            if compare is not None:
+                compare(output)
+            self._check.look(output, self._tell, fractional=fractional)
+            if self._left == 0:
+                self._check.conclude(self._tell)
+
+        return look
+
+    def _comparison(
+        self, forward: Forward, tensor: torch.Tensor, windows: Sequence[Window]
+    ) -> Callable[[torch.Tensor], None] | None:
+        """Compute one of the windows among copies of itself, and return what compares the pass's output with that."""
         place = self._check.place_to_compare(tensor)
         if place is None:
-            output = self._forward(tensor, windows)
-        else:
-            window = tensor[place:][:1].clone()
-            among_copies = partial(self._among_copies, window, tensor[:COPIES], windows[place], place)
-            alone = among_copies()
-            output = self._forward(tensor, windows)
-            if alone is not None:
-                self._compare(alone, output[place], among_copies)
-        self._check.look(output, self._tell, fractional=fractional)
-        if self._left == 0:
-            self._check.conclude(self._tell)
-        return output
-
-    def _among_copies(self, window: torch.Tensor, like: torch.Tensor, of: Window, place: int) -> torch.Tensor | None:
-        try:
-            return _some_of(self._forward(like.clone().copy_(window), [of] * COPIES)[place]).clone()
-        except ModelError:  # a network may take this number of windows and no other; the pass itself will tell
             return None
+        values = tensor[place:][:1].clone()
+        among_copies = partial(_compute_among_copies, forward, values, tensor[:COPIES], windows[place], place)
+        alone = among_copies()
+        return None if alone is None else partial(self._compare, place, alone, among_copies)
 
     def _compare(
-        self, alone: torch.Tensor, output: torch.Tensor, among_copies: Callable[[], torch.Tensor | None]
+        self, place: int, alone: torch.Tensor, among_copies: Callable[[], torch.Tensor | None], output: torch.Tensor
     ) -> None:
-        together = _some_of(output)
+        together = _some_of(output[place])
         spread = float(together.max() - together.min())
         deviation = float((together - alone).abs().max())
         if not deviation > self._check.tolerance * spread:  # what is no number is found elsewhere
@@ -166,6 +164,15 @@ class CheckedForward:
             f"{deviation:.2g} of {spread:.2g}), as where it normalises by the statistics of a batch: choose "
             f"sw_batch_size 1, with which each window stands alone"
         )
+
+
+def _compute_among_copies(
+    forward: Forward, values: torch.Tensor, like: torch.Tensor, window: Window, place: int
+) -> torch.Tensor | None:
+    try:
+        return _some_of(forward(like.clone().copy_(values), [window] * COPIES, looks=False)[place]).clone()
+    except ModelError:  # a network may take this number of windows and no other; the pass itself will tell
+        return None
 
 
 def is_whole(values: torch.Tensor) -> bool:

@@ -13,7 +13,7 @@ from napari_tessera.core.settings.choices import AccumulatorType, Blend, Precisi
 from napari_tessera.core.settings.views import View
 from napari_tessera.engine.geometry.grid import Block, WindowGrid, count_forward_passes
 from napari_tessera.engine.geometry.interleaving import digits, view_number
-from napari_tessera.engine.loop.network import Window
+from napari_tessera.engine.loop.forward import Window
 from napari_tessera.engine.loop.tta import ViewAverage
 from napari_tessera.engine.stitching.stitch import Weighting
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from itertools import cycle
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -22,9 +23,7 @@ if TYPE_CHECKING:
     from napari_tessera.engine.devices.protocol import Device, Stream, StreamEvent
     from napari_tessera.engine.geometry.grid import Block, WindowGrid
     from napari_tessera.engine.intensity import Intensity
-    from napari_tessera.engine.loop.network import Window
-
-__all__ = ["WindowPrefetcher", "WindowReader"]
+    from napari_tessera.engine.loop.forward import Window
 
 # By the number of axes, batch and channels included.
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -123,7 +122,7 @@ class _Slot:
 
 
 class WindowPrefetcher:
-    """Yields batches of windows on the device, reading ahead.
+    """Takes batches of windows to the device, reading ahead; on exit its thread has ended and its memory is free.
 
     Parameters
     ----------
@@ -137,6 +136,11 @@ class WindowPrefetcher:
         Where they are wanted, and in which stream they will be used.
     read_ahead
         Batches that a thread reads ahead; 0: read when asked for, on the thread that asks.
+
+    Attributes
+    ----------
+    values
+        Of the present batch: (B, C, *window), float32 on the device.
     """
 
     def __init__(
@@ -156,38 +160,36 @@ class WindowPrefetcher:
         self._batches = [windows[at : at + batch] for at in range(0, len(windows), batch)]
         shape = (min(batch, len(windows)), *reader.shape)
         self._slots = [_Slot(shape, device) for _ in range(min(read_ahead, len(self._batches) - 1) + 1)]
+        self._pool: ThreadPoolExecutor | None = None
+        if len(self._slots) > 1:
+            self._pool = ThreadPoolExecutor(1, thread_name_prefix="tessera-read")
+        self.values = torch.empty(0)
 
-    def __iter__(self) -> Iterator[tuple[Sequence[Window], torch.Tensor]]:
-        """Yield (windows, (B, C, *window) float32 on the device); a tensor is valid until the next one is asked for."""
-        if len(self._slots) == 1:
-            for windows in self._batches:
-                self._read(windows, self._slots[0])
-                yield windows, self._copy_to_device(windows, self._slots[0])
-            return
-        yield from self._iter_ahead()
+    def __enter__(self) -> Self:
+        return self
 
-    def _iter_ahead(self) -> Iterator[tuple[Sequence[Window], torch.Tensor]]:
-        waiting = deque(enumerate(self._batches))
-        ahead: deque[tuple[Sequence[Window], _Slot, Future[None]]] = deque()
-        with ThreadPoolExecutor(1, thread_name_prefix="tessera-read") as pool:
+    def __exit__(self, *raised: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+        self._slots.clear()
+        self.values = torch.empty(0)
 
-            def read_next() -> None:
-                if waiting:
-                    number, windows = waiting.popleft()
-                    slot = self._slots[number % len(self._slots)]
-                    ahead.append((windows, slot, pool.submit(self._read, windows, slot)))
-
-            try:
-                for _ in self._slots[1:]:
-                    read_next()
-                while ahead or waiting:
-                    read_next()  # into the slot whose batch the caller has just given back
-                    windows, slot, done = ahead.popleft()
-                    done.result()
-                    yield windows, self._copy_to_device(windows, slot)
-            finally:
-                for _, _, future in ahead:
-                    future.cancel()
+    def __iter__(self) -> Iterator[Sequence[Window]]:
+        """Yield the windows of each batch; `values` are then theirs, until the next is asked for."""
+        waiting = deque(zip(self._batches, cycle(self._slots), strict=False))
+        ahead: deque[tuple[Sequence[Window], _Slot, Future[None] | None]] = deque()
+        while waiting or ahead:
+            while waiting and len(ahead) < len(self._slots):  # the slot that the caller has just given back is the next
+                windows, slot = waiting.popleft()
+                done = None if self._pool is None else self._pool.submit(self._read, windows, slot)
+                ahead.append((windows, slot, done))
+            windows, slot, done = ahead.popleft()
+            if done is None:
+                self._read(windows, slot)
+            else:
+                done.result()
+            self.values = self._copy_to_device(windows, slot)
+            yield windows
 
     def _read(self, windows: Sequence[Window], slot: _Slot) -> None:
         if slot.copied is not None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from napari_tessera.core.errors import ModelError, nearest
-from napari_tessera.engine.loop.network import scores
+from napari_tessera.engine.loop.forward import scores
 from napari_tessera.engine.loop.several_outputs import ChosenOutput, score_outputs, the_output
 from napari_tessera.models.safety import allowed
 from napari_tessera.models.spec.file import Adapter, Channels, Line, Reorder, Tensor, Turn

@@ -11,7 +11,7 @@ import torch
 
 from napari_tessera.core.errors import ModelError
 from napari_tessera.engine.loop.evaluation import evaluating
-from napari_tessera.engine.loop.network import margins_of, scores
+from napari_tessera.engine.loop.forward import margins_of, scores
 from napari_tessera.engine.loop.several_outputs import (
     Shapes,
     assumed_output,

@@ -16,20 +16,7 @@ from napari_tessera.engine.loop.several_outputs import the_output
 if TYPE_CHECKING:
     from napari_tessera.core.settings.views import View
     from napari_tessera.engine.devices.protocol import Device
-
-
-__all__ = [
-    "Forward",
-    "Network",
-    "UnusableWeightsError",
-    "Window",
-    "margins_of",
-    "no_scores",
-    "precision_remedy",
-    "scores",
-    "with_margins",
-]
-
+    from napari_tessera.engine.loop.pass_check import FirstPassCheck
 Network = Callable[..., Any]
 
 
@@ -55,12 +42,14 @@ class Forward:
         one tensor that is that for sure (see `choose_output`). One whose attribute ``needs_windows`` is true gets the
         windows as a second argument.
     out_channels, window
-        What its output must have; None: whatever `probe` finds.
+        What its output must have; None: whatever the first pass gives.
     device
         Where it runs.
     halo
         Voxels per axis along each side of a window that do not count: a network may leave them out of its output; None:
         0.
+    check
+        Looks at the first passes; None: nobody does.
     """
 
     def __init__(
@@ -70,8 +59,9 @@ class Forward:
         window: Sequence[int],
         device: Device,
         halo: Sequence[int] | None = None,
+        check: FirstPassCheck | None = None,
     ) -> None:
-        self._network, self._device = network, device
+        self._network, self._device, self._check = network, device, check
         self._out_channels, self._window = out_channels, tuple(window)
         self._halo = tuple(halo or (0,) * len(self._window))
         self._probed: torch.Tensor | None = None
@@ -79,7 +69,7 @@ class Forward:
         self._needs_windows = getattr(network, "needs_windows", False)
         self._has_run = False
 
-    def __call__(self, tensor: torch.Tensor, windows: Sequence[Window]) -> torch.Tensor:
+    def __call__(self, tensor: torch.Tensor, windows: Sequence[Window], *, looks: bool = True) -> torch.Tensor:
         """Return the network's output for *windows*, whose values are *tensor*, as float32 (B, C', *window).
 
         Raises
@@ -92,56 +82,60 @@ class Forward:
             output, self._probed = self._probed, None
             if output.shape[0] == tensor.shape[0]:
                 return output
-        return self._checked(tensor, self._call(tensor.contiguous() if self._contiguous else tensor, windows))
+        look = self._check.begin(self, tensor, windows) if self._check is not None and looks else None
+        if self._contiguous:
+            tensor = tensor.contiguous()
+        # A network that flattens with `view` refuses channels that lie last in memory: it gets them first from now on.
+        other = None if self._has_run or self._contiguous else tensor.clone(memory_format=torch.contiguous_format)
+        while True:
+            try:
+                output = self._network(tensor, windows) if self._needs_windows else self._network(tensor)
+                output = scores(the_output(output, out_channels=self._out_channels, window=self._window))
+                break
+            except Exception as error:
+                lacks_memory = self._device.is_out_of_memory(error)
+                if other is None or lacks_memory or not _is_about_layout(error):
+                    if lacks_memory or isinstance(error, TesseraError):
+                        raise
+                    raise _failure(error, tensor) from error
+            tensor, other, self._contiguous = other, None, True
+        shape = tuple(tensor.shape)
+        del tensor, other  # before the output is copied
+        output = self._checked(output, shape)
+        output = output.float()
+        if look is not None:
+            look(output)
+        return output
 
     def probe(self, tensor: torch.Tensor, windows: Sequence[Window]) -> int:
         """Call the network for its number of channels; the output is kept for the first call, if that is as large."""
-        output = self._call(tensor.contiguous() if self._contiguous else tensor, windows)
-        self._out_channels = int(output.shape[1])
-        self._probed = self._checked(tensor, output)
-        return self._out_channels
+        self._probed = self(tensor, windows)
+        return int(self._probed.shape[1])
 
-    def _checked(self, tensor: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        expected = (tensor.shape[0], self._out_channels, *self._window)
+    def _checked(self, output: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+        """Return the *output* for windows of *shape*, (B, C, *window), as large as they are."""
+        if self._out_channels is None:
+            self._out_channels = int(output.shape[1])
+        expected = (shape[0], self._out_channels, *self._window)
         margins = margins_of(output.shape[2:], self._window)
         if margins is not None and all(margin <= halo for margin, halo in zip(margins, self._halo, strict=True)):
             output = with_margins(output, margins)
         if tuple(output.shape) != expected:
             raise ModelError(
-                f"the network gave an output of shape {tuple(output.shape)} for an input of shape "
-                f"{tuple(tensor.shape)}, but {expected} was expected: check out_channels of the model's description"
+                f"the network gave an output of shape {tuple(output.shape)} for an input of shape {shape}, but "
+                f"{expected} was expected: check out_channels of the model's description"
             )
         if not self._has_run:
             _refuse_unusable(self._network, output)
         self._has_run = True
-        return output.float()
+        return output
 
-    def _call(self, tensor: torch.Tensor, windows: Sequence[Window]) -> torch.Tensor:
-        if self._has_run or self._contiguous:
-            return self._checked_call(tensor, windows)
-        # A network that flattens with `view` refuses channels that lie last in memory: it gets them first from now on.
-        copy = tensor.clone(memory_format=torch.contiguous_format)
-        try:
-            return self._checked_call(tensor, windows)
-        except ModelError as error:
-            if not _is_about_layout(error.__cause__):
-                raise
-            self._contiguous = True
-        return self._checked_call(copy, windows)
 
-    def _checked_call(self, tensor: torch.Tensor, windows: Sequence[Window]) -> torch.Tensor:
-        try:
-            output = self._network(tensor, windows) if self._needs_windows else self._network(tensor)
-            return scores(the_output(output, out_channels=self._out_channels, window=self._window))
-        except TesseraError:
-            raise
-        except Exception as error:
-            if self._device.is_out_of_memory(error):
-                raise
-            raise ModelError(
-                f"the network failed on an input of shape {tuple(tensor.shape)}: "
-                f"{type(error).__name__}: {_last_line(error)}{precision_remedy(error)}"
-            ) from error
+def _failure(error: Exception, tensor: torch.Tensor) -> ModelError:
+    return ModelError(
+        f"the network failed on an input of shape {tuple(tensor.shape)}: "
+        f"{type(error).__name__}: {_last_line(error)}{precision_remedy(error)}"
+    )
 
 
 def _refuse_unusable(network: Network, output: torch.Tensor) -> None:
@@ -175,10 +169,11 @@ def _iter_weights(network: Network) -> Iterator[tuple[str, torch.Tensor]]:
             yield from own()
 
 
-def _is_about_layout(error: BaseException | None) -> bool:
+def _is_about_layout(error: Exception) -> bool:
     """Whether a network's error may come from where the channels lie; torch has no type of its own for it."""
-    return isinstance(error, AssertionError) or (
-        isinstance(error, RuntimeError) and ("view size is not compatible" in str(error) or "contiguous" in str(error))
+    cause = error.__cause__ if isinstance(error, ModelError) else error
+    return isinstance(cause, AssertionError) or (
+        isinstance(cause, RuntimeError) and ("view size is not compatible" in str(cause) or "contiguous" in str(cause))
     )
 
 

@@ -10,16 +10,17 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from napari_tessera.core.errors import OutOfMemoryError
 from napari_tessera.core.settings.choices import AccumulatorType
 from napari_tessera.core.units import format_bytes
 from napari_tessera.engine.geometry.blocks import halve_block
 from napari_tessera.engine.geometry.grid import Tiling
-from napari_tessera.engine.loop.block import BlockRun, NoRoomError
+from napari_tessera.engine.loop.block import BlockRun, NoRoomError, Shared
 from napari_tessera.engine.loop.events import EventHandler, MemoryRecovered, Noticed, PlanesFinished, Recovery
-from napari_tessera.engine.loop.network import Forward, Network
+from napari_tessera.engine.loop.forward import Forward, Network
+from napari_tessera.engine.loop.pass_check import FirstPassCheck
 from napari_tessera.engine.loop.pass_count import Passes
 from napari_tessera.engine.loop.plane_writer import PlaneWriter
 from napari_tessera.engine.loop.window_reader import WindowReader
@@ -31,13 +32,9 @@ if TYPE_CHECKING:
 
     from napari_tessera.engine.devices.protocol import Device
     from napari_tessera.engine.geometry.grid import Block
-    from napari_tessera.engine.loop.pass_check import CheckedForward
     from napari_tessera.engine.loop.sweep import Sweep
-    from napari_tessera.engine.sink import Sink
+    from napari_tessera.engine.sink import Reduction, Sink
     from napari_tessera.engine.source import Region, Source
-    from napari_tessera.engine.stitching.reduce import Reduction
-
-__all__ = ["run_sweep"]
 
 
 def run_sweep(
@@ -87,12 +84,19 @@ def run_sweep(
         If memory does not suffice, whatever is tried.
     """
     notify = on_event or (lambda event: None)
-    with device.running(sweep.precision):
-        run = _SweepRun(network, source, sweep, device, reduction, sink, volume, notify, cancel)
-        try:
-            return run.run(deque(sweep.all_blocks), iter(())) if assigned is None else run.run(deque(), assigned)
-        finally:
-            run.close()
+    with (
+        device.running(sweep.precision),
+        _SweepRun(network, source, sweep, device, reduction, sink, volume, notify, cancel) as run,
+    ):
+        for block in run.iter_blocks(assigned):
+            failure = None
+            try:
+                run.open_block(block).run()
+            except NoRoomError as error:
+                failure = error.with_traceback(None)  # whose frames keep tensors alive
+            if failure is not None:
+                run.split(block, failure)
+        return run.finish()
 
 
 class _SweepRun:
@@ -110,20 +114,13 @@ class _SweepRun:
         notify: EventHandler,
         cancel: threading.Event | None,
     ) -> None:
-        self._sweep, self._device, self._reduction = sweep, device, reduction
+        self._source, self._sweep, self._device = source, sweep, device
         self._volume, self._notify = volume, notify
-        self._stream = device.open_stream(main=True)
-        self._source = source
-        window = sweep.grid.window
-        forward = (
-            network
-            if isinstance(network, Forward)
-            else Forward(network, sweep.out_channels, window, device, sweep.grid.halo)
-        )
-        self._forward: Forward | CheckedForward = forward
-        if sweep.check is not None:
-            self._forward = sweep.check.of(forward, lambda sentence: notify(Noticed(volume, sentence)))
-        self._passes = Passes(device, self._stream, volume, notify, cancel)
+        self._pending: deque[Block] = deque()
+        self._batch = sweep.sw_batch_size
+        self._on_host = False
+        stream = device.open_stream(main=True)
+        self._passes = Passes(device, stream, volume, notify, cancel)
         axis = sweep.grid.sweep_axis
 
         def written(region: Region) -> None:
@@ -131,39 +128,55 @@ class _SweepRun:
             limits = tuple((part.start, part.stop) for part in region)
             notify(PlanesFinished(volume, axis, limits))
 
-        self._writer = PlaneWriter(device, self._stream, sink, written)
-        self._batch = sweep.sw_batch_size
-        self._on_host = False
-
-    def run(self, pending: deque[Block], assigned: Iterator[Block]) -> int:
-        """Run the *pending* blocks, then those that are *assigned*, and return the passes made."""
+        if not isinstance(network, Forward):
+            check = None
+            if sweep.check is not None:
+                check = FirstPassCheck(sweep.check, lambda sentence: notify(Noticed(volume, sentence)))
+            network = Forward(network, sweep.out_channels, sweep.grid.window, device, sweep.grid.halo, check)
         importance = self._importance()
-        self._expect(0, pending)
-        for block in self._iter_blocks(pending, assigned):
-            failure = self._failure_of(block, pending, importance)
-            if failure is not None:
-                pending.extendleft(reversed(self._smaller_blocks(failure, block)))
-                self._expect(0, pending)
-        self._passes.settle()
-        self._writer.flush()
-        return self._passes.done
+        self._writer = PlaneWriter(device, stream, sink, written)
+        self._shared = Shared(sweep, device, stream, network, self._passes, importance, reduction, self._writer)
 
-    def _iter_blocks(self, pending: deque[Block], assigned: Iterator[Block]) -> Iterator[Block]:
-        while True:
-            while pending:
-                yield pending.popleft()
-            block = next(assigned, None)
-            if block is None:
-                return
-            self._passes.total += self._sweep.passes_of(block, self._batch)
-            yield block
+    def __enter__(self) -> Self:
+        return self
 
-    def close(self) -> None:
+    def __exit__(self, *raised: object) -> None:
         """Write what is finished, also after a cancel or an error, and end the threads."""
         try:
             self._writer.flush()
         finally:
             self._writer.close()
+
+    def iter_blocks(self, assigned: Iterator[Block] | None) -> Iterator[Block]:
+        """Yield the blocks to run: all of the sweep, or those that are *assigned*, and what was left of them."""
+        if assigned is None:
+            self._pending.extend(self._sweep.all_blocks)
+            self._expect(0)
+        while True:
+            while self._pending:
+                yield self._pending.popleft()
+            block = next(assigned, None) if assigned is not None else None
+            if block is None:
+                return
+            self._passes.total += self._sweep.passes_of(block, self._batch)
+            yield block
+
+    def finish(self) -> int:
+        """Wait until all is computed and written, and return the passes made."""
+        self._passes.settle()
+        self._writer.flush()
+        return self._passes.done
+
+    def open_block(self, block: Block) -> BlockRun:
+        """Return the run of one block, with its slab."""
+        return BlockRun(
+            block,
+            WindowReader(self._source, self._sweep.grid, self._sweep.intensity, block),
+            self._shared,
+            batch=self._batch,
+            on_host=self._on_host,
+            on_recovery=self._recovered,
+        )
 
     def _importance(self) -> torch.Tensor:
         sweep = self._sweep
@@ -184,41 +197,20 @@ class _SweepRun:
                 raise
             raise self._window_error() from error
 
-    def _failure_of(self, block: Block, pending: deque[Block], importance: torch.Tensor) -> NoRoomError | None:
-        """Run one block and return what it failed for, if it did, without the frames that keep tensors alive."""
-        run = BlockRun(
-            block,
-            self._sweep,
-            device=self._device,
-            stream=self._stream,
-            reader=WindowReader(self._source, self._sweep.grid, self._sweep.intensity, block),
-            forward=self._forward,
-            passes=self._passes,
-            batch=self._batch,
-            on_host=self._on_host,
-            on_recovery=lambda step, failed, batch, left: self._recovered(step, failed, batch, left, pending),
-        )
-        try:
-            run.open(importance, self._reduction, self._writer)
-            run.run()
-        except NoRoomError as error:
-            return error.with_traceback(None)
-        return None
-
-    def _recovered(self, step: Recovery, failed: int, batch: int, passes_left: int, pending: deque[Block]) -> None:
+    def _recovered(self, step: Recovery, failed: int, batch: int, passes_left: int) -> None:
         self._batch = batch
         self._on_host |= step is Recovery.HOST_ACCUMULATOR
-        self._expect(passes_left, pending)
+        self._expect(passes_left)
         self._notify(MemoryRecovered(self._volume, self._passes.done + 1, failed, batch, step))
 
-    def _expect(self, passes_left: int, pending: deque[Block]) -> None:
+    def _expect(self, passes_left: int) -> None:
         """Say how many passes there are in all, with those left in this block and the blocks after it."""
         self._passes.settle()
-        later = sum(self._sweep.passes_of(block, self._batch) for block in pending)
+        later = sum(self._sweep.passes_of(block, self._batch) for block in self._pending)
         self._passes.total = self._passes.done + passes_left + later
 
-    def _smaller_blocks(self, failure: NoRoomError, block: Block) -> tuple[Block, ...]:
-        """Return the unfinished part of *block* in two halves, or end the run."""
+    def split(self, block: Block, failure: NoRoomError) -> None:
+        """Go on with the unfinished part of *block* in two halves, or end the run."""
         self._device.release_cached()
         axis = self._sweep.grid.sweep_axis
         rest = block.with_axis(axis, failure.first_unfinished, block.stop[axis])
@@ -228,7 +220,8 @@ class _SweepRun:
         self._notify(
             MemoryRecovered(self._volume, self._passes.done + 1, failure.failed_batch, self._batch, Recovery.BLOCKS)
         )
-        return halves
+        self._pending.extendleft(reversed(halves))
+        self._expect(0)
 
     def _is_worth_halving(self, block: Block, failure: NoRoomError) -> bool:
         """Whether a smaller slab makes room: not for a pass on another memory, nor once the slab is small beside it."""
@@ -244,7 +237,7 @@ class _SweepRun:
             sweep.grid,
             sweep.out_channels,
             block=block,
-            weighting=sweep.weighting(normalised=self._reduction.normalised),
+            weighting=sweep.weighting(normalised=self._shared.reduction.normalised),
             accumulator=sweep.accumulator,
         )
 
