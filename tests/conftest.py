@@ -80,4 +80,4 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(autouse=True)
 def _plans_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep plans of traced networks on the owner's thread, however busy this machine is."""
-    monkeypatch.setattr("napari_tessera.session.planner.AT_ONCE_SECONDS", 60)
+    monkeypatch.setattr("napari_tessera.session.background.AT_ONCE_SECONDS", 60)

@@ -20,7 +20,7 @@ from napari_tessera.images.volume import Volume
 from napari_tessera.images.writers.tiff import write_tiff
 from napari_tessera.jobs.request import find_crop, find_window_mask
 from napari_tessera.session import ImageInput
-from napari_tessera.session.images import AxisUse, count_in_front, read_axes
+from napari_tessera.session.image_input import AxisUse, count_in_front, read_axes
 from napari_tessera.session.mask import MaskInput
 from napari_tessera.session.sources import split_volumes
 

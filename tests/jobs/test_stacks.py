@@ -24,8 +24,8 @@ from napari_tessera.intensity import measure as normalise
 from napari_tessera.intensity.steps import Normalisation, chain_of, normalisation
 from napari_tessera.jobs.request import Request, find_crop
 from napari_tessera.session import ImageInput
-from napari_tessera.session.images import AxisUse, read_axes
-from napari_tessera.session.intensities import IntensityCache
+from napari_tessera.session.image_input import AxisUse, read_axes
+from napari_tessera.session.intensity_cache import IntensityCache
 from napari_tessera.session.sources import split_volumes
 from napari_tessera.session.task import Outputs, Task
 

@@ -16,7 +16,7 @@ import napari_tessera as nt
 from napari_tessera.cli.app import app
 from napari_tessera.cli.exit import run_app
 from napari_tessera.models.folder import MODELS_VARIABLE, user_models
-from napari_tessera.session.opening import open_libraries
+from napari_tessera.session.model_list import open_libraries
 
 
 @pytest.fixture

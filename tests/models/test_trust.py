@@ -25,7 +25,7 @@ from napari_tessera.models.formats.registry import find_format
 from napari_tessera.models.load import load_model
 from napari_tessera.models.pack import pack
 from napari_tessera.models.safety.trusted_files import TrustStore
-from napari_tessera.session.opening import open_model
+from napari_tessera.session.model_list import open_model
 
 if TYPE_CHECKING:
     from napari_tessera.models.model import Model

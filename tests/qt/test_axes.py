@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from qtpy.QtCore import Qt
 
-from napari_tessera.session.images import AxisUse
+from napari_tessera.session.image_input import AxisUse
 from napari_tessera.session.runner import RunState
 
 

@@ -249,7 +249,7 @@ def test_classes_have_the_names_and_colours_of_the_model(person: Any, describe: 
         {"label": 0, "name": "outside", "colour": "#102030"},
         {"label": 1, "name": "cell", "colour": "#12a4ff"},
     ]
-    me.session.choose_decoder("threshold")
+    me.session.change(decoder="threshold")
     me.run()
     objects = me.viewer.layers[-1]
     assert "class" not in objects.features

@@ -30,7 +30,7 @@ def stranger(tmp_path: Path) -> Path:
 
 def ask(me: Any, path: Path) -> Any:
     """Open *path* and return the dialog that asks."""
-    me.session.models.load_file(path)
+    me.session.models.use(path)
     me.wait(lambda: not me.session.models.loading)
     dialog = me.widget.model._asking
     assert dialog is not None, me.status
@@ -61,7 +61,7 @@ def test_it_is_asked_once_and_says_what_the_file_could_do(person: Any, stranger:
     assert TrustStore().names() == {sha: "stranger.pt"}
     me.session.models.load(me.session.models.entries[0])
     me.wait(lambda: not me.session.models.loading)
-    me.session.models.load_file(stranger)
+    me.session.models.use(stranger)
     me.wait(lambda: not me.session.models.loading)
     assert me.session.model.spec.name == "stranger", "not asked again"
 

@@ -6,8 +6,7 @@ import threading
 from types import SimpleNamespace
 from typing import Any
 
-from napari_tessera.session.background import Background
-from napari_tessera.session.planner import Planner
+from napari_tessera.session.background import Background, Planner
 
 
 def drain(background: Background, wanted: list[Any], n: int) -> None:

@@ -68,7 +68,7 @@ def test_labels_beside_probabilities_are_those_without(at_model_size: Session, d
     session = at_model_size
     session.set_images((image(*SHAPE),))
     session.change(resample=True)
-    session.choose_decoder("threshold")
+    session.change(decoder="threshold")
     (alone,) = run(session, drain_until)
     assert session.plan is not None
     before = session.plan.host_bytes
@@ -153,7 +153,7 @@ def test_a_model_that_resamples_by_itself(
     assert session.settings.resample is None
     assert session.plan is not None
     assert session.plan.volumes[0].shape == (32, 24, 24)
-    session.choose_decoder("threshold")
+    session.change(decoder="threshold")
     (alone,) = run(session, drain_until)
     np.testing.assert_array_equal(alone.labels > 0, session.images[0].data > 0.5)
     session.set_outputs(Outputs(labels=True, probabilities=True))

@@ -35,7 +35,7 @@ class BoundKnobs:
 
     def _choose(self, name: str, *_: Any) -> None:
         if self._session.settings is not None:
-            self._session.choose(name, self.widgets[name].value)
+            self._session.change(**{name: self.widgets[name].value})
 
     def refresh(self) -> None:
         """Show the settings; without a model there are none."""

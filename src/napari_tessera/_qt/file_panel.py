@@ -15,8 +15,7 @@ from napari_tessera._qt.parts import Panel, menu_button, plain_tooltip, small_bu
 from napari_tessera._qt.trust_dialog import TrustedDialog
 from napari_tessera.core.errors import TesseraError, without_control
 from napari_tessera.images.writers.napari_layer import write_layer
-from napari_tessera.session.report import sentence
-from napari_tessera.session.wording import Line, Tone, unknown_there
+from napari_tessera.session.wording import Line, Tone, sentence, unknown_there
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

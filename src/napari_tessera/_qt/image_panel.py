@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QComboBox, QHBoxLayout
 from napari_tessera._qt.layers import LayerChooser, LayerWatch, capture, image_layers, selected_images
 from napari_tessera._qt.lines import LineLabel
 from napari_tessera._qt.parts import Panel, menu_button, named
-from napari_tessera.session.images import AxisUse, axis_uses, count_in_front, counts_planes
+from napari_tessera.session.image_input import AxisUse, axis_uses, count_in_front, counts_planes
 from napari_tessera.session.wording import Line, counted
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from napari.layers import Image
 from napari.utils.transforms import Affine, CompositeAffine
 from qtpy.QtWidgets import QSizePolicy
 
-from napari_tessera.session.images import ImageInput
+from napari_tessera.session.image_input import ImageInput
 from napari_tessera.session.mask import MaskInput
 
 # What of an image layer matters to a plan or a result.

@@ -111,7 +111,7 @@ class ModelPanel(Panel):
         patterns = " ".join(self._models.choices.model_patterns)
         path, _ = QFileDialog.getOpenFileName(self.native, "Open a model", "", f"Models ({patterns});;All files (*)")
         if path:
-            self._models.load_file(Path(path))
+            self._models.use(Path(path))
 
     def _on_event(self, event: QEvent) -> bool:
         """Take one model that is dropped; napari takes whatever else is."""
@@ -120,7 +120,7 @@ class ModelPanel(Panel):
             return False
         event.accept()
         if event.type() == QEvent.Type.Drop:
-            self._models.load_file(path)
+            self._models.use(path)
         return True
 
     def _dropped(self, event: QDropEvent) -> Path | None:

@@ -20,9 +20,8 @@ from qtpy.QtWidgets import (
 
 from napari_tessera._qt.parts import plain_tooltip, small_button
 from napari_tessera.core.errors import TesseraError, lines_without_control, without_control
-from napari_tessera.session.report import sentence
 from napari_tessera.session.trust_question import revoke_trust, short_sha, trusted_files
-from napari_tessera.session.wording import Tone
+from napari_tessera.session.wording import Tone, sentence
 
 if TYPE_CHECKING:
     from napari_tessera._qt.theme import Theme

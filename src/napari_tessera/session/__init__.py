@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from napari_tessera.session.images import ImageInput
+from napari_tessera.session.image_input import ImageInput
 from napari_tessera.session.session import Session
 
 __all__ = ["ImageInput", "Session"]

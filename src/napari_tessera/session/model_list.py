@@ -1,21 +1,32 @@
-"""The model in use, and the way to another one: loading, trust, refusal."""
+"""The model in use, and the way to another one: loading, trust, refusal. What takes seconds is done on a thread."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from psygnal import Signal
 
-from napari_tessera.core.errors import UntrustedModelError
-from napari_tessera.session.opening import Choices, open_libraries, open_model, suitable_decoders
-from napari_tessera.session.report import sentence
+from napari_tessera.core.errors import ModelError, SettingsError, UntrustedModelError
 from napari_tessera.session.trust_question import TrustQuestion
+from napari_tessera.session.wording import sentence
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from napari_tessera.models.model import Model
     from napari_tessera.session.background import Background
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What there is to choose from on this machine."""
+
+    models: tuple[str, ...]  # names of the bundled ones, then of those in the user's folder
+    model_patterns: tuple[str, ...]  # of files that can be opened, such as ``*.onnx``
+    model_formats: tuple[str, ...]  # as people call them
+    devices: tuple[str, ...]  # values of that setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +88,13 @@ class ModelList:
         else:
             self.changed.emit()
 
-    def load_file(self, path: Path) -> None:
-        """Open the model file at *path*."""
-        self.load(ModelEntry(path.name, path))
+    def use(self, source: str | Path | Model) -> None:
+        """Open the model called *source*, or the file there, or take the model that it is."""
+        known = next((entry for entry in self.entries if entry.source == source), None)
+        if known is None:
+            label = Path(source).name if isinstance(source, (str, Path)) else source.spec.name
+            known = ModelEntry(label, source)
+        self.load(known)
 
     def load(self, entry: ModelEntry, *, trusted: TrustQuestion | None = None) -> None:
         """Open *entry*; *trusted*: the question about it, to which the user has said yes."""
@@ -92,7 +107,7 @@ class ModelList:
         self.loading = entry.label
         self._background.submit(
             lambda: open_model(source, trusted=trusted.names if trusted is not None else None),
-            lambda model: self._loaded(entry, model, asked),
+            lambda model: self._take(entry, model) if asked == self._asked else None,
             lambda error: self._refused(error, entry, asked),
             name="model",
         )
@@ -107,14 +122,6 @@ class ModelList:
         """Leave the file that waits for the user's word alone."""
         self.question = None
         self.changed.emit()
-
-    def use(self, model: Model) -> None:
-        """Use a model that is in memory already."""
-        self.load(ModelEntry(model.spec.name, model))
-
-    def _loaded(self, entry: ModelEntry, model: Model, asked: int) -> None:
-        if asked == self._asked:
-            self._take(entry, model)
 
     def _take(self, entry: ModelEntry, model: Model) -> None:
         if entry not in self.entries:
@@ -135,3 +142,60 @@ class ModelList:
     def _failed(self, error: Exception) -> None:
         self.loading, self.problem = "", sentence(error)
         self.changed.emit()
+
+
+def open_libraries() -> Choices:
+    """Import everything that a run needs, and return what there is to choose from."""
+    import torch
+
+    from napari_tessera import api  # noqa: F401 - the first plan must not wait for it
+    from napari_tessera.models.folder import user_models
+    from napari_tessera.models.formats.registry import FORMATS, MODEL_PATTERNS
+    from napari_tessera.models.load import bundled_models
+
+    cards = tuple(f"cuda:{index}" for index in range(torch.cuda.device_count())) if torch.cuda.is_available() else ()
+    together = (",".join(cards),) if len(cards) > 1 else ()
+    apple = ("mps",) if torch.backends.mps.is_available() else ()
+    return Choices(
+        models=tuple(dict.fromkeys((*bundled_models(), *user_models()))),
+        model_patterns=MODEL_PATTERNS,
+        model_formats=tuple(dict.fromkeys(entry.open().name for entry in FORMATS)),
+        devices=("auto", *cards, *together, *apple, "cpu"),
+    )
+
+
+def open_model(name: str | Path, *, trusted: Mapping[str, str] | None = None) -> Model:
+    """Open a model as `load_model` does, and remember what is *trusted*: SHA-256 to file name.
+
+    Raises
+    ------
+    UntrustedModelError, ModelError
+        See `load_model`. Also where the content is no longer what the user was asked about.
+    """
+    from napari_tessera.models.load import load_model
+    from napari_tessera.models.safety.trusted_files import TrustStore
+
+    notes: tuple[str, ...] = ()
+    if trusted:
+        try:
+            TrustStore().remember(trusted)
+        except ModelError as error:
+            notes = (f"It is trusted until it is opened again: {error}.",)
+    model = load_model(name, trust=(trusted or {}).keys())
+    return replace(model, notes=(*model.notes, *notes))
+
+
+def suitable_decoders(model: Model) -> tuple[str, ...]:
+    """Return the names of the decoders that can use the model's output, the suggested one first."""
+    from napari_tessera.decode import decoder_names, get_decoder
+
+    suggested = model.spec.suggested_decoder
+    suitable = []
+    for name in decoder_names():
+        try:
+            parameters = dict(suggested.parameters) if name == suggested.name else {}
+            get_decoder(name, **parameters).check(model.spec.output, model.spec.out_channels)
+        except SettingsError:
+            continue
+        suitable.append(name)
+    return tuple(sorted(suitable, key=lambda name: name != suggested.name))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from napari_tessera.decode import Decoder
     from napari_tessera.jobs.pipeline import VolumeResult
     from napari_tessera.models.spec.spec import ModelSpec
-    from napari_tessera.session.images import ImageInput
+    from napari_tessera.session.image_input import ImageInput
     from napari_tessera.session.sources import VolumeInput
 
 Array = npt.NDArray[Any]

@@ -1,22 +1,27 @@
-"""The life of a run: idle, running, cancelling, and how it ended."""
+"""What uses the network on a thread: a run from its start to its end, and the search for the fastest settings."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING
 
 from psygnal import Signal
 
 from napari_tessera.core.errors import CancelledError
+from napari_tessera.core.units import format_bytes, format_estimate
 from napari_tessera.engine.loop.events import CancelToken, Event
-from napari_tessera.session.progress import Progress, ProgressMeter
-from napari_tessera.session.report import make_report, sentence
+from napari_tessera.session.progress_meter import Progress, ProgressMeter
 from napari_tessera.session.results import ImageResult
 from napari_tessera.session.task import Outputs, Task
+from napari_tessera.session.wording import Line, Tone, make_report, sentence
 
 if TYPE_CHECKING:
     from napari_tessera import Plan
     from napari_tessera.session.background import Background
+
+OUTDATED = Line("Something else was chosen meanwhile; nothing was fitted", Tone.WARNING)
 
 
 class RunState(StrEnum):
@@ -31,7 +36,7 @@ class RunState(StrEnum):
 
 
 class Runner:
-    """Runs one task at a time on a thread.
+    """Runs one task at a time.
 
     Attributes
     ----------
@@ -115,6 +120,11 @@ class Runner:
             self._cancel.cancel()
             self._enter(RunState.CANCELLING)
 
+    def silence(self) -> None:
+        """Tell nobody anything any more."""
+        for signal in (self.changed, self.progressed, self.happened, self.promised, self.result_ready):
+            signal.disconnect()
+
     def _planned(self, plan: Plan) -> None:
         self.plan = plan
         self.changed.emit()
@@ -147,3 +157,72 @@ class Runner:
         if not self.active:
             self._cancel = None
         self.changed.emit()
+
+
+class Fitting:
+    """Searches for the ``sw_batch_size`` that is fastest within what is free, for one task at a time.
+
+    Attributes
+    ----------
+    said
+        How the last search ended, until `forget`.
+    """
+
+    changed = Signal()
+
+    def __init__(self, background: Background) -> None:
+        self._background = background
+        self._cancel: CancelToken | None = None
+        self.said = Line()
+
+    @property
+    def active(self) -> bool:
+        """Whether a search goes on."""
+        return self._cancel is not None
+
+    def start(self, task: Task, take: Callable[[Plan], bool], *, choose_window: bool = False) -> bool:
+        """Begin; False, and nothing happens, while a search goes on.
+
+        *take* receives the plan that is found, and returns whether it still applies.
+        """
+        if self.active:
+            return False
+        self._cancel, self.said = CancelToken(), Line()
+        self.changed.emit()
+        self._background.submit(
+            partial(task.fit, self._cancel, choose_window=choose_window),
+            # Taken before the last words, which new settings take back.
+            lambda plan: self._end(Line(_fitted(plan, choose_window), Tone.GOOD) if take(plan) else OUTDATED),
+            lambda error: self._end(_not_fitted(error)),
+            name="fit",
+        )
+        return True
+
+    def cancel(self) -> None:
+        """Ask the search to stop; it does within one forward pass."""
+        if self._cancel is not None:
+            self._cancel.cancel()
+
+    def forget(self) -> None:
+        """Say no more how the last search ended: something else has been chosen since."""
+        self.said = Line()
+
+    def _end(self, said: Line) -> None:
+        self._cancel, self.said = None, said
+        self.changed.emit()
+
+
+def _fitted(plan: Plan, choose_window: bool) -> str:
+    usable = format_bytes(plan.device.usable_bytes)
+    window = " × ".join(map(str, plan.settings.window_size or ()))
+    chosen = f"sw_batch_size {plan.settings.sw_batch_size}"
+    text = f"Windows of {window}, {chosen} are" if choose_window else f"{chosen} is"
+    text = f"{text} fastest within {usable}"
+    return text if plan.expected_seconds is None else f"{text}: {format_estimate(plan.expected_seconds)}"
+
+
+def _not_fitted(error: Exception) -> Line:
+    if isinstance(error, CancelledError):
+        return Line("Fitting was stopped; nothing has changed", Tone.WARNING)
+    text = sentence(error)
+    return Line(text[:1].upper() + text[1:], Tone.PROBLEM)

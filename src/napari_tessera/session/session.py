@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from psygnal import Signal
 
 from napari_tessera.core.errors import InputError, SettingsError
-from napari_tessera.session.background import Background
-from napari_tessera.session.fitting import Fitting
-from napari_tessera.session.images import (
-    AxisUse,
-    ImageInput,
-    Reading,
-    channels_note,
-    counts_planes,
-    join_channels,
-    read_axes,
-)
-from napari_tessera.session.intensities import IntensityCache
+from napari_tessera.session.background import Background, Planner
+from napari_tessera.session.image_input import AxisUse, ImageInput, Reading, counts_planes
+from napari_tessera.session.intensity_cache import IntensityCache
 from napari_tessera.session.model_list import ModelList
-from napari_tessera.session.planner import Planner
-from napari_tessera.session.report import sentence
-from napari_tessera.session.runner import Runner
-from napari_tessera.session.sources import VolumeInput, split_volumes
+from napari_tessera.session.runner import Fitting, Runner
+from napari_tessera.session.sources import VolumeInput, read_volumes
 from napari_tessera.session.task import Outputs, Task
+from napari_tessera.session.wording import sentence
 
 if TYPE_CHECKING:
     from napari_tessera import Plan
     from napari_tessera.core.settings.knobs import Knob
     from napari_tessera.core.settings.settings import Settings
     from napari_tessera.models.model import Model
+    from napari_tessera.models.spec.spec import ModelSpec
     from napari_tessera.session.mask import MaskInput
 
 # A change of what is free that moves a bar by less is not seen.
@@ -41,33 +30,7 @@ SEEN = 0.01
 
 
 class Session:
-    """The state behind the dock widget. All methods and signals belong to the thread that drains `background`.
-
-    Attributes
-    ----------
-    models, runner, fitting
-        The model, the run, and the search for the settings that are fastest within what is free.
-    images
-        What is chosen, as captured last.
-    axis_use
-        What the user says about the axis in front.
-    mask
-        Where to compute, as captured last; None: everywhere.
-    settings
-        None until a model is there.
-    outputs
-        What a run keeps.
-    readings, volumes
-        How the images are read, and the volumes that makes; empty where `problem` says why not.
-    plan
-        Of the present choice; None while it is not known.
-    problem
-        What is wrong with images or settings, a sentence, or nothing.
-    refused
-        Why the last choice was not taken, or nothing.
-    changed_since_run
-        Whether other images or another model were chosen since the last run ended.
-    """
+    """The state behind the dock. All methods and signals belong to the thread that drains `background`."""
 
     images_changed = Signal()
     settings_changed = Signal()
@@ -79,16 +42,17 @@ class Session:
         self.runner = Runner(self.background)
         self.fitting = Fitting(self.background)
         self._planner = Planner(self.background, self._planned)
-        self.images: tuple[ImageInput, ...] = ()
-        self.axis_use = AxisUse.AUTO
-        self.mask: MaskInput | None = None
-        self.settings: Settings | None = None
+        self.images: tuple[ImageInput, ...] = ()  # as captured last
+        self.axis_use = AxisUse.AUTO  # what the user says about the axis in front
+        self.mask: MaskInput | None = None  # where to compute, as captured last; None: everywhere
+        self.settings: Settings | None = None  # until a model is there
         self.outputs = Outputs()
-        self.readings: tuple[Reading, ...] = ()
-        self.volumes: tuple[VolumeInput, ...] = ()
-        self.plan: Plan | None = None
-        self.problem = self.refused = ""
-        self.changed_since_run = False
+        self.readings: tuple[Reading, ...] = ()  # how the images are read
+        self.volumes: tuple[VolumeInput, ...] = ()  # empty where `problem` says why
+        self.plan: Plan | None = None  # of the present choice, while it is known
+        self.problem = ""  # what is wrong with images or settings, a sentence
+        self.refused = ""  # why the last choice was not taken
+        self.changed_since_run = False  # whether images or model are others than those of the last run
         self._intensities = IntensityCache()
         self._model: Model | None = None
         self._renewing = False
@@ -103,7 +67,7 @@ class Session:
 
     @property
     def max_tta_num(self) -> int:
-        """Return how many views there are of the model's axes, those left out that may not be reflected."""
+        """How many views there are of the model's axes, those left out that may not be reflected."""
         from napari_tessera.core.settings.views import max_views
 
         if self.model is None or self.settings is None:
@@ -163,24 +127,18 @@ class Session:
         self.mask = mask
 
     def change(self, **settings: Any) -> None:
-        """Change settings by name.
-
-        Raises
-        ------
-        SettingsError
-            If a value is out of range; nothing has changed then.
-        """
-        assert self.settings is not None
-        after = self.settings.replace(**settings)
-        if self.model is not None and "overlap" not in settings:
-            # What the model suggests depends on the window; another overlap is the user's own.
-            before, now = map(self.model.spec.overlap_at, (self.settings.window_size, after.window_size))
-            if now is not None and self.settings.overlap == before:
-                after = after.replace(overlap=now)
-        self.use_settings(after)
+        """Take *settings* as a person's choice, with what follows from them; `refused` says why not."""
+        if self.model is None or self.settings is None:
+            return
+        try:
+            self.use_settings(_with_what_follows(self.settings, self.model.spec, settings))
+        except SettingsError as error:
+            self.refused = sentence(error)
+            self.settings_changed.emit()
+            self.plan_changed.emit()
 
     def use_settings(self, settings: Settings) -> None:
-        """Take all *settings*; the window is filled in from the model where they have none.
+        """Take all *settings*, the window and the decoder from the model where they have none.
 
         Raises
         ------
@@ -194,7 +152,7 @@ class Session:
             rule.check(window)
         self.settings = settings.replace(window_size=window)
         if settings.decoder is None:
-            self.settings = self.settings.replace(**_suggested_decoder(self.model))
+            self.settings = self.settings.replace(**_suggested_decoder(self.model.spec))
         self.refused = ""
         self.fitting.forget()
         self.settings_changed.emit()
@@ -210,13 +168,6 @@ class Session:
 
     def save_settings(self, path: str | Path, *, for_connectomics: bool = False) -> tuple[str, ...]:
         """Write all settings, and return those that the program that reads the file will not know of.
-
-        Parameters
-        ----------
-        path
-            The file; replaced if it exists.
-        for_connectomics
-            Whether it is a file of PyTorch Connectomics, which `use_settings_file` reads, too.
 
         Raises
         ------
@@ -252,39 +203,6 @@ class Session:
 
         return decoder_knobs(self.settings.decoder) if self.settings is not None and self.settings.decoder else ()
 
-    def choose(self, name: str, value: Any) -> None:
-        """Take *value* for the setting *name* as a person's choice, with what follows; `refused` says why not."""
-        own: dict[str, Callable[[Any], None]] = {"tta_axes": self.choose_tta_axes, "tta_views": self.choose_tta_views}
-        own["decoder"] = self.choose_decoder
-        try:
-            if name in own:
-                own[name](value)
-            else:
-                self.change(**{name: value})
-        except SettingsError as error:
-            self.refused = sentence(error)
-            self.settings_changed.emit()
-            self.plan_changed.emit()
-
-    def choose_tta_views(self, views: tuple[str, ...] | None) -> None:
-        """Take just the *views* with these names; None: those of the axes."""
-        self.change(tta_views=views, tta_axes=None, tta_num=1 if views is None else len(views))
-
-    def choose_tta_axes(self, axes: str | None) -> None:
-        """Let views reflect only *axes*, letters of the model's, or all; all reflections stay all reflections."""
-        from napari_tessera.core.settings.views import max_views
-        from napari_tessera.models.spec.suggestions import count_reflections
-
-        assert self.model is not None
-        assert self.settings is not None
-        own = self.model.spec.axes
-        before = own if self.settings.tta_axes is None else self.settings.tta_axes
-        n = self.settings.tta_num
-        if n > 1 and n == count_reflections(before):
-            n = count_reflections(own if axes is None else axes)
-        chosen = None if axes == own else axes
-        self.change(tta_axes=chosen, tta_views=None, tta_num=min(n, max_views(len(own), chosen)))
-
     def reset_window(self) -> None:
         """Take the model's own window."""
         assert self.model is not None
@@ -295,12 +213,6 @@ class Session:
         change = self.plan.advice[0].change if self.plan is not None and self.plan.advice else None
         if change is not None:
             self.change(**dict([change]))
-
-    def choose_decoder(self, name: str) -> None:
-        """Choose the decoder called *name*, with the model's parameters where it suggests that one."""
-        assert self.model is not None
-        suggested = _suggested_decoder(self.model)
-        self.change(**(suggested if name == suggested["decoder"] else {"decoder": name, "decoder_parameters": ()}))
 
     def set_outputs(self, outputs: Outputs) -> None:
         """Choose what a run keeps."""
@@ -351,12 +263,16 @@ class Session:
 
     def close(self, timeout_s: float = 30.0) -> None:
         """Cancel what goes on and wait for it; nothing is emitted afterwards."""
-        runner = self.runner
-        for signal in (self.images_changed, self.settings_changed, self.plan_changed, self.models.changed):
+        changes = (
+            self.images_changed,
+            self.settings_changed,
+            self.plan_changed,
+            self.models.changed,
+            self.fitting.changed,
+        )
+        for signal in changes:
             signal.disconnect()
-        for signal in (runner.changed, runner.progressed, runner.happened, runner.promised, runner.result_ready):
-            signal.disconnect()
-        self.fitting.changed.disconnect()
+        self.runner.silence()
         self.fitting.cancel()
         self.runner.cancel()
         self._planner.withdraw()
@@ -375,22 +291,11 @@ class Session:
     def _read_images(self) -> None:
         """Turn the images into volumes, or find out why that is not possible."""
         self.readings, self.volumes, self.problem = (), (), ""
-        if self.model is None:
-            return
-        spec = self.model.spec
-        try:
-            joined = join_channels(self.images, spec)
-            images = self.images if joined is None else (joined,)
-            readings = tuple(read_axes(image, spec, self.axis_use) for image in images)
-        except InputError as error:
-            self.problem = sentence(error)
-            return
-        self.readings = readings if joined is None else (replace(readings[0], note=channels_note(self.images)),)
-        self.volumes = tuple(
-            volume
-            for image, reading in zip(images, readings, strict=True)
-            for volume in split_volumes(image, reading, spec)
-        )
+        if self.model is not None:
+            try:
+                self.readings, self.volumes = read_volumes(self.images, self.model.spec, self.axis_use)
+            except InputError as error:
+                self.problem = sentence(error)
 
     def _replan(self) -> None:
         if self.runner.active:  # the plan on screen is the one that runs; the next one is made when it ends
@@ -438,44 +343,11 @@ class Session:
         previous, self._model = self._model, model
         self.changed_since_run = True
         self._planner.forget()
-        self.settings = self._settings_for(model, previous)
+        self.settings = _settings_for(model.spec, None if previous is None else previous.spec, self.settings)
         self._read_images()
         self.settings_changed.emit()
         self.images_changed.emit()
         self._replan()
-
-    def _settings_for(self, model: Model, previous: Model | None) -> Settings:
-        """Return the settings with what depends on the model set as *model* suggests.
-
-        Views and a blending that the *previous* one suggested go with it.
-        """
-        from napari_tessera.core.settings.settings import Settings
-        from napari_tessera.core.settings.views import max_views
-        from napari_tessera.models.spec.suggestions import (
-            with_blend_of,
-            with_overlap_of,
-            with_views_of,
-            without_views_of,
-        )
-
-        spec, before = model.spec, self.settings or Settings()
-        if previous is not None:
-            before = without_views_of(before, previous.spec)
-            if before.blend == previous.spec.blend:
-                before = before.replace(blend=Settings().blend)
-        if before.tta_views is not None:  # of another model, which may have other axes
-            before = before.replace(tta_num=1, tta_views=None)
-        if before.tta_axes is not None and not set(before.tta_axes) <= set(spec.axes):
-            before = before.replace(tta_axes=None)
-        suited = before.replace(
-            window_size=spec.window.default,
-            tta_num=min(before.tta_num, max_views(spec.spatial_dims, before.tta_axes)),
-            resolution=None,
-            # Where the model resamples by itself, that is what its user expects.
-            resample=None if spec.resampling.usual or spec.voxel_size_um is None else before.resample,
-            **_suggested_decoder(model),
-        )
-        return with_views_of(with_blend_of(with_overlap_of(suited, spec), spec), spec)
 
     def _on_fitting(self) -> None:
         if not self.fitting.active:
@@ -497,6 +369,61 @@ def _free_bytes(device: str) -> tuple[int, int]:
     return now.free_bytes, now.host_free_bytes
 
 
-def _suggested_decoder(model: Model) -> dict[str, Any]:
-    suggested = model.spec.suggested_decoder
-    return {"decoder": suggested.name, "decoder_parameters": suggested.parameters}
+def _suggested_decoder(spec: ModelSpec) -> dict[str, Any]:
+    return {"decoder": spec.suggested_decoder.name, "decoder_parameters": spec.suggested_decoder.parameters}
+
+
+def _with_what_follows(settings: Settings, spec: ModelSpec, chosen: dict[str, Any]) -> Settings:
+    """Return *settings* with what is *chosen*, and with what else a person means by that."""
+    from napari_tessera.core.settings.views import max_views
+    from napari_tessera.models.spec.suggestions import count_reflections
+
+    if "decoder" in chosen and "decoder_parameters" not in chosen:
+        suggested = _suggested_decoder(spec)
+        own = suggested if chosen["decoder"] == suggested["decoder"] else {"decoder_parameters": ()}
+        chosen = chosen | own
+    if "tta_views" in chosen and "tta_num" not in chosen:
+        views = chosen["tta_views"]
+        chosen = chosen | {"tta_axes": None, "tta_num": 1 if views is None else len(views)}
+    elif "tta_axes" in chosen and "tta_num" not in chosen:
+        before = spec.axes if settings.tta_axes is None else settings.tta_axes
+        axes, n = chosen["tta_axes"], settings.tta_num
+        if n > 1 and n == count_reflections(before):  # all reflections stay all reflections
+            n = count_reflections(spec.axes if axes is None else axes)
+        axes = None if axes == spec.axes else axes
+        chosen = chosen | {"tta_axes": axes, "tta_views": None, "tta_num": min(n, max_views(len(spec.axes), axes))}
+    after = settings.replace(**chosen)
+    # What the model suggests depends on the window; another overlap is the user's own.
+    suggested_before, suggested_now = map(spec.overlap_at, (settings.window_size, after.window_size))
+    if "overlap" in chosen or suggested_now is None or settings.overlap != suggested_before:
+        return after
+    return after.replace(overlap=suggested_now)
+
+
+def _settings_for(spec: ModelSpec, previous: ModelSpec | None, settings: Settings | None) -> Settings:
+    """Return *settings* with what depends on the model as that of *spec* suggests.
+
+    Views and a blending that the *previous* one suggested go with it.
+    """
+    from napari_tessera.core.settings.settings import Settings
+    from napari_tessera.core.settings.views import max_views
+    from napari_tessera.models.spec.suggestions import with_blend_of, with_overlap_of, with_views_of, without_views_of
+
+    before = settings or Settings()
+    if previous is not None:
+        before = without_views_of(before, previous)
+        if before.blend == previous.blend:
+            before = before.replace(blend=Settings().blend)
+    if before.tta_views is not None:  # of another model, which may have other axes
+        before = before.replace(tta_num=1, tta_views=None)
+    if before.tta_axes is not None and not set(before.tta_axes) <= set(spec.axes):
+        before = before.replace(tta_axes=None)
+    suited = before.replace(
+        window_size=spec.window.default,
+        tta_num=min(before.tta_num, max_views(spec.spatial_dims, before.tta_axes)),
+        resolution=None,
+        # Where the model resamples by itself, that is what its user expects.
+        resample=None if spec.resampling.usual or spec.voxel_size_um is None else before.resample,
+        **_suggested_decoder(spec),
+    )
+    return with_views_of(with_blend_of(with_overlap_of(suited, spec), spec), spec)

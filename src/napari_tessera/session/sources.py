@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,15 @@ import numpy.typing as npt
 
 from napari_tessera.engine.source import ArraySource, Region, Source
 from napari_tessera.images.views.plane_stack import StackPlane, StackSource
-from napari_tessera.session.images import AxisUse, ImageInput, Reading, counts_planes
+from napari_tessera.session.image_input import (
+    AxisUse,
+    ImageInput,
+    Reading,
+    channels_note,
+    counts_planes,
+    join_channels,
+    read_axes,
+)
 
 if TYPE_CHECKING:
     from napari_tessera.models.spec.spec import ModelSpec
@@ -120,6 +129,25 @@ class _LuminanceSource(Source):
         """Return the voxels of the spatial *region*, (1, *region)."""
         colours = np.asarray(self._colours[(*region, slice(0, 3))])
         return np.asarray(colours @ LUMINANCE, np.float32)[np.newaxis]
+
+
+def read_volumes(
+    images: Sequence[ImageInput], spec: ModelSpec, use: AxisUse
+) -> tuple[tuple[Reading, ...], tuple[VolumeInput, ...]]:
+    """Return how *images* are read for a model, and the volumes that they make; several may be channels of one.
+
+    Raises
+    ------
+    InputError
+        If an image does not suit the model.
+    """
+    joined = join_channels(images, spec)
+    taken = images if joined is None else (joined,)
+    readings = tuple(read_axes(image, spec, use) for image in taken)
+    volumes = [split_volumes(image, reading, spec) for image, reading in zip(taken, readings, strict=True)]
+    if joined is not None:
+        readings = (replace(readings[0], note=channels_note(images)),)
+    return readings, tuple(chain(*volumes))
 
 
 def split_volumes(image: ImageInput, reading: Reading, spec: ModelSpec) -> tuple[VolumeInput, ...]:

@@ -18,7 +18,7 @@ from napari_tessera.engine.loop.events import (
     Noticed,
     raise_if_cancelled,
 )
-from napari_tessera.session.intensities import is_taken_to_stay
+from napari_tessera.session.intensity_cache import is_taken_to_stay
 from napari_tessera.session.results import ImageResult, ResultStack
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from napari_tessera.core.settings.settings import Settings
     from napari_tessera.jobs.request import Request
     from napari_tessera.models.model import Model
-    from napari_tessera.session.intensities import IntensityCache
+    from napari_tessera.session.intensity_cache import IntensityCache
     from napari_tessera.session.mask import MaskInput
     from napari_tessera.session.sources import VolumeInput
 

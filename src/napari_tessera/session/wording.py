@@ -1,12 +1,16 @@
-"""Lines of text as views show them: the words, how serious they are, and what a tooltip adds. Numbers for people."""
+"""Lines of text as views show them, numbers for people, and what a person hears of an error."""
 
 from __future__ import annotations
 
+import platform
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from napari_tessera.core.errors import TesseraError
 from napari_tessera.core.units import format_bytes
+from napari_tessera.core.version import __version__
 
 # Labels that are made faster need no word of their own.
 WORTH_SAYING_S = 1.0
@@ -77,3 +81,18 @@ def unknown_there(names: Sequence[str]) -> str:
     'PyTorch Connectomics has no key for device, precision: they stand in a comment that only Tessera reads'
     """
     return f"PyTorch Connectomics has no key for {', '.join(names)}: they stand in a comment that only Tessera reads"
+
+
+def sentence(error: BaseException) -> str:
+    """Return what went wrong in one sentence."""
+    if isinstance(error, TesseraError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return f"the memory of this computer did not suffice ({error}): crop the image, or close other programs"
+    return f"something unexpected went wrong ({type(error).__name__}: {error}): please copy the report into an issue"
+
+
+def make_report(error: BaseException) -> str:
+    """Return the traceback of *error*, its causes included, with the versions that matter."""
+    where = f"napari-tessera {__version__}, Python {platform.python_version()}, {platform.platform()}"
+    return f"{where}\n\n{''.join(traceback.format_exception(error))}"

@@ -9,7 +9,7 @@ import pytest
 
 from napari_tessera.core.errors import InputError
 from napari_tessera.models.spec.spec import ModelSpec, WindowRule
-from napari_tessera.session.images import AxisUse, ImageInput, axis_uses, count_in_front, read_axes
+from napari_tessera.session.image_input import AxisUse, ImageInput, axis_uses, count_in_front, read_axes
 from napari_tessera.session.sources import split_volumes
 
 

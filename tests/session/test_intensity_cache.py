@@ -6,6 +6,7 @@ import gc
 import os
 import shutil
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,8 +19,8 @@ import pytest
 from napari_tessera.intensity import measure as normalise
 from napari_tessera.intensity.pointwise import Affine, IntensityMap
 from napari_tessera.intensity.steps import Normalisation
-from napari_tessera.session import ImageInput, Session, intensities
-from napari_tessera.session.intensities import IntensityCache, version_of
+from napari_tessera.session import ImageInput, Session
+from napari_tessera.session.intensity_cache import IntensityCache, version_of
 
 SHAPE = (24, 24, 24)
 
@@ -208,7 +209,8 @@ def test_a_zarr_array_elsewhere_is_measured_anew(tmp_path: Path) -> None:
 def test_numbers_that_need_no_values_look_at_none(
     scaled: Session, drain_until: Any, describe: Any, network: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intensities, "version_of", lambda data: pytest.fail("it was looked at"))
+    version_of = "napari_tessera.session.intensity_cache.version_of"
+    monkeypatch.setattr(version_of, lambda data: pytest.fail("it was looked at"))
     scaled.models.use(describe(network).with_spec(normalisation=Normalisation("divide", (("by", 255.0),))))
     run(scaled, drain_until, np.zeros((24, 24, 24), np.uint8))
 
@@ -247,19 +249,22 @@ def test_what_tells_changes(saved: Path, tmp_path: Path) -> None:
     assert version_of(mapped) is None
 
 
-def test_it_holds_no_array_and_takes_no_new_one_for_an_old(saved: Path) -> None:
+def test_it_holds_no_array_and_takes_no_new_one_for_an_old(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As though every array had got the same place in memory.
+    monkeypatch.setattr("napari_tessera.session.intensity_cache.id", lambda data: 7, raising=False)
     cache, maps = IntensityCache(), iter([shifted(number) for number in (1, 2, 3)])
     first = np.load(saved, mmap_mode="r")
     assert cache.measure(first, "all", lambda: next(maps)) == shifted(1)
     assert cache.measure(first, "all", lambda: next(maps)) == shifted(1)
     assert cache.measure(first, "half", lambda: next(maps)) == shifted(2)
-    entry = cache._entries[id(first)]
+    alive = weakref.ref(first)
     del first
     gc.collect()
-    assert entry.alive() is None
+    assert alive() is None
     second = np.load(saved, mmap_mode="r")
-    cache._entries[id(second)] = entry  # as though it had got the same place in memory
     assert cache.measure(second, "all", lambda: next(maps)) == shifted(3)
+    third = np.load(saved, mmap_mode="r")
+    assert cache.measure(third, "all", lambda: shifted(4)) == shifted(4), "while the second one lives"
 
 
 def test_what_is_written_while_it_is_measured_is_not_kept(saved: Path) -> None:

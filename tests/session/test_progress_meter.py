@@ -26,7 +26,7 @@ from napari_tessera.engine.loop.events import (
     VolumeStarted,
 )
 from napari_tessera.memory.calibration.pass_time import DecodingTime
-from napari_tessera.session.progress import ProgressMeter
+from napari_tessera.session.progress_meter import ProgressMeter
 from napari_tessera.session.status import progress_text
 
 
