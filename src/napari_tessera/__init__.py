@@ -19,11 +19,11 @@ from napari_tessera.core.errors import (
     TesseraError,
     UntrustedModelError,
 )
-from napari_tessera.core.version import __version__
 
 if TYPE_CHECKING:
     from napari_tessera.api import find_crop, find_window_mask, plan, predict, segment
     from napari_tessera.core.settings.settings import Settings
+    from napari_tessera.core.version import __version__
     from napari_tessera.engine.geometry.grid import WindowGrid
     from napari_tessera.engine.loop.events import CancelToken
     from napari_tessera.images.open import open_volume
@@ -72,6 +72,7 @@ _HOME = {
     "Settings": "core.settings.settings",
     "Volume": "images.volume",
     "WindowGrid": "engine.geometry.grid",
+    "__version__": "core.version",
     "autotune": "jobs.tuning",
     "calibrate": "jobs.tuning",
     "find_crop": "api",

@@ -18,7 +18,7 @@ from PIL import Image
 
 import napari_tessera
 from napari_tessera.cli import demo
-from napari_tessera.cli.viewer import add_files
+from napari_tessera.cli.demo import add_files
 from napari_tessera.core.settings.settings import Settings
 from napari_tessera.images.readers.tiff import open_tiff
 
@@ -106,25 +106,6 @@ def test_window(
     manifest = yaml.safe_load((Path(napari_tessera.__file__).parent / "napari.yaml").read_text())
     known = [(manifest["name"], widget["display_name"]) for widget in manifest["contributions"]["widgets"]]
     assert docked == (known if plugin_is_found else [])
-
-
-@pytest.mark.parametrize(
-    ("platform", "variables", "expected"),
-    [
-        ("linux", {}, False),
-        ("linux", {"DISPLAY": ":0"}, True),
-        ("linux", {"WAYLAND_DISPLAY": "wayland-0"}, True),
-        ("darwin", {}, True),
-        ("win32", {}, True),
-    ],
-)
-def test_display(monkeypatch: pytest.MonkeyPatch, platform: str, variables: dict[str, str], expected: bool) -> None:
-    monkeypatch.setattr(sys, "platform", platform)
-    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert demo.has_display() is expected
 
 
 def test_layers(make_image: Callable[..., Path]) -> None:

@@ -29,7 +29,7 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(tmp_path)  # as Python does for a script in that folder
     monkeypatch.setattr(demo, "make_demo", partial(demo.make_demo, settings=Settings(window_size=(16, 32, 32))))
     monkeypatch.setattr(demo, "SHAPE", (16, 40, 48))
-    monkeypatch.setattr(demo, "has_display", lambda: False)
+    monkeypatch.setattr("napari_tessera.session.doctor.system.has_display", lambda: False)
     return tmp_path
 
 

@@ -52,6 +52,8 @@ for arguments in [["--version"], ["--help"], *([c, "--help"] for c in sys.argv[1
         main(arguments)
     except SystemExit as ended:
         assert ended.code == 0
+    if len(arguments) == 1:
+        assert not {"numpy", "pydantic"} & set(sys.modules)
 loaded = {"torch", "monai", "napari", "qtpy", "tifffile", "skimage"} & set(sys.modules)
 assert not loaded, loaded
 """

@@ -13,18 +13,10 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run ``tessera`` and end the process with its exit code.
+    """Run ``tessera`` with *arguments*, or with those of the process, which is then ended; exit with its code.
 
-    Parameters
-    ----------
-    arguments
-        What stands behind the command's name; taken from the process if None, which is then ended.
-
-    Raises
-    ------
-    SystemExit
-        Always: 0, or 1 for a fault of Tessera's own, 2 for wrong usage, 3 for input that cannot be used, 4 for too
-        little memory, 130 when stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
+    0, or 1 for a fault of Tessera's own, 2 for wrong usage, 3 for input that cannot be used, 4 for too little memory,
+    130 when stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
     """
     from napari_tessera.cli.app import app
     from napari_tessera.cli.exit import run_app

@@ -16,8 +16,6 @@ from napari_tessera.cli.run import run
 from napari_tessera.cli.settings import settings
 from napari_tessera.cli.trust import trust
 
-__all__ = ["app"]
-
 app = typer.Typer(pretty_exceptions_enable=False, context_settings={"help_option_names": ["--help", "-h"]})
 
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from napari_tessera.memory.calibration.pass_time import PassTime
     from napari_tessera.memory.profile import Measurement
 
-__all__ = ["calibrate"]
-
 
 def calibrate(
     context: typer.Context,

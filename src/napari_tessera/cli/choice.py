@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     Find = Callable[[Settings], Sequence[npt.NDArray[Any] | None] | None]
 
-__all__ = ["Choice"]
-
 
 @dataclass(frozen=True, slots=True)
 class Choice:

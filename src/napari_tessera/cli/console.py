@@ -14,8 +14,6 @@ from rich.text import Text
 
 from napari_tessera.core.errors import lines_without_control, without_control
 
-__all__ = ["ERR", "LOOKING", "OUT", "count", "say", "say_assumed", "show_json", "stderr_is_terminal", "write_line"]
-
 
 class _PlainConsole(Console):
     """Shows text as it is: no markup in it, no names of pictures, and nothing that moves the cursor.
@@ -51,15 +49,7 @@ _STYLES = {
 
 
 def say(sentence: str, *, kind: str = "") -> None:
-    """Write one line to stderr, never broken where it is piped into a file or another program.
-
-    Parameters
-    ----------
-    sentence
-        Plain text; brackets mean nothing.
-    kind
-        ``Error``, ``Warning``, ``Stopped``, ``Note``, ``Assumed``, or empty: the word in front, in its colour.
-    """
+    """Write one line to stderr, never broken where it is piped; *kind*, of `_STYLES`, is the word in front."""
     sentence = without_control(sentence)
     line = Text.assemble((f"{kind}: ", _STYLES[kind]), sentence) if kind else Text(sentence)
     ERR.print(line, soft_wrap=True)

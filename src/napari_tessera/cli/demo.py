@@ -1,9 +1,7 @@
 """``tessera demo``: the whole way, from an image to labels and a picture, on a volume made by code."""
 
-import os
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,8 +11,6 @@ from napari_tessera.cli.outcome import Outcome
 if TYPE_CHECKING:
     from napari_tessera import Settings
     from napari_tessera.images.samples.neurites import NeuriteSample
-
-__all__ = ["demo", "make_demo"]
 
 SHAPE = (64, 192, 192)
 FILES = {
@@ -39,36 +35,20 @@ def demo(
     for name, what in FILES.items():
         write_line(f"{out / name}: {what}")
     write_line(f"adapted Rand error against the truth: {error:.3f} (0 is perfect)")
-    if show if show is not None else has_display():
-        from napari_tessera.cli.viewer import show_files
+    if show is None:
+        from napari_tessera.session.doctor.system import has_display
 
+        show = has_display()
+    if show:
         say("opening napari ...")
-        show_files(out / "raw.tif", out / "labels.tif")
-
-
-def has_display() -> bool:
-    """Whether a window can be opened here."""
-    return sys.platform in ("win32", "darwin") or any(os.environ.get(v) for v in ("DISPLAY", "WAYLAND_DISPLAY"))
+        _show(out / "raw.tif", out / "labels.tif")
 
 
 def make_demo(folder: Path, *, shape: tuple[int, int, int], settings: "Settings | None" = None) -> float:
     """Write the files of the demo into *folder* and return the adapted Rand error of the labels.
 
-    Parameters
-    ----------
-    folder
-        Made if it is missing. Files of an earlier demo are replaced, files of other origin never.
-    shape
-        Of the computed volume, voxels.
-    settings
-        Of the run; the defaults if None.
-
-    Raises
-    ------
-    OutputError
-        If the folder cannot be written, or holds files of these names that are not a demo's.
-    CancelledError
-        After Ctrl-C, SIGTERM or SIGHUP.
+    Files of an earlier demo are replaced, files of other origin never: that, like a folder that cannot be written, is
+    an `OutputError`.
     """
     _claim(folder)
     from napari_tessera.images.samples.neurites import make_neurites
@@ -126,7 +106,8 @@ def _segment(folder: Path, settings: "Settings | None") -> None:
     """Do what ``tessera run raw.tif -o labels.tif`` does, and keep the plan and the settings."""
     from napari_tessera import Settings
     from napari_tessera.cli.file_run import FileRun
-    from napari_tessera.cli.run import announce, write_json
+    from napari_tessera.cli.render import announce
+    from napari_tessera.cli.run import write_json
     from napari_tessera.cli.setup import open_model
 
     outcome = Outcome(folder / "raw.tif", folder / "labels.tif")
@@ -159,3 +140,41 @@ def _judge(folder: Path, sample: "NeuriteSample") -> float:
     )
     draw_picture(folder / "picture.png", sample.image[middle], panels, pixel_size_um=sample.voxel_size_um[-1])
     return float(error)
+
+
+def _show(image: Path, labels: Path) -> None:
+    """Show both files in a new napari window, with the dock, and wait until it is closed."""
+    from importlib import import_module
+
+    from napari_tessera.core.errors import TesseraError
+
+    try:
+        napari: Any = import_module("napari")
+        viewer = napari.Viewer(title="Tessera demo", ndisplay=2)
+    # Without a Qt binding, its libraries or a display, anything from ImportError to RuntimeError comes.
+    except Exception as error:
+        raise TesseraError(
+            f"napari cannot open a window here ({str(error).partition(chr(10))[0]}): 'tessera doctor' says why; "
+            f"without a window: --no-show"
+        ) from error
+    add_files(viewer, image, labels)
+    try:
+        viewer.window.add_plugin_dock_widget("napari-tessera", "Segment with Tessera")
+    except (KeyError, ValueError) as error:  # napari knows no such plugin: a source tree that was never installed
+        say(f"napari does not find Tessera's widget ({error}); 'tessera doctor' says why", kind="Warning")
+    napari.run()
+
+
+def add_files(viewer: Any, image: Path, labels: Path) -> None:
+    """Add both files as layers, at the middle plane."""
+    import numpy as np
+
+    from napari_tessera.images.open import open_volume
+
+    raw, segmented = open_volume(image), open_volume(labels)
+    place: dict[str, Any] = {"axis_labels": tuple(raw.axes.lower())}
+    if raw.voxel_size_um:
+        place |= {"scale": raw.voxel_size_um, "units": "µm"}
+    viewer.add_image(np.asarray(raw.data), name=image.stem, **place)
+    viewer.add_labels(np.asarray(segmented.data), name=f"{image.stem} {labels.stem}", opacity=0.5, **place)
+    viewer.dims.set_point(0, (raw.voxel_size_um or (1.0,))[0] * (raw.shape[0] // 2))

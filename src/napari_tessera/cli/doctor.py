@@ -14,8 +14,6 @@ from napari_tessera.cli.console import OUT, show_json
 if TYPE_CHECKING:
     from napari_tessera.session.doctor import Finding
 
-__all__ = ["doctor"]
-
 # A sign and a word: neither colour alone nor a sign alone says whether something works.
 WORDS = {"ok": ("✓ works", "green"), "warn": ("! limited", "yellow"), "fail": ("✗ broken", "red")}
 

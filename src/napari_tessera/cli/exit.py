@@ -26,8 +26,6 @@ from napari_tessera.core.errors import (
 if TYPE_CHECKING:
     import typer
 
-__all__ = ["DEBUG_VARIABLE", "describe", "exit_code_of", "report", "run_app"]
-
 DEBUG_VARIABLE = "TESSERA_DEBUG"
 INTERRUPTED = CancelledError.exit_code
 

@@ -11,15 +11,12 @@ from napari_tessera.cli import options
 from napari_tessera.cli.console import OUT, say, say_assumed, show_json
 from napari_tessera.core.errors import without_control
 from napari_tessera.core.units import format_parameters, format_voxel_size
-from napari_tessera.session.model_summary import mirrored_axes
 
 if TYPE_CHECKING:
     from napari_tessera.images.views.interpolation import ResamplingScheme
     from napari_tessera.intensity.steps import Chain, Normalisation
     from napari_tessera.models.formats.base import Description, Risk
     from napari_tessera.models.spec.spec import ModelSpec
-
-__all__ = ["inspect"]
 
 
 def inspect(
@@ -78,6 +75,8 @@ def _facts(spec: "ModelSpec | None") -> dict[str, str]:
     """Return what is known, in the order and the words of the description's own keys."""
     if spec is None:
         return {}
+    from napari_tessera.session.model_summary import mirrored_axes
+
     rule = spec.window
     steps = f"minimum {_sides(rule.minimum)}, steps of {_sides(rule.step)}" if any(rule.step) else "no other"
     facts = {

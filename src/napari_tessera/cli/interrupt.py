@@ -16,17 +16,6 @@ from typing import Any, NoReturn, TypeVar
 from napari_tessera.cli.console import say
 from napari_tessera.engine.loop.events import CancelToken, raise_if_cancelled
 
-__all__ = [
-    "StopToken",
-    "cancel_on_stop",
-    "end_process",
-    "ending_quietly",
-    "heard",
-    "heard_call",
-    "hearing_stops",
-    "stopped_code",
-]
-
 T = TypeVar("T")
 
 # A batch system sends SIGTERM, a terminal that closes SIGHUP, Windows SIGBREAK.
@@ -142,23 +131,12 @@ def heard_call(function: Callable[[], T]) -> T:
 
 
 def heard(iterator: Generator[T, None, None], token: StopToken | None = None) -> Generator[T, None, None]:
-    """Yield what *iterator* yields, which runs on a thread of its own.
+    """Yield what *iterator* yields, which runs on a thread of its own, while the next value is waited for.
 
     Signals are handled between two instructions of Python in the main thread: it would hear none while a library
-    decodes or measures a whole volume. So it waits, and hears at once.
-
-    Parameters
-    ----------
-    iterator
-        Runs while the next value is waited for, and at no other time.
-    token
-        Stops it: a stage that does not end by itself soon is left behind, until `end_process`. None: an exception of
-        the signal's handler does.
-
-    Raises
-    ------
-    CancelledError
-        Once *token* is set.
+    decodes or measures a whole volume. So it waits, and hears at once. *token* stops it, with `CancelledError`: a stage
+    that does not end by itself soon is left behind, until `end_process`. Without one, an exception of the signal's
+    handler does.
     """
     wanted: queue.SimpleQueue[bool] = queue.SimpleQueue()
     # Not a SimpleQueue: once its time is up while a handler runs, it waits for ever.

@@ -13,8 +13,6 @@ from napari_tessera.core.units import format_bytes, format_voxel_size
 if TYPE_CHECKING:
     from napari_tessera.models.spec.spec import ModelSpec
 
-__all__ = ["models"]
-
 
 def models(as_json: options.Json = False) -> None:
     """List the networks that come with Tessera, and those in your own folder of models; none is opened."""

@@ -14,12 +14,9 @@ from napari_tessera.cli.console import count, say
 from napari_tessera.cli.exit import describe, exit_code_of, report
 from napari_tessera.core.errors import InputError
 from napari_tessera.core.units import format_duration
-from napari_tessera.session.wording import WORTH_SAYING_S
 
 if TYPE_CHECKING:
     from napari_tessera.cli.channel_files import ImagePaths
-
-__all__ = ["Outcome", "choose_outcomes", "end_with_errors", "results_among", "without_mask"]
 
 MOST_NAMED = 5
 
@@ -28,26 +25,8 @@ MOST_NAMED = 5
 class Outcome:
     """What became of one image file.
 
-    Parameters
-    ----------
-    image, target
-        The image's file, or what to call it where it has several, and the result's file.
-    skipped
-        Why it is left out; empty where it is not.
-    errors
-        What went wrong: the name of the file or the frame, and the error.
-    failed_frames
-        Frames without a result; 0 for an image without a time axis.
-    written
-        Whether the result stands under its name.
-    kept
-        Where the result is instead, or what is finished of it; None where there is nothing of the kind.
-    seconds, passes_s, decoding_s, forward_passes
-        That it took; of the seconds those of the passes and of making labels.
-    count, counted
-        What there is in the result; see `ResultFile`.
-    files
-        What the image is read from, a file for each channel where there are several.
+    *image* is its file, or what to call it where it is read from several *files*; *errors* has the name of the file or
+    frame beside each. A result that could not get its name is *kept* elsewhere, whole or as far as it is finished.
     """
 
     image: Path
@@ -72,6 +51,8 @@ class Outcome:
         report(error, sentence if self.image.name in sentence else f"{name}: {sentence}")
 
     def __str__(self) -> str:
+        from napari_tessera.session.wording import WORTH_SAYING_S
+
         found, passes = count(self.count, self.counted), count(self.forward_passes, "forward passes")
         taken = format_duration(self.seconds)
         if self.decoding_s >= WORTH_SAYING_S:
@@ -123,21 +104,8 @@ def choose_outcomes(
 ) -> list[Outcome]:
     """Return what becomes of each image: where its result goes, or why it is left out, which is said.
 
-    Found out before the seconds that torch takes to load.
-
-    Parameters
-    ----------
-    images
-        What to call each, and its files.
-    own
-        Those that are left out, from `results_among`.
-    output, kind, overwrite, skip_existing, many
-        As for `choose_targets`.
-
-    Raises
-    ------
-    OutputError
-        As `choose_targets`.
+    Found out before the seconds that torch takes to load. *own*, from `results_among`, are left out; the rest is as for
+    `choose_targets`, errors included.
     """
     from napari_tessera.cli.targets import choose_targets
 
@@ -167,10 +135,7 @@ def choose_outcomes(
 def results_among(images: Sequence[ImagePaths]) -> set[Path]:
     """Return which of several images are results of Tessera, taken along by ``*.tif``, and say that they are left out.
 
-    Raises
-    ------
-    InputError
-        If all are.
+    `InputError` if all are.
     """
     from napari_tessera.cli.targets import is_result
 

@@ -8,8 +8,6 @@ import typer
 from napari_tessera.cli import options, setup
 from napari_tessera.cli.console import write_line
 
-__all__ = ["pack"]
-
 
 def pack(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's file or folder.")],

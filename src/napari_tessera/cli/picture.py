@@ -15,8 +15,6 @@ from napari_tessera.images.writers.output import output_file
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["Panel", "draw_picture", "match_colours", "scale_bar_um"]
-
 PANEL_PIXELS = 480
 MARGIN, TITLE, FONT_SIZE = 16, 36, 20
 OPACITY = 0.45
@@ -25,15 +23,7 @@ BACKGROUND, INK = (24, 24, 27), (240, 240, 240)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Panel:
-    """One of the pictures side by side.
-
-    Parameters
-    ----------
-    title
-        What stands above it.
-    labels
-        Laid over the image in colour, (Y, X), 0 left free; None for the bare image.
-    """
+    """One of the pictures side by side; *labels*, (Y, X), are laid over the image in colour, 0 left free."""
 
     title: str
     labels: npt.NDArray[Any] | None = None
@@ -42,21 +32,10 @@ class Panel:
 def draw_picture(
     path: Path, plane: npt.NDArray[Any], panels: Sequence[Panel], *, pixel_size_um: float | None = None
 ) -> None:
-    """Draw *plane* once for every panel, side by side, as a PNG.
+    """Draw *plane*, (Y, X), once for every panel, side by side, as a PNG, which is replaced if it exists.
 
-    The last panel with labels gives the colours. In the others the object that shares most with one of its objects
-    has the same colour, and only that one, so that split and merged objects show.
-
-    Parameters
-    ----------
-    path
-        Ends in ``.png``; replaced if it exists.
-    plane
-        The image, (Y, X), any number type.
-    panels
-        From left to right.
-    pixel_size_um
-        Edge length of a pixel, for the scale bar; None draws none.
+    The last panel with labels gives the colours. In the others the object that shares most with one of its objects has
+    the same colour, and only that one, so that split and merged objects show.
     """
     scale = max(1, -(-PANEL_PIXELS // max(plane.shape)))
     height, width = (n * scale for n in plane.shape)

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from napari_tessera import Model, Plan, Settings
     from napari_tessera.cli.items import Item
 
-__all__ = ["plan"]
-
 ALL_SEEN = "zeros around an image are cut off when it is run: without the image, what is counted is the most"
 ALL_COUNTED = "without the image no window is known to be empty: all are counted"
 

@@ -25,25 +25,13 @@ from napari_tessera.session.progress_meter import ProgressMeter, VolumeProgress
 if TYPE_CHECKING:
     from napari_tessera import Plan
 
-__all__ = ["RunProgress", "Status", "show_progress"]
-
 # Often enough to see that a job lives, rarely enough for its log to stay readable.
 LINE_EVERY_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Where the run is.
-
-    Parameters
-    ----------
-    text
-        What it does, and with what.
-    done, total
-        Forward passes of the whole run; those of a volume that failed count as done.
-    seconds_left
-        None while it cannot be told.
-    """
+    """What the run does, and its forward passes; those of a volume that failed count as done."""
 
     text: str
     done: int
@@ -57,20 +45,7 @@ class Status:
 
 
 class RunProgress:
-    """Counts passes and seconds, volume by volume, from the run's events; subclasses show them.
-
-    Parameters
-    ----------
-    planned
-        The run.
-    names
-        What to call each volume.
-
-    Attributes
-    ----------
-    recovered
-        What was given up because memory ran out.
-    """
+    """Counts passes and seconds, volume by volume, from the run's events; subclasses show them."""
 
     def __init__(self, planned: Plan, names: Sequence[str]) -> None:
         self._names = names

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -10,17 +12,14 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from napari_tessera.cli.console import count
+from napari_tessera.cli.console import count, say
 from napari_tessera.core.errors import without_control
 from napari_tessera.core.units import format_bytes
-from napari_tessera.session.cost import HOST_TERMS, expected_time
 
 if TYPE_CHECKING:
     from napari_tessera import Plan, Settings
     from napari_tessera.memory.device_state import DeviceState
     from napari_tessera.planning.plan import VolumePlan
-
-__all__ = ["count_windows", "needed_of_free", "render_plan", "written_bytes"]
 
 # The words of the memory terms, in the order in which they add up.
 TERMS = {
@@ -35,11 +34,15 @@ TERMS = {
 }
 # A plan of a long time series stays readable.
 MAX_ROWS = 20
+# Advice that a user must see before a run that was asked for; hints how to make it faster belong to `tessera plan`.
+URGENT = ("WARNING", "PROBLEM")
 MARKS = {"INFO": ("i", "cyan"), "WARNING": ("!", "yellow"), "PROBLEM": ("x", "red")}
 
 
 def render_plan(planned: Plan, names: Sequence[str]) -> Group:
     """Return the plan for a person: tables with units, then the advice."""
+    from napari_tessera.session.cost import HOST_TERMS, expected_time  # loads what `tessera --help` needs not
+
     sizes = Table.grid(padding=(0, 2))
     sizes.add_row(
         "memory" if planned.shares_host_memory else "RAM", _of_free(planned.host_bytes, planned.device.host_free_bytes)
@@ -58,6 +61,24 @@ def render_plan(planned: Plan, names: Sequence[str]) -> Group:
         sizes,
         *(render_advice(advice.text, advice.level.name) for advice in planned.advice),
     )
+
+
+def announce(planned: Plan, folder: Path, notes: Sequence[str] = ()) -> None:
+    """Say how the images were understood, what is about to happen and what may go wrong; results go to *folder*."""
+    for note in notes:
+        say(note, kind="Note")
+    needs = needed_of_free(planned)
+    say(f"{count_windows(planned)}, {count(planned.forward_passes, 'forward passes')}; needs {needs}")
+    for advice in planned.advice:
+        if advice.level.name in URGENT:
+            say(advice.text, kind="Warning")
+    free, written = shutil.disk_usage(folder).free, written_bytes(planned)
+    if written > free:
+        say(
+            f"The results take {format_bytes(written)} before compression, and {format_bytes(free)} are "
+            f"free on the disk of '{folder}'",
+            kind="Warning",
+        )
 
 
 def count_windows(planned: Plan) -> str:

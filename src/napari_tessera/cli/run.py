@@ -1,32 +1,22 @@
 """``tessera run``: images in, label or probability files out."""
 
 import json
-import shutil
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from napari_tessera.cli import options, setup
 from napari_tessera.cli.channel_files import join_channel_files
 from napari_tessera.cli.choice import Choice
-from napari_tessera.cli.console import LOOKING, count, say, show_json, write_line
+from napari_tessera.cli.console import LOOKING, say, show_json, write_line
 from napari_tessera.cli.interrupt import heard_call
 from napari_tessera.cli.outcome import Outcome, choose_outcomes, end_with_errors, results_among, without_mask
-from napari_tessera.cli.render import count_windows, needed_of_free, written_bytes
+from napari_tessera.cli.render import announce
 from napari_tessera.core.errors import CancelledError, OutputError
-from napari_tessera.core.units import format_bytes
 from napari_tessera.core.writing import write_text
-
-if TYPE_CHECKING:
-    from napari_tessera import Plan
-
-__all__ = ["announce", "run", "write_json"]
-
-# Advice that a user must see before a run that was asked for; hints how to make it faster belong to `tessera plan`.
-URGENT = ("WARNING", "PROBLEM")
 
 
 def run(
@@ -140,42 +130,8 @@ def _list(outcomes: Sequence[Outcome], *, as_json: bool, quiet: bool) -> None:
             write_line(str(outcome))
 
 
-def announce(planned: "Plan", folder: Path, notes: Sequence[str] = ()) -> None:
-    """Say how the images were understood, what is about to happen and what may go wrong.
-
-    Parameters
-    ----------
-    planned
-        The run.
-    folder
-        Where results go.
-    notes
-        Sentences on the images.
-    """
-    for note in notes:
-        say(note, kind="Note")
-    needs = needed_of_free(planned)
-    say(f"{count_windows(planned)}, {count(planned.forward_passes, 'forward passes')}; needs {needs}")
-    for advice in planned.advice:
-        if advice.level.name in URGENT:
-            say(advice.text, kind="Warning")
-    free, written = shutil.disk_usage(folder).free, written_bytes(planned)
-    if written > free:
-        say(
-            f"The results take {format_bytes(written)} before compression, and {format_bytes(free)} are "
-            f"free on the disk of '{folder}'",
-            kind="Warning",
-        )
-
-
 def write_json(path: Path, content: object) -> None:
-    """Write *content* to *path*.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be written.
-    """
+    """Write *content* to *path*; `OutputError` if it cannot be written."""
     try:
         write_text(path, json.dumps(content, indent=1) + "\n")
     except OSError as error:

@@ -10,8 +10,6 @@ from napari_tessera.cli import setup
 from napari_tessera.cli.console import say, show_json, write_line
 from napari_tessera.core.errors import SettingsError
 
-__all__ = ["settings"]
-
 SUFFIXES = (".yaml", ".yml")
 
 

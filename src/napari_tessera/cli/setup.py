@@ -11,18 +11,11 @@ import typer
 if TYPE_CHECKING:
     from napari_tessera import Model, Settings
 
-__all__ = ["check_mask_option", "merge_settings", "open_model", "with_suggestions"]
-
 
 def merge_settings(file: Path | None, options: Mapping[str, Any]) -> Settings:
     """Return the settings of *file*, or the defaults, with those that are given as *options*.
 
     The file may be one of PyTorch Connectomics; what of it is not carried over is said.
-
-    Raises
-    ------
-    SettingsError
-        If the file or a value is not valid.
     """
     from napari_tessera import Settings
     from napari_tessera.models.spec.suggestions import count_reflections
@@ -53,19 +46,7 @@ def _open_settings(file: Path) -> Settings:
 
 
 def with_suggestions(settings: Settings, model: Model, *, file: Path | None, given: Mapping[str, Any]) -> Settings:
-    """Return *settings* with what the model's author suggests, unless the user has said it.
-
-    Parameters
-    ----------
-    settings
-        From `merge_settings`.
-    model
-        Suggests an overlap, a blending, and views.
-    file
-        The settings file, which says everything; None if there is none.
-    given
-        What is named on the command line.
-    """
+    """Return *settings* with what the model's author suggests, unless they are *given* or of a *file*."""
     from napari_tessera.models.spec.suggestions import with_blend_of, with_overlap_of, with_views_of
 
     if file is not None:
@@ -99,13 +80,7 @@ def _parse_parameter(text: str) -> tuple[str, Any]:
 
 
 def open_model(name: str | None, *, trust: bool = False, network_output: str = "") -> Model:
-    """Return the model called *name*, the bundled one if None; a file that is trusted is remembered.
-
-    Raises
-    ------
-    ModelError
-        If there is no such model, it cannot be opened, or it may not run code.
-    """
+    """Return the model called *name*, the bundled one if None; a file that is trusted is remembered."""
     from napari_tessera.cli.console import say, say_assumed
     from napari_tessera.core.errors import ModelError, UntrustedModelError
     from napari_tessera.models.load import BUNDLED, load_model

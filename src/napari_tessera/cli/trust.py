@@ -9,8 +9,6 @@ from napari_tessera.cli import options
 from napari_tessera.cli.console import show_json, write_line
 from napari_tessera.core.errors import ModelError
 
-__all__ = ["trust"]
-
 # Of a SHA-256, as many digits tell a user's files apart.
 FEWEST_DIGITS = 6
 

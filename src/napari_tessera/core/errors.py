@@ -11,30 +11,8 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 from typing import ClassVar
-
-__all__ = [
-    "MORE_MEMORY",
-    "CalibrationError",
-    "CancelledError",
-    "InputError",
-    "ModelError",
-    "OutOfMemoryError",
-    "OutputError",
-    "SettingsError",
-    "TesseraError",
-    "UntrustedModelError",
-    "as_sentence",
-    "first_line",
-    "host_memory_for",
-    "lacks_memory",
-    "lines_without_control",
-    "nearest",
-    "without_control",
-]
-
 
 # Of a message; and of a word in it that is longer than the name of a file can be.
 MOST_LETTERS, SHOWN_LETTERS = 2000, 80
@@ -89,10 +67,8 @@ class ModelError(TesseraError):
 class UntrustedModelError(ModelError):
     """The model file can run code and nobody has said yet that it may.
 
-    Parameters
+    Attributes
     ----------
-    message
-        The sentence.
     format_name
         What people call the model's format.
     does
@@ -196,6 +172,8 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     >>> nearest("overlp", ["overlap", "window_size"])
     "; did you mean 'overlap'?"
     """
+    from difflib import get_close_matches
+
     found = get_close_matches(word, list(choices), n=1)
     return f"; did you mean '{found[0]}'?" if found else ""
 

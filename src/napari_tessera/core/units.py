@@ -7,17 +7,6 @@ from collections.abc import Iterable
 from math import isclose
 from typing import Any
 
-__all__ = [
-    "axis_letter",
-    "format_bytes",
-    "format_duration",
-    "format_estimate",
-    "format_parameters",
-    "format_voxel_size",
-    "micrometres_per",
-    "parse_bytes",
-]
-
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _FACTORS: dict[str, int] = {
     "": 1,
@@ -96,12 +85,7 @@ def format_bytes(n_bytes: float) -> str:
 
 
 def parse_bytes(text: str) -> int:
-    """Return the bytes that *text* such as ``"8GiB"``, ``"500 MB"`` or ``"1024"`` stands for.
-
-    Raises
-    ------
-    ValueError
-        If the text is no such size.
+    """Return the bytes that *text* such as ``"8GiB"``, ``"500 MB"`` or ``"1024"`` stands for; `ValueError` for others.
 
     Examples
     --------

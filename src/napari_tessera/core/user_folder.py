@@ -9,8 +9,6 @@ from typing import Any
 
 from napari_tessera.core.writing import write_text
 
-__all__ = ["configuration_folder", "replace_json", "set_aside"]
-
 
 def configuration_folder() -> Path:
     """Return the folder of what Tessera remembers of its user; it need not be there yet."""
@@ -20,13 +18,7 @@ def configuration_folder() -> Path:
 
 
 def replace_json(path: Path, content: Any) -> None:
-    """Write *content* to *path*, folders included, so that whoever reads meanwhile finds the old file or the new one.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written.
-    """
+    """Write *content* to *path*, folders included: whoever reads meanwhile finds the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(content, indent=1))
 

@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["replacing", "write_text"]
-
 # Named for the machine and the process that writes it, so that what a dead one has left can be told.
 _TEMPORARY = re.compile(r"\.tessera-(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{16}\.part")
 # A process of another container may have the same machine's name and go unseen: it has written since.
@@ -27,11 +25,6 @@ def replacing(path: Path) -> Iterator[Path]:
     Nobody can have foreseen the name and put a link there. The file has the mode that the umask gives, whatever writes
     into it. Nothing is left under the temporary name, whatever goes wrong; what an earlier process could not take away
     is taken away first.
-
-    Raises
-    ------
-    OSError
-        If the system refuses to write, for example because the disk is full.
     """
     _remove_stale(path.parent)
     temporary = path.with_name(f".tessera-{_machine()}-{os.getpid()}-{secrets.token_hex(8)}.part")
@@ -48,13 +41,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write *text* in UTF-8 as the file *path*, whole or not at all.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written.
-    """
+    """Write *text* in UTF-8 as the file *path*, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

@@ -37,12 +37,7 @@ def decoder_schema(name: str) -> dict[str, Any]:
 
 
 def get_decoder(name: str, **parameters: Any) -> Decoder:
-    """Return the decoder called ``name``.
-
-    Raises
-    ------
-    SettingsError
-        If the name or a parameter is unknown, or a parameter is out of range.
+    """Return the decoder called *name*; `SettingsError` for an unknown name or parameter, and for one out of range.
 
     Examples
     --------

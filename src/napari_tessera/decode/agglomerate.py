@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["FaceGraph", "agglomerate", "build_face_graph"]
-
 SLAB_FACES = 2**22
 """Faces examined at a time, so that the temporary arrays do not grow with the volume."""
 

@@ -12,22 +12,10 @@ if TYPE_CHECKING:
     from napari_tessera.decode.base import Decoder
     from napari_tessera.models.spec.spec import ModelSpec
 
-__all__ = ["LabelClass", "label_classes", "makes_classes"]
-
 
 @dataclass(frozen=True, slots=True)
 class LabelClass:
-    """One class of a result.
-
-    Parameters
-    ----------
-    label
-        Its value in the labels.
-    name
-        What the model's author calls it.
-    colour
-        ``#rrggbb``; empty where the author names none.
-    """
+    """One class of a result, as the model's author names it; the colour is ``#rrggbb`` or empty."""
 
     label: int
     name: str

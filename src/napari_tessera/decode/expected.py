@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from napari_tessera.decode.base import Decoder
     from napari_tessera.models.spec.spec import ModelSpec
 
-__all__ = ["ValueCheck"]
-
 # How far beyond [0, 1] what is taken for a probability may lie, and a sum of them beyond 1: a regression overshoots,
 # and float16 rounds.
 SLACK = 0.01
@@ -29,16 +27,10 @@ MANY = 100_000
 
 
 class ValueCheck:
-    """Finds, once each, what outputs have that their description excludes.
+    """Finds, once each, what outputs of a model have that its description excludes.
 
-    Parameters
-    ----------
-    spec
-        The model.
-    kept
-        What the averages become on the device: what makes labels of them, or None where probabilities are kept.
-    decoder
-        What makes labels in the end; None: nothing does.
+    *kept* is what the averages become on the device: what makes labels of them, or None where probabilities are kept;
+    *decoder* what makes labels in the end, if anything does.
     """
 
     def __init__(self, spec: ModelSpec, kept: Decoder | None, decoder: Decoder | None) -> None:
@@ -62,10 +54,7 @@ class ValueCheck:
     def of_pass(self, output: torch.Tensor, *, fractional: bool) -> Iterator[str]:
         """Yield sentences on *output*, (B, C, *window), before any activation, of windows that are *fractional*.
 
-        Raises
-        ------
-        ModelError
-            If it gives class numbers for them. What gives whole numbers for whole numbers may just copy them.
+        `ModelError` if it gives class numbers for them. What gives whole numbers for whole numbers may just copy them.
         """
         self._seen += output.numel()
         if fractional and self._is_whole:

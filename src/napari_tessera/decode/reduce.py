@@ -16,23 +16,13 @@ if TYPE_CHECKING:
     from napari_tessera.decode.base import Decoder
     from napari_tessera.models.spec.spec import Activation, ModelSpec
 
-__all__ = ["UINT8_LEVELS", "Reduced", "check_probabilities", "choose_reduction", "keep_output", "restore_probabilities"]
-
 UINT8_LEVELS = 255
 MOST_FLOAT16 = 65504.0
 
 
 @dataclass(frozen=True, slots=True)
 class Reduced:
-    """A reduction and the array that it fills.
-
-    Parameters
-    ----------
-    channels, dtype
-        Of the reduced volume, (channels, *spatial); a numpy dtype's name.
-    reduction
-        What the engine applies to finished planes.
-    """
+    """A reduction and the channels and numpy dtype of the volume that it fills."""
 
     channels: int
     dtype: str
@@ -42,18 +32,9 @@ class Reduced:
 def choose_reduction(
     spec: ModelSpec, decoder: Decoder | None, kept: ProbabilityType, *, activated: bool = False
 ) -> Reduced:
-    """Return what becomes of the network's averaged output.
+    """Return what becomes of the network's averaged output, *activated* before or not.
 
-    Parameters
-    ----------
-    spec
-        The model.
-    decoder
-        What makes labels of it later; None keeps the probabilities.
-    kept
-        The type that probabilities are kept in.
-    activated
-        Whether that output was activated before.
+    A *decoder* makes labels of it later; without one, probabilities are *kept* in this type.
     """
     activations = () if activated else spec.activations
     if decoder is None:

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from napari_tessera.engine.source import Source
     from napari_tessera.intensity.steps import Chain, Normalisation
 
-__all__ = ["ForegroundSource", "is_masked", "measure_foreground"]
-
 
 def is_masked(
     normalisation: Normalisation | Chain | Sequence[Normalisation | Chain], channels: int
@@ -43,15 +41,7 @@ def measure_foreground(source: Source) -> npt.NDArray[np.bool_]:
 
 
 class ForegroundSource(SourceView):
-    """A `Source` of which it is known where its foreground is.
-
-    Parameters
-    ----------
-    source
-        The image.
-    inside
-        Where its foreground is, boolean (*spatial).
-    """
+    """A `Source` of which it is known where its foreground is, boolean (*spatial)."""
 
     def __init__(self, source: Source, inside: npt.NDArray[np.bool_]) -> None:
         super().__init__(source)

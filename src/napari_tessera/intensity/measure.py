@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from napari_tessera.engine.source import Source
     from napari_tessera.intensity.pointwise import Pointwise
 
-__all__ = ["measure_intensity", "needs_values"]
-
 # Percentiles of values with more than 16 bits come from about as many voxels, drawn at random: any regular choice would
 # fall in with something regular in an image.
 SAMPLE_VOXELS = 4_000_000
@@ -45,23 +43,12 @@ Steps = Normalisation | Chain
 
 
 def measure_intensity(source: Source, normalisation: Steps | Sequence[Steps]) -> IntensityMap:
-    """Return the map that brings *source* to its network's intensities.
+    """Return the map that brings *source* to its network's intensities, by steps of all channels alike or of each.
 
-    Reads the volume once, in pieces (not at all for whole numbers that need no statistics); for a chain again for
-    every step whose statistics do not follow from those before, where values have more than 16 bits. Percentiles
-    of values of up to 16 bits, and of up to 4 million voxels, are exact; others come from as many, drawn at random.
-
-    Parameters
-    ----------
-    source
-        The volume.
-    normalisation
-        Of all channels alike, or one for each.
-
-    Raises
-    ------
-    InputError
-        If the image holds NaN or infinite values, or is not made of real numbers.
+    Reads the volume once, in pieces (not at all for whole numbers that need no statistics); for a chain again for every
+    step whose statistics do not follow from those before, where values have more than 16 bits. Percentiles of values of
+    up to 16 bits, and of up to 4 million voxels, are exact; others come from as many, drawn at random. `InputError` if
+    the image holds NaN or infinite values, or is not made of real numbers.
     """
     if source.dtype.kind not in "biuf":
         raise InputError(f"the image has values of type {source.dtype}; Tessera needs whole or floating-point numbers")

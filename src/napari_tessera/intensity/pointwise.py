@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Affine", "Binarise", "IntensityMap", "Levels", "Pointwise", "Power", "Sigmoid", "Table", "Threshold"]
-
 
 class Pointwise(Protocol):
     """One step."""
@@ -51,16 +49,9 @@ class IntensityMap:
 
 @dataclass(frozen=True, slots=True)
 class Affine:
-    """``(clip(x, low, high) - shift) * scale``, of all voxels or of all but those that are 0.
+    """``(clip(x, low, high) - shift) * scale``, of all voxels or, if it *spares_zero*, of all but those that are 0.
 
-    Parameters
-    ----------
-    shift, scale
-        In the units of what comes, and their reciprocal; a scale below 0 turns bright to dark.
-    low, high
-        Infinite where nothing is clipped.
-    spares_zero
-        Whether a voxel that is 0 stays so.
+    Shift and limits are in the units of what comes; a scale below 0 turns bright to dark.
     """
 
     shift: float = 0.0

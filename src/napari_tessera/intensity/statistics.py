@@ -11,16 +11,11 @@ import numpy as np
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["Distribution"]
-
 
 class Distribution:
     """Count, mean and squared deviations (Chan's parallel update), least and largest value, and some of the values.
 
-    Parameters
-    ----------
-    kept
-        The share of values that percentiles come from; of values that come with how often they occur, all are kept.
+    *kept* is the share that percentiles come from; of values that come with how often they occur, all are kept.
     """
 
     def __init__(self, kept: float) -> None:

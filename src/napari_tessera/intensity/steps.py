@@ -15,8 +15,6 @@ from napari_tessera.intensity.pointwise import Affine, Binarise, Levels, Pointwi
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["Chain", "Normalisation", "NormalisationMode", "chain_of", "normalisation"]
-
 NormalisationMode = Literal[
     "none",
     "zscore",

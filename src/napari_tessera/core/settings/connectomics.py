@@ -62,13 +62,7 @@ _RESOLUTION = (
 
 
 def read_connectomics(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the settings that the file *path* gives, ranges not checked, and a sentence for all not carried over.
-
-    Raises
-    ------
-    SettingsError
-        If it cannot be read, or a value is not what its program takes.
-    """
+    """Return the settings that the file *path* gives, ranges not checked, and a sentence for all not carried over."""
     config = read_configuration(path, error=SettingsError)
     values, notes = read_values(config)
     values |= _from_comment(path)

@@ -12,8 +12,6 @@ from typing import Any
 from napari_tessera.core.errors import ModelError, TesseraError
 from napari_tessera.core.plain_data import read_yaml
 
-__all__ = ["Configuration", "Generation", "is_connectomics", "read_configuration", "read_tree"]
-
 # A number may be multiplied by a hundred, or by nanometres per micrometre, and is still one.
 LARGEST_NUMBER = 1e300
 
@@ -55,10 +53,6 @@ class Configuration:
 
     Parameters
     ----------
-    path
-        For error messages.
-    content
-        Plain dictionaries, lists, strings and numbers.
     generation
         Where inference settings are found.
     error
@@ -150,22 +144,7 @@ class Configuration:
 def read_configuration(
     path: Path, *, base: Path | None = None, error: type[TesseraError] = ModelError
 ) -> Configuration:
-    """Read a file of PyTorch Connectomics.
-
-    Parameters
-    ----------
-    path
-        The file.
-    base
-        Of version 1, which takes two: what holds where *path* says nothing.
-    error
-        What is raised.
-
-    Raises
-    ------
-    TesseraError
-        Of the type *error*: if it cannot be read or is none.
-    """
+    """Read a file of PyTorch Connectomics, in version 1 over its *base*; *error* is what is raised."""
     tree = _with_bases(path, error, ())
     if not is_connectomics(tree):
         raise error(f"{path} is no configuration of PyTorch Connectomics: it has no section such as model or inference")
@@ -185,14 +164,7 @@ def read_configuration(
 def _with_bases(path: Path, error: type[TesseraError], under: tuple[Path, ...]) -> dict[str, Any]:
     """Return what *path* says over the files that it names as its ``_base_``, which lie in its folder.
 
-    Parameters
-    ----------
-    path
-        The file.
-    error
-        What is raised.
-    under
-        The files that led to it.
+    *under* are the files that led to it.
     """
     tree = read_tree(path, error=error)
     merged: dict[str, Any] = {}
@@ -211,13 +183,7 @@ def _with_bases(path: Path, error: type[TesseraError], under: tuple[Path, ...]) 
 
 
 def read_tree(path: Path, *, error: type[TesseraError] = ModelError, kind: str = "configuration") -> dict[str, Any]:
-    """Return the YAML file *path* as plain data; an empty one as an empty dictionary. *kind* is for error messages.
-
-    Raises
-    ------
-    TesseraError
-        Of the type *error*: if it cannot be read, is too large, or holds anything but plain data.
-    """
+    """Return the YAML file *path* as plain data; an empty one as an empty dictionary. *kind* is for error messages."""
     try:
         tree = _plain(read_yaml(path, kind))
     except (OSError, ValueError) as problem:

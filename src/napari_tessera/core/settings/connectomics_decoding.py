@@ -10,17 +10,6 @@ from napari_tessera.core.settings.choices import DecoderChoice
 if TYPE_CHECKING:
     from napari_tessera.core.settings.connectomics_config import Configuration
 
-__all__ = [
-    "COMMANDS",
-    "CONTOUR_DISTANCE",
-    "CONTOUR_DISTANCE_NAMES",
-    "DECODERS",
-    "PAIRS",
-    "SIZES",
-    "decoding_steps",
-    "read_decoder",
-]
-
 CONTOUR_DISTANCE = "decode_instance_binary_contour_distance"
 # Its names in older releases.
 CONTOUR_DISTANCE_NAMES = (CONTOUR_DISTANCE, "decode_binary_contour_distance_watershed")

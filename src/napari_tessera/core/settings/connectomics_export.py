@@ -24,22 +24,8 @@ from napari_tessera.core.writing import write_text
 def write_connectomics(path: str | Path, settings: Settings) -> tuple[str, ...]:
     """Write *settings* as a file of PyTorch Connectomics, of its newest generation; `from_yaml` reads it back.
 
-    Parameters
-    ----------
-    path
-        The file.
-    settings
-        What is written. What its program has no key for stands in a comment at the top, which only Tessera reads.
-
-    Returns
-    -------
-    names
-        The settings that its program will not know of.
-
-    Raises
-    ------
-    OutputError
-        If the file cannot be written.
+    What its program has no key for stands in a comment at the top, which only Tessera reads. Returned are the names of
+    the settings that its program will not know of.
     """
     path = Path(path)
     content = _sections(settings)

@@ -28,16 +28,10 @@ Plane = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Views:
-    """The views that a configuration names.
+    """The views that a configuration names, the identity first, each as often as it counts.
 
-    Parameters
-    ----------
-    names
-        As settings name them, the identity first; as often as they count.
-    refusal
-        What Tessera has no match for, so that the names are a single view instead; empty where they are the very ones.
-    note
-        What is not sure about them.
+    A *refusal* says what Tessera has no match for, so that the names are a single view instead; a *note* what is not
+    sure.
     """
 
     names: tuple[str, ...] = (IDENTITY,)
@@ -73,13 +67,7 @@ class Views:
 
 
 def read_views(config: Configuration, dims: int) -> Views:
-    """Return the views that *config* asks for in *dims* dimensions; a single one where it asks for none.
-
-    Raises
-    ------
-    TesseraError
-        Of the configuration's own type: if they are written as its program does not take them.
-    """
+    """Return the views that *config* asks for in *dims* dimensions; a single one where it asks for none."""
     if config.generation is Generation.V1:
         return _read_v1(config, dims)
     if config.generation is Generation.A:

@@ -32,13 +32,7 @@ def places(model: type[BaseModel]) -> dict[str, dict[str, str]]:
 
 
 def read_settings(path: Path, model: type[BaseModel]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the fields of *model* that the file *path* gives, values not yet checked, and what is not carried over.
-
-    Raises
-    ------
-    SettingsError
-        If the file cannot be read, is not YAML, or has an unknown key.
-    """
+    """Return the fields of *model* that the file *path* gives, values not yet checked, and what is not carried over."""
     tree = read_tree(path, error=SettingsError, kind="settings file")
     if is_connectomics(tree):
         return read_connectomics(path)
@@ -84,13 +78,7 @@ def _count_views(values: dict[str, Any], switch: bool | None) -> dict[str, int]:
 
 
 def write_settings(path: Path, model: type[BaseModel], values: dict[str, Any]) -> None:
-    """Write *values*, plain data by field of *model*, in one step: a reader never finds half of it.
-
-    Raises
-    ------
-    OutputError
-        If the file cannot be written.
-    """
+    """Write *values*, plain data by field of *model*, in one step: a reader never finds half of it."""
     content: dict[str, Any] = {"inference": {SWITCH: values["tta_num"] > 1}}
     for knob in knobs(model):
         if values[knob.name] not in (None, {}):

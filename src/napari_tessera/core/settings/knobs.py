@@ -42,44 +42,10 @@ _NOUNS = {"int": "whole number", "float": "number", "text": "name"}
 class Knob:
     """One knob as its declaration has it.
 
-    Parameters
-    ----------
-    name
-        The field.
-    kind
-        What it holds; of ``"ints"``, ``"floats"`` and ``"texts"`` bounds are those of each item.
-    title
-        A few words for a label.
-    description
-        One sentence.
-    default
-        Its value where nobody says anything.
-    optional
-        Whether None is a value.
-    unset
-        What None, or a mapping or list without items, stands for, in words.
-    unit
-        What is counted or measured; empty for a bare number.
-    group
-        A key of `GROUPS`.
-    level
-        ``"basic"`` or ``"advanced"``.
-    minimum, maximum
-        Bounds; None where there is none.
-    exclusive_minimum, exclusive_maximum
-        Whether a bound is itself out of range.
-    step
-        By how much a spin box goes on; None leaves it to the widget.
-    choices
-        Of a choice, the values.
-    lengths
-        Of a list, the least and the largest number of items; None: any.
-    option
-        The command line's name for it.
-    place
-        Where the settings file has it, ``"section.key"``.
-    also
-        Other keys by which the settings file knows it.
+    Of ``"ints"``, ``"floats"`` and ``"texts"`` the bounds are those of each item, and *lengths* the least and the
+    largest number of items. *unset* says what None, or a mapping or list without items, stands for; *place* is where
+    the settings file has it, ``"section.key"``, and *also* are other keys of it there. Without a *step* the widget
+    chooses one.
     """
 
     name: str

@@ -13,8 +13,6 @@ from napari_tessera.core.settings.choices import IDENTITY
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Offset", "View", "max_views", "views"]
-
 Offset = tuple[int, ...]
 
 
@@ -22,12 +20,7 @@ Offset = tuple[int, ...]
 class View:
     """One way of looking at a window: an optional transpose of the last two axes, then reflections.
 
-    Parameters
-    ----------
-    flips
-        Spatial axes to reflect, counted from the first spatial axis.
-    transpose
-        Whether y and x change places first. Needs equal window sides in y and x.
+    A transpose needs equal window sides in y and x; *flips* count from the first spatial axis.
     """
 
     flips: tuple[int, ...] = ()
@@ -81,27 +74,12 @@ def max_views(spatial_dims: int, tta_axes: str | None = None, tta_views: Sequenc
 def views(
     tta_num: int, spatial_dims: int, tta_axes: str | None = None, tta_views: Sequence[str] | None = None
 ) -> tuple[View, ...]:
-    """Return the first *tta_num* views in the fixed order, or in that of *tta_views*.
+    """Return the first *tta_num* views in the fixed order, or in that of *tta_views* (see `View.name`).
 
-    The order is identity, x, y, yx, z, zx, zy, zyx (2D: the first four), then the same again after a transpose of
-    y and x. So 4 are the flips in the plane, 8 all flips of 3D, 16 all flips with and without transpose. Where only
-    some axes may be reflected, the views that reflect another one are left out of that order.
-
-    Parameters
-    ----------
-    tta_num
-        Number of views, the identity included, >= 1.
-    spatial_dims
-        2 or 3.
-    tta_axes
-        Letters of the axes that may be reflected, in the order z, y, x; None: all of them.
-    tta_views
-        Names of views (see `View.name`), the identity first, which stand for the fixed order; None: that order.
-
-    Raises
-    ------
-    SettingsError
-        If there are not that many views, or no such axis.
+    The order is identity, x, y, yx, z, zx, zy, zyx (2D: the first four), then the same again after a transpose of y and
+    x. So 4 are the flips in the plane, 8 all flips of 3D, 16 all flips with and without transpose. Where only some axes
+    may be reflected, *tta_axes*, the views that reflect another one are left out of that order. `SettingsError` if
+    there are not that many views, or no such axis.
 
     Examples
     --------
