@@ -16,8 +16,6 @@ import napari_tessera
 from napari_tessera.core.errors import ModelError
 from napari_tessera.core.settings import connectomics_decoding
 from napari_tessera.core.settings.connectomics_config import read_configuration
-from napari_tessera.decode import decoder_names
-from napari_tessera.intensity.steps import NormalisationMode
 from napari_tessera.models.formats.bioimageio import postprocessing as bioimageio_postprocessing
 from napari_tessera.models.formats.bioimageio import steps as bioimageio_steps
 from napari_tessera.models.formats.bioimageio import weights as bioimageio_weights
@@ -35,7 +33,6 @@ from napari_tessera.models.formats.registry import FORMATS
 from napari_tessera.models.networks import architectures, residual_unet
 from napari_tessera.models.safety import allowed, tensors_only
 from napari_tessera.models.safety.allowed import TABLE, Names
-from napari_tessera.models.spec import spec
 
 SOURCE = Path(napari_tessera.__file__).parent
 WHOLE = re.compile(r"[a-z_]+(\.\w+)+")
@@ -74,9 +71,6 @@ HANDLED: dict[str, tuple[Names, Any]] = {
     "bioimage.io's steps before": (allowed.BIOIMAGEIO_PREPROCESSING, bioimageio_steps._STEPS),
     "bioimage.io's steps after": (allowed.BIOIMAGEIO_POSTPROCESSING, bioimageio_postprocessing._STEPS),
     "bioimage.io's weights": (allowed.BIOIMAGEIO_WEIGHTS, bioimageio_weights._ORDER),
-    "Tessera's normalisations": (allowed.TESSERA_NORMALISATIONS, get_args(NormalisationMode)),
-    "Tessera's activations": (allowed.TESSERA_ACTIVATIONS, get_args(spec.Activation)),
-    "Tessera's outputs": (allowed.TESSERA_OUTPUTS, get_args(spec.OutputKind)),
 }
 
 
@@ -84,10 +78,6 @@ HANDLED: dict[str, tuple[Names, Any]] = {
 def test_handlers_are_those_of_the_table(case: str) -> None:
     row, handlers = HANDLED[case]
     assert list(handlers) == list(row.names)
-
-
-def test_decoders_are_those_of_the_table() -> None:
-    assert sorted(decoder_names()) == sorted(allowed.TESSERA_DECODERS.names)
 
 
 def test_a_handler_without_a_name_and_a_name_without_a_handler_are_refused() -> None:
@@ -182,7 +172,7 @@ def rows_used(tree: ast.Module) -> set[str]:
 
 
 def test_every_row_is_used_by_its_own_formats_alone() -> None:
-    used = {ROWS[id(row)] for row in TABLE if ROWS[id(row)].startswith("TESSERA")}  # by the types of `spec`, see above
+    used = set[str]()
     for path in (SOURCE / "models").rglob("*.py"):
         rows = rows_used(parsed(path))
         used |= rows

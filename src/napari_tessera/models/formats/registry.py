@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from napari_tessera.core.errors import ModelError
-from napari_tessera.models.safety.archive import names_in_zip, split_at_zip
+from napari_tessera.models.safety.archive import split_at_zip
 from napari_tessera.models.safety.contents import Content, look, refuse_no_model
-from napari_tessera.models.safety.package import DEEPEST
+from napari_tessera.models.safety.package import names_below
 
 if TYPE_CHECKING:
     from napari_tessera.models.formats.base import ModelFormat
@@ -50,28 +50,15 @@ PACKAGE = "napari_tessera.models.formats"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One row of the table.
+    """One row of the table."""
 
-    Parameters
-    ----------
-    module
-        In this package; its ``FORMAT`` is the `ModelFormat`. Imported only when a file is of it.
-    suffixes
-        Of files, lower case.
-    contents
-        Of files: what they hold counts more than what they are called.
-    markers
-        Names of which a folder or a zip holds all, at one level near its top; the first may be a pattern. A file of
-        such a name stands for its folder.
-    in_zips
-        Whether a path may lead to one of several packages in a zip: ``models.zip/one``.
-    """
-
-    module: str
-    suffixes: tuple[str, ...] = ()
-    contents: tuple[Content, ...] = ()
+    module: str  # in this package; its ``FORMAT`` is the `ModelFormat`, imported only when a file is of it
+    suffixes: tuple[str, ...] = ()  # of files, lower case
+    contents: tuple[Content, ...] = ()  # of files: what they hold counts more than what they are called
+    # Names of which a folder or a zip holds all, at one level near its top; the first may be a pattern. A file of such
+    # a name stands for its folder.
     markers: tuple[str, ...] = ()
-    in_zips: bool = False
+    in_zips: bool = False  # whether a path may lead to one of several packages in a zip: ``models.zip/one``
 
     def open(self) -> ModelFormat:
         """Return the format."""
@@ -97,12 +84,13 @@ FORMATS = (
         contents=(Content.WEIGHTS, Content.PICKLE),
     ),
 )
+_PACKAGES = tuple(entry for entry in FORMATS if entry.markers)
 MODEL_SUFFIXES = tuple(dict.fromkeys(suffix for entry in FORMATS for suffix in entry.suffixes))
 # What a person picks in a dialog for files: a file that is a model, a package, or one that stands for its folder.
 MODEL_PATTERNS = (
     *(f"*{suffix}" for suffix in MODEL_SUFFIXES),
     "*.zip",
-    *dict.fromkeys(PurePosixPath(marker).name for entry in FORMATS for marker in entry.markers),
+    *dict.fromkeys(PurePosixPath(marker).name for entry in _PACKAGES for marker in entry.markers),
 )
 _OPENED = (*MODEL_SUFFIXES, ".zip")
 DESCRIPTIONS = (".yaml", ".yml")
@@ -128,15 +116,15 @@ def find_format(path: Path) -> tuple[ModelFormat, Path]:
     if description_beside(path) is not None:
         return _OWN.open(), path
     content = look(path)
-    names = names_in_zip(path) if content is Content.ZIP else None
-    for entry in FORMATS:
-        if entry.markers and _holds(names or frozenset(), entry.markers):
+    names = names_below(path) if content is Content.ZIP else frozenset[str]()
+    for entry in _PACKAGES:
+        if _holds(names, entry.markers):
             return entry.open(), path
-        if entry.markers and (root := _root_of(path, entry.markers)) is not None:
+        if (root := _root_of(path, entry.markers)) is not None:
             return entry.open(), root
     if path.suffix.lower() in DESCRIPTIONS and (checkpoint := _checkpoint_of(path)) is not None:
         return find_format(checkpoint)
-    return _format_of(path, content, names or frozenset()).open(), path
+    return _format_of(path, content, names).open(), path
 
 
 def description_beside(path: Path) -> Path | None:
@@ -199,9 +187,9 @@ def _is_own(description: Path) -> bool:
 
 def _find_in_folder(folder: Path) -> tuple[ModelFormat, Path]:
     """Return the format of a package, or of the only model in *folder*."""
-    names = _names_below(folder)
-    for entry in FORMATS:
-        if entry.markers and _holds(names, entry.markers):
+    names = names_below(folder)
+    for entry in _PACKAGES:
+        if _holds(names, entry.markers):
             return entry.open(), folder
     models = _models_in(folder)
     if len(models) == 1:
@@ -223,7 +211,7 @@ def _find_in_folder(folder: Path) -> tuple[ModelFormat, Path]:
 def _find_in_zip(path: Path) -> ModelFormat:
     """Return the format of the folder in a zip to which *path* leads."""
     archive, place = split_at_zip(path)
-    names = frozenset(name for name in names_in_zip(archive) or () if name.startswith(place))
+    names = frozenset(name for name in names_below(archive) if name.startswith(place))
     if not names:
         raise ModelError(f"{archive} holds no folder '{place.rstrip('/')}': name one that it holds, or the zip itself")
     for entry in FORMATS:
@@ -253,8 +241,8 @@ def _checkpoint_of(description: Path) -> Path | None:
 def _refuse_part(path: Path) -> None:
     """Raise if the weights *path* are a part of a package, which says what network they are of."""
     for root in path.absolute().parents[:2]:
-        for entry in FORMATS:
-            if entry.markers and all(any(root.glob(marker)) for marker in entry.markers):
+        for entry in _PACKAGES:
+            if all(any(root.glob(marker)) for marker in entry.markers):
                 raise ModelError(f"{path} holds weights alone, as part of the {entry.open().name} {root}: open that")
 
 
@@ -268,7 +256,7 @@ def _describe_zip(path: Path, names: frozenset[str]) -> str:
 
 def _all_markers() -> str:
     # Of each format the first way.
-    packages = {entry.module: entry for entry in reversed(FORMATS) if entry.markers}
+    packages = {entry.module: entry for entry in reversed(_PACKAGES)}
     rows = [f"{' and '.join(entry.markers)} ({entry.open().name})" for entry in reversed(packages.values())]
     return f"{', '.join(rows[:-1])} or {rows[-1]}"
 
@@ -276,15 +264,6 @@ def _all_markers() -> str:
 def _listed(names: Iterable[str]) -> str:
     first = [name[:80] for name in names]
     return ", ".join(first[:MOST_NAMED]) + (" ..." if len(first) > MOST_NAMED else "")
-
-
-def _names_below(folder: Path) -> frozenset[str]:
-    """Return what lies in *folder* and not too deep, relative to it."""
-    levels = ("/".join(["*"] * depth) for depth in range(1, DEEPEST + 1))
-    found = (inside for level in levels for inside in folder.glob(level))
-    # To open what is neither, such as a pipe, may wait for ever.
-    usual = (inside for inside in found if inside.is_file() or inside.is_dir())
-    return frozenset(inside.relative_to(folder).as_posix() for inside in usual)
 
 
 def _holds(names: frozenset[str], markers: tuple[str, ...]) -> bool:

@@ -2,39 +2,52 @@
 
 Strings alone: nothing is imported here, and nothing is run. What reads a kind of name looks it up in its row first, so
 what is not in a row is refused, or named in a note and left out. A new name belongs here once the ``reviewed`` of its
-row has been checked for it. ``docs/models.md`` shows the table; `tests.models.allowed_page` writes that section.
+row has been checked for it. ``docs/models.md`` shows the table; `tests.models.allowed_page` writes that section. Words
+of Tessera's own, such as kinds of output, are the types of `spec`.
 """
 
 from __future__ import annotations
 
-from napari_tessera.models.safety.allowed_pickles import (
-    CONNECTOMICS_PICKLED_PACKAGES,
-    PICKLED,
-    PICKLED_BESIDE,
-    PICKLED_PATTERNS,
-)
-from napari_tessera.models.safety.names import BIOIMAGEIO, BUNDLE, CONNECTOMICS, NNUNET, TESSERA, UNET3D, Names, itself
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TypeVar
 
-__all__ = [
-    "BIOIMAGEIO",
-    "BUNDLE",
-    "CONNECTOMICS",
-    "CONNECTOMICS_PICKLED_PACKAGES",
-    "NNUNET",
-    "PICKLED",
-    "PICKLED_BESIDE",
-    "PICKLED_PATTERNS",
-    "TABLE",
-    "TESSERA",
-    "UNET3D",
-    "Names",
-]
+# Formats, each by its `ModelFormat.name`.
+TESSERA, BUNDLE, BIOIMAGEIO = "Tessera model", "MONAI bundle", "bioimage.io package"
+CONNECTOMICS, NNUNET = "PyTorch Connectomics checkpoint", "nnU-Net folder"
+UNET3D = "pytorch-3dunet folder"
 
-# All that take a description of Tessera's own, beside the file or inside it.
-_DESCRIBED = (TESSERA, "TorchScript archive", "exported program", "ONNX graph")
+Handler = TypeVar("Handler")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Names:
+    """One kind of name: a row of the table."""
+
+    kind: str  # what is named, for people
+    formats: tuple[str, ...]  # which may say it, each by its `ModelFormat.name`
+    names: Mapping[str, str]  # what each becomes, in the order in which errors list them
+    reviewed: str  # why it is safe: what was checked for each of the names
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", MappingProxyType(dict(self.names)))
+
+    def handled(self, handlers: Mapping[str, Handler]) -> dict[str, Handler]:
+        """Return *handlers*, which must be for exactly the names of this row, in its order."""
+        if differing := sorted(handlers.keys() ^ self.names.keys()):
+            raise LookupError(f"{self.kind}: {', '.join(differing)} must be both in the reviewed table and handled")
+        return {name: handlers[name] for name in self.names}
+
+
+def itself(*names: str) -> dict[str, str]:
+    """Return each of *names* as what it becomes."""
+    return {name: name for name in names}
+
 
 _NETS = "monai.networks.nets"
 _DYNAMIC = "dynamic_network_architectures"
+_PLAIN, _RESIDUAL = (f"{_DYNAMIC}.architectures.unet.{name}" for name in ("PlainConvUNet", "ResidualEncoderUNet"))
 _NO_CODE = "the name chooses a function of Tessera, which takes plain numbers and texts from the file"
 
 # Networks, and the layers that their arguments name.
@@ -43,19 +56,11 @@ MONAI_NETWORKS = Names(
     "Network classes",
     (TESSERA, BUNDLE, BIOIMAGEIO, CONNECTOMICS),
     itself(
-        f"{_NETS}.AttentionUnet",
-        f"{_NETS}.BasicUNet",
-        f"{_NETS}.DynUNet",
-        f"{_NETS}.FlexibleUNet",
-        f"{_NETS}.SegResNet",
-        f"{_NETS}.SwinUNETR",
-        f"{_NETS}.UNETR",
-        f"{_NETS}.UNet",
-        f"{_NETS}.VNet",
+        *(f"{_NETS}.{name}" for name in ("AttentionUnet", "BasicUNet", "DynUNet", "FlexibleUNet", "SegResNet")),
+        *(f"{_NETS}.{name}" for name in ("SwinUNETR", "UNETR", "UNet", "VNet")),
     ),
     "constructors neither run code given as an argument nor read or fetch files (that of FlexibleUNet would, and is "
-    "always told not to); texts among the arguments choose "
-    "layers in MONAI's own tables",
+    "always told not to); texts among the arguments choose layers in MONAI's own tables",
 )
 CONNECTOMICS_NETWORKS = Names(
     "Network types",
@@ -94,10 +99,8 @@ UNET3D_NETWORKS = Names(
 UNET3D_LAYERS = Names(
     "Letters of layers in pytorch-3dunet",
     (TESSERA, UNET3D),
-    {
-        **{"g": "groupnorm", "b": "batchnorm", "c": "conv", "r": "ReLU", "l": "LeakyReLU", "e": "ELU"},
-        **{"d": "dropout", "D": "dropout2d"},
-    },
+    {"g": "groupnorm", "b": "batchnorm", "c": "conv", "r": "ReLU", "l": "LeakyReLU", "e": "ELU"}
+    | {"d": "dropout", "D": "dropout2d"},
     "layers of torch that are given numbers of channels",
 )
 UNET3D_UPSAMPLING = Names(
@@ -121,20 +124,15 @@ UNET3D_STEPS = Names(
 RESIDUAL_NORMS = Names(
     "Norms of the residual U-Net",
     (TESSERA, CONNECTOMICS),
-    {
-        **dict.fromkeys(("bn", "sync_bn"), "BatchNorm"),
-        **{"in": "InstanceNorm", "gn": "GroupNorm", "none": "Identity"},
-    },
+    dict.fromkeys(("bn", "sync_bn"), "BatchNorm") | {"in": "InstanceNorm", "gn": "GroupNorm", "none": "Identity"},
     "layers of torch that are given a number of channels",
 )
 RESIDUAL_ACTIVATIONS = Names(
     "Activations of the residual U-Net",
     (TESSERA, CONNECTOMICS),
-    {
-        **{"relu": "ReLU", "leaky_relu": "LeakyReLU", "elu": "ELU", "gelu": "GELU"},
-        **dict.fromkeys(("silu", "swish", "efficient_swish"), "SiLU"),
-        "none": "Identity",
-    },
+    {"relu": "ReLU", "leaky_relu": "LeakyReLU", "elu": "ELU", "gelu": "GELU"}
+    | dict.fromkeys(("silu", "swish", "efficient_swish"), "SiLU")
+    | {"none": "Identity"},
     "layers of torch that are given nothing from the file",
 )
 RESIDUAL_PADDINGS = Names(
@@ -190,22 +188,13 @@ CONNECTOMICS_ELSEWHERE = Names(
 NNUNET_NETWORKS = Names(
     "Network classes, as plans of several versions write them",
     (NNUNET, TESSERA),
-    {
-        f"{_DYNAMIC}.architectures.unet.PlainConvUNet": f"{_DYNAMIC}.architectures.unet.PlainConvUNet",
-        f"{_DYNAMIC}.architectures.unet.ResidualEncoderUNet": f"{_DYNAMIC}.architectures.unet.ResidualEncoderUNet",
-        f"{_DYNAMIC}.architectures.residual_unet.ResidualEncoderUNet": (
-            f"{_DYNAMIC}.architectures.unet.ResidualEncoderUNet"
-        ),
-    },
+    itself(_PLAIN, _RESIDUAL) | {f"{_DYNAMIC}.architectures.residual_unet.ResidualEncoderUNet": _RESIDUAL},
     "constructors only make layers, of the classes and blocks listed below; every argument is checked first",
 )
 NNUNET_OLD_NETWORKS = Names(
     "Network classes in the oldest plans",
     (NNUNET,),
-    {
-        "PlainConvUNet": f"{_DYNAMIC}.architectures.unet.PlainConvUNet",
-        "ResidualEncoderUNet": f"{_DYNAMIC}.architectures.unet.ResidualEncoderUNet",
-    },
+    {"PlainConvUNet": _PLAIN, "ResidualEncoderUNet": _RESIDUAL},
     "they are turned into names of the row above, which are then looked up there",
 )
 NNUNET_LAYERS = Names(
@@ -228,10 +217,7 @@ NNUNET_LAYERS = Names(
 NNUNET_BLOCKS = Names(
     "Blocks of residual encoders",
     (NNUNET, TESSERA),
-    itself(
-        f"{_DYNAMIC}.building_blocks.residual.BasicBlockD",
-        f"{_DYNAMIC}.building_blocks.residual.BottleneckD",
-    ),
+    itself(*(f"{_DYNAMIC}.building_blocks.residual.{name}" for name in ("BasicBlockD", "BottleneckD"))),
     "constructors only make layers, of the classes that they are given",
 )
 BIOIMAGEIO_WEIGHTS = Names(
@@ -245,17 +231,7 @@ BIOIMAGEIO_WEIGHTS = Names(
     "the first two hold no code, and the third is asked about",
 )
 
-# What happens before the network. Tessera's own words, here and below, are the types of `spec` too: a test compares.
-
-TESSERA_NORMALISATIONS = Names(
-    "Normalisation modes",
-    _DESCRIBED,
-    itself(
-        *("none", "zscore", "minmax", "percentile", "divide", "fixed", "linear", "clip", "clip-percentiles", "gamma"),
-        *("threshold", "binarise", "sigmoid", "equalise", "eight-bits"),
-    ),
-    "Tessera's own, with plain numbers",
-)
+# What happens before the network.
 
 MONAI_CONSTANTS = Names(
     "Constants that an expression may name",
@@ -299,19 +275,8 @@ MONAI_NEUTRAL = Names(
     (BUNDLE,),
     dict.fromkeys(
         (
-            "AddChannel",
-            "AsChannelFirst",
-            "CastToType",
-            "CopyItems",
-            "DataStats",
-            "DeleteItems",
-            "EnsureChannelFirst",
-            "EnsureType",
-            "Identity",
-            "SaveImage",
-            "SelectItems",
-            "ToDevice",
-            "ToNumpy",
+            *("AddChannel", "AsChannelFirst", "CastToType", "CopyItems", "DataStats", "DeleteItems"),
+            *("EnsureChannelFirst", "EnsureType", "Identity", "SaveImage", "SelectItems", "ToDevice", "ToNumpy"),
             "ToTensor",
         ),
         "nothing",
@@ -394,21 +359,6 @@ BIOIMAGEIO_NUMBERS = Names(
 
 # What happens with the network, and after it.
 
-TESSERA_ACTIVATIONS = Names(
-    "Activations", _DESCRIBED, itself("none", "sigmoid", "softmax", "tanh"), "Tessera's own, without arguments"
-)
-TESSERA_OUTPUTS = Names(
-    "Kinds of output",
-    _DESCRIBED,
-    itself("semantic", "foreground", "boundary", "affinities", "contour-distance"),
-    "a word that suggests a decoder, with whole numbers as offsets",
-)
-TESSERA_DECODERS = Names(
-    "Decoders",
-    _DESCRIBED,
-    itself("argmax", "contour-distance", "regions", "threshold", "watershed"),
-    "Tessera's own; parameters are checked against their limits",
-)
 MONAI_INFERERS = Names(
     "Inferers",
     (BUNDLE,),
@@ -457,13 +407,7 @@ BIOIMAGEIO_REFUSED = Names(
 CONNECTOMICS_ACTIVATIONS = Names(
     "Activations",
     (CONNECTOMICS,),
-    {
-        "sigmoid": "sigmoid",
-        "softmax": "softmax",
-        "tanh": "tanh",
-        "none": "none",
-        "scale_sigmoid": "sigmoid",
-    },
+    itself("sigmoid", "softmax", "tanh", "none") | {"scale_sigmoid": "sigmoid"},
     "Tessera's own, chosen by name; the factor of scale_sigmoid is read as a number",
 )
 CONNECTOMICS_DECODERS = Names(
@@ -485,6 +429,57 @@ CONNECTOMICS_COMMANDS = Names(
     "the command is never run; the name only chooses a sentence",
 )
 
-_PICKLES = (PICKLED, PICKLED_PATTERNS, PICKLED_BESIDE, CONNECTOMICS_PICKLED_PACKAGES)
-_ROWS = [row for row in list(globals().values()) if isinstance(row, Names) and row not in _PICKLES]
-TABLE = (*_ROWS, *_PICKLES)
+# What pickles refer to, in files that torch.save wrote, all of which are read with ``weights_only=True``.
+
+_CHECKPOINTS = (TESSERA, BUNDLE, BIOIMAGEIO, CONNECTOMICS, NNUNET, UNET3D)
+
+PICKLED = Names(
+    "Pickled types and functions",
+    _CHECKPOINTS,
+    itself(
+        *("collections.OrderedDict", "collections.Counter", "builtins.set", "builtins.complex", "torch.Size"),
+        *("torch.device", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"),
+        *("torch.nn.parameter.Parameter", "torch.serialization._get_layout"),
+    ),
+    "all that tensors, and the plain numbers beside them, are made of; narrower than what weights_only=True accepts, "
+    "which has things that take any amount of memory, such as bytearray and storages that are made of a size",
+)
+PICKLED_PATTERNS = Names(
+    "Pickled storages and types of numbers, as regular expressions that the whole name matches",
+    _CHECKPOINTS,
+    {
+        r"torch\.(cuda\.)?[A-Z][A-Za-z0-9]*Storage": "where the numbers of a tensor lie in the file",
+        r"torch\.(b?float\d+|u?int\d+|bool|complex\d+)": "itself",
+    },
+    "torch's restricted reader takes them for types of numbers and makes no objects of them; it refuses those that "
+    "it does not know",
+)
+PICKLED_BESIDE = Names(
+    "Pickled types that training programs put beside weights: numbers of numpy, paths, options, times, dictionaries",
+    _CHECKPOINTS,
+    {
+        **dict.fromkeys(
+            (
+                *(f"builtins.{name}" for name in ("bool", "dict", "float", "int", "list", "str", "tuple")),
+                *("pathlib.PosixPath", "pathlib.WindowsPath", "typing.Any", "argparse.Namespace", "_codecs.encode"),
+                *("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"),
+                *("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct", "numpy.ndarray"),
+                *("builtins.slice", "datetime.date", "datetime.datetime", "datetime.timedelta", "datetime.timezone"),
+                *("numpy.dtype", "numpy.dtypes.Float64DType", "numpy.dtypes.Float32DType", "numpy.dtypes.Int64DType"),
+            ),
+            "an object that does nothing",
+        ),
+        "collections.defaultdict": "an empty dictionary",
+        "collections.deque": "an empty list",
+    },
+    "none of them is made: what stands in its place takes whatever it is given, and does nothing with it; none of "
+    "numpy's functions is called, which would let a file ask for gigabytes",
+)
+CONNECTOMICS_PICKLED_PACKAGES = Names(
+    "Packages of pickled configurations, whatever of them is named",
+    (CONNECTOMICS,),
+    dict.fromkeys(("connectomics", "omegaconf"), "an object that does nothing"),
+    "neither package is imported: what stands in the place of their objects does nothing",
+)
+
+TABLE = tuple(row for row in list(globals().values()) if isinstance(row, Names))

@@ -12,7 +12,15 @@ from typing import Self
 from zipfile import ZipFile
 
 from napari_tessera.core.errors import ModelError
-from napari_tessera.models.safety.archive import copy_entry, inside, is_file, open_archive, read_bounded, read_entry
+from napari_tessera.models.safety.archive import (
+    copy_entry,
+    inside,
+    is_file,
+    names_in_zip,
+    open_archive,
+    read_bounded,
+    read_entry,
+)
 from napari_tessera.models.safety.trusted_files import NO_FILES, TrustedFiles
 
 # Folders between the top of a package and the file that it is known by.
@@ -21,23 +29,12 @@ DEEPEST = 4
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A model's files.
-
-    Parameters
-    ----------
-    path
-        The folder or the zip, for people and for trust.
-    root
-        The model's own folder within it, "" if that is all of it; it ends with "/" otherwise.
-    trusted
-        What of it may run code. A zip that is among it is read from there alone.
-    entries
-        Names of all files of a zip, from `root` on; read when it is made. None for a folder.
-    """
+    """A model's files, in the folder or zip `path`."""
 
     path: Path
-    root: str = ""
-    trusted: TrustedFiles = NO_FILES
+    root: str = ""  # the model's own folder within it, with "/" at its end; "" if that is all of it
+    trusted: TrustedFiles = NO_FILES  # what of it may run code; a zip that is among it is read from there alone
+    # Names of all files of a zip, from `root` on; read when it is made. None for a folder.
     entries: frozenset[str] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -111,10 +108,17 @@ class Package:
         return open_archive(self.path, self.trusted.content.get(self.path))
 
 
+def names_below(path: Path) -> frozenset[str]:
+    """Return the names, with "/", in the zip *path*, or in the folder *path* and not too deep; none of another file."""
+    if not path.is_dir():
+        return names_in_zip(path) or frozenset()
+    levels = ("/".join(["*"] * depth) for depth in range(1, DEEPEST + 1))
+    found = (inside for level in levels for inside in path.glob(level))
+    # To open what is neither, such as a pipe, may wait for ever.
+    return frozenset(one.relative_to(path).as_posix() for one in found if one.is_file() or one.is_dir())
+
+
 def find_files(path: Path, pattern: str, trusted: TrustedFiles = NO_FILES) -> list[str]:
-    """Return the names, with "/", of the files not too deep in the folder or zip *path* that end as *pattern* does."""
-    if path.is_dir():
-        levels = ["*/" * depth + pattern for depth in range(DEEPEST - pattern.count("/"))]
-        return [file.relative_to(path).as_posix() for level in levels for file in path.glob(level)]
-    entries = Package(path, trusted=trusted).entries or ()
-    return sorted(name for name in entries if PurePosixPath(name).match(pattern))
+    """Return those of the names in the folder or zip *path*, as `names_below` has them, that end as *pattern* does."""
+    names = names_below(path) if path.is_dir() else Package(path, trusted=trusted).entries or ()
+    return sorted(name for name in names if PurePosixPath(name).match(pattern))

@@ -17,7 +17,6 @@ from napari_tessera.models.safety import allowed
 from napari_tessera.models.safety.archive import open_archive
 from napari_tessera.models.safety.contents import Content, look, refuse_no_model
 from napari_tessera.models.safety.pickle_scan import iter_steps
-from napari_tessera.models.safety.reasons import reason_of_torch
 
 # The pickle holds names, shapes and the optimiser's numbers; tensors lie beside it.
 MAX_PICKLE_BYTES = 64_000_000
@@ -29,6 +28,13 @@ LEGACY_PICKLES = 5
 _STORAGE_OR_TYPE = re.compile("|".join(allowed.PICKLED_PATTERNS.names))
 # The protocol that torch writes knows Python's types by the names of Python 2, in the module `__builtin__`.
 _RENAMED = {"__builtin__.long": "builtins.int", "__builtin__.unicode": "builtins.str"}
+
+# Where in its source torch stands.
+_PLACE = re.compile(r"^\[enforce fail at [^\]]*\][ .]*| \(of Python compilation unit at: 0x[0-9a-f]+\)")
+_SHOWN_LETTERS = 200
+
+StandIn = Callable[[str], Callable[..., Any] | None]
+"""What takes the place of a name beyond tensors, plain data and what training programs put beside them, if anything."""
 
 
 class Inert:
@@ -67,7 +73,7 @@ _STAND_INS = allowed.PICKLED_BESIDE.handled(
 )
 
 
-def _nothing(name: str) -> Callable[..., Any] | None:
+def _nothing(name: str) -> None:
     return None
 
 
@@ -75,24 +81,14 @@ def read_tensors_only(
     path: Path,
     label: str,
     *,
-    stand_in: Callable[[str], Callable[..., Any] | None] = _nothing,
+    stand_in: StandIn = _nothing,
     mapped: bool = True,
 ) -> Any:
-    """Return the content of *path*, whose tensors are mapped into memory: read when first used, and never copied.
+    """Return the content of *path*, which errors call *label*.
 
-    Writing to such a tensor does not write to the file. Files of releases of torch before 1.6 are read into memory.
-
-    Parameters
-    ----------
-    path
-        The file.
-    label
-        How errors call it.
-    stand_in
-        Returns what takes the place of a name beyond tensors, plain data and what training programs put beside them,
-        such as ``numpy.dtype``; None where the file is refused for it.
-    mapped
-        False reads the tensors into memory, so that the file can be deleted on Windows, too.
+    Its tensors are mapped into memory: read when first used, and never copied. Writing to one does not write to the
+    file. Files of releases of torch before 1.6 are read into memory; not *mapped*: all are, so that the file can be
+    deleted on Windows, too.
     """
     content = look(path)
     refuse_no_model(content, f"the file of weights {label}")
@@ -116,7 +112,7 @@ def read_tensors_only(
 
 
 def refuse_more_than_tensors(
-    path: Path, label: str, *, stand_in: Callable[[str], Callable[..., Any] | None] = _nothing
+    path: Path, label: str, *, stand_in: StandIn = _nothing
 ) -> list[tuple[Callable[..., Any], str]]:
     """Return what stands for each name in *path* beyond tensors and plain data; makes nothing of it."""
     try:
@@ -149,6 +145,19 @@ def no_tensors(found: Any, label: str) -> ModelError:
     return ModelError(
         f"the weights {label} hold {what}, but Tessera needs tensors by name: save the network's state_dict()"
     )
+
+
+def reason_of_torch(error: BaseException) -> str:
+    """Return the first sentence of *error*, short, without places in torch's source.
+
+    Examples
+    --------
+    >>> reason_of_torch(RuntimeError("[enforce fail at inline.cc:215] . No such record. This is an internal error."))
+    'No such record'
+    """
+    line = _PLACE.sub("", first_line(error))
+    said = line.partition(". ")[0].partition("  (Could")[0].strip()[:_SHOWN_LETTERS]
+    return "torch does not understand a part of it" if not said or "INTERNAL ASSERT" in line else said
 
 
 def _reason(error: Exception) -> str:
@@ -191,7 +200,7 @@ def _names_in_zip(path: Path, label: str) -> list[str]:
             return list(dict.fromkeys(_iter_names(file, label)))
 
 
-def _names_in_pickles(path: Path, label: str, stand_in: Callable[[str], Callable[..., Any] | None]) -> list[str]:
+def _names_in_pickles(path: Path, label: str, stand_in: StandIn) -> list[str]:
     with path.open("rb") as file:
         names: dict[str, None] = {}
         for _ in range(LEGACY_PICKLES):
@@ -216,7 +225,7 @@ def _is_allowed(name: str) -> bool:
     return name in allowed.PICKLED.names or _STORAGE_OR_TYPE.fullmatch(name) is not None
 
 
-def _stand_for(name: str, stand_in: Callable[[str], Callable[..., Any] | None], label: str) -> Callable[..., Any]:
+def _stand_for(name: str, stand_in: StandIn, label: str) -> Callable[..., Any]:
     found = stand_in(name) or _STAND_INS.get(name)
     if found is None:
         raise ModelError(

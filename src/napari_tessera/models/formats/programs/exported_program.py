@@ -30,7 +30,7 @@ from napari_tessera.models.model import Model
 from napari_tessera.models.networks.training_mode import iter_graph_operations, sentences_of
 from napari_tessera.models.safety.archive import open_archive, read_entry
 from napari_tessera.models.safety.contents import Content, look, refuse_no_model
-from napari_tessera.models.safety.reasons import reason_of_torch
+from napari_tessera.models.safety.tensors_only import reason_of_torch
 from napari_tessera.models.safety.trusted_files import NO_FILES, TrustedFiles
 from napari_tessera.models.spec.sentences import assume
 from napari_tessera.models.spec.spec import ModelSpec, WindowRule

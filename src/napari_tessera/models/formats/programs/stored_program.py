@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from napari_tessera.core.errors import ModelError
-from napari_tessera.models.safety.reasons import reason_of_torch
+from napari_tessera.models.safety.tensors_only import reason_of_torch
 
 if TYPE_CHECKING:
     from napari_tessera.models.spec.file import Architecture
