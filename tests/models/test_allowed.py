@@ -19,9 +19,9 @@ from napari_tessera.core.settings.connectomics_config import read_configuration
 from napari_tessera.models.formats.bioimageio import postprocessing as bioimageio_postprocessing
 from napari_tessera.models.formats.bioimageio import steps as bioimageio_steps
 from napari_tessera.models.formats.bioimageio import weights as bioimageio_weights
+from napari_tessera.models.formats.connectomics import blueprint as connectomics_blueprint
+from napari_tessera.models.formats.connectomics import channels as connectomics_channels
 from napari_tessera.models.formats.connectomics import connectomics_format as connectomics_pickles
-from napari_tessera.models.formats.connectomics import network as connectomics_network
-from napari_tessera.models.formats.connectomics import output as connectomics_output
 from napari_tessera.models.formats.connectomics import version1
 from napari_tessera.models.formats.monai_bundle import intensities as monai_intensities
 from napari_tessera.models.formats.monai_bundle import post_transforms as monai_postprocessing
@@ -45,8 +45,8 @@ HANDLED: dict[str, tuple[Names, Any]] = {
     "paddings": (allowed.RESIDUAL_PADDINGS, residual_unet.PADDINGS),
     "blocks": (allowed.RESIDUAL_BLOCKS, residual_unet.BLOCKS),
     "Connectomics 1's networks": (allowed.CONNECTOMICS_1_NETWORKS, version1.ARCHITECTURES),
-    "Connectomics' networks": (allowed.CONNECTOMICS_NETWORKS, connectomics_network.ARCHITECTURES),
-    "Connectomics' activations": (allowed.CONNECTOMICS_ACTIVATIONS, connectomics_output._ACTIVATIONS),
+    "Connectomics' networks": (allowed.CONNECTOMICS_NETWORKS, connectomics_blueprint.ARCHITECTURES),
+    "Connectomics' activations": (allowed.CONNECTOMICS_ACTIVATIONS, connectomics_channels._ACTIVATIONS),
     "Connectomics' decoders": (allowed.CONNECTOMICS_DECODERS, connectomics_decoding.DECODERS),
     "pickles": (allowed.PICKLED_BESIDE, tensors_only._STAND_INS),
     "nnU-Net's networks": (allowed.NNUNET_NETWORKS, nnunet_network.ARCHITECTURES),
@@ -209,8 +209,8 @@ REVIEWED = {
     ("session/doctor/system.py", "run_program", "subprocess.run"): "the doctor's own commands, none from a file",
     ("models/formats/registry.py", "open", "importlib.import_module"): "a format's module, from the table of formats",
     (
-        "models/formats/onnx/onnx_format.py",
-        "_library",
+        "models/formats/onnx/graph.py",
+        "library",
         "importlib.import_module",
     ): "onnx or onnxruntime, names in the source",
     ("models/formats/bioimageio/weights.py", "_open_onnx", "importlib.import_module"): "a name in the source",
@@ -231,14 +231,14 @@ REVIEWED = {
         "torch.jit.load",
     ): "a program; the user trusts this very file",
     (
-        "models/formats/tessera/custom_class.py",
+        "models/formats/tessera/own_network.py",
         "find_class",
         "importlib.import_module",
     ): "an installed package; the user trusts the very description that names it",
-    ("models/formats/tessera/custom_class.py", "_run", "exec"): "a program; the user trusts this very file",
-    ("models/formats/tessera/custom_class.py", "_run", "compile"): "a program; the user trusts this very file",
+    ("models/formats/tessera/own_network.py", "_run", "exec"): "a program; the user trusts this very file",
+    ("models/formats/tessera/own_network.py", "_run", "compile"): "a program; the user trusts this very file",
     (
-        "models/formats/tessera/custom_class.py",
+        "models/formats/tessera/own_network.py",
         "_entry_point",
         "importlib.metadata.entry_points",
     ): "of Tessera's own group, in which a package is because it was installed for this",
@@ -349,7 +349,7 @@ def test_a_list_in_the_place_of_a_name_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "odd.yaml"
     path.write_text("model: {arch: {type: [monai_unet]}}\n", encoding="utf-8")
     with pytest.raises(ModelError, match=r"odd\.yaml: 'model\.arch\.type' is \['monai_unet'\], but it must be a name"):
-        connectomics_network.read_blueprint(read_configuration(path))
+        connectomics_blueprint.read_blueprint(read_configuration(path))
 
 
 def test_tensors_are_never_read_without_the_restriction() -> None:

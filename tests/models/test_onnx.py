@@ -18,8 +18,8 @@ from napari_tessera.core.errors import ModelError
 onnx = pytest.importorskip("onnx", reason="onnx (the extra onnx) is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime (the extra onnx) is not installed")
 
+from napari_tessera.models.formats.onnx.graph import KEPT_BYTES, read_skeleton  # noqa: E402
 from napari_tessera.models.formats.onnx.onnx_format import FORMAT, METADATA_KEY  # noqa: E402
-from napari_tessera.models.formats.onnx.proto import KEPT_BYTES, read_skeleton  # noqa: E402
 
 
 def graph_of(*, batch: int | str = "n", side: int | str = "s", channels: int = 1, out: int = 2) -> Any:

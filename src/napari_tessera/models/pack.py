@@ -146,8 +146,7 @@ def _pack_program(program: StoredProgram, stem: str, outside: dict[str, Any], le
 
 def _onnx_files(source: Path, name: str) -> tuple[PackedFile, ...]:
     """Return the graph *source* and the files of its weights, which get the graph's name; it is told of that."""
-    from napari_tessera.models.formats.onnx.graph import external_files, rename_external_files
-    from napari_tessera.models.formats.onnx.onnx_format import read_whole_graph
+    from napari_tessera.models.formats.onnx.graph import external_files, read_whole_graph, rename_external_files
 
     graph = read_whole_graph(source)
     names = {old: f"{name}.data{number or ''}" for number, old in enumerate(sorted(external_files(graph)))}

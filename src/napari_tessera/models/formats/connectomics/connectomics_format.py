@@ -15,8 +15,8 @@ from napari_tessera.core.settings.connectomics_decoding import read_decoder
 from napari_tessera.core.settings.connectomics_views import read_views
 from napari_tessera.intensity.steps import Normalisation
 from napari_tessera.models.formats.base import Description, ModelFormat, Risk
-from napari_tessera.models.formats.connectomics.network import ONLY, Blueprint, read_blueprint
-from napari_tessera.models.formats.connectomics.output import Channels, read_channels
+from napari_tessera.models.formats.connectomics.blueprint import ONLY, Blueprint, read_blueprint
+from napari_tessera.models.formats.connectomics.channels import Channels, read_channels
 from napari_tessera.models.formats.connectomics.version1 import read_version_1
 from napari_tessera.models.formats.registry import DESCRIPTIONS, MODEL_SUFFIXES, model_stem
 from napari_tessera.models.formats.saved_weights import SavedWeights
@@ -33,21 +33,11 @@ _OF_TRAINING = ("loss_functions.", "loss_weighter.", "n_averaged")
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a checkpoint holds of a network.
+    """What a checkpoint holds of a network."""
 
-    Parameters
-    ----------
-    weights
-        As the last training step left them.
-    averaged
-        The exponential moving average (EMA) of the weights; None if there is none.
-    architecture
-        What the file says that it is of; empty if it says nothing.
-    """
-
-    weights: SavedWeights
-    averaged: SavedWeights | None
-    architecture: str = ""
+    weights: SavedWeights  # as the last training step left them
+    averaged: SavedWeights | None  # their exponential moving average (EMA)
+    architecture: str = ""  # what the file says that it is of
 
 
 def stand_in(name: str) -> Callable[..., Any] | None:
@@ -124,13 +114,8 @@ class Connectomics(ModelFormat):
     def load(self, path: Path, trusted: TrustedFiles = NO_FILES, *, averaged: bool | None = None) -> Model:
         """Open the checkpoint *path*.
 
-        Parameters
-        ----------
-        path
-            The checkpoint.
-        averaged
-            Whether to take the exponential moving average (EMA) of the weights. None takes it where there is one,
-            unless the configuration says that checkpoints are judged without (``optimization.ema.validate_with_ema``).
+        *averaged*: whether to take the exponential moving average (EMA) of the weights. None takes it where there is
+        one, unless the configuration says that checkpoints are judged without (``optimization.ema.validate_with_ema``).
         """
         opened = _Opened.read(path)
         checkpoint = read_checkpoint(path)

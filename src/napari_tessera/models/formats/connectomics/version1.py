@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from napari_tessera.core.errors import ModelError, nearest
+from napari_tessera.core.errors import ModelError
 from napari_tessera.core.settings.choices import DecoderChoice
 from napari_tessera.core.settings.connectomics import read_blend, read_overlap
 from napari_tessera.core.settings.connectomics_views import read_views
 from napari_tessera.intensity.steps import Chain, Normalisation, chain_of, normalisation
-from napari_tessera.models.formats.connectomics.network import Blueprint
-from napari_tessera.models.formats.connectomics.output import PLAIN_ACTIVATIONS
+from napari_tessera.models.formats.connectomics.blueprint import Blueprint, known_architecture
+from napari_tessera.models.formats.connectomics.channels import PLAIN_ACTIVATIONS
 from napari_tessera.models.networks.architectures import RESIDUAL
 from napari_tessera.models.safety import allowed
 from napari_tessera.models.spec.spec import Activation, ModelSpec, OutputKind, OutputSpec, WindowRule
@@ -44,27 +44,13 @@ MOST_TARGETS = 64
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """Which channels of a network are used, and as what.
+    """Which channels of a network are used, and as what."""
 
-    Parameters
-    ----------
-    channels
-        In this order; one may be used twice.
-    activations
-        One for each of them.
-    output, decoder
-        What they mean, and what makes labels of them; None for what their kind suggests.
-    notes
-        What was left out or stands in, one sentence each.
-    classes
-        Names of the labels or channels; may be empty.
-    """
-
-    channels: tuple[int, ...]
+    channels: tuple[int, ...]  # in this order; one may be used twice
     activations: tuple[Activation, ...]
     output: OutputSpec
-    decoder: DecoderChoice | None = None
-    notes: tuple[str, ...] = ()
+    decoder: DecoderChoice | None = None  # None: what their kind suggests
+    notes: tuple[str, ...] = ()  # what was left out or stands in
     classes: tuple[str, ...] = ()
 
 
@@ -91,7 +77,7 @@ def read_targets(config: Configuration, out_channels: int, spatial_dims: int) ->
         )
     note = f"of its targets, these are left out, as no decoder of Tessera uses them beside the others: {left_out}"
     notes = (*use.notes, note.replace("[", "").replace("]", "").replace('"', "")) if left_out else use.notes
-    return Use(use.channels, use.activations, use.output, use.decoder, notes, use.classes)
+    return replace(use, notes=notes)
 
 
 def _read(config: Configuration, out_channels: int, dims: int) -> list[_Target]:
@@ -230,7 +216,9 @@ _NEUTRAL: dict[str, Any] = {
 
 def read_version_1(config: Configuration, name: str) -> tuple[Blueprint, ModelSpec, tuple[str, ...]]:
     """Return how the network of *config* is built, its description under *name*, and what is not taken over."""
-    architecture = _architecture(config)
+    key, elsewhere = "MODEL.ARCHITECTURE", allowed.CONNECTOMICS_1_ELSEWHERE
+    named = config.get(key, "unet_3d")
+    architecture = known_architecture(config, key, named, ARCHITECTURES, elsewhere, which=" of version 1")
     dims, attends = ARCHITECTURES[architecture]
     in_channels, out_channels = (config.integer(f"MODEL.{key}_PLANES", 1) for key in ("IN", "OUT"))
     use = read_targets(config, out_channels, dims)
@@ -246,40 +234,18 @@ def read_version_1(config: Configuration, name: str) -> tuple[Blueprint, ModelSp
     return blueprint, spec, (*use.notes, *notes, *_left_out(config))
 
 
-def _architecture(config: Configuration) -> str:
-    name = config.get("MODEL.ARCHITECTURE", "unet_3d")
-    if not isinstance(name, str):
-        raise config.complain("MODEL.ARCHITECTURE", name, f"a name such as {', '.join(ARCHITECTURES)}")
-    elsewhere = allowed.CONNECTOMICS_1_ELSEWHERE.names
-    if name in elsewhere:
-        raise ModelError(
-            f"{config.path} names the architecture '{name}', which needs {elsewhere[name]}; Tessera rebuilds "
-            f"{', '.join(ARCHITECTURES)}: export it from there as TorchScript, .pt2 or ONNX"
-        )
-    if name not in ARCHITECTURES:
-        raise ModelError(
-            f"{config.path} names the architecture '{name[:80]}', which Tessera does not know of version 1"
-            f"{nearest(name, ARCHITECTURES)} (it rebuilds {', '.join(ARCHITECTURES)})"
-        )
-    return name
-
-
 def _arguments(config: Configuration, dims: int) -> dict[str, Any]:
     """Return what the network is built with, beside its channels."""
     filters = config.numbers("MODEL.FILTERS") or FILTERS
     if not all(width == int(width) and 1 <= width <= 16_384 for width in filters):
         raise config.complain("MODEL.FILTERS", list(filters), "whole numbers from 1 to 16384")
-    isotropic = config.get("DATASET.IS_ISOTROPIC", False)
+    isotropic = _switch(config, "DATASET.IS_ISOTROPIC", default=False)
     levels = config.get("MODEL.ISOTROPY", list(ISOTROPY))
-    if not isinstance(isotropic, bool):
-        raise config.complain("DATASET.IS_ISOTROPIC", isotropic, "true or false")
     if dims == 2 or isotropic:
         levels = [isotropic] * len(filters)
     elif not isinstance(levels, list) or len(levels) != len(filters) or not all(isinstance(x, bool) for x in levels):
         raise config.complain("MODEL.ISOTROPY", levels, f"true or false for each of {len(filters)} MODEL.FILTERS")
-    pooling = config.get("MODEL.POOLING_LAYER", False)
-    if not isinstance(pooling, bool):
-        raise config.complain("MODEL.POOLING_LAYER", pooling, "true or false")
+    pooling = _switch(config, "MODEL.POOLING_LAYER", default=False)
     words = {
         "block": ("MODEL.BLOCK_TYPE", "residual", allowed.RESIDUAL_BLOCKS),
         "padding": ("MODEL.PAD_MODE", "replicate", allowed.RESIDUAL_PADDINGS),
@@ -289,6 +255,13 @@ def _arguments(config: Configuration, dims: int) -> dict[str, Any]:
     chosen = {argument: _word(config, key, default, row) for argument, (key, default, row) in words.items()}
     sides = {"filters": list(map(int, filters)), "isotropy": levels, "isotropic": isotropic, "pooling": pooling}
     return {**sides, **chosen}
+
+
+def _switch(config: Configuration, key: str, *, default: bool) -> bool:
+    value = config.get(key, default)
+    if not isinstance(value, bool):
+        raise config.complain(key, value, "true or false")
+    return value
 
 
 def _word(config: Configuration, key: str, default: str, row: Names) -> str:
@@ -348,9 +321,7 @@ def _normalisation(config: Configuration) -> tuple[Normalisation | Chain, tuple[
     """Return what is done to images: those of other than 8 bits are brought to 8 bits first."""
     config.used.add("DATASET")
     notes: tuple[str, ...] = ()
-    stretches = config.get("DATASET.NORMALIZE_RANGE", True)
-    if not isinstance(stretches, bool):
-        raise config.complain("DATASET.NORMALIZE_RANGE", stretches, "true or false")
+    stretches = _switch(config, "DATASET.NORMALIZE_RANGE", default=True)
     if stretches:
         notes = (
             "images of 8 bits are taken as they are, as by release 1.0; code from before March 2022 brought them to 0 "

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from napari_tessera.core.errors import ModelError
-from napari_tessera.engine.loop.several_outputs import Shapes, assumed_output, choose_output, list_outputs
-from napari_tessera.models.formats.onnx.graph import OnnxPorts, dims_of
+from napari_tessera.engine.loop.several_outputs import Shapes, assumed_output
+from napari_tessera.models.formats.programs.embedded import pick_output
+from napari_tessera.models.formats.programs.stored_program import in_passes_of
 from napari_tessera.models.spec.spec import WindowRule
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import torch
+
     from napari_tessera.models.spec.spec import ModelSpec
 
+# onnx.TensorProto.FLOAT
+FLOAT = 1
 # Operators that have batch and channels first, as the standard says.
 _CHANNELS_FIRST = frozenset(
     (
@@ -36,30 +42,110 @@ _KEEPING = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class OnnxLayout:
-    """What a graph's tensors are.
+class OnnxPorts:
+    """What goes into a graph and comes out of it: names of the only input, and of the output that is used."""
 
-    Parameters
-    ----------
-    ports
-        Its input and the output that is used.
-    axes_in, axes_out
-        A letter for each axis: b, c, z, y, x.
-    in_channels, out_channels
-        Channels.
-    window
-        Voxels per axis in image order; None where any side goes.
-    assumed
-        What the graph does not show.
-    """
+    input: str
+    output: str
+    dims: tuple[int | None, ...]  # of the input; None where any size goes
+    outputs: tuple[str, ...]  # names of all of floating-point numbers
+    batch: int | None  # windows per pass, where they are the first axis; None: any number
+
+    @classmethod
+    def of(cls, model: Any, path: Path) -> OnnxPorts:
+        """Return those of *model*, which was read from *path*; the first output is used."""
+        weights = {tensor.name for tensor in model.graph.initializer}
+        inputs = [value for value in model.graph.input if value.name not in weights]
+        if len(inputs) != 1:
+            raise ModelError(f"{path} takes {len(inputs)} inputs, but Tessera gives one: windows of an image")
+        first = inputs[0]
+        outputs = tuple(each.name for each in model.graph.output if each.type.tensor_type.elem_type == FLOAT)
+        if first.type.tensor_type.elem_type != FLOAT or not outputs:
+            raise ModelError(
+                f"{path} takes or gives other numbers than float32: export it with float32 input and output"
+            )
+        dims = dims_of(first)
+        return cls(first.name, outputs[0], dims, outputs, dims[0] if dims else None)
+
+    def inferred(self, model: Any, shape: tuple[int, ...]) -> Any:
+        """Return *model* with the shape of every tensor that follows from an input of *shape*."""
+        import onnx
+        from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
+
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        given = next(value for value in copy.graph.input if value.name == self.input)
+        for dim, size in zip(given.type.tensor_type.shape.dim, shape, strict=True):
+            dim.dim_value = size
+        del copy.graph.value_info[:]  # as exported: they hold for another input
+        for value in copy.graph.output:
+            value.type.tensor_type.ClearField("shape")
+        try:
+            # onnx's own inference does not follow sizes that the graph computes, such as those of paddings.
+            inferred = SymbolicShapeInference.infer_shapes(copy, auto_merge=True)
+        except Exception as error:  # whatever a rule of it stumbles over
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            raise ModelError(f"the graph does not take an input of shape {shape}: {reason}") from error
+        unknown = {name for node in inferred.graph.node for name in node.output if name} - _known(inferred).keys()
+        if unknown:
+            raise ModelError(
+                f"the graph does not take an input of shape {shape}, or makes tensors of a size that depends on their "
+                f"values: {', '.join(sorted(unknown)[:3])}"
+            )
+        return inferred
+
+    def output_shapes(self, model: Any, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of all outputs for an input of *shape*, by name."""
+        known = _known(self.inferred(model, shape))
+        return {name: known[name] for name in self.outputs}
+
+    def replay(self, model: Any, windows: torch.Tensor) -> torch.Tensor:
+        """Allocate what the graph would, in its order, on the device of *windows*, which hold no data.
+
+        Every output of a node lives until its last use; initialisers are weights and not counted here.
+        """
+        size = self.batch or windows.shape[0]
+        inferred = self.inferred(model, (size, *windows.shape[1:]))
+        shapes, graph = _known(inferred), inferred.graph
+
+        def allocate(part: torch.Tensor) -> torch.Tensor:
+            uses = Counter(name for node in graph.node for name in node.input)
+            alive: dict[str, torch.Tensor] = {}
+            for node in graph.node:
+                alive |= {name: part.new_empty(shapes[name]) for name in node.output if name}
+                for name in node.input:
+                    uses[name] -= 1
+                    if uses[name] == 0 and name != self.output:
+                        alive.pop(name, None)
+            return alive[self.output]
+
+        return in_passes_of(self.batch, allocate, windows)
+
+
+def dims_of(value: Any) -> tuple[int | None, ...]:
+    """Return the sizes of a graph's input, output or tensor; None where one may be any."""
+    dims = value.type.tensor_type.shape.dim
+    return tuple(dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None for dim in dims)
+
+
+def _known(model: Any) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of tensors that are numbers throughout, by name; a tensor that is one number has none."""
+    values = [value for value in (*model.graph.value_info, *model.graph.output) if value.type.HasField("tensor_type")]
+    found = {value.name: dims_of(value) for value in values if value.type.tensor_type.HasField("shape")}
+    return {name: dims for name, dims in found.items() if None not in dims}  # type: ignore[misc]
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxLayout:
+    """What a graph's tensors are."""
 
     ports: OnnxPorts
-    axes_in: str
+    axes_in: str  # a letter for each axis: b, c, z, y, x
     axes_out: str
     in_channels: int
     out_channels: int
-    window: tuple[int | None, ...]
-    assumed: tuple[str, ...]
+    window: tuple[int | None, ...]  # voxels per axis in image order; None where any side goes
+    assumed: tuple[str, ...]  # what the graph does not show
 
     @property
     def is_plain(self) -> bool:
@@ -88,18 +174,10 @@ def read_layout(model: Any, path: Path, described: ModelSpec | None, network_out
     shown = {name: _axes_of_output(model, name, len(dims)) for name in ports.outputs}
     outputs = {name: order or axes for name, order in shown.items()}
     shapes = _output_shapes(model, path, ports, axes, outputs, window)
-    name = network_output
-    if not name:
-        try:
-            sides = _sides(window)
-            channels = None if described is None else described.out_channels
-            name = choose_output(shapes, out_channels=channels, window=sides)
-        except ModelError as error:
-            raise ModelError(f"{path}: {error}") from error
-        if len(shapes) > 1 and described is None:
-            assumed += (assumed_output(name, shapes),)
-    if name not in shapes:
-        raise ModelError(f"{path} has no output '{name}': it gives {list_outputs(shapes)}")
+    channels = None if described is None else described.out_channels
+    name = pick_output(path, shapes, network_output, out_channels=channels, window=_sides(window))
+    if not network_output and len(shapes) > 1 and described is None:
+        assumed += (assumed_output(name, shapes),)
     if is_shown and not shown[name]:
         assumed += (f"axes of the output are {axes}, as those of the input, as the graph does not show them",)
     return OnnxLayout(replace(ports, output=name), axes, outputs[name], in_channels, shapes[name][1], window, assumed)

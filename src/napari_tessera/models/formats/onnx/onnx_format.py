@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from importlib import import_module
-from importlib.util import find_spec as find_library
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,21 +12,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
-from napari_tessera.core.errors import ModelError, first_line, lacks_memory
+from napari_tessera.core.errors import ModelError, lacks_memory
 from napari_tessera.models.formats.base import Description, Risk
-from napari_tessera.models.formats.fixed_batch import in_passes_of
 from napari_tessera.models.formats.onnx.graph import (
     ITEM_BYTES,
-    OnnxPorts,
-    check_external,
     external_files,
     iter_operations,
+    iter_values,
+    library,
+    read_graph,
     walk_graphs,
 )
-from napari_tessera.models.formats.onnx.layout import OnnxLayout, read_layout
-from napari_tessera.models.formats.onnx.proto import iter_values, read_skeleton
+from napari_tessera.models.formats.onnx.layout import OnnxLayout, OnnxPorts, read_layout
 from napari_tessera.models.formats.programs.embedded import check_told, find_spec
-from napari_tessera.models.formats.programs.stored_program import remember_program
+from napari_tessera.models.formats.programs.stored_program import in_passes_of, remember_program
 from napari_tessera.models.model import Model
 from napari_tessera.models.networks.adapters import AxesInOrder
 from napari_tessera.models.networks.training_mode import sentences_of
@@ -43,7 +40,6 @@ if TYPE_CHECKING:
 
 # A description may travel in the file's metadata under this key, or lie beside it as <stem>.yaml.
 METADATA_KEY = "tessera.yaml"
-INSTALL = "install it with: pip install 'napari-tessera[onnx]'"
 # Where in its source onnxruntime stood.
 SOURCE_PLACE = re.compile(r"\S*\.(?:cc|cpp|cu|cuh|h|hpp):\d+ ?")
 MOST_LETTERS = 200
@@ -118,15 +114,8 @@ def _open(path: Path, graph: Any, ports: OnnxPorts) -> OnnxNetwork:
 class OnnxNetwork(torch.nn.Module):
     """A graph as a network: windows, (B, C, *window), in, one of the graph's outputs out, on the device of the windows.
 
-    Parameters
-    ----------
-    path
-        The file; sessions of onnxruntime, one for each device, are opened from it when they are first needed.
-    graph, ports
-        What was read from it; read now if None.
+    Sessions of onnxruntime, one for each device, are opened from the file *path* when they are first needed.
 
-    Notes
-    -----
     onnxruntime's memory is not torch's. For an input without data, as a plan traces networks with, every tensor that
     the graph makes is allocated, and given back once nothing needs it any more: what a pass takes is then an estimate
     of the graph as written, which onnxruntime may undercut by fusing and by working in place.
@@ -200,7 +189,7 @@ class OnnxNetwork(torch.nn.Module):
 
 
 def _open_session(path: Path, device: torch.device) -> Any:
-    runtime = _library("onnxruntime")
+    runtime = library("onnxruntime")
     wanted: list[Any] = ["CPUExecutionProvider"]
     if device.type == "cuda":
         if "CUDAExecutionProvider" not in runtime.get_available_providers():
@@ -224,47 +213,12 @@ def _has_no_data(windows: torch.Tensor) -> bool:
     return windows.data_ptr() == windows.storage_offset() * windows.element_size()
 
 
-def _library(name: str, *, needed_now: bool = True) -> Any:
-    """Return a library; None where it is there but not *needed_now*, as importing takes a while."""
-    try:
-        if needed_now:
-            return import_module(name)
-        if find_library(name) is None:
-            raise ImportError(name)
-    except (ImportError, ValueError) as error:  # ValueError: it is marked as not to be had
-        raise ModelError(f"ONNX graphs need the library {name}, which is not there: {INSTALL}") from error
-    return None
-
-
 def _reason(error: Exception) -> str:
     """Return what onnxruntime says, without its codes and the places in its source."""
     text = " ".join(str(error).split())
     before, place, after = text.rpartition(found[-1]) if (found := SOURCE_PLACE.findall(text)) else ("", "", text)
     said = after.rpartition(") ")[2] if place else after
     return (said or before).rpartition(" : ")[2].strip()[:MOST_LETTERS] or type(error).__name__
-
-
-def read_whole_graph(path: Path) -> Any:
-    """Return the graph at *path* with the values that lie in the file itself, checked as `read_graph` does."""
-    read_graph(path)
-    return _library("onnx").load(str(path), load_external_data=False)
-
-
-def read_graph(path: Path) -> Any:
-    """Return the graph at *path* without the values of its weights; what lies in other files is checked to be there."""
-    onnx = _library("onnx")
-    _library("onnxruntime", needed_now=False)
-    content = read_skeleton(path)
-    try:
-        graph = onnx.ModelProto.FromString(content)
-    except Exception as error:  # protobuf has a class of its own for each kind
-        raise ModelError(
-            f"cannot read {path} as ONNX, it may be damaged ({first_line(error)}): get it again"
-        ) from error
-    if not graph.graph.node or not graph.graph.output or not graph.opset_import:
-        raise ModelError(f"{path} holds no graph: it may be cut short, or no ONNX file")
-    check_external(graph, path)
-    return graph
 
 
 def _weights_bytes(model: Any) -> int:

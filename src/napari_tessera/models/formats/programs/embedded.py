@@ -1,12 +1,14 @@
-"""Descriptions that travel with a network: in a file of its name beside it, or inside its own file."""
+"""What is said of a program: by a description in a file of its name beside it, or inside its own file, or by shapes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_tessera.core.errors import ModelError
 from napari_tessera.core.plain_data import MAX_BYTES
+from napari_tessera.engine.loop.several_outputs import Shapes, choose_output, list_outputs
 from napari_tessera.models.safety.archive import read_entry
 from napari_tessera.models.spec.file import parse_model_file, read_model_file
 
@@ -47,6 +49,18 @@ def find_description(path: Path, text: str | bytes, where: str) -> ModelFile | N
             f"there as its program, and open it"
         )
     return file
+
+
+def pick_output(path: Path, outputs: Shapes, name: str, *, out_channels: int | None, window: Sequence[int]) -> str:
+    """Return which of the *outputs* of the graph in *path* is used: *name*, or if empty the one that is it for sure."""
+    if not name:
+        try:
+            return choose_output(outputs, out_channels=out_channels, window=window)
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}") from error
+    if name not in outputs:
+        raise ModelError(f"{path} has no output '{name}': it gives {list_outputs(outputs)}")
+    return name
 
 
 def check_told(path: Path, spec: ModelSpec, *, spatial_dims: int, in_channels: int, out_channels: int) -> ModelSpec:

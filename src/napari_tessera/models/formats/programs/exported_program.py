@@ -8,24 +8,23 @@ import re
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from zipfile import ZIP_STORED
 
 import torch
 
 from napari_tessera.core.errors import ModelError
 from napari_tessera.core.plain_data import load_json
-from napari_tessera.engine.loop.several_outputs import (
-    Shapes,
-    assumed_output,
-    choose_output,
-    list_outputs,
-    output_called,
-)
+from napari_tessera.engine.loop.several_outputs import Shapes, assumed_output, list_outputs, output_called
 from napari_tessera.models.formats.base import Description, Risk
-from napari_tessera.models.formats.fixed_batch import in_passes_of
-from napari_tessera.models.formats.programs.embedded import EXTRA_FILE, check_told, find_description, read_extra
-from napari_tessera.models.formats.programs.stored_program import remember_program
+from napari_tessera.models.formats.programs.embedded import (
+    EXTRA_FILE,
+    check_told,
+    find_description,
+    pick_output,
+    read_extra,
+)
+from napari_tessera.models.formats.programs.stored_program import in_passes_of, remember_program
 from napari_tessera.models.model import Model
 from napari_tessera.models.networks.training_mode import iter_graph_operations, sentences_of
 from napari_tessera.models.safety.archive import open_archive, read_entry
@@ -51,12 +50,11 @@ MULTIPLE = re.compile(r"Mul\(Integer\((\d+)\), Symbol\('(\w+)'[^()]*\)\)")
 _FLOATING = frozenset((6, 7, 8, 13))
 
 
-@dataclass(frozen=True, slots=True)
-class _Size:
-    """One axis of the input: *step* 0 where only the *least* is taken."""
+class _Size(NamedTuple):
+    """One axis of the input."""
 
     least: int
-    step: int
+    step: int  # 0 where only the least is taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,14 +241,7 @@ class _Graph:
 
     def choose(self, path: Path, name: str, out_channels: int | None) -> str:
         """Return the name of the output to use: *name*, or the one that is it for sure."""
-        if not name:
-            try:
-                return choose_output(self.outputs, out_channels=out_channels, window=self.window)
-            except ModelError as error:
-                raise ModelError(f"{path}: {error}") from error
-        if name not in self.outputs:
-            raise ModelError(f"{path} has no output '{name}': it gives {list_outputs(self.outputs)}")
-        return name
+        return pick_output(path, self.outputs, name, out_channels=out_channels, window=self.window)
 
 
 def _names_of_outputs(out_spec: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Networks that are programs: which file each was opened from, for whoever packs it."""
+"""Networks that are programs: opening TorchScript, passes of a fixed size, and which file each was opened from."""
 
 from __future__ import annotations
 
@@ -41,29 +41,33 @@ def open_script(
     return network.eval()
 
 
+def in_passes_of(size: int | None, run: Callable[[torch.Tensor], torch.Tensor], windows: torch.Tensor) -> torch.Tensor:
+    """Return what *run* makes of *windows*, (B, C, *window), in passes of exactly *size* of them.
+
+    The last pass is filled up with zeros, whose outputs are left out. None: any number at once.
+    """
+    count = windows.shape[0]
+    if size is None or count == size:
+        return run(windows)
+    outputs = []
+    for part in torch.split(windows, size):
+        missing = size - part.shape[0]
+        full = torch.cat([part, part.new_zeros(missing, *part.shape[1:])]) if missing else part
+        outputs.append(run(full.contiguous())[: part.shape[0]])
+    return torch.cat(outputs)
+
+
 ProgramKind = Literal["torchscript", "exported-program", "onnx"]
 
 
 @dataclass(frozen=True, slots=True)
 class StoredProgram:
-    """Where a program lies.
-
-    Parameters
-    ----------
-    kind
-        What it is.
-    lend
-        Lends its file, beside which its data lie; from a zip it is a temporary copy.
-    architecture
-        What its description says that it is of: reviewed code may make the same of its weights. None if nothing.
-    seen
-        The files on disk that it was opened from, each with its size and its time of change then.
-    """
+    """Where a program lies."""
 
     kind: ProgramKind
-    lend: Callable[[], AbstractContextManager[Path]]
-    architecture: Architecture | None
-    seen: tuple[tuple[Path, int, int], ...]
+    lend: Callable[[], AbstractContextManager[Path]]  # its file, beside which its data lie; from a zip a temporary copy
+    architecture: Architecture | None  # that its description names: reviewed code may make the same of its weights
+    seen: tuple[tuple[Path, int, int], ...]  # the files that it was opened from, with their sizes and times of change
 
     def check_unchanged(self) -> None:
         """Raise `ModelError` if a file is another than the one that was opened."""

@@ -20,9 +20,10 @@ from napari_tessera.models.formats.base import Description, ModelFormat, Risk
 from napari_tessera.models.formats.programs.embedded import check_told
 from napari_tessera.models.formats.registry import DESCRIPTIONS, description_beside, model_stem
 from napari_tessera.models.formats.saved_weights import SavedWeights, read_weights
-from napari_tessera.models.formats.tessera.own_network import CLASSES, build_network
+from napari_tessera.models.formats.tessera.own_network import CLASSES, build_network, find_class, risk_of_class
 from napari_tessera.models.model import Model
 from napari_tessera.models.networks import architectures
+from napari_tessera.models.networks.adapters import wrap
 from napari_tessera.models.safety.archive import inside, is_file
 from napari_tessera.models.safety.contents import Content, look, refuse_no_model
 from napari_tessera.models.safety.trusted_files import NO_FILES, TrustedFiles, fingerprint
@@ -32,7 +33,7 @@ from napari_tessera.models.spec.spec import ModelSpec, WindowRule
 if TYPE_CHECKING:
     import torch
 
-    from napari_tessera.models.spec.file import ModelFile, Program, ProgramFile
+    from napari_tessera.models.spec.file import Program, ProgramFile
 
 
 TITLES = {"torchscript": "TorchScript archive", "exported-program": "exported program", "onnx": "ONNX graph"}
@@ -131,9 +132,6 @@ class TesseraFile(ModelFormat):
 
     def risk(self, path: Path) -> Risk | None:
         """Return that a program, or a network class of a person's own, is code; None for weights and ONNX graphs."""
-        from napari_tessera.models.formats.tessera.custom_class import risk_of_class
-        from napari_tessera.models.formats.tessera.tessera_file import risk_of
-
         description = _description_of(path)
         file = read_model_file(description)
         if file.program is not None:
@@ -172,9 +170,6 @@ def _open_network(
     path: Path, description: Path, file: ModelFile, trusted: TrustedFiles
 ) -> tuple[torch.nn.Module, tuple[str, ...]]:
     """Return the network without what stands around it, and notes on which weights were taken."""
-    from napari_tessera.models.formats.tessera.custom_class import find_class
-    from napari_tessera.models.formats.tessera.tessera_file import open_program
-
     if file.program is not None:
         return open_program(description, file, trusted), ()
     if file.architecture is None:
@@ -188,8 +183,6 @@ def _open_network(
 
 
 def _wrap(network: torch.nn.Module, description: Path, file: ModelFile) -> torch.nn.Module:
-    from napari_tessera.models.networks.adapters import wrap
-
     try:
         return wrap(network, file.around)
     except ModelError as error:
@@ -198,8 +191,6 @@ def _wrap(network: torch.nn.Module, description: Path, file: ModelFile) -> torch
 
 def _title(description: Path, file: ModelFile) -> str:
     """Return what the network is, for people; a program's files are there then."""
-    from napari_tessera.models.formats.tessera.tessera_file import TITLES, find_files
-
     if file.program is not None:
         first, *_ = find_files(description, file.program)
         return f"{TITLES[file.program.kind]} {first.name}"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from napari_tessera.core.settings.connectomics_config import Configuration
     from napari_tessera.models.formats.saved_weights import SavedWeights
+    from napari_tessera.models.safety.allowed import Names
 
 
 # How many times the blocks of each level widen what comes, and how many there are, as ``create_mednext_v1`` has them.
@@ -101,39 +102,22 @@ MONAI = "monai.networks.nets"
 # The step of a network whose position embedding is of one size.
 ONLY = 0
 LEVELS_OF_BASIC = 6
-_ELSEWHERE = allowed.CONNECTOMICS_ELSEWHERE.names
 
 
 @dataclass(frozen=True, slots=True)
 class Blueprint:
-    """How a network is built.
+    """How a network is built."""
 
-    Parameters
-    ----------
-    name
-        As PyTorch Connectomics calls it.
-    spatial_dims, in_channels, out_channels
-        Of the network.
-    step
-        What each side of a window must be a multiple of; `ONLY` where only one size goes.
-    exact
-        Whether other sides fail, and not only lose a little.
-    recipes
-        (class, arguments) for each way in which its releases built it; what the weights fit is right.
-    hint
-        What to do where none fits.
-    rename
-        What the network calls the weight of a name in the file; None of one that it does not have.
-    """
-
-    name: str
+    name: str  # as PyTorch Connectomics calls it
     spatial_dims: int
     in_channels: int
     out_channels: int
-    step: int
-    exact: bool
+    step: int  # what each side of a window must be a multiple of; `ONLY` where only one size goes
+    exact: bool  # whether other sides fail, and not only lose a little
+    # (class, arguments) for each way in which its releases built it; what the weights fit is right.
     recipes: tuple[tuple[str, dict[str, Any]], ...]
-    hint: str = ""
+    hint: str = ""  # what to do where none fits
+    # What the network calls the weight of a name in the file; None of one that it does not have.
     rename: Callable[[str], str | None] = str
 
     def build(self, weights: SavedWeights) -> tuple[torch.nn.Module, tuple[str, ...]]:
@@ -154,23 +138,31 @@ class Blueprint:
         raise ModelError(f"the weights of {path} do not fit the configured {self.name}: {complaint}{self.hint}")
 
 
+def known_architecture(
+    config: Configuration, key: str, name: Any, known: Mapping[str, Any], elsewhere: Names, *, which: str = ""
+) -> str:
+    """Return *name*, the value of *key*, if it is one of those *known*; *which*: of what they are, for errors."""
+    rebuilt = ", ".join(known)
+    if not isinstance(name, str):
+        raise config.complain(key, name, f"a name such as {rebuilt}")
+    if name in elsewhere.names:
+        raise ModelError(
+            f"{config.path} names the architecture '{name}', which needs {elsewhere.names[name]}; Tessera rebuilds "
+            f"{rebuilt}: export it from there as TorchScript, .pt2 or ONNX"
+        )
+    if name not in known:
+        raise ModelError(
+            f"{config.path} names the architecture '{name[:80]}', which Tessera does not know{which}"
+            f"{nearest(name, known)} (it rebuilds {rebuilt})"
+        )
+    return name
+
+
 def read_blueprint(config: Configuration) -> Blueprint:
     """Return how the network of *config* is built."""
-    given = config.first("model.arch.type", "model.architecture")
-    name = given or "monai_basic_unet3d"
+    given = config.first("model.arch.type", "model.architecture") or "monai_basic_unet3d"
     config.used.add("model")
-    if not isinstance(name, str):
-        raise config.complain("model.arch.type", name, f"a name such as {', '.join(ARCHITECTURES)}")
-    if name in _ELSEWHERE:
-        raise ModelError(
-            f"{config.path} names the architecture '{name}', which needs {_ELSEWHERE[name]}; Tessera rebuilds "
-            f"{', '.join(ARCHITECTURES)}: export it from there as TorchScript, .pt2 or ONNX"
-        )
-    if name not in ARCHITECTURES:
-        raise ModelError(
-            f"{config.path} names the architecture '{str(name)[:80]}', which Tessera does not know"
-            f"{nearest(str(name), ARCHITECTURES)} (it rebuilds {', '.join(ARCHITECTURES)})"
-        )
+    name = known_architecture(config, "model.arch.type", given, ARCHITECTURES, allowed.CONNECTOMICS_ELSEWHERE)
     size = config.sides("model.input_size")
     dims = len(size) if size else config.integer("model.monai.spatial_dims", 3)
     if dims not in (2, 3):

@@ -31,35 +31,23 @@ _ACTIVATIONS: dict[str, Activation] = allowed.CONNECTOMICS_ACTIVATIONS.handled(
 allowed.CONNECTOMICS_DECODERS.handled(DECODERS)
 allowed.CONNECTOMICS_COMMANDS.handled(dict.fromkeys(COMMANDS))
 PLAIN_ACTIVATIONS = {name: activation for name, activation in _ACTIVATIONS.items() if name != SCALED}
+_SELECTIONS = (
+    *("inference.model.select_channel", "inference.test_time_augmentation.select_channel"),
+    "inference.output_channel",
+)
 # The factor of the logits when the file gives none.
 SCALE = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class Channels:
-    """The network's output as it is used.
+    """The network's output as it is used."""
 
-    Parameters
-    ----------
-    kept
-        Which of the network's channels, in this order.
-    scales
-        What each of them is multiplied by before its activation.
-    activations
-        One for each of them.
-    output
-        What they mean.
-    notes
-        What was left out, one sentence each.
-    assumed
-        What of this the file does not say.
-    """
-
-    kept: tuple[int, ...]
-    scales: tuple[float, ...]
+    kept: tuple[int, ...]  # which of the network's channels, in this order
+    scales: tuple[float, ...]  # what each of them is multiplied by before its activation
     activations: tuple[Activation, ...]
     output: OutputSpec
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what was left out
     assumed: tuple[str, ...] = ()
 
 
@@ -202,17 +190,7 @@ def _parse_activation(config: Configuration, key: str, value: Any) -> tuple[floa
 
 
 def _selected(config: Configuration, out_channels: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    key = next(
-        (
-            key
-            for key in (
-                *("inference.model.select_channel", "inference.test_time_augmentation.select_channel"),
-                "inference.output_channel",
-            )
-            if config.get(key) is not None
-        ),
-        "",
-    )
+    key = next((key for key in _SELECTIONS if config.get(key) is not None), "")
     value = config.get(key) if key else None
     everything = tuple(range(out_channels))
     # Before the newest generation -1 stood for all channels.
