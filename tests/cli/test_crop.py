@@ -13,7 +13,7 @@ from tests.models.sample_tessera import make
 
 import napari_tessera as nt
 from napari_tessera.images.readers.tiff import open_tiff
-from napari_tessera.models.pack import pack
+from napari_tessera.models.packing import pack
 
 Tessera = Callable[..., Any]
 

@@ -21,7 +21,7 @@ from napari_tessera.core.writing import STALE_AFTER_S, replacing, write_text
 from napari_tessera.images.writers.tiff import write_tiff
 from napari_tessera.memory.calibration.store import CalibrationStore
 from napari_tessera.models.load import BUNDLED, load_model
-from napari_tessera.models.pack import pack
+from napari_tessera.models.packing import pack
 from napari_tessera.models.safety.trusted_files import TrustStore
 
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from napari_tessera.core.settings.settings import Settings
-from napari_tessera.models.spec.file import ModelFile
+from napari_tessera.models.spec.model_file import ModelFile
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -16,7 +16,7 @@ from napari_tessera import api
 from napari_tessera.engine.loop.events import PassFinished
 from napari_tessera.intensity.steps import Normalisation
 from napari_tessera.jobs.request import find_crop, find_window_mask
-from napari_tessera.models.pack import pack
+from napari_tessera.models.packing import pack
 
 SHAPE, BOX = (30, 50, 60), (slice(6, 26), slice(10, 44), slice(3, 40))
 WINDOWS = nt.Settings(window_size=(16, 16, 16), overlap=0.5, sw_batch_size=4)

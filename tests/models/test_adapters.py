@@ -7,7 +7,7 @@ import torch
 from pydantic import TypeAdapter
 
 from napari_tessera.models.networks.adapters import take_off, wrap
-from napari_tessera.models.spec.file import Adapter
+from napari_tessera.models.spec.model_file import Adapter
 
 WINDOWS = torch.rand(2, 1, 5, 6, 7, generator=torch.Generator().manual_seed(3))
 

@@ -19,7 +19,7 @@ import napari_tessera as nt
 from napari_tessera import api
 from napari_tessera.intensity.steps import Normalisation
 from napari_tessera.models.load import describe_model
-from napari_tessera.models.pack import pack
+from napari_tessera.models.packing import pack
 from napari_tessera.models.spec.sentences import assume
 from napari_tessera.session.model_summary import summary_of
 

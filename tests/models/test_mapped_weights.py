@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import napari_tessera as nt
-from napari_tessera.models.pack import pack
+from napari_tessera.models.packing import pack
 
 MAPS = Path("/proc/self/maps")
 needs_maps = pytest.mark.skipif(not MAPS.exists(), reason="what is mapped is told on Linux only")

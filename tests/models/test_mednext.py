@@ -12,7 +12,7 @@ import yaml
 from napari_tessera.core.errors import ModelError
 from napari_tessera.models.formats.connectomics.connectomics_format import FORMAT
 from napari_tessera.models.load import load_model
-from napari_tessera.models.pack import pack
+from napari_tessera.models.packing import pack
 
 EXPANSION, BLOCKS = (1, 2, 1, 3, 1, 2, 1, 2, 1), (1, 2, 1, 1, 1, 1, 1, 2, 1)
 WIDTH, CLASSES, KERNEL = 2, 2, 3

@@ -13,8 +13,8 @@ import napari_tessera as nt
 from napari_tessera.core.errors import ModelError
 from napari_tessera.images.views.interpolation import ResamplingScheme
 from napari_tessera.models.formats.nnunet.nnunet_format import FORMAT
-from napari_tessera.models.pack import pack
-from napari_tessera.models.spec.file import parse_model_file
+from napari_tessera.models.packing import pack
+from napari_tessera.models.spec.model_file import parse_model_file
 
 pytest.importorskip(
     "dynamic_network_architectures", reason="dynamic-network-architectures (the extra nnunet) is not installed"

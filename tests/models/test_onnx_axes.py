@@ -15,7 +15,7 @@ from tests.models.sample_onnx import NEEDS
 import napari_tessera as nt
 from napari_tessera.core.errors import ModelError
 from napari_tessera.models.load import describe_model
-from napari_tessera.models.pack import pack
+from napari_tessera.models.packing import pack
 
 onnx = pytest.importorskip(NEEDS[0], reason="onnx (the extra onnx) is not installed")
 runtime = pytest.importorskip(NEEDS[1], reason="onnxruntime (the extra onnx) is not installed")

@@ -36,7 +36,7 @@ from napari_tessera.engine.geometry.grid import Padding, PadMode
 from napari_tessera.models.folder import MODELS_VARIABLE, user_models
 from napari_tessera.models.load import describe_model, find_risk
 from napari_tessera.models.model import Model
-from napari_tessera.models.pack import pack
+from napari_tessera.models.packing import pack
 from napari_tessera.models.safety.trusted_files import TrustStore
 from napari_tessera.models.spec.spec import WindowRule
 

@@ -18,7 +18,7 @@ from tests.models import sample_exported, sample_nnunet, sample_onnx, sample_tes
 import napari_tessera as nt
 from napari_tessera.core.errors import ModelError
 from napari_tessera.models.load import describe_model, find_risk, load_model
-from napari_tessera.models.pack import pack
+from napari_tessera.models.packing import pack
 
 Change = Callable[[dict[str, Any]], None]
 

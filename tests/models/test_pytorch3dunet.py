@@ -18,7 +18,7 @@ from napari_tessera.models.formats.pytorch3dunet.pytorch3dunet_format import FOR
 from napari_tessera.models.formats.registry import find_format
 from napari_tessera.models.load import find_risk, load_model
 from napari_tessera.models.networks.unet3d import Pytorch3DUNet
-from napari_tessera.models.pack import pack
+from napari_tessera.models.packing import pack
 
 
 def described(folder: Path, config: dict[str, Any]) -> Any:

@@ -20,7 +20,7 @@ from napari_tessera.core.errors import ModelError
 from napari_tessera.engine.monai import SlabInferer
 from napari_tessera.models.load import describe_model
 from napari_tessera.models.model import Model
-from napari_tessera.models.pack import pack
+from napari_tessera.models.packing import pack
 
 VOLUME = np.random.default_rng(0).normal(size=(8, 20, 20)).astype(np.float32)
 SETTINGS = nt.Settings(window_size=(8, 16, 16), overlap=0.5, sw_batch_size=2, device="cpu")

@@ -19,7 +19,7 @@ from napari_tessera.images.views.interpolation import ResamplingScheme
 from napari_tessera.intensity.steps import Normalisation
 from napari_tessera.models.formats.base import Description
 from napari_tessera.models.model import Model
-from napari_tessera.models.spec.file import read_model_file
+from napari_tessera.models.spec.model_file import read_model_file
 from napari_tessera.models.spec.spec import ModelSpec, OutputSpec, WindowRule
 
 RULE = WindowRule(default=(64, 128, 128), step=(8, 16, 16), minimum=(16, 32, 32))

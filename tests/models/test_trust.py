@@ -23,7 +23,7 @@ from napari_tessera.cli import setup
 from napari_tessera.core.errors import ModelError, UntrustedModelError
 from napari_tessera.models.formats.registry import find_format
 from napari_tessera.models.load import load_model
-from napari_tessera.models.pack import pack
+from napari_tessera.models.packing import pack
 from napari_tessera.models.safety.trusted_files import TrustStore
 from napari_tessera.session.model_list import open_model
 

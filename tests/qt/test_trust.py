@@ -159,7 +159,7 @@ def test_the_button_names_the_formats_there_are(person: Any) -> None:
 
 def test_a_packed_program_is_asked_about_as_its_original(person: Any, stranger: Path, tmp_path: Path) -> None:
     from napari_tessera.models.load import load_model
-    from napari_tessera.models.pack import pack
+    from napari_tessera.models.packing import pack
 
     path, program = pack(load_model(stranger, trust=True), tmp_path / "packed" / "cells.yaml")
     me = person()

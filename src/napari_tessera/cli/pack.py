@@ -24,7 +24,7 @@ def pack(
     TorchScript, exported programs and ONNX graphs stay what they are: their file is copied beside the description.
     """
     network = setup.open_model(model, trust=trust, network_output=network_output)
-    from napari_tessera.models.pack import pack
+    from napari_tessera.models.packing import pack
 
     for path in pack(network, output.with_suffix(".yaml"), overwrite=overwrite):
         write_line(str(path))

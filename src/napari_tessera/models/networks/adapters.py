@@ -11,7 +11,7 @@ from napari_tessera.core.errors import ModelError, nearest
 from napari_tessera.engine.loop.forward import scores
 from napari_tessera.engine.loop.several_outputs import ChosenOutput, score_outputs, the_output
 from napari_tessera.models.safety import allowed
-from napari_tessera.models.spec.file import Adapter, Channels, Line, Reorder, Tensor, Turn
+from napari_tessera.models.spec.model_file import Adapter, Channels, Line, Reorder, Tensor, Turn
 
 _NUMBERS: dict[str, torch.dtype] = {
     name: getattr(torch, becomes.removeprefix("torch.")) for name, becomes in allowed.BIOIMAGEIO_NUMBERS.names.items()

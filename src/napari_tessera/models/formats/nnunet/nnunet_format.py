@@ -17,7 +17,7 @@ from napari_tessera.models.model import Model
 from napari_tessera.models.networks.adapters import AxesInOrder
 from napari_tessera.models.safety.tensors_only import read_tensors_only
 from napari_tessera.models.safety.trusted_files import NO_FILES, TrustedFiles
-from napari_tessera.models.spec.file import MOST_FOLDS
+from napari_tessera.models.spec.model_file import MOST_FOLDS
 
 if TYPE_CHECKING:
     import torch

@@ -10,12 +10,12 @@ from napari_tessera.core.errors import ModelError
 from napari_tessera.core.plain_data import MAX_BYTES
 from napari_tessera.engine.loop.several_outputs import Shapes, choose_output, list_outputs
 from napari_tessera.models.safety.archive import read_entry
-from napari_tessera.models.spec.file import parse_model_file, read_model_file
+from napari_tessera.models.spec.model_file import parse_model_file, read_model_file
 
 if TYPE_CHECKING:
     from zipfile import ZipFile
 
-    from napari_tessera.models.spec.file import ModelFile
+    from napari_tessera.models.spec.model_file import ModelFile
     from napari_tessera.models.spec.spec import ModelSpec
 
 # The name of a description inside an archive of torch's.

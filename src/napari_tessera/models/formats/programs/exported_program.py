@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from napari_tessera.models.networks.training_mode import Operation
-    from napari_tessera.models.spec.file import Architecture
+    from napari_tessera.models.spec.model_file import Architecture
 
 # The graph of a network of thousands of layers as JSON; more is no network.
 MAX_JSON_BYTES = 50_000_000

@@ -17,7 +17,7 @@ from napari_tessera.core.errors import ModelError
 from napari_tessera.models.safety.tensors_only import reason_of_torch
 
 if TYPE_CHECKING:
-    from napari_tessera.models.spec.file import Architecture
+    from napari_tessera.models.spec.model_file import Architecture
 
 
 def open_script(

@@ -32,7 +32,7 @@ from napari_tessera.models.spec.sentences import assume
 from napari_tessera.models.spec.spec import ModelSpec, WindowRule
 
 if TYPE_CHECKING:
-    from napari_tessera.models.spec.file import ModelFile
+    from napari_tessera.models.spec.model_file import ModelFile
 
 # Sides to try when nothing is said of the network: every common down-sampling divides one of them.
 PROBE_SIDES = (32, 64, 96, 128)

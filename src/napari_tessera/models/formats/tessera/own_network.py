@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from napari_tessera.models.networks.empty import StoredWeights
     from napari_tessera.models.safety.trusted_files import TrustedFiles
-    from napari_tessera.models.spec.file import Architecture
+    from napari_tessera.models.spec.model_file import Architecture
 
 CLASSES = (*architectures.ARCHITECTURES, *allowed.NNUNET_NETWORKS.names)
 # nnU-Net's plans say these two elsewhere; a description says them among the arguments, as its classes do.

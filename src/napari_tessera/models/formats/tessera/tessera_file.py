@@ -27,13 +27,13 @@ from napari_tessera.models.networks.adapters import wrap
 from napari_tessera.models.safety.archive import inside, is_file
 from napari_tessera.models.safety.contents import Content, look, refuse_no_model
 from napari_tessera.models.safety.trusted_files import NO_FILES, TrustedFiles, fingerprint
-from napari_tessera.models.spec.file import ModelFile, parse_model_file, read_model_file
+from napari_tessera.models.spec.model_file import ModelFile, parse_model_file, read_model_file
 from napari_tessera.models.spec.spec import ModelSpec, WindowRule
 
 if TYPE_CHECKING:
     import torch
 
-    from napari_tessera.models.spec.file import Program, ProgramFile
+    from napari_tessera.models.spec.model_file import Program, ProgramFile
 
 
 TITLES = {"torchscript": "TorchScript archive", "exported-program": "exported program", "onnx": "ONNX graph"}

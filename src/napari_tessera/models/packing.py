@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from shutil import copyfile
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,11 +24,11 @@ from napari_tessera.models.formats.tessera.own_network import build_network
 from napari_tessera.models.networks.adapters import take_off
 from napari_tessera.models.networks.architectures import built_from
 from napari_tessera.models.safety.trusted_files import fingerprint
-from napari_tessera.models.spec.file import ModelFile
+from napari_tessera.models.spec.model_file import ModelFile
 
 if TYPE_CHECKING:
     from napari_tessera.models.model import Model
-    from napari_tessera.models.spec.file import Architecture
+    from napari_tessera.models.spec.model_file import Architecture
 
 
 # How far two ways to compute the same may differ, float32.
@@ -37,31 +36,13 @@ SAME = 1e-5
 _SUFFIXES = {"torchscript": ".pt", "exported-program": ".pt2", "onnx": ".onnx"}
 
 
-@dataclass(frozen=True, slots=True)
-class PackedFile:
-    """A file beside the description: its name there, and what writes it to a path."""
-
-    name: str
-    write: Callable[[Path], None]
+Files = dict[str, Callable[[Path], object]]
+"""What writes each file beside the description, by its name there."""
+Describe = Callable[[Mapping[str, Path]], dict[str, Any]]
+"""Gives the keys of the description that name those files, by where each was written to."""
 
 
-@dataclass(frozen=True, slots=True)
-class PackedNetwork:
-    """The files that a network is packed as.
-
-    Parameters
-    ----------
-    files
-        The weights, or the program and its data.
-    describe
-        Returns the keys of the description that name them; takes where each was written to, by its name.
-    """
-
-    files: tuple[PackedFile, ...]
-    describe: Callable[[Mapping[str, Path]], dict[str, Any]]
-
-
-def pack_network(model: Model, stem: str, lent: ExitStack) -> PackedNetwork:
+def _parts(model: Model, stem: str, lent: ExitStack) -> tuple[Files, Describe]:
     """Return how the network of *model* is packed beside the description ``<stem>.yaml``."""
     core, around = take_off(model.network)
     outside = {"around": around} if around else {}
@@ -75,9 +56,9 @@ def pack_network(model: Model, stem: str, lent: ExitStack) -> PackedNetwork:
             f"'{model.spec.name}' ({model.origin}) cannot be packed: its network is not, as it is, one of a class that "
             f"Tessera rebuilds, so keep its own file"
         )
-    weights = PackedFile(f"{stem}.safetensors", partial(_save_weights, core))
-    described = {"architecture": architecture, "weights": weights.name, **outside}
-    return PackedNetwork((weights,), lambda written: described)
+    weights = f"{stem}.safetensors"
+    described = {"architecture": architecture, "weights": weights, **outside}
+    return {weights: partial(_save_weights, core)}, lambda written: described
 
 
 def _architecture_of(core: torch.nn.Module) -> dict[str, Any] | None:
@@ -87,7 +68,7 @@ def _architecture_of(core: torch.nn.Module) -> dict[str, Any] | None:
     if built[0] is None or any(other != built[0] for other in built):
         return None
     name, arguments = built[0]
-    found: dict[str, Any] = {"class": name, "arguments": plain(arguments)}
+    found: dict[str, Any] = {"class": name, "arguments": _plain(arguments)}
     return found if len(folds) == 1 else found | {"folds": len(folds)}
 
 
@@ -117,11 +98,11 @@ def _rebuild(program: torch.nn.Module, architecture: Architecture, model: Model)
     return network
 
 
-def plain(value: Any) -> Any:
+def _plain(value: Any) -> Any:
     """Return *value* with lists for tuples, as YAML knows none."""
     if isinstance(value, dict):
-        return {key: plain(each) for key, each in value.items()}
-    return [plain(each) for each in value] if isinstance(value, (list, tuple)) else value
+        return {key: _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def _save_weights(network: torch.nn.Module, path: Path) -> None:
@@ -130,39 +111,33 @@ def _save_weights(network: torch.nn.Module, path: Path) -> None:
     save_file(once_each(network), path)
 
 
-def _pack_program(program: StoredProgram, stem: str, outside: dict[str, Any], lent: ExitStack) -> PackedNetwork:
+def _pack_program(
+    program: StoredProgram, stem: str, outside: dict[str, Any], lent: ExitStack
+) -> tuple[Files, Describe]:
     program.check_unchanged()
     source = lent.enter_context(program.lend())
     name = f"{stem}{PROGRAM}{_SUFFIXES[program.kind]}"
-    files = _onnx_files(source, name) if program.kind == "onnx" else (PackedFile(name, partial(_copy, source)),)
+    files: Files = _onnx_files(source, name) if program.kind == "onnx" else {name: partial(copyfile, source)}
 
     def describe(written: Mapping[str, Path]) -> dict[str, Any]:
-        first, *data = ({"file": file.name, "sha256": fingerprint(written[file.name])} for file in files)
+        first, *data = ({"file": file, "sha256": fingerprint(written[file])} for file in files)
         said: dict[str, Any] = {"kind": program.kind, **first}
         return {"program": said | ({"data": data} if data else {}), **outside}
 
-    return PackedNetwork(files, describe)
+    return files, describe
 
 
-def _onnx_files(source: Path, name: str) -> tuple[PackedFile, ...]:
+def _onnx_files(source: Path, name: str) -> Files:
     """Return the graph *source* and the files of its weights, which get the graph's name; it is told of that."""
     from napari_tessera.models.formats.onnx.graph import external_files, read_whole_graph, rename_external_files
 
     graph = read_whole_graph(source)
     names = {old: f"{name}.data{number or ''}" for number, old in enumerate(sorted(external_files(graph)))}
     if not names:
-        return (PackedFile(name, partial(_copy, source)),)
+        return {name: partial(copyfile, source)}
     rename_external_files(graph, names)
-    data = (PackedFile(new, partial(_copy, source.parent / old)) for old, new in names.items())
-    return (PackedFile(name, lambda path: _write(path, graph.SerializeToString())), *data)
-
-
-def _copy(source: Path, path: Path) -> None:
-    shutil.copyfile(source, path)
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
+    data = {new: partial(copyfile, source.parent / old) for old, new in names.items()}
+    return {name: lambda path: path.write_bytes(graph.SerializeToString()), **data}
 
 
 def pack(model: Model, path: Path, *, overwrite: bool = False) -> tuple[Path, ...]:
@@ -190,8 +165,8 @@ def pack(model: Model, path: Path, *, overwrite: bool = False) -> tuple[Path, ..
         If a file exists or cannot be written.
     """
     with ExitStack() as lent:
-        parts = pack_network(model, path.stem, lent)
-        targets = {path.with_name(part.name): part.write for part in parts.files}
+        files, describe = _parts(model, path.stem, lent)
+        targets = {path.with_name(name): write for name, write in files.items()}
         for file in (path, *targets):
             if file.exists() and not overwrite:
                 raise OutputError(f"'{file}' exists: choose another name, or say that it may be replaced")
@@ -204,7 +179,7 @@ def pack(model: Model, path: Path, *, overwrite: bool = False) -> tuple[Path, ..
                 for file, write in targets.items():
                     write(partial[file])
                 written = {file.name: partial[file] for file in targets}
-                partial[path].write_bytes(_text(model, parts.describe(written)))
+                partial[path].write_bytes(_text(model, describe(written)))
         except OSError as error:
             raise OutputError(f"cannot write '{path}': {error.strerror or error}") from error
     return path, *targets
