@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,13 @@ class Person:
         self.click(self.widget.run.run)
         assert self.session.runner.active, self.status
         self.wait(lambda: not self.session.runner.active)
+
+    def cancel_from_a_pass(self) -> None:
+        """Have the run cancelled on the GUI thread, and wait until that is done."""
+        heard = threading.Event()
+        self.session.background.post(self.session.runner.cancel)
+        self.session.background.post(heard.set)
+        assert heard.wait(30)
 
     @property
     def status(self) -> str:

@@ -52,7 +52,7 @@ def test_frames_of_a_time_axis_are_volumes(person: Any, describe: Any, gate: Any
     me.viewer.add_image(movie, name="movie", scale=(60, 3, 1, 1), axis_labels=("t", "z", "y", "x"))
     plan = me.wait_for_plan()
     assert len(plan.volumes) == 3
-    assert me.widget.image_panel.axis_use.currentText() == "3 frames"
+    assert me.widget.axis_use.current_choice == "3 frames"
     assert me.widget.cost.passes.line().text.startswith("3 volumes, ")
     me.session.change(batch_size=2)
     me.run()
@@ -81,7 +81,7 @@ def test_cancelled_time_series_keeps_its_frames(person: Any, describe: Any, gate
     me = person(describe(gate))
     me.viewer.add_image(blobs(3, 16, 16, 16), name="movie")
     me.wait_for_plan()
-    gate.on_call = lambda call: me.session.runner._cancel.cancel() if call == 2 else None
+    gate.on_call = lambda call: me.cancel_from_a_pass() if call == 2 else None
     me.run()
     assert me.session.runner.state is RunState.CANCELLED
     labels = me.layer("movie labels (incomplete)")
@@ -129,8 +129,8 @@ def test_a_2d_model_runs_the_planes_of_a_time_series_of_stacks(
     series = np.stack([blobs(3, 24, 24), np.zeros((3, 24, 24), np.float32)])
     series[1, 2, 14:18, 14:18] = 1
     me.viewer.add_image(series, name="series", scale=(1, 0.5, 0.1, 0.1))
-    use = me.widget.image_panel.axis_use
-    assert [use.itemText(index) for index in range(use.count())] == ["6 planes", "this plane"]
+    use = me.widget.axis_use
+    assert [use.native.itemText(index) for index in range(len(use))] == ["6 planes", "this plane"]
     plan = me.wait_for_plan()
     assert len(plan.volumes) == 6
     assert me.widget.cost.passes.line().text.startswith("6 planes, ")
@@ -139,8 +139,7 @@ def test_a_2d_model_runs_the_planes_of_a_time_series_of_stacks(
     labels = labels_of(me, "series")
     np.testing.assert_array_equal(labels.data > 0, series > 0.5)
     np.testing.assert_allclose(labels.scale, (1, 0.5, 0.1, 0.1))
-    use.setCurrentIndex(1)
-    use.activated.emit(1)
+    use.native.setCurrentIndex(1)
     for axis, step in enumerate((1, 2)):
         me.viewer.dims.set_current_step(axis, step)
     me.run()
@@ -152,9 +151,9 @@ def test_a_2d_model_runs_the_planes_of_a_stack(person: Any, describe: Any, gate:
     stack = blobs(5, 24, 24)
     stack[3] = 0
     me.viewer.add_image(stack, name="stack", scale=(0.5, 0.1, 0.1), units=("um",) * 3)
-    use = me.widget.image_panel.axis_use
-    assert [use.itemText(index) for index in range(use.count())] == ["5 planes", "this plane"]
-    assert use.currentText() == "5 planes"
+    use = me.widget.axis_use
+    assert [use.native.itemText(index) for index in range(len(use))] == ["5 planes", "this plane"]
+    assert use.current_choice == "5 planes"
     assert "run one by one, as the model is 2D" in me.widget.image_panel.info.line().tooltip
     plan = me.wait_for_plan()
     assert len(plan.volumes) == 5
@@ -165,15 +164,14 @@ def test_a_2d_model_runs_the_planes_of_a_stack(person: Any, describe: Any, gate:
     np.testing.assert_array_equal(labels.data > 0, stack > 0.5)
     np.testing.assert_allclose(labels.scale, (0.5, 0.1, 0.1))
     assert me.session.runner.progress.done == plan.forward_passes
-    use.setCurrentIndex(1)
-    use.activated.emit(1)
+    use.native.setCurrentIndex(1)
     me.viewer.dims.set_current_step(0, 3)
     me.run()
     assert me.layer("stack labels 3").data.shape == (24, 24)
     assert not me.layer("stack labels 3").data.any()
     stack_in_time = me.viewer.add_image(blobs(3, 24, 24), name="film", axis_labels=("t", "y", "x"))
     me.widget.image_panel.choose(stack_in_time)
-    assert use.itemText(0) == "3 frames"
+    assert use.native.itemText(0) == "3 frames"
 
 
 def test_channels_in_front(person: Any, describe: Any, blobs: Any, gate: Any) -> None:

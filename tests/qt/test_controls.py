@@ -35,12 +35,12 @@ def small_gpu(monkeypatch: pytest.MonkeyPatch) -> DeviceState:
 def test_the_widget_opens_before_the_model_is_there(make_napari_viewer: Any, qtbot: Any) -> None:
     viewer = make_napari_viewer()
     _, widget = viewer.window.add_plugin_dock_widget("napari-tessera", "Segment with Tessera")
-    assert widget.model.summary.line().text == "loading model …"
+    assert widget.model_panel.summary.line().text == "loading model …"
     assert not widget.windows.native.isEnabled()
     assert not widget.run.run.isEnabled()
     qtbot.waitUntil(lambda: widget.session.model is not None, timeout=60_000)
-    assert widget.model.chooser.currentText() == "neurites-em"
-    assert "from: bundled" in widget.model.about.toolTip()
+    assert widget.model.value == "neurites-em"
+    assert "from: bundled" in widget.model_panel.about.toolTip()
     assert widget.decoder.value == "watershed"
     assert widget.window_size.value == (64, 64, 64)
 
@@ -296,7 +296,7 @@ def test_nothing_is_cut_off_at_300_pixels(person: Any, describe: Any, gate: Any)
     me = person(describe(gate))
     me.widget.windows.fold.set_open(True)
     me.widget.result.fold.set_open(True)
-    for panel in (me.widget.image_panel, me.widget.model, me.widget.windows, me.widget.cost, me.widget.result):
+    for panel in (me.widget.image_panel, me.widget.model_panel, me.widget.windows, me.widget.cost, me.widget.result):
         assert panel.native.minimumSizeHint().width() <= 268, panel.name  # a scroll bar takes the rest
 
 
@@ -305,7 +305,7 @@ def test_probabilities_of_eight_bits_are_shown_over_their_range(
 ) -> None:
     me = person(describe(gate))
     me.viewer.add_image(blobs(20, 24, 24), name="blobs")
-    me.click(me.widget.result.keep_probabilities.native)
+    me.click(me.widget.keep_probabilities.native)
     for kept, top in (("uint8", 255), ("float16", 1)):
         me.session.change(probabilities=kept)
         me.run()

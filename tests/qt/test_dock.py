@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from qtpy.QtWidgets import QApplication, QSlider
 
 from napari_tessera.core.settings.knobs import knob, knobs
 from napari_tessera.core.settings.settings import Settings
+from napari_tessera.session.task import Outputs
 
 
 def test_a_value_that_is_set_by_name_makes_a_plan(person: Any, describe: Any, gate: Any, blobs: Any) -> None:
@@ -122,6 +124,50 @@ def test_choosers_follow_the_layers_of_the_viewer(person: Any, describe: Any, ga
     me.viewer.layers.clear()
     assert (dock.image.value, dock.mask.value) == (None, None)
     assert (me.session.images, me.session.mask) == ((), None)
+
+
+def test_the_model_is_a_value(person: Any, describe: Any, gate: Any, tmp_path: Path) -> None:
+    me = person()
+    dock, told = me.widget, []
+    dock.model.changed.connect(told.append)
+    assert (dock.model.value, dock.model.label) == ("neurites-em", "Model")
+    mine = describe(gate)
+    dock.model.value = mine
+    assert dock.model.value is me.session.model is mine
+    assert dock.model.current_choice == mine.spec.name
+    dock.model.value = "neurites-em"
+    assert dock.model.value == "neurites-em"
+    assert me.session.model is mine, "until the other one is open"
+    assert not dock.model.native.isEnabled()
+    me.wait(lambda: not me.session.models.loading)
+    assert me.session.model.spec.name == "neurites-em"
+    (tmp_path / "none.onnx").write_bytes(b"")
+    dock.model.value = tmp_path / "none.onnx"
+    assert dock.model.current_choice == "none.onnx"
+    me.wait(lambda: not me.session.models.loading)
+    assert "none.onnx" in me.status
+    assert dock.model.value == "neurites-em", "which is still in use"
+    dock.model.native.setCurrentIndex(1)  # as a hand does
+    assert me.session.model is mine
+    assert told == [mine, "neurites-em", tmp_path / "none.onnx", mine]
+
+
+def test_what_is_kept_and_the_axis_in_front_are_values(person: Any, describe: Any, gate: Any, blobs: Any) -> None:
+    me = person(describe(gate))
+    dock, told = me.widget, []
+    me.viewer.add_image(blobs(3, 16, 16, 16), name="movie")
+    for widget in (dock.keep_labels, dock.keep_probabilities, dock.axis_use):
+        assert widget.name in {each.name for each in dock}
+        widget.changed.connect(told.append)
+    assert (dock.keep_labels.value, dock.keep_probabilities.value, dock.axis_use.value) == (True, False, "frames")
+    dock.keep_probabilities.value, dock.axis_use.value = True, "current"
+    assert me.session.outputs.probabilities
+    assert len(me.session.volumes) == 1
+    with pytest.raises(ValueError, match="nonsense"):
+        dock.axis_use.value = "nonsense"
+    assert told == [True, "current"]
+    me.session.set_outputs(Outputs(labels=False, probabilities=True))
+    assert (dock.keep_labels.value, told) == (False, [True, "current"])
 
 
 def test_a_hand_moves_fractions_by_hundredths_and_keeps_what_a_file_gives(

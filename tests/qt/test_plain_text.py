@@ -36,7 +36,7 @@ def test_lines_tooltips_and_dialogs_show_it_too(person: Any, tmp_path: Path) -> 
     assert MARKUP in message.text()
     assert "\u202e" not in message.text()
     assert message.toolTip() == plain_tooltip(MARKUP + TURNED)
-    me.widget.files._show_notes(tmp_path / MARKUP.replace("/", ":"), [MARKUP])
+    me.widget.files.show_notes(tmp_path / MARKUP.replace("/", ":"), [MARKUP])
     (box,) = me.widget.files.native.findChildren(QMessageBox)
     labels = [label for label in box.findChildren(QLabel) if "href" in label.text()]
     assert len(labels) == 2

@@ -32,7 +32,7 @@ def ask(me: Any, path: Path) -> Any:
     """Open *path* and return the dialog that asks."""
     me.session.models.use(path)
     me.wait(lambda: not me.session.models.loading)
-    dialog = me.widget.model._asking
+    dialog = me.widget.model_panel.asking
     assert dialog is not None, me.status
     assert dialog.isVisible()
     return dialog
@@ -53,11 +53,11 @@ def test_it_is_asked_once_and_says_what_the_file_could_do(person: Any, stranger:
     assert not dialog.trust.isDefault()
     assert me.status == "stranger.pt waits for your word: opening it runs code from the file, with your rights"
     me.session.models.changed.emit()
-    assert me.widget.model._asking is dialog, "one dialog for one question"
+    assert me.widget.model_panel.asking is dialog, "one dialog for one question"
     me.click(dialog.trust)
     me.wait(lambda: not me.session.models.loading)
     assert me.session.model.spec.name == "stranger"
-    assert me.widget.model.chooser.currentText() == "stranger.pt"
+    assert me.widget.model.current_choice == "stranger.pt"
     assert TrustStore().names() == {sha: "stranger.pt"}
     me.session.models.load(me.session.models.entries[0])
     me.wait(lambda: not me.session.models.loading)
@@ -71,7 +71,7 @@ def test_the_keyboard_says_no(person: Any, stranger: Path, qtbot: Any, key: Any)
     me = person()
     qtbot.keyClick(ask(me, stranger), key)
     assert me.session.models.question is None
-    assert me.widget.model._asking is None
+    assert me.widget.model_panel.asking is None
     assert me.session.model.spec.name == "neurites-em"
     assert TrustStore().names() == {}
 
@@ -92,7 +92,7 @@ def test_a_file_that_changes_while_it_is_asked_about_is_not_opened(person: Any, 
     me.wait(lambda: not me.session.models.loading)
     assert me.session.model.spec.name == "neurites-em"
     assert list(TrustStore().names()) == [shown]
-    again = me.widget.model._asking
+    again = me.widget.model_panel.asking
     assert again is not None
     assert again.question.files[0][0] == fingerprint(stranger) != shown
     again.close()
@@ -102,7 +102,7 @@ def test_another_model_makes_the_question_go(person: Any, stranger: Path) -> Non
     me = person()
     dialog = ask(me, stranger)
     me.session.models.load(me.session.models.entries[0])
-    assert me.widget.model._asking is None
+    assert me.widget.model_panel.asking is None
     assert not dialog.isVisible()
     me.wait(lambda: not me.session.models.loading)
     assert TrustStore().names() == {}
@@ -130,7 +130,7 @@ def test_an_answer_is_taken_back(person: Any, stranger: Path) -> None:
 def test_a_model_is_opened_by_dropping_it(person: Any, stranger: Path, tmp_path: Path) -> None:
     TrustStore().add(stranger)
     me = person()
-    panel = me.widget.model.native
+    panel = me.widget.model_panel.native
     (tmp_path / "raw.tif").touch()
 
     def drop(*paths: Path) -> bool:
@@ -152,7 +152,7 @@ def test_a_model_is_opened_by_dropping_it(person: Any, stranger: Path, tmp_path:
 
 
 def test_the_button_names_the_formats_there_are(person: Any) -> None:
-    tip = person().widget.model.open.toolTip()
+    tip = person().widget.model_panel.open.toolTip()
     for name in ("TorchScript archive", "ONNX graph", "nnU-Net folder", "MONAI bundle", "bioimage.io package"):
         assert name in tip
 

@@ -130,9 +130,9 @@ class FilePanel(Panel):
             self._say(f"Loaded {path.name}")
             return
         self.message.show_line(Line(f"Loaded {path.name}, not all of it", Tone.WARNING, "\n".join(notes)))
-        self._show_notes(path, notes)
+        self.show_notes(path, notes)
 
-    def _show_notes(self, path: Path, notes: Sequence[str]) -> None:
+    def show_notes(self, path: Path, notes: Sequence[str]) -> None:
         """Say what a file of another program holds that has no match here; nothing waits for the dialog."""
         box = QMessageBox(self.native)
         box.setWindowTitle("Load settings")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QSignalBlocker
 from qtpy.QtGui import QAction  # type: ignore[attr-defined]
-from qtpy.QtWidgets import QComboBox, QHBoxLayout
+from qtpy.QtWidgets import QComboBox, QHBoxLayout, QSizePolicy
 
+from napari_tessera._qt.knob_widgets import OfferBox
 from napari_tessera._qt.layers import LayerChooser, LayerWatch, capture, image_layers, selected_images
 from napari_tessera._qt.lines import LineLabel
 from napari_tessera._qt.parts import Panel, menu_button, named
@@ -17,27 +17,45 @@ from napari_tessera.session.wording import Line, counted
 
 if TYPE_CHECKING:
     from napari_tessera._qt.theme import Theme
+    from napari_tessera.models.spec.spec import ModelSpec
     from napari_tessera.session import ImageInput, Session
     from napari_tessera.session.sources import VolumeInput
+
+
+def axis_chooser(session: Session) -> OfferBox:
+    """Return the widget whose value is what the axis in front of the image's spatial ones counts."""
+    chooser = OfferBox(lambda use: session.set_axis_use(AxisUse(use)), name="axis_use", label="Axis in front")
+    box: QComboBox = chooser.native
+    box.setPlaceholderText("choose …")
+    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToContents)
+    box.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
+
+    def refresh() -> None:
+        pairs = []
+        if session.images and session.model is not None:
+            image, spec = session.images[0], session.model.spec
+            pairs = [(_name(use, image, spec), use) for use in axis_uses(image, spec)]
+        chooser.offer(pairs, session.readings[0].use if session.readings else None)
+        box.setVisible(len(pairs) > 1)
+
+    session.images_changed.connect(refresh)
+    refresh()
+    return chooser
 
 
 class ImagePanel(Panel):
     """Chooses image layers; the first in a chooser, more are ticked in a menu."""
 
-    def __init__(self, session: Session, viewer: Any, theme: Theme, chooser: LayerChooser) -> None:
+    def __init__(self, session: Session, viewer: Any, theme: Theme, chooser: LayerChooser, axis_use: OfferBox) -> None:
         super().__init__("image_panel")
         self._session, self._viewer = session, viewer
         self._more: list[Any] = []
-        self.chooser = chooser
+        self.chooser, self._axis_use = chooser, axis_use
         self.more, self._menu = menu_button("+ volumes", "More image layers, each a volume of the same run")
-        self.axis_use = QComboBox()
-        self.axis_use.setPlaceholderText("choose …")
-        self.axis_use.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToContents)
         self.info = LineLabel(theme)
         self._arrange()
         self.chooser.changed.connect(self._choose)
         self._menu.aboutToShow.connect(self._fill_menu)
-        self.axis_use.activated.connect(self._use_axis)
         session.images_changed.connect(self.refresh)
         # Of all images, chosen or not: an array that was written to may be chosen again later.
         self._data_watch = LayerWatch(viewer, self._follow_data, self._data_set, ("data",))
@@ -52,7 +70,7 @@ class ImagePanel(Panel):
         layout.addWidget(self.more, 0, 2)
         facts = QHBoxLayout()
         facts.addWidget(self.info, 1)
-        facts.addWidget(self.axis_use)
+        facts.addWidget(self._axis_use.native)
         layout.addLayout(facts, 1, 1, 1, 2)
         layout.setColumnStretch(1, 1)
 
@@ -87,20 +105,6 @@ class ImagePanel(Panel):
             _describe(images, self._session.volumes, [reading.note for reading in self._session.readings])
         )
         self.more.setText(f"+ {len(images) - 1}" if len(images) > 1 else "+ volumes")
-        self._show_uses(images)
-
-    def _show_uses(self, images: tuple[ImageInput, ...]) -> None:
-        model = self._session.model
-        uses = axis_uses(images[0], model.spec) if images and model is not None else ()
-        readings = self._session.readings
-        with QSignalBlocker(self.axis_use):
-            self.axis_use.clear()
-            for use in uses:
-                assert model is not None
-                word = "plane" if counts_planes(images[0], model.spec) else "frame"
-                self.axis_use.addItem(_name(use, count_in_front(images[0], model.spec), word), use)
-            self.axis_use.setCurrentIndex(uses.index(readings[0].use) if readings and readings[0].use in uses else -1)
-        self.axis_use.setVisible(len(uses) > 1)
 
     def _list_changed(self) -> None:
         before = self.layers()
@@ -124,9 +128,6 @@ class ImagePanel(Panel):
 
     def _submit(self) -> None:
         self._session.set_images(tuple(capture(layer, self._viewer) for layer in self.layers()))
-
-    def _use_axis(self, index: int) -> None:
-        self._session.set_axis_use(AxisUse(self.axis_use.itemData(index)))
 
     def _fill_menu(self) -> None:
         self._menu.clear()
@@ -168,7 +169,8 @@ def _describe(images: tuple[ImageInput, ...], volumes: tuple[VolumeInput, ...], 
     return Line(text, tooltip="\n".join([text, *(image.name for image in images)]))
 
 
-def _name(use: AxisUse, length: int, word: str) -> str:
+def _name(use: AxisUse, image: ImageInput, spec: ModelSpec) -> str:
+    word, length = "plane" if counts_planes(image, spec) else "frame", count_in_front(image, spec)
     return {
         AxisUse.FRAMES: counted(length, word),
         AxisUse.CURRENT: f"this {word}",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from magicgui.widgets import CheckBox, ComboBox, Container, FloatSlider, FloatSpinBox, LineEdit, Slider, SpinBox
 from magicgui.widgets.bases import ValuedContainerWidget
-from qtpy.QtCore import QEvent, Qt
+from qtpy.QtCore import QEvent, QSignalBlocker, Qt
 from qtpy.QtWidgets import QAbstractSpinBox, QSizePolicy, QWidget
 
 from napari_tessera._qt.parts import Hook, add_rows, rows_in
@@ -169,6 +169,41 @@ class ChoiceBox(ComboBox):
             self.choices = wanted
         if self.value != value:
             self.value = value
+
+
+class OfferBox(ComboBox):
+    """Offers pairs of label and value, none of them a setting; *take* hears of what a person or a program chooses."""
+
+    def __init__(self, take: Callable[[Any], object], **said: Any) -> None:
+        self._take, self._pairs = take, tuple[tuple[str, Any], ...]()
+        super().__init__(gui_only=True, **said)
+        self.native.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+
+    @property
+    def value(self) -> Any:
+        index = self.native.currentIndex()
+        return self._pairs[index][1] if index >= 0 else None
+
+    @value.setter
+    def value(self, value: Any) -> None:
+        self._take(value)
+        self.changed.emit(value)
+
+    def offer(self, pairs: Sequence[tuple[str, Any]], chosen: Any) -> None:
+        """Show *pairs*, of which *chosen* is the value now, or none of them; nobody is told."""
+        self._pairs = tuple(pairs)
+        with QSignalBlocker(self.native):
+            self.native.clear()
+            for label, value in pairs:
+                self.native.addItem(label, value)
+            self.native.setCurrentIndex(next((i for i, (_, value) in enumerate(pairs) if value == chosen), -1))
+
+    def reset_choices(self, *_: Any) -> None:
+        self.offer(self._pairs, self.value)
+
+    def _on_value_change(self, value: Any = None) -> None:
+        if self.native.currentIndex() >= 0:
+            self.value = self.value
 
 
 class NamesEdit(LineEdit):

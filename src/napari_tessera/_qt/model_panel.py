@@ -7,66 +7,72 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QEvent, QSignalBlocker
+from qtpy.QtCore import QEvent
 from qtpy.QtGui import QDropEvent
-from qtpy.QtWidgets import QComboBox, QFileDialog, QLabel, QSizePolicy, QToolTip
+from qtpy.QtWidgets import QFileDialog, QToolTip
 
+from napari_tessera._qt.knob_widgets import OfferBox
 from napari_tessera._qt.lines import LineLabel
-from napari_tessera._qt.parts import Hook, Panel, plain_tooltip, small_button
+from napari_tessera._qt.parts import Hook, Panel, named, plain_tooltip, small_button
 from napari_tessera._qt.trust_dialog import TrustDialog
 from napari_tessera.session.model_summary import summary_of
 from napari_tessera.session.wording import Line, Tone
 
 if TYPE_CHECKING:
     from napari_tessera._qt.theme import Theme
-    from napari_tessera.session import Session
+    from napari_tessera.session.model_list import ModelList
+
+HELP = "The model that is run; a program may set the path of a file, or a Model, too."
+
+
+def model_chooser(models: ModelList) -> OfferBox:
+    """Return the widget whose value is the model that is in use, or is being opened: a name, a path, or a `Model`."""
+    chooser = OfferBox(models.use, name="model", label="Model", tooltip=HELP)
+    chooser.native.setPlaceholderText("loading …")
+
+    def refresh() -> None:
+        shown = models.opening or models.current
+        entries = models.entries if shown is None or shown in models.entries else (*models.entries, shown)
+        chooser.offer([(entry.label, entry.source) for entry in entries], None if shown is None else shown.source)
+        chooser.native.setEnabled(models.choices is not None and not models.loading)
+
+    models.changed.connect(refresh)
+    refresh()
+    return chooser
 
 
 class ModelPanel(Panel):
     """Chooses a model: a name, a file from the dialog, or one that is dropped here."""
 
-    def __init__(self, session: Session, theme: Theme) -> None:
-        super().__init__("model")
-        self._session, self._models, self._theme = session, session.models, theme
-        self.chooser = QComboBox()
+    def __init__(self, models: ModelList, theme: Theme, chooser: OfferBox) -> None:
+        super().__init__("model_panel")
+        self._models, self._theme, self._chooser = models, theme, chooser
         self.open = small_button("open…", "")
         self.about = small_button("i", "")
         self.summary = LineLabel(theme)
-        self._asking: TrustDialog | None = None
+        self.asking: TrustDialog | None = None
         self._arrange()
         self.native.setAcceptDrops(True)
         Hook(self.native, self._on_event)
-        self.chooser.activated.connect(self._choose)
         self.open.clicked.connect(self._ask_for_file)
         self.about.clicked.connect(self._show_about)
         self._models.changed.connect(self.refresh)
         self.refresh()
 
     def _arrange(self) -> None:
-        self.chooser.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-        self.chooser.setAccessibleName("model")
         self.about.setAccessibleName("about the model")
         layout = self.grid
-        layout.addWidget(QLabel("Model"), 0, 0)
-        layout.addWidget(self.chooser, 0, 1)
+        layout.addWidget(named(self._chooser), 0, 0)
+        layout.addWidget(self._chooser.native, 0, 1)
         layout.addWidget(self.open, 0, 2)
         layout.addWidget(self.about, 0, 3)
         layout.addWidget(self.summary, 1, 1, 1, 3)
         layout.setColumnStretch(1, 1)
 
     def refresh(self) -> None:
-        """Show the models there are, the one in use, and the question about a file that runs code."""
+        """Show what is known of the model in use, and the question about a file that runs code."""
         models = self._models
-        labels = [entry.label for entry in models.entries]
-        with QSignalBlocker(self.chooser):
-            self.chooser.clear()
-            self.chooser.addItems(labels if models.current is not None else ["loading …", *labels])
-            self.chooser.setCurrentIndex(
-                models.entries.index(models.current) if models.current in models.entries else 0
-            )
-        is_ready = models.choices is not None
-        self.chooser.setEnabled(is_ready and not models.loading)
-        self.open.setEnabled(is_ready)
+        self.open.setEnabled(models.choices is not None)
         self.about.setEnabled(models.model is not None)
         self.about.setToolTip(plain_tooltip(summary_of(models.model)) if models.model is not None else "")
         self.summary.show_line(self._summary())
@@ -87,21 +93,16 @@ class ModelPanel(Panel):
 
     def _ask_for_trust(self) -> None:
         """Show the question that there is, once, and none that no longer stands."""
-        question, asking = self._models.question, self._asking
+        question, asking = self._models.question, self.asking
         if asking is not None and asking.question is not question:
-            self._asking = None
+            self.asking = None
             asking.blockSignals(True)  # it is closed without an answer
             asking.close()
-        if question is not None and self._asking is None:
-            self._asking = TrustDialog(question, self._theme, self.native)
-            self._asking.accepted.connect(self._models.trust)
-            self._asking.rejected.connect(self._models.refuse)
-            self._asking.open()
-
-    def _choose(self, index: int) -> None:
-        offset = self.chooser.count() - len(self._models.entries)
-        if index >= offset:
-            self._models.load(self._models.entries[index - offset])
+        if question is not None and self.asking is None:
+            self.asking = TrustDialog(question, self._theme, self.native)
+            self.asking.accepted.connect(self._models.trust)
+            self.asking.rejected.connect(self._models.refuse)
+            self.asking.open()
 
     def _show_about(self) -> None:
         QToolTip.showText(self.about.mapToGlobal(self.about.rect().bottomLeft()), self.about.toolTip(), self.about)

@@ -16,23 +16,26 @@ if TYPE_CHECKING:
     from napari_tessera.session import Session
 
 
-class ResultPanel(Panel):
-    """Chooses the decoder, its parameters, and what is kept."""
+PROBABILITIES = "Keep the network's output, one image layer per channel; costs RAM"
 
-    def __init__(self, session: Session, knobs: BoundKnobs) -> None:
+
+def keep_boxes() -> tuple[CheckBox, CheckBox]:
+    """Return the widgets that say whether labels and probabilities are kept."""
+    probabilities = CheckBox(name="keep_probabilities", text="probabilities", tooltip=PROBABILITIES, gui_only=True)
+    return CheckBox(name="keep_labels", text="labels", gui_only=True), probabilities
+
+
+class ResultPanel(Panel):
+    """Lays out the decoder, its parameters, and what is kept."""
+
+    def __init__(self, session: Session, knobs: BoundKnobs, keep: tuple[CheckBox, CheckBox]) -> None:
         super().__init__("result")
-        self._session, self._decoder = session, knobs["decoder"]
-        self.keep_labels = CheckBox(name="keep_labels", text="labels", gui_only=True)
-        self.keep_probabilities = CheckBox(
-            name="keep_probabilities",
-            text="probabilities",
-            tooltip="Keep the network's output, one image layer per channel; costs RAM",
-            gui_only=True,
-        )
+        self._session, self._decoder, self._keep = session, knobs["decoder"], keep
         kept = QHBoxLayout()
         kept.setSpacing(16)
-        kept.addWidget(self.keep_labels.native)
-        kept.addWidget(self.keep_probabilities.native)
+        for box in keep:
+            kept.addWidget(box.native)
+            box.changed.connect(self._choose)
         kept.addStretch()
         form, parameters = knobs["decoder_parameters"], QWidget()
         add_rows(self.grid, (knobs[knob.name] for knob in knobs.of("basic", "result") if knobs[knob.name] is not form))
@@ -44,8 +47,6 @@ class ResultPanel(Panel):
         add_rows(more, (knobs[knob.name] for knob in knobs.of("advanced", "result")))
         self.fold = Fold("More: result", parameters, is_open=False)
         self.grid.addWidget(self.fold, row + 1, 0, 1, 2)
-        for box in (self.keep_labels, self.keep_probabilities):
-            box.changed.connect(self._choose)
         session.settings_changed.connect(self.refresh)
         self.refresh()
 
@@ -53,9 +54,9 @@ class ResultPanel(Panel):
         """Show the choice."""
         outputs = self._session.outputs
         self._decoder.native.setEnabled(outputs.labels)
-        for box, on in ((self.keep_labels, outputs.labels), (self.keep_probabilities, outputs.probabilities)):
+        for box, on in zip(self._keep, (outputs.labels, outputs.probabilities), strict=True):
             with box.changed.blocked():
                 box.value = on
 
     def _choose(self) -> None:
-        self._session.set_outputs(Outputs(self.keep_labels.value, self.keep_probabilities.value))
+        self._session.set_outputs(Outputs(*(box.value for box in self._keep)))

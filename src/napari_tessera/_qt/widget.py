@@ -23,13 +23,13 @@ from napari_tessera._qt.bound_knobs import BoundKnobs
 from napari_tessera._qt.cost_panel import CostPanel
 from napari_tessera._qt.file_panel import FilePanel
 from napari_tessera._qt.fold import Fold
-from napari_tessera._qt.image_panel import ImagePanel
+from napari_tessera._qt.image_panel import ImagePanel, axis_chooser
 from napari_tessera._qt.layers import LayerChooser
 from napari_tessera._qt.mask_chooser import MaskChooser
-from napari_tessera._qt.model_panel import ModelPanel
+from napari_tessera._qt.model_panel import ModelPanel, model_chooser
 from napari_tessera._qt.parts import Hook, Rule
 from napari_tessera._qt.result_layers import ResultLayers
-from napari_tessera._qt.result_panel import ResultPanel
+from napari_tessera._qt.result_panel import ResultPanel, keep_boxes
 from napari_tessera._qt.run_panel import RunPanel
 from napari_tessera._qt.theme import Theme
 from napari_tessera._qt.windows_panel import WindowsPanel
@@ -48,8 +48,9 @@ SIZE = QSize(340, 640)
 class TesseraWidget(Container[Any]):
     """Segments the image that is open.
 
-    Every setting is a widget under its name, such as ``dock.sw_batch_size``, and ``dock.asdict()`` has their values;
-    ``dock.image`` and ``dock.mask`` choose layers.
+    Every setting is a widget under its name, such as ``dock.sw_batch_size``, and ``dock.asdict()`` has their values.
+    Beside them are the widgets of what a run is given and keeps: ``model``, the layers ``image`` and ``mask``,
+    ``axis_use``, ``keep_labels`` and ``keep_probabilities``.
 
     Parameters
     ----------
@@ -64,14 +65,15 @@ class TesseraWidget(Container[Any]):
         bound = BoundKnobs(self.session, knobs(Settings))
         image = LayerChooser(Image, name="image", label="Image", nullable=False)
         mask = MaskChooser(self.session, napari_viewer)
+        axis_use, model, keep = axis_chooser(self.session), model_chooser(self.session.models), keep_boxes()
         # magicgui puts them into its column; the panels, and then `_arrange`, put them where they belong.
-        self.extend((*bound.widgets.values(), image, mask))
+        self.extend((*bound.widgets.values(), image, axis_use, mask, model, *keep))
         panels = (
-            ImagePanel(self.session, napari_viewer, self._theme, image),
-            ModelPanel(self.session, self._theme),
+            ImagePanel(self.session, napari_viewer, self._theme, image, axis_use),
+            ModelPanel(self.session.models, self._theme, model),
             WindowsPanel(self.session, self._theme, bound, mask),
             CostPanel(self.session, self._theme),
-            ResultPanel(self.session, bound),
+            ResultPanel(self.session, bound, keep),
             RunPanel(self.session, self._theme, self._recapture),
             FilePanel(self.session, self._theme),
         )
@@ -94,7 +96,7 @@ class TesseraWidget(Container[Any]):
         column.setContentsMargins(0, 0, 2, 0)
         column.setSpacing(6)
         column.addWidget(self.image_panel.native)
-        column.addWidget(self.model.native)
+        column.addWidget(self.model_panel.native)
         for title, panel in (("Windows", self.windows), ("Cost", self.cost), ("Result", self.result)):
             column.addWidget(Rule(self._theme))
             column.addWidget(Fold(title, panel.native))
@@ -113,7 +115,7 @@ class TesseraWidget(Container[Any]):
         fitting = self.session.fitting.active
         idle = not (self.session.runner.active or fitting)
         self.image_panel.native.setEnabled(idle)
-        self.model.native.setEnabled(idle)
+        self.model_panel.native.setEnabled(idle)
         self.result.native.setEnabled(idle and self.session.model is not None)
         self.windows.native.setEnabled((idle or fitting) and self.session.model is not None)
 

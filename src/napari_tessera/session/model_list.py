@@ -50,8 +50,8 @@ class ModelList:
         The entry in use and its model; they stay in use while another one is opened or refused.
     decoders
         Names of the decoders that suit it, the suggested one first.
-    loading
-        Name of the model that is being opened, or nothing.
+    opening, loading
+        The entry that is being opened, and its name; nothing while none is.
     question
         About a file that runs code and waits for the user's word; None while there is none.
     problem
@@ -68,6 +68,7 @@ class ModelList:
         self.current: ModelEntry | None = None
         self.model: Model | None = None
         self.decoders: tuple[str, ...] = ()
+        self.opening: ModelEntry | None = None
         self.loading = ""
         self.question: TrustQuestion | None = None
         self._questioned: ModelEntry | None = None
@@ -104,7 +105,7 @@ class ModelList:
         if not isinstance(source, (str, Path)):
             self._take(entry, source)
             return
-        self.loading = entry.label
+        self.opening, self.loading = entry, entry.label
         self._background.submit(
             lambda: open_model(source, trusted=trusted.names if trusted is not None else None),
             lambda model: self._take(entry, model) if asked == self._asked else None,
@@ -127,21 +128,27 @@ class ModelList:
         if entry not in self.entries:
             self.entries += (entry,)
         self.current, self.model, self.decoders = entry, model, suitable_decoders(model)
-        self.loading, self.question, self.problem = "", None, ""
+        self._end()
+        self.question, self.problem = None, ""
         self.changed.emit()
 
     def _refused(self, error: Exception, entry: ModelEntry, asked: int) -> None:
         if asked != self._asked:
             return
         if isinstance(error, UntrustedModelError):
-            self.question, self._questioned, self.loading = TrustQuestion.of(error, entry.label), entry, ""
+            self._end()
+            self.question, self._questioned = TrustQuestion.of(error, entry.label), entry
             self.changed.emit()
         else:
             self._failed(error)
 
     def _failed(self, error: Exception) -> None:
-        self.loading, self.problem = "", sentence(error)
+        self._end()
+        self.problem = sentence(error)
         self.changed.emit()
+
+    def _end(self) -> None:
+        self.opening, self.loading = None, ""
 
 
 def open_libraries() -> Choices:
