@@ -40,7 +40,7 @@ def folded_maps(grid: WindowGrid, importance: torch.Tensor) -> dict[tuple[int, .
     lines = [_axis_classes(grid, axis) for axis in range(3)]
     maps: dict[tuple[int, ...], torch.Tensor] = {}
     total = torch.zeros(grid.padded_shape, device=importance.device)
-    for start in grid.iter_windows():
+    for start in map(grid.start_of, grid.iter_indices()):
         total[tuple(slice(a, a + w) for a, w in zip(start, grid.window, strict=True))] += importance
     for index in grid.iter_indices():
         key = tuple(line[i] for line, i in zip(lines, index, strict=True))

@@ -17,6 +17,7 @@ import pytest
 import torch
 from monai.inferers import SlidingWindowInferer
 from monai.networks.nets import UNet
+from tests.engine.conftest import float16_error_bound
 
 import napari_tessera as nt
 from napari_tessera.engine.loop.events import Event, PassFinished, RunFinished, RunStarted
@@ -628,8 +629,6 @@ def test_probabilities_are_rounded_no_further_than_their_type(
 def test_a_float16_accumulator_stays_within_its_bound(
     model: nt.Model, volume: np.ndarray, settings: nt.Settings
 ) -> None:
-    from napari_tessera.engine.stitching.stitch import float16_error_bound
-
     exact = nt.predict(volume, model, settings)
     rounded = nt.predict(volume, model, nt.Settings.from_mapping(settings.to_dict() | {"accumulator": "float16"}))
     difference = np.abs(rounded - exact).max()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.engine.conftest import float16_error_bound
 
 from napari_tessera.core.errors import ModelError
 from napari_tessera.core.settings.choices import AccumulatorType, Blend
@@ -19,7 +20,7 @@ from napari_tessera.engine.geometry.grid import Tiling, WindowGrid
 from napari_tessera.engine.loop.events import PlanesFinished
 from napari_tessera.engine.sink import Reduction
 from napari_tessera.engine.stitching.importance_map import importance_map
-from napari_tessera.engine.stitching.stitch import FLOAT16_TOTAL, float16_error_bound, float16_scale
+from napari_tessera.engine.stitching.stitch import FLOAT16_TOTAL, float16_scale
 
 Make = Callable[..., Any]
 
@@ -83,7 +84,7 @@ def test_windows_of_nnunet_add_up_to_their_average(
     weights = importance_map(window, tiling=Tiling.NNUNET).double()
     padded = np.pad(volume, grid.pad_vox)
     total, weight = np.zeros((3, *padded.shape)), np.zeros(padded.shape)
-    for start in grid.iter_windows():
+    for start in map(grid.start_of, grid.iter_indices()):
         region = tuple(slice(a, a + w) for a, w in zip(start, window, strict=True))
         made = network(torch.from_numpy(padded[region].copy())[None, None])[0].double()
         total[(slice(None), *region)] += (made * weights).numpy()
@@ -271,7 +272,7 @@ def test_weights_in_float16_never_add_up_to_more_than_they_may(
     grid = WindowGrid.regular(shape, window, overlap, tiling)
     importance = importance_map(window, blend)
     total = np.zeros(grid.padded_shape)
-    for start in grid.iter_windows():
+    for start in map(grid.start_of, grid.iter_indices()):
         total[tuple(slice(a, a + w) for a, w in zip(start, window, strict=True))] += importance.numpy()
     assert total.max() * float16_scale(grid, importance) <= FLOAT16_TOTAL * (1 + 1e-5)
 

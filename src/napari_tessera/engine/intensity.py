@@ -11,8 +11,6 @@ import torch
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["Identity", "Intensity", "on_host"]
-
 
 class Intensity(Protocol):
     """From the image's own values to the network's, each voxel by itself.

@@ -258,18 +258,8 @@ def _probed(sweep: Sweep, forward: Forward, source: ArraySource, device: Device)
 class OutputPacker:
     """Calls a network as MONAI's inferers do and gives its tensors as the channels of one.
 
-    Parameters
-    ----------
-    network, args, kwargs
-        The network and what it is called with beside the windows.
-    dtype
-        What windows are cast to.
-    slices_of
-        Gives a window's slices, which the network wants as its second argument; None if it does not.
-    condition
-        (C, *spatial) on the CPU, padded, that is cut into the same windows; None if there is none.
-    grid
-        Where the windows lie.
+    Windows are cast to *dtype*; *slices_of* gives a window's slices where the network wants them as its second
+    argument; *condition*, (C, *spatial) on the CPU, padded, is cut into the same windows.
     """
 
     needs_windows = True

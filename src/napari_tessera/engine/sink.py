@@ -17,19 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Reduction:
-    """From finished planes to what the sink takes.
+    """What becomes of finished planes on the device, before the sink takes them.
 
-    Parameters
-    ----------
-    function
-        Called on the device with planes (C, *region); gives what goes to the sink, (C', *region). Strictly voxelwise,
-        so that it does not matter how the volume is cut. May write into its argument if *normalised*; otherwise its
-        result must have memory of its own.
-    normalised
-        Whether the planes have to be averages, float32. Where only the order of the channels at a voxel matters,
-        weighted sums do, and the division is saved.
-    background
-        What is written where no window was computed.
+    *function* makes (C', *region) of planes (C, *region). It is strictly voxelwise, so that it does not matter how the
+    volume is cut, and may write into its argument if *normalised*; otherwise its result has memory of its own.
+    *normalised*: the planes have to be averages, float32; where only the order of the channels at a voxel matters,
+    weighted sums do. *background* is written where no window was computed.
     """
 
     function: Callable[[torch.Tensor], torch.Tensor]
@@ -51,13 +44,7 @@ class Sink(Protocol):
 
 
 class ArraySink:
-    """A `Sink` that is an array in memory, or a memory map.
-
-    Parameters
-    ----------
-    array
-        (C, *spatial); owned by the caller.
-    """
+    """A `Sink` that is an array in memory, or a memory map, (C, *spatial); owned by the caller."""
 
     def __init__(self, array: npt.NDArray[Any]) -> None:
         self.array = array

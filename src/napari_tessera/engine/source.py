@@ -14,16 +14,6 @@ import numpy.typing as npt
 
 from napari_tessera.core.errors import InputError
 
-__all__ = [
-    "ArraySource",
-    "PlaneCache",
-    "Source",
-    "SourceView",
-    "check_numbers",
-    "estimate_cache_bytes",
-    "iter_regions",
-]
-
 if TYPE_CHECKING:
     from napari_tessera.engine.geometry.grid import WindowGrid
 
@@ -69,19 +59,9 @@ def check_numbers(dtype: Any) -> None:
 
 
 class ArraySource:
-    """An array-like (numpy, memory map, dask, zarr, ...) as a `Source`.
+    """An array-like (numpy, memory map, dask, zarr, ...) as a `Source`; *channel_axis* None: there is one channel.
 
-    Parameters
-    ----------
-    array
-        Anything with ``shape``, ``dtype`` and slicing.
-    channel_axis
-        Which axis holds the channels; None if there is none (one channel).
-
-    Raises
-    ------
-    InputError
-        If its values are no real numbers.
+    Anything with ``shape``, ``dtype`` and slicing will do; `InputError` if its values are no real numbers.
     """
 
     def __init__(self, array: Any, *, channel_axis: int | None = None) -> None:
@@ -132,13 +112,7 @@ class ArraySource:
 
 
 class SourceView:
-    """A `Source` that is another one seen in some way; what a subclass does not change is that one's own.
-
-    Parameters
-    ----------
-    source
-        The other one.
-    """
+    """A `Source` that is another one seen in some way; what a subclass does not change is that one's own."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -171,17 +145,9 @@ class SourceView:
 class PlaneCache(SourceView):
     """A `Source` that reads every plane of a lazy array once, while windows advance along *axis*.
 
-    Windows overlap, and a lazy array (dask, zarr) would compute the shared part again for each of them. The cache
-    holds the planes that the present row of windows spans, at most twice as many, and no more.
-
-    Parameters
-    ----------
-    source
-        What is read.
-    axis
-        The sweep axis.
-    across
-        The part of the image that windows lie in, slices per axis; that of *axis* does not matter. None: all of it.
+    Windows overlap, and a lazy array (dask, zarr) would compute the shared part again for each of them. The cache holds
+    the planes that the present row of windows spans, at most twice as many. *across* is the part of the image that
+    windows lie in, slices per axis; that of *axis* does not matter. None: all of it.
     """
 
     def __init__(self, source: Source, axis: int, across: Region | None = None) -> None:

@@ -14,17 +14,9 @@ from napari_tessera.engine.devices.mps import MpsDevice
 if TYPE_CHECKING:
     from napari_tessera.engine.devices.protocol import Device
 
-__all__ = ["open_device", "open_devices"]
-
 
 def open_device(name: str = "auto") -> Device:
-    """Return the device called *name*: ``auto``, ``cpu``, ``cuda``, ``cuda:<n>`` or ``mps``.
-
-    Raises
-    ------
-    SettingsError
-        If torch cannot use that device here.
-    """
+    """Return the device called *name*, or raise `SettingsError` if torch cannot use it here."""
     kind, _, index = name.partition(":")
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -43,11 +35,5 @@ def open_device(name: str = "auto") -> Device:
 
 
 def open_devices(names: str) -> tuple[Device, ...]:
-    """Return the devices that a setting such as ``cuda:0,cuda:1`` names; the first one is where a plan is made for.
-
-    Raises
-    ------
-    SettingsError
-        If torch cannot use one of them here.
-    """
+    """Return the devices that a setting such as ``cuda:0,cuda:1`` names; plans are made for the first one."""
     return tuple(open_device(name) for name in names.split(","))

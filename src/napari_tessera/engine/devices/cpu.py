@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from napari_tessera.core.settings.choices import Precision
     from napari_tessera.engine.devices.protocol import DeviceMemory, Stream, StreamEvent
 
-__all__ = ["CpuDevice", "ask_for_huge_pages", "is_host_out_of_memory", "page_cache"]
-
 # From glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 # The largest threshold that glibc takes: half of an arena's heap.

@@ -13,8 +13,6 @@ from napari_tessera.engine.devices.arithmetic import arithmetic
 from napari_tessera.engine.devices.cpu import is_host_out_of_memory
 from napari_tessera.engine.devices.protocol import DeviceMemory, Stream
 
-__all__ = ["CudaDevice", "float32_products"]
-
 # cudaErrorMemoryAllocation: what pinning host memory fails with.
 CUDA_ERROR_MEMORY_ALLOCATION = 2
 OUT_OF_MEMORY_TEXTS = ("CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")

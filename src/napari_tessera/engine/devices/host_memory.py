@@ -8,8 +8,6 @@ from pathlib import Path, PurePosixPath
 
 from napari_tessera.engine.devices.protocol import DeviceMemory
 
-__all__ = ["host_memory"]
-
 # By the type of file system that control groups are mounted as: files that hold a limit, the file of what is used, and
 # what of that the kernel takes back before the limit is felt: pages of files that were read or written.
 GROUP_FILES = {

@@ -16,8 +16,6 @@ from napari_tessera.engine.devices.protocol import DeviceMemory
 if TYPE_CHECKING:
     from napari_tessera.core.settings.choices import Precision
 
-__all__ = ["MpsDevice"]
-
 
 class MpsDevice(CpuDevice):
     """Apple's GPU; its memory is the host's. Copies wait for the work before them, so its streams are the CPU's."""

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from napari_tessera.core.settings.choices import Precision
 
-__all__ = ["Device", "DeviceMemory", "Stream", "StreamEvent"]
-
 
 @dataclass(frozen=True, slots=True)
 class DeviceMemory:

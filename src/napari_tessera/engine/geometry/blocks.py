@@ -18,27 +18,13 @@ from typing import NamedTuple
 
 from napari_tessera.engine.geometry.grid import Block, WindowGrid
 
-__all__ = ["count_block_windows", "cut_blocks", "halve_block", "split_blocks"]
-
 
 def cut_blocks(grid: WindowGrid, max_slab_vox: int, *, chunk: Sequence[int] | None = None) -> tuple[Block, ...]:
-    """Cut the image into blocks whose slab has at most *max_slab_vox* voxels, with the fewest windows computed twice.
+    """Cut the image into blocks whose slab has at most *max_slab_vox* voxels of one channel.
 
-    Cuts lie across the sweep axis only, at multiples of *chunk*; all blocks of a cut but the last are equally large.
-
-    Parameters
-    ----------
-    grid
-        The windows.
-    max_slab_vox
-        Voxels of one channel of the accumulator.
-    chunk
-        Voxels per axis that the output is written in; by default a window's stride, so that cuts meet the windows.
-
-    Returns
-    -------
-    tuple of Block
-        One block if the image fits as it is; the cut with the smallest slab if none fits.
+    Cuts lie across the sweep axis only, at multiples of *chunk*, by default a window's stride, so that cuts meet the
+    windows; all blocks of a cut but the last are equally large. Of the cuts that fit it is the one with the fewest
+    windows computed twice; if none does, the one with the smallest slab.
     """
     if prod(grid.slab_shape(grid.sweep_axis)) <= max_slab_vox:
         return (grid.whole,)

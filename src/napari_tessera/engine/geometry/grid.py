@@ -34,17 +34,6 @@ from math import ceil, prod
 
 from napari_tessera.core.settings.choices import stride_for
 
-__all__ = [
-    "AxisGrid",
-    "Block",
-    "Index",
-    "PadMode",
-    "Padding",
-    "Tiling",
-    "WindowGrid",
-    "count_forward_passes",
-]
-
 Index = tuple[int, ...]
 """A window by its number on each axis."""
 
@@ -52,11 +41,9 @@ Index = tuple[int, ...]
 class Tiling(StrEnum):
     """Whose inference the windows follow where ways differ.
 
-    MONAI
-        Windows keep their step, and the last one of an axis is moved back to end with the image. The Gaussian of a
-        window stays above a thousandth.
-    NNUNET
-        Windows are spread evenly, at most a step apart. The Gaussian falls to nearly nothing at a window's border.
+    MONAI: windows keep their step, and the last one of an axis is moved back to end with the image. The Gaussian of a
+    window stays above a thousandth. NNUNET: windows are spread evenly, at most a step apart. The Gaussian falls to
+    nearly nothing at a window's border.
     """
 
     MONAI = "monai"
@@ -74,15 +61,10 @@ class PadMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Padding:
-    """What an image that is smaller than the window is padded with.
+    """What an image that is smaller than the window is padded with; *value* is in the network's intensities.
 
-    Parameters
-    ----------
-    mode
-        ``constant``: *value*; ``reflect``: the image mirrored at the middle of its outer voxels; ``replicate``: its
-        outer voxels; ``circular``: its other end.
-    value
-        In the network's intensities.
+    ``constant``: *value*; ``reflect``: the image mirrored at the middle of its outer voxels; ``replicate``: its outer
+    voxels; ``circular``: its other end.
     """
 
     mode: PadMode = PadMode.CONSTANT
@@ -90,18 +72,7 @@ class Padding:
 
 
 def count_forward_passes(n_windows: int, *, sw_batch_size: int, n_views: int = 1) -> int:
-    """Return how many calls of the network one volume needs.
-
-    Views are swept one after another; a batch never mixes views.
-
-    Parameters
-    ----------
-    n_windows
-        Windows in the volume's grid, >= 1.
-    sw_batch_size
-        Windows per forward pass, >= 1. The last pass may hold fewer.
-    n_views
-        TTA views including the identity, >= 1.
+    """Return how many calls of the network one volume needs; a batch never mixes views.
 
     Examples
     --------
@@ -115,10 +86,7 @@ def count_forward_passes(n_windows: int, *, sw_batch_size: int, n_views: int = 1
 class Block:
     """A box of the image that is stitched on its own, by all windows of the whole grid that touch it.
 
-    Parameters
-    ----------
-    start, stop
-        First voxel and the one after the last, per axis, in the image (padding not counted).
+    *start* is its first voxel and *stop* the one after the last, per axis, padding not counted.
     """
 
     start: tuple[int, ...]
@@ -138,22 +106,12 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class AxisGrid:
-    """The windows of one axis.
+    """The windows of one axis, in voxels.
 
-    Parameters
-    ----------
-    image_vox
-        Length of the image, voxels, >= 1.
-    window_vox
-        Length of the window, voxels, >= 1.
-    stride_vox
-        Step between the starts of two windows, voxels, >= 1.
-    spread_vox
-        Of windows that are spread evenly, the most voxels between the starts of two, which need be no whole number;
-        0 where they keep their step.
-    halo_vox
-        Voxels at either end of a window that do not count; the image is mirrored so far beyond its ends, and windows
-        are never further apart than what counts of them is long.
+    *stride_vox* is the step between the starts of two windows. Where windows are spread evenly, *spread_vox* is the
+    most between two, which need be no whole number; 0 where they keep their step. *halo_vox* at either end of a window
+    do not count: the image is mirrored so far beyond its ends, and windows are never further apart than what counts of
+    them.
     """
 
     image_vox: int
@@ -196,10 +154,7 @@ def _lay(image: int, window: int, overlap: float, halo: int, *, spreads: bool) -
 
 @dataclass(frozen=True)
 class WindowGrid:
-    """All windows of one volume.
-
-    Coordinates are those of the *padded* volume (see `pad_vox`), axes in the order of the image.
-    """
+    """All windows of one volume; coordinates are those of the *padded* volume (see `pad_vox`), axes as in the image."""
 
     axes: tuple[AxisGrid, ...]
     tiling: Tiling = Tiling.MONAI
@@ -215,20 +170,10 @@ class WindowGrid:
         halo: Sequence[int] | None = None,
         padding: Padding = Padding(),
     ) -> WindowGrid:
-        """Lay windows over a volume.
+        """Lay windows over a volume; *overlap*, in [0, 1), is the fraction of a window that it shares with the next.
 
-        Parameters
-        ----------
-        shape, window
-            Voxels per axis; equal lengths.
-        overlap
-            Fraction in [0, 1) of a window that it shares with the next, one for all axes or one per axis.
-        tiling
-            How windows lie, and what their Gaussian is.
-        halo
-            Voxels per axis at either end of a window that do not count, at most so many that one is left; None: 0.
-        padding
-            What lies beyond a volume that is smaller than the window; with a halo it is mirrored in any case.
+        *halo* is voxels per axis at either end of a window that do not count, at most so many that one is left.
+        *padding* lies beyond a volume that is smaller than the window; with a halo it is mirrored in any case.
         """
         overlaps = [overlap] * len(shape) if isinstance(overlap, (int, float)) else list(overlap)
         halos = [min(h, (w - 1) // 2) for h, w in zip(halo or [0] * len(shape), window, strict=True)]
@@ -328,16 +273,7 @@ class WindowGrid:
 
     def iter_indices(self, block: Block | None = None) -> Iterator[Index]:
         """Yield every window that touches *block*, the sweep axis slowest and the others in image order."""
-        return self._iter_rows(self.ranges(block))
-
-    def iter_windows(self, block: Block | None = None) -> Iterator[tuple[int, ...]]:
-        """Yield the start of every window of `iter_indices`."""
-        ranges = self.ranges(block)
-        starts = [[of[i] for i in numbers] for of, numbers in zip(self.starts, ranges, strict=True)]
-        return self._iter_rows(starts)
-
-    def _iter_rows(self, choices: Sequence[Sequence[int]]) -> Iterator[tuple[int, ...]]:
-        sweep = self.sweep_axis
+        choices, sweep = self.ranges(block), self.sweep_axis
         others = [numbers for axis, numbers in enumerate(choices) if axis != sweep]
         for row in choices[sweep]:
             for rest in product(*others):

@@ -18,8 +18,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from napari_tessera.engine.geometry.grid import Index, WindowGrid
 
-__all__ = ["coverage", "digits", "view_number"]
-
 
 def coverage(grid: WindowGrid) -> tuple[int, ...]:
     """Return the most windows that any voxel lies in, per axis.

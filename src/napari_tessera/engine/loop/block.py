@@ -44,12 +44,8 @@ HOST = torch.device("cpu")
 class NoRoomError(Exception):
     """Memory does not suffice for this block, whatever is tried; it never leaves the engine.
 
-    Parameters
-    ----------
-    first_unfinished
-        The first plane of the image that is not in the sink.
-    failed_batch
-        Windows of the pass that failed, 0 if it was not a pass.
+    *first_unfinished* is the first plane of the image that is not in the sink, *failed_batch* the windows of the pass
+    that failed, 0 if it was not a pass.
     """
 
     def __init__(self, first_unfinished: int, failed_batch: int) -> None:
@@ -97,7 +93,6 @@ class _SeenPartly:
         return self.first + self.total.shape[0]
 
     def split(self, windows: int) -> tuple[_SeenPartly, _SeenPartly | None]:
-        """Return the first *windows* windows, and the others if there are any."""
         head = _SeenPartly(self.first, self.total[:windows], self.views)
         tail = _SeenPartly(self.first + windows, self.total[windows:], self.views)
         return head, tail if tail.total.shape[0] else None
@@ -120,21 +115,9 @@ class Shared:
 class BlockRun:
     """Runs one block, whose slab it has from the start: on the device or else on the host.
 
-    Parameters
-    ----------
-    block, reader, shared
-        What to do, and what it is done with.
-    batch
-        Windows per pass, as many as fitted until now.
-    on_host
-        Whether the accumulator has had to move to the host.
-    on_recovery
-        Called with the step, the windows of the failed pass, the batch to go on with and the passes left.
-
-    Raises
-    ------
-    NoRoomError
-        If there is no room for the slab.
+    *batch* is the windows per pass, as many as fitted until now; *on_host* whether the accumulator has had to move to
+    the host. *on_recovery* is called with the step, the windows of the failed pass, the batch to go on with and the
+    passes left. Raises `NoRoomError` if there is no room for the slab.
     """
 
     def __init__(
@@ -196,13 +179,7 @@ class BlockRun:
         raise NoRoomError(self._block.start[self._sweep.grid.sweep_axis], 0) from lack.error
 
     def run(self) -> None:
-        """Compute and stitch all windows, and emit all planes.
-
-        Raises
-        ------
-        NoRoomError
-            If memory does not suffice; what has been emitted is final.
-        """
+        """Compute and stitch all windows, and emit all planes; after a `NoRoomError` what has been emitted is final."""
         predict = self._predict_interleaved if self._sweep.is_interleaved else self._predict
         while self._stitched < len(self._windows):
             with LackOfMemory(self._device) as lack, self._prefetch() as batches:
@@ -276,7 +253,6 @@ class BlockRun:
             raise
 
     def _resume(self, windows: int) -> _SeenPartly | None:
-        """Return what views of the next *windows* windows have been computed already."""
         if not self._partly:
             return None
         seen, others = self._partly.popleft().split(windows)

@@ -10,8 +10,6 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-__all__ = ["evaluating"]
-
 
 @dataclass(slots=True)
 class _Before:

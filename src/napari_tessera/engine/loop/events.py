@@ -10,43 +10,14 @@ from typing import TypeAlias
 
 from napari_tessera.core.errors import CancelledError
 
-__all__ = [
-    "CancelToken",
-    "DecodingFinished",
-    "DecodingStarted",
-    "Event",
-    "EventHandler",
-    "MemoryRecovered",
-    "Noticed",
-    "PassFinished",
-    "PlanesFinished",
-    "Recovery",
-    "RunFinished",
-    "RunStarted",
-    "VolumeCounts",
-    "VolumeFailed",
-    "VolumeFinished",
-    "VolumeStarted",
-    "raise_if_cancelled",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class VolumeCounts:
     """What the plan promises of one volume.
 
-    Parameters
-    ----------
-    forward_passes
-        Calls of the network.
-    window_passes
-        Windows of all these passes: a window counts once for every view and every block that it is passed for.
-    planes
-        Of the result, along the axis in which planes are finished.
-    decoded_voxels
-        Voxels that labels are made of; 0 where none are made.
-    decoding_s
-        How long that takes; None where it is not known.
+    A window counts in *window_passes* once for every view and every block that it is passed for; *planes* are those of
+    the result along the axis in which they are finished. *decoded_voxels* is 0 where no labels are made, *decoding_s*
+    None where it is not known.
     """
 
     forward_passes: int
@@ -58,17 +29,7 @@ class VolumeCounts:
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """The run begins: what the plan promised.
-
-    Parameters
-    ----------
-    volumes
-        Of every volume, in order.
-    windows
-        Of all volumes, each counted once.
-    memory_bytes, host_bytes
-        Planned peaks, of the device's memory and of the host's.
-    """
+    """The run begins: the counts of every volume, all *windows* once, and the planned peaks of both memories."""
 
     volumes: tuple[VolumeCounts, ...]
     windows: int = 0
@@ -92,18 +53,10 @@ class VolumeStarted:
 
 @dataclass(frozen=True, slots=True)
 class PassFinished:
-    """One forward pass is done.
+    """One forward pass of volume number *volume* (from 0) is done, over so many *windows*.
 
-    Parameters
-    ----------
-    volume
-        Number of the volume, from 0.
-    done, total
-        Passes of this volume: done until now, and in all (grows when memory ran out and passes became smaller).
-    windows
-        Windows that this pass held.
-    seconds
-        Time since the previous pass of the volume, or since the volume started.
+    *done* of *total* passes of the volume are; the total grows when memory ran out and passes became smaller. *seconds*
+    is the time since the previous pass of the volume, or since the volume started.
     """
 
     volume: int
@@ -115,16 +68,9 @@ class PassFinished:
 
 @dataclass(frozen=True, slots=True)
 class PlanesFinished:
-    """Planes of volume *volume* are final and in the sink.
+    """Planes of volume *volume* are final and in the sink; they are counted along *axis*.
 
-    Parameters
-    ----------
-    volume
-        Number of the volume, from 0.
-    axis
-        The sweep axis, along which planes are counted.
-    region
-        (start, stop) per axis in the image; all of it but along *axis*, unless the volume is stitched in blocks.
+    *region* is (start, stop) per axis in the image: all of it but along *axis*, unless blocks are stitched.
     """
 
     volume: int
@@ -153,18 +99,9 @@ class Recovery(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MemoryRecovered:
-    """Memory ran out in pass *failed_pass* (from 1), and the run goes on all the same.
+    """Memory ran out in pass *failed_pass* (from 1), of *failed_batch* windows, and the run goes on all the same.
 
-    Parameters
-    ----------
-    volume
-        Number of the volume, from 0.
-    failed_pass, failed_batch
-        Where it happened, and how many windows that pass held.
-    sw_batch_size
-        Windows per pass from now on.
-    step
-        What is done about it.
+    *sw_batch_size* is the windows per pass from now on, *step* what is done about it.
     """
 
     volume: int
@@ -194,12 +131,7 @@ class MemoryRecovered:
 class Noticed:
     """Something about the result that the first passes of volume *volume* showed; each once in a run.
 
-    Parameters
-    ----------
-    volume
-        Number of the volume, from 0; the *sentence* is about the network and holds for all of them.
-    sentence
-        What was found, what it means for the result, and what to do about it.
+    The *sentence* is about the network and holds for all volumes: what was found, what it means, what to do about it.
     """
 
     volume: int
@@ -241,17 +173,11 @@ class VolumeFailed:
 
 @dataclass(frozen=True, slots=True)
 class RunFinished:
-    """The whole run is done.
+    """The whole run is done; passes that were repeated after a recovery count once.
 
-    Parameters
-    ----------
-    forward_passes
-        Passes that were made, those repeated after a recovery counted once.
-    seconds
-        Wall time.
-    peak_bytes
-        The most that the run had allocated of the device, the weights included; on the CPU, during the first passes of
-        the first volume. None where that cannot be told (MPS, another profile under way) or is no peak by the plan.
+    *peak_bytes* is the most that the run had allocated of the device, the weights included; on the CPU, during the
+    first passes of the first volume. None where that cannot be told (MPS, another profile under way) or is no peak by
+    the plan.
     """
 
     forward_passes: int
@@ -278,7 +204,7 @@ EventHandler: TypeAlias = Callable[[Event], None]
 class CancelToken(threading.Event):
     """A flag that any thread may set and the run looks at before every forward pass.
 
-    It is a `threading.Event` with the words of this project; a plain `threading.Event` is accepted in its place.
+    A plain `threading.Event` is accepted in its place.
     """
 
     def cancel(self) -> None:

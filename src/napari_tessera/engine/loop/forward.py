@@ -33,23 +33,11 @@ class Window:
 
 
 class Forward:
-    """Calls the network.
+    """Calls the network with float32 (B, C, *window) on the device, and answers for what it gives.
 
-    Parameters
-    ----------
-    network
-        Called with float32 (B, C, *window) on the device; gives (B, C', *window), or a tuple, list or dictionary with
-        one tensor that is that for sure (see `choose_output`). One whose attribute ``needs_windows`` is true gets the
-        windows as a second argument.
-    out_channels, window
-        What its output must have; None: whatever the first pass gives.
-    device
-        Where it runs.
-    halo
-        Voxels per axis along each side of a window that do not count: a network may leave them out of its output; None:
-        0.
-    check
-        Looks at the first passes; None: nobody does.
+    That is (B, C', *window), or several tensors of which one is that for sure (see `choose_output`). A network whose
+    attribute ``needs_windows`` is true gets the windows as a second argument. *out_channels* None: as many as the first
+    pass gives. *halo*: voxels per axis along each side of a window that the network may leave out of its output.
     """
 
     def __init__(
@@ -194,13 +182,7 @@ def precision_remedy(error: BaseException) -> str:
 
 
 def scores(output: torch.Tensor) -> torch.Tensor:
-    """Return a network's *output* as it is, after checking that it holds scores, which windows can be averaged of.
-
-    Raises
-    ------
-    ModelError
-        If it holds class numbers, a mask or complex numbers: half-way between classes 1 and 3 there is no class 2.
-    """
+    """Return *output* if it holds scores; raise `ModelError` for class numbers, masks or complex numbers."""
     if output.is_floating_point():
         return output
     kind = str(output.dtype).removeprefix("torch.")
@@ -218,7 +200,7 @@ def no_scores(found: str) -> ModelError:
 def margins_of(shape: Sequence[int], window: Sequence[int]) -> tuple[int, ...] | None:
     """Return how much smaller an output of *shape* is than its *window* along each side, voxels per axis.
 
-    None if it is larger, or not smaller by as much on both sides, so that nobody knows where in the window it lies.
+    None if it is larger, or not smaller by as much on both sides: nobody knows then where in the window it lies.
     """
     if len(shape) != len(window):
         return None

@@ -53,8 +53,7 @@ def run_on_devices(
     """Run one volume on all *workers* and return the number of forward passes that succeeded.
 
     With one worker this is `run_sweep`; with several, each takes the next block of ``sweep.blocks`` when it is free.
-    Source and sink are used by one thread at a time. Parameters and errors are those of `run_sweep`; the first error of
-    any device ends the others within one pass.
+    Source and sink are used by one thread at a time. The first error of any device ends the others within one pass.
     """
     notify = on_event or (lambda event: None)
     runs = [

@@ -50,17 +50,7 @@ class Judge(Protocol):
 
 
 class PassCheck:
-    """Looks at the first passes of a run, on all of its devices.
-
-    Parameters
-    ----------
-    judge
-        Finds what is strange about the values of an output.
-    precision
-        Of the passes.
-    compares
-        Whether windows are computed among copies, too; False where it is known what that would show.
-    """
+    """Looks at the first passes of a run, on all of its devices; *compares*: at windows among copies, too."""
 
     def __init__(self, judge: Judge, precision: Precision, *, compares: bool = True) -> None:
         self.judge = judge
@@ -98,13 +88,7 @@ class PassCheck:
 
 
 class FirstPassCheck:
-    """Looks at the first passes of one volume on one device.
-
-    Parameters
-    ----------
-    check, tell
-        What looks at them, and what takes sentences.
-    """
+    """Looks at the first passes of one volume on one device; *tell* takes sentences."""
 
     def __init__(self, check: PassCheck, tell: Callable[[str], None]) -> None:
         self._check, self._tell = check, tell

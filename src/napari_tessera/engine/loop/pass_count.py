@@ -12,28 +12,12 @@ from napari_tessera.engine.loop.events import EventHandler, PassFinished, raise_
 if TYPE_CHECKING:
     from napari_tessera.engine.devices.protocol import Device, Stream, StreamEvent
 
-__all__ = ["Passes"]
-
 
 class Passes:
     """Lets a bounded number of passes be on their way, and reports each when it is done.
 
     Without the bound, Python would issue passes much faster than a device computes them, and a cancel would wait for
     all of them.
-
-    Parameters
-    ----------
-    device, stream
-        Where passes run.
-    volume
-        Its number, for the events.
-    notify, cancel
-        Takes the events; stops the run.
-
-    Attributes
-    ----------
-    done, total
-        Passes done, and expected in all.
     """
 
     def __init__(

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from napari_tessera.engine.sink import Sink
     from napari_tessera.engine.source import Region
 
-__all__ = ["PlaneWriter"]
-
 # Pieces on their way: one is copied, one written.
 MOST_ON_THE_WAY = 2
 
@@ -27,15 +25,7 @@ class PlaneWriter:
 
     Where the device works beside the host, copies have their own stream and a thread writes; at most two pieces are
     on their way, so a slow sink slows the run down and never fills the memory. Elsewhere they are written at once.
-
-    Parameters
-    ----------
-    device, stream
-        Where planes come from.
-    sink
-        Where they go.
-    on_written
-        Called with the region of each piece that is in the sink, on the thread that calls `put` or `flush`.
+    *on_written* gets the region of each piece that is in the sink, on the thread that calls `put` or `flush`.
     """
 
     def __init__(self, device: Device, stream: Stream, sink: Sink, on_written: Callable[[Region], None]) -> None:

@@ -10,20 +10,6 @@ import torch
 
 from napari_tessera.core.errors import ModelError
 
-__all__ = [
-    "ChosenOutput",
-    "Shapes",
-    "assumed_output",
-    "choose_output",
-    "list_outputs",
-    "name_outputs",
-    "output_called",
-    "score_outputs",
-    "shapes_of",
-    "the_output",
-    "with_output",
-]
-
 Shapes = Mapping[str, tuple[int, ...]]
 
 # What authors call the result, where an auxiliary or an inner tensor of the same shape lies beside it.
@@ -34,15 +20,7 @@ _LISTED = 8
 
 
 class ChosenOutput(torch.nn.Module):
-    """A network of which one output is used.
-
-    Parameters
-    ----------
-    network
-        Gives several tensors.
-    network_output
-        Which of them: a key, or a number from 0; of nested ones both, as in ``"heads.0"``.
-    """
+    """A network of which one output is used: a key, or a number from 0; of nested ones both, as in ``"heads.0"``."""
 
     def __init__(self, network: torch.nn.Module, network_output: str) -> None:
         super().__init__()
@@ -58,10 +36,7 @@ class ChosenOutput(torch.nn.Module):
 def with_output(network: torch.nn.Module, name: str) -> torch.nn.Module:
     """Return *network* as one that gives its output *name* alone; as it is for an empty one, or where it does so.
 
-    Raises
-    ------
-    ModelError
-        If it was opened for another one.
+    Raises `ModelError` if it was opened for another one.
     """
     if isinstance(network, ChosenOutput) and network.network_output != name:
         return with_output(network.network, name)
@@ -118,13 +93,7 @@ def _items(output: Any) -> Iterable[tuple[Any, Any]]:
 
 
 def the_output(output: Any, *, out_channels: int | None, window: Sequence[int]) -> torch.Tensor:
-    """Return the tensor in *output* that is a network's result for *window*; parameters as of `choose_output`.
-
-    Raises
-    ------
-    ModelError
-        If there is none, or more than one may be it.
-    """
+    """Return the tensor in *output* that is the result for *window*, or raise `ModelError`; see `choose_output`."""
     if isinstance(output, torch.Tensor):
         return output
     found = score_outputs(output)
@@ -132,13 +101,7 @@ def the_output(output: Any, *, out_channels: int | None, window: Sequence[int]) 
 
 
 def score_outputs(output: Any) -> dict[str, torch.Tensor]:
-    """Return the tensors in what a network gave, without class numbers and masks that lie beside scores.
-
-    Raises
-    ------
-    ModelError
-        If there is none.
-    """
+    """Return the tensors in what a network gave, without class numbers and masks that lie beside scores."""
     found = name_outputs(output)
     if not found:
         raise ModelError(
@@ -150,24 +113,11 @@ def score_outputs(output: Any) -> dict[str, torch.Tensor]:
 
 
 def choose_output(shapes: Shapes, *, out_channels: int | None, window: Sequence[int]) -> str:
-    """Return the name of the output that is a network's result.
+    """Return which output is a network's result, of several whose *shapes*, (B, C, *spatial), are given by name.
 
     It has the axes of the windows, the channels that the description says, and among those the largest size, as deep
-    supervision gives smaller copies. If several do, it is the one that is called as a result is.
-
-    Parameters
-    ----------
-    shapes
-        Of all outputs, (B, C, *spatial), by their names.
-    out_channels
-        As the description says; None where there is none.
-    window
-        Voxels per axis.
-
-    Raises
-    ------
-    ModelError
-        If none suits, or it is not certain which; the sentence lists them.
+    supervision gives smaller copies. If several do, it is the one that is called as a result is. Where that is not
+    certain, `ModelError` lists them.
     """
     if len(shapes) == 1:
         return next(iter(shapes))

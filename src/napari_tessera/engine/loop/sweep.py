@@ -21,39 +21,14 @@ if TYPE_CHECKING:
     from napari_tessera.engine.intensity import Intensity
     from napari_tessera.engine.loop.pass_check import PassCheck
 
-__all__ = ["Sweep", "choose_weighting", "count_computed", "is_interleaved"]
-
 
 @dataclass(frozen=True)
 class Sweep:
     """Everything that one volume's run is determined by, apart from the network and the image.
 
-    Parameters
-    ----------
-    grid
-        Where the windows lie.
-    out_channels
-        Channels of the network's output.
-    intensity
-        From the image's values to the network's.
-    sw_batch_size
-        Windows per forward pass.
-    views
-        TTA views, the identity first.
-    offsets
-        Offsets of affinity channels, in voxels; empty where channels have no direction.
-    tta_mode, blend, precision, accumulator
-        See `Settings`.
-    sigma_scale
-        Width of the Gaussian blend as a share of the window's sides.
-    blocks
-        Parts of the image that are stitched one after the other; empty: the whole at once.
-    window_mask
-        Boolean, one per window of the grid (shape ``grid.counts``): which are computed; None: all.
-    read_ahead
-        Batches read while the network computes; None: what suits the device.
-    check
-        Looks at the first passes; None: nobody does.
+    *views* has the identity first; *offsets* are those of affinity channels, in voxels. Of *blocks*, parts of the image
+    that are stitched one after the other, none is the whole at once. *window_mask*, boolean of shape ``grid.counts``,
+    says which windows are computed; None: all. *read_ahead* None: what suits the device. For the rest see `Settings`.
     """
 
     grid: WindowGrid
@@ -139,16 +114,10 @@ def is_interleaved(tta_mode: TtaMode, n_views: int) -> bool:
 
 
 def choose_weighting(*, normalised: bool, skips: bool, partly_valid: bool) -> Weighting:
-    """Return how sums become averages.
+    """Return how sums become averages, if *normalised* ones are asked for.
 
-    Parameters
-    ----------
-    normalised
-        Whether averages are asked for at all.
-    skips
-        Whether windows are left out, so that rows differ.
-    partly_valid
-        Whether predictions may hold no valid value for some of their voxels and channels.
+    *skips*: windows are left out, so that rows differ. *partly_valid*: predictions may hold no valid value for some of
+    their voxels and channels.
     """
     # Without weights, channels that few windows are valid for would lose against the others.
     if partly_valid:

@@ -55,22 +55,15 @@ def run_sweep(
     Parameters
     ----------
     network
-        Called with float32 (B, C, *window) on the device; gives (B, C', *window), or a tuple, list or dictionary whose
-        first tensor is that.
-    source
-        The image; must have the grid's shape.
-    sweep
-        What to do.
-    device
-        Where the network is.
-    reduction
-        What becomes of finished planes on the device; its result goes to the sink.
-    sink
-        Takes the finished planes.
+        As for `Forward`, or one.
+    source, sweep
+        The image, of the grid's shape, and what to do.
+    reduction, sink
+        What becomes of finished planes on the device, and what takes the result.
     volume
-        Number that the events carry.
-    on_event, cancel
-        Receives events, on the calling thread; stops the run within one pass.
+        Number that the events carry; these come on the calling thread.
+    cancel
+        Stops the run within one pass.
     assigned
         Gives the next block where several devices share those of *sweep*; None: all of them are run here.
 
@@ -78,10 +71,8 @@ def run_sweep(
     ------
     CancelledError
         If *cancel* was set; finished planes are in the sink.
-    ModelError
-        If the network raises (kept as ``__cause__``) or gives an output of another shape.
-    OutOfMemoryError
-        If memory does not suffice, whatever is tried.
+    ModelError, OutOfMemoryError
+        If the network fails, or memory does not suffice, whatever is tried.
     """
     notify = on_event or (lambda event: None)
     with (

@@ -23,8 +23,6 @@ import torch
 
 from napari_tessera.core.settings.views import Offset, View
 
-__all__ = ["ViewAverage"]
-
 # A voxel that no view of any window has a valid value for takes that of its neighbours; beside a valid value, that
 # counts next to nothing.
 INVALID_WEIGHT = 1e-3
@@ -63,17 +61,7 @@ def _routes(view: View, offsets: Sequence[Offset]) -> tuple[_Route, ...]:
 
 @dataclass(frozen=True)
 class ViewAverage:
-    """The mean over views of a batch of windows.
-
-    Parameters
-    ----------
-    views
-        The views; the first is the identity.
-    window
-        Window shape, voxels.
-    offsets
-        For affinity channels, the offset of each output channel (all of them), axes as in the window; else empty.
-    """
+    """The mean over *views* of a batch of windows; *offsets* are those of affinity channels, of all, else none."""
 
     views: tuple[View, ...]
     window: tuple[int, ...]

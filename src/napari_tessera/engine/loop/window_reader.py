@@ -35,20 +35,7 @@ _NUMPY_MODES: dict[PadMode, Any] = {
 
 
 class WindowReader:
-    """Reads windows of an image, padded where it is smaller, into host memory.
-
-    Parameters
-    ----------
-    source, grid, intensity
-        The image, where its windows lie, and from its values to the network's.
-    block
-        The part whose windows are read.
-
-    Attributes
-    ----------
-    shape
-        (C, *window).
-    """
+    """Reads the windows of *block*, (C, *window), padded where the image is smaller, into host memory."""
 
     def __init__(self, source: Source, grid: WindowGrid, intensity: Intensity, block: Block) -> None:
         self._source = source if source.in_memory else PlaneCache(source, grid.sweep_axis, grid.reach(block))
@@ -124,23 +111,8 @@ class _Slot:
 class WindowPrefetcher:
     """Takes batches of windows to the device, reading ahead; on exit its thread has ended and its memory is free.
 
-    Parameters
-    ----------
-    reader
-        Where the windows are read from.
-    windows
-        All windows, in order.
-    batch
-        Windows in one batch, the last may hold fewer.
-    device, stream
-        Where they are wanted, and in which stream they will be used.
-    read_ahead
-        Batches that a thread reads ahead; 0: read when asked for, on the thread that asks.
-
-    Attributes
-    ----------
-    values
-        Of the present batch: (B, C, *window), float32 on the device.
+    *values* are those of the present batch, (B, C, *window), float32 on the device, for use in *stream*. A thread reads
+    so many batches ahead as *read_ahead*; 0: they are read when asked for, on the thread that asks.
     """
 
     def __init__(

@@ -10,8 +10,6 @@ import torch
 from napari_tessera.core.settings.choices import Blend
 from napari_tessera.engine.geometry.grid import Tiling
 
-__all__ = ["importance_map"]
-
 # The first two constants are MONAI's defaults (monai.data.utils.compute_importance_map); results must stay equal to it.
 SIGMA_SCALE = 0.125
 MINIMUM = 1e-3
@@ -32,34 +30,17 @@ def importance_map(
     minimum: float = 0.0,
     device: torch.device | str = "cpu",
 ) -> torch.Tensor:
-    """Return the weights of one window.
+    """Return the weights of one window, float32 of its shape: in [1e-3, 1], of nnU-Net in [6e-9, 1], 0 in the *halo*.
 
-    Parameters
-    ----------
-    window
-        Window shape, voxels.
-    blend
-        ``"constant"``: ones. ``"gaussian"``: the product of one-dimensional Gaussians centred on the window, sigma
-        *sigma_scale* times its side, clamped from below at 1e-3 (which makes the map non-separable). ``"bump"``: the
-        product of ``exp(-1 / (1 - u^2))`` along each axis, u from -1 before its first voxel to 1 after its last, each
-        divided by its maximum, clamped from below at 1e-5. ``"distance_transform"``: how many voxels there are to the
-        nearest face, as a share of the most. The last two are those of PyTorch Connectomics.
-    sigma_scale
-        One number for all axes or one per axis.
-    tiling
-        Whose Gaussian: nnU-Net's is not clamped but rounded to float16, and its centre is half a voxel further where a
-        side is even.
-    halo
-        Voxels per axis along each side that do not count; None: 0.
-    minimum
-        What smaller weights are raised to, for sums that have no room for them.
-    device
-        Where the map is kept.
+    ``constant``: ones. ``gaussian``: the product of one-dimensional Gaussians centred on the window, sigma
+    *sigma_scale* times its side, clamped from below at 1e-3 (which makes the map non-separable). ``bump``: the product
+    of ``exp(-1 / (1 - u^2))`` along each axis, u from -1 before its first voxel to 1 after its last, each divided by
+    its maximum, clamped from below at 1e-5. ``distance_transform``: how many voxels there are to the nearest face, as a
+    share of the most. The last two are those of PyTorch Connectomics. The Gaussian of nnU-Net's *tiling* is not clamped
+    but rounded to float16, and its centre is half a voxel further where a side is even.
 
-    Returns
-    -------
-    torch.Tensor
-        float32, shape *window*, values in [1e-3, 1], of nnU-Net in [6e-9, 1], of a bump in [1e-5, 1]; 0 in the halo.
+    Smaller weights are raised to *minimum*, for sums that have no room for them; *halo* is voxels per axis along each
+    side that do not count.
     """
     weights = _weights(window, Blend(blend), sigma_scale, tiling, device).clamp_(min=minimum)
     for axis, (side, margin) in enumerate(zip(window, halo or (), strict=False)):

@@ -90,16 +90,6 @@ def float16_scale(grid: WindowGrid, importance: torch.Tensor) -> float:
     return min(1.0, FLOAT16_TOTAL / total)
 
 
-def float16_error_bound(coverage: int, largest: float, smallest_weight: float = 1e-3) -> float:
-    """Return how far an average summed in float16 can be from the exact one.
-
-    Each of *coverage* additions rounds a sum that is at most the total weight times the *largest* magnitude among the
-    predictions: 2^-11 of it, or 2^-25 below the normal range of float16, which counts against a total weight of at
-    least *smallest_weight*: the floor of the importance map times `float16_scale`. Holds for predictions up to 8188.
-    """
-    return coverage * (2**-11 * largest + 2**-25 / smallest_weight)
-
-
 class RingSlab:
     """Sums, (C, *shape), of as many planes along one axis as a window is deep, used in turn.
 
@@ -109,17 +99,6 @@ class RingSlab:
         depth 4        place 0   1   2   3
         row 0                p0  p1  p2  p3
         p0, p1 finished      p4  p5  p2  p3    row 1 spans p2 to p5: two pieces, as the ring closes between p3 and p4
-
-    Parameters
-    ----------
-    channels
-        C.
-    shape
-        Voxels per axis; along *axis* the planes that are kept.
-    axis
-        The sweep axis.
-    dtype, device
-        Of the sums.
     """
 
     def __init__(
@@ -157,17 +136,10 @@ class RingSlab:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Planes that are final.
+    """Planes that are final, (C, *region): float32 averages in memory of their own.
 
-    Parameters
-    ----------
-    region
-        Where in the image they lie.
-    values
-        (C, *region), float32 averages in memory of their own; weighted sums, of any float type and not to be written
-        into, where nothing is normalised.
-    missing
-        (*region), True where no window has been computed; None where there is no such voxel.
+    Where nothing is normalised they are weighted sums of any float type, not to be written into. *missing*, (*region),
+    is True where no window has been computed; None where there is no such voxel.
     """
 
     region: Region
@@ -178,21 +150,8 @@ class Finished:
 class SlabStitcher:
     """Accumulates the predictions of one block's windows, which arrive in the grid's order.
 
-    Parameters
-    ----------
-    grid, block
-        Where the windows lie, and which part of the image is stitched.
-    channels
-        Channels of a prediction.
-    importance
-        Weights of one window, float32, window shape, on the device that accumulates.
-    weighting
-        How sums are normalised.
-    emit
-        Called with the planes that became final, each plane once. May raise: the planes are then kept and emitted
-        again at the next call.
-    dtype, device
-        Of the sums.
+    *importance* are the weights of one window, on the *device* that accumulates. *emit* is called with the planes that
+    became final, each plane once; it may raise: the planes are then kept and emitted again at the next call.
     """
 
     def __init__(
@@ -259,14 +218,8 @@ class SlabStitcher:
     def add(self, start: Sequence[int], prediction: torch.Tensor, valid_weights: torch.Tensor | None = None) -> None:
         """Add the *prediction*, (C, *window), of the window at *start* (padded); may emit planes before it does.
 
-        A call that raised, for lack of memory, is to be made again: it goes on where it stopped.
-
-        Parameters
-        ----------
-        start, prediction
-            The window.
-        valid_weights
-            (C, *window), the valid mask as weights beside the window's own; None: all values are valid.
+        A call that raised, for lack of memory, is to be made again: it goes on where it stopped. *valid_weights*, (C,
+        *window), are the valid mask as weights beside the window's own; None: all values are valid.
         """
         into, taken = self._overlap(start)
         self._flush_until(into[self._axis].start)
@@ -289,7 +242,7 @@ class SlabStitcher:
     def _targets(
         self, into: Sequence[slice], taken: Sequence[slice]
     ) -> Iterator[tuple[torch.Tensor, list[slice], bool]]:
-        """Yield where a window's values go, which part of the window that is, and whether it is sums or weights."""
+        """Yield where a window's values go, which part of the window that is, and whether to sums or to weights."""
         axis = self._axis
         first, count = into[axis].start, into[axis].stop - into[axis].start
         across = [slice(None) if a == axis else part for a, part in enumerate(into)]
