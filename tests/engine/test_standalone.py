@@ -21,7 +21,7 @@ sys.meta_path.insert(0, OnlyTorchAndCore())
 import numpy as np
 import torch
 from napari_tessera.decode import get_decoder
-from napari_tessera.decode.reduce import choose_reduction
+from napari_tessera.decode.reduction import choose_reduction
 from napari_tessera.engine import SlabInferer
 from napari_tessera.engine.devices.choice import open_device
 from napari_tessera.engine.devices.host_memory import host_memory

@@ -17,8 +17,8 @@ from napari_tessera.engine.source import ArraySource
 from napari_tessera.images.views.resample import ResampledSource
 from napari_tessera.intensity import measure as normalise
 from napari_tessera.intensity.measure import measure_intensity, needs_values
+from napari_tessera.intensity.normalisation import Chain, Normalisation, chain_of, normalisation
 from napari_tessera.intensity.pointwise import Affine
-from napari_tessera.intensity.steps import Chain, Normalisation, chain_of, normalisation
 from napari_tessera.models.spec.model_file import read_model_file
 from napari_tessera.models.spec.spec import ModelSpec, WindowRule
 

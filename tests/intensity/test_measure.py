@@ -13,8 +13,8 @@ from napari_tessera.engine.source import ArraySource
 from napari_tessera.intensity import measure as normalise
 from napari_tessera.intensity.foreground import is_masked
 from napari_tessera.intensity.measure import measure_intensity
+from napari_tessera.intensity.normalisation import Normalisation, chain_of, normalisation
 from napari_tessera.intensity.pointwise import Affine, IntensityMap
-from napari_tessera.intensity.steps import Normalisation, chain_of, normalisation
 from napari_tessera.jobs.loading import normalised_source
 from napari_tessera.models.spec.spec import ModelSpec, WindowRule
 

@@ -14,7 +14,7 @@ import torch
 import napari_tessera as nt
 from napari_tessera import api
 from napari_tessera.engine.loop.events import PassFinished
-from napari_tessera.intensity.steps import Normalisation
+from napari_tessera.intensity.normalisation import Normalisation
 from napari_tessera.jobs.request import find_crop, find_window_mask
 from napari_tessera.models.packing import pack
 

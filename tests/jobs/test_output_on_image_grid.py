@@ -20,8 +20,8 @@ from napari_tessera.engine.source import ArraySource
 from napari_tessera.images.views.interpolation import ResamplingScheme
 from napari_tessera.images.views.normalised import NormalisedSource
 from napari_tessera.images.volume import Volume
+from napari_tessera.intensity.normalisation import Normalisation
 from napari_tessera.intensity.pointwise import Affine, IntensityMap
-from napari_tessera.intensity.steps import Normalisation
 from napari_tessera.jobs.pipeline import iter_results
 from napari_tessera.planning.resampling import Resampling
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from monai.inferers import sliding_window_inference
 
 import napari_tessera as nt
-from napari_tessera.intensity.steps import Normalisation, chain_of, normalisation
+from napari_tessera.intensity.normalisation import Normalisation, chain_of, normalisation
 from napari_tessera.models.model import Model
 
 Values = npt.NDArray[Any]

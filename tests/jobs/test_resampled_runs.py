@@ -16,7 +16,7 @@ from napari_tessera import api
 from napari_tessera.engine.loop.events import PassFinished
 from napari_tessera.engine.source import ArraySource
 from napari_tessera.images.volume import Volume
-from napari_tessera.intensity.steps import Normalisation
+from napari_tessera.intensity.normalisation import Normalisation
 from napari_tessera.jobs.pipeline import iter_results
 
 OWN, MODEL = (0.02, 0.005, 0.01), (0.01, 0.01, 0.01)

@@ -17,7 +17,7 @@ from tests.models.sample_monai_bundle import INFERENCE, METADATA
 
 import napari_tessera as nt
 from napari_tessera import api
-from napari_tessera.intensity.steps import Normalisation
+from napari_tessera.intensity.normalisation import Normalisation
 from napari_tessera.models.load import describe_model
 from napari_tessera.models.packing import pack
 from napari_tessera.models.spec.sentences import assume

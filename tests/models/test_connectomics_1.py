@@ -17,7 +17,7 @@ from tests.models.sample_connectomics_1 import BASE, OWN, make, network, write
 import napari_tessera as nt
 from napari_tessera.core.errors import ModelError
 from napari_tessera.core.settings.choices import stride_for
-from napari_tessera.intensity.steps import Chain, normalisation
+from napari_tessera.intensity.normalisation import Chain, normalisation
 from napari_tessera.models.folder import MODELS_VARIABLE, user_models
 from napari_tessera.models.formats.connectomics.connectomics_format import FORMAT
 from napari_tessera.models.formats.registry import find_format

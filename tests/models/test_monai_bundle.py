@@ -19,7 +19,7 @@ from tests.models.sample_monai_bundle import INFERENCE, METADATA, make, write_bu
 import napari_tessera as nt
 from napari_tessera.core.errors import ModelError, UntrustedModelError
 from napari_tessera.core.settings.choices import DecoderChoice
-from napari_tessera.intensity.steps import Normalisation
+from napari_tessera.intensity.normalisation import Normalisation
 from napari_tessera.models.formats.monai_bundle.config import Config
 from napari_tessera.models.formats.monai_bundle.monai_bundle_format import FORMAT
 from napari_tessera.models.formats.registry import DEEPEST

@@ -11,7 +11,7 @@ from tests.models.sample_monai_bundle import INFERENCE
 
 from napari_tessera.core.errors import ModelError
 from napari_tessera.core.settings.choices import DecoderChoice
-from napari_tessera.intensity.steps import Normalisation
+from napari_tessera.intensity.normalisation import Normalisation
 
 LOAD = {"_target_": "LoadImaged", "keys": "image", "reader": "NumpyReader"}
 SCALE = {"_target_": "ScaleIntensityd", "keys": "image"}

@@ -21,7 +21,7 @@ from tests.models.test_monai_bundle_spacing import SIZE, SOFTMAX, bundle_of, inv
 import napari_tessera as nt
 from napari_tessera.core.errors import ModelError
 from napari_tessera.decode import get_decoder
-from napari_tessera.decode.base import keep_largest
+from napari_tessera.decode.decoder import keep_largest
 from napari_tessera.models.load import load_model
 
 SHAPE = (13, 22, 27)

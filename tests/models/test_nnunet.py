@@ -27,7 +27,7 @@ from tests.models.sample_nnunet import (
 import napari_tessera as nt
 from napari_tessera.core.errors import ModelError
 from napari_tessera.core.settings.choices import DecoderChoice
-from napari_tessera.intensity.steps import Normalisation
+from napari_tessera.intensity.normalisation import Normalisation
 from napari_tessera.models.load import describe_model, find_risk, load_model
 from napari_tessera.models.model import Model
 

@@ -21,7 +21,7 @@ from napari_tessera.core.errors import InputError
 from napari_tessera.images.readers.tiff import open_tiff
 from napari_tessera.images.volume import Volume
 from napari_tessera.images.writers.tiff import write_tiff
-from napari_tessera.intensity.steps import Normalisation
+from napari_tessera.intensity.normalisation import Normalisation
 from napari_tessera.models.safety.trusted_files import TrustStore
 from napari_tessera.models.spec.suggestions import with_views_of
 

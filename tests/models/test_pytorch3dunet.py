@@ -13,7 +13,7 @@ from tests.models.sample_pytorch3dunet import configuration, make, network, writ
 
 import napari_tessera as nt
 from napari_tessera.core.errors import ModelError
-from napari_tessera.intensity.steps import Chain, Normalisation, normalisation
+from napari_tessera.intensity.normalisation import Chain, Normalisation, normalisation
 from napari_tessera.models.formats.pytorch3dunet.pytorch3dunet_format import FORMAT
 from napari_tessera.models.formats.registry import find_format
 from napari_tessera.models.load import find_risk, load_model

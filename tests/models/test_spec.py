@@ -16,7 +16,7 @@ from napari_tessera.core.errors import ModelError, SettingsError
 from napari_tessera.core.settings.choices import Blend, DecoderChoice
 from napari_tessera.engine.geometry.grid import Padding, PadMode, Tiling
 from napari_tessera.images.views.interpolation import ResamplingScheme
-from napari_tessera.intensity.steps import Normalisation
+from napari_tessera.intensity.normalisation import Normalisation
 from napari_tessera.models.formats.base import Description
 from napari_tessera.models.model import Model
 from napari_tessera.models.spec.model_file import read_model_file

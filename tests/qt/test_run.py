@@ -19,7 +19,7 @@ from napari_tessera.decode.threshold import ThresholdDecoder
 from napari_tessera.engine.loop.events import CancelToken, PassFinished
 from napari_tessera.images.open import open_volume
 from napari_tessera.intensity import measure as normalise
-from napari_tessera.intensity.steps import Normalisation
+from napari_tessera.intensity.normalisation import Normalisation
 from napari_tessera.session.runner import RunState
 from napari_tessera.session.wording import counted
 

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from napari_tessera.intensity import measure as normalise
+from napari_tessera.intensity.normalisation import Normalisation
 from napari_tessera.intensity.pointwise import Affine, IntensityMap
-from napari_tessera.intensity.steps import Normalisation
 from napari_tessera.session import ImageInput, Session
 from napari_tessera.session.intensity_cache import IntensityCache, version_of
 

@@ -16,7 +16,7 @@ import pytest
 from napari_tessera.core.errors import SettingsError
 from napari_tessera.core.units import format_bytes
 from napari_tessera.engine.geometry.grid import Block
-from napari_tessera.intensity.steps import Normalisation
+from napari_tessera.intensity.normalisation import Normalisation
 from napari_tessera.planning.plan import VolumePlan
 from napari_tessera.session.cost import device_bar, host_bar, passes_line, time_line
 from napari_tessera.session.image_input import AxisUse

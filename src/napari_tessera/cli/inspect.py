@@ -14,7 +14,7 @@ from napari_tessera.core.units import format_parameters, format_voxel_size
 
 if TYPE_CHECKING:
     from napari_tessera.images.views.interpolation import ResamplingScheme
-    from napari_tessera.intensity.steps import Chain, Normalisation
+    from napari_tessera.intensity.normalisation import Chain, Normalisation
     from napari_tessera.models.formats.base import Description, Risk
     from napari_tessera.models.spec.spec import ModelSpec
 

@@ -7,8 +7,8 @@ from typing import Any
 from napari_tessera.core.errors import SettingsError, nearest
 from napari_tessera.core.settings.knobs import Knob, knobs
 from napari_tessera.decode.argmax import ArgmaxDecoder
-from napari_tessera.decode.base import Decoder
 from napari_tessera.decode.contour_distance import ContourDistanceDecoder
+from napari_tessera.decode.decoder import Decoder
 from napari_tessera.decode.regions import RegionsDecoder
 from napari_tessera.decode.threshold import ThresholdDecoder
 from napari_tessera.decode.watershed import WatershedDecoder

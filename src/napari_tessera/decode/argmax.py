@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, ClassVar
 
 from napari_tessera.core.errors import SettingsError
 from napari_tessera.core.settings.knobs import knob
-from napari_tessera.decode.base import (
+from napari_tessera.decode.decoder import (
     CONNECTED,
-    KEEPING_BYTES,
+    LARGEST_PARTS,
     Connectivity,
     Count,
     Decoder,
     Labels,
     Share,
     keep_largest,
+    keeping_bytes,
 )
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ class ArgmaxDecoder(Decoder):
     """Label every voxel with the number of its most probable channel; equal ones go to the first."""
 
     name: ClassVar[str] = "argmax"
-    background: ClassVar[int] = 0
 
     threshold: Share = knob(
         0.5,
@@ -43,13 +43,7 @@ class ArgmaxDecoder(Decoder):
         "With a single channel there is nothing to compare: 1 where its value exceeds this, else 0.",
         step=0.05,
     )
-    keep_largest: Count = knob(
-        0,
-        "Keep the largest",
-        "Of every class but 0 only so many of the largest connected parts are kept; 0: all.",
-        unit="parts",
-        step=1,
-    )
+    keep_largest: Count = knob(0, "Keep the largest", LARGEST_PARTS, unit="parts", step=1)
     connectivity: Connectivity = knob(1, "Connectivity", CONNECTED, level="advanced", step=1)
 
     def check(self, output: OutputSpec, out_channels: int) -> None:
@@ -62,7 +56,7 @@ class ArgmaxDecoder(Decoder):
 
     def reduced(self, out_channels: int) -> tuple[int, str]:
         """Return one channel of uint8, or of uint16 for more than 256 classes."""
-        return 1, "uint8" if out_channels <= 256 else "uint16"
+        return 1, f"uint{8 * self.label_bytes(out_channels)}"
 
     def reduce(self, probabilities: torch.Tensor, output: OutputSpec) -> torch.Tensor:
         """Return the class numbers, (1, *spatial)."""
@@ -70,8 +64,7 @@ class ArgmaxDecoder(Decoder):
 
         if probabilities.shape[0] == 1:
             return (probabilities > self.threshold).to(torch.uint8)
-        _, name = self.reduced(probabilities.shape[0])
-        dtype: torch.dtype = getattr(torch, name)
+        dtype: torch.dtype = getattr(torch, self.reduced(probabilities.shape[0])[1])
         side_by_side = probabilities.stride(0) == 1 and probabilities.shape[0] >= MANY_CHANNELS
         if probabilities.device.type == "cpu" and not side_by_side:
             return _argmax_by_channel(probabilities.contiguous()).to(dtype)
@@ -87,8 +80,7 @@ class ArgmaxDecoder(Decoder):
 
     def decode(self, reduced: np.ndarray) -> Labels:
         """Return the class numbers, a view of the input unless parts of them are left out."""
-        labels: Labels = reduced[0]
-        return keep_largest(labels, self.keep_largest, self.connectivity) if self.keep_largest else labels
+        return keep_largest(reduced[0], self.keep_largest, self.connectivity)
 
     def label_bytes(self, out_channels: int) -> int:
         """Return the bytes of a class number."""
@@ -96,7 +88,7 @@ class ArgmaxDecoder(Decoder):
 
     def working_bytes(self, voxels: int) -> int:
         """Return 0 where the labels are the reduced volume itself."""
-        return (KEEPING_BYTES + 2) * voxels if self.keep_largest else 0
+        return keeping_bytes(voxels, self.keep_largest)
 
 
 def _argmax_by_channel(values: torch.Tensor) -> torch.Tensor:

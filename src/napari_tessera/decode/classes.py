@@ -9,7 +9,7 @@ from napari_tessera.decode.argmax import ArgmaxDecoder
 from napari_tessera.decode.regions import RegionsDecoder
 
 if TYPE_CHECKING:
-    from napari_tessera.decode.base import Decoder
+    from napari_tessera.decode.decoder import Decoder
     from napari_tessera.models.spec.spec import ModelSpec
 
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from napari_tessera.core.errors import SettingsError
 from napari_tessera.core.settings.knobs import NUMBER, knob
-from napari_tessera.decode.base import Count, Decoder, Labels, Share, drop_small
+from napari_tessera.decode.decoder import Count, Decoder, Labels, Share, drop_small
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,6 @@ class ContourDistanceDecoder(Decoder):
     """
 
     name: ClassVar[str] = "contour-distance"
-    background: ClassVar[int] = 0
 
     binary_seed: Share = knob(0.9, "Seeds: cover", "What covers a seed is above it.", step=0.05)
     binary: Share = knob(0.85, "Objects: cover", "What covers the foreground is above it.", step=0.05)
@@ -103,10 +102,6 @@ class ContourDistanceDecoder(Decoder):
         small[0] = False
         seeds[small[seeds]] = 0
         return np.asarray(seeds, np.int32)
-
-    def label_bytes(self, out_channels: int) -> int:
-        """Return 4: object numbers are int32 from 65536 objects on."""
-        return 4
 
     def working_bytes(self, voxels: int) -> int:
         """Return 50 bytes a voxel: 48 were measured where all is foreground and the depth is noise.

@@ -8,15 +8,16 @@ from pydantic import Field
 
 from napari_tessera.core.errors import SettingsError
 from napari_tessera.core.settings.knobs import ITEMS, WHOLE, knob
-from napari_tessera.decode.base import (
+from napari_tessera.decode.decoder import (
     CONNECTED,
-    KEEPING_BYTES,
+    LARGEST_PARTS,
     Connectivity,
     Count,
     Decoder,
     Labels,
     Share,
     keep_largest,
+    keeping_bytes,
 )
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ class RegionsDecoder(Decoder):
     """
 
     name: ClassVar[str] = "regions"
-    background: ClassVar[int] = 0
 
     labels: Annotated[tuple[_Number, ...], ITEMS] = knob(
         (), "Labels", "The label of each channel, in order: as many as there are channels."
@@ -50,13 +50,7 @@ class RegionsDecoder(Decoder):
         level="advanced",
         unset="all, in order",
     )
-    keep_largest: Count = knob(
-        0,
-        "Keep the largest",
-        "Of every class but 0 only so many of the largest connected parts are kept; 0: all.",
-        unit="parts",
-        step=1,
-    )
+    keep_largest: Count = knob(0, "Keep the largest", LARGEST_PARTS, unit="parts", step=1)
     connectivity: Connectivity = knob(1, "Connectivity", CONNECTED, level="advanced", step=1)
 
     def check(self, output: OutputSpec, out_channels: int) -> None:
@@ -79,7 +73,7 @@ class RegionsDecoder(Decoder):
 
     def reduced(self, out_channels: int) -> tuple[int, str]:
         """Return one channel of uint8, or of uint16 for labels above 255."""
-        return 1, "uint8" if max(self.labels, default=0) <= 255 else "uint16"
+        return 1, f"uint{8 * self.label_bytes(out_channels)}"
 
     def reduce(self, probabilities: torch.Tensor, output: OutputSpec) -> torch.Tensor:
         """Return the labels, (1, *spatial)."""
@@ -98,8 +92,7 @@ class RegionsDecoder(Decoder):
 
     def decode(self, reduced: np.ndarray) -> Labels:
         """Return the labels, a view of the input unless parts of them are left out."""
-        labels: Labels = reduced[0]
-        return keep_largest(labels, self.keep_largest, self.connectivity) if self.keep_largest else labels
+        return keep_largest(reduced[0], self.keep_largest, self.connectivity)
 
     def label_bytes(self, out_channels: int) -> int:
         """Return the bytes of a label."""
@@ -107,4 +100,4 @@ class RegionsDecoder(Decoder):
 
     def working_bytes(self, voxels: int) -> int:
         """Return 0 where the labels are the reduced volume itself."""
-        return (KEEPING_BYTES + 2) * voxels if self.keep_largest else 0
+        return keeping_bytes(voxels, self.keep_largest)

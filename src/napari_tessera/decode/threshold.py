@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from napari_tessera.core.errors import SettingsError
 from napari_tessera.core.settings.knobs import knob
-from napari_tessera.decode.base import CONNECTED, Connectivity, Count, Decoder, Labels, Share, drop_small
+from napari_tessera.decode.decoder import CONNECTED, Connectivity, Count, Decoder, Labels, Share, drop_small
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +21,6 @@ class ThresholdDecoder(Decoder):
     """Label the connected parts of where one channel exceeds a threshold."""
 
     name: ClassVar[str] = "threshold"
-    background: ClassVar[int] = 0
 
     threshold: Share = knob(0.5, "Threshold", "A voxel is foreground above it.", step=0.05)
     channel: Count | None = knob(
@@ -50,10 +49,6 @@ class ThresholdDecoder(Decoder):
             )
         return channel
 
-    def reduced(self, out_channels: int) -> tuple[int, str]:
-        """Return one channel of uint8."""
-        return 1, "uint8"
-
     def reduce(self, probabilities: torch.Tensor, output: OutputSpec) -> torch.Tensor:
         """Return the foreground, 0 or 1, (1, *spatial)."""
         import torch
@@ -73,10 +68,6 @@ class ThresholdDecoder(Decoder):
         neighbours = ndimage.generate_binary_structure(foreground.ndim, min(self.connectivity, foreground.ndim))
         labels, _ = ndimage.label(foreground, neighbours)
         return drop_small(labels, self.min_size_vox, self.keep_largest)
-
-    def label_bytes(self, out_channels: int) -> int:
-        """Return 4: object numbers are int32 from 65536 objects on."""
-        return 4
 
     def working_bytes(self, voxels: int) -> int:
         """Return 16 bytes a voxel: int32 components and result, and bincount's int64 copy while counting."""

@@ -12,7 +12,7 @@ from napari_tessera.engine.source import SourceView, iter_regions
 
 if TYPE_CHECKING:
     from napari_tessera.engine.source import Source
-    from napari_tessera.intensity.steps import Chain, Normalisation
+    from napari_tessera.intensity.normalisation import Chain, Normalisation
 
 
 def is_masked(

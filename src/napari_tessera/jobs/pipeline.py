@@ -18,8 +18,13 @@ from napari_tessera.core.errors import CancelledError, OutOfMemoryError, host_me
 from napari_tessera.core.settings.choices import ProbabilityType
 from napari_tessera.core.units import format_bytes
 from napari_tessera.core.version import __version__
-from napari_tessera.decode.expected import ValueCheck
-from napari_tessera.decode.reduce import UINT8_LEVELS, choose_reduction, keep_output, restore_probabilities
+from napari_tessera.decode.reduction import (
+    UINT8_LEVELS,
+    ValueCheck,
+    choose_reduction,
+    keep_output,
+    restore_probabilities,
+)
 from napari_tessera.engine.devices.choice import open_devices
 from napari_tessera.engine.devices.host_memory import host_memory
 from napari_tessera.engine.loop.events import (

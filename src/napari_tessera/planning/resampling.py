@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from napari_tessera.core.settings.settings import Settings
     from napari_tessera.engine.geometry.grid import Block, WindowGrid
     from napari_tessera.engine.source import Source
-    from napari_tessera.intensity.steps import Normalisation
+    from napari_tessera.intensity.normalisation import Normalisation
     from napari_tessera.models.spec.spec import ModelSpec
 
 __all__ = [

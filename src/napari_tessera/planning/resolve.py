@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from napari_tessera.core.errors import InputError, ModelError, SettingsError
 from napari_tessera.core.settings.views import views
-from napari_tessera.decode.reduce import Reduced, check_probabilities, choose_reduction, keep_output
+from napari_tessera.decode.reduction import Reduced, check_probabilities, choose_reduction, keep_output
 from napari_tessera.engine.geometry.blocks import cut_blocks, split_blocks
 from napari_tessera.engine.geometry.grid import Block, WindowGrid
 from napari_tessera.engine.loop.pass_check import COPIES

@@ -28,7 +28,7 @@ from napari_tessera.core.settings.settings import Settings
 from napari_tessera.core.settings.views import views
 from napari_tessera.engine.geometry.grid import Padding, PadMode, Tiling
 from napari_tessera.images.views.interpolation import ResamplingScheme
-from napari_tessera.intensity.steps import Chain, Normalisation, normalisation
+from napari_tessera.intensity.normalisation import Chain, Normalisation, normalisation
 from napari_tessera.models.spec.sentences import USUAL, raising_model_errors, refuse_embeddings
 
 OutputKind = Literal["semantic", "foreground", "boundary", "affinities", "contour-distance"]

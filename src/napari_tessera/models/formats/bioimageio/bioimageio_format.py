@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from napari_tessera.core.errors import ModelError
-from napari_tessera.intensity.steps import Normalisation
+from napari_tessera.intensity.normalisation import Normalisation
 from napari_tessera.models.formats.base import Description, ModelFormat, Risk
 from napari_tessera.models.formats.bioimageio.axes import Layout, read_layout
 from napari_tessera.models.formats.bioimageio.files import DescribedPackage, open_package, read_description

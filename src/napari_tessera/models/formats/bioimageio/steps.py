@@ -15,7 +15,7 @@ from math import inf, isfinite
 from typing import Any
 
 from napari_tessera.core.errors import ModelError
-from napari_tessera.intensity.steps import Chain, Normalisation, NormalisationMode, chain_of, normalisation
+from napari_tessera.intensity.normalisation import Chain, Normalisation, NormalisationMode, chain_of, normalisation
 from napari_tessera.models.safety import allowed
 
 

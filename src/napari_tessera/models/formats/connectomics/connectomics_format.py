@@ -13,7 +13,7 @@ from napari_tessera.core.settings.connectomics import read_blend, read_overlap
 from napari_tessera.core.settings.connectomics_config import Configuration, Generation, read_configuration
 from napari_tessera.core.settings.connectomics_decoding import read_decoder
 from napari_tessera.core.settings.connectomics_views import read_views
-from napari_tessera.intensity.steps import Normalisation
+from napari_tessera.intensity.normalisation import Normalisation
 from napari_tessera.models.formats.base import Description, ModelFormat, Risk
 from napari_tessera.models.formats.connectomics.blueprint import ONLY, Blueprint, read_blueprint
 from napari_tessera.models.formats.connectomics.channels import Channels, read_channels

@@ -10,7 +10,7 @@ from napari_tessera.core.errors import ModelError
 from napari_tessera.core.settings.choices import DecoderChoice
 from napari_tessera.core.settings.connectomics import read_blend, read_overlap
 from napari_tessera.core.settings.connectomics_views import read_views
-from napari_tessera.intensity.steps import Chain, Normalisation, chain_of, normalisation
+from napari_tessera.intensity.normalisation import Chain, Normalisation, chain_of, normalisation
 from napari_tessera.models.formats.connectomics.blueprint import Blueprint, known_architecture
 from napari_tessera.models.formats.connectomics.channels import PLAIN_ACTIVATIONS
 from napari_tessera.models.networks.architectures import RESIDUAL

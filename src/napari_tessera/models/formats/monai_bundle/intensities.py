@@ -7,7 +7,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from napari_tessera.core.errors import ModelError
-from napari_tessera.intensity.steps import Chain, Normalisation, chain_of, normalisation
+from napari_tessera.intensity.normalisation import Chain, Normalisation, chain_of, normalisation
 from napari_tessera.models.safety import allowed
 
 if TYPE_CHECKING:

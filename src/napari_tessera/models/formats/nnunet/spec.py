@@ -13,7 +13,7 @@ from napari_tessera.core.errors import ModelError
 from napari_tessera.core.settings.choices import DecoderChoice
 from napari_tessera.engine.geometry.grid import Tiling
 from napari_tessera.images.views.interpolation import ResamplingScheme
-from napari_tessera.intensity.steps import Normalisation
+from napari_tessera.intensity.normalisation import Normalisation
 from napari_tessera.models.formats.nnunet.plans import PLANES_READER
 from napari_tessera.models.safety import allowed
 from napari_tessera.models.spec.spec import ModelSpec, WindowRule

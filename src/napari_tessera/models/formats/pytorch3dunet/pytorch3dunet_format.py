@@ -8,7 +8,7 @@ from typing import Any
 
 from napari_tessera.core.errors import ModelError, nearest
 from napari_tessera.core.plain_data import read_yaml
-from napari_tessera.intensity.steps import Chain, Normalisation, NormalisationMode, chain_of, normalisation
+from napari_tessera.intensity.normalisation import Chain, Normalisation, NormalisationMode, chain_of, normalisation
 from napari_tessera.models.formats.base import Description, ModelFormat, Risk
 from napari_tessera.models.formats.saved_weights import fill, read_weights
 from napari_tessera.models.model import Model

@@ -17,14 +17,12 @@ if TYPE_CHECKING:
 
     from napari_tessera.models.spec.spec import OutputSpec
 
-# Of `keep_largest`: a class, its parts as int32, bincount's int64 copy, and what is dropped.
-KEEPING_BYTES = 14
-
 # Of parameters.
 Share = Annotated[float, Field(ge=0, le=1), NUMBER]
 Count = Annotated[int, Field(ge=0), WHOLE]
 Connectivity = Annotated[int, Field(ge=1, le=3), WHOLE]
 CONNECTED = "1: voxels that share a face are connected; 2: an edge too; 3: a corner too (in 2D as 2)."
+LARGEST_PARTS = "Of every class but 0 only so many of the largest connected parts are kept; 0: all."
 
 Labels = np.ndarray[Any, np.dtype[np.signedinteger[Any] | np.unsignedinteger[Any]]]
 
@@ -44,7 +42,7 @@ class Decoder(Declared):
     """
 
     name: ClassVar[str]
-    background: ClassVar[int]
+    background: ClassVar[int] = 0
 
     WORD: ClassVar[str] = "decoder parameter "
     UNKNOWN: ClassVar[str] = "decoder '{model.name}' has no parameter '{name}'{nearest} (it has {known})"
@@ -53,9 +51,9 @@ class Decoder(Declared):
     def check(self, output: OutputSpec, out_channels: int) -> None:
         """Raise `SettingsError` if this decoder cannot use such an output; called before the run."""
 
-    @abstractmethod
     def reduced(self, out_channels: int) -> tuple[int, str]:
         """Return the channels and the numpy dtype of what `reduce` gives for a network of ``out_channels``."""
+        return 1, "uint8"
 
     @abstractmethod
     def reduce(self, probabilities: torch.Tensor, output: OutputSpec) -> torch.Tensor:
@@ -79,9 +77,9 @@ class Decoder(Declared):
         The input is left as it is; the result may share its memory.
         """
 
-    @abstractmethod
     def label_bytes(self, out_channels: int) -> int:
-        """Return the bytes of one voxel of the labels at most (the number of objects is not known beforehand)."""
+        """Return the bytes of one voxel of the labels at most: object numbers are int32 from 65536 objects on."""
+        return 4
 
     @abstractmethod
     def working_bytes(self, voxels: int) -> int:
@@ -112,8 +110,10 @@ def drop_small(labels: np.ndarray, min_size_vox: int, most: int = 0) -> Labels:
 def keep_largest(classes: np.ndarray, most: int, connectivity: int) -> Labels:
     """Return *classes*, (*spatial), with all but the *most* largest connected parts of every class made background.
 
-    Takes `KEEPING_BYTES` a voxel beside its argument and its result. The input is left as it is.
+    The input is left as it is; it is the result where *most* is 0, for all.
     """
+    if not most:
+        return classes
     from scipy import ndimage
 
     neighbours = ndimage.generate_binary_structure(classes.ndim, min(connectivity, classes.ndim))
@@ -129,6 +129,12 @@ def keep_largest(classes: np.ndarray, most: int, connectivity: int) -> Labels:
             dropped[0] = False
             kept[box][dropped[parts]] = 0
     return kept
+
+
+def keeping_bytes(voxels: int, most: int) -> int:
+    """Return the host memory that `keep_largest` takes, its result of at most 16 bits included."""
+    # The class, its parts as int32, bincount's int64 copy, and what is dropped.
+    return 16 * voxels if most else 0
 
 
 def _are_largest(sizes: np.ndarray, most: int) -> np.ndarray:

@@ -1,21 +1,29 @@
-"""Whether the values of a network are what its description takes them for, told from its first passes."""
+"""What of a network's output leaves the device, and whether it is what the model's description takes it for.
+
+Class numbers, a boundary map, or probabilities in a narrow type; the first passes tell what is wrong with values.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from napari_tessera.engine.loop.forward import no_scores
-from napari_tessera.engine.loop.pass_check import is_whole
+from napari_tessera.core.errors import SettingsError
+from napari_tessera.core.settings.choices import ProbabilityType
+from napari_tessera.engine.sink import Reduction
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
-    from napari_tessera.decode.base import Decoder
-    from napari_tessera.models.spec.spec import ModelSpec
+    from napari_tessera.decode.decoder import Decoder
+    from napari_tessera.models.spec.spec import Activation, ModelSpec
 
+UINT8_LEVELS = 255
+MOST_FLOAT16 = 65504.0
 # How far beyond [0, 1] what is taken for a probability may lie, and a sum of them beyond 1: a regression overshoots,
 # and float16 rounds.
 SLACK = 0.01
@@ -24,6 +32,89 @@ RANGES = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}
 NEAR = 0.1
 # From so many values on, logits that never leave such a range are strange, even where they come near neither end.
 MANY = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Reduced:
+    """A reduction and the channels and numpy dtype of the volume that it fills."""
+
+    channels: int
+    dtype: str
+    reduction: Reduction
+
+
+def choose_reduction(
+    spec: ModelSpec, decoder: Decoder | None, kept: ProbabilityType, *, activated: bool = False
+) -> Reduced:
+    """Return what becomes of the network's averaged output, *activated* before or not.
+
+    A *decoder* makes labels of it later; without one, probabilities are *kept* in this type.
+    """
+    activations = () if activated else spec.activations
+    if decoder is None:
+        narrowed = Reduction(lambda planes: _narrow(_active(planes, activations), kept))
+        return Reduced(spec.out_channels, kept.value, narrowed)
+    channels, dtype = decoder.reduced(spec.out_channels)
+    only_order = _order_suffices(decoder, activations)
+
+    def reduce(planes: torch.Tensor) -> torch.Tensor:
+        return decoder.reduce(planes if only_order else _active(planes, activations), spec.output)
+
+    return Reduced(channels, dtype, Reduction(reduce, normalised=not only_order, background=decoder.background))
+
+
+def _order_suffices(decoder: Decoder, activations: Sequence[Activation]) -> bool:
+    """Whether *decoder* only compares channels, and *activations* keep their order.
+
+    Others than these bring large values to the same number of float32.
+    """
+    return set(activations) in ({"none"}, {"softmax"}) and decoder.needs_only_order(len(activations))
+
+
+def keep_output(spec: ModelSpec) -> Reduced:
+    """Return what keeps the network's averaged output, activated only if it is resampled so.
+
+    In float16, as nnU-Net does; MONAI keeps float32.
+    """
+    activations = spec.activations if spec.resampling.output_activated else ()
+    if spec.resampling.grid == "corner":
+        return Reduced(spec.out_channels, "float32", Reduction(lambda planes: _active(planes, activations)))
+
+    def narrow(planes: torch.Tensor) -> torch.Tensor:
+        return _active(planes, activations).clamp(-MOST_FLOAT16, MOST_FLOAT16).half()
+
+    return Reduced(spec.out_channels, "float16", Reduction(narrow))
+
+
+def check_probabilities(spec: ModelSpec, kept: ProbabilityType) -> None:
+    """Raise `SettingsError` if the network's output cannot be kept in such a type."""
+    if kept is ProbabilityType.UINT8 and not spec.gives_probabilities:
+        raise SettingsError(
+            f"probabilities is uint8, which holds values from 0 to 1, but '{spec.name}' has no activation that brings "
+            f"all its output there: choose float16 or float32"
+        )
+
+
+def restore_probabilities(kept: np.ndarray) -> torch.Tensor:
+    """Return kept probabilities as float32; shares memory with those that are float32 already."""
+    import torch
+
+    values = torch.from_numpy(kept)
+    return values.float().div_(UINT8_LEVELS) if values.dtype is torch.uint8 else values.float()
+
+
+def _active(planes: torch.Tensor, activations: tuple[Activation, ...]) -> torch.Tensor:
+    from napari_tessera.models.model import activate
+
+    return activate(planes, activations)
+
+
+def _narrow(planes: torch.Tensor, kept: ProbabilityType) -> torch.Tensor:
+    import torch
+
+    if kept is ProbabilityType.UINT8:
+        return planes.mul(UINT8_LEVELS).round_().clamp_(0, UINT8_LEVELS).to(torch.uint8)
+    return planes.half() if kept is ProbabilityType.FLOAT16 else planes
 
 
 class ValueCheck:
@@ -37,8 +128,7 @@ class ValueCheck:
         self._decoder = decoder
         compared = () if decoder is None else decoder.compared(spec.out_channels, spec.output)
         self._compared = [channel for channel in compared if spec.activations[channel] == "none"]
-        keep_order = set(spec.activations) in ({"none"}, {"softmax"})
-        is_activated = kept is None or not (keep_order and kept.needs_only_order(spec.out_channels))
+        is_activated = kept is None or not _order_suffices(kept, spec.activations)
         self._activated: dict[str, list[range]] = {}
         start = 0
         for activation, same in groupby(spec.activations if is_activated else ()):
@@ -86,6 +176,9 @@ class ValueCheck:
 
     def _look_for_classes(self, output: torch.Tensor) -> None:
         """Keep how far whole numbers reach, as long as there is nothing else."""
+        from napari_tessera.engine.loop.forward import no_scores
+        from napari_tessera.engine.loop.pass_check import is_whole
+
         self._is_whole = is_whole(output)
         if not self._is_whole:
             return
