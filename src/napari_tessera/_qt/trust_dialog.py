@@ -20,7 +20,8 @@ from qtpy.QtWidgets import (
 
 from napari_tessera._qt.parts import plain_tooltip, small_button
 from napari_tessera.core.errors import TesseraError, lines_without_control, without_control
-from napari_tessera.session.trust_question import revoke_trust, short_sha, trusted_files
+from napari_tessera.models.safety.trusted_files import TrustStore
+from napari_tessera.session.trust_question import short_sha
 from napari_tessera.session.wording import Tone, sentence
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ class TrustedDialog(QDialog):
         """Show what is trusted now."""
         self.list.clear()
         try:
-            names = trusted_files()
+            names = TrustStore().names()
         except TesseraError as error:
             self._say(sentence(error), is_problem=True)
             names = {}
@@ -156,7 +157,7 @@ class TrustedDialog(QDialog):
     def _revoke(self) -> None:
         try:
             for item in self.list.selectedItems():
-                revoke_trust(item.data(Qt.ItemDataRole.UserRole))
+                TrustStore().revoke(item.data(Qt.ItemDataRole.UserRole))
         except (TesseraError, OSError) as error:
             self._say(sentence(error), is_problem=True)
         else:

@@ -31,32 +31,14 @@ WORDS = {Tone.GOOD: "fits", Tone.WARNING: "tight", Tone.PROBLEM: "over"}
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """Memory as a stacked bar with a line beside it.
-
-    Parameters
-    ----------
-    label
-        What has the memory.
-    others_bytes
-        Taken already by other programs.
-    parts
-        (name, bytes) of the run's needs, in the order they are drawn.
-    uncertain_bytes
-        By how much the run may need more.
-    total_bytes
-        What there is.
-    safe_bytes
-        Up to where the run may fill it and leave headroom, others included.
-    line
-        The same in words.
-    """
+    """Memory as a stacked bar with a line of words beside it."""
 
     label: str
-    others_bytes: int
-    parts: tuple[tuple[str, int], ...]
-    uncertain_bytes: int
+    others_bytes: int  # taken already by other programs
+    parts: tuple[tuple[str, int], ...]  # (name, bytes) of the run's needs, in the order they are drawn
+    uncertain_bytes: int  # by how much the run may need more
     total_bytes: int
-    safe_bytes: int
+    safe_bytes: int  # up to where the run may fill it and leave headroom, others included
     line: Line
 
 

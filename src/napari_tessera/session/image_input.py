@@ -31,33 +31,15 @@ class AxisUse(StrEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageInput:
-    """One image, captured from the viewer; later changes there do not reach it.
+    """One image, captured from the viewer; later changes there do not reach it."""
 
-    Parameters
-    ----------
-    name
-        The layer's name.
-    data
-        Full resolution: anything with ``shape``, ``dtype`` and slicing. Not copied; the viewer owns it.
-    axis_labels
-        The viewer's labels of the axes, without the one of colours.
-    rgb
-        Whether the last axis holds colours, or images that were joined as channels.
-    voxel_size_um
-        Micrometres along every axis but the colours; None along an axis that is no known length.
-    current
-        Where the viewer's sliders stand along every axis but the colours, in voxels.
-    view
-        What the viewer needs to place the result; the session does not look at it.
-    """
-
-    name: str
-    data: Any
-    axis_labels: tuple[str, ...] = ()
-    rgb: bool = False
-    voxel_size_um: tuple[float | None, ...] = ()
-    current: tuple[int, ...] = ()
-    view: Any = None
+    name: str  # the layer's
+    data: Any  # full resolution: anything with shape, dtype and slicing; not copied, the viewer owns it
+    axis_labels: tuple[str, ...] = ()  # without the axis of colours
+    rgb: bool = False  # whether the last axis holds colours, or images that were joined as channels
+    voxel_size_um: tuple[float | None, ...] = ()  # along every axis but the colours; None: no known length
+    current: tuple[int, ...] = ()  # where the viewer's sliders stand along these axes, in voxels
+    view: Any = None  # what the viewer needs to place the result; the session does not look at it
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -72,22 +54,13 @@ class ImageInput:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How an image's axes are read for a model.
+    """How an image's axes are read for a model."""
 
-    Parameters
-    ----------
-    axes
-        One letter of TCZYX for each axis of the data, in its order. T is for every axis whose entries run one by one:
-        for a 2D model that is z, too, or whichever its planes lie along; Y and X are then the other two.
-    use
-        What the axes in front count; None where there is no choice.
-    note
-        What is done to the colours, and whether planes run one by one, for the user; often empty.
-    """
-
+    # One letter of TCZYX for each axis of the data, in its order. T is for every axis whose entries run one by one: for
+    # a 2D model that is z, too, or whichever its planes lie along; Y and X are then the other two.
     axes: str
-    use: AxisUse | None = None
-    note: str = ""
+    use: AxisUse | None = None  # what the axes in front count; None where there is no choice
+    note: str = ""  # what is done to the colours, and whether planes run one by one, for the user
 
 
 def axis_uses(image: ImageInput, spec: ModelSpec) -> tuple[AxisUse, ...]:
@@ -120,16 +93,11 @@ def count_in_front(image: ImageInput, spec: ModelSpec) -> int:
 
 
 def read_axes(image: ImageInput, spec: ModelSpec, use: AxisUse = AxisUse.AUTO) -> Reading:
-    """Return how *image* is read for a model.
+    """Return how *image* is read for a model; `InputError` if its axes or channels do not suit.
 
     The last axes are the spatial ones, as many as the model has. One more axis in front counts channels where its
     label or its length says so, else frames; of a stack and a 2D model these are planes, which run one by one. So do
     all planes of a time series of stacks.
-
-    Raises
-    ------
-    InputError
-        If the axes or channels do not suit the model.
     """
     shape, dims = image.plain_shape, spec.spatial_dims
     if 0 in image.shape or not shape:
@@ -178,12 +146,8 @@ def _with_planes_along(axes: str, spec: ModelSpec) -> str:
 def join_channels(images: Sequence[ImageInput], spec: ModelSpec) -> ImageInput | None:
     """Return *images* as the channels of one, in their order, where there is one for each that the model needs.
 
-    None where they are images of their own: another number of them, or with channels already.
-
-    Raises
-    ------
-    InputError
-        If their shapes or voxel sizes differ.
+    None where they are images of their own: another number of them, or with channels already. Raises `InputError` if
+    their shapes or voxel sizes differ.
     """
     if len(images) < 2 or len(images) != spec.in_channels or any(map(partial(_has_channels, spec=spec), images)):
         return None

@@ -124,18 +124,10 @@ class IntensityCache:
         self._lock = threading.Lock()
 
     def measure(self, data: Any, what: Hashable, measure: Callable[[], Found], *, part: Any = None) -> Found:
-        """Return what *measure* gives, or gave before for the same *data* in the same state.
+        """Return what *measure* gives, or gave before for the same *data*, by identity, in the same state.
 
-        Parameters
-        ----------
-        data
-            The array that is measured; known by its identity.
-        what
-            What is measured of it: intensities or box, frame, channels, normalisation, shape after resampling.
-        measure
-            Reads the array.
-        part
-            The view of *data* that *measure* reads, such as a frame: only changes of it count. None: all of it.
+        *what* tells what is measured: intensities or box, frame, channels, normalisation, shape after resampling.
+        *part* is the view of *data* that *measure* reads, such as a frame: only changes of it count. None: all of it.
         """
         looked_at = data if part is None else part
         version = version_of(looked_at)

@@ -22,24 +22,13 @@ _numbers = count()
 class MaskInput:
     """A mask: windows in which it is 0 everywhere are not computed.
 
-    Parameters
-    ----------
-    name
-        The layer's name.
-    data
-        Anything with ``shape``, ``dtype`` and slicing, of the image's spatial shape; or with axes in front, as long as
-        those that the image has there, the last of them at least: of a stack for a 2D model with z. Not copied; the
-        viewer owns it.
-
-    Attributes
-    ----------
-    number
-        Tells this capture from all others.
+    Its *data*, which the viewer owns, are of the image's spatial shape; or with axes in front, as long as those that
+    the image has there, the last of them at least: of a stack for a 2D model with z.
     """
 
-    name: str
-    data: Any
-    number: int = field(default_factory=lambda: next(_numbers), init=False)
+    name: str  # the layer's
+    data: Any  # anything with shape, dtype and slicing
+    number: int = field(default_factory=lambda: next(_numbers), init=False)  # tells this capture from all others
     _found: dict[Hashable, npt.NDArray[np.bool_]] = field(default_factory=dict, init=False)
 
     def check(self, volume: VolumeInput) -> None:

@@ -38,41 +38,24 @@ class ModelEntry:
 
 
 class ModelList:
-    """Opens models on a thread; the last one asked for wins.
-
-    Attributes
-    ----------
-    choices
-        What there is on this machine; None until the libraries are imported.
-    entries
-        The models to choose from: the bundled ones, and those that have been opened.
-    current, model
-        The entry in use and its model; they stay in use while another one is opened or refused.
-    decoders
-        Names of the decoders that suit it, the suggested one first.
-    opening, loading
-        The entry that is being opened, and its name; nothing while none is.
-    question
-        About a file that runs code and waits for the user's word; None while there is none.
-    problem
-        Why the last model could not be opened, or nothing.
-    """
+    """Opens models on a thread; the last one asked for wins."""
 
     changed = Signal()
 
     def __init__(self, background: Background) -> None:
         self._background = background
         self._asked = 0
-        self.choices: Choices | None = None
-        self.entries: tuple[ModelEntry, ...] = ()
+        self.choices: Choices | None = None  # until the libraries are imported
+        self.entries: tuple[ModelEntry, ...] = ()  # the bundled ones, the user's, and those that have been opened
+        # In use, also while another one is opened or refused; with the decoders that suit it, the suggested one first.
         self.current: ModelEntry | None = None
         self.model: Model | None = None
         self.decoders: tuple[str, ...] = ()
         self.opening: ModelEntry | None = None
-        self.loading = ""
-        self.question: TrustQuestion | None = None
+        self.loading = ""  # name of what is being opened
+        self.question: TrustQuestion | None = None  # about a file that runs code and waits for the user's word
         self._questioned: ModelEntry | None = None
-        self.problem = ""
+        self.problem = ""  # why the last model could not be opened
 
     def open(self) -> None:
         """Import the libraries, then open the first bundled model unless another one is there by then."""
@@ -172,13 +155,7 @@ def open_libraries() -> Choices:
 
 
 def open_model(name: str | Path, *, trusted: Mapping[str, str] | None = None) -> Model:
-    """Open a model as `load_model` does, and remember what is *trusted*: SHA-256 to file name.
-
-    Raises
-    ------
-    UntrustedModelError, ModelError
-        See `load_model`. Also where the content is no longer what the user was asked about.
-    """
+    """Open a model as `load_model` does, and remember what is *trusted*: SHA-256 to file name."""
     from napari_tessera.models.load import load_model
     from napari_tessera.models.safety.trusted_files import TrustStore
 

@@ -30,82 +30,41 @@ RECENT_PASSES = 128
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A run's progress.
+    """Where a run stands, over all of its volumes."""
 
-    Parameters
-    ----------
-    done, total
-        Forward passes over all volumes; *total* grows when memory runs out and passes become smaller.
-    seconds_left
-        Time that the passes left will take, as fast as the last ones, and making labels, as far as is known; None
-        before the first pass is done.
-    seconds_per_pass
-        As the last ones took.
-    recovered
-        The last time that memory ran out.
-    noticed
-        Sentences on the network that its first passes showed.
-    decoding
-        The decoder that is making labels now.
-    passes_s, decoding_s
-        Time that passes and making labels have taken, over all volumes.
-    finished
-        The run's closing words, once it has ended by itself.
-    """
-
-    done: int = 0
-    total: int = 0
-    seconds_left: float | None = None
-    seconds_per_pass: float | None = None
-    recovered: MemoryRecovered | None = None
-    noticed: tuple[str, ...] = ()
-    decoding: str | None = None
+    done: int = 0  # forward passes
+    total: int = 0  # grows when memory runs out and passes become smaller
+    seconds_left: float | None = None  # passes and labels, as far as is known; None before the first pass is done
+    seconds_per_pass: float | None = None  # as the last ones took
+    recovered: MemoryRecovered | None = None  # the last time that memory ran out
+    noticed: tuple[str, ...] = ()  # sentences on the network that its first passes showed
+    decoding: str | None = None  # the decoder that is making labels now
     passes_s: float = 0.0
     decoding_s: float = 0.0
-    finished: RunFinished | None = None
+    finished: RunFinished | None = None  # once it has ended by itself
 
 
 @dataclass(slots=True)
 class VolumeProgress:
-    """Where one volume of a run stands.
+    """Where one volume of a run stands."""
 
-    Parameters
-    ----------
-    total, window_passes
-        Its forward passes, and the windows of all of them.
-    voxels, expected_s
-        What labels are made of, and how long that took before; None: not known.
-    done, windows_done
-        Passes until now, and the windows of these.
-    seconds, passes_s, decoding_s
-        That it took, once it is finished; of them those of its passes and of making labels.
-    """
-
-    total: int
-    window_passes: int
-    voxels: int = 0
-    expected_s: float | None = None
+    total: int  # forward passes
+    window_passes: int  # the windows of all of them
+    voxels: int = 0  # that labels are made of
+    expected_s: float | None = None  # how long making them took before; None: not known
     done: int = 0
     windows_done: int = 0
-    seconds: float = 0.0
+    seconds: float = 0.0  # that it took, once it is finished; of them those of its passes and of making labels
     passes_s: float = 0.0
     decoding_s: float = 0.0
 
 
 class ProgressMeter:
-    """Turns the events of a run into `Progress`, one after the other, volume by volume.
-
-    Attributes
-    ----------
-    progress
-        Of the whole run.
-    volumes
-        Of each volume; none before the run starts.
-    """
+    """Turns the events of a run into `Progress`, one after the other, volume by volume."""
 
     def __init__(self) -> None:
         self.progress = Progress()
-        self.volumes: list[VolumeProgress] = []
+        self.volumes: list[VolumeProgress] = []  # none before the run starts
         self._decoded: list[tuple[int, float]] = []
         self._next_decoded = 0
         self._passes_left_s: float | None = None
@@ -202,10 +161,7 @@ class ProgressMeter:
         self._last_pass = ended
 
     def _windows_left(self, volume: int, per_pass: float) -> float:
-        """Return the windows of the passes from here on, where the last ones held *per_pass* windows.
-
-        Windows are counted, each for every pass that it goes through: passes of unequal size are no measure of work.
-        """
+        # Windows are counted, each for every pass that it goes through: passes of unequal size are no measure of work.
         to_do = self.volumes[volume:]  # those before it are finished, or failed
         passes = sum(each.total - each.done for each in to_do)
         if self._repeats_windows:

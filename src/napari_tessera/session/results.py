@@ -25,45 +25,20 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageResult:
-    """The result of one image, ready to become layers.
+    """The result of one image, ready to become layers."""
 
-    Parameters
-    ----------
-    image
-        What it was made of, as it was when the run started.
-    axes
-        The image's axes (colours not counted) that the result has, ascending.
-    labels
-        Integers, one dimension for each of *axes*, or None.
-    probabilities
-        One array per channel, each as the labels, in the type that the settings keep them in; empty if not wanted.
-    channel_names
-        Names of the channels.
-    classes
-        What the labels stand for; empty where they are objects.
-    frame
-        Which frame it is, an index for each axis that runs frame by frame, if it is only one; else empty.
-    objects
-        Different labels other than 0: objects of all frames, which have numbers of their own in each, or classes.
-    final
-        False while more of it is to come, into the same arrays.
-    complete
-        False as long as anything is missing, for good when the run was cut short: what was not reached is 0.
-    provenance
-        Settings and origin, of anything that JSON can hold.
-    """
-
-    image: ImageInput
-    axes: tuple[int, ...]
-    labels: Array | None
-    probabilities: tuple[Array, ...]
+    image: ImageInput  # what it was made of, as it was when the run started
+    axes: tuple[int, ...]  # the image's axes (colours not counted) that the result has, ascending
+    labels: Array | None  # integers, one dimension for each of *axes*
+    probabilities: tuple[Array, ...]  # one array per channel, each as the labels; empty if not wanted
     channel_names: tuple[str, ...]
-    classes: tuple[LabelClass, ...]
-    frame: tuple[int, ...]
+    classes: tuple[LabelClass, ...]  # what the labels stand for; empty where they are objects
+    frame: tuple[int, ...]  # an index for each axis that runs frame by frame, if it is only one frame; else empty
+    # Different labels other than 0: objects of all frames, which have numbers of their own in each, or classes.
     objects: int
-    final: bool
-    complete: bool
-    provenance: Mapping[str, Any]
+    final: bool  # False while more of it is to come, into the same arrays
+    complete: bool  # False while anything is missing, for good when the run was cut short: what was not reached is 0
+    provenance: Mapping[str, Any]  # settings and origin, of anything that JSON can hold
 
 
 @dataclass(slots=True, eq=False)

@@ -36,21 +36,7 @@ class RunState(StrEnum):
 
 
 class Runner:
-    """Runs one task at a time.
-
-    Attributes
-    ----------
-    state, progress
-        Of the run that goes on, or of the last one.
-    plan, outputs
-        What is run, the same plan that was on screen, and what is kept of it.
-    found
-        Name of every image that is done, and how many objects or classes it has.
-    results
-        Results that have been handed on.
-    problem, report
-        Of a failed run: a sentence, and the traceback for whoever is to mend it.
-    """
+    """Runs one task at a time."""
 
     changed = Signal()
     """The state, or the plan that is run."""
@@ -67,13 +53,13 @@ class Runner:
         self._cancel: CancelToken | None = None
         self._meter = ProgressMeter()
         self._told = self._meter.progress
-        self.state = RunState.IDLE
-        self.plan: Plan | None = None
+        self.state = RunState.IDLE  # of the run that goes on, or of the last one
+        self.plan: Plan | None = None  # that is run, the same that was on screen
         self.outputs = Outputs()
-        self.found: list[tuple[str, int]] = []
-        self.results = 0
-        self.problem = ""
-        self.report = ""
+        self.found: list[tuple[str, int]] = []  # every image that is done, and how many objects or classes it has
+        self.results = 0  # that have been handed on
+        self.problem = ""  # of a failed run, a sentence
+        self.report = ""  # the traceback, for whoever is to mend it
         background.drained.connect(self._tell)
 
     @property
@@ -160,20 +146,14 @@ class Runner:
 
 
 class Fitting:
-    """Searches for the ``sw_batch_size`` that is fastest within what is free, for one task at a time.
-
-    Attributes
-    ----------
-    said
-        How the last search ended, until `forget`.
-    """
+    """Searches for the ``sw_batch_size`` that is fastest within what is free, for one task at a time."""
 
     changed = Signal()
 
     def __init__(self, background: Background) -> None:
         self._background = background
         self._cancel: CancelToken | None = None
-        self.said = Line()
+        self.said = Line()  # how the last search ended, until `forget`
 
     @property
     def active(self) -> bool:

@@ -140,10 +140,7 @@ class Session:
     def use_settings(self, settings: Settings) -> None:
         """Take all *settings*, the window and the decoder from the model where they have none.
 
-        Raises
-        ------
-        SettingsError
-            If their window has another number of axes than the model.
+        Raises `SettingsError` if their window has another number of axes than the model.
         """
         assert self.model is not None
         rule = self.model.spec.window
@@ -167,13 +164,7 @@ class Session:
         return notes
 
     def save_settings(self, path: str | Path, *, for_connectomics: bool = False) -> tuple[str, ...]:
-        """Write all settings, and return those that the program that reads the file will not know of.
-
-        Raises
-        ------
-        OutputError
-            If it cannot be written.
-        """
+        """Write all settings, and return those that the program that reads the file will not know of."""
         from napari_tessera.core.settings.connectomics_export import write_connectomics
 
         assert self.settings is not None

@@ -32,25 +32,14 @@ LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VolumeInput:
-    """One volume of a run: an image, or one frame of it.
-
-    Parameters
-    ----------
-    image, reading
-        The image and how its axes are read.
-    frame
-        Index along each axis that is read as T: time, for a 2D model also z. Empty if there is none.
-    in_channels
-        Channels that the model needs.
-    stack
-        Frames of all planes of the stack that it is cropped and normalised with, which lie along the last axis that is
-        read as T; empty where it is taken by itself.
-    """
+    """One volume of a run: an image, or one frame of it."""
 
     image: ImageInput
-    reading: Reading
-    frame: tuple[int, ...]
-    in_channels: int
+    reading: Reading  # how its axes are read
+    frame: tuple[int, ...]  # index along each axis that is read as T: time, for a 2D model also z; empty if none is
+    in_channels: int  # that the model needs
+    # Frames of all planes of the stack that it is cropped and normalised with, which lie along the last axis that is
+    # read as T; empty where it is taken by itself.
     stack: tuple[Callable[[], Source], ...] = ()
 
     @property
@@ -136,10 +125,7 @@ def read_volumes(
 ) -> tuple[tuple[Reading, ...], tuple[VolumeInput, ...]]:
     """Return how *images* are read for a model, and the volumes that they make; several may be channels of one.
 
-    Raises
-    ------
-    InputError
-        If an image does not suit the model.
+    Raises `InputError` if an image does not suit the model.
     """
     joined = join_channels(images, spec)
     taken = images if joined is None else (joined,)

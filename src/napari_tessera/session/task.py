@@ -44,26 +44,14 @@ class Outputs:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Task:
-    """Volumes, model and settings of one plan or run. Its methods belong on a thread: they load torch.
+    """Volumes, model and settings of one plan or run. Its methods belong on a thread: they load torch."""
 
-    Parameters
-    ----------
-    volumes
-        What to run on; volumes of one image follow one another.
-    model, settings, outputs
-        What to run and how, and what to keep.
-    mask
-        Where to compute; None: everywhere.
-    intensities
-        Remembers what was measured of images that have not changed since; None: all are measured.
-    """
-
-    volumes: tuple[VolumeInput, ...]
+    volumes: tuple[VolumeInput, ...]  # those of one image follow one another
     model: Model
     settings: Settings
     outputs: Outputs
-    mask: MaskInput | None = None
-    intensities: IntensityCache | None = None
+    mask: MaskInput | None = None  # where to compute; None: everywhere
+    intensities: IntensityCache | None = None  # remembers what was measured of images that have not changed since
 
     @property
     def trace_key(self) -> tuple[object, ...]:
@@ -78,13 +66,7 @@ class Task:
         return (*traced, *resampled, self.mask.number, settings.overlap, *images)
 
     def resolve(self) -> Plan:
-        """Return the plan of this task; where empty windows are to be skipped, it still counts all of them.
-
-        Raises
-        ------
-        SettingsError, InputError, ModelError
-            If volumes, settings, model and mask do not fit together.
-        """
+        """Return the plan of this task; where empty windows are to be skipped, it still counts all of them."""
         request = self._request()
         return request.plan(None if self.settings.skip_below is not None else request.find_windows())
 
@@ -92,11 +74,6 @@ class Task:
         """Return the plan with the ``sw_batch_size`` that is fastest within what is free, and the window if asked.
 
         A network of which nothing is known here is measured first, over one window at a time and over two.
-
-        Raises
-        ------
-        TesseraError
-            CancelledError, or what `fit_batch` and the measurement raise.
         """
         from napari_tessera.jobs.tuning import calibrate
         from napari_tessera.planning.autotune import fit_batch, fit_window
@@ -161,22 +138,11 @@ class Task:
         on_result: Callable[[ImageResult], object],
         cancel: threading.Event,
     ) -> None:
-        """Run, and hand on the result of every image as soon as it is there.
+        """Run, and hand on the result of every image as soon as it is there; the callbacks are called on this thread.
 
-        Parameters
-        ----------
-        plan
-            From `resolve`; resolved now if None. Counted anew where a mask says, or what is empty decides, what is
-            computed: painting goes on until the run starts, and what is empty is only looked for then.
-        on_plan, on_event, on_result
-            Called on this thread: once, often, and once per frame.
-        cancel
-            Stops the run within one forward pass; what was finished is handed on, marked incomplete.
-
-        Raises
-        ------
-        TesseraError
-            CancelledError, or whatever went wrong; results finished before it have been handed on.
+        *plan* is from `resolve`; resolved now if None. It is counted anew where a mask says, or what is empty decides,
+        what is computed: painting goes on until the run starts, and what is empty is only looked for then. *cancel*
+        stops the run within one forward pass; what was finished is handed on, marked incomplete.
         """
         from napari_tessera.jobs.pipeline import provenance
 

@@ -15,24 +15,12 @@ SHOWN_DIGITS = 16
 
 @dataclass(frozen=True, slots=True)
 class TrustQuestion:
-    """What a person must know to say whether a model may be opened.
+    """What a person must know to say whether a model may be opened."""
 
-    Parameters
-    ----------
-    label
-        What the model is called in the list of models.
-    format_name
-        What people call its format.
-    does
-        A clause on what opening it may do.
-    files
-        SHA-256 and path of each file that would run; the answer is for exactly this content.
-    """
-
-    label: str
+    label: str  # what the model is called in the list of models
     format_name: str
-    does: str
-    files: tuple[tuple[str, Path], ...]
+    does: str  # a clause on what opening it may do
+    files: tuple[tuple[str, Path], ...]  # SHA-256 and path of each that would run; the answer is for this very content
 
     @classmethod
     def of(cls, error: UntrustedModelError, label: str) -> TrustQuestion:
@@ -77,29 +65,3 @@ def short_sha(sha256: str) -> str:
     """
     shown = sha256[:SHOWN_DIGITS]
     return " ".join(shown[i : i + 4] for i in range(0, len(shown), 4)) + " …"
-
-
-def trusted_files() -> dict[str, str]:
-    """Return what the user has allowed to run code: SHA-256 to file name.
-
-    Raises
-    ------
-    ModelError
-        If the list cannot be read.
-    """
-    from napari_tessera.models.safety.trusted_files import TrustStore
-
-    return TrustStore().names()
-
-
-def revoke_trust(sha256: str) -> None:
-    """Take back one answer; models that are open stay open.
-
-    Raises
-    ------
-    ModelError
-        If the list cannot be read or written.
-    """
-    from napari_tessera.models.safety.trusted_files import TrustStore
-
-    TrustStore().revoke(sha256)
