@@ -109,7 +109,7 @@ def cpu_rows(name: str, *, thin: bool) -> Iterator[Row]:
     for network, windows in EVERY[name].built(thin=thin):
         for window in windows:
             for batch in BATCHES:
-                predicted = cache.activations_bytes(network, in_channels=1, window=window, batch=batch)
+                predicted = cache.profile(network, in_channels=1, window=window, batch=batch).activations_bytes
                 events, _ = measure_forward(network, (batch, 1, *window))
                 yield Row(name, window, batch, predicted, events.peak_bytes())
 

@@ -20,6 +20,7 @@ from napari_tessera.cli.render import needed_of_free, render_plan
 from napari_tessera.core.units import format_bytes
 from napari_tessera.memory.calibration.pass_time import DecodingTime, PassTime
 from napari_tessera.memory.device_state import DeviceState
+from napari_tessera.planning.plan import PlanTime
 from napari_tessera.session.cost import expected_time
 
 SHAPE, WINDOW = ("--shape", "165,1024,768"), ("--window", "112,112,112")
@@ -318,13 +319,14 @@ def test_one_figure_of_memory_on_a_cpu_and_two_on_a_card(model: Path) -> None:
 def test_time_of_passes_and_of_labels_apart(model: Path) -> None:
     planned = plan((128, 400, 400), nt.load_model(model), nt.Settings(sw_batch_size=4))
     windows = planned.windows
-    timed = replace(planned, pass_time=PassTime(((4, 2.0 / windows),)), decoding=DecodingTime(1.0, None))
-    assert expected_time(replace(timed, pass_time=None)) == ""
+    passes = PassTime(((4, 2.0 / windows),))
+    timed = replace(planned, time=PlanTime(passes, DecodingTime(1.0, None)))
+    assert expected_time(replace(timed, time=PlanTime())) == ""
     passes_s = timed.passes_seconds
     assert passes_s == pytest.approx(0.5)
     assert expected_time(timed) == "under 1 s for the passes, and what the labels take"
     assert timed.to_dict()["expected_decoding_seconds"] is None
-    timed = replace(timed, decoding=DecodingTime(1.0, 2e-6))
+    timed = replace(timed, time=PlanTime(passes, DecodingTime(1.0, 2e-6)))
     labels_s = 1.0 + 2e-6 * 128 * 400 * 400
     assert labels_s == pytest.approx(41.96)
     assert expected_time(timed) == "about 42 s (passes under 1 s, labels 42 s)"

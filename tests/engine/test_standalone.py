@@ -33,8 +33,8 @@ from napari_tessera.engine.sink import ArraySink
 from napari_tessera.engine.source import ArraySource
 from napari_tessera.engine.loop.sweep import Sweep
 from napari_tessera.models.spec.spec import ModelSpec, WindowRule
-from napari_tessera.memory import terms as memory, trace
-from napari_tessera.planning import resolve
+from napari_tessera.memory import estimate, trace
+from napari_tessera.planning import needs, resolve
 
 assert host_memory().free_bytes > 0
 spec = ModelSpec("n", 3, 1, 3, WindowRule.free(3))

@@ -38,8 +38,8 @@ def test_two_sizes_of_passes_are_measured_and_kept(
         known = nt.plan((16, 16, 16 * size), model, settings.replace(sw_batch_size=size, overlap=0), calibrations=store)
         assert known.measured is not None
     after = nt.plan((40, 40, 40), model, settings, calibrations=store)
-    assert after.pass_time is not None
-    assert after.pass_time.compares_batches
+    assert after.time.pass_time is not None
+    assert after.time.pass_time.compares_batches
     assert after.expected_seconds is not None
     assert fresh.of_pass().memory.counted_bytes == measured.estimated_bytes, "as estimated before either was measured"
 
@@ -67,4 +67,4 @@ def test_where_memory_is_not_counted_times_are_kept_all_the_same(
     assert nt.calibrate(model, SETTINGS, calibrations=store) is None
     after = nt.plan((40, 40, 40), model, SETTINGS, calibrations=store)
     assert after.measured is None
-    assert after.pass_time is not None
+    assert after.time.pass_time is not None

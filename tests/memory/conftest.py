@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
+
+from napari_tessera.memory.trace import ForwardTracer, PassTrace
 
 
 @pytest.fixture(scope="module")
@@ -15,3 +18,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+def trace_forward(network: torch.nn.Module, input_shape: tuple[int, ...], **options: Any) -> PassTrace:
+    return ForwardTracer(network, **options).trace(input_shape)

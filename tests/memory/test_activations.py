@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 import torch
 from monai.networks import nets
+from tests.planning.conftest import trace_forward
 from torch import nn
 
 from napari_tessera.core.errors import ModelError
 from napari_tessera.memory import activations, trace
 from napari_tessera.memory.activations import ActivationCache, ActivationLaw
-from napari_tessera.memory.trace import PassTrace, allocation_step_bytes, trace_forward
+from napari_tessera.memory.trace import PassTrace, allocation_step_bytes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -54,7 +55,7 @@ def shapes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
 
 def ask(cache: ActivationCache, network: nn.Module, batch: int, **changes: Any) -> int:
-    return cache.activations_bytes(network, **{"in_channels": 1, "window": WINDOW, "batch": batch} | changes)
+    return cache.profile(network, **{"in_channels": 1, "window": WINDOW, "batch": batch} | changes).activations_bytes
 
 
 class OnePerWindow(nn.Module):
@@ -324,4 +325,4 @@ def test_a_law_that_larger_passes_do_not_follow_is_found_out() -> None:
     cache, network = ActivationCache(), InPieces().eval()
     for batch in (2, 8, 16, 40):
         expected = trace_forward(network, (batch, 1, 32, 32)).activations_bytes
-        assert cache.activations_bytes(network, in_channels=1, window=(32, 32), batch=batch) == expected
+        assert cache.profile(network, in_channels=1, window=(32, 32), batch=batch).activations_bytes == expected

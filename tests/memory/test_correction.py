@@ -8,9 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from napari_tessera.memory.correction import fit_correction
-from napari_tessera.memory.estimate import DeviceNeed
-from napari_tessera.memory.profile import Correction, PassProfile
+from napari_tessera.memory.estimate import Correction, DeviceNeed, PassProfile, fit_correction
 
 MB = 10**6
 NEED = DeviceNeed(

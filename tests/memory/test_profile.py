@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from monai.networks import nets
+from tests.planning.conftest import trace_forward
 
 from napari_tessera.memory.activations import ActivationCache
-from napari_tessera.memory.profile import PassProfile
-from napari_tessera.memory.recorder import Convolution
-from napari_tessera.memory.trace import trace_forward
-from napari_tessera.memory.workspace import workspace_bytes
+from napari_tessera.memory.estimate import PassProfile
+from napari_tessera.memory.recorder import workspace_bytes
 
 MIB = 2**20
 
 
-def convolution(**changes: Any) -> Convolution:
-    shapes = {"input_shape": (1, 8, 4, 4, 4), "weight_shape": (16, 8, 3, 3, 3), "output_shape": (1, 16, 4, 4, 4)}
-    return Convolution(**{"at_event": 1, **shapes, "item_bytes": 4, "groups": 1, "transposed": False} | changes)
+SHAPES = ((1, 8, 4, 4, 4), (16, 8, 3, 3, 3), (1, 16, 4, 4, 4))
 
 
 def test_single_precision_lays_out_input_and_weights_anew() -> None:
-    assert workspace_bytes(convolution()) == 4 * (8 * 64 + 16 * 8 * 27)
+    assert workspace_bytes(*SHAPES) == 4 * (8 * 64 + 16 * 8 * 27)
 
 
 def test_half_precision_lays_out_the_output_too() -> None:
-    assert workspace_bytes(convolution(item_bytes=2)) == 2 * (8 * 64 + 16 * 8 * 27 + 16 * 64)
+    assert workspace_bytes(*SHAPES, item_bytes=2) == 2 * (8 * 64 + 16 * 8 * 27 + 16 * 64)
 
 
 def test_a_depthwise_convolution_has_no_workspace_but_one_of_a_single_channel_has() -> None:
-    assert workspace_bytes(convolution(groups=8)) == 0
-    assert workspace_bytes(convolution(input_shape=(1, 1, 4, 4, 4))) > 0
+    assert workspace_bytes(*SHAPES, groups=8) == 0
+    assert workspace_bytes((1, 1, 4, 4, 4), *SHAPES[1:]) > 0
 
 
 def test_a_workspace_counts_at_its_moment_only() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from monai.networks import nets
+from tests.planning.conftest import trace_forward
 from torch import nn
 from torch.nn import functional
 
@@ -30,7 +31,6 @@ from napari_tessera.memory.trace import (
     PassTrace,
     allocation_step_bytes,
     measure_forward,
-    trace_forward,
     weights_bytes,
 )
 
@@ -245,11 +245,10 @@ def test_allocations_are_rounded_up_as_the_device_does() -> None:
     assert (allocation_step_bytes("cpu"), allocation_step_bytes("mps"), allocation_step_bytes("cuda")) == (1, 1, 512)
 
 
-def test_convolutions_are_noted() -> None:
-    first, second = trace_forward(Head(), (3, 1, 8, 8)).convolutions
-    assert (first.input_shape, first.weight_shape, first.output_shape) == ((3, 1, 8, 8), (4, 1, 3, 3), (3, 4, 8, 8))
-    assert (first.item_bytes, first.groups, first.transposed) == (4, 1, False)
-    assert first.at_event < second.at_event
+def test_workspaces_of_convolutions_are_noted() -> None:
+    (at, size), (later, _) = trace_forward(Head(), (3, 1, 8, 8)).workspaces
+    assert size == 4 * (3 * 8 * 8 + 4 * 1 * 3 * 3)  # float32: input and weights
+    assert at < later
 
 
 def test_tied_weights_count_once() -> None:
@@ -398,7 +397,7 @@ def test_what_cannot_be_traced_is_measured_on_small_windows(
     network, shape = Odd(call).eval(), (5, 1, 64, 64)
     state = torch.get_rng_state()
     traced = trace_forward(network, shape, precision=precision, device_type="cuda")
-    assert (traced.method, traced.outputs, traced.convolutions) == ("measured", {"": (5, 2, 64, 64)}, ())
+    assert (traced.method, traced.outputs, traced.workspaces) == ("measured", {"": (5, 2, 64, 64)}, ())
     events, _ = measure_forward(network, shape)
     assert traced.activations_bytes == pytest.approx(events.peak_bytes(512), rel=traced.error_fraction)
     assert traced.events.peak_bytes() == traced.activations_bytes

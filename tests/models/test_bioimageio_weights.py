@@ -274,7 +274,7 @@ def test_onnx_of_one_window_per_pass(package: Path, last: bool) -> None:
         found = model.network(given).movedim(1, -1) if last else model.network(given)
         np.testing.assert_allclose(found.reshape(count, -1), expected, atol=1e-5)
         settings = nt.Settings(sw_batch_size=count, window_size=(32, 32, 32), device="cpu")
-        counted = nt.plan((64, 64, 64), model, settings).need.profile.activations_bytes
+        counted = nt.plan((64, 64, 64), model, settings).needs.need.profile.activations_bytes
         assert counted > 4 * 3 * count * 32**3, "the windows and both channels of their outputs"
 
 

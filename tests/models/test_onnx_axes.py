@@ -183,7 +183,7 @@ def test_memory_of_a_fixed_batch_is_that_of_its_passes_and_all_their_outputs(tmp
     size = 4 * 16 * 16
     for windows in (1, 2, 5):
         settings = nt.Settings(sw_batch_size=windows, device="cpu")
-        counted = nt.plan((64, 64), model, settings).need.profile.activations_bytes
+        counted = nt.plan((64, 64), model, settings).needs.need.profile.activations_bytes
         # The windows, an output of each, and all outputs side by side; a single one is its own.
         assert counted == (2 * size if windows == 1 else 3 * windows * size)
 

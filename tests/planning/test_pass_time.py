@@ -14,9 +14,10 @@ from napari_tessera.decode import get_decoder
 from napari_tessera.engine.geometry.grid import count_forward_passes
 from napari_tessera.memory.calibration.pass_time import DecodingTime, PassTime
 from napari_tessera.memory.device_state import DeviceState
-from napari_tessera.memory.profile import PassProfile
+from napari_tessera.memory.estimate import PassProfile
 from napari_tessera.models.spec.spec import ModelSpec, WindowRule
-from napari_tessera.planning.resolve import Traced, resolve
+from napari_tessera.planning.needs import Traced
+from napari_tessera.planning.resolve import resolve
 
 if TYPE_CHECKING:
     from napari_tessera.planning.plan import Plan
@@ -97,7 +98,8 @@ def test_devices_share_the_blocks() -> None:
     plan = planned((40, 40, 40))
     two = replace(plan, device=replace(CPU, count=2))
     assert two.seconds_at(line(0, 1)) == 64, "a single block is one device's"
-    halves = replace(two, volumes=(replace(plan.volumes[0], blocks=plan.volumes[0].blocks * 2),))
+    volumes = (replace(plan.volumes[0], blocks=plan.volumes[0].blocks * 2),)
+    halves = replace(two, layout=replace(two.layout, volumes=volumes))
     assert halves.seconds_at(line(0, 1)) == 64, "twice the windows on two devices"
 
 

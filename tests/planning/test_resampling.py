@@ -12,11 +12,12 @@ from napari_tessera.core.errors import InputError, SettingsError
 from napari_tessera.core.settings.settings import Settings
 from napari_tessera.decode import get_decoder
 from napari_tessera.memory.device_state import DeviceState
-from napari_tessera.memory.profile import PassProfile
+from napari_tessera.memory.estimate import PassProfile
 from napari_tessera.models.spec.spec import ModelSpec, WindowRule
+from napari_tessera.planning.needs import Traced
 from napari_tessera.planning.plan import Level, Plan
 from napari_tessera.planning.resampling import resampling_of
-from napari_tessera.planning.resolve import Traced, resolve
+from napari_tessera.planning.resolve import resolve
 
 GIB = 2**30
 SPEC = ModelSpec("net", 3, 1, 3, WindowRule((64, 64, 64), (16, 16, 16), (16, 16, 16)), voxel_size_um=(0.01,) * 3)

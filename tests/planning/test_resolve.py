@@ -17,11 +17,12 @@ from napari_tessera.core.settings.settings import Settings
 from napari_tessera.decode import get_decoder
 from napari_tessera.engine.stitching.stitch import Weighting, estimate_slab_bytes
 from napari_tessera.memory.device_state import DeviceState
-from napari_tessera.memory.profile import Correction, Known, PassProfile
+from napari_tessera.memory.estimate import Correction, Known, PassProfile
 from napari_tessera.models.spec.spec import ModelSpec, OutputSpec, WindowRule
 from napari_tessera.planning.advice import largest_fitting_batch
+from napari_tessera.planning.needs import Traced
 from napari_tessera.planning.plan import Level, Plan
-from napari_tessera.planning.resolve import Traced, resolve
+from napari_tessera.planning.resolve import resolve
 
 MIB, GIB = 2**20, 2**30
 SPEC = ModelSpec("net", 3, 1, 3, WindowRule((64, 64, 64), (16, 16, 16), (16, 16, 16)), voxel_size_um=(0.01,) * 3)
@@ -41,6 +42,7 @@ def planned(
     decoder: str | None = "argmax",
     voxel_size_um: tuple[float, ...] | None = None,
     window_masks: Any = None,
+    keeps_probabilities: bool = False,
     **settings: Any,
 ) -> Plan:
     return resolve(
@@ -52,6 +54,7 @@ def planned(
         decoder=None if decoder is None else get_decoder(decoder),
         voxel_size_um=voxel_size_um,
         window_masks=window_masks,
+        keeps_probabilities=keeps_probabilities,
     )
 
 
@@ -116,6 +119,27 @@ def test_sizes_of_results() -> None:
     assert planned((10, 20, 30), decoder=None).output_bytes == 6000 * 3 * 4
     two = planned((10, 20, 30), (10, 20, 30), decoder=None)
     assert two.output_bytes == 2 * 6000 * 3 * 4
+
+
+def test_labels_and_probabilities_are_planned_as_one_run() -> None:
+    shapes, voxels = ((300, 200, 100), (100, 100, 100)), 300 * 200 * 100 + 100**3
+    labels, kept, both = (
+        planned(*shapes, skip_below=1, window_masks=[None, np.ones((3, 3, 3), bool)], **options)
+        for options in ({}, {"decoder": None}, {"keeps_probabilities": True})
+    )
+    assert both.memory == kept.memory  # what is swept is probabilities
+    assert [volume.blocks for volume in both.volumes] == [volume.blocks for volume in kept.volumes]
+    assert both.settings == labels.settings
+    assert both.output_bytes == voxels * (1 + 3 * 4)  # labels of one byte, three channels of float32
+    assert both.host.kept_bytes == voxels * 3 * 4
+    assert both.host_bytes == labels.host_bytes + both.host.kept_bytes
+    alone = planned(*shapes, decoder=None, keeps_probabilities=True)
+    assert alone == planned(*shapes, decoder=None)
+    room = replace(CUDA, host_free_bytes=both.host_bytes - 1)
+    assert not any("of RAM" in hint for hint in planned(*shapes, device=room).hints)
+    assert any("of RAM" in hint for hint in planned(*shapes, device=room, keeps_probabilities=True).hints)
+    with pytest.raises(SettingsError):  # its output is no probability
+        planned(*shapes, keeps_probabilities=True, probabilities="uint8")
 
 
 def test_what_the_settings_leave_open_comes_from_the_model() -> None:
@@ -235,7 +259,7 @@ def test_affinities_keep_their_offsets_for_the_views() -> None:
     offsets = ((-1, 0, 0), (0, -1, 0), (0, 0, -1))
     spec = replace(SPEC, output=OutputSpec("affinities", offsets), decoder=None)
     one, many = (planned((99,) * 3, spec=spec, decoder="watershed", tta_num=views) for views in (1, 4))
-    assert one.offsets == offsets
+    assert one.layout.offsets == offsets
     assert many.memory.importance_bytes == one.memory.importance_bytes + 3 * 4 * 64**3
 
 

@@ -486,7 +486,7 @@ def test_the_formula_of_the_passes_holds(session: Session, image: Any, drain_unt
     for cuts in ((8, 16, 24), (8, 24)):
         blocks = tuple(Block((0, 0, a), (40, 24, b)) for a, b in pairwise((0, *cuts)))
         cut = VolumePlan.of(grid, sw_batch_size=3, n_views=1, blocks=blocks)
-        tooltip = passes_line(replace(plan, volumes=(cut,))).tooltip
+        tooltip = passes_line(replace(plan, layout=replace(plan.layout, volumes=(cut,)))).tooltip
         formula = tooltip.split("; ")[-1].split(" × 1 view")[0].replace(" per pass", "").replace("×", "*")
         assert eval(formula, {"ceil": ceil}) == cut.forward_passes
         assert f"{len(blocks)} blocks, {cut.repeated_windows} windows computed again" in tooltip

@@ -12,7 +12,7 @@ from napari_tessera.core.units import format_bytes
 
 if TYPE_CHECKING:
     from napari_tessera.memory.calibration.pass_time import PassTime
-    from napari_tessera.memory.profile import Measurement
+    from napari_tessera.memory.estimate import Measurement
 
 
 def calibrate(
@@ -34,7 +34,7 @@ def calibrate(
 
     measured = calibrate(network, wanted)
     shape = wanted.window_size or network.spec.window.default
-    pass_time = plan(shape, network, wanted, decoder=PROBABILITIES).pass_time
+    pass_time = plan(shape, network, wanted, decoder=PROBABILITIES).time.pass_time
     assert pass_time is not None, "it has just been measured"
     if as_json:
         memory = {} if measured is None else asdict(measured)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -191,7 +191,7 @@ class FileRun:
     def _facts(self, item: Item, progress: RunProgress) -> dict[str, Any]:
         """Return what the result's file says of its origin: what a reader needs to make it again."""
         own = slice(item.volumes.start, item.volumes.stop)
-        facts = provenance(replace(self.planned, volumes=self.planned.volumes[own]), self.request.model)
+        facts = provenance(self.planned.of_volumes(own), self.request.model)
         facts |= {"source": item.image.path.name, "result": "labels" if self.decoder else "probabilities"}
         if item.image.channels is not None:
             facts["channels"] = item.image.channels

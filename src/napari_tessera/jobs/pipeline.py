@@ -233,7 +233,7 @@ def _failed(number: int, error: Exception, notify: EventHandler) -> VolumeResult
 
 
 def _counts(plan: Plan) -> tuple[VolumeCounts, ...]:
-    decodes, timed = bool(plan.settings.decoder), plan.decoding
+    decodes, timed = bool(plan.settings.decoder), plan.time.decoding
     return tuple(
         VolumeCounts(
             forward_passes=volume.forward_passes,

@@ -21,10 +21,8 @@ from napari_tessera.engine.loop.events import (
 )
 from napari_tessera.memory.calibration.key import CalibrationKey
 from napari_tessera.memory.calibration.pass_time import WARM_UP_PASSES
-from napari_tessera.memory.correction import LARGEST_SCALE, fit_correction
-from napari_tessera.memory.profile import Measurement
+from napari_tessera.memory.estimate import LARGEST_SCALE, PRIOR_SCALES, Measurement, fit_correction
 from napari_tessera.memory.trace import torch_sees_memory_of
-from napari_tessera.memory.workspace import PRIOR_SCALES
 
 if TYPE_CHECKING:
     import torch
@@ -96,12 +94,12 @@ class RunMemory:
             self._store.add_decoding(plan.decoder_text, self._decoded)
         batch = plan.settings.sw_batch_size
         times = list(self._times[batch])  # smaller ones are leftovers, timed once or twice
-        if len(times) > 1 or (times and plan.pass_time is None):  # a lone pass is the slow first one
+        if len(times) > 1 or (times and plan.time.pass_time is None):  # a lone pass is the slow first one
             settled = times[min(WARM_UP_PASSES, len(times) // 2) :]
             self._store.add_times(key, window, {batch: median(settled)})
         if run.peak_bytes is not None and not plan.counts_are_bounds and torch_sees_memory_of(self._network):
-            of_pass = CalibrationKey.of(self._network, plan.settings, plan.device, windows=plan.need.windows)
-            self._store.add(of_pass, window, plan.need.windows, measurement_of(plan, run.peak_bytes))
+            of_pass = CalibrationKey.of(self._network, plan.settings, plan.device, windows=plan.needs.need.windows)
+            self._store.add(of_pass, window, plan.needs.need.windows, measurement_of(plan, run.peak_bytes))
 
 
 def measurement_of(plan: Plan, measured_bytes: int) -> Measurement:
@@ -113,7 +111,7 @@ def measurement_of(plan: Plan, measured_bytes: int) -> Measurement:
         If something else in this program must have taken part of it: torch's counters tell no users apart.
     """
     prior = PRIOR_SCALES.get(plan.device.kind, 0.0)
-    correction = fit_correction(plan.need, measured_bytes, prior_scale=prior)
+    correction = fit_correction(plan.needs.need, measured_bytes, prior_scale=prior)
     estimated = plan.memory.counted_bytes
     shared = plan.device.kind != "cpu"  # whose allocations are counted call by call
     if shared and (correction.workspace_scale >= LARGEST_SCALE or correction.activations_factor >= LARGEST_FACTOR):

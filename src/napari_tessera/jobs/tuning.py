@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from napari_tessera.images.views.crop import Crop
     from napari_tessera.memory.calibration.pass_time import PassTime
     from napari_tessera.memory.device_state import DeviceState
-    from napari_tessera.memory.profile import Measurement
+    from napari_tessera.memory.estimate import Measurement
     from napari_tessera.models.given import GivenModel, GivenSettings
     from napari_tessera.models.model import Model
     from napari_tessera.planning.plan import Plan

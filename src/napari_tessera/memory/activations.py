@@ -15,14 +15,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
 from napari_tessera.core.errors import ModelError
-from napari_tessera.memory.profile import PassProfile
+from napari_tessera.memory.estimate import PassProfile
 from napari_tessera.memory.trace import ForwardTracer, PassTrace, allocation_step_bytes, weights_bytes
-from napari_tessera.memory.workspace import workspace_bytes
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ActivationCache", "ActivationLaw"]
 
 # Vision transformers order their operations differently at batch 1, so the law starts at 2. The other is far from it,
 # so that what cuts its batch into pieces shows; sizes that fill it up are seldom multiples of the difference.
@@ -53,17 +51,16 @@ class ActivationLaw:
         if few.events.storage_ids != many.events.storage_ids:
             return None
         sizes = list(zip(few.events.signed_bytes, many.events.signed_bytes, strict=True))
-        pairs = [
-            (workspace_bytes(a), workspace_bytes(b)) for a, b in zip(few.convolutions, many.convolutions, strict=True)
-        ]
+        pairs = [(less, more) for (_, less), (_, more) in zip(few.workspaces, many.workspaces, strict=True)]
         if any((more - less) % (MANY - FEW) for less, more in (*sizes, *pairs)):
             return None
         per_window = array("q", (_each(*pair) for pair in sizes))
         once = array("q", (_once(*pair) for pair in sizes))
         if any(a * b < 0 for a, b in zip(once, per_window, strict=True)):
             return None  # some batch would free what it allocates
-        events = (convolution.at_event for convolution in few.convolutions)
-        workspaces = tuple((at, _once(*pair), _each(*pair)) for at, pair in zip(events, pairs, strict=True))
+        workspaces = tuple(
+            (at, _once(*pair), _each(*pair)) for (at, _), pair in zip(few.workspaces, pairs, strict=True)
+        )
         return cls(once, per_window, workspaces)
 
     def profile(self, batch: int, *, step_bytes: int = 1) -> PassProfile:
@@ -125,41 +122,6 @@ class ActivationCache:
         self._lock = threading.Lock()  # held for moments only, unlike the next
         self._tracing = threading.Lock()
 
-    def activations_bytes(
-        self,
-        network: torch.nn.Module,
-        *,
-        in_channels: int,
-        window: tuple[int, ...],
-        batch: int,
-        precision: str = "float32",
-        device_type: str = "cpu",
-    ) -> int:
-        """Return the most that a pass over *batch* windows has alive at once besides the weights, its input included.
-
-        The first call for several windows traces a small batch and a large one; from these any other follows in well
-        under a millisecond. A batch of 1 is traced alone, and so is each batch of a network whose allocations are not
-        affine.
-
-        Parameters
-        ----------
-        network
-            Eager or TorchScript, on any device.
-        in_channels, window
-            Of the float32 input; *window* in voxels.
-        batch
-            Windows per forward pass, >= 1.
-        precision, device_type
-            See `trace_forward`.
-
-        Raises
-        ------
-        ModelError
-            If the network refuses such an input; remembered, too.
-        """
-        key = _Input(in_channels, tuple(window), _same_memory(precision), device_type)
-        return self._traced(network, key, batch).profiles[batch].activations_bytes
-
     def profile(
         self,
         network: torch.nn.Module,
@@ -171,15 +133,28 @@ class ActivationCache:
         device_type: str = "cpu",
         as_of: int | None = None,
     ) -> PassProfile:
-        """Return what a pass over *batch* windows has alive, and the workspaces beside it.
+        """Return what a pass over *batch* windows has alive at once besides the weights, and the workspaces beside it.
 
-        Parameters and errors are those of `activations_bytes`.
+        The first call for several windows traces a small batch and a large one; from these any other follows in well
+        under a millisecond. A batch of 1 is traced alone, and so is each batch of a network whose allocations are not
+        affine.
 
         Parameters
         ----------
+        network, precision, device_type
+            See `ForwardTracer`.
+        in_channels, window
+            Of the float32 input; *window* in voxels.
+        batch
+            Windows per forward pass, >= 1.
         as_of
             Windows of the passes that this one comes with, > 1 if given: a window that is left over is taken to follow
             their law. It may order its operations in another way, for which it is worth no trace of its own.
+
+        Raises
+        ------
+        ModelError
+            If the network refuses such an input; remembered, too.
         """
         key = _Input(in_channels, tuple(window), _same_memory(precision), device_type)
         known = self._traced(network, key, as_of or batch)
@@ -199,7 +174,7 @@ class ActivationCache:
     ) -> PassTrace:
         """Return a trace made on the way to the memory of *batch* windows: shape of the output, method and its error.
 
-        Its own batch may be another. Parameters and errors are those of `activations_bytes`.
+        Its own batch may be another. Parameters and errors are those of `profile`.
         """
         key = _Input(in_channels, tuple(window), _same_memory(precision), device_type)
         known = self._traced(network, key, batch)

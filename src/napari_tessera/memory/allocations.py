@@ -19,7 +19,6 @@ from napari_tessera.engine.loop.events import DecodingStarted, Event, EventHandl
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["FirstPasses", "HostAllocations", "peak_of_allocations"]
 
 _autograd: Any = torch.autograd  # whose private names its stubs do not have
 _ALLOCATION = "memory_alloc"  # releases are reported under the same name, as negative sizes

@@ -19,8 +19,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from napari_tessera.core.errors import ModelError
 
-__all__ = ["DatalessMode", "DatalessTensor", "has_no_data", "storage_of", "tensors_in"]
-
 aten = torch.ops.aten
 
 _META = torch.device("meta")

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from napari_tessera.engine.devices.choice import open_devices
 from napari_tessera.engine.devices.host_memory import host_memory
 
-__all__ = ["HEADROOM", "DeviceState", "measure_device"]
-
 # Share of free memory that a run should leave alone: allocators fragment, other programs breathe.
 HEADROOM = 0.1
 

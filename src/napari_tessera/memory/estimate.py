@@ -1,14 +1,122 @@
-"""Memory of a run at its peak, term by term: of the device, what that follows from, and of the host."""
+"""Memory of a run at its peak: a forward pass, the terms of the device and of the host, and what corrects them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 
-if TYPE_CHECKING:
-    from napari_tessera.memory.profile import Correction, PassProfile
+# How much of the rule for workspaces (`recorder.workspace_bytes`) is assumed before anything has been measured: all of
+# it for cuDNN, nothing elsewhere, where no rule is known that holds over kernels.
+PRIOR_SCALES = {"cuda": 1.0}
+# How far the estimate may be off for it. On CUDA a goal, not a figure: no card has been measured yet. On the CPU what
+# benchmarks/calibration.py finds that kernels take beside tensors (up to 23 % of all), and twice the tensors where a
+# pass holds a single window, for which torch takes kernels that write whole matrices of columns.
+PRIOR_ERRORS = {"cuda": 0.1, "cpu": 0.3}
+CPU_SINGLE_ERROR = 2.0
+# The rule's workspaces times more than this would be the memory of another kernel altogether.
+LARGEST_SCALE = 8.0
+# Halvings of the interval of scales: to 1e-5 of it.
+HALVINGS = 20
+# A peak as near as this to what was assumed says nothing of workspaces: to fit their scale to what another layout of a
+# tensor takes would be wrong by far where they do decide (a SwinUNETR on the CPU: 0.5 % here, 30 % there).
+NEAR = 0.01
+# What remains to be explained of a peak after the scale, as a share of it, and is left alone.
+REST = 0.001
 
-__all__ = ["DeviceNeed", "HostEstimate", "MemoryEstimate"]
+
+@dataclass(frozen=True, slots=True)
+class PassProfile:
+    """The memory of one forward pass besides the weights, bytes.
+
+    Parameters
+    ----------
+    activations_bytes
+        The most that tensors take at once, input and output included.
+    at_convolutions
+        For convolutions that may decide on the peak: what tensors take at that moment, and the kernel's own workspace.
+    """
+
+    activations_bytes: int
+    at_convolutions: tuple[tuple[int, int], ...] = ()
+
+    @classmethod
+    def of(cls, live_bytes: Sequence[int], workspaces: Iterable[tuple[int, int]]) -> PassProfile:
+        """Return the profile of a pass whose tensors take *live_bytes* after every event.
+
+        *workspaces*: (how many events had happened, bytes) of every convolution.
+        """
+        moments = sorted((((live_bytes[at - 1] if at else 0), size) for at, size in workspaces), reverse=True)
+        deciding: list[tuple[int, int]] = []
+        for moment in moments:  # less alive matters only with a larger workspace
+            if moment[1] > 0 and (not deciding or moment[1] > deciding[-1][1]):
+                deciding.append(moment)
+        return cls(max(live_bytes, default=0), tuple(deciding))
+
+    def workspace_bytes(self, scale: float) -> int:
+        """Return what the workspaces, times *scale*, add to the peak of the tensors.
+
+        Examples
+        --------
+        >>> PassProfile(100, ((90, 5), (60, 80))).workspace_bytes(1.0)
+        40
+        """
+        peak = max((alive + scale * size for alive, size in self.at_convolutions), default=0)
+        return max(round(peak) - self.activations_bytes, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """How the parts of an estimate differ from what was measured.
+
+    Parameters
+    ----------
+    workspace_scale
+        What the workspace of convolutions (see `recorder.workspace_bytes`) is multiplied with.
+    activations_factor
+        What the activations are multiplied with, for what nothing else explains.
+    unused_library_bytes
+        How much less than was assumed the handles of libraries take.
+    """
+
+    workspace_scale: float = 0.0
+    activations_factor: float = 1.0
+    unused_library_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One run, or one calibrating pass.
+
+    Parameters
+    ----------
+    estimated_bytes, measured_bytes
+        What was predicted, by what was known then, and what torch counted: bytes, without the driver's context.
+    correction
+        What makes the estimate the measurement.
+    """
+
+    estimated_bytes: int
+    measured_bytes: int
+    correction: Correction
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of an estimate.
+
+    Parameters
+    ----------
+    correction
+        What to correct it by.
+    error_fraction
+        How far the corrected estimate may be off.
+    latest
+        The last measurement of this very network; None where there is none, or others stand in for it.
+    """
+
+    correction: Correction
+    error_fraction: float = 0.0
+    latest: Measurement | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +179,8 @@ class DeviceNeed:
         What the engine needs beside a pass, and in its place once it is over.
     library_bytes
         Handles of libraries.
+    known
+        What is known of passes over so many windows.
     """
 
     weights_bytes: int
@@ -83,14 +193,29 @@ class DeviceNeed:
     after_bytes: int
     library_bytes: int
     context_bytes: int
+    known: Known = Known(Correction())
 
     @property
     def peaks_in_pass(self) -> bool:
         """Whether the most is needed during the pass, and not in its place once it is over."""
         return self.after_bytes <= self.profile.activations_bytes
 
+    @property
+    def memory(self) -> MemoryEstimate:
+        """The terms, corrected by what is known."""
+        return self.estimate(self.known.correction)
+
+    @property
+    def most_bytes(self) -> int:
+        """All of it if the estimate is too low by all that it may be off."""
+        return round(self.memory.total_bytes * (1 + self.known.error_fraction))
+
+    def of_pass(self) -> DeviceNeed:
+        """Return the need of a forward pass alone: no accumulator, nothing before it or after."""
+        return replace(self, accumulator_bytes=0, importance_bytes=0, staging_bytes=0, during_bytes=0, after_bytes=0)
+
     def estimate(self, correction: Correction) -> MemoryEstimate:
-        """Return the terms, corrected by what has been measured."""
+        """Return the terms, corrected by *correction*."""
         activations = round(self.profile.activations_bytes * correction.activations_factor)
         during = self.during_bytes + self.profile.workspace_bytes(correction.workspace_scale)
         return MemoryEstimate(
@@ -152,3 +277,52 @@ class HostEstimate:
     def to_dict(self) -> dict[str, int]:
         """Return every term and the total by name."""
         return {term.name: getattr(self, term.name) for term in fields(self)} | {"total_bytes": self.total_bytes}
+
+
+def fit_correction(need: DeviceNeed, measured_bytes: int, *, prior_scale: float) -> Correction:
+    """Return the correction that makes the estimate of *need* the *measured_bytes*.
+
+    Parameters
+    ----------
+    need
+        Of the run that was measured.
+    measured_bytes
+        The most that torch had allocated for it, the weights included.
+    prior_scale
+        What is assumed of workspaces: kept where they do not decide on the peak, lowered where that already says less.
+
+    Notes
+    -----
+    What is missing of the assumed sum is first taken from what does not grow with the pass, the libraries' handles:
+    were a constant taken for a share of the activations, larger passes would be expected to need too little.
+    """
+    unused = min(max(need.estimate(Correction(prior_scale)).counted_bytes - measured_bytes, 0), need.library_bytes)
+
+    def counted(scale: float, factor: float = 1.0) -> int:
+        return need.estimate(Correction(scale, factor, unused)).counted_bytes
+
+    assumed = counted(prior_scale)
+    if abs(measured_bytes - assumed) <= NEAR * assumed:
+        scale = prior_scale
+    else:
+        scale = _largest(lambda scale: counted(scale) <= measured_bytes, LARGEST_SCALE)
+        if counted(scale) == counted(0.0):  # no workspace decides, so this is only an upper bound of the scale
+            scale = min(scale, prior_scale)
+    factor = 1.0
+    rest = measured_bytes - counted(scale)
+    # Where the peak comes after the pass, less of it says nothing about the pass.
+    if abs(rest) > REST * measured_bytes and (need.peaks_in_pass or rest > 0):
+        most = max(measured_bytes / max(need.profile.activations_bytes, 1), 1.0)
+        factor = _largest(lambda factor: counted(scale, factor) <= measured_bytes, most)
+    return Correction(scale, factor, unused)
+
+
+def _largest(fits: Callable[[float], bool], most: float) -> float:
+    """Return the largest number of [0, *most*] that *fits*, 0 if none does; all below one that fits do."""
+    if fits(most):
+        return most
+    low, high = 0.0, most
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

@@ -20,8 +20,6 @@ from torch.overrides import TorchFunctionMode
 
 from napari_tessera.memory.dataless import DatalessMode
 
-__all__ = ["Skeleton", "autocast_flags", "build_skeleton", "network_weights", "share_weights"]
-
 aten = torch.ops.aten
 TensorMap = Callable[[torch.Tensor], torch.Tensor]
 

@@ -3,8 +3,8 @@
 A recorder follows every storage that a pass over a data-less twin of the network creates, from its birth to its death.
 Where a network cannot be traced, two small real passes are recorded instead and scaled up.
 
-What a kernel takes for itself while it runs, as the workspace of a convolution, is not seen; `PassTrace.convolutions`
-holds what the rule in `workspace` needs.
+What a kernel takes for itself while it runs, as the workspace of a convolution, is not seen, but estimated by a rule
+(`recorder.workspace_bytes`).
 """
 
 from __future__ import annotations
@@ -22,24 +22,13 @@ from napari_tessera.core.errors import ModelError
 from napari_tessera.engine.devices.arithmetic import attention_by_parts
 from napari_tessera.engine.loop.evaluation import evaluating
 from napari_tessera.engine.loop.forward import precision_remedy
-from napari_tessera.memory.profile import PassProfile
-from napari_tessera.memory.recorder import Convolution, MemoryEvents, Recorder, round_up, storage_sizes
+from napari_tessera.memory.estimate import PassProfile
+from napari_tessera.memory.recorder import MemoryEvents, Recorder, round_up, storage_sizes
 from napari_tessera.memory.skeleton import Skeleton, autocast_flags, build_skeleton, network_weights, share_weights
-from napari_tessera.memory.workspace import workspace_bytes
 
 if TYPE_CHECKING:
     from napari_tessera.engine.loop.several_outputs import Shapes
 
-__all__ = [
-    "LARGEST_STRIDE_VOX",
-    "ForwardTracer",
-    "PassTrace",
-    "allocation_step_bytes",
-    "measure_forward",
-    "torch_sees_memory_of",
-    "trace_forward",
-    "weights_bytes",
-]
 
 aten = torch.ops.aten
 
@@ -73,8 +62,9 @@ class PassTrace:
         Parameters, buffers and TorchScript constants; a storage that several of them share counts once.
     outputs
         Shapes of what the network gives, by name (see `name_outputs`).
-    events, convolutions
-        How the peak came about; a measured pass has one event, as large as the peak, and no convolutions.
+    events, workspaces
+        How the peak came about: of each convolution how many events had happened, and its workspace; a measured pass
+        has one event, as large as the peak, and no workspaces.
     method
         ``"traced"``: on a data-less twin. ``"measured"``: scaled up from small real passes in float32.
     error_fraction
@@ -85,14 +75,13 @@ class PassTrace:
     weights_bytes: int
     outputs: Shapes
     events: MemoryEvents
-    convolutions: tuple[Convolution, ...]
+    workspaces: tuple[tuple[int, int], ...]
     method: Literal["traced", "measured"]
     error_fraction: float
 
     def profile(self, step_bytes: int = 1) -> PassProfile:
         """Return tensors and workspaces, each allocation rounded up to *step_bytes*."""
-        workspaces = ((convolution.at_event, workspace_bytes(convolution)) for convolution in self.convolutions)
-        return PassProfile.of(self.events.live_bytes(step_bytes), workspaces)
+        return PassProfile.of(self.events.live_bytes(step_bytes), self.workspaces)
 
 
 def allocation_step_bytes(device_type: str) -> int:
@@ -110,39 +99,6 @@ def torch_sees_memory_of(network: torch.nn.Module) -> bool:
     return not any(hasattr(module, "memory_error") for module in network.modules())
 
 
-def trace_forward(
-    network: torch.nn.Module,
-    input_shape: tuple[int, ...],
-    *,
-    precision: str = "float32",
-    device_type: str = "cpu",
-    step_bytes: int | None = None,
-) -> PassTrace:
-    """Return the memory that ``network(input)`` needs, without running it.
-
-    Parameters
-    ----------
-    network
-        Eager or TorchScript, on any device. It is neither run (but see `PassTrace.method`) nor changed nor copied.
-    input_shape
-        (B, C, *window) of the float32 input.
-    precision
-        ``float32``, ``tf32`` (the same memory), ``bfloat16`` or ``float16`` (autocast).
-    device_type
-        Where it will run, ``cpu``, ``cuda`` or ``mps``; need not be there. Decides which operations autocast lowers
-        (for MPS, CUDA's lists) and what allocations are rounded up to.
-    step_bytes
-        Round each allocation up to this instead of `allocation_step_bytes`.
-
-    Raises
-    ------
-    ModelError
-        If the network refuses such an input (its exception is the ``__cause__``) or gives no tensor.
-    """
-    tracer = ForwardTracer(network, precision=precision, device_type=device_type, step_bytes=step_bytes)
-    return tracer.trace(input_shape)
-
-
 def measure_forward(
     network: torch.nn.Module, input_shape: tuple[int, ...], *, precision: str = "float32"
 ) -> tuple[MemoryEvents, Shapes]:
@@ -153,7 +109,7 @@ def measure_forward(
     network
         Its modules are copied, its tensors are used as they are.
     input_shape, precision
-        See `trace_forward`.
+        See `ForwardTracer`.
     """
     weights = network_weights(network)
     device = weights[0].device if weights else torch.device("cpu")
@@ -179,8 +135,15 @@ class ForwardTracer:
 
     Parameters
     ----------
-    network, precision, device_type, step_bytes
-        See `trace_forward`.
+    network
+        Eager or TorchScript, on any device. It is neither run (but see `PassTrace.method`) nor changed nor copied.
+    precision
+        ``float32``, ``tf32`` (the same memory), ``bfloat16`` or ``float16`` (autocast).
+    device_type
+        Where it will run, ``cpu``, ``cuda`` or ``mps``; need not be there. Decides which operations autocast lowers
+        (for MPS, CUDA's lists) and what allocations are rounded up to.
+    step_bytes
+        Round each allocation up to this instead of `allocation_step_bytes`.
     """
 
     def __init__(
@@ -200,7 +163,13 @@ class ForwardTracer:
         self._weights_bytes = weights_bytes(network, step_bytes=self._step_bytes)
 
     def trace(self, input_shape: tuple[int, ...]) -> PassTrace:
-        """Return the memory of a pass over an input of *input_shape* (see `trace_forward`)."""
+        """Return the memory of a pass over a float32 input of *input_shape*, (B, C, *window), without running it.
+
+        Raises
+        ------
+        ModelError
+            If the network refuses such an input (its exception is the ``__cause__``) or gives no tensor.
+        """
         with evaluating(self._network):
             outcome = self._try_twins(input_shape)
             return outcome if isinstance(outcome, PassTrace) else self._measure(input_shape, outcome)
@@ -233,8 +202,8 @@ class ForwardTracer:
         error_fraction = max(error_fraction, getattr(self._network, "memory_error", 0.0))
         if recorder.fused:
             error_fraction = max(error_fraction, FUSED_ERROR)
-        peak, convolutions = recorder.events.peak_bytes(self._step_bytes), tuple(recorder.convolutions)
-        return PassTrace(peak, self._weights_bytes, outputs, recorder.events, convolutions, "traced", error_fraction)
+        peak, workspaces = recorder.events.peak_bytes(self._step_bytes), tuple(recorder.workspaces)
+        return PassTrace(peak, self._weights_bytes, outputs, recorder.events, workspaces, "traced", error_fraction)
 
     def _measure(self, shape: tuple[int, ...], failure: Exception) -> PassTrace:
         """Return the memory of a pass of *shape*, scaled up from real passes after tracing ended in *failure*."""

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from napari_tessera.memory.device_state import DeviceState
     from napari_tessera.planning.resampling import Resampling, VoxelSize
 
-__all__ = ["advise", "largest_fitting_batch"]
 
 # Voxel sizes that differ by less than this factor are the same for a network trained with scaling augmentation.
 VOXEL_SIZE_TOLERANCE = 1.25

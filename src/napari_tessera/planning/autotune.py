@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from napari_tessera.models.spec.spec import WindowRule
     from napari_tessera.planning.plan import Plan
 
-__all__ = ["check_room", "fit_batch", "fit_window"]
 
 # Of the largest batch that is planned to fit, how much is taken at least while nothing is known of the time: fewer
 # windows may need as few passes. More than the 80 % that are promised of what really fits: plans count their error in.
@@ -69,7 +68,7 @@ def fit_batch(plan_of: PlanOf, settings: Settings, *, pass_time: PassTime | None
         largest = 2  # kernels for single windows may take more than those for two
     if largest == 0:
         check_room(min((one, plan_at(min(max(most, 1), 2))), key=lambda plan: plan.most_bytes), is_least=True)
-    pass_time = pass_time or one.pass_time
+    pass_time = pass_time or one.time.pass_time
     least = 1 if one.fits else 2
     if pass_time is None or not pass_time.compares_batches:
         least = max(ceil(SHARE_OF_LARGEST * largest), least)
@@ -78,7 +77,7 @@ def fit_batch(plan_of: PlanOf, settings: Settings, *, pass_time: PassTime | None
     plans = fitting(_candidates(least, largest))
     fastest = min(plan.seconds_at(pass_time) for plan in plans)
     chosen = next(plan for plan in plans if plan.seconds_at(pass_time) <= (1 + SAME_TIME) * fastest)
-    return replace(chosen, pass_time=pass_time)
+    return replace(chosen, time=replace(chosen.time, pass_time=pass_time))
 
 
 def fit_window(plan_of: PlanOf, settings: Settings, rule: WindowRule, *, pass_time: PassTime | None = None) -> Plan:
@@ -109,10 +108,10 @@ def fit_window(plan_of: PlanOf, settings: Settings, rule: WindowRule, *, pass_ti
     base = settings.replace(window_size=rule.default)
     first = plan_of(base.replace(sw_batch_size=1))
     needed = tuple(max(sides) for sides in zip(*(volume.shape for volume in first.volumes), strict=True))
-    known = pass_time or first.pass_time or BY_VOXELS
+    known = pass_time or first.time.pass_time or BY_VOXELS
 
     def seconds(plan: Plan) -> float:
-        return plan.seconds_at(plan.pass_time or known.scaled(_voxels_ratio(plan, rule)))
+        return plan.seconds_at(plan.time.pass_time or known.scaled(_voxels_ratio(plan, rule)))
 
     def fitted(factors: Sequence[float]) -> Iterator[Plan]:
         for window in _windows(rule, factors, needed):
@@ -120,7 +119,7 @@ def fit_window(plan_of: PlanOf, settings: Settings, rule: WindowRule, *, pass_ti
             # A network may have been made for one window, and a larger one may not fit.
             with suppress(SettingsError, ModelError):
                 one = plan_of(at_window.replace(sw_batch_size=1))
-                own = None if pass_time is not None else one.pass_time
+                own = None if pass_time is not None else one.time.pass_time
                 here = own or (None if known is BY_VOXELS else known.scaled(_voxels_ratio(one, rule)))
                 yield fit_batch(plan_of, at_window, pass_time=here)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from napari_tessera.core.units import format_parameters
 from napari_tessera.engine.geometry.grid import Block, WindowGrid, count_forward_passes
-from napari_tessera.engine.loop.sweep import Sweep, count_computed, is_interleaved
+from napari_tessera.engine.loop.sweep import Sweep, count_computed, count_views_per_pass
 from napari_tessera.memory.device_state import HEADROOM, DeviceState
 
 if TYPE_CHECKING:
@@ -20,16 +21,8 @@ if TYPE_CHECKING:
     from napari_tessera.engine.intensity import Intensity
     from napari_tessera.images.views.crop import Crop
     from napari_tessera.memory.calibration.pass_time import DecodingTime, PassTime
-    from napari_tessera.memory.estimate import DeviceNeed, HostEstimate, MemoryEstimate
-    from napari_tessera.memory.profile import Correction, Measurement
+    from napari_tessera.memory.estimate import DeviceNeed, HostEstimate, Measurement, MemoryEstimate
     from napari_tessera.planning.resampling import Resampling
-
-__all__ = [
-    "Advice",
-    "Level",
-    "Plan",
-    "VolumePlan",
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +144,56 @@ class Advice:
     change: tuple[str, Any] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class PlanLayout:
+    """What the engine does: which windows of which volumes, seen how.
+
+    Parameters
+    ----------
+    volumes
+        One entry per volume, in the order given.
+    views, offsets
+        TTA views, and the offsets of affinity channels that they must respect.
+    out_channels
+        Of the network.
+    awaits_crop
+        Whether zeros around an image are to be cut off and have not been looked for yet: all of it is counted.
+    """
+
+    volumes: tuple[VolumePlan, ...]
+    views: tuple[View, ...]
+    offsets: tuple[tuple[int, ...], ...]
+    out_channels: int
+    awaits_crop: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PlanNeeds:
+    """What the run takes of memory and disk.
+
+    Parameters
+    ----------
+    need
+        Of the device at the peak.
+    host
+        Of the host at the peak, device memory included when the device is the CPU.
+    output_bytes
+        Size of all results, uncompressed.
+    """
+
+    need: DeviceNeed
+    host: HostEstimate
+    output_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlanTime:
+    """How long passes, and making labels, take on the device; None where it is not known."""
+
+    pass_time: PassTime | None = None
+    decoding: DecodingTime | None = None
+
+
 @dataclass(frozen=True)
 class Plan:
     """Everything about a run before it starts.
@@ -161,51 +204,53 @@ class Plan:
         As asked for, with the window and the decoder filled in.
     device
         Where it will run.
-    volumes
-        One entry per volume, in the order given.
-    views, offsets
-        TTA views, and the offsets of affinity channels that they must respect.
-    out_channels
-        Of the network.
-    memory
-        Device memory at the peak.
-    memory_error
-        How far it may be off, as a fraction of it.
-    need, correction
-        What *memory* follows from.
-    host
-        Host memory at the peak, device memory included when the device is the CPU.
-    output_bytes
-        Size of all results, uncompressed.
+    layout, needs, time
+        Its parts: windows, memory, seconds.
     advice
         What the user should know, the most important first.
-    measured
-        The last run of this network on this device, if there was one.
-    pass_time
-        How long its passes take there, if that is known.
-    decoding
-        How long its decoder takes there, if that is known.
-    awaits_crop
-        Whether zeros around an image are to be cut off and have not been looked for yet: all of it is counted.
     """
 
     settings: Settings
     device: DeviceState
-    volumes: tuple[VolumePlan, ...]
-    views: tuple[View, ...]
-    offsets: tuple[tuple[int, ...], ...]
-    out_channels: int
-    memory: MemoryEstimate
-    memory_error: float
-    need: DeviceNeed
-    correction: Correction
-    host: HostEstimate
-    output_bytes: int
+    layout: PlanLayout
+    needs: PlanNeeds
+    time: PlanTime
     advice: tuple[Advice, ...] = ()
-    measured: Measurement | None = None
-    pass_time: PassTime | None = None
-    decoding: DecodingTime | None = None
-    awaits_crop: bool = False
+
+    @property
+    def volumes(self) -> tuple[VolumePlan, ...]:
+        """One entry per volume, in the order given."""
+        return self.layout.volumes
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """TTA views."""
+        return self.layout.views
+
+    @cached_property
+    def memory(self) -> MemoryEstimate:
+        """Device memory at the peak."""
+        return self.needs.need.memory
+
+    @property
+    def memory_error(self) -> float:
+        """How far it may be off, as a fraction of it."""
+        return self.needs.need.known.error_fraction
+
+    @property
+    def measured(self) -> Measurement | None:
+        """The last run of this network on this device, if there was one."""
+        return self.needs.need.known.latest
+
+    @property
+    def host(self) -> HostEstimate:
+        """Host memory at the peak, device memory included when the device is the CPU."""
+        return self.needs.host
+
+    @property
+    def output_bytes(self) -> int:
+        """Size of all results, uncompressed."""
+        return self.needs.output_bytes
 
     @property
     def shares_host_memory(self) -> bool:
@@ -215,7 +260,7 @@ class Plan:
     @property
     def most_bytes(self) -> int:
         """Device memory at the peak if the estimate is too low by all that it may be off."""
-        return round(self.memory.total_bytes * (1 + self.memory_error))
+        return self.needs.need.most_bytes
 
     def seconds_at(self, pass_time: PassTime) -> float:
         """Return the seconds of all passes by *pass_time*; devices that share a volume's blocks work side by side."""
@@ -228,23 +273,22 @@ class Plan:
     @property
     def decoder_text(self) -> str:
         """The decoder with its parameters, on one line; nothing where probabilities are kept."""
-        parameters = format_parameters(self.settings.decoder_parameters)
-        return f"{self.settings.decoder} {parameters}".strip() if self.settings.decoder else ""
+        return describe_decoder(self.settings)
 
     @property
     def decoding_seconds(self) -> float | None:
         """How long making labels will take; None where that is not known, 0 where none are made."""
         if not self.settings.decoder:
             return 0.0
-        if self.decoding is None:
+        if self.time.decoding is None:
             return None
-        seconds = [self.decoding.of(volume.decoded_voxels) for volume in self.volumes]
+        seconds = [self.time.decoding.of(volume.decoded_voxels) for volume in self.volumes]
         return None if None in seconds else sum(filter(None, seconds))
 
     @property
     def passes_seconds(self) -> float | None:
         """How long the forward passes will take; None where none has been timed."""
-        return None if self.pass_time is None else self.seconds_at(self.pass_time)
+        return None if self.time.pass_time is None else self.seconds_at(self.time.pass_time)
 
     @property
     def host_fits(self) -> bool:
@@ -284,13 +328,13 @@ class Plan:
     @property
     def views_per_pass(self) -> int:
         """Passes of every batch of windows: one per view, or one where each window sees a view of its own."""
-        return 1 if is_interleaved(self.settings.tta_mode, len(self.views)) else len(self.views)
+        return count_views_per_pass(self.settings.tta_mode, len(self.views))
 
     @property
     def counts_are_bounds(self) -> bool:
         """Whether the run may compute fewer windows: what is empty is left out and has not been looked for yet."""
         skips = self.settings.skip_below is not None and any(volume.window_mask is None for volume in self.volumes)
-        return skips or self.awaits_crop
+        return skips or self.layout.awaits_crop
 
     @property
     def first_passes_decide(self) -> bool:
@@ -298,8 +342,8 @@ class Plan:
         volume = self.volumes[0]
         slabs = [prod(each.layout.slab_shape(each.layout.sweep_axis, b)) for each in self.volumes for b in each.blocks]
         first_windows = min(self.settings.sw_batch_size, volume.block_windows[0])
-        is_first = slabs[0] == max(slabs) and self.need.windows == first_windows
-        return self.need.peaks_in_pass and is_first and not self.counts_are_bounds
+        is_first = slabs[0] == max(slabs) and self.needs.need.windows == first_windows
+        return self.needs.need.peaks_in_pass and is_first and not self.counts_are_bounds
 
     @property
     def skipped_windows(self) -> int:
@@ -316,23 +360,24 @@ class Plan:
         """The sentences of `advice`."""
         return tuple(advice.text for advice in self.advice)
 
+    def of_volumes(self, part: slice) -> Plan:
+        """Return the plan with some of its volumes only."""
+        return replace(self, layout=replace(self.layout, volumes=self.volumes[part]))
+
     def of_pass(self) -> Plan:
-        """Return the plan with the memory of a forward pass alone: no accumulator, nothing before it or after."""
-        need = replace(
-            self.need, accumulator_bytes=0, importance_bytes=0, staging_bytes=0, during_bytes=0, after_bytes=0
-        )
-        return replace(self, need=need, memory=need.estimate(self.correction))
+        """Return the plan with the memory of a forward pass alone."""
+        return replace(self, needs=replace(self.needs, need=self.needs.need.of_pass()))
 
     def sweep(self, volume: int, intensity: Intensity) -> Sweep:
         """Return what the engine does for volume number *volume*, once its intensities are known."""
         planned = self.volumes[volume]
         return Sweep(
             grid=planned.layout,
-            out_channels=self.out_channels,
+            out_channels=self.layout.out_channels,
             intensity=intensity,
             sw_batch_size=self.settings.sw_batch_size,
             views=self.views,
-            offsets=self.offsets,
+            offsets=self.layout.offsets,
             tta_mode=self.settings.tta_mode,
             blend=self.settings.blend,
             precision=self.settings.precision,
@@ -381,3 +426,8 @@ class Plan:
             "settings": self.settings.to_dict(),
             "hints": list(self.hints),
         }
+
+
+def describe_decoder(settings: Settings) -> str:
+    """Return the decoder with its parameters, on one line; nothing where probabilities are kept."""
+    return f"{settings.decoder} {format_parameters(settings.decoder_parameters)}".strip() if settings.decoder else ""

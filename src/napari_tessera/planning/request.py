@@ -19,12 +19,13 @@ from napari_tessera.memory.activations import ActivationCache
 from napari_tessera.memory.calibration.key import CalibrationKey
 from napari_tessera.memory.calibration.store import CalibrationStore, NetworkMemory
 from napari_tessera.memory.device_state import DeviceState, measure_device
-from napari_tessera.memory.profile import Correction, Known, PassProfile
+from napari_tessera.memory.estimate import CPU_SINGLE_ERROR, PRIOR_ERRORS, PRIOR_SCALES, Correction, Known, PassProfile
 from napari_tessera.memory.trace import LARGEST_STRIDE_VOX
-from napari_tessera.memory.workspace import CPU_SINGLE_ERROR, PRIOR_ERRORS, PRIOR_SCALES
 from napari_tessera.models.given import as_model, as_settings
+from napari_tessera.planning.needs import Traced
+from napari_tessera.planning.plan import PlanTime, describe_decoder
 from napari_tessera.planning.plane_stacks import plane_by_plane
-from napari_tessera.planning.resolve import Traced, complete_settings, resolve
+from napari_tessera.planning.resolve import complete_settings, resolve
 from napari_tessera.planning.windows import nearest_windows
 
 if TYPE_CHECKING:
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from napari_tessera.planning.plane_stacks import Windows
     from napari_tessera.planning.resampling import VoxelSize
 
-
-__all__ = ["PROBABILITIES", "choose_decoder", "plan"]
 
 PROBABILITIES = "probabilities"
 
@@ -158,44 +157,22 @@ def plan(
             as_of=max(sw_batch_size, settings.sw_batch_size),
         )
 
-    def resolve_to(decoder: Decoder | None) -> Plan:
-        return resolve(
-            volumes.shapes,
-            model.spec,
-            settings,
-            traced=Traced(alone.weights_bytes, profile, known_of),
-            device=state,
-            decoder=decoder,
-            itemsize=_itemsize(dtype),
-            voxel_size_um=volumes.voxel_sizes_um,
-            window_masks=volumes.window_masks,
-            crops=volumes.crops,
-            output_chunk=output_chunk,
-            results_held=results_held * volumes.most_planes,
-        )
-
-    planned = resolve_to(chosen)
-    if keep_probabilities and chosen is not None:
-        planned = _with_both(resolve_to(None), planned)
     timed = CalibrationKey.of(model.network, settings, state)
-    return replace(
-        planned, pass_time=taken.pass_time(timed, window), decoding=taken.decoding_time(planned.decoder_text)
-    )
-
-
-def _with_both(kept: Plan, labels: Plan) -> Plan:
-    """Return the plan of a run that keeps probabilities, and then makes labels of them.
-
-    Of a resampled or cropped image probabilities are there twice in the end, as the network gave them and in the
-    image's own voxels.
-    """
-    is_other = any(volume.resampling is not None or volume.crop is not None for volume in kept.volumes)
-    kept_bytes = kept.output_bytes + (kept.host.result_bytes if is_other else 0)
-    return replace(
-        kept,
-        settings=labels.settings,
-        host=replace(labels.host, kept_bytes=kept_bytes),
-        output_bytes=labels.output_bytes + kept.output_bytes,
+    time = PlanTime(taken.pass_time(timed, window), taken.decoding_time(describe_decoder(settings)))
+    return resolve(
+        volumes.shapes,
+        model.spec,
+        settings,
+        traced=Traced(alone.weights_bytes, profile, known_of, time),
+        device=state,
+        decoder=chosen,
+        itemsize=_itemsize(dtype),
+        voxel_size_um=volumes.voxel_sizes_um,
+        window_masks=volumes.window_masks,
+        crops=volumes.crops,
+        output_chunk=output_chunk,
+        results_held=results_held * volumes.most_planes,
+        keeps_probabilities=keep_probabilities,
     )
 
 

@@ -31,16 +31,6 @@ if TYPE_CHECKING:
     from napari_tessera.intensity.normalisation import Normalisation
     from napari_tessera.models.spec.spec import ModelSpec
 
-__all__ = [
-    "Resampling",
-    "VoxelSize",
-    "check_resolution",
-    "differ_too_much",
-    "expected_voxel_size",
-    "resamples",
-    "resampling_of",
-    "sizes_of_volumes",
-]
 
 # So near to the middle of two voxels, rounded positions fall to either side.
 MIDDLE_TOLERANCE = 1e-4

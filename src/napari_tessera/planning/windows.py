@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-__all__ = ["nearest_windows"]
-
 Window = tuple[int, ...]
 
 # What networks need their sides to be divisible by: products of small strides. One of the larger ones is a multiple of

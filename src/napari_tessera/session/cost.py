@@ -56,7 +56,7 @@ def passes_line(plan: Plan, word: str = "volume") -> Line:
         text = f"{volumes}up to {counted(plan.windows, 'window')}, {left_out}"
         if plan.settings.skip_below is not None:
             rows.append("less the windows that are empty: they are counted when the run starts")
-        if plan.awaits_crop:
+        if plan.layout.awaits_crop:
             rows.append("less what lies in zeros around the image: they are cut off when the run starts")
     return Line(text, tooltip="\n".join(rows))
 

@@ -196,5 +196,5 @@ class Task:
 
 def _is_measured(plan: Plan) -> bool:
     """Whether it is known what passes like those of *plan* take; Apple's GPU counts no memory."""
-    timed = plan.pass_time is not None and plan.pass_time.compares_batches
+    timed = plan.time.pass_time is not None and plan.time.pass_time.compares_batches
     return timed and (plan.measured is not None or plan.device.kind == "mps")

@@ -51,7 +51,7 @@ def test_a_run_corrects_the_next_estimate(model: nt.Model, batch: int) -> None:
     peak = run(model, settings)
     after = plan(model, settings)
     assert peak is not None
-    assert peak > before.need.estimate(before.correction).accumulator_bytes
+    assert peak > before.memory.accumulator_bytes
     assert after.measured is not None
     assert (after.measured.measured_bytes, after.measured.estimated_bytes) == (peak, before.memory.counted_bytes)
     assert after.memory.counted_bytes == pytest.approx(peak, rel=0.02)

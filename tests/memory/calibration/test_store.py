@@ -23,7 +23,7 @@ from napari_tessera.jobs.remember import RunMemory
 from napari_tessera.memory.calibration.key import CalibrationKey, fingerprint
 from napari_tessera.memory.calibration.store import KEPT, CalibrationStore
 from napari_tessera.memory.device_state import DeviceState
-from napari_tessera.memory.profile import Correction, Measurement
+from napari_tessera.memory.estimate import Correction, Measurement
 
 GIB = 2**30
 CARD = DeviceState("cuda", "NVIDIA Test", 24 * GIB, 20 * GIB, 64 * GIB, 60 * GIB)
@@ -255,7 +255,7 @@ def events_of(plan: nt.Plan, peak: int | None) -> list[Event]:
 def test_what_a_run_took_corrects_the_next_estimate(model: nt.Model, store: CalibrationStore) -> None:
     first = plan_of(model, store)
     assert (first.measured, first.memory_error) == (None, 0.1)
-    peak = first.need.estimate(Correction(2.0)).counted_bytes
+    peak = first.needs.need.estimate(Correction(2.0)).counted_bytes
     told: list[Event] = []
     remember = RunMemory(model.network, first, store, told.append)
     for event in events_of(first, peak):
@@ -269,7 +269,9 @@ def test_what_a_run_took_corrects_the_next_estimate(model: nt.Model, store: Cali
     assert again.measured.measured_bytes == peak
     assert again.measured.estimated_bytes == first.memory.counted_bytes
     wider = plan_of(model, store, batch=4)
-    assert wider.memory.counted_bytes == pytest.approx(wider.need.estimate(Correction(2.0)).counted_bytes, rel=1e-3)
+    assert wider.memory.counted_bytes == pytest.approx(
+        wider.needs.need.estimate(Correction(2.0)).counted_bytes, rel=1e-3
+    )
     pass_time = store.read().pass_time(CalibrationKey.of(model.network, SETTINGS, CARD), (16, 16, 16))
     assert pass_time is not None
     assert first.seconds_at(pass_time) == pytest.approx(0.25 * first.windows)
@@ -341,7 +343,7 @@ def test_a_lone_slow_first_pass_counts_only_while_nothing_else_is_known(
         remember = RunMemory(model.network, plan, store)
         for event in passes(run):
             remember(event)
-        pass_time = plan_of(model, store).pass_time
+        pass_time = plan_of(model, store).time.pass_time
         assert pass_time is not None
         per_pass.append(pass_time.of_pass(2))
     assert per_pass == [6.0, 0.5, 0.5, 0.5, 0.5, 0.6]

@@ -54,13 +54,13 @@ class Sweep:
 
     @property
     def views_per_pass(self) -> int:
-        """How often every batch of windows is passed: once for each view, or once where views are interleaved."""
-        return 1 if self.is_interleaved else len(self.views)
+        """How often every batch of windows is passed."""
+        return count_views_per_pass(self.tta_mode, len(self.views))
 
     @property
     def is_interleaved(self) -> bool:
         """Whether every window sees one view of several."""
-        return is_interleaved(self.tta_mode, len(self.views))
+        return self.views_per_pass < len(self.views)
 
     @cached_property
     def _interleaved_views(self) -> tuple[View, ...]:
@@ -108,9 +108,9 @@ class Sweep:
         return found
 
 
-def is_interleaved(tta_mode: TtaMode, n_views: int) -> bool:
-    """Return whether every window sees one view of several."""
-    return tta_mode is TtaMode.INTERLEAVED and n_views > 1
+def count_views_per_pass(tta_mode: TtaMode, n_views: int) -> int:
+    """Return how often every batch of windows is passed: once where each window sees one view of several."""
+    return 1 if tta_mode is TtaMode.INTERLEAVED else n_views
 
 
 def choose_weighting(*, normalised: bool, skips: bool, partly_valid: bool) -> Weighting:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from napari_tessera.core.settings.settings import Settings
     from napari_tessera.memory.device_state import DeviceState
 
-__all__ = ["CalibrationKey", "fingerprint"]
 
 # In a printed TorchScript: what torch numbers in the order in which scripts are loaded, where the lines came from, and
 # the values of small weights.

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median, median_low
 
-__all__ = ["WARM_UP_PASSES", "DecodingTime", "PassTime", "is_small"]
-
 # Passes at the start that may be slower than all others, as they fill caches and wake cores: 2 s of a bundled network's
 # run on two cores (benchmarks/eta.py).
 WARM_UP_PASSES = 4

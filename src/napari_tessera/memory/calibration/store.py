@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any
 from napari_tessera.core.errors import CalibrationError, first_line
 from napari_tessera.core.user_folder import configuration_folder, replace_json, set_aside
 from napari_tessera.memory.calibration.pass_time import DecodingTime, PassTime, is_small
-from napari_tessera.memory.profile import Correction, Known, Measurement
+from napari_tessera.memory.estimate import Correction, Known, Measurement
 
 if TYPE_CHECKING:
     from napari_tessera.memory.calibration.key import CalibrationKey
 
-__all__ = ["CalibrationStore", "Calibrations", "NetworkMemory"]
 
 logger = logging.getLogger(__name__)
 
