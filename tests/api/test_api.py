@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
+import threading
 import weakref
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -322,9 +322,11 @@ def test_batch_size_volumes_are_resident_at_once(model: nt.Model, settings: nt.S
 
     shape, total = (16, 16, 16), 5
     loaded: list[int] = []
+    begun = [threading.Event() for _ in range(total)]
 
     def load(number: int) -> ArraySource:
         loaded.append(number)
+        begun[number].set()
         return ArraySource(np.full(shape, number, np.float32))
 
     several = nt.Settings.from_mapping(settings.to_dict() | {"batch_size": n})
@@ -332,9 +334,7 @@ def test_batch_size_volumes_are_resident_at_once(model: nt.Model, settings: nt.S
     loads = [lambda i=i: load(i) for i in range(total)]
     ahead = []
     for result in iter_results(loads, model, planned, None):
-        deadline = time.monotonic() + 5
-        while len(loaded) < min(result.volume + n, total) and time.monotonic() < deadline:
-            time.sleep(0.001)
+        assert begun[min(result.volume + n, total) - 1].wait(60)
         ahead.append(len(loaded) - result.volume)
         expected = nt.predict(np.full(shape, result.volume, np.float32), model, settings)
         np.testing.assert_allclose(result.array, expected, atol=1e-5)

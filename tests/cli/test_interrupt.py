@@ -117,12 +117,12 @@ DRIVER = """
 import sys, time
 from napari_tessera.jobs.request import Request
 from napari_tessera.decode.threshold import ThresholdDecoder
-from napari_tessera.jobs.loading import _Preparation
+from napari_tessera.jobs import loading
 from napari_tessera.images.readers import tiff
 
 def hang(name, *, after):
     holder, attribute = {
-        "reading": (_Preparation, "_intensity"),
+        "reading": (loading, "measure_intensity"),
         "decoding": (ThresholdDecoder, "decode"),
         "planning": (Request, "facts"),
         "writing": (tiff.tifffile, "imwrite"),

@@ -15,12 +15,13 @@ from scipy import ndimage
 from tests.cli.conftest import Bright
 
 from napari_tessera.api import plan
-from napari_tessera.cli import _expand
+from napari_tessera.cli import expand_patterns
 from napari_tessera.cli.outcome import Outcome
 from napari_tessera.cli.progress import LineProgress, Status
 from napari_tessera.core.errors import OutOfMemoryError
 from napari_tessera.core.settings.settings import Settings
 from napari_tessera.core.units import format_bytes
+from napari_tessera.decode.threshold import ThresholdDecoder
 from napari_tessera.images.readers.tiff import open_tiff
 from napari_tessera.models.load import load_model
 from napari_tessera.models.safety.trusted_files import TrustStore
@@ -292,7 +293,7 @@ def test_memory_has_its_exit_code(
     def no_memory(*args: object, **kwargs: object) -> None:
         raise OutOfMemoryError("one window does not fit")
 
-    monkeypatch.setattr("napari_tessera.jobs.pipeline._run_volume", no_memory)
+    monkeypatch.setattr(ThresholdDecoder, "decode", no_memory)
     ended = tessera("run", image, "-o", tmp_path / "a.tif", "-m", model)
     assert (ended.code, (tmp_path / "a.tif").exists()) == (4, False)
 
@@ -325,8 +326,8 @@ def test_windows_shells_leave_wildcards_to_the_command(tmp_path: Path) -> None:
     for name in names:
         Path(name).touch()
     words = ["run", str(tmp_path / "*.tif"), "-o", "out*"]
-    assert _expand(words, os_name="nt") == ["run", *names, "-o", "out*"]
-    assert _expand(words, os_name="posix") == words
+    assert expand_patterns(words, os_name="nt") == ["run", *names, "-o", "out*"]
+    assert expand_patterns(words, os_name="posix") == words
 
 
 def test_bundled_network(tessera: Tessera, make_image: Make, tmp_path: Path) -> None:

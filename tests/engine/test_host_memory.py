@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from napari_tessera.engine.devices.host_memory import _within_limits
+from napari_tessera.engine.devices.host_memory import within_limits
 from napari_tessera.engine.devices.protocol import DeviceMemory
 
 GIB = 2**30
@@ -54,7 +54,7 @@ class Tree:
             path.mkdir(parents=True, exist_ok=True)
             for name, text in files.items():
                 (path / name).write_text(text)
-        return _within_limits(MACHINE, self.root)
+        return within_limits(MACHINE, self.root)
 
 
 def test_a_container_that_sees_its_own_group_as_the_topmost(tree: Tree) -> None:
@@ -111,7 +111,7 @@ def test_more_in_use_than_is_allowed_leaves_nothing(tree: Tree) -> None:
 
 
 def test_elsewhere_than_on_linux(tmp_path: Path) -> None:
-    assert _within_limits(MACHINE, tmp_path) == MACHINE
+    assert within_limits(MACHINE, tmp_path) == MACHINE
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what is used of these limits is told on Linux alone")

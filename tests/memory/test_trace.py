@@ -201,7 +201,7 @@ def test_every_kind_of_twin_gives_the_same_in_float32(
     network = build(2, 32).eval()
     peaks = {}
     for device in ("cpu", "cuda"):
-        monkeypatch.setattr(trace, "_twin_devices", lambda device_type, lower, device=device: {device: 0.0})
+        monkeypatch.setattr(trace, "twin_devices", lambda device_type, lower, device=device: {device: 0.0})
         peaks[device] = trace_forward(network, (2, 1, 32, 32)).activations_bytes
     assert peaks["cuda"] == pytest.approx(peaks["cpu"], abs=1024)
 

@@ -46,16 +46,16 @@ HANDLED: dict[str, tuple[Names, Any]] = {
     "blocks": (allowed.RESIDUAL_BLOCKS, residual_unet.BLOCKS),
     "Connectomics 1's networks": (allowed.CONNECTOMICS_1_NETWORKS, version1.ARCHITECTURES),
     "Connectomics' networks": (allowed.CONNECTOMICS_NETWORKS, connectomics_blueprint.ARCHITECTURES),
-    "Connectomics' activations": (allowed.CONNECTOMICS_ACTIVATIONS, connectomics_channels._ACTIVATIONS),
+    "Connectomics' activations": (allowed.CONNECTOMICS_ACTIVATIONS, connectomics_channels.ACTIVATIONS),
     "Connectomics' decoders": (allowed.CONNECTOMICS_DECODERS, connectomics_decoding.DECODERS),
-    "pickles": (allowed.PICKLED_BESIDE, tensors_only._STAND_INS),
+    "pickles": (allowed.PICKLED_BESIDE, tensors_only.STAND_INS),
     "nnU-Net's networks": (allowed.NNUNET_NETWORKS, nnunet_network.ARCHITECTURES),
-    "nnU-Net's layers": (allowed.NNUNET_LAYERS, nnunet_network._LAYERS),
-    "nnU-Net's schemes": (allowed.NNUNET_PREPROCESSING, nnunet_spec._SCHEMES),
-    "nnU-Net's resampling": (allowed.NNUNET_RESAMPLING, nnunet_spec._RESAMPLINGS),
+    "nnU-Net's layers": (allowed.NNUNET_LAYERS, nnunet_network.LAYERS),
+    "nnU-Net's schemes": (allowed.NNUNET_PREPROCESSING, nnunet_spec.SCHEMES),
+    "nnU-Net's resampling": (allowed.NNUNET_RESAMPLING, nnunet_spec.RESAMPLINGS),
     "nnU-Net's old networks": (
         allowed.NNUNET_OLD_NETWORKS,
-        get_args(nnunet_plans._OldConfiguration.model_fields["unet"].annotation),
+        get_args(nnunet_plans.OldConfiguration.model_fields["unet"].annotation),
     ),
     "MONAI's transforms before": (
         Names(
@@ -64,13 +64,13 @@ HANDLED: dict[str, tuple[Names, Any]] = {
             {**allowed.MONAI_AXES.names, **allowed.MONAI_PADDING.names, **allowed.MONAI_INTENSITIES.names},
             "they are the table's",
         ),
-        monai_transforms._PRE,
+        monai_transforms.TRANSFORMS,
     ),
     "MONAI's intensities": (allowed.MONAI_INTENSITIES, monai_intensities.READERS),
-    "MONAI's transforms after": (allowed.MONAI_POSTPROCESSING, monai_postprocessing._POST),
-    "bioimage.io's steps before": (allowed.BIOIMAGEIO_PREPROCESSING, bioimageio_steps._STEPS),
-    "bioimage.io's steps after": (allowed.BIOIMAGEIO_POSTPROCESSING, bioimageio_postprocessing._STEPS),
-    "bioimage.io's weights": (allowed.BIOIMAGEIO_WEIGHTS, bioimageio_weights._ORDER),
+    "MONAI's transforms after": (allowed.MONAI_POSTPROCESSING, monai_postprocessing.TRANSFORMS),
+    "bioimage.io's steps before": (allowed.BIOIMAGEIO_PREPROCESSING, bioimageio_steps.STEPS),
+    "bioimage.io's steps after": (allowed.BIOIMAGEIO_POSTPROCESSING, bioimageio_postprocessing.STEPS),
+    "bioimage.io's weights": (allowed.BIOIMAGEIO_WEIGHTS, bioimageio_weights.KINDS),
 }
 
 
@@ -120,7 +120,7 @@ def test_networks_become_classes_that_are_there() -> None:
             assert target is not None
             assert target[0] in {*architectures.ARCHITECTURES, *allowed.NNUNET_NETWORKS.names}
     for name, becomes in allowed.NNUNET_LAYERS.names.items():
-        assert f"torch.nn.{nnunet_network._LAYERS[name].__name__}" == becomes
+        assert f"torch.nn.{nnunet_network.LAYERS[name].__name__}" == becomes
 
 
 def test_nnunets_networks_and_blocks_become_classes_that_are_there() -> None:
@@ -135,7 +135,7 @@ def test_nnunets_networks_and_blocks_become_classes_that_are_there() -> None:
 
 def test_stand_ins_of_pickles_are_what_the_table_says() -> None:
     for name, becomes in allowed.PICKLED_BESIDE.names.items():
-        made = tensors_only._STAND_INS[name]
+        made = tensors_only.STAND_INS[name]
         empty = {"an empty dictionary": {}, "an empty list": []}.get(becomes)
         found = made("anything")
         assert isinstance(found, tensors_only.Inert) if empty is None else found == empty
@@ -143,7 +143,7 @@ def test_stand_ins_of_pickles_are_what_the_table_says() -> None:
         assert connectomics_pickles.stand_in(f"{package}.anything") is tensors_only.Inert
     for stranger in ("os.system", "builtins.eval", "connectomics_of_another.f", "numpy.load", "pathlib.Path"):
         assert connectomics_pickles.stand_in(stranger) is None
-        assert stranger not in tensors_only._STAND_INS
+        assert stranger not in tensors_only.STAND_INS
 
 
 def test_types_of_numbers_are_all_that_bioimageio_knows() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from napari_tessera.models.safety import allowed
 
 NETS = "monai.networks.nets"
 SMALL_PEAK_BYTES = 150e6
-SOON_S = 10.0
 
 NETWORKS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "AttentionUnet": ("AttentionUnet", {"spatial_dims": 2, "channels": [4, 8], "strides": [2]}, (16, 16)),
@@ -141,10 +139,8 @@ def test_no_description_can_ask_for_memory(case: str, tmp_path: Path, peak: Call
     import monai.networks.nets  # noqa: F401 - so that its import is not counted
 
     path = CALLERS[case](tmp_path)
-    began = time.perf_counter()
     with pytest.raises(ModelError) as error:
         load_model(path)
-    assert time.perf_counter() - began < SOON_S
     assert peak() < SMALL_PEAK_BYTES
     sentence = str(error.value)
     assert len(sentence) < 1000

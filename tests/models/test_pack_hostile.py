@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -223,11 +222,9 @@ ARGUMENTS = ("architecture", "arguments")
 )
 def test_networks_that_are_wrong(change: Change, said: str, nnunet: Path, canary: Path) -> None:
     rewritten(nnunet, change)
-    began = time.perf_counter()
     with pytest.raises(ModelError, match=said) as caught:
         load_model(nnunet)
     assert "packed." in str(caught.value)
-    assert time.perf_counter() - began < 20
 
 
 def test_a_fold_of_another_shape_or_too_many(nnunet: Path) -> None:

@@ -160,7 +160,7 @@ def test_every_protocol_ends_with_nothing_left_over(protocol: int) -> None:
         complex(1, 2),
         torch.Size([1, 2]),
     ]
-    scan = pickle_scan._Machine("a")
+    scan = pickle_scan.Machine("a")
     for opcode, argument, _ in pickletools.genops(pickle.dumps(content, protocol)):
         scan.take(opcode, argument)
     assert scan.stack == scan.below == []

@@ -29,10 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     from napari_tessera.cli.interrupt import end_process, ending_quietly
 
     with ending_quietly():
-        end_process(run_app(app, _expand(sys.argv[1:])))
+        end_process(run_app(app, expand_patterns(sys.argv[1:])))
 
 
-def _expand(arguments: Sequence[str], *, os_name: str = os.name) -> list[str]:
+def expand_patterns(arguments: Sequence[str], *, os_name: str = os.name) -> list[str]:
     """Return the files that ``*.tif`` stands for, on Windows; elsewhere the shell has done that."""
     if os_name != "nt":
         return list(arguments)

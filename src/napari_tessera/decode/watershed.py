@@ -113,7 +113,7 @@ class WatershedDecoder(Decoder):
         boundary = reduced[0]
         if boundary.size == 0:
             return np.zeros(boundary.shape, np.uint16)
-        pieces = _flood(boundary, self._seeds(boundary))
+        pieces = flood(boundary, self._seeds(boundary))
         joined = agglomerate(pieces, boundary, threshold=self.merge_threshold * LEVELS, min_size_vox=self.min_size_vox)
         numbers: Labels = np.asarray(joined, label_dtype(int(joined.max())))
         return numbers[pieces]
@@ -122,7 +122,7 @@ class WatershedDecoder(Decoder):
         """Return numbered seeds: the peaks of the distance to the boundary; at least one."""
         from scipy import ndimage
 
-        distance = _capped_distance(boundary <= self.threshold * LEVELS, self.anisotropy)
+        distance = capped_distance(boundary <= self.threshold * LEVELS, self.anisotropy)
         sigma = [self.seed_sigma_vox / self.anisotropy] + [self.seed_sigma_vox] * (boundary.ndim - 1)
         ndimage.gaussian_filter(distance, sigma, output=distance, truncate=3)
         peaks = ndimage.maximum_filter(distance, 3)
@@ -149,7 +149,7 @@ def _nearest_channels(output: OutputSpec) -> list[int]:
     return [c for c, offset in enumerate(output.offsets) if sum(map(abs, offset)) == 1]
 
 
-def _flood(boundary: NDArray[np.uint8], seeds: NDArray[np.int32]) -> NDArray[np.int32]:
+def flood(boundary: NDArray[np.uint8], seeds: NDArray[np.int32]) -> NDArray[np.int32]:
     """Return the pieces that grow from the seeds.
 
     The inside of a seed is left out of the flooding, as nothing else can reach it (only among equal boundary values may
@@ -165,7 +165,7 @@ def _flood(boundary: NDArray[np.uint8], seeds: NDArray[np.int32]) -> NDArray[np.
     return pieces
 
 
-def _capped_distance(inside: NDArray[np.bool_], anisotropy: float) -> NDArray[np.uint8]:
+def capped_distance(inside: NDArray[np.bool_], anisotropy: float) -> NDArray[np.uint8]:
     """Return the distance to the nearest voxel outside, in steps of 1 / `STEPS_PER_VOXEL` up to `FARTHEST_VOX`.
 
     The exact transform needs `TRANSFORM_BYTES`, so it is taken block by block; with a margin as wide as the cap, the

@@ -157,7 +157,7 @@ class ForwardTracer:
         self._network = network
         self._lower = _AUTOCAST.get(precision)
         self._step_bytes = allocation_step_bytes(device_type) if step_bytes is None else step_bytes
-        self._twins = _twin_devices(device_type, self._lower)
+        self._twins = twin_devices(device_type, self._lower)
         self._skeletons: dict[str, Skeleton] = {}
         self._real_passes: dict[tuple[int, tuple[int, ...]], tuple[int, int, Shapes]] = {}
         self._weights_bytes = weights_bytes(network, step_bytes=self._step_bytes)
@@ -252,7 +252,7 @@ class ForwardTracer:
         return self._real_passes[channels, window]
 
 
-def _twin_devices(device_type: str, lower: torch.dtype | None) -> dict[str, float]:
+def twin_devices(device_type: str, lower: torch.dtype | None) -> dict[str, float]:
     """Return where twins may claim to be, best first, and the error of each.
 
     Code may look for a driver, which only the CPU does without; there autocast lowers other operations.

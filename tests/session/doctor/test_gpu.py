@@ -176,8 +176,11 @@ def test_card_whose_memory_is_full(cards, monkeypatch):
         ((9, 0), [], True),
     ],
 )
-def test_built_for(capability, architectures, expected):
-    assert gpu._is_built_for(capability, architectures) is expected
+def test_built_for(cards, capability, architectures, expected):
+    cards(("a card", capability), architectures=architectures)
+    finding = only(check_gpu())
+    assert finding.status is (Status.OK if expected else Status.FAIL)
+    assert expected or "{}.{}".format(*capability) in finding.detail
 
 
 @pytest.mark.parametrize(

@@ -85,11 +85,20 @@ def test_qt_that_says_nothing(machine):
     assert "no reason" in only(check_qt()).detail
 
 
-def test_trying_libraries_finds_only_the_missing_ones(monkeypatch):
+@pytest.mark.skipif(sys.platform != "linux", reason="library names of Linux")
+def test_trying_libraries_finds_only_the_missing_ones(machine, monkeypatch):
+    run_program = qt.run_program
+    machine(start=(-6, ABORTED))
+    pretended = qt.run_program
+
+    def trying(command, **environment):
+        return (pretended if command[2] == qt.START_QT else run_program)(command, **environment)
+
+    monkeypatch.setattr(qt, "run_program", trying)
     monkeypatch.setattr(qt, "qt_libraries", lambda: {"libc.so.6": "libc6", "libnosuch.so.1": "libnosuch1"})
-    if sys.platform != "linux":
-        pytest.skip("library names of Linux")
-    assert qt._missing_libraries() == ["libnosuch.so.1"]
+    finding = only(check_qt())
+    assert finding.detail.endswith("lacks libnosuch.so.1")
+    assert finding.remedy == "sudo apt-get install libnosuch1"
 
 
 def test_the_list_of_libraries_is_the_one_that_the_set_up_script_reads():

@@ -26,7 +26,7 @@ GROUP_FILES = {
 
 def host_memory() -> DeviceMemory:
     """Return the host's total and available memory, or what limits leave of it: those of control groups and shells."""
-    return _within_limits(_machine_memory(), Path("/"))
+    return within_limits(_machine_memory(), Path("/"))
 
 
 def _machine_memory() -> DeviceMemory:
@@ -39,7 +39,7 @@ def _machine_memory() -> DeviceMemory:
     return DeviceMemory(memory.total, memory.available)
 
 
-def _within_limits(memory: DeviceMemory, root: Path) -> DeviceMemory:
+def within_limits(memory: DeviceMemory, root: Path) -> DeviceMemory:
     """Return what limits leave of *memory*; below *root* are ``proc`` and ``sys``."""
     total, free = memory.total_bytes, memory.free_bytes
     for limit, used in (*_group_limits(root), *_process_limits(root)):

@@ -47,7 +47,7 @@ _Part = int | _Grows | _Holds
 
 def iter_steps(file: IO[bytes], label: str) -> Iterator[tuple[str, Any]]:
     """Yield the name and the argument of each step of the pickle at *file*'s place."""
-    machine = _Machine(label)
+    machine = Machine(label)
     for step, (opcode, argument, _) in enumerate(pickletools.genops(file)):
         if step == MAX_STEPS:
             raise ModelError(f"the weights {label} take more than {MAX_STEPS} steps to read, which no network's do")
@@ -55,7 +55,7 @@ def iter_steps(file: IO[bytes], label: str) -> Iterator[tuple[str, Any]]:
         yield opcode.name, argument
 
 
-class _Machine:
+class Machine:
     """The stack and the memo of a pickle, with counts in the place of values."""
 
     def __init__(self, label: str) -> None:
@@ -187,13 +187,13 @@ def _effect(opcode: pickletools.OpcodeInfo) -> tuple[int | None, tuple[str, ...]
 
 _GROWING = ("list", "dict", "set", "any")
 _EFFECTS = {opcode.name: _effect(opcode) for opcode in pickletools.opcodes}
-_SPECIAL: dict[str, Callable[[_Machine, Any], None]] = {
-    "MARK": _Machine._mark,
-    "POP": _Machine._drop,
-    "DUP": _Machine._again,
-    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), _Machine._put),
-    "MEMOIZE": _Machine._memoize,
-    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), _Machine._get),
+_SPECIAL: dict[str, Callable[[Machine, Any], None]] = {
+    "MARK": Machine._mark,
+    "POP": Machine._drop,
+    "DUP": Machine._again,
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), Machine._put),
+    "MEMOIZE": Machine._memoize,
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), Machine._get),
     "TUPLE": lambda machine, _: machine._join(machine._pop_mark()),
     "TUPLE1": lambda machine, _: machine._join(machine._pop(1)),
     "TUPLE2": lambda machine, _: machine._join(machine._pop(2)),
@@ -201,6 +201,6 @@ _SPECIAL: dict[str, Callable[[_Machine, Any], None]] = {
     "APPEND": lambda machine, _: machine._fill(machine._pop(1)),
     "SETITEM": lambda machine, _: machine._fill(machine._pop(2)),
     **dict.fromkeys(("APPENDS", "SETITEMS", "ADDITEMS"), lambda machine, _: machine._fill(machine._pop_mark())),
-    **dict.fromkeys(("REDUCE", "NEWOBJ"), _Machine._call),
-    "BUILD": _Machine._build,
+    **dict.fromkeys(("REDUCE", "NEWOBJ"), Machine._call),
+    "BUILD": Machine._build,
 }

@@ -64,7 +64,7 @@ def _plain_list(*_: object) -> list[Any]:
     return []
 
 
-_STAND_INS = allowed.PICKLED_BESIDE.handled(
+STAND_INS = allowed.PICKLED_BESIDE.handled(
     {
         **dict.fromkeys(allowed.PICKLED_BESIDE.names, Inert),
         "collections.defaultdict": _plain_dictionary,
@@ -226,7 +226,7 @@ def _is_allowed(name: str) -> bool:
 
 
 def _stand_for(name: str, stand_in: StandIn, label: str) -> Callable[..., Any]:
-    found = stand_in(name) or _STAND_INS.get(name)
+    found = stand_in(name) or STAND_INS.get(name)
     if found is None:
         raise ModelError(
             f"the weights {label} hold '{name[:120]}', which is more than tensors and plain data and may run code, so "

@@ -66,12 +66,12 @@ def read_postprocessing(source: str, tensor: Any) -> Postprocessing:
                 f"{source} gives {_NOT_LABELS_OF_OURS[step.id]}, of which only its post-processing step '{step.id}' "
                 f"makes labels: Tessera has no such step"
             )
-        if step.id not in _STEPS:
+        if step.id not in STEPS:
             is_code = step.id == "custom"
             raise found.refusal(step, "it is code in the package" if is_code else "it is measured on the whole output")
         if found.decoder is not None and step.id != "ensure_dtype":
             raise found.refusal(step, "it follows 'binarize'")
-        _STEPS[step.id](found, step)
+        STEPS[step.id](found, step)
     if found.undo:
         raise ModelError(found.not_done(found.undo[-1].step, "it changes probabilities, and no 'binarize' follows"))
     return Postprocessing(found.activation, found.decoder, tuple(found.gain), tuple(found.offset), tuple(found.notes))
@@ -166,7 +166,7 @@ class _Reader:
         )
 
 
-_STEPS: dict[str, Callable[[_Reader, Any], None]] = allowed.BIOIMAGEIO_POSTPROCESSING.handled(
+STEPS: dict[str, Callable[[_Reader, Any], None]] = allowed.BIOIMAGEIO_POSTPROCESSING.handled(
     {
         "binarize": _Reader.binarize,
         "clip": _Reader.clip,

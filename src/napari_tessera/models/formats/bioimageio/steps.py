@@ -57,13 +57,13 @@ class _Reader:
 
     def take(self, step: Any) -> None:
         """Add *step*, or raise `ModelError`."""
-        if step.id not in _STEPS:
+        if step.id not in STEPS:
             raise self._refusal(step, "Tessera has no such step")
         if step.id != "ensure_dtype":
             if self.rounded is not None:
                 raise self._refusal(step, f"it follows a rounding to {self.rounded}")
             self.dtype = "float32"  # what scaling gives, whatever it is given
-        _STEPS[step.id](self, step, step.kwargs)
+        STEPS[step.id](self, step, step.kwargs)
 
     def _ensure_dtype(self, step: Any, kwargs: Any) -> None:
         dtype = str(kwargs.dtype)
@@ -158,7 +158,7 @@ class _Reader:
         )
 
 
-_STEPS: dict[str, Callable[[_Reader, Any, Any], None]] = allowed.BIOIMAGEIO_PREPROCESSING.handled(
+STEPS: dict[str, Callable[[_Reader, Any, Any], None]] = allowed.BIOIMAGEIO_PREPROCESSING.handled(
     {
         "binarize": _Reader._binarize,
         "clip": _Reader._clip,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _NETS = "monai.networks.nets"
 # From the safest to the one that is a program.
-_ORDER = tuple(allowed.BIOIMAGEIO_WEIGHTS.names)
+KINDS = tuple(allowed.BIOIMAGEIO_WEIGHTS.names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Weights:
 def choose_weights(package: DescribedPackage, entries: Any) -> Weights:
     """Return the safest of *entries*, a `WeightsDescr`, that Tessera opens and that the package holds."""
     reasons = []
-    for kind in _ORDER:
+    for kind in KINDS:
         entry = getattr(entries, kind, None)
         if entry is None:
             continue
@@ -80,9 +80,9 @@ def choose_weights(package: DescribedPackage, entries: Any) -> Weights:
             if file.sha256 is None
         )
         return Weights(kind, weights.files, weights.architecture, weights.arguments, notes + unchecked)
-    others = [str(kind) for kind, entry in entries if entry is not None and kind not in _ORDER]
+    others = [str(kind) for kind, entry in entries if entry is not None and kind not in KINDS]
     if others:
-        reasons.append(f"{', '.join(others)}: Tessera opens {', '.join(_ORDER)}")
+        reasons.append(f"{', '.join(others)}: Tessera opens {', '.join(KINDS)}")
     raise ModelError(f"{package.path} has no weights that Tessera opens; {'; '.join(reasons)}")
 
 

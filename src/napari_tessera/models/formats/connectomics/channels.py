@@ -25,12 +25,12 @@ _CONTOUR = {"instance_boundary", "instance_contour", "boundary", "contour"}
 _DISTANCE = {"instance_edt", "skeleton_aware_edt", "signed_distance", "edt", "distance", "sdt"}
 
 SCALED = "scale_sigmoid"
-_ACTIVATIONS: dict[str, Activation] = allowed.CONNECTOMICS_ACTIVATIONS.handled(
+ACTIVATIONS: dict[str, Activation] = allowed.CONNECTOMICS_ACTIVATIONS.handled(
     {"sigmoid": "sigmoid", "softmax": "softmax", "tanh": "tanh", "none": "none", SCALED: "sigmoid"}
 )
 allowed.CONNECTOMICS_DECODERS.handled(DECODERS)
 allowed.CONNECTOMICS_COMMANDS.handled(dict.fromkeys(COMMANDS))
-PLAIN_ACTIVATIONS = {name: activation for name, activation in _ACTIVATIONS.items() if name != SCALED}
+PLAIN_ACTIVATIONS = {name: activation for name, activation in ACTIVATIONS.items() if name != SCALED}
 _SELECTIONS = (
     *("inference.model.select_channel", "inference.test_time_augmentation.select_channel"),
     "inference.output_channel",
@@ -184,9 +184,9 @@ def _parse_activation(config: Configuration, key: str, value: Any) -> tuple[floa
             raise config.complain(
                 key, value, "scale_sigmoid, or that with a number such as scale_sigmoid:0.5"
             ) from None
-    if name not in _ACTIVATIONS or number:
+    if name not in ACTIVATIONS or number:
         raise config.complain(key, value, f"{SCALED} or one of {', '.join(PLAIN_ACTIVATIONS)}")
-    return 1.0, _ACTIVATIONS[name]
+    return 1.0, ACTIVATIONS[name]
 
 
 def _selected(config: Configuration, out_channels: int) -> tuple[tuple[int, ...], tuple[str, ...]]:

@@ -165,7 +165,7 @@ def read_postprocessing(config: Config, *, key: str, out_channels: int) -> Postp
     if "postprocessing" not in config.content:
         return found
     transforms = config.components(config.content["postprocessing"], "postprocessing")
-    names = [base_name(transform.name, {**_POST, **_NEUTRAL}) for transform in transforms]
+    names = [base_name(transform.name, {**TRANSFORMS, **_NEUTRAL}) for transform in transforms]
     changing = [one for one, name in zip(transforms, names, strict=True) if one.is_monai and name not in _NEUTRAL]
     key, copies = key_of(key, changing, label=config.label), set[str]()
     for transform, name in zip(transforms, names, strict=True):
@@ -176,8 +176,8 @@ def read_postprocessing(config: Config, *, key: str, out_channels: int) -> Postp
             continue
         if transform.is_monai and name in _NEUTRAL and found.decoder is None and not is_float(transform, position):
             raise _unusable(transform, "a type without fractions, which would leave nothing to decide labels by")
-        if transform.is_monai and name in _POST:
-            _POST[name](found, transform, position, out_channels)
+        if transform.is_monai and name in TRANSFORMS:
+            TRANSFORMS[name](found, transform, position, out_channels)
         elif not transform.is_monai or name not in _NEUTRAL:
             raise ModelError(
                 f"{config.label}: '{transform.where}' is '{transform.target[:80]}', which Tessera does not do, and "
@@ -355,7 +355,7 @@ def _read_invert(found: Postprocessing, transform: Component, position: int, out
     found.output_order, found.output_activated = 1, found.activation != "none"
 
 
-_POST: dict[str, Callable[[Postprocessing, Component, int, int], None]] = allowed.MONAI_POSTPROCESSING.handled(
+TRANSFORMS: dict[str, Callable[[Postprocessing, Component, int, int], None]] = allowed.MONAI_POSTPROCESSING.handled(
     {
         "Activations": _read_activation,
         "AsDiscrete": _read_discrete,

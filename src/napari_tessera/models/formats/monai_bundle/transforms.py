@@ -160,14 +160,14 @@ def read_preprocessing(config: Config, *, key: str, channels: int, spatial_dims:
             )
     key, copies = _image_key(transforms, key, config.label), set[str]()
     for transform in transforms:
-        name = base_name(transform.name, {**_PRE, **_NEUTRAL, **_REFUSED})
+        name = base_name(transform.name, {**TRANSFORMS, **_NEUTRAL, **_REFUSED})
         check_key(transform, key, copies, changes=name not in _NEUTRAL)
         position = position_of(transform, key)
         if position is None:
             continue
         _check_type(found, transform, position)
-        if name in _PRE:
-            _PRE[name](found, transform, position)
+        if name in TRANSFORMS:
+            TRANSFORMS[name](found, transform, position)
         elif name not in _NEUTRAL:
             raise _refusal(transform, _REFUSED.get(name, _AT_RANDOM if name.startswith("Rand") else _UNKNOWN))
     found.settle()
@@ -176,7 +176,7 @@ def read_preprocessing(config: Config, *, key: str, channels: int, spatial_dims:
 
 def _image_key(transforms: list[Component], said: str, label: str) -> str:
     """Return the key of the image: what is loaded, where that is said, has to be it, or become it."""
-    loading = [one for one in transforms if base_name(one.name, _PRE) == "LoadImage"]
+    loading = [one for one in transforms if base_name(one.name, TRANSFORMS) == "LoadImage"]
     made = {str(name) for one in transforms for name in made_by(one)}
     return said if said in made else key_of(said, loading or transforms, label=label)
 
@@ -186,7 +186,7 @@ def _check_type(found: Preprocessing, transform: Component, position: int) -> No
     if is_float(transform, position):
         return
     said = str(at_position(transform.raw["dtype"], position))[:40]
-    reads = base_name(transform.name, {**_PRE, **_NEUTRAL}) in READERS
+    reads = base_name(transform.name, {**TRANSFORMS, **_NEUTRAL}) in READERS
     if reads or found.steps.count or found.voxel_size_um or found.resampling is not None:
         raise _refusal(transform, f"makes numbers of the type {said}, and Tessera keeps fractions")
     found.notes.append(
@@ -354,7 +354,7 @@ def _read_intensities(found: Preprocessing, transform: Component, position: int)
     READERS[base_name(transform.name, READERS)](found.steps, transform)
 
 
-_PRE: dict[str, Callable[[Preprocessing, Component, int], None]] = {
+TRANSFORMS: dict[str, Callable[[Preprocessing, Component, int], None]] = {
     **allowed.MONAI_AXES.handled(
         {
             "CropForeground": _read_crop,

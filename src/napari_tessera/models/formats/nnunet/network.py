@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ARCHITECTURES = allowed.NNUNET_NETWORKS.names
 # The classes that an argument may name, each under the names that it goes by.
-_LAYERS: dict[str, type[torch.nn.Module]] = {
+LAYERS: dict[str, type[torch.nn.Module]] = {
     name: getattr(torch.nn, cls.removeprefix("torch.nn.")) for name, cls in allowed.NNUNET_LAYERS.names.items()
 }
 
@@ -119,7 +119,7 @@ def _last(name: str) -> str:
 
 
 def _resolve(key: str, name: object, path: Path) -> Any:
-    table: Mapping[str, Any] = allowed.NNUNET_BLOCKS.names if key == "block" else _LAYERS
+    table: Mapping[str, Any] = allowed.NNUNET_BLOCKS.names if key == "block" else LAYERS
     if not isinstance(name, str) or name not in table:
         raise ModelError(
             f"{path}: the architecture names {key} = {name!r}, which is not one of the layers that Tessera rebuilds "

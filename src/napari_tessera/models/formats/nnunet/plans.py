@@ -57,7 +57,7 @@ class Configuration(_Part):
     architecture: Architecture
 
 
-class _OldConfiguration(_Part):
+class OldConfiguration(_Part):
     """How plans described a U-Net before they had ``architecture``."""
 
     unet: Literal["PlainConvUNet", "ResidualEncoderUNet"] = Field(alias="UNet_class_name")
@@ -138,7 +138,7 @@ class Plans(_Part):
                 f"of '{content['previous_stage']}'; Tessera runs one network: open that stage, or 3d_fullres"
             )
         if "architecture" not in content:
-            content |= {"architecture": _parse(_OldConfiguration, content, path).to_architecture()}
+            content |= {"architecture": _parse(OldConfiguration, content, path).to_architecture()}
         return _parse(Configuration, content, path)
 
     def _resolve(self, name: str, path: Path) -> dict[str, Any]:

@@ -34,7 +34,7 @@ _COMMON = ResamplingScheme(
 )
 # For each of nnU-Net's functions: how images and output are resampled without arguments, and arguments that change
 # nothing, each with the values that Tessera knows.
-_RESAMPLINGS: dict[str, ResamplingScheme] = allowed.NNUNET_RESAMPLING.handled(
+RESAMPLINGS: dict[str, ResamplingScheme] = allowed.NNUNET_RESAMPLING.handled(
     {
         "resample_data_or_seg_to_shape": replace(_COMMON, order=3, clip=True, separate_above=None),
         "resample_torch_fornnunet": _COMMON,
@@ -85,7 +85,7 @@ def read_resampling(configuration: Configuration) -> FoundResampling:
 
 def _scheme(name: str, arguments: Mapping[str, Any]) -> ResamplingScheme | None:
     """Return what a function does with *arguments*; None where Tessera does not do the same."""
-    known = _RESAMPLINGS.get(name)
+    known = RESAMPLINGS.get(name)
     if known is None or name == "no_resampling_hack":
         return None
     rest = dict(arguments)
@@ -309,12 +309,12 @@ def _normalisations(plans: Plans, configuration: Configuration, channels: int) -
 
 
 def _normalisation(plans: Plans, scheme: str, channel: int) -> Normalisation:
-    if scheme not in _SCHEMES:
+    if scheme not in SCHEMES:
         raise ModelError(
             f"channel {channel} has the normalisation scheme '{scheme}', which is not one of nnU-Net's own "
-            f"({', '.join(_SCHEMES)})"
+            f"({', '.join(SCHEMES)})"
         )
-    fixed = _SCHEMES[scheme]
+    fixed = SCHEMES[scheme]
     if fixed is not None:
         return fixed
     known = plans.intensities.get(str(channel))
@@ -325,7 +325,7 @@ def _normalisation(plans: Plans, scheme: str, channel: int) -> Normalisation:
 
 
 # None takes its numbers from the plans.
-_SCHEMES: dict[str, Normalisation | None] = allowed.NNUNET_PREPROCESSING.handled(
+SCHEMES: dict[str, Normalisation | None] = allowed.NNUNET_PREPROCESSING.handled(
     {
         "CTNormalization": None,
         "ZScoreNormalization": Normalisation("zscore"),
