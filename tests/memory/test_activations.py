@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from monai.networks import nets
-from tests.planning.conftest import trace_forward
+from tests.memory.conftest import trace_forward
 from torch import nn
 
 from napari_tessera.core.errors import ModelError

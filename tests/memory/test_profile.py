@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from monai.networks import nets
-from tests.planning.conftest import trace_forward
+from tests.memory.conftest import trace_forward
 
 from napari_tessera.memory.activations import ActivationCache
 from napari_tessera.memory.estimate import PassProfile

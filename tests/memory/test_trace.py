@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from monai.networks import nets
-from tests.planning.conftest import trace_forward
+from tests.memory.conftest import trace_forward
 from torch import nn
 from torch.nn import functional
 
