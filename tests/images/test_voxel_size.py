@@ -22,6 +22,7 @@ CUBE = np.zeros((3, 6, 7), np.uint8)
         *[(unit, 1e-4) for unit in ("\u00c5", "\u212b", "angstrom", "\u00c5ngstr\u00f6ms")],
         ("m", 1e6),
         ("meters", 1e6),
+        *[("foot", 304_800), ("yard", 914_400), ("kilometer", 1e9), ("femtometer", 1e-9), ("attometer", 1e-12)],
         *[(unit, None) for unit in ("Mm", "Pm", "pixel", "pixels", "reference frame", "s", "sec", "", "furlong")],
     ],
 )

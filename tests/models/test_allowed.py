@@ -16,9 +16,8 @@ import napari_tessera
 from napari_tessera.core.errors import ModelError
 from napari_tessera.core.settings import connectomics_decoding
 from napari_tessera.core.settings.connectomics_config import read_configuration
-from napari_tessera.models.formats.bioimageio import postprocessing as bioimageio_postprocessing
-from napari_tessera.models.formats.bioimageio import steps as bioimageio_steps
-from napari_tessera.models.formats.bioimageio import weights as bioimageio_weights
+from napari_tessera.models.formats.bioimageio import described_package as bioimageio_weights
+from napari_tessera.models.formats.bioimageio import processing as bioimageio_steps
 from napari_tessera.models.formats.connectomics import blueprint as connectomics_blueprint
 from napari_tessera.models.formats.connectomics import channels as connectomics_channels
 from napari_tessera.models.formats.connectomics import connectomics_format as connectomics_pickles
@@ -68,8 +67,8 @@ HANDLED: dict[str, tuple[Names, Any]] = {
     ),
     "MONAI's intensities": (allowed.MONAI_INTENSITIES, monai_intensities.READERS),
     "MONAI's transforms after": (allowed.MONAI_POSTPROCESSING, monai_postprocessing.TRANSFORMS),
-    "bioimage.io's steps before": (allowed.BIOIMAGEIO_PREPROCESSING, bioimageio_steps.STEPS),
-    "bioimage.io's steps after": (allowed.BIOIMAGEIO_POSTPROCESSING, bioimageio_postprocessing.STEPS),
+    "bioimage.io's steps before": (allowed.BIOIMAGEIO_PREPROCESSING, bioimageio_steps.BEFORE),
+    "bioimage.io's steps after": (allowed.BIOIMAGEIO_POSTPROCESSING, bioimageio_steps.AFTER),
     "bioimage.io's weights": (allowed.BIOIMAGEIO_WEIGHTS, bioimageio_weights.KINDS),
 }
 
@@ -213,7 +212,7 @@ REVIEWED = {
         "library",
         "importlib.import_module",
     ): "onnx or onnxruntime, names in the source",
-    ("models/formats/bioimageio/weights.py", "_open_onnx", "importlib.import_module"): "a name in the source",
+    ("models/formats/bioimageio/described_package.py", "_open_onnx", "importlib.import_module"): "a name in the source",
     ("core/plain_data.py", "load_yaml", "yaml.load"): "with a loader of plain data, derived from SafeLoader",
     (
         "models/safety/tensors_only.py",
@@ -252,8 +251,8 @@ REVIEWED = {
 LOOKED_UP = {
     ("models/networks/architectures.py", "network_class"): "a class of MONAI_NETWORKS",
     ("models/networks/adapters.py", ""): "the types of BIOIMAGEIO_NUMBERS, when the module is imported",
-    ("models/formats/bioimageio/bioimageio_format.py", "_number_type"): "a type of BIOIMAGEIO_NUMBERS",
-    ("models/formats/bioimageio/weights.py", "choose_weights"): "a key of BIOIMAGEIO_WEIGHTS, of parsed data",
+    ("models/formats/bioimageio/bioimageio_format.py", "_read"): "a type of BIOIMAGEIO_NUMBERS",
+    ("models/formats/bioimageio/described_package.py", "choose_weights"): "a key of BIOIMAGEIO_WEIGHTS, of parsed data",
     ("models/formats/nnunet/network.py", ""): "the layers of NNUNET_LAYERS, when the module is imported",
     ("models/formats/nnunet/network.py", "build_network"): "a class of NNUNET_NETWORKS, a block of NNUNET_BLOCKS",
 }

@@ -24,8 +24,8 @@ from tests.models.sample_bioimageio import zipped
 import napari_tessera as nt
 from napari_tessera.core.errors import ModelError
 from napari_tessera.intensity.normalisation import Chain, Normalisation
-from napari_tessera.models.formats.registry import DEEPEST
 from napari_tessera.models.load import describe_model, find_risk, load_model
+from napari_tessera.models.safety.package import DEEPEST
 from napari_tessera.models.spec.spec import WindowRule
 
 if TYPE_CHECKING:

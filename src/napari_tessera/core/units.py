@@ -30,6 +30,9 @@ _WORDS = {
     "inche": 25_400.0,  # of "inches"
     "angstrom": 1e-4,
     "ångström": 1e-4,
+    "foot": 304_800.0,
+    "yard": 914_400.0,
+    "kilometer": 1e9,
     "meter": 1e6,
     "decimeter": 1e5,
     "centimeter": 1e4,
@@ -37,6 +40,8 @@ _WORDS = {
     "micrometer": 1.0,
     "nanometer": 1e-3,
     "picometer": 1e-6,
+    "femtometer": 1e-9,
+    "attometer": 1e-12,
 }
 
 
@@ -52,7 +57,7 @@ def axis_letter(label: str) -> str:
 
 
 def micrometres_per(unit: str) -> float | None:
-    """Return how many micrometres the *unit* of length is, None where it is none that a microscope's file would use.
+    """Return how many micrometres the *unit* of length is, None where it is none that image files use.
 
     Examples
     --------

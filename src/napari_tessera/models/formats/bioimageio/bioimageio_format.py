@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,18 @@ from typing import Any
 import torch
 
 from napari_tessera.core.errors import ModelError
+from napari_tessera.core.units import micrometres_per
 from napari_tessera.intensity.normalisation import Normalisation
 from napari_tessera.models.formats.base import Description, ModelFormat, Risk
-from napari_tessera.models.formats.bioimageio.axes import Layout, read_layout
-from napari_tessera.models.formats.bioimageio.files import DescribedPackage, open_package, read_description
-from napari_tessera.models.formats.bioimageio.postprocessing import Postprocessing, read_postprocessing
-from napari_tessera.models.formats.bioimageio.steps import read_normalisation
-from napari_tessera.models.formats.bioimageio.weights import Weights, choose_weights, open_network
+from napari_tessera.models.formats.bioimageio.described_package import (
+    DescribedPackage,
+    Weights,
+    choose_weights,
+    open_network,
+    open_package,
+    read_description,
+)
+from napari_tessera.models.formats.bioimageio.processing import Postprocessing, Preprocessing
 from napari_tessera.models.model import Model
 from napari_tessera.models.networks import architectures
 from napari_tessera.models.networks.adapters import AxesInOrder, ChannelLines
@@ -26,6 +32,10 @@ from napari_tessera.models.spec.spec import ModelSpec, OutputKind, OutputSpec, W
 
 # Words for which the name of a single output channel stands.
 _BOUNDARY_WORDS = ("boundar", "membrane", "edge", "border", "contour")
+# Of a side, its step and the halo: far beyond what a network takes, and within what floating point tells apart.
+MOST_VOXELS = 1_000_000
+# Side of the window to begin with, where the size rule leaves a choice, by the number of spatial axes.
+SIDE = {2: 256, 3: 64}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +44,7 @@ class _Read:
 
     package: DescribedPackage
     weights: Weights
-    layout: Layout
+    layout: _Layout
     dtype: torch.dtype
     post: Postprocessing
     spec: ModelSpec
@@ -53,10 +63,8 @@ class BioimageIo(ModelFormat):
         weights = choose_weights(package, description.weights)
         if not weights.runs_code:
             return None
-        return Risk(
-            "opening it runs code from its TorchScript weights, with your rights",
-            (package.find(weights.files[0].source),),
-        )
+        file = package.find(weights.files[0].source)
+        return Risk("opening it runs code from its TorchScript weights, with your rights", (file,))
 
     def describe(self, path: Path) -> Description:
         """Return what the description in *path* says; no other file of the package is opened."""
@@ -91,10 +99,9 @@ def _read(path: Path, trusted: TrustedFiles = NO_FILES) -> _Read:
         )
     taken, given = description.inputs[0], description.outputs[0]
     weights = choose_weights(package, description.weights)
-    layout = read_layout(str(path), taken, given)
+    layout = _read_layout(str(path), taken, given)
     refuse_embeddings([str(given.id), *layout.out_channels], str(path))
-    before = read_normalisation(str(path), taken)
-    post = read_postprocessing(str(path), given)
+    before, post = Preprocessing(str(path), taken), Postprocessing(str(path), given)
     if weights.architecture and not before.dtype.startswith("float"):
         raise ModelError(
             f"{path} gives its network {before.dtype}, but {weights.architecture} computes with floating-point numbers"
@@ -120,12 +127,8 @@ def _read(path: Path, trusted: TrustedFiles = NO_FILES) -> _Read:
         citation=_citation_of(description),
     )
     every = (*notes, *weights.notes, *layout.notes, *before.notes, *post.notes, *_notes_on(description))
-    return _Read(package, weights, layout, _number_type(before.dtype), post, spec, every)
-
-
-def _number_type(name: str) -> torch.dtype:
-    found: torch.dtype = getattr(torch, allowed.BIOIMAGEIO_NUMBERS.names[name].removeprefix("torch."))
-    return found
+    dtype = getattr(torch, allowed.BIOIMAGEIO_NUMBERS.names[before.dtype].removeprefix("torch."))
+    return _Read(package, weights, layout, dtype, post, spec, every)
 
 
 def _assumed(normalisation: object, post: Postprocessing, kind: OutputKind) -> tuple[str, ...]:
@@ -136,7 +139,7 @@ def _assumed(normalisation: object, post: Postprocessing, kind: OutputKind) -> t
     return (*assume(*unsaid), meaning)
 
 
-def _kind_of(layout: Layout) -> OutputKind:
+def _kind_of(layout: _Layout) -> OutputKind:
     if len(layout.out_channels) > 1:
         return "semantic"
     name = layout.out_channels[0].lower()
@@ -167,3 +170,152 @@ def _notes_on(description: Any) -> tuple[str, ...]:
     if foreign:
         found.append(f"What its 'config' says to other programs is not taken over: {', '.join(foreign)}.")
     return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """What the axes of input and output say."""
+
+    spatial_dims: int
+    in_channels: tuple[str, ...]  # names; one where a tensor has no channel axis
+    out_channels: tuple[str, ...]
+    window: WindowRule
+    halo: tuple[int, ...] | None
+    voxel_size_um: tuple[float, ...] | None  # in image order; None if not every axis says
+    order_in: str  # axes of the network's tensors, a letter each: b, c, z, y, x
+    order_out: str
+    one_by_one: bool  # a batch is always of one window
+    notes: tuple[str, ...]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the network takes and gives (B, C, *spatial) in image order."""
+        plain = f"bc{'zyx'[-self.spatial_dims :]}"
+        return self.order_in == self.order_out == plain and not self.one_by_one
+
+
+def _read_layout(source: str, taken: Any, given: Any) -> _Layout:
+    """Return the layout of the input tensor *taken* and the output tensor *given*, both of `bioimageio.spec`."""
+    order_in, order_out = _letters(source, "input", taken), _letters(source, "output", given)
+    spatial = "".join(axis for axis in "zyx" if axis in order_in)
+    if spatial not in ("zyx", "yx") or {*order_out} - {"b", "c"} != set(spatial):
+        raise ModelError(
+            f"{source} has the axes {order_in} in and {order_out} out, but Tessera needs y and x, or z, y and x, in "
+            f"both"
+        )
+    axes_in = dict(zip(order_in, taken.axes, strict=True))
+    axes_out = dict(zip(order_out, given.axes, strict=True))
+    for letter in spatial:
+        _refuse_other_size(source, letter, axes_in[letter], axes_out[letter])
+    halos = [int(getattr(axes_out[letter], "halo", 0) or 0) for letter in spatial]
+    window, notes = _window(source, spatial, [axes_in[letter] for letter in spatial], halos)
+    voxel_size, unit_notes = _voxel_size([axes_in[letter] for letter in spatial])
+    if "c" in axes_in and len(axes_in["c"].channel_names) > 1:
+        notes += (f"The input channels are, in this order: {', '.join(map(str, axes_in['c'].channel_names))}.",)
+    if getattr(taken, "pad", None) is not None:
+        notes += ("Its padding of the input is not taken over: Tessera pads as its settings say.",)
+    return _Layout(
+        spatial_dims=len(spatial),
+        in_channels=_channels(axes_in),
+        out_channels=_channels(axes_out),
+        window=window,
+        halo=_halo(source, window, halos),
+        voxel_size_um=voxel_size,
+        order_in=order_in,
+        order_out=order_out,
+        one_by_one=axes_in["b"].size == 1,
+        notes=notes + unit_notes,
+    )
+
+
+def _letters(source: str, kind: str, tensor: Any) -> str:
+    what, letters = f"{kind} '{tensor.id}'", ""
+    for axis in tensor.axes:
+        letter = {"batch": "b", "channel": "c"}.get(axis.type, str(axis.id))
+        if axis.type not in ("batch", "channel", "space") or (axis.type == "space" and letter not in set("zyx")):
+            raise ModelError(
+                f"{source}: the {what} has the axis '{axis.id}' of type {axis.type}, but Tessera knows batch, channel "
+                f"and the spaces z, y and x"
+            )
+        letters += letter
+    if "b" not in letters or len(set(letters)) < len(letters):
+        raise ModelError(f"{source}: the {what} has the axes {letters}, but it needs a batch and each axis once")
+    return letters
+
+
+def _channels(axes: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(map(str, axes["c"].channel_names)) if "c" in axes else ("",)
+
+
+def _refuse_other_size(source: str, letter: str, axis_in: Any, axis_out: Any) -> None:
+    """Raise unless the output's size is the input's: windows are stitched voxel by voxel."""
+    size = axis_out.size
+    if isinstance(size, int):
+        same = size == axis_in.size
+    else:
+        # A reference gives: its axis's size x that axis's scale / the own scale + offset.
+        same_as = {str(axis_in.id), str(getattr(axis_in.size, "axis_id", axis_in.id))}
+        same = size.offset == 0 and axis_out.scale == axis_in.scale and str(size.axis_id) in same_as
+    if not same:
+        raise ModelError(
+            f"{source}: the output's size along {letter} is not the input's ({size} for {axis_in.size}), but Tessera "
+            f"stitches outputs of the window's size: such a network cannot be used"
+        )
+
+
+def _window(source: str, spatial: str, axes: Sequence[Any], halos: Sequence[int]) -> tuple[WindowRule, tuple[str, ...]]:
+    """Return the rule: a fixed side, ``min + n * step``, or that of the axis that a side refers to."""
+    by_id = {str(axis.id): axis for axis in axes}
+    rules, notes = [], []
+    for letter, axis, halo in zip(spatial, axes, halos, strict=True):
+        size = axis.size
+        _refuse_huge(source, letter, size, halo)
+        if hasattr(size, "axis_id"):
+            other = by_id.get(str(size.axis_id))
+            if other is None or size.offset != 0 or other.scale != axis.scale:
+                raise ModelError(
+                    f"{source}: the input's size along {letter} hangs on another axis ({size}), which Tessera cannot "
+                    f"offer: only sides that are equal"
+                )
+            notes.append(f"The window's side along {letter} must equal that along {size.axis_id}.")
+            size = other.size
+            _refuse_huge(source, letter, size, halo)
+        if isinstance(size, int):
+            rules.append((size, 0, size))
+            continue
+        # What is left between the halos must be something, so that windows can cover the volume with it.
+        least = size.min + max(0, -(-(2 * halo + 1 - size.min) // size.step)) * size.step
+        steps = max(0, round((SIDE[len(spatial)] - least) / size.step))
+        rules.append((least + steps * size.step, size.step, least))
+    default, step, minimum = (tuple(numbers) for numbers in zip(*rules, strict=True))
+    return WindowRule(default, step, minimum), tuple(notes)
+
+
+def _refuse_huge(source: str, letter: str, size: Any, halo: int) -> None:
+    if isinstance(size, int):
+        said = {"size": size}
+    else:  # a rule of sides, or a reference to another axis, which has none of its own
+        said = {"size.min": size.min, "size.step": size.step} if hasattr(size, "step") else {}
+    for key, number in {**said, "halo": halo}.items():
+        if number > MOST_VOXELS:
+            raise ModelError(
+                f"{source}: the {key} along {letter} is {str(number)[:40]}, but it must be at most {MOST_VOXELS} voxels"
+            )
+
+
+def _halo(source: str, window: WindowRule, halos: Sequence[int]) -> tuple[int, ...] | None:
+    if any(2 * halo >= side for halo, side in zip(halos, window.default, strict=True)):
+        raise ModelError(
+            f"{source}: its halo of {tuple(halos)} voxels leaves nothing of its window of {window.default}"
+        )
+    return tuple(halos) if any(halos) else None
+
+
+def _voxel_size(axes: Sequence[Any]) -> tuple[tuple[float, ...] | None, tuple[str, ...]]:
+    scales = [f"{axis.scale:g} {axis.unit or 'of no unit'}" for axis in axes]
+    units = [micrometres_per(axis.unit or "") for axis in axes]
+    if all(units):
+        return tuple(axis.scale * unit for axis, unit in zip(axes, units, strict=True)), ()
+    if any(axis.unit is not None or axis.scale != 1 for axis in axes):
+        return None, (f"Its voxel size is not taken over: the axes say {', '.join(scales)}.",)
+    return None, ()
