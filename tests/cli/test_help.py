@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import pytest
 import typer
 from pydantic import Field
 from scripts import settings_tables
+from scripts.settings_tables import decoder_tables
 
 import napari_tessera as nt
+from napari_tessera import decode
 from napari_tessera.cli.app import app
 from napari_tessera.core.settings.file import file_schema
 from napari_tessera.core.settings.knobs import WHOLE, Knob, knob, knobs
 from napari_tessera.core.settings.settings import Settings
-from napari_tessera.decode import decoder_names
+from napari_tessera.decode import decoder_knobs, decoder_names
+from napari_tessera.decode.threshold import ThresholdDecoder
 
 COMMANDS = ("plan", "run", "demo", "doctor", "models", "settings")
 OPTIONS = {
@@ -71,7 +75,7 @@ def test_no_command_shows_the_help(tessera: Callable[..., Any]) -> None:
     assert all(command in ended.out for command in COMMANDS)
 
 
-@pytest.mark.parametrize("command", ["plan", "run"])
+@pytest.mark.parametrize("command", ["plan", "run", "calibrate"])
 @pytest.mark.parametrize("knob", knobs(Settings), ids=lambda knob: knob.name)
 def test_words_are_those_of_the_declaration(command: str, knob: Knob) -> None:
     said = help_of(command, knob.option)
@@ -91,8 +95,12 @@ def test_choices_are_those_of_settings(name: str) -> None:
     assert all(choice.value in help_of("run", OPTIONS[name]) for choice in choices)
 
 
-def test_decoders_are_those_there_are() -> None:
-    assert all(name in help_of("run", "--decoder") for name in decoder_names())
+@pytest.mark.parametrize("command", ["plan", "run", "calibrate"])
+def test_decoders_are_those_there_are(command: str) -> None:
+    assert all(name in help_of(command, "--decoder") for name in decoder_names())
+    for name in decoder_names():
+        parameters = ", ".join(each.name for each in decoder_knobs(name))
+        assert f"Of {name}: {parameters}." in help_of(command, "--decoder-option")
 
 
 class _WithOneMore(Settings):
@@ -113,6 +121,24 @@ def test_a_new_knob_is_in_help_file_and_schema(tmp_path: Path, monkeypatch: pyte
     path.write_text("inference: {trial: 10}")
     with pytest.raises(nt.SettingsError, match="trial is 10, but it must be a whole number from 2 to 9"):
         _WithOneMore.from_yaml(path)
+
+
+class _Mode(ThresholdDecoder):
+    name: ClassVar[str] = "trial"
+    strength: Annotated[int, Field(ge=2, le=9), WHOLE] = knob(3, "Strength", "A parameter for a trial.")
+
+
+def test_a_new_decoder_and_its_parameter_are_in_help_schema_and_table(
+    tessera: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(decode.DECODERS, _Mode.name, _Mode)
+    assert "contour-distance, trial." in help_of("run", "--decoder")
+    assert "keep_largest, strength." in help_of("run", "--decoder-option")
+    schema = json.loads(tessera("settings", "--schema").out)["properties"]["decoding"]["anyOf"]
+    parameters = {one["properties"]["name"].get("const"): one["properties"].get("parameters") for one in schema}
+    strength = parameters["trial"]["properties"]["strength"]
+    assert (strength["minimum"], strength["maximum"], strength["default"]) == (2, 9, 3)
+    assert "| `strength` | `3` | a whole number from 2 to 9 | A parameter for a trial. |" in decoder_tables()
 
 
 @pytest.mark.parametrize("page", settings_tables.PAGES)

@@ -29,6 +29,16 @@ def test_there_and_back(tessera: Callable[..., Any], tmp_path: Path) -> None:
     assert nt.Settings.from_yaml(back) == SETTINGS
 
 
+def test_parameters_of_a_decoder_are_checked_where_the_file_is_known(
+    tessera: Callable[..., Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text("decoding:\n  name: watershed\n  parameters: {threshold: 7}\n")
+    ended = tessera("plan", "--shape", "8,16,16", "--settings", path)
+    assert ended.code == nt.SettingsError.exit_code
+    assert f"{path}: line 3: decoder parameter threshold is 7" in ended.err
+
+
 def test_keys_without_a_match_are_named(tessera: Callable[..., Any], tmp_path: Path) -> None:
     config, mine = tmp_path / "config.yaml", tmp_path / "mine.yaml"
     content = {"inference": {"window": {"window_size": [8, 32, 32], "padding_mode": "reflect"}}, "model": {"a": 1}}

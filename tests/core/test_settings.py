@@ -189,6 +189,21 @@ def test_files_that_are_not_there_or_cannot_be_written(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_each_fault_of_a_file_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text("# mine\ninference:\n  overlap: 0.5\n  blendin: bump\nmodel_: 3\n")
+    with pytest.raises(SettingsError, match=r"s\.yaml: line 4: unknown key 'inference\.blendin'.*; line 5: "):
+        Settings.from_yaml(path)
+    path.write_text("inference:\n  blending: gausian\n  overlap: 1\ndecoding:\n  name: 3\n")
+    with pytest.raises(SettingsError) as met:
+        Settings.from_yaml(path)
+    lines = {f"line {line}: {name} is" for line, name in ((2, "blend"), (3, "overlap"), (5, "decoder"))}
+    assert all(said in str(met.value) for said in lines)
+    path.write_text("inference: {tta_axes: x, tta_views: [identity, x]}")
+    with pytest.raises(SettingsError, match=r"s\.yaml: tta_axes and tta_views both"):  # of no single line
+        Settings.from_yaml(path)
+
+
 def test_an_unknown_name_in_python() -> None:
     with pytest.raises(SettingsError, match=r"unknown setting 'window'.*did you mean 'window_size'"):
         Settings.from_mapping({"window": (1, 2, 3)})

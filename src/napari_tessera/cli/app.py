@@ -9,7 +9,7 @@ from napari_tessera.cli.demo import demo
 from napari_tessera.cli.doctor import doctor
 from napari_tessera.cli.inspect import inspect
 from napari_tessera.cli.models import models
-from napari_tessera.cli.options import MeasuringCommand, SettingsCommand
+from napari_tessera.cli.options import SettingsCommand
 from napari_tessera.cli.pack import pack
 from napari_tessera.cli.plan import plan
 from napari_tessera.cli.run import run
@@ -44,7 +44,7 @@ def root(
 
 app.command(cls=SettingsCommand)(plan)
 app.command(cls=SettingsCommand)(run)
-app.command(cls=MeasuringCommand)(calibrate)
+app.command(cls=SettingsCommand)(calibrate)
 app.command()(demo)
 app.command()(doctor)
 app.command()(models)

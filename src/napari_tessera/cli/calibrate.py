@@ -26,6 +26,7 @@ def calibrate(
     """Measure the memory and the time of a network's forward passes here, and keep both for later plans.
 
     A few passes over made-up windows; no image is needed. Runs on an NVIDIA card are measured, too, each time.
+    Settings that a pass does not depend on are accepted and change nothing.
     """
     wanted = setup.merge_settings(settings, options.given_settings(context))
     network = setup.open_model(model, trust=trust, network_output=network_output)

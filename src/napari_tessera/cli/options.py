@@ -7,7 +7,7 @@ default of `Settings` holds. The help names it.
 import inspect
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -159,18 +159,17 @@ _SPOKEN_UNITS = ("fraction", "windows", "volumes", "views", "axes")
 
 
 class SettingsCommand(TyperCommand):
-    """A command that takes settings as options; they are made when it is first parsed or explained.
+    """A command that takes every setting as an option; they are made when it is first parsed or explained.
 
     `tessera --help` then needs no pydantic. The function gets those that are given through `given_settings`.
     """
 
-    names: ClassVar[tuple[str, ...]] = ()
     _has_settings = False
 
     def get_params(self, ctx: Any) -> Any:
         """Return the command's own parameters and those of settings."""
         if not self._has_settings:
-            self.params.extend(_settings_options(self.names))
+            self.params.extend(_settings_options())
             self._has_settings = True
         return super().get_params(ctx)
 
@@ -180,12 +179,6 @@ class SettingsCommand(TyperCommand):
             name.removeprefix(_PREFIX): ctx.params.pop(name) for name in [*ctx.params] if name.startswith(_PREFIX)
         }
         return super().invoke(ctx)
-
-
-class MeasuringCommand(SettingsCommand):
-    """A command that takes those settings on which a forward pass depends."""
-
-    names = ("window_size", "sw_batch_size", "precision", "device")
 
 
 _GIVEN = "napari_tessera.settings"
@@ -203,14 +196,13 @@ def given_settings(context: typer.Context) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value != ()}
 
 
-def _settings_options(names: tuple[str, ...]) -> list[Any]:
-    """Return the options of the settings *names*, of all where none is named."""
+def _settings_options() -> list[Any]:
     from napari_tessera.core.settings.knobs import knobs
     from napari_tessera.core.settings.settings import Settings
 
     def collect(**values: Any) -> None: ...
 
-    parameters = [_parameter(knob) for knob in knobs(Settings) if not names or knob.name in names]
+    parameters = [_parameter(knob) for knob in knobs(Settings)]
     collect.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     app = typer.Typer(add_completion=False)
     app.command()(collect)
@@ -243,10 +235,13 @@ def _parameter(knob: "Knob") -> inspect.Parameter:
 
 
 def _choices(knob: "Knob") -> str:
-    if knob.name == "decoder":
-        from napari_tessera.decode import decoder_names
+    from napari_tessera.decode import decoder_knobs, decoder_names
 
+    if knob.name == "decoder":
         return f" One of {', '.join(decoder_names())}."
+    if knob.name == "decoder_parameters":
+        each = {name: ", ".join(one.name for one in decoder_knobs(name)) for name in decoder_names()}
+        return "".join(f" Of {name}: {parameters}." for name, parameters in each.items())
     unsaid = [choice for choice in knob.choices if choice not in knob.description]
     return f" One of {', '.join(knob.choices)}." if unsaid else ""
 

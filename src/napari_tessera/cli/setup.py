@@ -36,12 +36,20 @@ def merge_settings(file: Path | None, options: Mapping[str, Any]) -> Settings:
 
 
 def _open_settings(file: Path) -> Settings:
-    from napari_tessera import Settings
+    from napari_tessera import Settings, SettingsError
     from napari_tessera.cli.console import say
+    from napari_tessera.core.settings.file import file_error
+    from napari_tessera.decode import get_decoder
 
     settings, notes = Settings.open(file)
     for note in notes:
         say(note, kind="Note")
+    try:
+        if settings.decoder is not None:
+            get_decoder(settings.decoder, **dict(settings.decoder_parameters))
+    except SettingsError as error:
+        field = "decoder_parameters" if error.by_field else "decoder"
+        raise file_error(file, Settings, {field: str(error)}) from error
     return settings
 
 

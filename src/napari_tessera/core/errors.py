@@ -41,9 +41,19 @@ class TesseraError(Exception):
 
 
 class SettingsError(TesseraError):
-    """A setting is unknown, mistyped, out of range or does not fit the model or the volume."""
+    """A setting is unknown, mistyped, out of range or does not fit the model or the volume.
+
+    Attributes
+    ----------
+    by_field
+        A clause for each field that is wrong, where a declared model was given values.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str = "", *, by_field: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.by_field = dict(by_field or {})
 
 
 class OutputError(TesseraError):

@@ -16,24 +16,24 @@ from napari_tessera.decode.watershed import WatershedDecoder
 __all__ = ["Decoder", "decoder_knobs", "decoder_names", "decoder_schema", "get_decoder"]
 
 # By name; each is a model whose fields are its parameters.
-_DECODERS: dict[str, type[Decoder]] = {
+DECODERS: dict[str, type[Decoder]] = {
     cls.name: cls for cls in (ArgmaxDecoder, RegionsDecoder, ThresholdDecoder, WatershedDecoder, ContourDistanceDecoder)
 }
 
 
 def decoder_names() -> tuple[str, ...]:
     """Return the names that `get_decoder` knows."""
-    return tuple(_DECODERS)
+    return tuple(DECODERS)
 
 
 def decoder_knobs(name: str) -> tuple[Knob, ...]:
     """Return the parameters of the decoder called *name*."""
-    return knobs(_DECODERS[name])
+    return knobs(DECODERS[name])
 
 
 def decoder_schema(name: str) -> dict[str, Any]:
     """Return the JSON Schema of the parameters of the decoder called *name*."""
-    return _DECODERS[name].model_json_schema()
+    return DECODERS[name].model_json_schema()
 
 
 def get_decoder(name: str, **parameters: Any) -> Decoder:
@@ -44,8 +44,8 @@ def get_decoder(name: str, **parameters: Any) -> Decoder:
     >>> get_decoder("threshold", min_size_vox=50)
     ThresholdDecoder(threshold=0.5, channel=None, connectivity=1, min_size_vox=50, keep_largest=0)
     """
-    if str(name) not in _DECODERS:
+    if str(name) not in DECODERS:
         raise SettingsError(
-            f"there is no decoder '{name}'{nearest(str(name), _DECODERS)} (there are {', '.join(_DECODERS)})"
+            f"there is no decoder '{name}'{nearest(str(name), DECODERS)} (there are {', '.join(DECODERS)})"
         )
-    return _DECODERS[name](**parameters)
+    return DECODERS[name](**parameters)

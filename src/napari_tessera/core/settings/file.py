@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,25 +39,38 @@ def read_settings(path: Path, model: type[BaseModel]) -> tuple[dict[str, Any], t
         return read_connectomics(path)
     sections, switch = places(model), None
     values: dict[str, Any] = {}
-    problems: list[str] = []
+    problems: dict[str, str] = {}
     for section, content in tree.items():
         if section not in sections:
-            problems.append(_unknown(section, sections))
+            problems[section] = _unknown(section, sections)
         elif not isinstance(content, dict | None):
-            problems.append(f"'{section}' is {content!r}, but it must be a section of keys")
+            problems[section] = f"'{section}' is {content!r}, but it must be a section of keys"
         for key, value in (content or {}).items() if isinstance(content, dict) and section in sections else ():
             if (section, key) == ("inference", SWITCH):
                 switch = value
             elif key not in sections[section]:
                 known = [*sections[section], *([SWITCH] if section == "inference" else [])]
-                problems.append(_unknown(key, known, f"{section}."))
+                problems[f"{section}.{key}"] = _unknown(key, known, f"{section}.")
             elif value is not None:
                 values[sections[section][key]] = value
     if not isinstance(switch, bool | None):
-        problems.append(f"'inference.{SWITCH}' is {switch!r}, but it must be true or false")
+        problems[f"inference.{SWITCH}"] = f"'inference.{SWITCH}' is {switch!r}, but it must be true or false"
     if problems:
-        raise SettingsError(f"{path}: {'; '.join(problems)}")
+        raise file_error(path, model, problems)
     return values | _count_views(values, switch), ()
+
+
+def file_error(path: Path, model: type[BaseModel], problems: Mapping[str, str]) -> SettingsError:
+    """Return the error for *problems* of a file that has been read: clauses by dotted key, or by field of *model*."""
+    fields, lines = places(model), dict[str, int]()
+    root = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
+    for section, content in root.value if isinstance(root, yaml.MappingNode) else ():
+        lines[str(section.value)] = section.start_mark.line + 1
+        for key, _ in content.value if isinstance(content, yaml.MappingNode) else ():
+            field = fields.get(str(section.value), {}).get(str(key.value))
+            lines |= dict.fromkeys(filter(None, (f"{section.value}.{key.value}", field)), key.start_mark.line + 1)
+    said = (f"line {lines[key]}: {clause}" if key in lines else clause for key, clause in problems.items())
+    return SettingsError(f"{path}: {'; '.join(said)}")
 
 
 def _unknown(key: str, known: Any, section: str = "") -> str:

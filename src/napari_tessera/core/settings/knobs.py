@@ -189,14 +189,15 @@ class Declared(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise SettingsError(_explain(type(self), values, error)) from None
+            found = _explain(type(self), values, error)
+            raise SettingsError("; ".join(found.values()), by_field=found) from None
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with *changes*, checked as a new object is."""
         return type(self)(**{**dict(self), **changes})
 
 
-def _explain(model: type[Declared], values: dict[str, Any], error: ValidationError) -> str:
+def _explain(model: type[Declared], values: dict[str, Any], error: ValidationError) -> dict[str, str]:
     """Return one clause for each field that is wrong."""
     declared = {one.name: one for one in knobs(model)}
     found: dict[str, str] = {}
@@ -213,7 +214,7 @@ def _explain(model: type[Declared], values: dict[str, Any], error: ValidationErr
             hint = nearest(str(values[name]), one.choices)
             reason = said or f"it must be {one.wanted}{hint}"
             found.setdefault(name, f"{model.WORD}{name} is {values[name]!r}, but {reason}")
-    return "; ".join(found.values())
+    return found
 
 
 def _whole(value: Any) -> int:

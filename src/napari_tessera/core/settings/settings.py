@@ -19,7 +19,7 @@ from napari_tessera.core.settings.choices import (
     ProbabilityType,
     TtaMode,
 )
-from napari_tessera.core.settings.file import read_settings, write_settings
+from napari_tessera.core.settings.file import file_error, read_settings, write_settings
 from napari_tessera.core.settings.knobs import ITEMS, NUMBER, WHOLE, Declared, knob, list_items
 
 _VIEW = re.compile(rf"{IDENTITY}|(?=.)t?z?y?x?")
@@ -275,7 +275,7 @@ class Settings(Declared):
         try:
             return cls.from_mapping(values), notes
         except SettingsError as error:
-            raise SettingsError(f"{path}: {error}") from error
+            raise file_error(Path(path), cls, error.by_field) from error
 
     def to_yaml(self, path: str | Path) -> None:
         """Write the settings; `from_yaml` gives an equal object back."""
