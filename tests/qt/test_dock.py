@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from qtpy.QtWidgets import QApplication, QSlider
 from napari_tessera.core.settings.knobs import knob, knobs
 from napari_tessera.core.settings.settings import Settings
 from napari_tessera.session.task import Outputs
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_value_that_is_set_by_name_makes_a_plan(person: Any, describe: Any, gate: Any, blobs: Any) -> None:
@@ -168,6 +171,20 @@ def test_what_is_kept_and_the_axis_in_front_are_values(person: Any, describe: An
     assert told == [True, "current"]
     me.session.set_outputs(Outputs(labels=False, probabilities=True))
     assert (dock.keep_labels.value, told) == (False, [True, "current"])
+
+
+def test_the_documentation_of_the_console_runs(person: Any, describe: Any, gate: Any, blobs: Any) -> None:
+    """The block is marked py: the console has a viewer, and it cannot be run where there is no display."""
+    (code,) = re.findall(r"```py\n(.*?)```", (ROOT / "docs" / "python.md").read_text(encoding="utf-8"), re.S)
+    me = person(describe(gate))
+    me.viewer.add_image(blobs(16, 16, 16), name="neurites")
+    names: dict[str, Any] = {"viewer": me.viewer}
+    exec(compile(code, "python.md", "exec"), names)
+    dock, settings = names["dock"], names["settings"]
+    assert dock is me.widget, "napari shows a dock once"
+    assert (settings.sw_batch_size, settings.overlap, settings.decoder) == (8, 0.25, "threshold")
+    assert dict(settings.decoder_parameters)["threshold"] == 0.6
+    assert me.session.settings.replace(resample=None) == settings.replace(resample=None)
 
 
 def test_a_hand_moves_fractions_by_hundredths_and_keeps_what_a_file_gives(
