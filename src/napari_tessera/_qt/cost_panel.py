@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from napari_tessera._qt.theme import Theme
     from napari_tessera.session import Session
 
-WIDEST = "999 MiB of 99.9 GiB · tight"
 # What other programs take may change while nothing does here.
 RENEW_MS = 2000
 TONES = (Tone.PLAIN, Tone.WARNING, Tone.PROBLEM)
@@ -51,17 +50,16 @@ class CostPanel(Panel):
 
     def _arrange(self) -> None:
         layout = self.grid
-        layout.setHorizontalSpacing(3)
-        layout.addWidget(self.passes, 0, 0, 1, 3)
-        for index, row in enumerate((self.device, self.host), start=1):
+        layout.addWidget(self.passes, 0, 0, 1, 2)
+        for index, row in ((1, self.device), (3, self.host)):
             layout.addWidget(row.label, index, 0)
-            layout.addWidget(row.bar, index, 1)
-            layout.addWidget(row.text, index, 2)
-        layout.addWidget(self.time, 3, 0, 1, 3)
+            layout.addWidget(row.text, index, 1)
+            layout.addWidget(row.bar, index + 1, 0, 1, 2)
+        layout.addWidget(self.time, 5, 0, 1, 2)
         advice = QHBoxLayout()
         advice.addWidget(self.advice, 1)
         advice.addWidget(self.apply)
-        layout.addLayout(advice, 4, 0, 1, 3)
+        layout.addLayout(advice, 6, 0, 1, 2)
         layout.setColumnStretch(1, 1)
 
     def refresh(self) -> None:
@@ -121,7 +119,6 @@ class _Row:
 
     def __init__(self, theme: Theme, name: str) -> None:
         self.label, self.bar, self.text = QLabel(name), MemoryBar(theme), LineLabel(theme)
-        self.text.reserve(WIDEST)
 
     def set_visible(self, visible: bool) -> None:
         for part in (self.label, self.bar, self.text):

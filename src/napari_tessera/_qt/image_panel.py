@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QComboBox, QHBoxLayout, QSizePolicy
 from napari_tessera._qt.knob_widgets import OfferBox
 from napari_tessera._qt.layers import LayerChooser, LayerWatch, capture, image_layers, selected_images
 from napari_tessera._qt.lines import LineLabel
-from napari_tessera._qt.parts import Panel, menu_button, named
+from napari_tessera._qt.parts import HEAD_WIDTH, Panel, menu_button, named
 from napari_tessera.session.image_input import AxisUse, axis_uses, count_in_front, counts_planes
 from napari_tessera.session.wording import Line, counted
 
@@ -47,7 +47,7 @@ class ImagePanel(Panel):
     """Chooses image layers; the first in a chooser, more are ticked in a menu."""
 
     def __init__(self, session: Session, viewer: Any, theme: Theme, chooser: LayerChooser, axis_use: OfferBox) -> None:
-        super().__init__("image_panel")
+        super().__init__("image_panel", HEAD_WIDTH)
         self._session, self._viewer = session, viewer
         self._more: list[Any] = []
         self.chooser, self._axis_use = chooser, axis_use
@@ -105,6 +105,8 @@ class ImagePanel(Panel):
             _describe(images, self._session.volumes, [reading.note for reading in self._session.readings])
         )
         self.more.setText(f"+ {len(images) - 1}" if len(images) > 1 else "+ volumes")
+        # The row is as high while there is no choice: nothing below moves.
+        self.grid.setRowMinimumHeight(1, self._axis_use.native.sizeHint().height())
 
     def _list_changed(self) -> None:
         before = self.layers()

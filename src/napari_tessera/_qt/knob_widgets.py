@@ -23,7 +23,7 @@ SLIDER_MAXIMUM, LARGEST = 64, 10**9
 DECIMALS = 6
 # Three in a row of 300 pixels: napari's own have wider buttons and padding.
 NARROW = """
-QAbstractSpinBox { min-width: 40px; padding: 1px 0px; }
+QAbstractSpinBox { min-width: 40px; padding: 1px 0px; border: 1px solid transparent; }
 QAbstractSpinBox::up-button, QAbstractSpinBox::down-button { width: 16px; }
 """
 

@@ -29,7 +29,6 @@ class LineLabel(QElidingLabel):
     def __init__(self, theme: Theme, rows: int = 1, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._theme, self._rows, self._line = theme, rows, Line()
-        self._reserved = ""
         self.setTextFormat(Qt.TextFormat.PlainText)  # a file's name is no markup
         self.setWordWrap(rows > 1)
         self.setIndent(0)  # under napari's style sheet Qt would indent the first row, and the last would not fit
@@ -55,17 +54,10 @@ class LineLabel(QElidingLabel):
         self.setAccessibleName(line.text)
         self._paint()
 
-    def reserve(self, text: str) -> None:
-        """Be as wide as *text* needs, whatever the words are."""
-        self._reserved = text
-        self.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
-
     def sizeHint(self) -> QSize:  # noqa: N802 - Qt's name
         """Return a size of as many rows as are kept free."""
         self.ensurePolished()
-        metrics = QFontMetrics(self.font())
-        width = metrics.horizontalAdvance(self._reserved) + 3 * INDENT if self._reserved else NARROWEST
-        return QSize(width, metrics.lineSpacing() * self._rows + 4)
+        return QSize(NARROWEST, QFontMetrics(self.font()).lineSpacing() * self._rows + 4)
 
     def minimumSizeHint(self) -> QSize:  # noqa: N802 - Qt's name
         """Return the same."""

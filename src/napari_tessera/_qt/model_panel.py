@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QFileDialog, QToolTip
 
 from napari_tessera._qt.knob_widgets import OfferBox
 from napari_tessera._qt.lines import LineLabel
-from napari_tessera._qt.parts import Hook, Panel, named, plain_tooltip, small_button
+from napari_tessera._qt.parts import HEAD_WIDTH, Hook, Panel, named, plain_tooltip, small_button
 from napari_tessera._qt.trust_dialog import TrustDialog
 from napari_tessera.session.model_summary import summary_of
 from napari_tessera.session.wording import Line, Tone
@@ -45,7 +45,7 @@ class ModelPanel(Panel):
     """Chooses a model: a name, a file from the dialog, or one that is dropped here."""
 
     def __init__(self, models: ModelList, theme: Theme, chooser: OfferBox) -> None:
-        super().__init__("model_panel")
+        super().__init__("model_panel", HEAD_WIDTH)
         self._models, self._theme, self._chooser = models, theme, chooser
         self.open = small_button("open…", "")
         self.about = small_button("i", "")

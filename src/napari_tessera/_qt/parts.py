@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from napari_tessera._qt.theme import Theme
 
 
-# So that rows of several grids stand in one column.
-LABEL_WIDTH, INDENT = 110, 12
+# So that rows of several grids stand in one column: above the groups, in them, and where these are unfolded.
+HEAD_WIDTH, GROUP_WIDTH, LABEL_WIDTH, INDENT = 50, 84, 110, 12
 # Letters of a label that stands above its widget.
 LONG_LABEL = 18
 
@@ -25,17 +25,15 @@ LONG_LABEL = 18
 class Panel(Container[Any]):
     """A part of the dock that magicgui cannot draw, as one of its widgets, which has no value.
 
-    Attributes
-    ----------
-    grid
-        Where Qt's widgets are laid out.
+    Qt's widgets are laid out in its *grid*.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, label_width: int = 0) -> None:
         super().__init__(name=name, labels=False, gui_only=True)
         self.margins = (0, 0, 0, 0)
         self.grid = QGridLayout()
         self.grid.setVerticalSpacing(3)
+        self.grid.setColumnMinimumWidth(0, label_width)
         self.native.layout().addLayout(self.grid)
 
 

@@ -8,7 +8,7 @@ from magicgui.widgets import CheckBox
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QWidget
 
 from napari_tessera._qt.fold import Fold
-from napari_tessera._qt.parts import INDENT, Panel, add_rows, rows_in
+from napari_tessera._qt.parts import GROUP_WIDTH, INDENT, Panel, add_rows, rows_in
 from napari_tessera.session.task import Outputs
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ class ResultPanel(Panel):
     """Lays out the decoder, its parameters, and what is kept."""
 
     def __init__(self, session: Session, knobs: BoundKnobs, keep: tuple[CheckBox, CheckBox]) -> None:
-        super().__init__("result")
+        super().__init__("result", GROUP_WIDTH)
         self._session, self._decoder, self._keep = session, knobs["decoder"], keep
         kept = QHBoxLayout()
-        kept.setSpacing(16)
+        kept.setSpacing(8)
         for box in keep:
             kept.addWidget(box.native)
             box.changed.connect(self._choose)

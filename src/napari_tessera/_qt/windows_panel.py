@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QHBoxLayout, QWidget
 from napari_tessera._qt.fold import Fold
 from napari_tessera._qt.knob_widgets import NARROW
 from napari_tessera._qt.lines import LineLabel
-from napari_tessera._qt.parts import INDENT, Panel, add_rows, named, rows_in, small_button
+from napari_tessera._qt.parts import GROUP_WIDTH, INDENT, Panel, add_rows, named, rows_in, small_button
 from napari_tessera.session.model_summary import window_complaints
 from napari_tessera.session.wording import Line, Tone
 
@@ -34,7 +34,7 @@ class WindowsPanel(Panel):
     """Lays the knobs of inference out, with what fits them to the memory, and says what is wrong with a window."""
 
     def __init__(self, session: Session, theme: Theme, knobs: BoundKnobs, mask: Any) -> None:
-        super().__init__("windows")
+        super().__init__("windows", GROUP_WIDTH)
         self._session, self._theme, self._knobs = session, theme, knobs
         self._window_size = knobs["window_size"]
         self.model_default = small_button("⟲", "Model default: the window that the model suggests")
@@ -60,11 +60,14 @@ class WindowsPanel(Panel):
             hint.addWidget(part, stretch)
         for knob in self._knobs.of("basic", *GROUPS):
             row, widget = self.grid.rowCount(), self._knobs[knob.name]
-            self.grid.addWidget(named(widget), row, 0)
+            label = named(widget)
             if widget is self._window_size:
-                self.grid.addLayout(hint, row, 1, 1, 2)
+                hint.insertWidget(0, label)
+                self.grid.addLayout(hint, row, 0, 1, 3)
                 self.grid.addWidget(widget.native, row + 1, 0, 1, 3)
-            elif knob.name == "sw_batch_size":
+                continue
+            self.grid.addWidget(label, row, 0)
+            if knob.name == "sw_batch_size":
                 self.grid.addWidget(widget.native, row, 1)
                 self.grid.addWidget(self.fit, row, 2)
             else:
