@@ -257,7 +257,7 @@ def test_windows_follow_each_other_by_its_voxels(overlap: float, tmp_path: Path)
             config = augmented({"enabled": False}, NEW, generation=generation)
             window = config["inference"]["window" if generation == "C" else "sliding_window"]
             window |= {"window_size": [side] * 3, "overlap": overlap}
-            found = read_overlap(Configuration(tmp_path, config, Generation(generation)), (side,) * 3)
+            found = read_overlap(Configuration(tmp_path, config, generation=Generation(generation)), (side,) * 3)
             expected = max(1, int(whole(side * (1 - min(overlap, 0.99)))))
             assert (stride_for(side, found[0]), found[1]) == (expected, ""), (side, generation)
 

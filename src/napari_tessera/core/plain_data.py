@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from yaml.constructor import ConstructorError
+
+from napari_tessera.core.errors import ModelError, TesseraError
 
 # A description or a settings file is a page of text; anything much larger is not one.
 MAX_BYTES = 1_000_000
@@ -22,6 +25,9 @@ MAX_DEPTH = 100
 # The largest number that a computer counts with has 309 digits. Longer ones fail later, and not as what they
 # are: they become no float, and Python refuses to print them.
 MAX_DIGITS = 300
+# A number may be multiplied by a hundred, or by nanometres per micrometre, and is still one.
+LARGEST_NUMBER = 1e300
+MOST_LETTERS = 80  # of a value that an error shows
 # Characters of a key that is a number.
 MAX_KEY = 15
 # YAML 1.1's numbers, but for those of base 60, which take quadratic time, and which YAML 1.2 reads as text.
@@ -163,6 +169,57 @@ def read_yaml(path: Path, kind: str) -> Any:
     if len(content) > MAX_BYTES:
         raise ValueError(f"it has {path.stat().st_size} bytes; a {kind} has at most {MAX_BYTES}")
     return load_yaml(content.decode())
+
+
+def is_number(value: Any) -> bool:
+    """Whether *value* is a number that still is one when it is multiplied by a hundred, or by a thousand."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST_NUMBER
+
+
+@dataclass(slots=True)
+class Section:
+    """The part of the file *path* that errors call *place*, in which keys with dots lead into sections of it."""
+
+    path: Path
+    content: dict[str, Any]
+    place: str = ""
+    error: type[TesseraError] = ModelError
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the value of *key*; *default* where it is not given or null."""
+        value: Any = self.content
+        for part in key.split("."):
+            if not isinstance(value, dict) or value.get(part) is None:
+                return default
+            value = value[part]
+        return value
+
+    def section(self, key: str) -> Section:
+        """Return the section *key*, an empty one where there is none."""
+        value = self.get(key, {})
+        if not isinstance(value, dict):
+            raise self.complain(key, value, "a section")
+        return Section(self.path, value, f"{self.place}{key}.", self.error)
+
+    def integer(self, key: str, default: int, *, most: int = 65_536) -> int:
+        """Return a whole number from 1 to *most*."""
+        value = self.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+            raise self.complain(key, value, f"a whole number from 1 to {most}")
+        return value
+
+    def number(self, key: str, default: float) -> float:
+        """Return a finite number."""
+        value = self.get(key, default)
+        if not is_number(value):
+            raise self.complain(key, value, f"a finite number below {LARGEST_NUMBER:g}")
+        return float(value)
+
+    def complain(self, key: str, value: Any, wanted: str) -> TesseraError:
+        """Return the error for a *value* that is not what is wanted."""
+        text = repr(value)
+        shown = text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 3]}..."
+        return self.error(f"{self.path}: '{self.place}{key}' is {shown}, but it must be {wanted}")
 
 
 def _integer(digits: str) -> int:

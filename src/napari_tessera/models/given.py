@@ -17,13 +17,7 @@ GivenSettings: TypeAlias = Settings | Mapping[str, Any] | None
 
 
 def as_model(model: GivenModel) -> Model:
-    """Return *model*, opened where it is a name or a path.
-
-    Raises
-    ------
-    ModelError
-        If it is neither, or cannot be opened.
-    """
+    """Return *model*, opened where it is a name or a path."""
     if isinstance(model, Model):
         return model
     if isinstance(model, (str, os.PathLike)):
@@ -35,13 +29,7 @@ def as_model(model: GivenModel) -> Model:
 
 
 def as_settings(settings: GivenSettings, model: Model) -> Settings:
-    """Return *settings*, of a dictionary those that it names, of None what *model* suggests.
-
-    Raises
-    ------
-    SettingsError
-        If they are something else, or a name or value is not valid.
-    """
+    """Return *settings*, of a dictionary those that it names, of None what *model* suggests."""
     if settings is None:
         return model.suggested_settings()
     if isinstance(settings, Settings):

@@ -98,15 +98,7 @@ def _choosing(model: Model, network_output: str) -> Model:
 
 @host_memory_for("opening the model", MORE_MEMORY)
 def describe_model(model: str | Path, *, network_output: str = "") -> tuple[ModelFormat, Description]:
-    """Return the format of a model and what it says of itself; nothing of it is run.
-
-    Parameters are those of `load_model`.
-
-    Raises
-    ------
-    ModelError
-        If it cannot be read.
-    """
+    """Return the format of a model and what it says of itself; nothing of it is run."""
     form, path = _find(_bundled(model) or model)
     with _read_as_data(path):
         return form, form.choosing(network_output).describe(path)
@@ -117,11 +109,6 @@ def check_model(model: str | Path, *, network_output: str = "") -> None:
 
     A model that is data alone is opened, which reads its names and sizes and maps its weights into memory; of one that
     holds code, no more is looked at than `describe_model` does.
-
-    Raises
-    ------
-    ModelError
-        If it cannot be opened.
     """
     form, path = _find(_bundled(model) or model)
     with _read_as_data(path):
@@ -130,13 +117,7 @@ def check_model(model: str | Path, *, network_output: str = "") -> None:
 
 
 def find_risk(model: str | Path) -> Risk | None:
-    """Return what opening a model may do, and for which files the user answers; None where nothing of it is run.
-
-    Raises
-    ------
-    ModelError
-        If there is no such model.
-    """
+    """Return what opening a model may do, and for which files the user answers; None where nothing of it is run."""
     if _bundled(model):
         return None
     form, path = _find(model)
@@ -145,13 +126,7 @@ def find_risk(model: str | Path) -> Risk | None:
 
 
 def remember_trust(model: str | Path, store: TrustStore | None = None) -> None:
-    """Remember that the files of a model may run code; nothing happens where none of it does.
-
-    Raises
-    ------
-    ModelError
-        If there is no such model, or that cannot be remembered.
-    """
+    """Remember that the files of a model may run code; nothing happens where none of it does."""
     risk = find_risk(model)
     for file in risk.files if risk is not None else ():
         (store or TrustStore()).add(file)

@@ -10,10 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_tessera.core.errors import ModelError, TesseraError
-from napari_tessera.core.plain_data import read_yaml
-
-# A number may be multiplied by a hundred, or by nanometres per micrometre, and is still one.
-LARGEST_NUMBER = 1e300
+from napari_tessera.core.plain_data import Section, is_number, read_yaml
 
 # Windows, strides and widths, each of at most as many letters as that.
 _NUMBER, LONGEST_TUPLE = re.compile(r"-?\d{1,9}(\.\d{1,9})?"), 200
@@ -48,37 +45,27 @@ class Generation(StrEnum):
 
 
 @dataclass(slots=True)
-class Configuration:
+class Configuration(Section):
     """One file, its stages merged into what holds when the network is applied.
 
     Parameters
     ----------
     generation
         Where inference settings are found.
-    error
-        What is raised about its values.
     used
         The keys that were asked for: all others are `left_out`.
     base
         The file of what holds where it says nothing; None without one.
     """
 
-    path: Path
-    content: dict[str, Any]
-    generation: Generation
-    error: type[TesseraError] = ModelError
+    generation: Generation = Generation.A
     used: set[str] = field(default_factory=set)
     base: Path | None = None
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return the value at the dotted *key*, which then counts as used; *default* where it is not given or null."""
         self.used.add(key)
-        value: Any = self.content
-        for part in key.split("."):
-            if not isinstance(value, dict) or value.get(part) is None:
-                return default
-            value = value[part]
-        return value
+        return Section.get(self, key, default)
 
     def says(self, key: str) -> bool:
         """Whether the dotted *key* is given, be it as null."""
@@ -92,30 +79,12 @@ class Configuration:
         """Return the first of the values that is given, None if none is; all of the keys count as used."""
         return next((value for value in [self.get(key) for key in keys] if value is not None), None)
 
-    def complain(self, key: str, value: Any, wanted: str) -> TesseraError:
-        """Return the error for a *value* that is not what is wanted."""
-        return self.error(f"{self.path}: '{key}' is {_short(value)}, but it must be {wanted}")
-
-    def integer(self, key: str, default: int, *, most: int = 65_536) -> int:
-        """Return a whole number from 1 to *most*."""
-        value = self.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-            raise self.complain(key, value, f"a whole number from 1 to {most}")
-        return value
-
-    def number(self, key: str, default: float) -> float:
-        """Return a finite number."""
-        value = self.get(key, default)
-        if not _is_number(value):
-            raise self.complain(key, value, f"a finite number below {LARGEST_NUMBER:g}")
-        return float(value)
-
     def numbers(self, *keys: str) -> tuple[float, ...] | None:
         """Return the first list of finite numbers that is given, of at most 16; None if none is."""
         return next((self._checked(key, value) for key in keys if (value := self.get(key)) not in (None, [])), None)
 
     def _checked(self, key: str, value: Any) -> tuple[float, ...]:
-        if not isinstance(value, list) or len(value) > 16 or not all(map(_is_number, value)):
+        if not isinstance(value, list) or len(value) > 16 or not all(map(is_number, value)):
             raise self.complain(key, value, "a list of numbers, one per axis")
         return tuple(value)
 
@@ -150,8 +119,10 @@ def read_configuration(
         raise error(f"{path} is no configuration of PyTorch Connectomics: it has no section such as model or inference")
     if tree.keys() & _TOP_OF_V1:
         below = read_tree(base, error=error) if base is not None else {}
-        return Configuration(path, _as_yacs_reads(_overlay(below, tree)), Generation.V1, error, base=base)
-    config = Configuration(path, merged := _merge_stages(tree), _generation_of(merged), error)
+        return Configuration(
+            path, _as_yacs_reads(_overlay(below, tree)), error=error, generation=Generation.V1, base=base
+        )
+    config = Configuration(path, merged := _merge_stages(tree), error=error, generation=_generation_of(merged))
     left = next((key for key in _PROFILES if config.get(key) is not None), None)
     if left is not None:
         raise error(
@@ -273,12 +244,3 @@ def _iter_keys(tree: dict[str, Any], before: str = "") -> Iterator[str]:
             yield from _iter_keys(value, f"{before}{key}.")
         elif value not in (None, False, "", []):
             yield f"{before}{key}"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST_NUMBER
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

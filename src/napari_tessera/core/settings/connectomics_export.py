@@ -44,7 +44,7 @@ def write_connectomics(path: str | Path, settings: Settings) -> tuple[str, ...]:
 
 
 def _as_configuration(content: dict[str, Any], path: Path) -> Configuration:
-    return Configuration(path, content, Generation.C, SettingsError)
+    return Configuration(path, content, error=SettingsError, generation=Generation.C)
 
 
 def _sections(settings: Settings) -> dict[str, Any]:

@@ -17,37 +17,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Risk:
-    """What opening may do.
+    """What opening may do."""
 
-    Parameters
-    ----------
-    does
-        A clause for the user, such as "opening it runs code from the file, with your rights".
-    files
-        Those whose content decides on it: they are what is trusted, by their SHA-256.
-    """
-
-    does: str
-    files: tuple[Path, ...]
+    does: str  # a clause for the user, such as "opening it runs code from the file, with your rights"
+    files: tuple[Path, ...]  # whose content decides on it: they are what is trusted, by their SHA-256
 
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What a file says of its network, found without running anything of it.
+    """What a file says of its network, found without running anything of it."""
 
-    Parameters
-    ----------
-    spec
-        The network's description; None where only running it would tell.
-    architecture
-        What it is built from, for people.
-    notes
-        What the file says and Tessera does not take over, one sentence each, for people.
-    """
-
-    spec: ModelSpec | None
-    architecture: str = ""
-    notes: tuple[str, ...] = ()
+    spec: ModelSpec | None  # None where only running it would tell
+    architecture: str = ""  # what it is built from, for people
+    notes: tuple[str, ...] = ()  # what the file says and Tessera does not take over, one sentence each, for people
 
     def __post_init__(self) -> None:
         """Leave out of a stranger's words what a terminal would obey."""
@@ -76,39 +58,20 @@ class ModelFormat(Protocol):
         return self
 
     def risk(self, path: Path) -> Risk | None:
-        """Return what opening *path* may do, None where nothing of it is ever run.
-
-        Raises
-        ------
-        ModelError
-            If the file cannot be read.
-        """
+        """Return what opening *path* may do, None where nothing of it is ever run."""
         ...
 
     def describe(self, path: Path) -> Description:
         """Return what *path* says of its network; runs nothing of it and loads no weights.
 
-        Raises
-        ------
-        ModelError
-            If it cannot be read, or says what no network of Tessera can be.
+        `ModelError` if it cannot be read, or says what no network of Tessera can be.
         """
         ...
 
     def load(self, path: Path, trusted: TrustedFiles = NO_FILES) -> Model:
-        """Open *path*.
+        """Open *path*; code is taken from the content of the *trusted* files alone, those of the risk.
 
-        Parameters
-        ----------
-        path
-            The file or folder.
-        trusted
-            The files of the risk, which the user allows to run code: such code is taken from their content alone.
-
-        Raises
-        ------
-        ModelError
-            If it cannot be opened, in one sentence that names the file and the reason; or would run code of a file
-            that is not *trusted*.
+        `ModelError` if it cannot be opened, in one sentence that names the file and the reason, or would run code of a
+        file that is not *trusted*.
         """
         ...

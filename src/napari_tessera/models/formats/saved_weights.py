@@ -116,37 +116,19 @@ _COMPILED, _AVERAGED, _COUNTER = "_orig_mod.", "module.", "n_averaged"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fit:
-    """How far weights suit a network.
+    """How far weights suit a network."""
 
-    Parameters
-    ----------
-    weights
-        By the network's own names.
-    misfit
-        What is missing, unknown or of another shape; empty where all fit.
-    notes
-        What of the file was taken, one sentence each, where that is not plain.
-    """
-
-    weights: Tensors
-    misfit: str
-    notes: tuple[str, ...] = ()
+    weights: Tensors  # by the network's own names
+    misfit: str  # what is missing, unknown or of another shape; empty where all fit
+    notes: tuple[str, ...] = ()  # what of the file was taken, where that is not plain
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SavedWeights:
-    """All tensors by name in a file: which of them are a network's is seen once that is there.
+    """All tensors by name in a file: which of them are a network's is seen once that is there."""
 
-    Parameters
-    ----------
-    label
-        How errors call the file.
-    places
-        Tensors by name, by their place in the file, such as ``model.ema``; "" is the file itself.
-    """
-
-    label: str
-    places: Mapping[str, Tensors]
+    label: str  # how errors call the file
+    places: Mapping[str, Tensors]  # by their place in the file, such as ``model.ema``; "" is the file itself
 
     @classmethod
     def of(cls, content: Any, label: str) -> SavedWeights:

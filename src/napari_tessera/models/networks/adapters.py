@@ -19,19 +19,10 @@ _NUMBERS: dict[str, torch.dtype] = {
 
 
 class AxesInOrder(torch.nn.Module):
-    """Calls a network whose tensors have other axes, or another number type, than Tessera's.
+    """Calls a network whose tensors have other axes, a letter each of b, c, z, y, x, or another number type.
 
-    Parameters
-    ----------
-    network
-        Takes a tensor whose axes are *order_in*, gives one whose axes are *order_out*, or several of which one is the
-        result for sure.
-    order_in, order_out
-        Axes of the network's tensors, a letter each: b, c, z, y, x.
-    one_by_one
-        Whether it is given one window at a time.
-    dtype
-        What the network is given, and float32 is what it gives then; None: both as they come.
+    It may give several tensors of which one is the result for sure. *one_by_one*: it is given one window at a time.
+    *dtype*: what it is given, and float32 is what it gives then; None: both as they come.
     """
 
     def __init__(

@@ -21,19 +21,11 @@ MOST_GROWTH, FREE_NUMBERS, FREE_TENSORS = 4, 2**24, 1000
 
 @dataclass(frozen=True, slots=True)
 class StoredWeights:
-    """How much a file holds for a network: what its description can ask for is measured by that.
+    """How much a file holds for a network: what its description can ask for is measured by that."""
 
-    Parameters
-    ----------
-    label
-        How errors call the file.
-    n_tensors, n_numbers
-        Tensors, and the numbers in all of them.
-    """
-
-    label: str
+    label: str  # how errors call the file
     n_tensors: int
-    n_numbers: int
+    n_numbers: int  # in all tensors
 
     @classmethod
     def of(cls, weights: Mapping[str, torch.Tensor], label: str) -> StoredWeights:

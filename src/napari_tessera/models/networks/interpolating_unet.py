@@ -17,15 +17,7 @@ DEPTH, LEVELS = 4, 9
 
 
 class InterpolatingUNet(UNet):
-    """A UNet that enlarges by interpolation or pixel shuffle instead of transposed convolutions.
-
-    Parameters
-    ----------
-    upsample_mode, upsample_interp_mode, upsample_align_corners
-        As of MONAI's ``UpSample``: ``mode``, ``interp_mode``, ``align_corners``.
-    arguments
-        As of MONAI's ``UNet``.
-    """
+    """A UNet that enlarges as MONAI's ``UpSample`` does, by interpolation or pixel shuffle, and not by convolutions."""
 
     def __init__(
         self, *, upsample_mode: str, upsample_interp_mode: str, upsample_align_corners: bool, **arguments: Any
@@ -65,17 +57,8 @@ class InterpolatingUNet(UNet):
 class MedNeXt(MonaisMedNeXt):
     """A MedNeXt whose ways down expand as the level below them does; MONAI's expand as the level above.
 
-    Parameters
-    ----------
-    spatial_dims, in_channels, out_channels, kernel_size
-        As of MONAI's ``MedNeXt``.
-    init_filters
-        Channels of the first level, which each next one doubles.
-    expansion, blocks
-        For each of nine levels, four down, the bottom and four up: how many times its blocks widen what comes, and how
-        many there are.
-    global_resp_norm
-        Whether blocks have a global response normalisation.
+    *expansion* and *blocks* are of nine levels, four down, the bottom and four up: how many times its blocks widen what
+    comes, and how many there are. Each level has twice the channels of the one above it, *init_filters* the first.
     """
 
     def __init__(

@@ -71,33 +71,19 @@ class ResidualUNet(nn.Module):
 
     Parameters
     ----------
-    spatial_dims
-        2 or 3.
-    in_channels, out_channels
-        Of input and output.
     filters
         Channels of each level, the finest first.
-    block
-        Of `BLOCKS`.
-    isotropy
-        Whether kernels and strides of a level, one for each of *filters*, reach along z. Without a meaning in 2D.
-    isotropic
-        Whether they do on all levels, the first and the last convolution included.
-    padding
-        Of `PADDINGS`: what convolutions find beyond the border.
-    act, norm
-        Of `ACTIVATIONS` and of `NORMS`.
+    isotropy, isotropic
+        Whether kernels and strides of a level, one for each of *filters*, reach along z, without a meaning in 2D; and
+        whether they do on all levels, the first and the last convolution included.
+    block, padding, act, norm
+        Of `BLOCKS`, `PADDINGS`, `ACTIVATIONS` and `NORMS`.
     pooling
         Whether levels are made smaller by their maximum, instead of by strides.
     attention
         Whether the coarsest level attends to all of itself, and is added to every other level (``unet_plus``).
     outputs
         Which output channels are returned, in this order; all by default. One may be returned twice.
-
-    Raises
-    ------
-    ValueError
-        If an argument is none of those.
     """
 
     def __init__(

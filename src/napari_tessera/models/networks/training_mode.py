@@ -15,59 +15,27 @@ Operation = tuple[str, Mapping[str, Any]]
 
 # By the name of the argument that says so.
 _DROPS = {
-    "dropout",
-    "feature_dropout",
-    "alpha_dropout",
-    "feature_alpha_dropout",
-    "native_dropout",
-    "rrelu",
-    "rrelu_with_noise",
-    "rrelu_with_noise_functional",
+    *("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout"),
+    *("rrelu", "rrelu_with_noise", "rrelu_with_noise_functional"),
 }
 # Layers that drop by a share of their own, which is 0 in evaluation mode.
 _ATTENDS = {
     "scaled_dot_product_attention",
-    "_scaled_dot_product_efficient_attention",
-    "_scaled_dot_product_flash_attention",
+    *(f"_scaled_dot_product_{way}_attention" for way in ("efficient", "flash")),
     "_scaled_dot_product_flash_attention_for_cpu",
 }
 _NORMALISES = {
-    "batch_norm",
-    "native_batch_norm",
-    "cudnn_batch_norm",
-    "miopen_batch_norm",
-    "_native_batch_norm_legit_functional",
-    "_batch_norm_impl_index",
+    *("batch_norm", "native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm"),
+    *("_native_batch_norm_legit_functional", "_batch_norm_impl_index"),
     "BatchNormalization",  # of ONNX
 }
 _ALWAYS_NORMALISES = {"_batch_norm_with_update", "_batch_norm_with_update_functional"}
 _DRAWS = {
-    "rand",
-    "rand_like",
-    "randn",
-    "randn_like",
-    "randint",
-    "randint_like",
-    "randperm",
-    "bernoulli",
-    "multinomial",
-    "normal",
-    "normal_functional",
-    "uniform",
-    "poisson",
-    "exponential",
-    "cauchy",
-    "geometric",
-    "log_normal",
-    "random",
-    "_fused_dropout",
+    *("rand", "rand_like", "randn", "randn_like", "randint", "randint_like", "randperm", "bernoulli", "multinomial"),
+    *("normal", "normal_functional", "uniform", "poisson", "exponential", "cauchy", "geometric", "log_normal"),
+    *("random", "_fused_dropout"),
     # of ONNX
-    "RandomNormal",
-    "RandomNormalLike",
-    "RandomUniform",
-    "RandomUniformLike",
-    "Bernoulli",
-    "Multinomial",
+    *("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"),
 }
 # Scales of the whole pass: of quantisation while it runs.
 _MEASURES = {"DynamicQuantizeLinear", "quantize_per_tensor_dynamic", "linear_dynamic", "linear_relu_dynamic"}

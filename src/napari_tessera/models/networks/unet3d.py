@@ -21,8 +21,6 @@ class Pytorch3DUNet(nn.Module):
 
     Parameters
     ----------
-    spatial_dims, in_channels, out_channels
-        Of the network; 2 or 3 dimensions.
     features
         Channels of each level, at least two.
     residual, squeezes

@@ -29,11 +29,6 @@ class TrustedFiles:
     """What lay in a model's files that run code when they were read, once: this is hashed, asked about and run.
 
     By then the disk may hold something else under the same names.
-
-    Parameters
-    ----------
-    content
-        File to its content.
     """
 
     content: Mapping[Path, bytes] = field(default_factory=dict)
@@ -67,21 +62,11 @@ def _read(file: Path) -> bytes:
         raise ModelError(f"cannot read the model {file}: {error.strerror or error}") from error
 
 
-def _default_path() -> Path:
-    return configuration_folder() / "trusted-models.json"
-
-
 @dataclass(frozen=True, slots=True)
 class TrustStore:
-    """The user's answers, kept in a small JSON file: SHA-256 to the name the file had.
+    """The user's answers, kept in a small JSON file: SHA-256 to the name the file had."""
 
-    Parameters
-    ----------
-    path
-        The JSON file; the user's configuration folder by default.
-    """
-
-    path: Path = field(default_factory=_default_path)
+    path: Path = field(default_factory=lambda: configuration_folder() / "trusted-models.json")
 
     def names(self) -> dict[str, str]:
         """Return what is trusted: SHA-256 to file name."""

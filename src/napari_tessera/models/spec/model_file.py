@@ -23,7 +23,10 @@ MOST_DATA_FILES = 64
 
 
 class Part(BaseModel):
-    """A part of a description: frozen, and without unknown keys."""
+    """A part of a description: frozen, and without unknown keys.
+
+    An adapter's ``_complaint`` says what is wrong with it for a model of so many axes and channels; nothing if it fits.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -61,8 +64,7 @@ class Reorder(Part):
     do: Literal["reorder"]
     order: tuple[int, ...]
 
-    def complaint(self, spatial_dims: int, out_channels: int) -> str:
-        """Return what is wrong with it for a model of so many axes and channels; empty where nothing is."""
+    def _complaint(self, spatial_dims: int, out_channels: int) -> str:
         valid = sorted(self.order) == list(range(spatial_dims))
         return "" if valid else f"order is {list(self.order)}, but it must be an order of {list(range(spatial_dims))}"
 
@@ -76,8 +78,7 @@ class Turn(Part):
     do: Literal["turn"]
     axes: str
 
-    def complaint(self, spatial_dims: int, out_channels: int) -> str:
-        """Return what is wrong with it for a model of so many axes and channels; empty where nothing is."""
+    def _complaint(self, spatial_dims: int, out_channels: int) -> str:
         image = "zyx"[-spatial_dims:]
         return "" if sorted(self.axes) == sorted(image) else f"axes is {self.axes[:20]!r}, but it must order {image}"
 
@@ -89,8 +90,7 @@ class Line(Part):
     gain: tuple[Number, ...] = Field(max_length=MAX_CHANNELS)
     offset: tuple[Number, ...] = Field(max_length=MAX_CHANNELS)
 
-    def complaint(self, spatial_dims: int, out_channels: int) -> str:
-        """Return what is wrong with it for a model of so many axes and channels; empty where nothing is."""
+    def _complaint(self, spatial_dims: int, out_channels: int) -> str:
         found = len(self.gain), len(self.offset)
         return (
             "" if found == (out_channels,) * 2 else f"gain and offset have {found} numbers for {out_channels} channels"
@@ -104,8 +104,7 @@ class Channels(Part):
     kept: tuple[int, ...] = Field(max_length=MAX_CHANNELS)
     scales: tuple[float, ...] = Field(max_length=MAX_CHANNELS)
 
-    def complaint(self, spatial_dims: int, out_channels: int) -> str:
-        """Return what is wrong with it for a model of so many axes and channels; empty where nothing is."""
+    def _complaint(self, spatial_dims: int, out_channels: int) -> str:
         if not len(self.kept) == len(self.scales) == out_channels:
             return (
                 f"it keeps {len(self.kept)} channels with {len(self.scales)} scales, but the model has {out_channels} "
@@ -124,8 +123,7 @@ class Tensor(Part):
     numbers: str = "float32"
     one_by_one: bool = False
 
-    def complaint(self, spatial_dims: int, out_channels: int) -> str:
-        """Return what is wrong with it for a model of so many axes and channels; empty where nothing is."""
+    def _complaint(self, spatial_dims: int, out_channels: int) -> str:
         needed = "b" + "zyx"[-spatial_dims:]
         for name, axes in (("axes_in", self.axes_in), ("axes_out", self.axes_out)):
             if sorted(axes) not in (sorted(needed), sorted(f"{needed}c")):
@@ -168,7 +166,7 @@ class ModelFile(Part):
         if self.program is not None and self.architecture is not None:
             raise ModelError("it names an architecture and a program, but a network is one of them: keep one")
         for adapter in self.around:
-            if complaint := adapter.complaint(self.spec.spatial_dims, self.spec.out_channels):
+            if complaint := adapter._complaint(self.spec.spatial_dims, self.spec.out_channels):
                 raise ModelError(f"of '{adapter.do}' in 'around', {complaint}")
         return self
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_tessera.core.errors import ModelError, nearest
-from napari_tessera.core.plain_data import read_yaml
+from napari_tessera.core.plain_data import Section, read_yaml
 from napari_tessera.intensity.normalisation import Chain, Normalisation, NormalisationMode, chain_of, normalisation
 from napari_tessera.models.formats.base import Description, ModelFormat, Risk
 from napari_tessera.models.formats.saved_weights import fill, read_weights
@@ -56,7 +56,7 @@ def _raw_steps(phase: Section | None) -> list[Section]:
     found = transformer.get("raw", [])
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
         raise transformer.complain("raw", found, "a list of steps with names")
-    steps = [Section(phase.path, f"{transformer.place}raw.", one) for one in found]
+    steps = [Section(phase.path, one, f"{transformer.place}raw.") for one in found]
     is_training = phase.place.endswith("train.")
     for step in steps:
         if step.get("name") not in allowed.UNET3D_STEPS.names and not is_training:
@@ -65,7 +65,7 @@ def _raw_steps(phase: Section | None) -> list[Section]:
 
 
 def _standardise(step: Section, channels: int) -> tuple[_Step, bool]:
-    mean, std = step.number("mean"), step.number("std")
+    mean, std = _number(step, "mean"), _number(step, "std")
     if mean is not None and std is not None:
         return normalisation("fixed", mean=mean, std=max(std, 1e-10)), False
     return _measured("zscore", step, channels), True
@@ -73,7 +73,7 @@ def _standardise(step: Section, channels: int) -> tuple[_Step, bool]:
 
 def _normalise(step: Section, channels: int) -> tuple[_Step, bool]:
     """To -1 and 1, or 0 and 1, by a least and a largest value."""
-    low, high = step.number("min_value"), step.number("max_value")
+    low, high = _number(step, "min_value"), _number(step, "max_value")
     is_01 = step.get("norm01", False) is True
     if low is None and high is None:
         to_01 = _measured("minmax", step, channels)
@@ -85,7 +85,7 @@ def _normalise(step: Section, channels: int) -> tuple[_Step, bool]:
 
 
 def _percentiles(step: Section, channels: int) -> tuple[_Step, bool]:
-    low, high = step.number("pmin"), step.number("pmax")
+    low, high = _number(step, "pmin"), _number(step, "pmax")
     numbers = {"low": LOW if low is None else low, "high": HIGH if high is None else high, "clip": 0.0}
     return _measured("percentile", step, channels, **numbers), True
 
@@ -111,58 +111,18 @@ _READERS: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
-    """A part of the file *path*, which errors call *place*."""
+def _number(section: Section, key: str) -> float | None:
+    return None if section.get(key) is None else section.number(key, 0.0)
 
-    path: Path
-    place: str
-    content: dict[str, Any]
 
-    def get(self, key: str, default: Any = None) -> Any:
-        """Return the value of *key*; *default* where it is not given or null."""
-        value = self.content.get(key)
-        return default if value is None else value
-
-    def section(self, key: str) -> Section:
-        """Return the section *key*, an empty one where there is none."""
-        value = self.get(key, {})
-        if not isinstance(value, dict):
-            raise self.complain(key, value, "a section")
-        return Section(self.path, f"{self.place}{key}.", value)
-
-    def integer(self, key: str, default: int, *, most: int = 65_536) -> int:
-        """Return a whole number from 1 to *most*."""
-        value = self.get(key, default)
-        if type(value) is not int or not 1 <= value <= most:
-            raise self.complain(key, value, f"a whole number from 1 to {most}")
-        return value
-
-    def number(self, key: str) -> float | None:
-        """Return a finite number; None where none is given."""
-        value = self.get(key)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
-            raise self.complain(key, value, "a finite number")
-        return float(value)
-
-    def sides(self, key: str, *, least: int = 1) -> tuple[int, ...] | None:
-        """Return three whole numbers, z, y and x, of *least* or more; None where none are given."""
-        value = self.get(key)
-        if value is None:
-            return None
-        if (
-            not isinstance(value, list)
-            or len(value) != 3
-            or not all(type(n) is int and least <= n < 65_536 for n in value)
-        ):
-            raise self.complain(key, value, f"three whole numbers from {least} up: z, y and x")
-        return tuple(value)
-
-    def complain(self, key: str, value: Any, wanted: str) -> ModelError:
-        """Return the error for a *value* that is not what is wanted."""
-        return ModelError(f"{self.path}: '{self.place}{key}' is {repr(value)[:80]}, but it must be {wanted}")
+def _sides(section: Section, key: str, *, least: int = 1) -> tuple[int, ...] | None:
+    """Return three whole numbers, z, y and x, of *least* or more; None where none are given."""
+    value = section.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != 3 or not all(type(n) is int and least <= n < 65_536 for n in value):
+        raise section.complain(key, value, f"three whole numbers from {least} up: z, y and x")
+    return tuple(value)
 
 
 def read_config(path: Path) -> Section:
@@ -173,7 +133,7 @@ def read_config(path: Path) -> Section:
         raise ModelError(f"cannot read the configuration {path}: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise ModelError(f"{path} is no configuration of pytorch-3dunet: it has no section 'model'")
-    return Section(path, "", content)
+    return Section(path, content)
 
 
 CONFIG, CHECKPOINT = "config_train.yml", "best_checkpoint.pytorch"
@@ -297,8 +257,8 @@ def _window(phase: Section | None, arguments: dict[str, Any]) -> tuple[WindowRul
     """Return the windows, of the patch and what is around it, and how much that is; None where nothing says it."""
     dims, least = arguments["spatial_dims"], 2 ** (len(arguments["features"]) - 1)
     builder = phase.section("slice_builder") if phase is not None else None
-    patch = builder.sides("patch_shape") if builder is not None else None
-    halo = builder.sides("halo_shape", least=0) if builder is not None else None
+    patch = _sides(builder, "patch_shape") if builder is not None else None
+    halo = _sides(builder, "halo_shape", least=0) if builder is not None else None
     if patch is None:
         return WindowRule.free(dims, step=least), None
     around = halo[-dims:] if halo is not None and any(halo) else None

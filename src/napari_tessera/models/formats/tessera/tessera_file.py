@@ -54,10 +54,7 @@ def find_files(description: Path, program: Program) -> tuple[Path, ...]:
 
 
 def open_program(description: Path, file: ModelFile, trusted: TrustedFiles) -> torch.nn.Module:
-    """Return the network that the program of *file* is; *description* is where that was read.
-
-    It is one of *trusted*, unless it is ONNX.
-    """
+    """Return the network that the program of *file*, read from *description*, is: a *trusted* one, or ONNX."""
     program = file.program
     assert program is not None
     paths = find_files(description, program)
