@@ -17,7 +17,7 @@ from napari_tessera.planning.request import PROBABILITIES, choose_decoder, plan
 
 if TYPE_CHECKING:
     from napari_tessera.engine.loop.events import EventHandler
-    from napari_tessera.models.given import GivenModel, GivenSettings
+    from napari_tessera.models.load import GivenModel, GivenSettings
     from napari_tessera.planning.resampling import VoxelSize
 
 

@@ -18,7 +18,7 @@ from napari_tessera.images.views.plane_stack import StackPlane, plane_crop
 from napari_tessera.images.views.window_mask import measure_window_mask
 from napari_tessera.images.volume import Volume
 from napari_tessera.jobs.pipeline import VolumeResult, iter_results
-from napari_tessera.models.given import as_model, as_settings
+from napari_tessera.models.load import as_model, as_settings
 from napari_tessera.planning.as_source import as_image, as_source
 from napari_tessera.planning.request import PROBABILITIES, choose_decoder, plan
 from napari_tessera.planning.resampling import sizes_of_volumes
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from napari_tessera.engine.geometry.grid import WindowGrid
     from napari_tessera.engine.source import Source
     from napari_tessera.jobs.loading import Remember
-    from napari_tessera.models.given import GivenModel, GivenSettings
+    from napari_tessera.models.load import GivenModel, GivenSettings
     from napari_tessera.models.model import Model
     from napari_tessera.models.spec.spec import ModelSpec
     from napari_tessera.planning.plan import Plan

@@ -17,7 +17,7 @@ from napari_tessera.memory.calibration.key import CalibrationKey
 from napari_tessera.memory.calibration.store import CalibrationStore
 from napari_tessera.memory.device_state import measure_device
 from napari_tessera.memory.trace import torch_sees_memory_of
-from napari_tessera.models.given import as_model, as_settings
+from napari_tessera.models.load import as_model, as_settings
 from napari_tessera.planning.autotune import check_room, fit_batch, fit_window
 from napari_tessera.planning.request import PROBABILITIES, plan
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from napari_tessera.memory.calibration.pass_time import PassTime
     from napari_tessera.memory.device_state import DeviceState
     from napari_tessera.memory.estimate import Measurement
-    from napari_tessera.models.given import GivenModel, GivenSettings
+    from napari_tessera.models.load import GivenModel, GivenSettings
     from napari_tessera.models.model import Model
     from napari_tessera.planning.plan import Plan
     from napari_tessera.planning.resampling import VoxelSize

@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Iterator
 from glob import escape
-from itertools import islice
 from pathlib import Path
 
 from napari_tessera.core.errors import ModelError
@@ -21,7 +20,6 @@ from napari_tessera.models.formats.registry import (
 logger = logging.getLogger(__name__)
 
 MODELS_VARIABLE = "TESSERA_MODELS"
-MOST_FILES = 10_000
 
 
 def models_folder() -> Path:
@@ -50,12 +48,9 @@ def user_models() -> dict[str, Path]:
 
 
 def stored_bytes(path: Path) -> int:
-    """Return the bytes of a model's files, as a list of models shows them: a folder's, or those of one name.
-
-    Of a folder with very many files, of the first `MOST_FILES` alone.
-    """
+    """Return the bytes of a model's files, as a list of models shows them: a folder's, or those of one name."""
     files = path.rglob("*") if path.is_dir() else path.parent.glob(f"{escape(path.stem)}.*")
-    return sum(map(_bytes_of, islice(files, MOST_FILES)))
+    return sum(map(_bytes_of, files))
 
 
 def _bytes_of(file: Path) -> int:

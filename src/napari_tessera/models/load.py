@@ -1,17 +1,19 @@
-"""From a name or a path to a model: which format opens it, and whether it may."""
+"""From what a caller gives, such as a name or a path, to a model: which format opens it, and whether it may."""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from napari_tessera.core.errors import (
     MORE_MEMORY,
     ModelError,
+    SettingsError,
     UntrustedModelError,
     first_line,
     host_memory_for,
@@ -22,8 +24,12 @@ from napari_tessera.models.formats.registry import find_format, leads_into_zip
 from napari_tessera.models.safety.trusted_files import TrustedFiles, TrustStore
 
 if TYPE_CHECKING:
+    from napari_tessera.core.settings.settings import Settings
     from napari_tessera.models.formats.base import Description, ModelFormat, Risk
     from napari_tessera.models.model import Model
+
+    GivenModel: TypeAlias = Model | str | Path
+    GivenSettings: TypeAlias = Settings | Mapping[str, Any] | None
 
 logger = logging.getLogger(__name__)
 
@@ -206,3 +212,33 @@ def _refuse_unknown(path: Path, form: ModelFormat, risk: Risk, files: Mapping[st
             does=risk.does,
             files=unknown,
         )
+
+
+def as_model(model: GivenModel) -> Model:
+    """Return *model*, opened where it is a name or a path."""
+    from napari_tessera.models.model import Model
+
+    if isinstance(model, Model):
+        return model
+    if isinstance(model, (str, os.PathLike)):
+        return load_model(os.fspath(model))
+    raise ModelError(
+        f"the model is a {type(model).__name__}: give a Model, such as Model.from_network(network, ...) makes of a "
+        f"network, or a name or path that load_model opens"
+    )
+
+
+def as_settings(settings: GivenSettings, model: Model) -> Settings:
+    """Return *settings*, of a dictionary those that it names, of None what *model* suggests."""
+    from napari_tessera.core.settings.settings import Settings
+
+    if settings is None:
+        return model.suggested_settings()
+    if isinstance(settings, Settings):
+        return settings
+    if isinstance(settings, Mapping):
+        return Settings.from_mapping(settings)
+    raise SettingsError(
+        f"the settings are a {type(settings).__name__}: give Settings, a dictionary of their names and values, or "
+        f"Settings.from_yaml(path)"
+    )

@@ -6,20 +6,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 import torch
 
 from napari_tessera.core.errors import ModelError, as_sentence
 from napari_tessera.core.settings.choices import DecoderChoice
+from napari_tessera.core.settings.settings import Settings
 from napari_tessera.engine.loop.evaluation import evaluating
 from napari_tessera.engine.loop.forward import UnusableWeightsError
 from napari_tessera.engine.loop.several_outputs import with_output
 from napari_tessera.models.spec.sentences import assume, still_assumed
 from napari_tessera.models.spec.spec import DECODER_FOR, Activation, ModelSpec, OutputKind, OutputSpec, WindowRule
-
-if TYPE_CHECKING:
-    from napari_tessera.core.settings.settings import Settings
+from napari_tessera.models.spec.suggestions import with_blend_of, with_overlap_of, with_views_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,9 +113,6 @@ class Model:
 
         The widget and the command line begin with these, and so do calls from Python that are given none.
         """
-        from napari_tessera.core.settings.settings import Settings
-        from napari_tessera.models.spec.suggestions import with_blend_of, with_overlap_of, with_views_of
-
         settings = with_blend_of(with_overlap_of(Settings(), self.spec), self.spec)
         return with_views_of(settings, self.spec)
 

@@ -43,7 +43,6 @@ Describe = Callable[[Mapping[str, Path]], dict[str, Any]]
 
 
 def _parts(model: Model, stem: str, lent: ExitStack) -> tuple[Files, Describe]:
-    """Return how the network of *model* is packed beside the description ``<stem>.yaml``."""
     core, around = take_off(model.network)
     outside = {"around": around} if around else {}
     if (program := program_of(core)) is not None:
@@ -186,7 +185,6 @@ def pack(model: Model, path: Path, *, overwrite: bool = False) -> tuple[Path, ..
 
 
 def _text(model: Model, network: dict[str, Any]) -> bytes:
-    """Return the description's text, which can be read again; *network* names the network's files."""
     notes = {"notes": list(model.notes)} if model.notes else {}
     try:
         content = {"format": "tessera-model/1", **model.spec.to_content(), **network, **notes}

@@ -21,7 +21,7 @@ from napari_tessera.memory.calibration.store import CalibrationStore, NetworkMem
 from napari_tessera.memory.device_state import DeviceState, measure_device
 from napari_tessera.memory.estimate import CPU_SINGLE_ERROR, PRIOR_ERRORS, PRIOR_SCALES, Correction, Known, PassProfile
 from napari_tessera.memory.trace import LARGEST_STRIDE_VOX
-from napari_tessera.models.given import as_model, as_settings
+from napari_tessera.models.load import as_model, as_settings
 from napari_tessera.planning.needs import Traced
 from napari_tessera.planning.plan import PlanTime, describe_decoder
 from napari_tessera.planning.plane_stacks import plane_by_plane
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from napari_tessera.engine.loop.several_outputs import Shapes
     from napari_tessera.images.views.crop import Crop
     from napari_tessera.memory.trace import PassTrace
-    from napari_tessera.models.given import GivenModel, GivenSettings
+    from napari_tessera.models.load import GivenModel, GivenSettings
     from napari_tessera.models.model import Model
     from napari_tessera.planning.plan import Plan
     from napari_tessera.planning.plane_stacks import Windows

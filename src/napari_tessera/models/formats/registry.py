@@ -172,7 +172,6 @@ def _is_called_as(path: Path, entry: Entry) -> bool:
 
 
 def _has_own_description(weights: Path) -> bool:
-    """Whether a description of Tessera's own lies beside *weights*, of their name."""
     beside = (weights.with_name(model_stem(weights) + suffix) for suffix in DESCRIPTIONS)
     return any(path.is_file() and _is_own(path) for path in beside)
 
@@ -186,7 +185,6 @@ def _is_own(description: Path) -> bool:
 
 
 def _find_in_folder(folder: Path) -> tuple[ModelFormat, Path]:
-    """Return the format of a package, or of the only model in *folder*."""
     names = names_below(folder)
     for entry in _PACKAGES:
         if _holds(names, entry.markers):
@@ -209,7 +207,6 @@ def _find_in_folder(folder: Path) -> tuple[ModelFormat, Path]:
 
 
 def _find_in_zip(path: Path) -> ModelFormat:
-    """Return the format of the folder in a zip to which *path* leads."""
     archive, place = split_at_zip(path)
     names = frozenset(name for name in names_below(archive) if name.startswith(place))
     if not names:
@@ -267,7 +264,6 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _holds(names: frozenset[str], markers: tuple[str, ...]) -> bool:
-    """Whether all *markers* lie at one place of a package."""
     first, *others = markers
     depth = len(PurePosixPath(first).parts)
     places = [PurePosixPath(name).parents[depth - 1] for name in names if PurePosixPath(name).match(first)]
@@ -275,7 +271,6 @@ def _holds(names: frozenset[str], markers: tuple[str, ...]) -> bool:
 
 
 def _root_of(path: Path, markers: tuple[str, ...]) -> Path | None:
-    """Return the package of which *path* is a marker; None if it is none."""
     path = path.absolute()  # a name alone has no folders above it
     for marker in markers:
         depth = len(PurePosixPath(marker).parts)

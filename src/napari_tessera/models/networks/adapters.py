@@ -138,7 +138,6 @@ def _made(network: torch.nn.Module, adapter: Adapter) -> torch.nn.Module:
 
 
 def _written(network: AxesInOrder | ChannelLines) -> list[dict[str, Any]]:
-    """Return the outermost adapter as a description has it."""
     if isinstance(network, ChannelLines):
         if network.kept is not None:
             return [{"do": "channels", "kept": network.kept, "scales": network.gain.tolist()}]

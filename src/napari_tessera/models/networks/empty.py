@@ -102,7 +102,6 @@ def _complete_beside_weights(network: torch.nn.Module) -> bool:
 
 
 def _iter_tensors(value: Any) -> Iterator[torch.Tensor]:
-    """Yield the tensors in an attribute: itself, or those of a plain container."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, (list, tuple, dict)):

@@ -157,8 +157,6 @@ class ResidualUNet(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class _Layers:
-    """Makes layers that share their options."""
-
     dims: int
     padding: str
     act: str
@@ -213,7 +211,6 @@ class _Layers:
 def _down(
     layers: _Layers, inputs: int, outputs: int, kind: _Kind, *, deep: bool, smaller: bool, pooling: bool
 ) -> nn.Sequential:
-    """Return a level of the way down."""
     pool = _POOLS[layers.dims](layers.sides(2, 2 if deep else 1)) if smaller and pooling else nn.Identity()
     unit = layers.unit(inputs, outputs, 3, deep=deep, smaller=smaller and not pooling)
     return nn.Sequential(pool, unit, _Block(layers, outputs, kind))

@@ -99,8 +99,6 @@ class Pytorch3DUNet(nn.Module):
 
 
 class _Layers:
-    """Makes the layers of one network."""
-
     def __init__(self, dims: int, order: str, num_groups: int) -> None:
         self.order, self.num_groups, self.dims = order, num_groups, dims
         self.convolution: Callable[..., nn.Module] = nn.Conv3d if dims == 3 else nn.Conv2d

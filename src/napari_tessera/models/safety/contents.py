@@ -91,17 +91,17 @@ def _of_zip(names: frozenset[str]) -> Content:
     return Content.ZIP
 
 
+# Why what holds it is no whole model file, and what to do.
+_NO_MODEL = {
+    Content.EMPTY: "is empty: copy or download it again",
+    Content.CUT_ZIP: "was cut short, as its last part is missing: copy or download it again",
+    Content.WEB_PAGE: "is a web page, as downloads that need a password or are gone leave: get it again",
+    Content.LFS_POINTER: "is a pointer of Git LFS in the place of the file itself: run 'git lfs pull'",
+    Content.HDF5: "is an HDF5 file, such as Keras writes, which Tessera does not open: export it to ONNX",
+}
+
+
 def refuse_no_model(content: Content, label: str) -> None:
     """Raise if *content* is that of no whole model file."""
-    if content is Content.EMPTY:
-        raise ModelError(f"{label} is empty: copy or download it again")
-    if content is Content.CUT_ZIP:
-        raise ModelError(f"{label} was cut short, as its last part is missing: copy or download it again")
-    if content is Content.WEB_PAGE:
-        raise ModelError(f"{label} is a web page, as downloads that need a password or are gone leave: get it again")
-    if content is Content.LFS_POINTER:
-        raise ModelError(f"{label} is a pointer of Git LFS in the place of the file itself: run 'git lfs pull'")
-    if content is Content.HDF5:
-        raise ModelError(
-            f"{label} is an HDF5 file, such as Keras writes, which Tessera does not open: export it to ONNX"
-        )
+    if (reason := _NO_MODEL.get(content)) is not None:
+        raise ModelError(f"{label} {reason}")

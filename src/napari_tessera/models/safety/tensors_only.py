@@ -176,7 +176,6 @@ def is_dense(value: Any) -> bool:
 
 
 def _names_in_zip(path: Path, label: str) -> list[str]:
-    """Return what the pickle of a zip refers to; raise unless the zip holds what it says, uncompressed."""
     size = path.stat().st_size
     with open_archive(path) as archive:
         entries = archive.infolist()

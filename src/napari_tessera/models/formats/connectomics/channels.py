@@ -17,6 +17,7 @@ from napari_tessera.models.spec.sentences import assume, refuse_embeddings
 from napari_tessera.models.spec.spec import Activation, OutputKind, OutputSpec
 
 if TYPE_CHECKING:
+    from napari_tessera.core.settings.choices import DecoderChoice
     from napari_tessera.core.settings.connectomics_config import Configuration
 
 # Targets of training, by what they are to a decoder.
@@ -43,11 +44,13 @@ SCALE = 0.2
 class Channels:
     """The network's output as it is used."""
 
-    kept: tuple[int, ...]  # which of the network's channels, in this order
-    scales: tuple[float, ...]  # what each of them is multiplied by before its activation
+    kept: tuple[int, ...]  # which of the network's channels, in this order; one may be used twice
     activations: tuple[Activation, ...]
     output: OutputSpec
-    notes: tuple[str, ...] = ()  # what was left out
+    decoder: DecoderChoice | None = None  # None: what their kind, or the file, suggests
+    notes: tuple[str, ...] = ()  # what was left out or stands in
+    classes: tuple[str, ...] = ()
+    scales: tuple[float, ...] = ()  # what each of them is multiplied by before its activation, if anything
     assumed: tuple[str, ...] = ()
 
 
@@ -73,7 +76,8 @@ def read_channels(config: Configuration, out_channels: int, spatial_dims: int) -
     assumed = () if _activation_entries(config) else assume("activation")
     if not meanings:
         assumed += (f"output is {output.kind}, as no targets of training say what the {len(kept)} channels mean",)
-    return Channels(kept, tuple(scales[c] for c in kept), tuple(activations[c] for c in kept), output, notes, assumed)
+    used = tuple(activations[c] for c in kept)
+    return Channels(kept, used, output, notes=notes, scales=tuple(scales[c] for c in kept), assumed=assumed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,7 +127,7 @@ class Connectomics(ModelFormat):
         weights, note = _choose(checkpoint, opened.config, averaged, path)
         network, taken = opened.blueprint.build(weights)
         channels = opened.channels
-        if channels.kept != tuple(range(opened.blueprint.out_channels)) or set(channels.scales) != {1.0}:
+        if channels.kept != tuple(range(opened.blueprint.out_channels)) or {*channels.scales} - {1.0}:
             network = ChannelLines(network, channels.scales, kept=channels.kept)
         return Model(network, opened.spec, str(path), (*note, *taken, *opened.notes))
 
@@ -137,8 +137,6 @@ FORMAT = Connectomics()
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """A configuration and all that is known from it."""
-
     config: Configuration
     blueprint: Blueprint
     channels: Channels
@@ -162,7 +160,7 @@ class _Opened:
         if config.base is not None:
             notes = (f"{config.base.name} holds where {config.path.name} says nothing", *notes)
         # Its network returns the channels that are used itself.
-        channels = Channels(tuple(range(blueprint.out_channels)), (1.0,), spec.activations, spec.output)
+        channels = Channels(tuple(range(blueprint.out_channels)), spec.activations, spec.output)
         return cls(config, blueprint, channels, spec, (*notes, *_left_out(config)))
 
 
@@ -222,7 +220,6 @@ def _configurations_in(folder: Path) -> list[Path]:
 def _choose(
     checkpoint: Checkpoint, config: Configuration, averaged: bool | None, path: Path
 ) -> tuple[SavedWeights, tuple[str, ...]]:
-    """Return the weights to take, and a note where there were two kinds of them."""
     if checkpoint.averaged is None:
         if averaged:
             raise ModelError(f"{path} holds no averaged (EMA) weights: open it without asking for them")

@@ -12,7 +12,7 @@ from napari_tessera.core.settings.connectomics import read_blend, read_overlap
 from napari_tessera.core.settings.connectomics_views import read_views
 from napari_tessera.intensity.normalisation import Chain, Normalisation, chain_of, normalisation
 from napari_tessera.models.formats.connectomics.blueprint import Blueprint, known_architecture
-from napari_tessera.models.formats.connectomics.channels import PLAIN_ACTIVATIONS
+from napari_tessera.models.formats.connectomics.channels import PLAIN_ACTIVATIONS, Channels
 from napari_tessera.models.networks.architectures import RESIDUAL
 from napari_tessera.models.safety import allowed
 from napari_tessera.models.spec.spec import Activation, ModelSpec, OutputKind, OutputSpec, WindowRule
@@ -43,18 +43,6 @@ MOST_TARGETS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
-    """Which channels of a network are used, and as what."""
-
-    channels: tuple[int, ...]  # in this order; one may be used twice
-    activations: tuple[Activation, ...]
-    output: OutputSpec
-    decoder: DecoderChoice | None = None  # None: what their kind suggests
-    notes: tuple[str, ...] = ()  # what was left out or stands in
-    classes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class _Target:
     """One target: the option as it is written, what it is, its channels, its activation, and offsets of affinities."""
 
@@ -65,7 +53,7 @@ class _Target:
     offsets: tuple[tuple[int, ...], ...] = ()
 
 
-def read_targets(config: Configuration, out_channels: int, spatial_dims: int) -> Use:
+def read_targets(config: Configuration, out_channels: int, spatial_dims: int) -> Channels:
     """Return how the *out_channels* of a network are used."""
     targets = _read(config, out_channels, spatial_dims)
     use, used = _choose(targets)
@@ -104,7 +92,6 @@ def _read(config: Configuration, out_channels: int, dims: int) -> list[_Target]:
 
 
 def _kind_of(config: Configuration, option: str, remaining: int, dims: int) -> tuple[int, str]:
-    """Return how many channels an option has, and what they are."""
     first, *rest = option.split("-")
     if option == "all":
         count, kind = remaining, "of its user's own"
@@ -143,7 +130,7 @@ def _offsets(option: str, dims: int) -> tuple[tuple[int, ...], ...]:
     return tuple(reversed(steps) if version == "pni" else steps)
 
 
-def _choose(targets: list[_Target]) -> tuple[Use, list[_Target]]:
+def _choose(targets: list[_Target]) -> tuple[Channels, list[_Target]]:
     """Return how the channels are used, by the first kind of output that is all there, and the targets it is of."""
     of = {kind: [one for one in targets if one.kind == kind] for kind in {one.kind for one in targets}}
     first = {kind: found[0] for kind, found in of.items()}
@@ -182,19 +169,19 @@ def _of(
     *,
     notes: tuple[str, ...] = (),
     classes: tuple[str, ...] = (),
-) -> Use:
+) -> Channels:
     channels = tuple(channel for one in targets for channel in one.channels)
     activations = tuple(one.activation for one in targets for _ in one.channels)
-    return Use(channels, activations, output, decoder, notes, classes)
+    return Channels(channels, activations, output, decoder, notes, classes)
 
 
-def _polarity(target: _Target) -> Use:
+def _polarity(target: _Target) -> Channels:
     """Return the use of synapses: of three channels the last is both others together, so two are labelled."""
     channels = target.channels[:2]
     decoder = DecoderChoice("regions", (("labels", (1, 2)),))
     note = "presynaptic voxels become label 1 and postsynaptic ones 2, and not pairs of objects"
     activations = (target.activation,) * 2
-    return Use(channels, activations, OutputSpec("semantic"), decoder, (note,), SYNAPSES)
+    return Channels(channels, activations, OutputSpec("semantic"), decoder, (note,), SYNAPSES)
 
 
 # (spatial_dims, whether it attends) by type.
@@ -224,7 +211,7 @@ def read_version_1(config: Configuration, name: str) -> tuple[Blueprint, ModelSp
     use = read_targets(config, out_channels, dims)
     arguments = _arguments(config, dims) | {
         **{"spatial_dims": dims, "in_channels": in_channels, "out_channels": out_channels, "attention": attends},
-        **({} if use.channels == tuple(range(out_channels)) else {"outputs": list(use.channels)}),
+        **({} if use.kept == tuple(range(out_channels)) else {"outputs": list(use.kept)}),
     }
     # A value that its second file would have given.
     hint = "" if config.base else "; a second file that training was given must lie beside it, with 'base' in its name"
@@ -235,7 +222,6 @@ def read_version_1(config: Configuration, name: str) -> tuple[Blueprint, ModelSp
 
 
 def _arguments(config: Configuration, dims: int) -> dict[str, Any]:
-    """Return what the network is built with, beside its channels."""
     filters = config.numbers("MODEL.FILTERS") or FILTERS
     if not all(width == int(width) and 1 <= width <= 16_384 for width in filters):
         raise config.complain("MODEL.FILTERS", list(filters), "whole numbers from 1 to 16384")
@@ -272,7 +258,7 @@ def _word(config: Configuration, key: str, default: str, row: Names) -> str:
 
 
 def _describe(
-    config: Configuration, name: str, blueprint: Blueprint, arguments: dict[str, Any], use: Use
+    config: Configuration, name: str, blueprint: Blueprint, arguments: dict[str, Any], use: Channels
 ) -> tuple[ModelSpec, tuple[str, ...]]:
     dims = blueprint.spatial_dims
     given = config.sides("INFERENCE.INPUT_SIZE", "MODEL.INPUT_SIZE") or WINDOW
@@ -286,7 +272,7 @@ def _describe(
         spatial_dims=dims,
         planes="together" if dims == 2 else "apart",
         in_channels=blueprint.in_channels,
-        out_channels=len(use.channels),
+        out_channels=len(use.kept),
         window=window,
         normalisation=steps,
         activation=use.activations,
@@ -349,7 +335,6 @@ _MATCHED: dict[str, Callable[[Configuration], Normalisation]] = {
 
 
 def _left_out(config: Configuration) -> tuple[str, ...]:
-    """Return what of the inference there is not done here, one sentence each."""
     notes: list[str] = []
     scale = config.numbers("INFERENCE.DATA_SCALE", "DATASET.DATA_SCALE")
     if scale is not None and set(scale) != {1}:

@@ -124,7 +124,6 @@ def rename_external_files(model: Any, names: Mapping[str, str]) -> None:
 
 
 def _iter_locations(model: Any) -> Iterator[Any]:
-    """Yield the entry, of each tensor that lies in another file, that names the file."""
     for tensor in _external_tensors(model):
         yield from (entry for entry in tensor.external_data if entry.key == "location")
 
@@ -170,7 +169,6 @@ def _check_tensor(path: Path, tensor: Any) -> None:
 
 
 def _size_beside(path: Path, name: str) -> int:
-    """Return the size of the file *name* that *path* takes weights from; raise unless it lies in its folder."""
     folder = path.parent.resolve()
     # A backslash parts folders on Windows alone; no exporter writes one.
     inside = "\\" not in name and not PurePosixPath(name).is_absolute()
@@ -233,7 +231,6 @@ class _Left:
 
 @contextmanager
 def _mapped(path: Path) -> Iterator[memoryview]:
-    """Lend the bytes of a file, mapped into memory."""
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:

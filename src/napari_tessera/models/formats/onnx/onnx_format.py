@@ -214,7 +214,6 @@ def _has_no_data(windows: torch.Tensor) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """Return what onnxruntime says, without its codes and the places in its source."""
     text = " ".join(str(error).split())
     before, place, after = text.rpartition(found[-1]) if (found := SOURCE_PLACE.findall(text)) else ("", "", text)
     said = after.rpartition(") ")[2] if place else after
@@ -241,7 +240,6 @@ def _describe(path: Path, model: Any, network_output: str) -> tuple[ModelSpec, O
 
 
 def _undescribed(path: Path, layout: OnnxLayout) -> ModelSpec:
-    """Return what the graph alone says."""
     sides = layout.window
     free = WindowRule.free(len(sides))
     default = tuple(side or other for side, other in zip(sides, free.default, strict=True))

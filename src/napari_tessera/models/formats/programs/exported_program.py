@@ -51,8 +51,6 @@ _FLOATING = frozenset((6, 7, 8, 13))
 
 
 class _Size(NamedTuple):
-    """One axis of the input."""
-
     least: int
     step: int  # 0 where only the least is taken
 
@@ -260,7 +258,6 @@ def _names_of_outputs(out_spec: str) -> list[str]:
 
 
 def _exported_size(size: dict[str, Any]) -> int:
-    """Return a size as it was when the program was exported."""
     return int(size["as_int"] if "as_int" in size else size["as_expr"]["hint"]["as_int"])
 
 

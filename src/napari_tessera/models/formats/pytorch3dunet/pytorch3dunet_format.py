@@ -29,7 +29,7 @@ def read_intensities(
     loaders: Section, phase: Section | None, channels: int
 ) -> tuple[_Step, tuple[str, ...], tuple[str, ...]]:
     """Return what is done to intensities before the network, what is taken for granted, and what is different there."""
-    steps = [step for step in _raw_steps(phase) if step.get("name") in _READERS]
+    steps = [step for step in _raw_steps(phase) if _READERS.get(str(step.get("name"))) is not None]
     if not steps:
         return Normalisation("none"), assume("normalisation"), ()
     read = [_READERS[str(step.get("name"))](step, channels) for step in steps]
@@ -96,19 +96,12 @@ def _measured(mode: NormalisationMode, step: Section, channels: int, **numbers: 
     return normalisation(mode, **numbers, **together)
 
 
-_READERS: dict[str, Any] = {
-    name: reader
-    for name, reader in allowed.UNET3D_STEPS.handled(
-        {
-            "Standardize": _standardise,
-            "Normalize": _normalise,
-            "PercentileNormalizer": _percentiles,
-            "ToTensor": None,
-            "Identity": None,
-        }
-    ).items()
-    if reader is not None
-}
+_READERS: dict[str, Any] = allowed.UNET3D_STEPS.handled(
+    {
+        **{"Standardize": _standardise, "Normalize": _normalise, "PercentileNormalizer": _percentiles},
+        **dict.fromkeys(("ToTensor", "Identity")),
+    }
+)
 
 
 def _number(section: Section, key: str) -> float | None:
@@ -141,9 +134,7 @@ CONFIG, CHECKPOINT = "config_train.yml", "best_checkpoint.pytorch"
 _LEVELS = {"UNet2D": 4, "UNet3D": 4, "ResidualUNet2D": 5, "ResidualUNet3D": 5, "ResidualUNetSE3D": 5}
 # What makes boundaries of labels for training.
 _BOUNDARIES = (
-    "StandardLabelToBoundary",
-    "LabelToBoundaryTransformer",
-    "RandomLabelToBoundary",
+    *("StandardLabelToBoundary", "LabelToBoundaryTransformer", "RandomLabelToBoundary"),
     "LabelToMaskAndAffinities",
 )
 
@@ -179,8 +170,6 @@ FORMAT = Pytorch3DUNetFolder()
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """All that a configuration says."""
-
     name: str
     arguments: dict[str, Any]
     spec: ModelSpec

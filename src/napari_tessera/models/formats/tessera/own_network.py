@@ -106,7 +106,6 @@ def _is_of_files_beside(error: ImportError, description: Path) -> bool:
 
 
 def _run(code: bytes, source: Path) -> ModuleType:
-    """Return the module that *code*, the content of *source*, is."""
     module = ModuleType(f"{source.stem}_{hashlib.sha256(code).hexdigest()[:16]}")
     module.__file__ = str(source)
     module.__package__ = ""  # it is in none: relative imports say so
@@ -116,7 +115,6 @@ def _run(code: bytes, source: Path) -> ModuleType:
 
 
 def _source_beside(module: str, description: Path) -> Path | None:
-    """Return the file of a *module* of one word, if it lies beside the description."""
     source = description.with_name(f"{module}.py")
     return source if module.isidentifier() and is_file(source) else None
 
@@ -214,7 +212,6 @@ def _build_own(
 
 
 def _build_empty(architecture: Architecture, stored: StoredWeights, description: Path) -> torch.nn.Module:
-    """Return the network before it is filled."""
     name, arguments = architecture.name, architecture.arguments
     if name in allowed.NNUNET_NETWORKS.names:
         return _build_nnunet(architecture, stored, description)

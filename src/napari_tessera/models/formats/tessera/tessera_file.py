@@ -187,7 +187,6 @@ def _wrap(network: torch.nn.Module, description: Path, file: ModelFile) -> torch
 
 
 def _title(description: Path, file: ModelFile) -> str:
-    """Return what the network is, for people; a program's files are there then."""
     if file.program is not None:
         first, *_ = find_files(description, file.program)
         return f"{TITLES[file.program.kind]} {first.name}"
@@ -231,7 +230,6 @@ def _description_of(path: Path) -> Path:
 
 
 def _beside(description: Path, name: str | None) -> Path:
-    """Return the weights file *name*, which must lie in the folder of its description."""
     if name is None:
         return description.with_suffix(".safetensors")
     if Path(name).name != name:
