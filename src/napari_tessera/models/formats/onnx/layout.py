@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_tessera.core.errors import ModelError
 from napari_tessera.engine.loop.several_outputs import Shapes, assumed_output
-from napari_tessera.models.formats.programs.embedded import pick_output
+from napari_tessera.models.formats.programs.embedded import Sizes, pick_output
 from napari_tessera.models.formats.programs.stored_program import in_passes_of
 from napari_tessera.models.spec.spec import WindowRule
 
@@ -146,6 +146,11 @@ class OnnxLayout:
     out_channels: int
     window: tuple[int | None, ...]  # voxels per axis in image order; None where any side goes
     assumed: tuple[str, ...]  # what the graph does not show
+
+    @property
+    def sizes(self) -> Sizes:
+        """Its spatial dimensions, input and output channels."""
+        return len(self.window), self.in_channels, self.out_channels
 
     @property
     def is_plain(self) -> bool:

@@ -24,7 +24,7 @@ from napari_tessera.models.formats.onnx.graph import (
     walk_graphs,
 )
 from napari_tessera.models.formats.onnx.layout import OnnxLayout, OnnxPorts, read_layout
-from napari_tessera.models.formats.programs.embedded import check_told, find_spec
+from napari_tessera.models.formats.programs.embedded import Sizes, check_sizes, find_spec
 from napari_tessera.models.formats.programs.stored_program import in_passes_of, remember_program
 from napari_tessera.models.model import Model
 from napari_tessera.models.networks.adapters import AxesInOrder
@@ -82,10 +82,10 @@ class Onnx:
 FORMAT = Onnx()
 
 
-def open_onnx(path: Path, described: ModelSpec, *, is_adapted: bool) -> tuple[OnnxNetwork, ModelSpec | None, set[str]]:
-    """Return the graph *path* as a network, what it says itself, and the names of the files with its weights.
+def open_onnx(path: Path, described: ModelSpec, *, is_adapted: bool) -> tuple[OnnxNetwork, Sizes | None, set[str]]:
+    """Return the graph *path* as a network, its sizes, and the names of the files with its weights.
 
-    *is_adapted*: something stands around it, so that its axes are not those of the model and it says nothing.
+    *is_adapted*: something stands around it, so that its axes are not those of the model and tell no sizes.
     """
     graph = read_graph(path)
     names = external_files(graph)
@@ -101,7 +101,7 @@ def open_onnx(path: Path, described: ModelSpec, *, is_adapted: bool) -> tuple[On
             f"{path} has the axes {layout.axes_in} in and {layout.axes_out} out: say so under 'around' in its "
             f"description (docs/models/onnx.md)"
         )
-    return _open(path, graph, layout.ports), _undescribed(path, layout), names
+    return _open(path, graph, layout.ports), layout.sizes, names
 
 
 def _open(path: Path, graph: Any, ports: OnnxPorts) -> OnnxNetwork:
@@ -234,8 +234,7 @@ def _describe(path: Path, model: Any, network_output: str) -> tuple[ModelSpec, O
     found = _undescribed(path, layout)
     if described is None:
         return replace(found, assumed=(*(() if network_output else found.assumed), *assume(*_UNSAID))), layout
-    sizes = {"in_channels": layout.in_channels, "out_channels": layout.out_channels}
-    told = check_told(path, described, spatial_dims=len(layout.window), **sizes)
+    told = check_sizes(path, described, layout.sizes)
     return replace(told, network_output=found.network_output, assumed=(*layout.assumed, *told.assumed)), layout
 
 
@@ -244,6 +243,6 @@ def _undescribed(path: Path, layout: OnnxLayout) -> ModelSpec:
     free = WindowRule.free(len(sides))
     default = tuple(side or other for side, other in zip(sides, free.default, strict=True))
     rule = WindowRule(default, tuple(0 if side else 1 for side in sides), tuple(side or 1 for side in sides))
-    spec = ModelSpec(path.stem, len(sides), layout.in_channels, layout.out_channels, rule)
+    spec = ModelSpec(path.stem, *layout.sizes, rule)
     chosen = layout.ports.output if len(layout.ports.outputs) > 1 else ""
     return replace(spec, network_output=chosen, assumed=layout.assumed)

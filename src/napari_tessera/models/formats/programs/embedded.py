@@ -63,12 +63,16 @@ def pick_output(path: Path, outputs: Shapes, name: str, *, out_channels: int | N
     return name
 
 
-def check_told(path: Path, spec: ModelSpec, *, spatial_dims: int, in_channels: int, out_channels: int) -> ModelSpec:
+Sizes = tuple[int, int, int]
+"""What a graph says of its spatial dimensions, its input and its output channels."""
+
+
+def check_sizes(path: Path, spec: ModelSpec, sizes: Sizes) -> ModelSpec:
     """Return *spec*, which describes the graph in *path*, if it says of channels and axes what the graph does."""
     told = (spec.spatial_dims, spec.in_channels, spec.out_channels)
-    if told != (spatial_dims, in_channels, out_channels):
+    if told != sizes:
         raise ModelError(
             f"the description '{spec.name}' of {path} says {told[0]}D, {told[1]} channels in and {told[2]} out, but "
-            f"the graph is {spatial_dims}D with {in_channels} in and {out_channels} out"
+            f"the graph is {sizes[0]}D with {sizes[1]} in and {sizes[2]} out"
         )
     return spec

@@ -19,7 +19,8 @@ from napari_tessera.engine.loop.several_outputs import Shapes, assumed_output, l
 from napari_tessera.models.formats.base import Description, Risk
 from napari_tessera.models.formats.programs.embedded import (
     EXTRA_FILE,
-    check_told,
+    Sizes,
+    check_sizes,
     find_description,
     pick_output,
     read_extra,
@@ -89,12 +90,12 @@ class ExportedProgram:
 FORMAT = ExportedProgram()
 
 
-def open_exported(path: Path, archive: bytes, described: ModelSpec) -> tuple[torch.nn.Module, int, int, int]:
-    """Return the program *path*, its spatial dimensions, input and output channels; the *archive* is trusted."""
+def open_exported(path: Path, archive: bytes, described: ModelSpec) -> tuple[torch.nn.Module, Sizes]:
+    """Return the program *path*, whose content *archive* is trusted, and its sizes."""
     content, _ = _read(path, archive)
     graph = _Graph.of(content, path)
     name = graph.choose(path, described.network_output, described.out_channels)
-    return _open(path, archive, graph, name), len(graph.window), graph.sizes[1].least, graph.outputs[name][1]
+    return _open(path, archive, graph, name), graph.told(name)
 
 
 def _open(
@@ -241,6 +242,9 @@ class _Graph:
         """Return the name of the output to use: *name*, or the one that is it for sure."""
         return pick_output(path, self.outputs, name, out_channels=out_channels, window=self.window)
 
+    def told(self, name: str) -> Sizes:
+        return len(self.window), self.sizes[1].least, self.outputs[name][1]
+
 
 def _names_of_outputs(out_spec: str) -> list[str]:
     """Return names as `name_outputs` gives them, from the structure of a program's outputs as JSON."""
@@ -278,12 +282,11 @@ def _size(size: dict[str, Any], ranges: dict[str, Any]) -> _Size:
 
 def _spec(path: Path, text: bytes, graph: _Graph, network_output: str) -> tuple[ModelSpec, Architecture | None]:
     """Return the description, and the class that it names; *network_output*: which of several, if somebody says."""
-    _, channels, *sides = graph.sizes
+    sides = graph.sizes[2:]
     if described := find_description(path, text, f"{EXTRA_FILE} inside {path}"):
         spec = described.spec
         name = graph.choose(path, network_output or spec.network_output, spec.out_channels)
-        told = {"spatial_dims": len(sides), "in_channels": channels.least, "out_channels": graph.outputs[name][1]}
-        return replace(check_told(path, spec, **told), network_output=name), described.architecture
+        return replace(check_sizes(path, spec, graph.told(name)), network_output=name), described.architecture
     name = graph.choose(path, network_output, None)
     free = WindowRule.free(len(sides)).default
     default = tuple(
@@ -294,5 +297,5 @@ def _spec(path: Path, text: bytes, graph: _Graph, network_output: str) -> tuple[
     assumed = assume("normalisation", "activation", "output")
     if len(graph.outputs) > 1 and not network_output:
         assumed = (assumed_output(name, graph.outputs), *assumed)
-    spec = ModelSpec(path.stem, len(sides), channels.least, graph.outputs[name][1], rule)
+    spec = ModelSpec(path.stem, *graph.told(name), rule)
     return replace(spec, assumed=assumed, network_output=name), None

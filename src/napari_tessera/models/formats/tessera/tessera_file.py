@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from napari_tessera.core.errors import ModelError
 from napari_tessera.engine.loop.several_outputs import with_output
 from napari_tessera.models.formats.base import Description, ModelFormat, Risk
-from napari_tessera.models.formats.programs.embedded import check_told
+from napari_tessera.models.formats.programs.embedded import check_sizes
 from napari_tessera.models.formats.registry import DESCRIPTIONS, description_beside, model_stem
 from napari_tessera.models.formats.saved_weights import SavedWeights, read_weights
 from napari_tessera.models.formats.tessera.own_network import CLASSES, build_network, find_class, risk_of_class
@@ -33,7 +33,7 @@ from napari_tessera.models.spec.spec import ModelSpec, WindowRule
 if TYPE_CHECKING:
     import torch
 
-    from napari_tessera.models.spec.model_file import Program, ProgramFile
+    from napari_tessera.models.spec.model_file import Program
 
 
 TITLES = {"torchscript": "TorchScript archive", "exported-program": "exported program", "onnx": "ONNX graph"}
@@ -50,7 +50,10 @@ def risk_of(description: Path, program: Program) -> Risk | None:
 
 def find_files(description: Path, program: Program) -> tuple[Path, ...]:
     """Return where the files of *program* lie, which its *description* names; the program itself is the first."""
-    return tuple(_find(description, file) for file in program.files)
+    paths = tuple(_beside(description, file.file, "file") for file in program.files)
+    if missing := [path for path in paths if not is_file(path)]:
+        raise ModelError(f"the file {missing[0]} is missing: put it beside its description")
+    return paths
 
 
 def open_program(description: Path, file: ModelFile, trusted: TrustedFiles) -> torch.nn.Module:
@@ -74,15 +77,13 @@ def open_program(description: Path, file: ModelFile, trusted: TrustedFiles) -> t
     return _open_exported(first, content, file)
 
 
-def _find(description: Path, file: ProgramFile) -> Path:
-    if PureWindowsPath(file.file).name != file.file or file.file in ("", ".", ".."):  # takes both kinds of slashes
+def _beside(description: Path, name: str, what: str) -> Path:
+    """Return where the file *name*, which *description* names as its *what*, lies: in the same folder."""
+    if PureWindowsPath(name).name != name or name in ("", ".", ".."):  # takes both kinds of slashes
         raise ModelError(
-            f"{description} names the file '{file.file[:200]}'; it must lie in the same folder: give a file name"
+            f"{description} names the {what} '{name[:200]}', but that must lie in the same folder: give a file name"
         )
-    path = inside(description.parent, file.file)
-    if not is_file(path):
-        raise ModelError(f"the file {path} is missing: put it beside its description")
-    return path
+    return inside(description.parent, name)
 
 
 def _open_script(path: Path, content: bytes) -> torch.nn.Module:
@@ -96,24 +97,23 @@ def _open_script(path: Path, content: bytes) -> torch.nn.Module:
 def _open_exported(path: Path, content: bytes, file: ModelFile) -> torch.nn.Module:
     from napari_tessera.models.formats.programs.exported_program import open_exported
 
-    network, spatial_dims, in_channels, out_channels = open_exported(path, content, file.spec)
+    network, sizes = open_exported(path, content, file.spec)
     if not file.around:  # else the graph's axes and channels are not the model's
-        check_told(path, file.spec, spatial_dims=spatial_dims, in_channels=in_channels, out_channels=out_channels)
+        check_sizes(path, file.spec, sizes)
     return network
 
 
 def _open_onnx(path: Path, data: list[Path], file: ModelFile) -> torch.nn.Module:
     from napari_tessera.models.formats.onnx.onnx_format import open_onnx
 
-    network, told, named = open_onnx(path, file.spec, is_adapted=bool(file.around))
+    network, sizes, named = open_onnx(path, file.spec, is_adapted=bool(file.around))
     if unknown := named - {one.name for one in data}:
         raise ModelError(
             f"{path} takes weights from '{min(unknown)[:200]}', of which its description has no SHA-256: pack the "
             f"model again"
         )
-    if told is not None:
-        sizes = {"in_channels": told.in_channels, "out_channels": told.out_channels}
-        check_told(path, file.spec, spatial_dims=told.spatial_dims, **sizes)
+    if sizes is not None:
+        check_sizes(path, file.spec, sizes)
     return network
 
 
@@ -173,7 +173,10 @@ def _open_network(
         raise ModelError(
             f"{description} names no architecture, so there is nothing to load weights into: add one, or a program"
         )
-    weights = _beside(description, file.weights) if path == description else path
+    weights = path
+    if path == description:
+        usual = description.with_suffix(".safetensors")
+        weights = usual if file.weights is None else _beside(description, file.weights, "weights")
     name = file.architecture.name
     own = None if name in CLASSES else find_class(name, description, trusted)
     return build_network(file.architecture, _read(weights), description, own)
@@ -227,16 +230,6 @@ def _description_of(path: Path) -> Path:
         f"it, which names its architecture (docs/models/tessera.md), or export the whole network as TorchScript, .pt2 "
         f"or ONNX"
     )
-
-
-def _beside(description: Path, name: str | None) -> Path:
-    if name is None:
-        return description.with_suffix(".safetensors")
-    if Path(name).name != name:
-        raise ModelError(
-            f"{description} names the weights '{name}'; they must lie in the same folder: give a file name"
-        )
-    return inside(description.parent, name)
 
 
 def _read(weights: Path) -> SavedWeights:
