@@ -55,21 +55,15 @@ def _kinds(network: torch.nn.Module) -> list[tuple[str, type]]:
 
 def build(name: str, arguments: dict[str, Any], stored: StoredWeights) -> torch.nn.Module:
     """Return a network of the allow-listed class *name*, in evaluation mode, whose weights have no values yet."""
+    from napari_tessera.models.networks.empty import build_empty
+
     if name not in ARCHITECTURES:
         raise ModelError(
             f"architecture '{name}' is not one that Tessera rebuilds{nearest(name, ARCHITECTURES)} "
             f"(it knows {', '.join(ARCHITECTURES)})"
         )
-    return build_with(partial(_construct, name, arguments), name, arguments, stored)
-
-
-def build_with(
-    construct: Callable[[], torch.nn.Module], name: str, arguments: dict[str, Any], stored: StoredWeights
-) -> torch.nn.Module:
-    """Return what *construct* makes, as `build` does, of a reviewed class that errors call *name*."""
-    from napari_tessera.models.networks.empty import build_empty
-
     _refuse_absurd(name, arguments)
+    construct = partial(_construct, name, arguments)
     said = f"architecture '{name}' cannot be built from {str(arguments)[:300]}"
     try:
         network = build_empty(construct, stored).eval()

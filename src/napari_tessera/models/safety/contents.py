@@ -101,6 +101,14 @@ _NO_MODEL = {
 }
 
 
+def expect(path: Path, wanted: Content, remedy: str) -> None:
+    """Raise unless the file *path* holds what is *wanted*."""
+    found = look(path)
+    refuse_no_model(found, str(path))
+    if found is not wanted:
+        raise ModelError(f"{path} is no {wanted.value.partition(' ')[2]}, but {found.value}: {remedy}")
+
+
 def refuse_no_model(content: Content, label: str) -> None:
     """Raise if *content* is that of no whole model file."""
     if (reason := _NO_MODEL.get(content)) is not None:

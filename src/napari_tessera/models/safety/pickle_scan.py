@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickletools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import IO, Any
 
 from napari_tessera.core.errors import ModelError
@@ -23,22 +24,19 @@ MAX_TAKEN = 10_000_000
 MAX_LONG_INTEGERS, LONG_BITS = 1000, 64
 
 
+@dataclass(eq=False, slots=True)
 class _Grows:
     """A list, dictionary or set, or what a call returned; it may be given more values after it was put somewhere."""
 
-    __slots__ = ("size",)
-
-    def __init__(self, size: int = 1) -> None:
-        self.size = size
+    size: int = 1
 
 
+@dataclass(eq=False, slots=True)
 class _Holds:
     """A tuple that holds such. They have no hash, but a call that is given the tuple goes through them."""
 
-    __slots__ = ("grown", "size")
-
-    def __init__(self, size: int, grown: list[_Grows]) -> None:
-        self.size, self.grown = size, grown
+    size: int
+    grown: list[_Grows]
 
 
 # Of everything else the steps that hashing it takes: 1, or for a tuple 1 more than its parts.

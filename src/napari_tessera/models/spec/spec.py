@@ -53,12 +53,9 @@ _STRICT = ConfigDict(extra="forbid")
 @raising_model_errors
 @dataclass(frozen=True, slots=True, config=_STRICT)
 class WindowRule:
-    """Which windows the network accepts: on each axis ``minimum + n * step`` voxels, n >= 0; step 0: no other.
+    """Which windows the network accepts, voxels in image order: on each axis ``minimum + n * step``, n >= 0.
 
-    Parameters
-    ----------
-    default, step, minimum
-        Voxels per axis, in image order. A step of 0 allows no other side than the minimum.
+    A step of 0 allows no other side than the minimum.
     """
 
     default: tuple[int, ...]
@@ -132,15 +129,10 @@ def _known_output(kind: Any) -> Any:
 class OutputSpec:
     """What the channels mean once activated.
 
-    Parameters
-    ----------
-    kind
-        ``semantic``: one channel per class; ``foreground``: objects against background; ``boundary``: channel 0 is high
-        on boundaries; ``affinities``: channel c is high where a voxel and the one at ``offsets[c]`` from it are of one
-        object; ``contour-distance``: what covers objects, their contours (may be absent), and the signed distance to
-        their surface, -1 to 1.
-    offsets
-        One (z, y, x) or (y, x) offset per channel for affinities, voxels; else empty.
+    ``semantic``: one channel per class; ``foreground``: objects against background; ``boundary``: channel 0 is high on
+    boundaries; ``affinities``: channel c is high where a voxel and the one at ``offsets[c]`` from it, (z, y, x) or
+    (y, x) voxels, are of one object; ``contour-distance``: what covers objects, their contours (may be absent), and the
+    signed distance to their surface, -1 to 1.
     """
 
     kind: Annotated[OutputKind, BeforeValidator(_known_output)] = "semantic"
@@ -357,14 +349,13 @@ class ModelSpec:
             "voxel_size_um": self.voxel_size_um,
             "halo": self.halo,
             "image_sides": None if self.image_sides is None else self.image_sides.minimum,
-            **self._offsets_by_name(),
+            **{f"output.offsets[{i}]": offset for i, offset in enumerate(self.output.offsets)},
         }
         for name, value in per_axis.items():
             if value is not None and len(value) != self.spatial_dims:
                 raise ModelError(f"{name} is {tuple(value)}, but a {self.spatial_dims}D model needs one value per axis")
-        if self.halo is not None and not all(
-            0 <= 2 * h < w for h, w in zip(self.halo, self.window.default, strict=True)
-        ):
+        margins = self.halo or (0,) * self.spatial_dims
+        if not all(0 <= 2 * margin < side for margin, side in zip(margins, self.window.default, strict=True)):
             raise ModelError(
                 f"a halo of {self.halo} voxels leaves nothing of the window of {self.window.default}: it needs 0 or "
                 f"more on each side, and less than half of the window"
@@ -418,9 +409,6 @@ class ModelSpec:
         except SettingsError as error:
             raise ModelError(str(error)) from error
         object.__setattr__(self, "tta_views", checked.tta_views)
-
-    def _offsets_by_name(self) -> dict[str, tuple[int, ...]]:
-        return {f"output.offsets[{i}]": offset for i, offset in enumerate(self.output.offsets)}
 
     @property
     def axes(self) -> str:

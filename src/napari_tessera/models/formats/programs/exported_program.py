@@ -29,7 +29,7 @@ from napari_tessera.models.formats.programs.stored_program import in_passes_of, 
 from napari_tessera.models.model import Model
 from napari_tessera.models.networks.training_mode import iter_graph_operations, sentences_of
 from napari_tessera.models.safety.archive import open_archive, read_entry
-from napari_tessera.models.safety.contents import Content, look, refuse_no_model
+from napari_tessera.models.safety.contents import Content, expect
 from napari_tessera.models.safety.tensors_only import reason_of_torch
 from napari_tessera.models.safety.trusted_files import NO_FILES, TrustedFiles
 from napari_tessera.models.spec.sentences import assume
@@ -165,10 +165,7 @@ class _Exported(torch.nn.Module):
 
 def _read(path: Path, content: bytes | None = None) -> tuple[dict[str, Any], bytes]:
     """Return the graph of the archive *path*, whose *content* may be read already, and the description inside."""
-    kind = look(path)
-    refuse_no_model(kind, str(path))
-    if kind is not Content.EXPORTED:
-        raise ModelError(f"{path} is no exported program, but {kind.value}: save it with torch.export.save")
+    expect(path, Content.EXPORTED, "save it with torch.export.save")
     with open_archive(path, content) as archive:
         graph = next((name for name in archive.namelist() if name.endswith("/models/model.json")), None)
         if graph is None:

@@ -26,7 +26,7 @@ from napari_tessera.models.formats.programs.embedded import EXTRA_FILE, find_des
 from napari_tessera.models.formats.programs.stored_program import open_script, remember_program
 from napari_tessera.models.model import Model
 from napari_tessera.models.safety.archive import open_archive
-from napari_tessera.models.safety.contents import Content, look, refuse_no_model
+from napari_tessera.models.safety.contents import Content, expect
 from napari_tessera.models.safety.trusted_files import NO_FILES, TrustedFiles
 from napari_tessera.models.spec.sentences import assume
 from napari_tessera.models.spec.spec import ModelSpec, WindowRule
@@ -76,10 +76,7 @@ FORMAT = TorchScript()
 
 def _extra_file(path: Path, content: bytes | None = None) -> bytes:
     """Return the description inside the archive *path*, whose *content* may be read already; nothing without one."""
-    kind = look(path)
-    refuse_no_model(kind, str(path))
-    if kind is not Content.SCRIPT:
-        raise ModelError(f"{path} is no TorchScript archive, but {kind.value}: save it with torch.jit.save")
+    expect(path, Content.SCRIPT, "save it with torch.jit.save")
     with open_archive(path, content) as archive:
         return read_extra(archive, path)
 
