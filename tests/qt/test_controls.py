@@ -12,7 +12,7 @@ import torch
 import yaml
 from qtpy.QtWidgets import QMessageBox, QWidget
 
-from napari_tessera._qt.fold import Fold
+from napari_tessera._qt.parts import Fold
 from napari_tessera.images.open import open_volume
 from napari_tessera.images.views.interpolation import ResamplingScheme
 from napari_tessera.memory.device_state import DeviceState
@@ -55,13 +55,13 @@ def test_a_window_that_is_not_allowed_is_marked(person: Any, describe: Any, gate
     y.value = 21
     me.wait_for_plan()
     assert me.widget.windows.hint.line().text == "y must be a multiple of 4: 20 or 24"
-    assert "border" in y.native.styleSheet()
+    assert "1px solid #" in y.native.styleSheet()
     assert "20 or 24" in me.status
     assert not me.widget.run.run.isEnabled()
     me.click(me.widget.windows.model_default)
     me.wait_for_plan()
     assert me.session.settings.window_size == (16, 16, 16)
-    assert "border" not in y.native.styleSheet()
+    assert "1px solid #" not in y.native.styleSheet()
     assert me.widget.run.run.isEnabled()
 
 

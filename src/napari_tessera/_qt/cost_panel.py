@@ -1,19 +1,21 @@
-"""What the plan costs, while the sliders move."""
+"""What the plan costs, in words and as bars, while the sliders move."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QHBoxLayout, QLabel
+from qtpy.QtCore import QRectF, QSize, Qt, QTimer
+from qtpy.QtGui import QBrush, QColor, QPainter, QPen
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QSizePolicy, QWidget
 
 from napari_tessera._qt.lines import LineLabel
-from napari_tessera._qt.memory_bar import MemoryBar
-from napari_tessera._qt.parts import Panel, small_button
+from napari_tessera._qt.parts import Panel, plain_tooltip, small_button
 from napari_tessera.session.cost import Bar, device_bar, host_bar, passes_line, time_line
 from napari_tessera.session.wording import Line, Tone
 
 if TYPE_CHECKING:
+    from qtpy.QtGui import QPaintEvent
+
     from napari_tessera import Plan
     from napari_tessera._qt.theme import Theme
     from napari_tessera.session import Session
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 # What other programs take may change while nothing does here.
 RENEW_MS = 2000
 TONES = (Tone.PLAIN, Tone.WARNING, Tone.PROBLEM)
+BAR_HEIGHT = 14
+# Lightness of the parts, relative to the tone's colour, so that neighbours differ without a second hue.
+SHADES = (100, 115, 80, 70, 60, 50)
 
 
 class CostPanel(Panel):
@@ -129,3 +134,64 @@ class _Row:
         self.text.show_line(Line("–") if bar is None else bar.line)
         if bar is not None:
             self.label.setText(bar.label)
+
+
+class MemoryBar(QWidget):
+    """Draws a `Bar`; the words are beside it and in its tooltip."""
+
+    def __init__(self, theme: Theme) -> None:
+        super().__init__()
+        self._theme = theme
+        self._bar: Bar | None = None
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        theme.changed.connect(self._repaint)
+
+    def sizeHint(self) -> QSize:  # noqa: N802 - Qt's name
+        """Return the size that is asked of layouts."""
+        return QSize(90, BAR_HEIGHT)
+
+    def minimumSizeHint(self) -> QSize:  # noqa: N802 - Qt's name
+        """Return the least size."""
+        return QSize(14, BAR_HEIGHT)
+
+    def show_bar(self, bar: Bar | None) -> None:
+        """Draw *bar*; an empty trough for None."""
+        self._bar = bar
+        self.setToolTip(plain_tooltip(bar.line.tooltip) if bar is not None else "")
+        self.setAccessibleName(f"{bar.label}: {bar.line.text}" if bar is not None else "")
+        self.update()
+
+    def _repaint(self) -> None:
+        self.update()
+
+    def paintEvent(self, event: QPaintEvent | None) -> None:  # noqa: N802 - Qt's name
+        """Draw trough, parts and mark."""
+        painter = QPainter(self)
+        painter.fillRect(self.rect(), QColor(self._theme.colour("foreground")))
+        if self._bar is not None and self._bar.total_bytes > 0:
+            self._draw(painter, self._bar)
+        painter.setPen(QColor(self._theme.colour("secondary")))
+        painter.drawRect(self.rect().adjusted(0, 0, -1, -1))
+
+    def _draw(self, painter: QPainter, bar: Bar) -> None:
+        colour = QColor(self._theme.of(bar.line.tone if bar.line.tone is not Tone.PLAIN else Tone.GOOD))
+        left = 0
+        hatched = QBrush(QColor(self._theme.colour("highlight")), Qt.BrushStyle.BDiagPattern)
+        painter.fillRect(self._span(bar, left, bar.others_bytes), hatched)
+        left += bar.others_bytes
+        for (_, size), shade in zip(bar.parts, SHADES, strict=False):
+            painter.fillRect(self._span(bar, left, left + size), colour.lighter(shade))
+            left += size
+        band = QBrush(colour, Qt.BrushStyle.Dense6Pattern)
+        painter.fillRect(self._span(bar, left, left + bar.uncertain_bytes), band)
+        painter.setPen(QPen(QColor(self._theme.colour("text")), 1, Qt.PenStyle.DashLine))
+        mark = round(self._x(bar, bar.safe_bytes))
+        painter.drawLine(mark, 0, mark, self.height())
+
+    def _span(self, bar: Bar, start: int, stop: int) -> QRectF:
+        left, right = self._x(bar, start), self._x(bar, stop)
+        # What is needed must be seen, however little of the whole it is.
+        return QRectF(left, 0, max(right - left, 1.5) if stop > start else 0, self.height())
+
+    def _x(self, bar: Bar, size: int) -> float:
+        return self.width() * min(size / bar.total_bytes, 1.0)

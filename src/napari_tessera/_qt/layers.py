@@ -1,24 +1,33 @@
-"""Layers in: what of napari's layers a run needs, captured. GUI thread only."""
+"""Layers in: which of napari's layers a run takes, and what of them, captured. GUI thread only."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pint
 from magicgui.type_map import get_widget_class
 from magicgui.widgets import ComboBox
-from napari.layers import Image
+from napari.layers import Image, Labels
 from napari.utils.transforms import Affine, CompositeAffine
+from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QSizePolicy
 
 from napari_tessera.session.image_input import ImageInput
 from napari_tessera.session.mask import MaskInput
 
+if TYPE_CHECKING:
+    from napari_tessera.session import Session
+
 # What of an image layer matters to a plan or a result.
 WATCHED = ("data", "scale", "units", "axis_labels")
+MASK_HELP = (
+    "Windows in which this labels layer is 0 everywhere are not computed: what only they cover becomes background."
+)
+# A stroke of the brush is an event of its own; it does not replace the data.
+MASK_WATCHED = ("data", "paint")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -184,3 +193,43 @@ class LayerWatch:
 
     def _layer_changed(self, event: Any) -> None:
         self._on_layer(event.source)
+
+
+class MaskChooser(LayerChooser):
+    """Offers the viewer's labels layers."""
+
+    null_string = "(everywhere)"
+
+    def __init__(self, session: Session, viewer: Any) -> None:
+        super().__init__(Labels, name="mask", label="Compute only where", tooltip=MASK_HELP, nullable=True)
+        self._session = session
+        # napari says that a layer is painted before it writes the values: looked at right then, they are the old ones.
+        self._soon = QTimer(self.native)
+        self._soon.setSingleShot(True)
+        self._soon.timeout.connect(self._submit)
+        self._watch = LayerWatch(viewer, self._list_changed, lambda _: self._soon.start(0), MASK_WATCHED)
+        self.changed.connect(self._choose)
+
+    def close_panel(self) -> None:
+        """Let go of the viewer and its layers."""
+        self._soon.stop()
+        self._watch.close()
+        self.release()
+
+    def recapture(self) -> None:
+        """Take the mask as it is now: not every way to paint is an event."""
+        if self.value is not None:
+            self._session.renew_mask(capture_mask(self.value))
+
+    def _list_changed(self) -> None:
+        self.reset_choices()
+        mask = self._session.mask
+        if self.value is not None and mask is not None and mask.name != self.value.name:
+            self._submit()
+
+    def _choose(self, layer: Any) -> None:
+        self._watch.follow([] if layer is None else [layer])
+        self._submit()
+
+    def _submit(self) -> None:
+        self._session.set_mask(None if self.value is None else capture_mask(self.value))

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from magicgui.widgets import CheckBox
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QWidget
 
-from napari_tessera._qt.fold import Fold
-from napari_tessera._qt.parts import GROUP_WIDTH, INDENT, Panel, add_rows, rows_in
+from napari_tessera._qt.parts import GROUP_WIDTH, INDENT, Fold, Panel, add_rows, rows_in
 from napari_tessera.session.task import Outputs
 
 if TYPE_CHECKING:

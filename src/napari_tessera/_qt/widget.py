@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from magicgui.widgets import Container
 from napari.layers import Image
-from qtpy.QtCore import QEvent, QSize, Qt
+from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer
 from qtpy.QtWidgets import (
     QAbstractSlider,
     QAbstractSpinBox,
@@ -22,27 +22,27 @@ from qtpy.QtWidgets import (
 from napari_tessera._qt.bound_knobs import BoundKnobs
 from napari_tessera._qt.cost_panel import CostPanel
 from napari_tessera._qt.file_panel import FilePanel
-from napari_tessera._qt.fold import Fold
 from napari_tessera._qt.image_panel import ImagePanel, axis_chooser
-from napari_tessera._qt.layers import LayerChooser
-from napari_tessera._qt.mask_chooser import MaskChooser
+from napari_tessera._qt.layers import LayerChooser, MaskChooser
 from napari_tessera._qt.model_panel import ModelPanel, model_chooser
-from napari_tessera._qt.parts import Hook, Rule
+from napari_tessera._qt.parts import Fold, Hook, Rule
 from napari_tessera._qt.result_layers import ResultLayers
 from napari_tessera._qt.result_panel import ResultPanel, keep_boxes
 from napari_tessera._qt.run_panel import RunPanel
 from napari_tessera._qt.theme import Theme
 from napari_tessera._qt.windows_panel import WindowsPanel
-from napari_tessera._qt.worker import Drain
 from napari_tessera.core.settings.knobs import knobs
 from napari_tessera.core.settings.settings import Settings
 from napari_tessera.session import Session
 
 if TYPE_CHECKING:
+    from napari_tessera.session.background import Background
     from napari_tessera.session.results import ImageResult
 
 # Comfortable; 300 pixels are enough.
 SIZE = QSize(340, 640)
+# A frame of a 60 Hz screen: no answer could be seen sooner, and a look at an empty queue takes a microsecond.
+INTERVAL_MS = 16
 
 
 class TesseraWidget(Container[Any]):
@@ -134,6 +134,33 @@ class TesseraWidget(Container[Any]):
             self._results.remove_empty()
 
 
+class _Drain(QObject):
+    """Lets the session's threads be heard on the GUI thread, while they have something to say."""
+
+    def __init__(self, background: Background, parent: QObject) -> None:
+        super().__init__(parent)
+        self._background = background
+        self._timer = QTimer(self)
+        self._timer.setInterval(INTERVAL_MS)
+        self._timer.timeout.connect(self._tick)
+        background.started.connect(self._start)
+        if background.busy:
+            self._start()
+
+    def stop(self) -> None:
+        """Drain no more."""
+        self._background.started.disconnect(self._start)
+        self._timer.stop()
+
+    def _start(self) -> None:
+        self._timer.start()
+
+    def _tick(self) -> None:
+        self._background.drain()
+        if not self._background.busy:
+            self._timer.stop()
+
+
 class _Scroll(QScrollArea):
     """Scrolls down a column, and asks for a size at which there is nothing to scroll."""
 
@@ -166,7 +193,7 @@ class _Closing:
 
     def __init__(self, dock: TesseraWidget) -> None:
         self._session, self._theme, self._panels = dock.session, dock._theme, (dock.image_panel, dock.mask)
-        self._drain = Drain(dock.session.background, dock.native)
+        self._drain = _Drain(dock.session.background, dock.native)
         self._closed = False
         # Whichever comes first; none of them comes always.
         dock.native.destroyed.connect(self.close)

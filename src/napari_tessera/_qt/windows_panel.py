@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtWidgets import QHBoxLayout, QWidget
 
-from napari_tessera._qt.fold import Fold
 from napari_tessera._qt.knob_widgets import NARROW
 from napari_tessera._qt.lines import LineLabel
-from napari_tessera._qt.parts import GROUP_WIDTH, INDENT, Panel, add_rows, named, rows_in, small_button
+from napari_tessera._qt.parts import GROUP_WIDTH, INDENT, Fold, Panel, add_rows, named, rows_in, small_button
 from napari_tessera.session.model_summary import window_complaints
 from napari_tessera.session.wording import Line, Tone
 

@@ -15,13 +15,14 @@ from napari_tessera.engine.loop.events import CancelToken, Event
 from napari_tessera.session.progress_meter import Progress, ProgressMeter
 from napari_tessera.session.results import ImageResult
 from napari_tessera.session.task import Outputs, Task
-from napari_tessera.session.wording import Line, Tone, make_report, sentence
+from napari_tessera.session.wording import Line, Tone, make_report, problem, sentence
 
 if TYPE_CHECKING:
     from napari_tessera import Plan
     from napari_tessera.session.background import Background
 
 OUTDATED = Line("Something else was chosen meanwhile; nothing was fitted", Tone.WARNING)
+STOPPED = Line("Fitting was stopped; nothing has changed", Tone.WARNING)
 
 
 class RunState(StrEnum):
@@ -173,7 +174,7 @@ class Fitting:
             partial(task.fit, self._cancel, choose_window=choose_window),
             # Taken before the last words, which new settings take back.
             lambda plan: self._end(Line(_fitted(plan, choose_window), Tone.GOOD) if take(plan) else OUTDATED),
-            lambda error: self._end(_not_fitted(error)),
+            lambda error: self._end(STOPPED if isinstance(error, CancelledError) else problem(sentence(error))),
             name="fit",
         )
         return True
@@ -199,10 +200,3 @@ def _fitted(plan: Plan, choose_window: bool) -> str:
     text = f"Windows of {window}, {chosen} are" if choose_window else f"{chosen} is"
     text = f"{text} fastest within {usable}"
     return text if plan.expected_seconds is None else f"{text}: {format_estimate(plan.expected_seconds)}"
-
-
-def _not_fitted(error: Exception) -> Line:
-    if isinstance(error, CancelledError):
-        return Line("Fitting was stopped; nothing has changed", Tone.WARNING)
-    text = sentence(error)
-    return Line(text[:1].upper() + text[1:], Tone.PROBLEM)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from napari_tessera.core.units import format_bytes, format_duration
 from napari_tessera.decode.classes import makes_classes
 from napari_tessera.session.runner import Runner, RunState
-from napari_tessera.session.wording import WORTH_SAYING_S, Line, Tone, count, counted
+from napari_tessera.session.wording import WORTH_SAYING_S, Line, Tone, count, counted, problem
 
 if TYPE_CHECKING:
     from napari_tessera.engine.loop.events import MemoryRecovered
@@ -30,9 +30,9 @@ def status_line(session: Session) -> Line:
     if models.question is not None:
         return Line(f"{models.question.label} waits for your word: {models.question.does}", Tone.WARNING)
     if models.problem:
-        return _problem(models.problem)
+        return problem(models.problem)
     if session.refused or session.problem:
-        return _problem(session.refused or session.problem)
+        return problem(session.refused or session.problem)
     if session.fitting.said.text:
         return session.fitting.said
     if runner.state is not RunState.IDLE and not session.changed_since_run:
@@ -59,11 +59,6 @@ def progress_text(runner: Runner) -> str:
     return f"{text} · {format_duration(now.seconds_left)} left"
 
 
-def _problem(sentence: str) -> Line:
-    first = sentence.split(" ", 1)[0]
-    return Line(sentence[:1].upper() + sentence[1:] if first.isalpha() else sentence, Tone.PROBLEM)
-
-
 def _running_line(runner: Runner) -> Line:
     now = runner.progress
     if runner.state is RunState.CANCELLING:
@@ -87,7 +82,7 @@ def _recovered(runner: Runner, event: MemoryRecovered) -> str:
 def _ended_line(runner: Runner) -> Line:
     now = runner.progress
     if runner.state is RunState.FAILED:
-        return _problem(runner.problem)
+        return problem(runner.problem)
     if runner.state is RunState.CANCELLED:
         kept = "Labels hold the finished part" if runner.results else "No plane was finished, so nothing was added"
         return Line(f"Stopped at {count(now.done)} of {counted(now.total, 'pass')}. {kept}", Tone.WARNING)

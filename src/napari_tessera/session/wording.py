@@ -92,6 +92,11 @@ def sentence(error: BaseException) -> str:
     return f"something unexpected went wrong ({type(error).__name__}: {error}): please copy the report into an issue"
 
 
+def problem(text: str) -> Line:
+    """Return the line that says what is wrong; a name in quotes or a number keeps its case."""
+    return Line(text[:1].upper() + text[1:] if text.split(" ", 1)[0].isalpha() else text, Tone.PROBLEM)
+
+
 def make_report(error: BaseException) -> str:
     """Return the traceback of *error*, its causes included, with the versions that matter."""
     where = f"napari-tessera {__version__}, Python {platform.python_version()}, {platform.platform()}"

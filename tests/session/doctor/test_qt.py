@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from napari_tessera.session.doctor import Status, qt
-from napari_tessera.session.doctor.qt import check_qt, qt_libraries
+from napari_tessera.session.doctor import Status, installation
+from napari_tessera.session.doctor.installation import check_qt, qt_libraries
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -25,12 +25,12 @@ def machine(monkeypatch):
     def furnish(*, binding="PyQt6", display=True, start=(0, ""), missing=()):
         def run_program(command, **environment):
             calls.append(environment)
-            return start if command[2] == qt.START_QT else (0, "\n".join(missing))
+            return start if command[2] == installation.START_QT else (0, "\n".join(missing))
 
         monkeypatch.setattr(sys, "platform", "linux")
-        monkeypatch.setattr(qt, "installed_version", lambda name: "6.11.0" if name == binding else None)
-        monkeypatch.setattr(qt, "has_display", lambda: display)
-        monkeypatch.setattr(qt, "run_program", run_program)
+        monkeypatch.setattr(installation, "installed_version", lambda name: "6.11.0" if name == binding else None)
+        monkeypatch.setattr(installation, "has_display", lambda: display)
+        monkeypatch.setattr(installation, "run_program", run_program)
         return calls
 
     return furnish
@@ -87,15 +87,15 @@ def test_qt_that_says_nothing(machine):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="library names of Linux")
 def test_trying_libraries_finds_only_the_missing_ones(machine, monkeypatch):
-    run_program = qt.run_program
+    run_program = installation.run_program
     machine(start=(-6, ABORTED))
-    pretended = qt.run_program
+    pretended = installation.run_program
 
     def trying(command, **environment):
-        return (pretended if command[2] == qt.START_QT else run_program)(command, **environment)
+        return (pretended if command[2] == installation.START_QT else run_program)(command, **environment)
 
-    monkeypatch.setattr(qt, "run_program", trying)
-    monkeypatch.setattr(qt, "qt_libraries", lambda: {"libc.so.6": "libc6", "libnosuch.so.1": "libnosuch1"})
+    monkeypatch.setattr(installation, "run_program", trying)
+    monkeypatch.setattr(installation, "qt_libraries", lambda: {"libc.so.6": "libc6", "libnosuch.so.1": "libnosuch1"})
     finding = only(check_qt())
     assert finding.detail.endswith("lacks libnosuch.so.1")
     assert finding.remedy == "sudo apt-get install libnosuch1"

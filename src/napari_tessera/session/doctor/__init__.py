@@ -13,9 +13,9 @@ from napari_tessera.session.doctor.installation import (
     check_napari,
     check_plugin,
     check_python,
+    check_qt,
     check_settings_folder,
 )
-from napari_tessera.session.doctor.qt import check_qt
 
 __all__ = ["Finding", "Status", "examine"]
 

@@ -16,21 +16,9 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the doctor's report.
+    """One line of the doctor's report."""
 
-    Parameters
-    ----------
-    name
-        What was looked at, in a word or two.
-    status
-        ok, warn or fail.
-    detail
-        What was found, in one sentence or less.
-    remedy
-        What to do, as a command where there is one; empty when nothing is wrong.
-    """
-
-    name: str
+    name: str  # what was looked at, in a word or two
     status: Status
-    detail: str
-    remedy: str = ""
+    detail: str  # what was found, in one sentence or less
+    remedy: str = ""  # what to do, as a command where there is one; empty when nothing is wrong

@@ -14,19 +14,9 @@ TIMEOUT_S = 30.0
 
 
 def run_program(command: Sequence[str], **environment: str) -> tuple[int, str]:
-    """Return a program's exit code and what it printed, stdout and stderr together.
+    """Return a program's exit code and what it printed, run with variables of the *environment* on top of these.
 
-    Parameters
-    ----------
-    command
-        The program and its arguments.
-    **environment
-        Variables set on top of this process's own.
-
-    Returns
-    -------
-    tuple of int and str
-        The exit code is 127 if there is no such program, and 124 if it gave no answer in `TIMEOUT_S` seconds.
+    The code is 127 if there is no such program, and 124 if it gave no answer in `TIMEOUT_S` seconds.
     """
     try:
         done = subprocess.run(
