@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_tessera import api
-from napari_tessera.cli.choice import Choice
 from napari_tessera.cli.console import say
 from napari_tessera.cli.exit import describe
 from napari_tessera.cli.images import open_mask
 from napari_tessera.cli.interrupt import cancel_on_stop, heard
 from napari_tessera.cli.items import Item, open_items, part_of, renumbered, request_of
 from napari_tessera.cli.progress import RunProgress, show_progress
+from napari_tessera.cli.setup import Choice
 from napari_tessera.cli.targets import free_name, stem_of
 from napari_tessera.core.errors import CancelledError, OutOfMemoryError
 from napari_tessera.core.units import format_bytes

@@ -19,7 +19,7 @@ from napari_tessera.engine.loop.events import CancelToken, raise_if_cancelled
 T = TypeVar("T")
 
 # A batch system sends SIGTERM, a terminal that closes SIGHUP, Windows SIGBREAK.
-_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
 # How often the main thread looks up, and how long it waits for a stage to end by itself once it is to stop.
 POLL_S, PATIENCE_S = 0.1, 0.5
 
@@ -98,8 +98,7 @@ def _handled_by(stop: Callable[[int, FrameType | None], None]) -> Iterator[None]
             _let_go(terminals)
         stop(number, frame)
 
-    numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
-    before: Mapping[int, Any] = {number: signal.getsignal(number) for number in numbers}
+    before: Mapping[int, Any] = {number: signal.getsignal(number) for number in _SIGNALS}
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, handle)
@@ -188,9 +187,8 @@ def _wait(found: queue.Queue[T], token: StopToken | None) -> T:
 
 def end_process(code: int) -> NoReturn:
     """End the process with *code*: at once where a thread was left at work, which nothing else can stop."""
-    for name in _NAMES:
-        if hasattr(signal, name):  # Python puts its own handlers back before it is gone: a signal then would kill it
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in _SIGNALS:  # Python puts its own handlers back before it is gone: a signal then would kill it
+        signal.signal(number, signal.SIG_IGN)
     if any(thread.is_alive() for thread in _left_behind):
         for stream in (sys.stdout, sys.stderr):
             stream.flush()

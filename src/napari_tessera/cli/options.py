@@ -6,8 +6,9 @@ default of `Settings` holds. The help names it.
 
 import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperCommand
@@ -17,6 +18,8 @@ from napari_tessera.core.units import parse_bytes
 if TYPE_CHECKING:
     from napari_tessera.core.settings.knobs import Knob
 
+T = TypeVar("T")
+
 WINDOWS, RESULT = "Windows and passes", "Result"
 
 
@@ -24,24 +27,26 @@ class Sides(tuple[int, ...]):
     """Lengths along the axes, slowest first, voxels."""
 
 
-def parse_sides(text: str) -> Sides:
-    """Return ``"64,128,128"`` or ``"64x128x128"`` as numbers."""
-    try:
-        return Sides(int(side) for side in re.split("[,x]", text))
-    except ValueError:
-        raise typer.BadParameter(f"'{text}' is no list of whole numbers such as 64,128,128") from None
-
-
 class Lengths(tuple[float, ...]):
     """Micrometres along the axes, slowest first."""
 
 
-def parse_lengths(text: str) -> Lengths:
-    """Return ``"0.04,0.01,0.01"`` or ``"0.04x0.01x0.01"`` as numbers; whether they are in range is said later."""
+def _split(text: str, number: Callable[[str], T], wanted: str) -> list[T]:
+    """Return the numbers of ``"64,128,128"`` or ``"64x128x128"``; whether they are in range is said later."""
     try:
-        return Lengths(float(length) for length in re.split("[,x]", text))
+        return [number(one) for one in re.split("[,x]", text)]
     except ValueError:
-        raise typer.BadParameter(f"'{text}' is no list of lengths in micrometres such as 0.04,0.01,0.01") from None
+        raise typer.BadParameter(f"'{text}' is no list of {wanted}") from None
+
+
+def parse_sides(text: str) -> Sides:
+    """Return whole numbers."""
+    return Sides(_split(text, int, "whole numbers such as 64,128,128"))
+
+
+def parse_lengths(text: str) -> Lengths:
+    """Return lengths in micrometres."""
+    return Lengths(_split(text, float, "lengths in micrometres such as 0.04,0.01,0.01"))
 
 
 def parse_budget(text: str) -> int:

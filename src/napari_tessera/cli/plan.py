@@ -7,7 +7,6 @@ import typer
 
 from napari_tessera.cli import options, setup
 from napari_tessera.cli.channel_files import join_channel_files
-from napari_tessera.cli.choice import Choice
 from napari_tessera.cli.console import LOOKING, OUT, say, show_json
 from napari_tessera.cli.outcome import Outcome, end_with_errors, results_among, without_mask
 from napari_tessera.cli.render import render_plan
@@ -67,7 +66,7 @@ def plan(
     from napari_tessera import api
 
     decoder = api.PROBABILITIES if probabilities else decoder
-    choice = Choice(budget, choose_window)
+    choice = setup.Choice(budget, choose_window)
     outcomes: list[Outcome] = []
     planned: Plan | None
     if shape:
@@ -109,7 +108,7 @@ def _plan_files(
     model: "Model",
     settings: "Settings",
     decoder: str | None,
-    choice: Choice,
+    choice: setup.Choice,
 ) -> tuple[list[str], "Plan | None", list[Outcome]]:
     """Return what to call each volume, the plan of all images that can be read, and what became of each."""
     from napari_tessera import api

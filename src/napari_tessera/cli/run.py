@@ -10,7 +10,6 @@ import typer
 
 from napari_tessera.cli import options, setup
 from napari_tessera.cli.channel_files import join_channel_files
-from napari_tessera.cli.choice import Choice
 from napari_tessera.cli.console import LOOKING, say, show_json, write_line
 from napari_tessera.cli.interrupt import heard_call
 from napari_tessera.cli.outcome import Outcome, choose_outcomes, end_with_errors, results_among, without_mask
@@ -100,7 +99,7 @@ def run(
             voxel_size_um=voxel_size,
             channels=channels,
             mask=mask,
-            choice=Choice(budget, choose_window),
+            choice=setup.Choice(budget, choose_window),
         )
     )
     if job is not None:

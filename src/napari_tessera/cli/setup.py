@@ -1,15 +1,17 @@
-"""From options and a settings file to `Settings`, and from a name to a model."""
+"""From options and a settings file to `Settings`, from a name to a model, and from both to a plan."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from napari_tessera import Model, Settings
+    from napari_tessera import Model, Plan, Settings
+    from napari_tessera.jobs.request import OnError, Request
 
 
 def merge_settings(file: Path | None, options: Mapping[str, Any]) -> Settings:
@@ -109,3 +111,41 @@ def open_model(name: str | None, *, trust: bool = False, network_output: str = "
     for note in model.notes:
         say(note, kind="Note")
     return model
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What is left to Tessera to choose for the shortest time: ``sw_batch_size`` within a budget, and the window.
+
+    Without a budget and with the window, within what is free.
+    """
+
+    budget_bytes: int | None = None
+    window: bool = False
+
+    def plan_request(self, request: Request, on_error: OnError) -> Plan:
+        """Return the plan of *request*; *on_error* gets what goes wrong with a volume when its windows are found."""
+
+        def find(settings: Settings) -> Sequence[Any] | None:
+            return request.find_windows(settings, on_error=on_error)
+
+        shapes = [volume.shape for volume in request.volumes]
+        return self.plan(shapes, request.model, request.settings, find, **request.facts())
+
+    def plan(
+        self,
+        shapes: Sequence[Sequence[int]],
+        model: Model,
+        settings: Settings,
+        find: Callable[[Settings], Sequence[Any] | None] = lambda settings: None,
+        **facts: Any,
+    ) -> Plan:
+        """Return the plan of *settings*, or of what is chosen in their place; *find* finds the windows to compute."""
+        from napari_tessera import api
+        from napari_tessera.jobs import tuning
+
+        if self.budget_bytes is None and not self.window:
+            return api.plan(shapes, model, settings, window_masks=find(settings), **facts)
+        return tuning.autotune(
+            shapes, model, settings, self.budget_bytes, choose_window=self.window, window_masks=find, **facts
+        )
