@@ -14,7 +14,7 @@ from tests.models import allowed_page
 
 import napari_tessera
 from napari_tessera.core.errors import ModelError
-from napari_tessera.core.settings import connectomics_decoding
+from napari_tessera.core.settings import connectomics as connectomics_settings
 from napari_tessera.core.settings.connectomics_config import read_configuration
 from napari_tessera.models.formats.bioimageio import described_package as bioimageio_weights
 from napari_tessera.models.formats.bioimageio import processing as bioimageio_steps
@@ -46,7 +46,7 @@ HANDLED: dict[str, tuple[Names, Any]] = {
     "Connectomics 1's networks": (allowed.CONNECTOMICS_1_NETWORKS, version1.ARCHITECTURES),
     "Connectomics' networks": (allowed.CONNECTOMICS_NETWORKS, connectomics_blueprint.ARCHITECTURES),
     "Connectomics' activations": (allowed.CONNECTOMICS_ACTIVATIONS, connectomics_channels.ACTIVATIONS),
-    "Connectomics' decoders": (allowed.CONNECTOMICS_DECODERS, connectomics_decoding.DECODERS),
+    "Connectomics' decoders": (allowed.CONNECTOMICS_DECODERS, connectomics_settings.DECODERS),
     "pickles": (allowed.PICKLED_BESIDE, tensors_only.STAND_INS),
     "nnU-Net's networks": (allowed.NNUNET_NETWORKS, nnunet_network.ARCHITECTURES),
     "nnU-Net's layers": (allowed.NNUNET_LAYERS, nnunet_network.LAYERS),

@@ -163,27 +163,11 @@ _BOUNDS: dict[str, Callable[[float], bool]] = {
 
 @dataclass(frozen=True, slots=True)
 class Normalisation:
-    """One step by which intensities are brought to what the network was trained on; see docs/models.md for a table.
+    """One step by which intensities are brought to what the network was trained on; docs/models.md has a table of them.
 
-    Parameters
-    ----------
-    mode
-        ``none``; ``zscore``: (x - mean) / std; ``minmax``: to [0, 1]; ``percentile``: percentiles *low* and *high* to 0
-        and 1, clipped unless *clip* is 0; ``divide``: x / *by*; ``fixed``: (x - *mean*) / *std*, x first clipped to
-        *low* and *high* where they are given; ``linear``: x * *gain* + *offset*; ``clip``: to *low* and *high*, of
-        which one may be missing; ``clip-percentiles``: to the percentiles *low* and *high*; ``gamma``: x to the power
-        of *gamma*, between the least value and the largest; ``threshold``: x where it is more than *at* (less, if
-        *above* is 0), else *fill*; ``binarise``: 1 where x is more than *at*, else 0; ``sigmoid``; ``equalise``: the
-        histogram of *bins* made level, from *low* to *high*; ``eight-bits``: to whole numbers from 0 to 255, rounded
-        down, by the least value and the largest, unless the image has them already.
-    parameters
-        Sorted (name, value) pairs. *eps*, where it is given, is added to what is divided by. Switches, 0 or 1:
-        *together*, statistics are those of all channels; *of_image*, they are those of the image before any step;
-        *nonzero*, voxels that are 0 neither count nor change; *masked*, only the image's foreground counts, and 0 is
-        what the rest becomes (`measure_foreground`); *rank*, percentiles are values that occur, the least that
-        the percentage does not exceed. *flat* is for images whose least and largest value, or percentiles, are one:
-        ``minmax`` is (x - 1) * *flat* then, ``percentile`` (x - *low*) * *flat*, not clipped. Statistics are those of
-        the whole volume.
+    *parameters* are sorted (name, value) pairs. Beyond that table: *eps* is added to what is divided by; *clip* 0
+    leaves percentiles unclipped; *above* 0 turns a threshold round; *rank* takes percentiles that occur, the least that
+    the percentage does not exceed. The foreground of *masked* is that of `measure_foreground`.
     """
 
     mode: NormalisationMode = "none"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from napari_tessera.core.errors import SettingsError
 from napari_tessera.core.plain_data import load_json
-from napari_tessera.core.settings.choices import Blend, stride_for
+from napari_tessera.core.settings.choices import Blend, DecoderChoice, stride_for
 from napari_tessera.core.settings.connectomics_config import Configuration, Generation, read_configuration
-from napari_tessera.core.settings.connectomics_decoding import read_decoder
 from napari_tessera.core.settings.connectomics_views import read_views
 
 NM_PER_UM = 1000
@@ -59,6 +58,21 @@ _RESOLUTION = (
     *("data.train.resolution", "data.train_resolution", "data.test.resolution", "data.test_resolution"),
     *("inference.data.test_resolution", "inference.data.resolution"),
 )
+
+CONTOUR_DISTANCE = "decode_instance_binary_contour_distance"
+# Its names in older releases.
+CONTOUR_DISTANCE_NAMES = (CONTOUR_DISTANCE, "decode_binary_contour_distance_watershed")
+# Its parameters of two thresholds, for seeds and for the foreground: Tessera's name and the defaults of both programs.
+PAIRS = {
+    "binary_threshold": ("binary", 0.9, 0.85),
+    "contour_threshold": ("contour", 0.8, 1.1),
+    "distance_threshold": ("distance", 0.5, 0.0),
+}
+SIZES = {"min_seed_size": "min_seed_size_vox", "min_instance_size": "min_size_vox"}
+_DEFAULT_STEPS = {"mode": "watershed", "binary_channels": [0], "contour_channels": [1], "distance_channels": [2]}
+
+# Steps that run a command.
+COMMANDS = ("decode_abiss",)
 
 
 def read_connectomics(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -197,3 +211,71 @@ def _from_comment(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise SettingsError(f"{path}: its first line, which holds settings of Tessera, is no JSON object")
     return found
+
+
+def read_decoder(config: Configuration) -> tuple[DecoderChoice | None, tuple[str, ...]]:
+    """Return the decoder that stands for the file's steps, None where none does, and what of them is left out.
+
+    No step is ever run: the parameters of the ones that Tessera has are read, all others are named.
+    """
+    choice, notes = None, []
+    for name, kwargs in decoding_steps(config):
+        if name in COMMANDS:
+            notes.append(
+                f"the decoding step {name} is left out: it runs a command that the file names, which Tessera never does"
+            )
+        elif choice is None and name in DECODERS and (found := DECODERS[name](config, kwargs)):
+            choice, ignored = found
+            if ignored:
+                notes.append(f"of the decoding step {name}, these are not taken over: {', '.join(ignored)}")
+        else:
+            notes.append(f"the decoding step {name[:80]} is left out: Tessera has no decoder like it")
+    return choice, tuple(notes)
+
+
+def decoding_steps(config: Configuration) -> list[tuple[str, dict[str, Any]]]:
+    """Return the steps that are switched on, each by its name and arguments."""
+    found = config.first("decoding.steps", "inference.decoding")
+    if found is None and isinstance(config.content.get("decoding"), list):
+        found = config.get("decoding")
+    steps = []
+    for step in found if isinstance(found, list) else ():
+        if isinstance(step, dict) and step.get("enabled", True):
+            kwargs = step.get("kwargs")
+            name = step.get("name") or step.get("template") or "without a name"
+            steps.append((str(name), kwargs if isinstance(kwargs, dict) else {}))
+    return steps
+
+
+def _threshold(config: Configuration, kwargs: dict[str, Any]) -> tuple[DecoderChoice, list[str]]:
+    taken = {key: value for key, value in kwargs.items() if key == "threshold" and isinstance(value, int | float)}
+    return DecoderChoice("threshold", tuple(taken.items())), [key for key in kwargs if key not in taken]
+
+
+def _contour_distance(config: Configuration, kwargs: dict[str, Any]) -> tuple[DecoderChoice, list[str]] | None:
+    if kwargs.get("mode", "watershed") != "watershed":
+        return None
+    taken: dict[str, Any] = {}
+    for key, (name, _, _) in PAIRS.items():
+        pair = kwargs.get(key)
+        if pair is None:
+            continue
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(one, int | float) for one in pair):
+            raise config.complain(f"decoding.{key}", pair, "two numbers: for seeds, and for the foreground")
+        taken |= {f"{name}_seed": float(pair[0]), name: float(pair[1])}
+    taken |= {name: kwargs[key] for key, name in SIZES.items() if isinstance(kwargs.get(key), int)}
+    known = {*PAIRS, *SIZES}
+    ignored = [
+        key
+        for key, value in kwargs.items()
+        if key not in known and value is not None and value != _DEFAULT_STEPS.get(key)
+    ]
+    return DecoderChoice("contour-distance", tuple(sorted(taken.items()))), ignored
+
+
+# Each gives the decoder, and the parameters that it has no match for; None where there is no decoder like it.
+_Translator = Callable[[Configuration, dict[str, Any]], tuple[DecoderChoice, list[str]] | None]
+DECODERS: dict[str, _Translator] = {
+    **dict.fromkeys((*CONTOUR_DISTANCE_NAMES, "decoding_bcd"), _contour_distance),
+    **dict.fromkeys(("binary_thresholding", "decode_binary_thresholding"), _threshold),
+}

@@ -12,9 +12,8 @@ import yaml
 
 from napari_tessera.core.errors import OutputError, SettingsError
 from napari_tessera.core.settings.choices import Blend, TtaMode
-from napari_tessera.core.settings.connectomics import MARK, NM_PER_UM, read_values
+from napari_tessera.core.settings.connectomics import CONTOUR_DISTANCE, MARK, NM_PER_UM, PAIRS, SIZES, read_values
 from napari_tessera.core.settings.connectomics_config import Configuration, Generation
-from napari_tessera.core.settings.connectomics_decoding import CONTOUR_DISTANCE, PAIRS, SIZES
 from napari_tessera.core.settings.connectomics_views import QUARTERS, Flips, view_of
 from napari_tessera.core.settings.settings import Settings
 from napari_tessera.core.settings.views import View, views

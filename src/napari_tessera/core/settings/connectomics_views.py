@@ -73,52 +73,46 @@ def read_views(config: Configuration, dims: int) -> Views:
     if config.generation is Generation.A:
         if config.get(_PLACE) is not True:
             return Views()
-        place, mode, default = "inference.tta_flip_axes", "inference.tta_ensemble_mode", "all"
-        return _read(config, dims, _Keys(place, "", mode), default, first=1)
-    keys = _Keys(f"{_PLACE}.flip_axes", f"{_PLACE}.rotation90_axes", f"{_PLACE}.ensemble_mode")
+        return _read(config, dims, "inference.tta_flip_axes", "", "inference.tta_ensemble_mode", "all", first=1)
+    flips, turns, mode = (f"{_PLACE}.{key}" for key in ("flip_axes", "rotation90_axes", "ensemble_mode"))
     is_new = config.generation is Generation.C or isinstance(config.get("model.arch"), dict)
     enabled = config.get(f"{_PLACE}.enabled")
     is_old = not is_new and config.get("model.architecture") is not None
     # Its releases before 2026 did not look at `enabled`.
-    if enabled is not True and not (is_old and enabled is None and config.get(keys.flips) is not None):
+    if enabled is not True and not (is_old and enabled is None and config.get(flips) is not None):
         config.used.add(_PLACE)
         return Views()
-    if not (is_new or is_old or config.get(keys.flips) in ("all", "none") or config.get(keys.rotations)):
+    if not (is_new or is_old or config.get(flips) in ("all", "none") or config.get(turns)):
         return Views(
-            refusal=f"{keys.flips} counts axes from 1 in releases until March 2026 and from 0 since, and nothing in "
+            refusal=f"{flips} counts axes from 1 in releases until March 2026 and from 0 since, and nothing in "
             f"the file shows which it is of"
         )
-    found = _read(config, dims, keys, "all" if is_new else None, first=0 if is_new else 1)
+    found = _read(config, dims, flips, turns, mode, "all" if is_new else None, first=0 if is_new else 1)
     note = f"releases since January 2026 make these views only with {_PLACE}.enabled: true" if not enabled else ""
     return found if found.refusal else Views(found.names, note=note)
 
 
-@dataclass(frozen=True, slots=True)
-class _Keys:
-    flips: str
-    rotations: str
-    mode: str
-
-
-def _read(config: Configuration, dims: int, keys: _Keys, default: Any, *, first: int) -> Views:
+def _read(
+    config: Configuration, dims: int, flips_key: str, turns_key: str, mode_key: str, default: Any, *, first: int
+) -> Views:
     """Return the views; *first* is the number of the first axis in flips."""
-    flips = _read_flips(config, keys.flips, default, dims, first)
-    planes = _read_planes(config, keys.rotations, dims) if keys.rotations else []
+    flips = _read_flips(config, flips_key, default, dims, first)
+    planes = _read_planes(config, turns_key, dims) if turns_key else []
     quarters = _read_quarters(config) if planes else [0]
     if any(axis < 0 for flip in flips for axis in flip):
-        return Views(refusal=f"{keys.flips} counts axes from 1 there, and 0 reverses the order of the channels")
+        return Views(refusal=f"{flips_key} counts axes from 1 there, and 0 reverses the order of the channels")
     turned = [(flip, plane, k) for flip, plane, k in product(flips, planes or [(dims - 2, dims - 1)], quarters)]
     if any(k % 2 and set(plane) != {dims - 2, dims - 1} for _, plane, k in turned):
-        return Views(refusal=f"{keys.rotations} turns planes other than that of y and x, of which Tessera has no views")
+        return Views(refusal=f"{turns_key} turns planes other than that of y and x, of which Tessera has no views")
     found = [view_of(flip, plane, k, dims).name("zyx"[-dims:]) for flip, plane, k in turned]
     if planes:
         if first and len(set(Counter(found).values())) > 1:
-            return Views(refusal=f"some of its releases count a view twice that {keys.rotations} gives twice")
+            return Views(refusal=f"some of its releases count a view twice that {turns_key} gives twice")
         found = list(dict.fromkeys(found))
-    mode = config.get(keys.mode, "mean")
+    mode = config.get(mode_key, "mean")
     modes = {mode} if isinstance(mode, str) else {str(one[-1]) if isinstance(one, list) else str(one) for one in mode}
     if modes != {"mean"} and len(found) > 1:
-        return Views(refusal=f"{keys.mode} is {', '.join(sorted(modes))[:40]}, and Tessera only averages views")
+        return Views(refusal=f"{mode_key} is {', '.join(sorted(modes))[:40]}, and Tessera only averages views")
     if IDENTITY not in found:
         return Views(
             refusal=f"{_PLACE} leaves the image as it is out of its views, and Tessera always averages it, too"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from napari_tessera.core.settings.connectomics_decoding import (
+from napari_tessera.core.settings.connectomics import (
     COMMANDS,
     CONTOUR_DISTANCE_NAMES,
     DECODERS,

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from napari_tessera.core.errors import ModelError
-from napari_tessera.core.settings.connectomics import read_blend, read_overlap
+from napari_tessera.core.settings.connectomics import read_blend, read_decoder, read_overlap
 from napari_tessera.core.settings.connectomics_config import Configuration, Generation, read_configuration
-from napari_tessera.core.settings.connectomics_decoding import read_decoder
 from napari_tessera.core.settings.connectomics_views import read_views
 from napari_tessera.intensity.normalisation import Normalisation
 from napari_tessera.models.formats.base import Description, ModelFormat, Risk
