@@ -17,8 +17,8 @@ from napari.components import ViewerModel
 from PIL import Image
 
 import napari_tessera
-from napari_tessera.cli import demo
-from napari_tessera.cli.demo import add_files
+from napari_tessera.cli import demo_command as demo
+from napari_tessera.cli.demo_command import add_files
 from napari_tessera.core.settings.settings import Settings
 from napari_tessera.images.readers.tiff import open_tiff
 

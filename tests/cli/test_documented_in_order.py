@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from napari_tessera.cli import demo
+from napari_tessera.cli import demo_command as demo
 from napari_tessera.core.settings.settings import Settings
 
 ROOT = Path(__file__).parents[2]

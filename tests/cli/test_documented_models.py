@@ -13,7 +13,7 @@ import pytest
 from tests.models import make_samples
 from tests.models.make_samples import SAMPLES
 
-from napari_tessera.cli import demo
+from napari_tessera.cli import demo_command as demo
 from napari_tessera.models.formats.registry import FORMATS, model_stem
 
 FOLDER = Path(__file__).parents[2] / "docs" / "models"

@@ -4,17 +4,14 @@ from typing import Annotated
 
 import typer
 
-from napari_tessera.cli.calibrate import calibrate
-from napari_tessera.cli.demo import demo
-from napari_tessera.cli.doctor import doctor
-from napari_tessera.cli.inspect import inspect
-from napari_tessera.cli.models import models
+from napari_tessera.cli.calibrate_command import calibrate
+from napari_tessera.cli.demo_command import demo
+from napari_tessera.cli.doctor_command import doctor
+from napari_tessera.cli.model_commands import inspect, models, pack, trust
 from napari_tessera.cli.options import SettingsCommand
-from napari_tessera.cli.pack import pack
-from napari_tessera.cli.plan import plan
-from napari_tessera.cli.run import run
-from napari_tessera.cli.settings import settings
-from napari_tessera.cli.trust import trust
+from napari_tessera.cli.plan_command import plan
+from napari_tessera.cli.run_command import run
+from napari_tessera.cli.settings_command import settings
 
 app = typer.Typer(pretty_exceptions_enable=False, context_settings={"help_option_names": ["--help", "-h"]})
 

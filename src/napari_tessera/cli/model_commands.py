@@ -1,4 +1,7 @@
-"""``tessera inspect``: what a model's file says of its network, without running anything of it."""
+"""``tessera models``, ``inspect``, ``trust`` and ``pack``: what models there are, what they say, and what they may do.
+
+Nothing of a model's file is run but by ``pack``, which opens it.
+"""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -6,17 +9,70 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
-from napari_tessera.cli import options
-from napari_tessera.cli.console import OUT, say, say_assumed, show_json
-from napari_tessera.core.errors import without_control
-from napari_tessera.core.units import format_parameters, format_voxel_size
+from napari_tessera.cli import options, setup
+from napari_tessera.cli.console import OUT, say, say_assumed, show_json, write_line
+from napari_tessera.core.errors import ModelError, without_control
+from napari_tessera.core.units import format_bytes, format_parameters, format_voxel_size
 
 if TYPE_CHECKING:
     from napari_tessera.images.views.interpolation import ResamplingScheme
     from napari_tessera.intensity.normalisation import Chain, Normalisation
     from napari_tessera.models.formats.base import Description, Risk
     from napari_tessera.models.spec.spec import ModelSpec
+
+
+def models(as_json: options.Json = False) -> None:
+    """List the networks that come with Tessera, and those in your own folder of models; none is opened."""
+    from napari_tessera.models.folder import models_folder, stored_bytes, user_models
+    from napari_tessera.models.load import bundled_models
+
+    found = {**user_models(), **bundled_models()}  # a bundled name wins, as it does for --model
+    facts = {name: _look(path) for name, path in found.items()}
+    sizes = {name: stored_bytes(path) for name, path in found.items()}
+    if as_json:
+        show_json([{"name": name, "bytes": sizes[name], **_plain(*fact)} for name, fact in facts.items()])
+        return
+    for name, (form, spec, problem) in facts.items():
+        OUT.print(Text.assemble((without_control(name), "bold"), f"  {format_bytes(sizes[name])}"))
+        OUT.print(problem or _line(form, spec))
+    write_line(f"Your own: put files or folders into {models_folder()}")
+
+
+_Facts = tuple[str, "ModelSpec | None", str]
+
+
+def _look(path: Path) -> _Facts:
+    """Return the format, the description and what is wrong with a model."""
+    from napari_tessera.models.load import describe_model
+
+    try:
+        form, description = describe_model(path)
+    except ModelError as error:
+        return "", None, str(error)
+    return form.name, description.spec, ""
+
+
+def _plain(form: str, spec: "ModelSpec | None", problem: str) -> dict[str, Any]:
+    known = {"format": form, "problem": problem}
+    if spec is None:
+        return known
+    return known | {
+        "spatial_dims": spec.spatial_dims,
+        "voxel_size_um": spec.voxel_size_um,
+        "description": spec.description,
+        "licence": spec.licence,
+    }
+
+
+def _line(form: str, spec: "ModelSpec | None") -> str:
+    if spec is None:
+        return f"{form}; only running it tells more"
+    voxel_size = format_voxel_size(spec.voxel_size_um) if spec.voxel_size_um else "any size"
+    window = " x ".join(map(str, spec.window.default))
+    facts = f"{spec.spatial_dims}D, voxels of {voxel_size}, window {window}, decoder {spec.suggested_decoder.name}"
+    return f"{form}: {facts}" + (f"\n{spec.description}" if spec.description else "")
 
 
 def inspect(
@@ -148,3 +204,67 @@ def _normalisation(normalisation: "Normalisation | Chain") -> str:
 
 def _sides(sides: tuple[int, ...]) -> str:
     return " x ".join(map(str, sides))
+
+
+# Of a SHA-256, as many digits tell a user's files apart.
+FEWEST_DIGITS = 6
+
+
+def trust(
+    revoke: Annotated[
+        str | None,
+        typer.Option("--revoke", metavar="SHA", help="Forget a file, by the first digits of its SHA-256."),
+    ] = None,
+    add: Annotated[
+        Path | None, typer.Option("--add", metavar="FILE", help="Trust a model's file from now on, without opening it.")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """List the model files that may run code, by their SHA-256; --revoke takes that back."""
+    from napari_tessera.models.load import remember_trust
+    from napari_tessera.models.safety.trusted_files import TrustStore
+
+    store = TrustStore()
+    if add is not None:
+        remember_trust(add, store)
+    if revoke is not None:
+        store.revoke(_full(revoke, store.names()))
+    names = store.names()
+    if as_json:
+        show_json(names)
+    elif not names:
+        write_line("No file may run code.")
+    for sha, name in names.items() if not as_json else ():
+        write_line(f"{sha[:16]}  {name}")
+
+
+def _full(digits: str, names: dict[str, str]) -> str:
+    """Return the SHA-256 that begins with *digits*."""
+    found = [sha for sha in names if sha.startswith(digits.lower())]
+    if len(digits) < FEWEST_DIGITS or len(found) != 1:
+        raise ModelError(
+            f"'{digits}' names {len(found)} trusted files: give at least {FEWEST_DIGITS} digits of a SHA-256 that "
+            f"'tessera trust' lists"
+        )
+    return found[0]
+
+
+def pack(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's file or folder.")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="YAML", help="The description's file; weights or program go beside it."),
+    ],
+    trust: options.Trust = False,
+    network_output: options.NetworkOutput = "",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
+) -> None:
+    """Write a model as a YAML description and safetensors weights, which never run code.
+
+    TorchScript, exported programs and ONNX graphs stay what they are: their file is copied beside the description.
+    """
+    network = setup.open_model(model, trust=trust, network_output=network_output)
+    from napari_tessera.models.packing import pack
+
+    for path in pack(network, output.with_suffix(".yaml"), overwrite=overwrite):
+        write_line(str(path))

@@ -107,7 +107,7 @@ def _segment(folder: Path, settings: "Settings | None") -> None:
     from napari_tessera import Settings
     from napari_tessera.cli.file_run import FileRun
     from napari_tessera.cli.render import announce
-    from napari_tessera.cli.run import write_json
+    from napari_tessera.cli.run_command import write_json
     from napari_tessera.cli.setup import open_model
 
     outcome = Outcome(folder / "raw.tif", folder / "labels.tif")
