@@ -34,8 +34,7 @@ class BoundKnobs:
         return [knob for knob in self.knobs if knob.level == level and knob.group in groups]
 
     def _choose(self, name: str, *_: Any) -> None:
-        if self._session.settings is not None:
-            self._session.change(**{name: self.widgets[name].value})
+        self._session.change(**{name: self.widgets[name].value})
 
     def refresh(self) -> None:
         """Show the settings; without a model there are none."""

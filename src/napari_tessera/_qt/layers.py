@@ -143,17 +143,7 @@ class LayerChooser(ComboBox):
 
 
 class LayerWatch:
-    """Says when the layers of a viewer, or the chosen ones themselves, change.
-
-    Parameters
-    ----------
-    on_list
-        Called when layers come, go, move or are renamed.
-    on_layer
-        Called with a chosen layer when one of the *watched* events of it happens.
-    watched
-        By default changes of data and placement.
-    """
+    """Says when a viewer's layers come, go, move or are renamed, and when a *watched* event of a chosen one happens."""
 
     def __init__(
         self,

@@ -48,13 +48,7 @@ class Panel(Container[Any]):
 
 
 class Hook(QObject):
-    """Hears of the events of a widget of which there is no subclass.
-
-    Parameters
-    ----------
-    on_event
-        Called with each; True takes it away from the widget.
-    """
+    """Hears of the events of a widget of which there is no subclass; *on_event* returns True to take one from it."""
 
     def __init__(self, widget: QWidget, on_event: Callable[[QEvent], bool]) -> None:
         super().__init__(widget)

@@ -51,14 +51,9 @@ class TesseraWidget(Container[Any]):
     Every setting is a widget under its name, such as ``dock.sw_batch_size``, and ``dock.asdict()`` has their values.
     Beside them are the widgets of what a run is given and keeps: ``model``, the layers ``image`` and ``mask``,
     ``axis_use``, ``keep_labels`` and ``keep_probabilities``.
-
-    Parameters
-    ----------
-    napari_viewer
-        The viewer; napari passes it by this name.
     """
 
-    def __init__(self, napari_viewer: Any) -> None:
+    def __init__(self, napari_viewer: Any) -> None:  # napari passes its viewer by this name
         super().__init__(labels=False)
         self.session = Session()
         self._theme = Theme(napari_viewer)

@@ -4,17 +4,11 @@ A number that is stale would spoil a whole run without a word, so what is kept i
 what tells that its values are the same:
 
 - **In memory**, every view of an array can be written to, and nobody is told. So the values themselves are looked at: a
-  CRC-32 of the whole volume, which at some 3 GB/s takes a sixteenth to a half of the time of measuring. A sample of the
-  voxels would be faster still, and would not see a retouched spot.
-- **In a file that is mapped for reading**, time and size of the file tell. One that is mapped for writing is measured
-  anew each time: to look at its values is to read it.
-- **Of a zarr array in a folder**, the times and sizes of its files tell. One that lies elsewhere, in memory or on a
-  server, is measured anew.
-- **Of dask**, values are taken not to change as long as the array is the same object: a graph cannot be written to, and
-  dask itself knows results by the names in it. What a graph reads may be written all the same, so what would leave out
-  a part of an image is not to be remembered of it: see `is_taken_to_stay`. `IntensityCache.forget` is for the moment at
-  which the viewer says that a layer's data have been set.
-- **Of any other array-like** nothing is known, so it is measured anew.
+  CRC-32 of the whole volume, much faster than measuring. A sample of the voxels would not see a retouched spot.
+- **In a file that is mapped for reading**, and of a **zarr array in a folder**, times and sizes of the files tell.
+- **Of dask**, values are taken not to change as long as the array is the same object. What its graph reads may be
+  written all the same, so what would leave out a part of an image is not remembered: see `is_taken_to_stay`.
+- **Of any other** nothing is known, so it is measured anew.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from psygnal import Signal
+from psygnal import Signal, SignalInstance
 
 from napari_tessera.core.errors import InputError, SettingsError
 from napari_tessera.session.background import Background, Planner
@@ -101,10 +101,8 @@ class Session:
         """Take *images* as chosen."""
         self.images = images
         self.changed_since_run = True
-        self.fitting.forget()
         self._read_images()
-        self.images_changed.emit()
-        self._replan()
+        self._chosen(self.images_changed)
 
     def forget_intensities(self, data: Any) -> None:
         """Measure the intensities of the array *data* anew: the viewer says that it was set."""
@@ -118,9 +116,7 @@ class Session:
     def set_mask(self, mask: MaskInput | None) -> None:
         """Compute only where *mask* is not 0, everywhere if None."""
         self.mask = mask
-        self.fitting.forget()
-        self.settings_changed.emit()
-        self._replan()
+        self._chosen(self.settings_changed)
 
     def renew_mask(self, mask: MaskInput) -> None:
         """Take the chosen mask as it is now, for the run that starts next; it counts the windows once more."""
@@ -151,9 +147,7 @@ class Session:
         if settings.decoder is None:
             self.settings = self.settings.replace(**_suggested_decoder(self.model.spec))
         self.refused = ""
-        self.fitting.forget()
-        self.settings_changed.emit()
-        self._replan()
+        self._chosen(self.settings_changed)
 
     def use_settings_file(self, path: str | Path) -> tuple[str, ...]:
         """Read all settings from a file and return what of it was not carried over; see `Settings.open`."""
@@ -208,10 +202,8 @@ class Session:
     def set_outputs(self, outputs: Outputs) -> None:
         """Choose what a run keeps."""
         self.outputs = outputs
-        self.fitting.forget()
         self._read_images()
-        self.settings_changed.emit()
-        self._replan()
+        self._chosen(self.settings_changed)
 
     def start_run(self) -> bool:
         """Run the present choice; False, and nothing happens, where that is not possible."""
@@ -254,15 +246,10 @@ class Session:
 
     def close(self, timeout_s: float = 30.0) -> None:
         """Cancel what goes on and wait for it; nothing is emitted afterwards."""
-        changes = (
-            self.images_changed,
-            self.settings_changed,
-            self.plan_changed,
-            self.models.changed,
-            self.fitting.changed,
-        )
-        for signal in changes:
+        for signal in (self.images_changed, self.settings_changed, self.plan_changed):
             signal.disconnect()
+        self.models.changed.disconnect()
+        self.fitting.changed.disconnect()
         self.runner.silence()
         self.fitting.cancel()
         self.runner.cancel()
@@ -278,6 +265,12 @@ class Session:
         if self.model is None or self.settings is None or not self.volumes:
             return None
         return Task(self.volumes, self.model, self.settings, self.outputs, self.mask, self._intensities)
+
+    def _chosen(self, changed: SignalInstance) -> None:
+        """Tell of a choice, and plan it."""
+        self.fitting.forget()
+        changed.emit()
+        self._replan()
 
     def _read_images(self) -> None:
         """Turn the images into volumes, or find out why that is not possible."""
