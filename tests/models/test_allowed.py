@@ -25,9 +25,9 @@ from napari_tessera.models.formats.connectomics import version1
 from napari_tessera.models.formats.monai_bundle import intensities as monai_intensities
 from napari_tessera.models.formats.monai_bundle import post_transforms as monai_postprocessing
 from napari_tessera.models.formats.monai_bundle import transforms as monai_transforms
-from napari_tessera.models.formats.nnunet import network as nnunet_network
-from napari_tessera.models.formats.nnunet import plans as nnunet_plans
-from napari_tessera.models.formats.nnunet import spec as nnunet_spec
+from napari_tessera.models.formats.nnunet import nnunet_format as nnunet_spec
+from napari_tessera.models.formats.nnunet import nnunet_networks as nnunet_network
+from napari_tessera.models.formats.nnunet import trained_folder as nnunet_plans
 from napari_tessera.models.formats.registry import FORMATS
 from napari_tessera.models.networks import architectures, residual_unet
 from napari_tessera.models.safety import allowed, tensors_only
@@ -253,8 +253,11 @@ LOOKED_UP = {
     ("models/networks/adapters.py", ""): "the types of BIOIMAGEIO_NUMBERS, when the module is imported",
     ("models/formats/bioimageio/bioimageio_format.py", "_read"): "a type of BIOIMAGEIO_NUMBERS",
     ("models/formats/bioimageio/described_package.py", "choose_weights"): "a key of BIOIMAGEIO_WEIGHTS, of parsed data",
-    ("models/formats/nnunet/network.py", ""): "the layers of NNUNET_LAYERS, when the module is imported",
-    ("models/formats/nnunet/network.py", "build_network"): "a class of NNUNET_NETWORKS, a block of NNUNET_BLOCKS",
+    ("models/formats/nnunet/nnunet_networks.py", ""): "the layers of NNUNET_LAYERS, when the module is imported",
+    (
+        "models/formats/nnunet/nnunet_networks.py",
+        "build_network",
+    ): "a class of NNUNET_NETWORKS, a block of NNUNET_BLOCKS",
 }
 
 

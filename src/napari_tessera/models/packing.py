@@ -16,7 +16,7 @@ from napari_tessera.core.errors import ModelError, OutputError, first_line
 from napari_tessera.core.plain_data import MAX_BYTES
 from napari_tessera.core.writing import replacing
 from napari_tessera.engine.loop.several_outputs import the_output, with_output
-from napari_tessera.models.formats.nnunet.network import FoldAverage
+from napari_tessera.models.formats.nnunet.nnunet_networks import FoldAverage
 from napari_tessera.models.formats.programs.stored_program import StoredProgram, program_of
 from napari_tessera.models.formats.registry import PROGRAM
 from napari_tessera.models.formats.saved_weights import SavedWeights, once_each

@@ -156,7 +156,7 @@ def build_network(
                 f"folds, but {description} says 1"
             )
         return _build(architecture, saved, description, own)
-    from napari_tessera.models.formats.nnunet.network import FoldAverage
+    from napari_tessera.models.formats.nnunet.nnunet_networks import FoldAverage
 
     folds, known = [], 0
     for number in range(architecture.folds):
@@ -224,7 +224,7 @@ def _build_empty(architecture: Architecture, stored: StoredWeights, description:
 
 
 def _build_nnunet(architecture: Architecture, stored: StoredWeights, description: Path) -> torch.nn.Module:
-    from napari_tessera.models.formats.nnunet import network, plans
+    from napari_tessera.models.formats.nnunet import nnunet_networks, trained_folder
 
     arguments = dict(architecture.arguments)
     in_channels, out_channels = sizes = [arguments.pop(key, None) for key in _SIZES]
@@ -233,5 +233,5 @@ def _build_nnunet(architecture: Architecture, stored: StoredWeights, description
             raise ModelError(
                 f"the architecture's {key} is {str(size)[:40]}, but it must be a whole number from 1 to {MAX_CHANNELS}"
             )
-    described = plans.Architecture(network_class_name=architecture.name, arch_kwargs=arguments)
-    return network.build_network(described, in_channels, out_channels, description, stored)
+    described = trained_folder.Architecture(network_class_name=architecture.name, arch_kwargs=arguments)
+    return nnunet_networks.build_network(described, in_channels, out_channels, description, stored)

@@ -1,27 +1,84 @@
-"""What the two JSON files of an nnU-Net folder say, checked with pydantic. Data only."""
+"""What a trained nnU-Net folder says, on disk or in a zip as `nnUNetv2_export_model_to_zip` writes it. Data only."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AliasChoices,
+    AliasPath,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictInt,
+    ValidationError,
+)
 
 from napari_tessera.core.errors import ModelError
 from napari_tessera.core.plain_data import load_json
-from napari_tessera.models.formats.nnunet.training_folder import DATASET, PLANS, TrainedFolder
+from napari_tessera.models.formats.saved_weights import SavedWeights
 from napari_tessera.models.safety import allowed
+from napari_tessera.models.safety.archive import split_at_zip
+from napari_tessera.models.safety.package import Package, find_files
+from napari_tessera.models.safety.tensors_only import read_tensors_only
+from napari_tessera.models.spec.model_file import MOST_FOLDS
+
+PLANS, DATASET = "plans.json", "dataset.json"
+# As many trained folders are named where there are several, and so much of the name of each.
+MOST_NAMED, MOST_CHARACTERS = 6, 90
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedFolder(Package):
+    """A folder with plans, a dataset and folds."""
+
+    def place(self, name: str = "") -> Path:
+        """Return the path of the file *name*, which may lead through the zip."""
+        return self.path / self.root / name
+
+    def label(self, name: str = "") -> str:
+        """Return how errors call the file *name*."""
+        return str(self.place(name))
+
+    def locate(self, name: str) -> Path:
+        """Return the file *name* on disk, or the zip; folds may be links to where a cluster keeps them."""
+        return self.path if self.is_zip else self.place(name)
+
+    def folds(self) -> list[str]:
+        """Return the names of the folders ``fold_*``, in order."""
+        if self.entries is None:
+            return sorted(fold.name for fold in self.place().glob("fold_*") if fold.is_dir())
+        tops = (PurePosixPath(name).parts for name in self.entries)
+        return sorted({parts[0] for parts in tops if len(parts) > 1 and parts[0].startswith("fold_")})
+
+
+def open_trained_folder(path: Path) -> TrainedFolder:
+    """Return the one trained folder in *path*: a folder, a zip, or a folder in a zip (``a.zip/folder``)."""
+    home, place = (path, "") if path.is_dir() else split_at_zip(path)
+    datasets = set(find_files(home, DATASET))
+    roots = sorted(name.removesuffix(PLANS) for name in find_files(home, PLANS) if name.startswith(place))
+    roots = [root for root in roots if f"{root}{DATASET}" in datasets]
+    if not roots:
+        raise ModelError(f"{path} holds no trained nnU-Net folder, which has {PLANS} and {DATASET}")
+    if len(roots) > 1:
+        shown = [(root.removeprefix(place).rstrip("/") or ".")[:MOST_CHARACTERS] for root in roots[:MOST_NAMED]]
+        more = "" if len(roots) <= MOST_NAMED else f" and {len(roots) - MOST_NAMED} more"
+        raise ModelError(
+            f"{path} holds {len(roots)} trained nnU-Net folders ({', '.join(shown)}{more}): name the one to open, "
+            f"such as {path / shown[0]}"
+        )
+    return TrainedFolder(home, roots[0])
+
 
 # Plans are some pages of text; a dataset.json may list thousands of training cases.
 MAX_BYTES = 4_000_000
-
-
 # What nnU-Net's own planner writes, and what older plans without a word of it mean.
 DEFAULT_RESAMPLING = "resample_data_or_seg_to_shape"
-
 # What reads images of single planes.
 PLANES_READER = "NaturalImage2DIO"
-
 # What functions are given by name: numbers, switches, names; nothing that could be called.
 ResamplingArguments = dict[str, bool | int | float | str | None]
 
@@ -181,7 +238,7 @@ def read_plans(trained: TrainedFolder) -> Plans:
 
 
 def read_dataset(trained: TrainedFolder) -> Dataset:
-    """Read dataset.json; raises as `read_plans` does."""
+    """Read dataset.json."""
     return _parse(Dataset, _read_json(trained, DATASET), trained.place(DATASET))
 
 
@@ -200,4 +257,61 @@ def _parse(kind: type[Kind], content: Any, path: Path) -> Kind:
         return kind.model_validate(content)
     except ValidationError as error:
         problems = [f"'{'.'.join(map(str, one['loc'])) or 'the file'}': {one['msg'].lower()}" for one in error.errors()]
-        raise ModelError(f"{path} is not what nnU-Net writes: {'; '.join(problems[:5])}") from error
+        raise ModelError(
+            f"{path} is not what nnU-Net writes: {'; '.join(problems[:5])}; it may be of another version or program"
+        ) from error
+
+
+# The first of these that any fold has is used of all folds, as nnU-Net does.
+CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
+
+
+class CheckpointHead(_Part):
+    """What a fold's checkpoint says beside its weights. Axes are in nnU-Net's order."""
+
+    configuration: str = Field(validation_alias=AliasPath("init_args", "configuration"))
+    trainer: str = Field("", alias="trainer_name")
+    mirroring_axes: Annotated[
+        tuple[Annotated[StrictInt, Field(ge=0, lt=3)], ...], BeforeValidator(lambda axes: axes or ())
+    ] = Field((), alias="inference_allowed_mirroring_axes")
+    network_weights: Any
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """What one fold's checkpoint gives; its weights stay in the file until they are used."""
+
+    path: Path  # for people: it may lead through a zip
+    head: CheckpointHead
+    weights: SavedWeights
+
+
+def read_checkpoint(trained: TrainedFolder, name: str) -> Checkpoint:
+    """Open the checkpoint *name* of a trained folder."""
+    path = trained.place(name)
+    with trained.on_disk(name) as file:
+        content = read_tensors_only(file, str(path), mapped=trained.is_mappable)
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} holds {type(content).__name__} data, not what nnU-Net 2 writes: get it again")
+    head = _parse(CheckpointHead, content, path)
+    return Checkpoint(path, head, SavedWeights.of(head.network_weights, str(path)))
+
+
+def find_checkpoints(trained: TrainedFolder) -> tuple[list[str], list[str]]:
+    """Return the names of the checkpoints to average, and notes on those that are left out."""
+    everything = "fold_all"
+    folds = [fold for fold in trained.folds() if fold != everything]
+    for name in CHECKPOINTS:
+        for chosen, rest in ((folds, [everything]), ([everything], [])):
+            files = [f"{fold}/{name}" for fold in chosen if trained.holds(f"{fold}/{name}")]
+            if len(files) > MOST_FOLDS:
+                raise ModelError(f"{trained.label()} has {len(files)} folds, but Tessera averages at most {MOST_FOLDS}")
+            if files:
+                lacking = [fold for fold in chosen if not trained.holds(f"{fold}/{name}")]
+                spare = [fold for fold in rest if any(trained.holds(f"{fold}/{other}") for other in CHECKPOINTS)]
+                notes = [f"The fold {fold} has no {name} and is left out of the mean." for fold in lacking]
+                notes += [f"{fold} is left out: the single folds are averaged, as nnU-Net does." for fold in spare]
+                return files, notes
+    raise ModelError(
+        f"{trained.label()} has no weights: there is no fold_*/{CHECKPOINTS[0]} and no fold_*/{CHECKPOINTS[1]} in it"
+    )

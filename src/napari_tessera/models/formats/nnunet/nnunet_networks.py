@@ -15,7 +15,7 @@ from napari_tessera.models.networks.empty import StoredWeights, build_empty
 from napari_tessera.models.safety import allowed
 
 if TYPE_CHECKING:
-    from napari_tessera.models.formats.nnunet.plans import Architecture
+    from napari_tessera.models.formats.nnunet.trained_folder import Architecture
 
 ARCHITECTURES = allowed.NNUNET_NETWORKS.names
 # The classes that an argument may name, each under the names that it goes by.
