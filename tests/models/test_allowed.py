@@ -22,9 +22,9 @@ from napari_tessera.models.formats.connectomics import blueprint as connectomics
 from napari_tessera.models.formats.connectomics import channels as connectomics_channels
 from napari_tessera.models.formats.connectomics import connectomics_format as connectomics_pickles
 from napari_tessera.models.formats.connectomics import version1
-from napari_tessera.models.formats.monai_bundle import intensities as monai_intensities
+from napari_tessera.models.formats.monai_bundle import intensity_transforms as monai_intensities
 from napari_tessera.models.formats.monai_bundle import post_transforms as monai_postprocessing
-from napari_tessera.models.formats.monai_bundle import transforms as monai_transforms
+from napari_tessera.models.formats.monai_bundle import pre_transforms as monai_transforms
 from napari_tessera.models.formats.nnunet import nnunet_format as nnunet_spec
 from napari_tessera.models.formats.nnunet import nnunet_networks as nnunet_network
 from napari_tessera.models.formats.nnunet import trained_folder as nnunet_plans
@@ -257,7 +257,7 @@ LOOKED_UP = {
     (
         "models/formats/nnunet/nnunet_networks.py",
         "build_network",
-    ): "a class of NNUNET_NETWORKS, a block of NNUNET_BLOCKS",
+    ): "a class or block of NNUNET_NETWORKS, NNUNET_BLOCKS",
 }
 
 

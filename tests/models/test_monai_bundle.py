@@ -22,8 +22,8 @@ from napari_tessera.core.settings.choices import DecoderChoice
 from napari_tessera.intensity.normalisation import Normalisation
 from napari_tessera.models.formats.monai_bundle.config import Config
 from napari_tessera.models.formats.monai_bundle.monai_bundle_format import FORMAT
-from napari_tessera.models.formats.registry import DEEPEST
 from napari_tessera.models.load import describe_model, find_risk, load_model
+from napari_tessera.models.safety.package import DEEPEST
 from napari_tessera.models.safety.trusted_files import TrustStore
 
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 import ast
 import operator
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from napari_tessera.core.errors import ModelError
@@ -46,6 +46,9 @@ _PLAIN = {"None": None, "True": True, "False": False}
 _SEPARATOR = re.compile(r"::|#")
 # Keys of a component that are about it, and no arguments.
 _RESERVED = ("_target_", "_desc_", "_requires_", "_disabled_", "_mode_")
+# What transforms call the items that they make of others.
+_MADE = ("name", "names", "output_key", "output_keys")
+_FLOATS = frozenset({"float", "float32", "float64", "double", "single", "float16", "half", "bfloat16"})
 
 
 def parse(content: bytes, label: str, *, is_yaml: bool = False) -> dict[str, Any]:
@@ -61,18 +64,10 @@ def parse(content: bytes, label: str, *, is_yaml: bool = False) -> dict[str, Any
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What a configuration file says.
-
-    Parameters
-    ----------
-    content
-        The file as plain data.
-    label
-        How errors call the file.
-    """
+    """What a configuration file says."""
 
     content: dict[str, Any]
-    label: str
+    label: str  # how errors call the file
 
     def literal(self, value: Any, where: str) -> Any:
         """Return *value* with its references replaced by the plain values that they lead to."""
@@ -100,7 +95,7 @@ class Config:
             reference = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
             if reference is not None:
                 value = self.find(reference[1], where)
-            elif isinstance(value, str) and value.startswith(("$", "%")):
+            elif _is_expression(value):
                 return self._read(value, where, calculates=calculates)
             else:
                 return value
@@ -145,7 +140,8 @@ class Config:
     def expressions(self) -> list[str]:
         """Return the top-level keys that hold an expression somewhere."""
         budget = iter(range(MAX_VALUES))
-        return [key for key, value in self.content.items() if _has_expression(value, DEEPEST, budget)]
+        within = {key: iter_within(value, key, DEEPEST, budget) for key, value in self.content.items()}
+        return [key for key, parts in within.items() if any(_is_expression(part) for _, part in parts)]
 
     def _components(self, value: Any, where: str, depth: int, budget: Iterator[int]) -> Iterator[Component]:
         if depth == 0 or next(budget, None) is None:
@@ -199,24 +195,13 @@ class Config:
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """An object that a configuration describes and that is never made from it.
-
-    Parameters
-    ----------
-    config
-        Where it is from.
-    target
-        The class as it is written, ``UNet`` or ``monai.networks.nets.UNet``.
-    where
-        Its key, for errors.
-    raw
-        Its own part of the content.
-    """
+    """An object that a configuration describes and that is never made from it."""
 
     config: Config
-    target: str
+    target: str  # the class as it is written, ``UNet`` or ``monai.networks.nets.UNet``
     where: str
-    raw: dict[str, Any]
+    raw: dict[str, Any]  # its own part of the content
+    position: int = 0  # of a transform: where the key that matters stands among those that it works on
 
     @property
     def name(self) -> str:
@@ -246,9 +231,96 @@ class Component:
             return None if value is None else float(value)  # OverflowError: a whole number of hundreds of digits
         raise ModelError(f"{self.config.label}: '{self.where}::{argument}' is {_short(value)}, but it must be a number")
 
+    def numbers(self, *needed: str, **usual: float) -> list[float]:
+        """Return arguments that must all be numbers, and those that *usual* has defaults for."""
+        found = {argument: self.number(argument, usual.get(argument)) for argument in (*needed, *usual)}
+        missing = [argument for argument, number in found.items() if number is None]
+        if missing:
+            raise self.unusable(f"no {' and '.join(missing)}, which Tessera needs")
+        return [number for number in found.values() if number is not None]
+
     def arguments(self) -> dict[str, Any]:
         """Return all arguments as plain values."""
         return {key: self.literal(key, None) for key in self.named}
+
+    def keys(self, key: str) -> list[str]:
+        """Return what a transform works on: *key* where it names nothing."""
+        keys = self.literal("keys", key)
+        return keys if isinstance(keys, list) else [keys]
+
+    def on(self, key: str) -> Component | None:
+        """Return the transform as it works on *key*; None if it does not."""
+        keys = self.keys(key)
+        return replace(self, position=keys.index(key)) if key in keys else None
+
+    def of_key(self, argument: str, default: Any = None, *, as_written: bool = False) -> Any:
+        """Return an argument that may be given for each key; *as_written*: or the expression that it is."""
+        value = self.raw.get(argument, default) if as_written else self.literal(argument, default)
+        if isinstance(value, list):
+            return value[self.position] if self.position < len(value) else None
+        return value
+
+    def makes(self) -> set[str]:
+        """Return the items that a transform makes of those that it works on."""
+        made = [self.literal(argument, None) for argument in _MADE if argument in self.raw]
+        return {str(one) for some in made for one in (some if isinstance(some, list) else [some]) if one is not None}
+
+    @property
+    def is_float(self) -> bool:
+        """Whether what a transform gives has fractions, as far as its ``dtype`` says; no expression is run for it."""
+        said = self.of_key("dtype", as_written=True)
+        if isinstance(said, str) and said.startswith("@"):
+            said = self.literal("dtype", None)
+        return said is None or (isinstance(said, str) and said.removeprefix("$").rpartition(".")[2].strip() in _FLOATS)
+
+    def error(self, said: str) -> ModelError:
+        """Return the error of which this is what is *said*."""
+        return ModelError(f"{self.config.label}: '{self.where}', {self.name[:40]}, {said}")
+
+    def unusable(self, reason: str) -> ModelError:
+        """Return the error of something that it has."""
+        return self.error(f"has {reason}")
+
+
+def base_name(name: str, known: Iterable[str]) -> str:
+    """Return *name* without the ending of transforms that work on dictionaries: d, D or Dict."""
+    bases = (name.removesuffix(ending) for ending in ("Dict", "d", "D") if name.endswith(ending))
+    return name if name in known else next((base for base in bases if base in known), name)
+
+
+def key_of(said: str, transforms: Iterable[Component], *, label: str) -> str:
+    """Return the key that *transforms* have for what the metadata calls *said*: this, or the only one there is."""
+    found = list(dict.fromkeys(str(key) for transform in transforms for key in transform.keys(said)))
+    if not found or said in found:
+        return said
+    if len(found) > 1:
+        raise ModelError(
+            f"{label}: its transforms work on {', '.join(repr(key[:40]) for key in found[:8])}, but the metadata calls "
+            f"the network's own '{said[:40]}', so which of them is meant is unknown: use one name in both files"
+        )
+    return found[0]
+
+
+def check_key(transform: Component, key: str, copies: set[str], *, changes: bool) -> None:
+    """Raise `ModelError` if *transform* makes *key* of other items, or *changes* one of its *copies*, not the key.
+
+    A copy that it makes itself goes into *copies*.
+    """
+    made, keys = transform.makes(), set(transform.keys(key))
+    if key in made:
+        raise transform.error(
+            f"makes '{key[:40]}' of {', '.join(repr(str(one)[:40]) for one in transform.keys(key)[:8])}, which Tessera "
+            f"does not do: take it out of the file, have all transforms work on '{key[:40]}', and give images with all "
+            f"channels"
+        )
+    other = sorted(copies & keys)
+    if {key, *copies} & keys:
+        copies |= made
+    if other and changes and key not in keys:
+        raise transform.error(
+            f"changes '{other[0][:40]}', a copy of '{key[:40]}', so which of the two is meant is unknown: have it work "
+            f"on '{key[:40]}', or take it out"
+        )
 
 
 class _NotPlainError(Exception):
@@ -301,13 +373,17 @@ def _number(text: str) -> int | float | None:
     return None
 
 
-def _has_expression(value: Any, depth: int, budget: Iterator[int]) -> bool:
+def iter_within(value: Any, where: str, depth: int, budget: Iterator[int]) -> Iterator[tuple[str, Any]]:
+    """Yield the place and the value of *value* and all in it, no deeper than *depth*, as many as *budget* has."""
     if depth == 0 or next(budget, None) is None:
-        return False
-    if isinstance(value, dict):
-        return any(_has_expression(one, depth - 1, budget) for one in value.values())
-    if isinstance(value, list):
-        return any(_has_expression(one, depth - 1, budget) for one in value)
+        return
+    yield where, value
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, one in inside:
+        yield from iter_within(one, f"{where}::{str(key)[:40]}", depth - 1, budget)
+
+
+def _is_expression(value: Any) -> bool:
     return isinstance(value, str) and value.startswith(("$", "%"))
 
 

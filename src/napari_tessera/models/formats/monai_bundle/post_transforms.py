@@ -12,14 +12,7 @@ import numpy as np
 
 from napari_tessera.core.errors import ModelError
 from napari_tessera.core.settings.choices import DecoderChoice
-from napari_tessera.models.formats.monai_bundle.keys import (
-    at_position,
-    base_name,
-    check_key,
-    is_float,
-    key_of,
-    position_of,
-)
+from napari_tessera.models.formats.monai_bundle.config import base_name, check_key, key_of
 from napari_tessera.models.safety import allowed
 
 if TYPE_CHECKING:
@@ -120,40 +113,36 @@ _NEUTRAL = allowed.MONAI_NEUTRAL.names
 
 @dataclass
 class Postprocessing:
-    """What happens after the network.
+    """What happens after the network, which gives so many channels."""
 
-    Attributes
-    ----------
-    activation, decoder
-        In the end.
-    is_inverted
-        Whether output is back in the image's voxels.
-    is_onehot
-        Whether labels are a channel each.
-    output_order, output_activated
-        How output is resampled to the image grid before labels are decided, as in `ResamplingScheme`.
-    notes
-        What is not taken over.
-    """
-
+    channels: int
     activation: Activation = "none"
     decoder: DecoderChoice | None = None
+    # How output is resampled to the image grid before labels are decided, as in `ResamplingScheme`.
     output_order: int | None = None
     output_activated: bool = False
     notes: list[str] = field(default_factory=list)
-    is_inverted: bool = False
-    is_onehot: bool = False
+    is_inverted: bool = False  # output is back in the image's voxels
+    is_onehot: bool = False  # labels are a channel each
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The decoder's."""
+        return dict(self.decoder.parameters) if self.decoder else {}
+
+    def is_decided_by(self, *decoders: str) -> bool:
+        """Whether labels are decided by one of these."""
+        return self.decoder is not None and self.decoder.name in decoders
 
     @property
     def drops_parts(self) -> bool:
         """Whether the decoder leaves out connected parts by their size."""
-        return bool({"keep_largest", "min_size_vox"} & dict(self.decoder.parameters if self.decoder else ()).keys())
+        return bool({"keep_largest", "min_size_vox"} & self.parameters.keys())
 
     def refine(self, **parameters: Any) -> None:
         """Give the decoder more *parameters*."""
         assert self.decoder is not None
-        chosen = dict(self.decoder.parameters) | parameters
-        self.decoder = DecoderChoice(self.decoder.name, tuple(sorted(chosen.items())))
+        self.decoder = DecoderChoice(self.decoder.name, tuple(sorted((self.parameters | parameters).items())))
         if self.is_inverted and self.output_order is None:
             # Parts are compared by size, and have another one in the network's voxels.
             self.output_order = 0
@@ -161,31 +150,31 @@ class Postprocessing:
 
 def read_postprocessing(config: Config, *, key: str, out_channels: int) -> Postprocessing:
     """Return what *config* does to the prediction called *key*."""
-    found = Postprocessing()
+    found = Postprocessing(out_channels)
     if "postprocessing" not in config.content:
         return found
     transforms = config.components(config.content["postprocessing"], "postprocessing")
     names = [base_name(transform.name, {**TRANSFORMS, **_NEUTRAL}) for transform in transforms]
     changing = [one for one, name in zip(transforms, names, strict=True) if one.is_monai and name not in _NEUTRAL]
     key, copies = key_of(key, changing, label=config.label), set[str]()
-    for transform, name in zip(transforms, names, strict=True):
-        if transform.is_monai:
-            check_key(transform, key, copies, changes=name not in _NEUTRAL)
-        position = position_of(transform, key) if transform.is_monai else 0
-        if position is None:
+    for one, name in zip(transforms, names, strict=True):
+        if one.is_monai:
+            check_key(one, key, copies, changes=name not in _NEUTRAL)
+        transform = one.on(key) if one.is_monai else one
+        if transform is None:
             continue
-        if transform.is_monai and name in _NEUTRAL and found.decoder is None and not is_float(transform, position):
-            raise _unusable(transform, "a type without fractions, which would leave nothing to decide labels by")
-        if transform.is_monai and name in TRANSFORMS:
-            TRANSFORMS[name](found, transform, position, out_channels)
-        elif not transform.is_monai or name not in _NEUTRAL:
+        if not one.is_monai or name not in {**TRANSFORMS, **_NEUTRAL}:
             raise ModelError(
-                f"{config.label}: '{transform.where}' is '{transform.target[:80]}', which Tessera does not do, and "
-                f"without it the labels would be others: take it out of the file to have what the network itself gives"
+                f"{config.label}: '{one.where}' is '{one.target[:80]}', which Tessera does not do, and without it the "
+                f"labels would be others: take it out of the file to have what the network itself gives"
             )
+        if name in TRANSFORMS:
+            TRANSFORMS[name](found, transform)
+        elif found.decoder is None and not transform.is_float:
+            raise transform.unusable("a type without fractions, which would leave nothing to decide labels by")
     if found.is_inverted and found.decoder is None and found.output_order is None:
         found.output_order = 0  # else results that stay probabilities would be interpolated
-    if out_channels > 1 and found.decoder is not None and found.decoder.name == "threshold":
+    if out_channels > 1 and found.is_decided_by("threshold"):
         found.notes.append(
             f"The bundle applies its threshold to each of {out_channels} channels; Tessera's decoder makes objects of "
             f"channel 1 alone, or of the one from 0 to {out_channels - 1} that you choose (channel)."
@@ -193,78 +182,72 @@ def read_postprocessing(config: Config, *, key: str, out_channels: int) -> Postp
     return found
 
 
-# Readers take what has been found so far, the transform, where the prediction stands among what
-# it works on, and the number of channels.
-
-
-def _read_activation(found: Postprocessing, transform: Component, position: int, out_channels: int) -> None:
-    chosen: list[Activation] = [
-        activation for activation in ("sigmoid", "softmax") if _of_key(transform, activation, position)
-    ]
+def _read_activation(found: Postprocessing, transform: Component) -> None:
+    both: tuple[Activation, ...] = ("sigmoid", "softmax")
+    chosen = [activation for activation in both if transform.of_key(activation)]
     if len(chosen) > 1:
-        raise _unusable(transform, "both sigmoid and softmax, but a network ends in one")
+        raise transform.unusable("both sigmoid and softmax, but a network ends in one")
     if chosen and found.activation != "none":
-        raise _unusable(transform, f"{chosen[0]} after {found.activation}, but a network ends in one")
+        raise transform.unusable(f"{chosen[0]} after {found.activation}, but a network ends in one")
     if chosen and found.decoder is not None:
-        raise _unusable(transform, f"{chosen[0]} after labels are decided, but Tessera decides them at the end")
+        raise transform.unusable(f"{chosen[0]} after labels are decided, but Tessera decides them at the end")
     _check_dim(transform)
     if chosen:
         found.activation = chosen[0]
     if transform.raw.get("other") is not None:
-        raise _unusable(transform, "a function 'other', which is code, and Tessera runs no code of a bundle")
+        raise transform.unusable("a function 'other', which is code, and Tessera runs no code of a bundle")
 
 
-def _read_discrete(found: Postprocessing, transform: Component, position: int, out_channels: int) -> None:
+def _read_discrete(found: Postprocessing, transform: Component) -> None:
     names = ("argmax", "to_onehot", "threshold", "rounding")
-    argmax, to_onehot, threshold, rounding = (_of_key(transform, name, position) for name in names)
+    argmax, to_onehot, threshold, rounding = (transform.of_key(name) for name in names)
     if argmax:
-        _read_argmax(found, transform, out_channels)
+        _read_argmax(found, transform)
     if to_onehot is not None:
         if found.decoder is None:
-            raise _unusable(transform, "to_onehot before there are labels, which only whole numbers allow")
+            raise transform.unusable("to_onehot before there are labels, which only whole numbers allow")
         found.is_onehot = True
     if threshold is not None:
-        _read_threshold(found, transform, threshold, out_channels)
+        _read_threshold(found, transform, threshold)
     elif rounding is not None and found.decoder is None:  # a half is rounded down, to 0
         found.decoder = DecoderChoice("threshold", (("threshold", 0.5),))
 
 
-def _read_argmax(found: Postprocessing, transform: Component, out_channels: int) -> None:
+def _read_argmax(found: Postprocessing, transform: Component) -> None:
     if found.decoder is not None:
-        raise _unusable(transform, "argmax after labels are decided, but Tessera decides them once")
-    if out_channels == 1:
-        raise _unusable(transform, "argmax, which of 1 channel is 0 everywhere: write threshold 0.5 there")
+        raise transform.unusable("argmax after labels are decided, but Tessera decides them once")
+    if found.channels == 1:
+        raise transform.unusable("argmax, which of 1 channel is 0 everywhere: write threshold 0.5 there")
     _check_dim(transform)
     found.decoder = DecoderChoice("argmax")
 
 
-def _read_threshold(found: Postprocessing, transform: Component, threshold: Any, out_channels: int) -> None:
+def _read_threshold(found: Postprocessing, transform: Component, threshold: Any) -> None:
     if not isinstance(threshold, int | float) or isinstance(threshold, bool) or not 0 < threshold <= 1:
-        raise _unusable(
-            transform, f"the threshold {str(threshold)[:40]}, but Tessera needs a number above 0 and not above 1"
+        raise transform.unusable(
+            f"the threshold {str(threshold)[:40]}, but Tessera needs a number above 0 and not above 1"
         )
     if found.decoder is None:
         found.decoder = DecoderChoice("threshold", (("threshold", reaches(threshold)),))
         return
     # Where all is 0 or 1 already, it changes nothing.
-    of_classes = found.decoder.name == "regions" or (found.decoder.name == "argmax" and out_channels > 2)
+    of_classes = found.is_decided_by("regions") or (found.is_decided_by("argmax") and found.channels > 2)
     if of_classes and not found.is_onehot:
-        raise _unusable(
-            transform, "a threshold after classes are decided, which makes one of them all; Tessera decides labels once"
+        raise transform.unusable(
+            "a threshold after classes are decided, which makes one of them all; Tessera decides labels once"
         )
 
 
 def _check_dim(transform: Component) -> None:
     if transform.literal("dim", 0) != 0:
-        raise _unusable(transform, f"dim {str(transform.literal('dim', 0))[:40]}, but channels are dim 0")
+        raise transform.unusable(f"dim {str(transform.literal('dim', 0))[:40]}, but channels are dim 0")
 
 
-def _read_lambda(found: Postprocessing, transform: Component, position: int, out_channels: int) -> None:
-    rules = read_regions(at_position(transform.raw.get("func"), position))
-    discrete = None if found.decoder is None else dict(found.decoder.parameters).get("threshold")
-    if rules is None or found.drops_parts or (found.decoder is not None and found.decoder.name != "threshold"):
-        raise _unusable(
-            transform,
+def _read_lambda(found: Postprocessing, transform: Component) -> None:
+    rules = read_regions(transform.of_key("func", as_written=True))
+    discrete = found.parameters.get("threshold")
+    if rules is None or found.drops_parts or (found.decoder is not None and not found.is_decided_by("threshold")):
+        raise transform.unusable(
             "a function 'func', which is code, and Tessera runs no code of a bundle: it only reads which channel "
             "becomes which label, as in 'lambda x: torch.where(x[[1]] > 0, 2, torch.where(x[[0]] > 0, 1, 0))'",
         )
@@ -273,9 +256,9 @@ def _read_lambda(found: Postprocessing, transform: Component, position: int, out
     limits = [limit for limit in found_limits if limit is not None and 0 <= limit <= 1]
     channels = [rule.channel for rule in rules]
     sure = discrete is None or all(rule.tells_apart for rule in rules)
-    if len(found_limits) > 1 or not limits or not sure or max(channels) >= out_channels:
-        raise _unusable(transform, f"comparisons that Tessera's decoder does not do for {out_channels} channels")
-    labels = [0] * out_channels
+    if len(found_limits) > 1 or not limits or not sure or max(channels) >= found.channels:
+        raise transform.unusable(f"comparisons that Tessera's decoder does not do for {found.channels} channels")
+    labels = [0] * found.channels
     for rule in rules:
         labels[rule.channel] = rule.label
     # The first comparison counts most, so it is drawn last.
@@ -283,48 +266,42 @@ def _read_lambda(found: Postprocessing, transform: Component, position: int, out
     found.decoder = DecoderChoice("regions", tuple(sorted(parameters.items())))
 
 
-def _read_largest(found: Postprocessing, transform: Component, position: int, out_channels: int) -> None:
+def _read_largest(found: Postprocessing, transform: Component) -> None:
     if found.decoder is None:
-        raise _unusable(transform, "no labels before it that it could be of: AsDiscrete must come first")
-    if found.decoder.name == "threshold" and out_channels > 1:
-        raise _unusable(
-            transform, f"{out_channels} channels of 0 and 1 before it, but Tessera makes objects of one channel"
+        raise transform.unusable("no labels before it that it could be of: AsDiscrete must come first")
+    if found.is_decided_by("threshold") and found.channels > 1:
+        raise transform.unusable(
+            f"{found.channels} channels of 0 and 1 before it, but Tessera makes objects of one channel"
         )
-    labels = _labels_of(found, out_channels)
+    labels = set(found.parameters.get("labels") or range(max(found.channels, 2))) - {0}
     is_onehot = transform.literal("is_onehot", None)
     if is_onehot is not None and bool(is_onehot) != found.is_onehot:
-        raise _unusable(transform, f"is_onehot {str(is_onehot)[:40]}, but what comes before it makes other channels")
-    if "keep_largest" in dict(found.decoder.parameters):
-        raise _unusable(transform, "its place after another of its kind, but Tessera keeps largest parts once")
+        raise transform.unusable(f"is_onehot {str(is_onehot)[:40]}, but what comes before it makes other channels")
+    if "keep_largest" in found.parameters:
+        raise transform.unusable("its place after another of its kind, but Tessera keeps largest parts once")
     applied = transform.literal("applied_labels", None)
     applied = [applied] if isinstance(applied, int) else applied
     if applied is not None and not labels <= set(applied):
-        raise _unusable(transform, f"applied_labels {str(applied)[:40]}, but Tessera does it for all classes or none")
+        raise transform.unusable(f"applied_labels {str(applied)[:40]}, but Tessera does it for all classes or none")
     if len(labels) > 1 and not transform.literal("independent", True):
-        raise _unusable(transform, "independent false, but Tessera does it for each class by itself")
+        raise transform.unusable("independent false, but Tessera does it for each class by itself")
     most, connectivity = transform.literal("num_components", 1), _connectivity(transform, None)
     if isinstance(most, bool) or not isinstance(most, int) or most < 1:
-        raise _unusable(transform, f"num_components {str(most)[:40]}, but Tessera needs a whole number from 1 up")
-    _check_connectivity(found, transform, connectivity)
+        raise transform.unusable(f"num_components {str(most)[:40]}, but Tessera needs a whole number from 1 up")
+    before = found.parameters.get("connectivity", connectivity)
+    if before != connectivity:
+        raise transform.unusable(f"connectivity {connectivity}, and a transform before it {before}: Tessera has one")
     found.refine(keep_largest=most, connectivity=connectivity)
 
 
-def _read_small(found: Postprocessing, transform: Component, position: int, out_channels: int) -> None:
+def _read_small(found: Postprocessing, transform: Component) -> None:
     least, connectivity = transform.literal("min_size", 64), _connectivity(transform, 1)
-    one = found.decoder is not None and found.decoder.name == "threshold" and out_channels == 1
+    one = found.is_decided_by("threshold") and found.channels == 1
     if not one or transform.literal("by_measure", False) or isinstance(least, bool) or not isinstance(least, int):
-        raise _unusable(transform, "a use that Tessera does not know: it drops objects of one channel, by their voxels")
+        raise transform.unusable("a use that Tessera does not know: it drops objects of one channel, by their voxels")
     if found.drops_parts:
-        raise _unusable(
-            transform, "its place after another that drops objects, but Tessera drops small ones first, once"
-        )
+        raise transform.unusable("its place after another that drops objects, but Tessera drops small ones first, once")
     found.refine(min_size_vox=max(least, 0), connectivity=connectivity)
-
-
-def _labels_of(found: Postprocessing, out_channels: int) -> set[int]:
-    """Return the labels other than 0 that there are so far."""
-    regions = dict(found.decoder.parameters if found.decoder else ()).get("labels")
-    return set(regions or range(max(out_channels, 2))) - {0}
 
 
 def _connectivity(transform: Component, default: int | None) -> int:
@@ -333,19 +310,13 @@ def _connectivity(transform: Component, default: int | None) -> int:
     if value is None:
         return 3
     if isinstance(value, bool) or value not in (1, 2, 3):
-        raise _unusable(transform, f"connectivity {str(value)[:40]}, but Tessera needs 1, 2 or 3")
+        raise transform.unusable(f"connectivity {str(value)[:40]}, but Tessera needs 1, 2 or 3")
     return int(value)
 
 
-def _check_connectivity(found: Postprocessing, transform: Component, connectivity: int) -> None:
-    before = dict(found.decoder.parameters if found.decoder else ()).get("connectivity", connectivity)
-    if before != connectivity:
-        raise _unusable(transform, f"connectivity {connectivity}, and a transform before it {before}: Tessera has one")
-
-
-def _read_invert(found: Postprocessing, transform: Component, position: int, out_channels: int) -> None:
+def _read_invert(found: Postprocessing, transform: Component) -> None:
     found.is_inverted = True
-    if _of_key(transform, "nearest_interp", position, True):
+    if transform.of_key("nearest_interp", True):
         return  # whether labels are decided before or after makes no difference
     if found.decoder is not None:
         found.notes.append(
@@ -355,7 +326,7 @@ def _read_invert(found: Postprocessing, transform: Component, position: int, out
     found.output_order, found.output_activated = 1, found.activation != "none"
 
 
-TRANSFORMS: dict[str, Callable[[Postprocessing, Component, int, int], None]] = allowed.MONAI_POSTPROCESSING.handled(
+TRANSFORMS: dict[str, Callable[[Postprocessing, Component], None]] = allowed.MONAI_POSTPROCESSING.handled(
     {
         "Activations": _read_activation,
         "AsDiscrete": _read_discrete,
@@ -365,12 +336,3 @@ TRANSFORMS: dict[str, Callable[[Postprocessing, Component, int, int], None]] = a
         "RemoveSmallObjects": _read_small,
     }
 )
-
-
-def _unusable(transform: Component, reason: str) -> ModelError:
-    return ModelError(f"{transform.config.label}: '{transform.where}', {transform.name[:40]}, has {reason}")
-
-
-def _of_key(transform: Component, argument: str, position: int, default: Any = None) -> Any:
-    """Return an argument that may be given for each key."""
-    return at_position(transform.literal(argument, default), position)

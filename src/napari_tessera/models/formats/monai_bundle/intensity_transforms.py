@@ -6,7 +6,6 @@ from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING
 
-from napari_tessera.core.errors import ModelError
 from napari_tessera.intensity.normalisation import Chain, Normalisation, chain_of, normalisation
 from napari_tessera.models.safety import allowed
 
@@ -33,10 +32,9 @@ class Steps:
         return len(self._each)
 
     @property
-    def normalisation(self) -> Normalisation | Chain | tuple[Normalisation | Chain, ...]:
-        """What happens to all channels alike, or one for each."""
-        each = tuple(map(chain_of, self._each))
-        return each[0] if len(set(each)) == 1 else each
+    def normalisation(self) -> tuple[Normalisation | Chain, ...]:
+        """What happens to each channel."""
+        return tuple(map(chain_of, self._each))
 
     @property
     def count(self) -> int:
@@ -94,7 +92,7 @@ def _read_scale(found: Steps, transform: Component) -> None:
     # As MONAI does: neither of the two counts without the other.
     gain, offset = (1.0, 0.0) if low is None or high is None else (high - low, low)
     if low is None:
-        raise _unusable(transform, "maxv and no minv, but Tessera needs both")
+        raise transform.unusable("maxv and no minv, but Tessera needs both")
     found.place_zero(transform, offset, offset + gain)
     # An image of one value, of which MONAI makes this value times minv.
     flat = {} if low == 0 or gain == 0 else {"flat": low / gain}
@@ -102,9 +100,9 @@ def _read_scale(found: Steps, transform: Component) -> None:
 
 
 def _read_scale_range(found: Steps, transform: Component) -> None:
-    start, stop = transform.number("a_min", None), transform.number("a_max", None)
-    if start is None or stop is None or start == stop:
-        raise _unusable(transform, f"a_min {start} and a_max {stop}, but Tessera needs two that differ")
+    start, stop = transform.numbers("a_min", "a_max")
+    if start == stop:
+        raise transform.unusable(f"a_min {start} and a_max {stop}, but Tessera needs two that differ")
     gain, offset, low, high = _onto(transform)
     if offset:
         found.place_zero(transform, low, high)
@@ -120,12 +118,10 @@ def _read_scale_range(found: Steps, transform: Component) -> None:
 
 
 def _read_scale_percentiles(found: Steps, transform: Component) -> None:
-    lower, upper = transform.number("lower", None), transform.number("upper", None)
-    if lower is None or upper is None:
-        raise _unusable(transform, "no percentiles lower and upper, which Tessera needs")
+    lower, upper = transform.numbers("lower", "upper")
     gain, offset, low, high = _onto(transform)
     if (transform.literal("b_min", None) is None) != (transform.literal("b_max", None) is None):
-        raise _unusable(transform, "only one of b_min and b_max, but Tessera needs both or neither")
+        raise transform.unusable("only one of b_min and b_max, but Tessera needs both or neither")
     if transform.literal("relative", False):
         gain, offset = gain * (upper - lower) / 100, offset + gain * lower / 100
     if low is not None and high is not None:
@@ -149,18 +145,17 @@ def _onto(transform: Component) -> tuple[float, float, float | None, float | Non
 def _limits(transform: Component, low: float | None, high: float | None) -> list[Normalisation]:
     limits = {name: value for name, value in (("low", low), ("high", high)) if value is not None}
     if low is not None and high is not None and low >= high:
-        raise _unusable(transform, f"b_min {low:g}, b_max {high:g} and clip, which leaves one value")
+        raise transform.unusable(f"b_min {low:g}, b_max {high:g} and clip, which leaves one value")
     return [normalisation("clip", **limits)] if limits else []
 
 
 def _read_normalise(found: Steps, transform: Component) -> None:
     means, stds = (_per_channel(transform, name, found.channels) for name in ("subtrahend", "divisor"))
     if (means is None) != (stds is None):
-        raise _unusable(transform, "only one of subtrahend and divisor, but Tessera needs both or neither")
+        raise transform.unusable("only one of subtrahend and divisor, but Tessera needs both or neither")
     nonzero = {"nonzero": 1.0} if transform.literal("nonzero", False) else {}
     if nonzero and found.rounded_by is not None:
-        raise _unusable(
-            transform,
+        raise transform.unusable(
             f"nonzero after {found.rounded_by.name[:40]}, where MONAI's rounding decides which voxels are 0, so which "
             f"of them count is not known here: put it before that, or leave nonzero out",
         )
@@ -180,21 +175,17 @@ def _read_normalise(found: Steps, transform: Component) -> None:
 
 
 def _read_shift(found: Steps, transform: Component) -> None:
-    offset = transform.number("offset", None)
-    if offset is None:
-        raise _unusable(transform, "no offset, which Tessera needs")
+    (offset,) = transform.numbers("offset")
     found.move_zero(transform, offset)
     found.do(_line(transform, 1.0, offset))
 
 
 def _read_contrast(found: Steps, transform: Component) -> None:
-    gamma = transform.number("gamma", None)
-    if gamma is None or gamma <= 0:
-        raise _unusable(transform, f"gamma {gamma}, but Tessera needs a number above 0")
+    (gamma,) = transform.numbers("gamma")
+    if gamma <= 0:
+        raise transform.unusable(f"gamma {gamma}, but Tessera needs a number above 0")
     if transform.literal("retain_stats", False):
-        raise _unusable(
-            transform, "retain_stats, which Tessera does not do: take it out of the file with the transform"
-        )
+        raise transform.unusable("retain_stats, which Tessera does not do: take it out of the file with the transform")
     step = normalisation("gamma", gamma=gamma, eps=GAMMA_EPS, **found.together(transform, always=True))
     turned = [_line(transform, -1.0, 0.0)] if transform.literal("invert_image", False) else []
     found.are_exact = False
@@ -205,26 +196,20 @@ def _read_contrast(found: Steps, transform: Component) -> None:
 
 def _read_histogram(found: Steps, transform: Component) -> None:
     if transform.raw.get("mask") is not None or transform.raw.get("mask_key") is not None:
-        raise _unusable(transform, "a mask, but Tessera takes the histogram of all voxels")
-    bins, low, high = (
-        transform.number(name, default) for name, default in (("num_bins", 256), ("min", 0), ("max", 255))
-    )
-    if bins is None or low is None or high is None:
-        raise _unusable(transform, "no num_bins, min and max, which Tessera needs")
+        raise transform.unusable("a mask, but Tessera takes the histogram of all voxels")
+    bins, low, high = transform.numbers(num_bins=256, min=0, max=255)
     found.place_zero(transform, low, high)
     found.do(normalisation("equalise", bins=bins, low=low, high=high, **found.together(transform, always=True)))
 
 
 def _read_threshold(found: Steps, transform: Component) -> None:
-    at, fill = transform.number("threshold", None), transform.number("cval", 0.0)
-    if at is None or fill is None:
-        raise _unusable(transform, "no threshold, which Tessera needs")
-    found.do(normalisation("threshold", at=at, fill=fill, above=float(bool(transform.literal("above", True)))))
+    at, fill = transform.numbers("threshold", cval=0.0)
+    found.do(normalisation("threshold", at=at, fill=fill, above=bool(transform.literal("above", True))))
 
 
 def _read_clip(found: Steps, transform: Component) -> None:
     if transform.literal("sharpness_factor", None) is not None:
-        raise _unusable(transform, "a sharpness_factor, but Tessera clips at values")
+        raise transform.unusable("a sharpness_factor, but Tessera clips at values")
     low, high = transform.number("lower", None), transform.number("upper", None)
     percents = {"low": 0.0 if low is None else low, "high": 100.0 if high is None else high}
     found.do(normalisation("clip-percentiles", **percents, **found.together(transform)))
@@ -247,13 +232,11 @@ READERS: dict[str, Callable[[Steps, Component], None]] = allowed.MONAI_INTENSITI
 
 def _raw_limit(steps: list[Normalisation], limit: float) -> float | None:
     for step in reversed(steps):
-        numbers = dict(step.parameters)
-        low, high = (numbers.pop(name, value) for name, value in (("low", -inf), ("high", inf)))
-        if step.mode == "fixed" and numbers.keys() == {"mean", "std"}:
-            limit = limit * numbers["std"] + numbers["mean"]
-        elif step.mode not in ("none", "clip") or numbers:
+        numbers = {"mean": 0.0, "std": 1.0, "low": -inf, "high": inf, **dict(step.parameters)}
+        limit = limit * numbers["std"] + numbers["mean"]
+        if step.mode not in ("none", "clip", "fixed") or "nonzero" in numbers:
             return None
-        if not low <= limit < high:
+        if not numbers["low"] <= limit < numbers["high"]:
             return None
     return limit
 
@@ -263,7 +246,7 @@ def _line(transform: Component, gain: float, offset: float) -> Normalisation:
     if (gain, offset) == (1.0, 0.0):
         return Normalisation()
     if gain == 0:
-        raise _unusable(transform, "numbers that make all voxels alike")
+        raise transform.unusable("numbers that make all voxels alike")
     if gain < 0:
         return normalisation("linear", gain=gain, offset=offset)
     return normalisation("fixed", mean=-offset / gain, std=1 / gain)
@@ -275,9 +258,5 @@ def _per_channel(transform: Component, argument: str, channels: int) -> list[flo
     if value is None:
         return None
     if len(many) != channels or not all(isinstance(one, int | float) for one in many):
-        raise _unusable(transform, f"{argument} {str(value)[:40]}, but Tessera needs one number, or one per channel")
+        raise transform.unusable(f"{argument} {str(value)[:40]}, but Tessera needs one number, or one per channel")
     return [float(one) for one in many]
-
-
-def _unusable(transform: Component, reason: str) -> ModelError:
-    return ModelError(f"{transform.config.label}: '{transform.where}', {transform.name[:40]}, has {reason}")

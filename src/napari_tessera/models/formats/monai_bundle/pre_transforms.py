@@ -10,16 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from napari_tessera.core.errors import ModelError
 from napari_tessera.images.views.interpolation import ResamplingScheme
-from napari_tessera.models.formats.monai_bundle.intensities import READERS, Steps
-from napari_tessera.models.formats.monai_bundle.keys import (
-    at_position,
-    base_name,
-    check_key,
-    is_float,
-    key_of,
-    made_by,
-    position_of,
-)
+from napari_tessera.models.formats.monai_bundle.config import base_name, check_key, key_of
+from napari_tessera.models.formats.monai_bundle.intensity_transforms import READERS, Steps
 from napari_tessera.models.formats.monai_bundle.window import LARGEST_SIDE
 from napari_tessera.models.safety import allowed
 from napari_tessera.models.spec.spec import WindowRule
@@ -48,60 +40,28 @@ _AT_RANDOM, _UNKNOWN = "changes images at random", "is none that Tessera does"
 
 @dataclass(frozen=True, slots=True)
 class Pad:
-    """A transform that pads images: to sides of at least so many voxels, and to multiples of so many.
-
-    Parameters
-    ----------
-    transform
-        It.
-    least, multiple
-        By the name of the axis.
-    steps_before
-        Steps of intensities before it.
-    is_plain
-        Whether it adds zeros on both sides, as the inferer does where images are smaller than its window.
-    """
+    """A transform that pads images: to sides of at least so many voxels, and to multiples of so many, by axis."""
 
     transform: Component
     least: dict[str, int]
     multiple: dict[str, int]
-    steps_before: int
-    is_plain: bool
+    steps_before: int  # of intensities
+    is_plain: bool  # it adds zeros on both sides, as the inferer does where images are smaller than its window
 
 
 @dataclass
 class Preprocessing:
-    """What happens before the network.
+    """What happens before the network."""
 
-    Attributes
-    ----------
-    order
-        The network's spatial axes, such as ``xyz``.
-    steps
-        What happens to intensities.
-    voxel_size_um
-        By the name of the axis; empty if unknown.
-    crop_above
-        What the voxels of the box that the network sees are above; None: it sees all of the image.
-    resampling
-        How images are brought to it; None: they are not, unless somebody asks for it.
-    spacing
-        What sets that size; None: nothing does.
-    pads
-        What pads images, in their order.
-    notes
-        What is not taken over.
-    """
-
-    order: str
+    order: str  # the network's spatial axes, such as ``xyz``
     steps: Steps
-    voxel_size_um: dict[str, float] = field(default_factory=dict)
-    crop_above: float | None = None
-    resampling: ResamplingScheme | None = None
-    notes: list[str] = field(default_factory=list)
-    steps_before: int = 0
-    spacing: Component | None = None
+    voxel_size_um: dict[str, float] = field(default_factory=dict)  # by the name of the axis; empty if unknown
+    crop_above: float | None = None  # what the voxels of the box that the network sees are above; None: it sees all
+    resampling: ResamplingScheme | None = None  # None: images are left as they are, unless somebody asks for it
+    spacing: Component | None = None  # what sets the voxel size
+    steps_before: int = 0  # of intensities, before that
     pads: list[Pad] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def settle(self) -> None:
         """Decide whether intensities are normalised before images are resampled, where that makes a difference."""
@@ -115,12 +75,8 @@ class Preprocessing:
     def image_sides(self, axes: str, spared: Sequence[int]) -> WindowRule | None:
         """Return the sides, along *axes*, of images that no transform pads; None: no images are.
 
-        Parameters
-        ----------
-        axes
-            In image order; those of planes alone, if a network of planes runs over them.
-        spared
-            Sides for each of them to which padding with zeros after all other steps is done in any case; 0: none.
+        Of a network of planes *axes* are those of planes. To sides of *spared* voxels, images are padded with zeros
+        after all other steps in any case; 0: to none.
         """
         least, multiple = dict.fromkeys(axes, 1), dict.fromkeys(axes, 1)
         for pad in self.pads:
@@ -152,22 +108,22 @@ def read_preprocessing(config: Config, *, key: str, channels: int, spatial_dims:
     if "preprocessing" not in config.content:
         return found
     transforms = config.components(config.content["preprocessing"], "preprocessing")
-    for transform in transforms:
-        if not transform.is_monai:
+    for one in transforms:
+        if not one.is_monai:
             raise ModelError(
-                f"{config.label}: '{transform.where}' is '{transform.target}', which is no transform of MONAI; Tessera "
-                f"runs no code of a bundle, so what the network is to be given is unknown"
+                f"{config.label}: '{one.where}' is '{one.target}', which is no transform of MONAI; Tessera runs no "
+                f"code of a bundle, so what the network is to be given is unknown"
             )
     key, copies = _image_key(transforms, key, config.label), set[str]()
-    for transform in transforms:
-        name = base_name(transform.name, {**TRANSFORMS, **_NEUTRAL, **_REFUSED})
-        check_key(transform, key, copies, changes=name not in _NEUTRAL)
-        position = position_of(transform, key)
-        if position is None:
+    for one in transforms:
+        name = base_name(one.name, {**TRANSFORMS, **_NEUTRAL, **_REFUSED})
+        check_key(one, key, copies, changes=name not in _NEUTRAL)
+        transform = one.on(key)
+        if transform is None:
             continue
-        _check_type(found, transform, position)
+        _check_type(found, transform)
         if name in TRANSFORMS:
-            TRANSFORMS[name](found, transform, position)
+            TRANSFORMS[name](found, transform)
         elif name not in _NEUTRAL:
             raise _refusal(transform, _REFUSED.get(name, _AT_RANDOM if name.startswith("Rand") else _UNKNOWN))
     found.settle()
@@ -177,15 +133,15 @@ def read_preprocessing(config: Config, *, key: str, channels: int, spatial_dims:
 def _image_key(transforms: list[Component], said: str, label: str) -> str:
     """Return the key of the image: what is loaded, where that is said, has to be it, or become it."""
     loading = [one for one in transforms if base_name(one.name, TRANSFORMS) == "LoadImage"]
-    made = {str(name) for one in transforms for name in made_by(one)}
+    made = {str(name) for one in transforms for name in one.makes()}
     return said if said in made else key_of(said, loading or transforms, label=label)
 
 
-def _check_type(found: Preprocessing, transform: Component, position: int) -> None:
+def _check_type(found: Preprocessing, transform: Component) -> None:
     """Refuse a type without fractions where there may be some; of an image of whole numbers it changes nothing."""
-    if is_float(transform, position):
+    if transform.is_float:
         return
-    said = str(at_position(transform.raw["dtype"], position))[:40]
+    said = str(transform.of_key("dtype", as_written=True))[:40]
     reads = base_name(transform.name, {**TRANSFORMS, **_NEUTRAL}) in READERS
     if reads or found.steps.count or found.voxel_size_um or found.resampling is not None:
         raise _refusal(transform, f"makes numbers of the type {said}, and Tessera keeps fractions")
@@ -196,16 +152,13 @@ def _check_type(found: Preprocessing, transform: Component, position: int) -> No
 
 
 def _refusal(transform: Component, reason: str) -> ModelError:
-    return ModelError(
-        f"{transform.config.label}: '{transform.where}', {transform.name[:40]}, {reason}, and without it the network "
-        f"would be given something else: do it to your images yourself and take it out of the file"
+    return transform.error(
+        f"{reason}, and without it the network would be given something else: do it to your images yourself and take "
+        f"it out of the file"
     )
 
 
-# Every reader takes what has been found so far, the transform, and where the image stands among its keys.
-
-
-def _read_load(found: Preprocessing, transform: Component, position: int) -> None:
+def _read_load(found: Preprocessing, transform: Component) -> None:
     order = "zyx"[-len(found.order) :]
     found.order = order if _is_stored_order(transform) else order[::-1]
     if transform.raw.get("converter") is not None:
@@ -239,7 +192,7 @@ def _resolved(transform: Component, reader: Any) -> Any:
     return transform.config.follow(reader, f"{transform.where}::reader") if is_reference else reader
 
 
-def _read_orientation(found: Preprocessing, transform: Component, position: int) -> None:
+def _read_orientation(found: Preprocessing, transform: Component) -> None:
     codes = transform.literal("axcodes", "")
     order = "".join(_AXIS_OF_LETTER.get(letter, "?") for letter in str(codes).upper())
     if sorted(order) == sorted(found.order):
@@ -256,7 +209,7 @@ def _check_unpadded(found: Preprocessing) -> None:
         raise _refusal(found.pads[0].transform, "pads images before another transform changes their size")
 
 
-def _read_spacing(found: Preprocessing, transform: Component, position: int) -> None:
+def _read_spacing(found: Preprocessing, transform: Component) -> None:
     _check_unpadded(found)
     if found.resampling is not None or found.voxel_size_um:
         found.leave_size("there are two of them")
@@ -264,7 +217,7 @@ def _read_spacing(found: Preprocessing, transform: Component, position: int) -> 
     try:
         pixdim = transform.literal("pixdim", None)
         unusual = _unusual_spacing(transform)
-        mode = at_position(transform.literal("mode", "bilinear"), position)
+        mode = transform.of_key("mode", "bilinear")
     except ModelError as error:  # a network runs without: the user knows the voxel size of the image
         found.notes.append(f"The voxel size of the bundle is not taken over: {error}.")
         return
@@ -284,13 +237,12 @@ def _read_spacing(found: Preprocessing, transform: Component, position: int) -> 
     found.resampling = ResamplingScheme(_ORDERS[mode], antialias=False, edge="repeat", grid="corner", usual=True)
 
 
-def _read_crop(found: Preprocessing, transform: Component, position: int) -> None:
+def _read_crop(found: Preprocessing, transform: Component) -> None:
     _check_unpadded(found)
     limit = _foreground_above(transform.raw.get("select_fn"))
     above = None if limit is None else found.steps.raw_limit(limit)
     reasons = {
-        "by another image": transform.literal("source_key", None)
-        != at_position(transform.literal("keys", []), position),
+        "by another image": transform.literal("source_key", None) != transform.of_key("keys", []),
         "by a function that is no 'lambda x: x > 0' with another number": limit is None,
         "by intensities that only the image itself tells": limit is not None and above is None,
         "of images at another voxel size": bool(found.voxel_size_um),
@@ -309,10 +261,11 @@ def _foreground_above(function: Any) -> float | None:
     """Return the number that foreground is above; None where the *function* is not like MONAI's own."""
     if function is None:
         return 0.0
-    if isinstance(function, str) and function.removeprefix("$").strip() in _POSITIVE:
-        return 0.0
-    match = _ABOVE.fullmatch(function) if isinstance(function, str) else None
-    return None if match is None else float(match[2])
+    if not isinstance(function, str):
+        return None
+    match = _ABOVE.fullmatch(function)
+    is_positive = function.removeprefix("$").strip() in _POSITIVE
+    return 0.0 if is_positive else None if match is None else float(match[2])
 
 
 def _differs(transform: Component, argument: str, usual: Any) -> bool:
@@ -328,7 +281,7 @@ def _unusual_spacing(transform: Component) -> str:
     return ""
 
 
-def _read_pad(found: Preprocessing, transform: Component, position: int) -> None:
+def _read_pad(found: Preprocessing, transform: Component) -> None:
     divides = transform.name.startswith("DivisiblePad")
     value = transform.literal("k" if divides else "spatial_size", None)
     sides = value if isinstance(value, list) else [value]
@@ -350,11 +303,11 @@ def _read_pad(found: Preprocessing, transform: Component, position: int) -> None
     )
 
 
-def _read_intensities(found: Preprocessing, transform: Component, position: int) -> None:
+def _read_intensities(found: Preprocessing, transform: Component) -> None:
     READERS[base_name(transform.name, READERS)](found.steps, transform)
 
 
-TRANSFORMS: dict[str, Callable[[Preprocessing, Component, int], None]] = {
+TRANSFORMS: dict[str, Callable[[Preprocessing, Component], None]] = {
     **allowed.MONAI_AXES.handled(
         {
             "CropForeground": _read_crop,
