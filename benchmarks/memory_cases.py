@@ -110,8 +110,8 @@ def cpu_rows(name: str, *, thin: bool) -> Iterator[Row]:
         for window in windows:
             for batch in BATCHES:
                 predicted = cache.profile(network, in_channels=1, window=window, batch=batch).activations_bytes
-                events, _ = measure_forward(network, (batch, 1, *window))
-                yield Row(name, window, batch, predicted, events.peak_bytes())
+                measured = measure_forward(network, (batch, 1, *window))
+                yield Row(name, window, batch, predicted, measured.activations_bytes)
 
 
 def iter_runs(name: str, *, device: str = "cuda", thin: bool = False) -> Iterator[Runs]:

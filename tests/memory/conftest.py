@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
-from napari_tessera.memory.trace import ForwardTracer, PassTrace
+from napari_tessera.memory.trace import ForwardTracer
+
+if TYPE_CHECKING:
+    from napari_tessera.memory.recorder import PassTrace
 
 
 @pytest.fixture(scope="module")

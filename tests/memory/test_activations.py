@@ -7,8 +7,9 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -19,7 +20,10 @@ from torch import nn
 from napari_tessera.core.errors import ModelError
 from napari_tessera.memory import activations, trace
 from napari_tessera.memory.activations import ActivationCache, ActivationLaw
-from napari_tessera.memory.trace import PassTrace, allocation_step_bytes
+from napari_tessera.memory.trace import allocation_step_bytes
+
+if TYPE_CHECKING:
+    from napari_tessera.memory.recorder import PassTrace
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -162,10 +166,9 @@ def test_what_matters_is_traced_anew(network: nn.Module, shapes: list[tuple[int,
 
 def test_allocations_are_rounded_up_as_on_the_device(network: nn.Module) -> None:
     for batch in (1, 5):
-        exact = ask(ActivationCache(step_bytes=1), network, batch, window=(20, 12), device_type="cuda")
         rounded = ask(ActivationCache(), network, batch, window=(20, 12), device_type="cuda")
         traced = trace_forward(network, (batch, 1, 20, 12), device_type="cuda")
-        assert exact < rounded == traced.activations_bytes
+        assert replace(traced, step_bytes=1).activations_bytes < rounded == traced.activations_bytes
     assert allocation_step_bytes("cuda") == 512
 
 
@@ -174,7 +177,6 @@ def test_weights_are_counted_once(network: nn.Module) -> None:
     exact = 4 * sum(p.numel() for p in network.parameters())
     assert cache.weights_bytes(network) == exact
     assert cache.weights_bytes(network, device_type="cuda") > exact
-    assert cache.weights_bytes(network) == cache.trace(network, in_channels=1, window=WINDOW).weights_bytes
 
 
 def test_without_a_law_each_batch_is_traced(shapes: list[tuple[int, ...]]) -> None:

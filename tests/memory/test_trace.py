@@ -10,7 +10,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -28,11 +28,13 @@ from napari_tessera.memory.dataless import DatalessTensor, storage_of
 from napari_tessera.memory.skeleton import build_skeleton, network_weights
 from napari_tessera.memory.trace import (
     ForwardTracer,
-    PassTrace,
     allocation_step_bytes,
     measure_forward,
     weights_bytes,
 )
+
+if TYPE_CHECKING:
+    from napari_tessera.memory.recorder import PassTrace
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -131,10 +133,10 @@ def assert_as_measured(network: nn.Module, *shapes: tuple[int, ...], precision: 
     tracer = ForwardTracer(network, precision=precision)
     for shape in shapes:
         traced = tracer.trace(shape)
-        events, outputs = measure_forward(network, shape, precision=precision)
-        assert traced.method == "traced"
-        assert traced.outputs == outputs
-        assert traced.activations_bytes == pytest.approx(events.peak_bytes(), rel=0.005)
+        measured = measure_forward(network, shape, precision=precision)
+        assert not traced.is_scaled
+        assert traced.outputs == measured.outputs
+        assert traced.activations_bytes == pytest.approx(measured.activations_bytes, rel=0.005)
     return traced
 
 
@@ -163,7 +165,7 @@ def test_a_frozen_network_keeps_its_lowered_constants() -> None:
     network, shape = as_frozen(unet(2).eval(), torch.zeros(1, 1, 32, 32)), (1, 1, 32, 32)
     kernels = sum(weight.numel() for weight in network_weights(network) if weight.dim() > 1)
     traced = trace_forward(network, shape, precision="bfloat16")
-    measured = measure_forward(network, shape, precision="bfloat16")[0].peak_bytes()
+    measured = measure_forward(network, shape, precision="bfloat16").activations_bytes
     assert 2 * kernels < measured <= traced.activations_bytes < 1.1 * measured
 
 
@@ -184,8 +186,8 @@ def test_a_torchscript_executor_learns_nothing_from_a_trace() -> None:
 
 def test_a_torchscript_part_of_a_network_is_traced() -> None:
     network = nn.Sequential(as_traced(Head().eval(), torch.zeros(1, 1, 8, 8)), nn.Sigmoid())
-    traced = assert_as_measured(network, (2, 1, 16, 16))
-    assert traced.weights_bytes == weights_bytes(network) == weights_bytes(Head())
+    assert_as_measured(network, (2, 1, 16, 16))
+    assert weights_bytes(network) == weights_bytes(Head())
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
@@ -232,8 +234,8 @@ def test_a_peak_that_can_be_worked_out_by_hand() -> None:
     plane_bytes = 4 * 10 * 10  # one window, one channel
     traced = trace_forward(Chain(), (2, 1, 10, 10))
     assert traced.activations_bytes == 2 * 7 * plane_bytes
-    assert list(traced.events.signed_bytes) == [n * 2 * plane_bytes for n in (1, 3, 3, -3, 1, -3)]
-    assert (traced.weights_bytes, traced.outputs) == (0, {"": (2, 1, 10, 10)})
+    assert list(traced.signed_bytes) == [n * 2 * plane_bytes for n in (1, 3, 3, -3, 1, -3)]
+    assert traced.outputs == {"": (2, 1, 10, 10)}
 
 
 def test_allocations_are_rounded_up_as_the_device_does() -> None:
@@ -241,7 +243,6 @@ def test_allocations_are_rounded_up_as_the_device_does() -> None:
     sizes = [100, 4 * 100, 4 * 100, 2 * 100]  # the input, twice the wide layer, the output
     assert trace_forward(network, shape).activations_bytes == sum(sizes[:3])
     assert trace_forward(network, shape, device_type="cuda").activations_bytes == 3 * 512
-    assert trace_forward(network, shape, step_bytes=256).activations_bytes == 256 + 512 + 512
     assert (allocation_step_bytes("cpu"), allocation_step_bytes("mps"), allocation_step_bytes("cuda")) == (1, 1, 512)
 
 
@@ -265,7 +266,6 @@ def test_tied_weights_count_once() -> None:
 
     network = Tied()
     assert weights_bytes(network) == 4 * 16 * 16
-    assert trace_forward(network, (1, 16)).weights_bytes == 4 * 16 * 16
     skeleton = build_skeleton(network, "cuda")
     assert len({storage_of(weight)._cdata for weight in skeleton.weights}) == 1
 
@@ -341,10 +341,10 @@ def test_odd_networks_are_traced(name: str, precision: str, device_type: str) ->
     call, error_fraction = ODDITIES[name]
     network = Odd(call).eval()
     traced = trace_forward(network, (2, 1, 16, 16), precision=precision, device_type=device_type)
-    assert (traced.method, next(iter(traced.outputs.values()))) == ("traced", (2, 2, 16, 16))
+    assert (traced.is_scaled, next(iter(traced.outputs.values()))) == (False, (2, 2, 16, 16))
     assert traced.error_fraction == error_fraction
     if device_type == "cpu":
-        measured = measure_forward(network, (2, 1, 16, 16), precision=precision)[0].peak_bytes()
+        measured = measure_forward(network, (2, 1, 16, 16), precision=precision).activations_bytes
         assert traced.activations_bytes == pytest.approx(measured, rel=0.005)
 
 
@@ -353,7 +353,7 @@ def test_attention_layers_use_a_fused_kernel() -> None:
     network.attention = nn.MultiheadAttention(16, 2, batch_first=True)
     for precision, device_type in (("float32", "cpu"), ("float16", "cuda")):
         traced = trace_forward(network, (1, 1, 1024, 16), precision=precision, device_type=device_type)
-        assert (traced.method, traced.error_fraction) == ("traced", 0.01)
+        assert (traced.is_scaled, traced.error_fraction) == (False, 0.01)
         assert traced.activations_bytes < 2 * 1024 * 1024  # one head's matrix of float16 numbers
 
 
@@ -397,17 +397,16 @@ def test_what_cannot_be_traced_is_measured_on_small_windows(
     network, shape = Odd(call).eval(), (5, 1, 64, 64)
     state = torch.get_rng_state()
     traced = trace_forward(network, shape, precision=precision, device_type="cuda")
-    assert (traced.method, traced.outputs, traced.workspaces) == ("measured", {"": (5, 2, 64, 64)}, ())
-    events, _ = measure_forward(network, shape)
-    assert traced.activations_bytes == pytest.approx(events.peak_bytes(512), rel=traced.error_fraction)
-    assert traced.events.peak_bytes() == traced.activations_bytes
+    assert (traced.is_scaled, traced.outputs, traced.workspaces) == (True, {"": (5, 2, 64, 64)}, ())
+    measured = measure_forward(network, shape, step_bytes=512).activations_bytes
+    assert traced.activations_bytes == pytest.approx(measured, rel=traced.error_fraction)
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_torchscript_that_cannot_be_traced_is_measured() -> None:
     network = as_scripted(unet(2).eval(), torch.zeros(1, 1, 32, 32))
     network = torch.jit.optimize_for_inference(network)  # packed weights have no strides
-    assert trace_forward(network, (2, 1, 64, 64)).method == "measured"
+    assert trace_forward(network, (2, 1, 64, 64)).is_scaled
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 30, 30, 30), (1, 2, 32, 32, 32), (1, 1, 4, 4, 4)])
@@ -464,9 +463,9 @@ def test_nothing_outside_is_changed(call: Callable[[Head, torch.Tensor], Any], p
 
 def test_tracing_inside_inference_mode_and_autocast_gives_the_same() -> None:
     network = unet(2)
-    alone = trace_forward(network, (1, 1, 32, 32)).events
+    alone = trace_forward(network, (1, 1, 32, 32))
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
-        assert trace_forward(network, (1, 1, 32, 32)).events == alone
+        assert trace_forward(network, (1, 1, 32, 32)) == alone
 
 
 def test_tracing_while_another_thread_runs_the_network() -> None:
@@ -488,7 +487,7 @@ def test_tracing_while_another_thread_runs_the_network() -> None:
     finally:
         done.set()
         thread.join()
-    assert traces[0].events == traces[2].events
+    assert traces[0] == traces[2]
     assert traces[1].activations_bytes < traces[0].activations_bytes
     torch.testing.assert_close(outputs[0], expected)
 
@@ -517,8 +516,8 @@ def test_memory_that_grows_faster_than_the_window_is_told_apart_and_less_sure() 
     network = Attends().eval()
     for side in (64, 96):
         traced = trace_forward(network, (2, 1, side, side, side))
-        measured = measure_forward(network, (2, 1, side, side, side))[0].peak_bytes()
-        assert traced.method == "measured"
+        measured = measure_forward(network, (2, 1, side, side, side)).activations_bytes
+        assert traced.is_scaled
         assert traced.error_fraction > 0.3
         assert traced.activations_bytes == pytest.approx(measured, rel=traced.error_fraction)
 
@@ -565,7 +564,7 @@ def test_the_engine_runs_attention_as_it_is_traced(layer: nn.Module) -> None:
 def test_scripts_run_whole_attention_layers() -> None:
     network, windows = torch.jit.script(Tokens(SelfAttention()).eval()), torch.rand(2, 1, 48, 48)
     traced = trace_forward(network, tuple(windows.shape))
-    assert (traced.method, traced.error_fraction) == ("traced", 0.5)
+    assert (traced.is_scaled, traced.error_fraction) == (False, 0.5)
     assert allocated(network, windows) == pytest.approx(traced.activations_bytes, rel=traced.error_fraction)
 
 

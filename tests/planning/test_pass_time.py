@@ -72,11 +72,6 @@ def test_fit(samples: list[tuple[int, float]], points: tuple[tuple[int, float], 
     assert PassTime.fit(samples).points == points
 
 
-def test_no_sample() -> None:
-    with pytest.raises(ValueError, match="at least one pass"):
-        PassTime.fit([])
-
-
 @given(st.lists(st.integers(0, 50), max_size=4), st.integers(1, 9), st.integers(1, 8))
 def test_seconds_are_those_of_every_pass_by_itself(blocks: list[int], batch: int, views: int) -> None:
     pass_time = line(0.5, 0.25)

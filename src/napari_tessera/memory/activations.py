@@ -9,17 +9,19 @@ from __future__ import annotations
 import threading
 from array import array
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import accumulate
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from napari_tessera.core.errors import ModelError
 from napari_tessera.memory.estimate import PassProfile
-from napari_tessera.memory.trace import ForwardTracer, PassTrace, allocation_step_bytes, weights_bytes
+from napari_tessera.memory.trace import ForwardTracer, allocation_step_bytes, weights_bytes
 
 if TYPE_CHECKING:
     import torch
+
+    from napari_tessera.memory.recorder import PassTrace
 
 
 # Vision transformers order their operations differently at batch 1, so the law starts at 2. The other is far from it,
@@ -33,24 +35,21 @@ MAX_INPUTS = 128
 class ActivationLaw:
     """What each event of a pass adds to the live bytes: ``once + batch * per_window``, negative where memory is freed.
 
-    Parameters
-    ----------
-    once_bytes, per_window_bytes
-        In the order of the events; the two of an event have the same sign, or one is 0.
-    workspaces
-        Of every convolution: how many events had happened, and its workspace, once and per window.
+    The two of an event have the same sign, or one is 0. *workspaces*: of every convolution how many events had
+    happened, and its workspace, once and per window.
     """
 
     once_bytes: array[int]
     per_window_bytes: array[int]
     workspaces: tuple[tuple[int, int, int], ...] = ()
+    step_bytes: int = 1
 
     @classmethod
     def from_traces(cls, few: PassTrace, many: PassTrace) -> ActivationLaw | None:
         """Return the law of passes over `FEW` and `MANY` windows, or None if their events do not follow one."""
-        if few.events.storage_ids != many.events.storage_ids:
+        if few.storage_ids != many.storage_ids:
             return None
-        sizes = list(zip(few.events.signed_bytes, many.events.signed_bytes, strict=True))
+        sizes = list(zip(few.signed_bytes, many.signed_bytes, strict=True))
         pairs = [(less, more) for (_, less), (_, more) in zip(few.workspaces, many.workspaces, strict=True)]
         if any((more - less) % (MANY - FEW) for less, more in (*sizes, *pairs)):
             return None
@@ -61,15 +60,13 @@ class ActivationLaw:
         workspaces = tuple(
             (at, _once(*pair), _each(*pair)) for (at, _), pair in zip(few.workspaces, pairs, strict=True)
         )
-        return cls(once, per_window, workspaces)
+        return cls(once, per_window, workspaces, few.step_bytes)
 
-    def profile(self, batch: int, *, step_bytes: int = 1) -> PassProfile:
-        """Return the memory of a pass over *batch* windows, each allocation rounded up to *step_bytes*."""
+    def profile(self, batch: int) -> PassProfile:
+        """Return the memory of a pass over *batch* windows."""
         changes = (a + batch * b for a, b in zip(self.once_bytes, self.per_window_bytes, strict=True))
-        # Floor division rounds away from zero below it and, negated, above it.
-        rounded = (c // step_bytes * step_bytes if c < 0 else -(-c // step_bytes) * step_bytes for c in changes)
         workspaces = ((at, once + batch * each) for at, once, each in self.workspaces)
-        return PassProfile.of(list(accumulate(rounded)), workspaces)
+        return PassProfile.of(changes, workspaces, step_bytes=self.step_bytes)
 
 
 def _each(less: int, more: int) -> int:
@@ -80,16 +77,8 @@ def _once(less: int, more: int) -> int:
     return less - FEW * _each(less, more)
 
 
-class _Input(NamedTuple):
-    """What a pass's memory depends on besides the network and the batch."""
-
-    in_channels: int
-    window: tuple[int, ...]
-    precision: str
-    device_type: str
-
-    def shape(self, batch: int) -> tuple[int, ...]:
-        return (batch, self.in_channels, *self.window)
+# What a pass's memory depends on besides the network and the batch: channels, window, precision and type of device.
+_Input = tuple[int, tuple[int, ...], str, str]
 
 
 @dataclass(slots=True)
@@ -108,15 +97,9 @@ class ActivationCache:
 
     May be used from several threads: one traces at a time, and what is known is answered meanwhile. Networks are held
     weakly and taken as unchanging: after replacing layers of one, use a new cache.
-
-    Parameters
-    ----------
-    step_bytes
-        Round each allocation up to this instead of `allocation_step_bytes` of the device.
     """
 
-    def __init__(self, *, step_bytes: int | None = None) -> None:
-        self._step_bytes = step_bytes
+    def __init__(self) -> None:
         self._inputs: WeakKeyDictionary[torch.nn.Module, OrderedDict[_Input, _Known]] = WeakKeyDictionary()
         self._weights: WeakKeyDictionary[torch.nn.Module, dict[int, int]] = WeakKeyDictionary()
         self._lock = threading.Lock()  # held for moments only, unlike the next
@@ -137,29 +120,19 @@ class ActivationCache:
 
         The first call for several windows traces a small batch and a large one; from these any other follows in well
         under a millisecond. A batch of 1 is traced alone, and so is each batch of a network whose allocations are not
-        affine.
-
-        Parameters
-        ----------
-        network, precision, device_type
-            See `ForwardTracer`.
-        in_channels, window
-            Of the float32 input; *window* in voxels.
-        batch
-            Windows per forward pass, >= 1.
-        as_of
-            Windows of the passes that this one comes with, > 1 if given: a window that is left over is taken to follow
-            their law. It may order its operations in another way, for which it is worth no trace of its own.
+        affine. Parameters: see `ForwardTracer`; *as_of*: windows of the passes that this one comes with, if given. A
+        window that is left over is taken to follow their law: it may order its operations in another way, for which it
+        is worth no trace of its own.
 
         Raises
         ------
         ModelError
             If the network refuses such an input; remembered, too.
         """
-        key = _Input(in_channels, tuple(window), _same_memory(precision), device_type)
+        key = (in_channels, tuple(window), _same_memory(precision), device_type)
         known = self._traced(network, key, as_of or batch)
         if batch not in known.profiles and known.law is not None:
-            return known.law.profile(batch, step_bytes=self._step(key.device_type))
+            return known.law.profile(batch)
         return self._traced(network, key, batch).profiles[batch]
 
     def trace(
@@ -176,22 +149,19 @@ class ActivationCache:
 
         Its own batch may be another. Parameters and errors are those of `profile`.
         """
-        key = _Input(in_channels, tuple(window), _same_memory(precision), device_type)
+        key = (in_channels, tuple(window), _same_memory(precision), device_type)
         known = self._traced(network, key, batch)
         assert known.first is not None
         return known.first
 
     def weights_bytes(self, network: torch.nn.Module, *, device_type: str = "cpu") -> int:
         """Return what parameters, buffers and TorchScript constants take on a device; tied ones once."""
-        step_bytes = self._step(device_type)
+        step_bytes = allocation_step_bytes(device_type)
         with self._lock:
             known = self._weights.setdefault(network, {})
             if step_bytes not in known:
                 known[step_bytes] = weights_bytes(network, step_bytes=step_bytes)
             return known[step_bytes]
-
-    def _step(self, device_type: str) -> int:
-        return allocation_step_bytes(device_type) if self._step_bytes is None else self._step_bytes
 
     def _traced(self, network: torch.nn.Module, key: _Input, batch: int) -> _Known:
         """Return what is known of an input, the profile at *batch* included."""
@@ -211,37 +181,29 @@ class ActivationCache:
         if batch in known.refusals:
             message, cause = known.refusals[batch]
             raise ModelError(message) from cause
-        tracer = ForwardTracer(
-            network, precision=key.precision, device_type=key.device_type, step_bytes=self._step_bytes
-        )
+        in_channels, window, precision, device_type = key
+        tracer = ForwardTracer(network, precision=precision, device_type=device_type)
+
+        def trace(windows: int) -> PassTrace:
+            traced = tracer.trace((windows, in_channels, *window))
+            known.first = known.first or traced
+            known.profiles[windows] = traced.profile
+            return traced
+
         try:
             if batch > 1 and not known.is_law_sought:
                 known.is_law_sought = True
-                self._seek_law(tracer, key, known)
+                # A network may have been exported for one batch only, which may be the one asked for.
+                with suppress(ModelError):
+                    known.law = ActivationLaw.from_traces(*map(trace, LAW_BATCHES))
             if batch not in known.profiles:
-                known.profiles[batch] = self._profile(tracer, key, known, batch)
+                if known.law is None or batch < FEW:
+                    trace(batch)
+                else:
+                    known.profiles[batch] = known.law.profile(batch)
         except ModelError as error:
             known.refusals[batch] = (str(error), _without_tracebacks(error.__cause__))
             raise
-
-    def _profile(self, tracer: ForwardTracer, key: _Input, known: _Known, batch: int) -> PassProfile:
-        if known.law is None or batch < FEW:
-            traced = tracer.trace(key.shape(batch))
-            known.first = known.first or traced
-            return traced.profile(self._step(key.device_type))
-        return known.law.profile(batch, step_bytes=self._step(key.device_type))
-
-    def _seek_law(self, tracer: ForwardTracer, key: _Input, known: _Known) -> None:
-        """Trace a few windows, and seek the law of more."""
-        traces = []
-        for batch in LAW_BATCHES:
-            try:
-                traces.append(tracer.trace(key.shape(batch)))
-            except ModelError:  # a network may have been exported for one batch only, which may be the one asked for
-                return
-            known.first = known.first or traces[-1]
-            known.profiles[batch] = traces[-1].profile(self._step(key.device_type))
-        known.law = ActivationLaw.from_traces(*traces)
 
 
 def _same_memory(precision: str) -> str:

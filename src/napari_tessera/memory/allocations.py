@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import accumulate
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,6 +38,13 @@ class HostAllocations:
         """By how much allocations exceeded releases at most; None where that is not known."""
         return None if self._has_gap else self._peak
 
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
     def start(self) -> None:
         """Begin, or go on."""
         # A later torch may do without that profiler.
@@ -68,48 +74,40 @@ class HostAllocations:
             self._live, self._peak = live, max(self._peak, live)
 
 
-class FirstPasses:
-    """Measures, on the CPU, what a run allocates until its first passes are done; later ones repeat them.
+class FirstPasses(HostAllocations):
+    """Measures, on the CPU, what a run allocates until its first *passes* are done; later ones repeat them.
 
     A context manager around the run of one volume, on the thread that runs it and handles its events.
-
-    Parameters
-    ----------
-    passes
-        How many: what is reported of each is kept until the last.
     """
 
     def __init__(self, passes: int = 3) -> None:
+        super().__init__()
         self._passes, self._seen = passes, 0
-        self._allocations = HostAllocations()
         self._is_open = False
 
     @property
     def peak_bytes(self) -> int | None:
         """By how much allocations exceeded releases at most; None where no pass was made, or none could be measured."""
-        return self._allocations.peak_bytes if self._seen else None
+        return super().peak_bytes if self._seen else None
 
     def __enter__(self) -> Self:
         self._is_open = True
-        self._allocations.start()
-        return self
+        return super().__enter__()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._is_open = False
-        self._allocations.stop()
+        super().__exit__(*error)
 
     def heard_by(self, handler: EventHandler) -> EventHandler:
         """Return *handler*, to be given the run's events: what it allocates itself does not count."""
 
         def handle(event: Event) -> None:
-            self._allocations.stop()
+            self.stop()
             self._seen += isinstance(event, PassFinished)
             handler(event)
             self._is_open &= self._seen < self._passes and not isinstance(event, DecodingStarted)
             if self._is_open:
-                self._allocations.start()
+                self.start()
 
         return handle
 
@@ -119,10 +117,6 @@ def peak_of_allocations(call: Callable[[], object]) -> int | None:
 
     None during another profile of this thread.
     """
-    allocations = HostAllocations()
-    allocations.start()
-    try:
+    with HostAllocations() as allocations:
         call()
-    finally:
-        allocations.stop()
     return allocations.peak_bytes

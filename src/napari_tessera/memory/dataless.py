@@ -28,21 +28,12 @@ _PLAIN = (int, float, str, type(None), torch.dtype, torch.device)
 
 
 class DatalessTensor(torch.Tensor):
-    """Claims to be on a device, and holds a meta tensor on which its operations run.
-
-    Parameters
-    ----------
-    held
-        A strided meta tensor; views of it, and what is done to it in place, are those of this tensor.
-    device
-        What `device` says; autocast goes by it.
-    """
+    """Claims to be on a device, by which autocast goes, and holds a strided meta tensor on which its operations run."""
 
     held: torch.Tensor
 
     @staticmethod
-    def __new__(cls, held: torch.Tensor, device: torch.device) -> DatalessTensor:
-        """Return a tensor of the shape, strides and dtype of *held* that claims to be on *device*."""
+    def __new__(cls, held: torch.Tensor, device: torch.device) -> DatalessTensor:  # noqa: D102
         tensor: DatalessTensor = torch.Tensor._make_wrapper_subclass(
             cls,
             held.size(),
@@ -144,15 +135,10 @@ class _Result(NamedTuple):
 
 
 class _Call:
-    """One operation: on the tensors that its arguments hold, and where its results are.
-
-    Parameters
-    ----------
-    results
-        Of earlier operations: torch takes a millisecond for the shape of some, and networks repeat themselves.
-    """
+    """One operation: on the tensors that its arguments hold, and where its results are."""
 
     def __init__(self, results: dict[Any, _Result]) -> None:
+        # Of earlier operations: torch takes a millisecond for the shape of some, and networks repeat themselves.
         self._results = results
         self._arguments: dict[int, DatalessTensor] = {}  # by the identity of what each holds
         self._device: Any = None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
+from itertools import accumulate
 
 # How much of the rule for workspaces (`recorder.workspace_bytes`) is assumed before anything has been measured: all of
 # it for cuDNN, nothing elsewhere, where no rule is known that holds over kernels.
@@ -40,17 +41,21 @@ class PassProfile:
     at_convolutions: tuple[tuple[int, int], ...] = ()
 
     @classmethod
-    def of(cls, live_bytes: Sequence[int], workspaces: Iterable[tuple[int, int]]) -> PassProfile:
-        """Return the profile of a pass whose tensors take *live_bytes* after every event.
+    def of(
+        cls, signed_bytes: Iterable[int], workspaces: Iterable[tuple[int, int]], *, step_bytes: int = 1
+    ) -> PassProfile:
+        """Return the profile of a pass whose allocations, negative where memory is freed, come in this order.
 
-        *workspaces*: (how many events had happened, bytes) of every convolution.
+        *workspaces*: (how many of them had happened, bytes) of every convolution. Each is rounded up to *step_bytes*.
         """
-        moments = sorted((((live_bytes[at - 1] if at else 0), size) for at, size in workspaces), reverse=True)
+        rounded = (round_up(size, step_bytes) if size > 0 else -round_up(-size, step_bytes) for size in signed_bytes)
+        live = list(accumulate(rounded))
+        moments = sorted((((live[at - 1] if at else 0), size) for at, size in workspaces), reverse=True)
         deciding: list[tuple[int, int]] = []
         for moment in moments:  # less alive matters only with a larger workspace
             if moment[1] > 0 and (not deciding or moment[1] > deciding[-1][1]):
                 deciding.append(moment)
-        return cls(max(live_bytes, default=0), tuple(deciding))
+        return cls(max(live, default=0), tuple(deciding))
 
     def workspace_bytes(self, scale: float) -> int:
         """Return what the workspaces, times *scale*, add to the peak of the tensors.
@@ -279,22 +284,17 @@ class HostEstimate:
         return {term.name: getattr(self, term.name) for term in fields(self)} | {"total_bytes": self.total_bytes}
 
 
+def round_up(size: int, step: int) -> int:
+    """Return the smallest multiple of *step* that holds *size*."""
+    return -(-size // step) * step
+
+
 def fit_correction(need: DeviceNeed, measured_bytes: int, *, prior_scale: float) -> Correction:
-    """Return the correction that makes the estimate of *need* the *measured_bytes*.
+    """Return the correction that makes the estimate of *need* the *measured_bytes*, the weights included.
 
-    Parameters
-    ----------
-    need
-        Of the run that was measured.
-    measured_bytes
-        The most that torch had allocated for it, the weights included.
-    prior_scale
-        What is assumed of workspaces: kept where they do not decide on the peak, lowered where that already says less.
-
-    Notes
-    -----
-    What is missing of the assumed sum is first taken from what does not grow with the pass, the libraries' handles:
-    were a constant taken for a share of the activations, larger passes would be expected to need too little.
+    *prior_scale* is assumed of workspaces: kept where they do not decide on the peak, lowered where that already says
+    less. What is missing of the assumed sum is first taken from what does not grow with the pass, the handles of
+    libraries: were a constant taken for a share of the activations, larger passes would be expected to need too little.
     """
     unused = min(max(need.estimate(Correction(prior_scale)).counted_bytes - measured_bytes, 0), need.library_bytes)
 

@@ -6,7 +6,6 @@ import weakref
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from math import prod
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from napari_tessera.engine.loop.forward import margins_of, scores, with_margins
 from napari_tessera.engine.loop.several_outputs import Shapes, score_outputs, shapes_of
 from napari_tessera.memory.dataless import has_no_data, storage_of, tensors_in
+from napari_tessera.memory.estimate import PassProfile
 
 aten = torch.ops.aten
 
@@ -29,47 +29,63 @@ _FUSED = {
 _CONVOLUTIONS = {aten.convolution.default, aten._convolution.default}
 
 
+# The pass depended on a value that a data-less tensor does not have.
+GUESSED_ERROR = 0.1
+# Whole attention layers that scripts run as one operation, of whose memory a trace sees the largest part only.
+FUSED_ERROR = 0.5
+
+
 @dataclass(frozen=True, slots=True)
-class MemoryEvents:
-    """Births and deaths of storages in the order in which they happened.
+class PassTrace:
+    """The memory of one forward pass: births and deaths of storages, in the order in which they happened.
 
     Parameters
     ----------
-    storage_ids
-        Which storage; numbered by birth, the pass's input is 0.
-    signed_bytes
-        Its size: positive when it is born, negative when it dies.
+    outputs
+        Shapes of what the network gives, by name (see `name_outputs`).
+    storage_ids, signed_bytes
+        Which storage, numbered by birth (the input is 0), and its size: positive when it is born, negative when it
+        dies. A pass that was scaled up has one, as large as the peak.
+    workspaces
+        Of each convolution: how many of these had happened, and what its kernel takes for itself, bytes.
+    step_bytes
+        Each allocation is rounded up to this.
+    error_fraction
+        How far `activations_bytes` may be off, as a fraction of it.
+    is_scaled
+        Whether it was scaled up from small real passes in float32.
     """
 
+    outputs: Shapes
     storage_ids: array[int]
     signed_bytes: array[int]
+    workspaces: tuple[tuple[int, int], ...] = ()
+    step_bytes: int = 1
+    error_fraction: float = 0.0
+    is_scaled: bool = False
 
-    def peak_bytes(self, step_bytes: int = 1) -> int:
-        """Return the most that was alive at once if each storage takes a multiple of *step_bytes*."""
-        return max(self.live_bytes(step_bytes), default=0)
+    @property
+    def activations_bytes(self) -> int:
+        """The most that is alive at once besides the weights; the input and the output count."""
+        return self.profile.activations_bytes
 
-    def live_bytes(self, step_bytes: int = 1) -> list[int]:
-        """Return what was alive after each event if each storage takes a multiple of *step_bytes*."""
-        rounded = ((change, round_up(abs(change), step_bytes)) for change in self.signed_bytes)
-        return list(accumulate(size if change > 0 else -size for change, size in rounded))
+    @property
+    def profile(self) -> PassProfile:
+        """Tensors and workspaces."""
+        return PassProfile.of(self.signed_bytes, self.workspaces, step_bytes=self.step_bytes)
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows the storages that operations create; sees the operations of the calling thread only.
+    """Follows the storages, but those of *weights*, that operations of the calling thread create.
 
-    Parameters
-    ----------
-    weights
-        Tensors whose storages do not count.
-    device_type
-        Where the tensors of the pass are or claim to be. For ``"cuda"`` nothing on the host is followed.
+    *device_type*: where the tensors of the pass are or claim to be; for ``"cuda"`` nothing on the host is followed.
     """
 
-    def __init__(self, weights: Iterable[torch.Tensor], *, device_type: str) -> None:
+    def __init__(self, weights: Iterable[torch.Tensor], *, device_type: str, step_bytes: int = 1) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.events = MemoryEvents(array("q"), array("q"))
-        self.workspaces: list[tuple[int, int]] = []  # of each convolution: how many events had happened, and its bytes
-        self.guessed = self.fused = False
+        self._storage_ids, self._signed_bytes = array("q"), array("q")
+        self._workspaces: list[tuple[int, int]] = []
+        self._step_bytes, self._error = step_bytes, 0.0
         self._ignored = set(storage_sizes(weights))
         self._device_type = device_type
         self._live: dict[int, tuple[int, int]] = {}
@@ -81,8 +97,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _should_skip_dynamo(cls) -> bool:
         return False  # or every operation would pass through the compiler's wrapper
 
-    def record(self, module: Callable[[torch.Tensor], Any], windows: torch.Tensor) -> Shapes:
-        """Call *module* and return the shapes of its outputs by name; afterwards `events` ends with these alive."""
+    def record(self, module: Callable[[torch.Tensor], Any], windows: torch.Tensor) -> PassTrace:
+        """Call *module* and return what happened; it ends with the outputs alive."""
         self._follow(windows)
         try:
             with self:
@@ -97,7 +113,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise self._failed from error  # its interpreter drops the message of what goes wrong in a dispatch mode
         finally:
             self._watches.clear()  # deaths from here on are not of this pass; it also breaks a reference cycle
-        return shapes_of({name: scores(tensor) for name, tensor in found.items()})
+        outputs = shapes_of({name: scores(tensor) for name, tensor in found.items()})
+        events = (self._storage_ids, self._signed_bytes, tuple(self._workspaces))
+        return PassTrace(outputs, *events, self._step_bytes, self._error)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -128,7 +146,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not any(map(has_no_data, args)):
             with _disable_current_modes():  # under the mode of data-less tensors even a real number has no value
                 return func(*args)
-        self.guessed = True
+        self._error = max(self._error, GUESSED_ERROR)
         if func is aten.equal.default:
             return False
         return 1.0 if args[0].is_floating_point() else 1
@@ -142,12 +160,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._log(self._born, inside)
         self._log(self._born, -inside)
         self._born += 1
-        self.fused = True
+        self._error = FUSED_ERROR
 
     def _note(self, output: torch.Tensor, windows: torch.Tensor, weight: torch.Tensor, *args: Any) -> None:
         shapes = (windows.shape, weight.shape, output.shape)
         size = workspace_bytes(*shapes, item_bytes=windows.element_size(), groups=args[6])
-        self.workspaces.append((len(self.events.storage_ids), size))
+        self._workspaces.append((len(self._storage_ids), size))
 
     def _follow(self, tensor: torch.Tensor) -> None:
         on_host = self._device_type == "cuda" and tensor.device.type == "cpu"
@@ -169,8 +187,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._log(storage_id, -size)
 
     def _log(self, storage_id: int, signed_bytes: int) -> None:
-        self.events.storage_ids.append(storage_id)
-        self.events.signed_bytes.append(signed_bytes)
+        self._storage_ids.append(storage_id)
+        self._signed_bytes.append(signed_bytes)
 
 
 def workspace_bytes(
@@ -191,11 +209,6 @@ def workspace_bytes(
         return 0
     values = prod(input_shape) + prod(weight_shape) + (prod(output_shape) if item_bytes < 4 else 0)
     return values * item_bytes
-
-
-def round_up(size_bytes: int, step_bytes: int) -> int:
-    """Return the smallest multiple of *step_bytes* that holds *size_bytes*."""
-    return -(-size_bytes // step_bytes) * step_bytes
 
 
 def _on_host_numbers(func: Any, args: tuple[Any, ...]) -> bool:

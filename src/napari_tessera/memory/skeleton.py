@@ -26,16 +26,9 @@ TensorMap = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Skeleton:
-    """A twin without data.
+    """A twin without data: *module* is called like the network, inside `running`.
 
-    Parameters
-    ----------
-    module
-        Called like the network, inside `running`.
-    weights
-        Twins of its parameters, buffers and TorchScript constants; tied ones share one storage, as in the network.
-    device_type
-        The device that its tensors claim to be on.
+    *weights* are twins of parameters, buffers and TorchScript constants; tied ones share one storage.
     """
 
     module: torch.nn.Module
@@ -60,15 +53,7 @@ class Skeleton:
 
 
 def build_skeleton(network: torch.nn.Module, device_type: str) -> Skeleton:
-    """Return the twin of *network*, in evaluation mode.
-
-    Parameters
-    ----------
-    network
-        Eager or TorchScript, or a mixture; on any device.
-    device_type
-        Where its tensors claim to be, such as ``"cuda"``; need not be there.
-    """
+    """Return the twin of *network*, eager or TorchScript, in evaluation mode, on a device that need not be there."""
     # Torch imports this, in about a second, with the first operation on a data-less tensor. Within a pass, exceptions
     # that the import leaves behind would keep the frames of the network alive, and with them its tensors.
     from torch import _dynamo  # noqa: F401
@@ -275,10 +260,7 @@ def autocast_flags(device_type: str, dtype: torch.dtype | None) -> Iterator[None
 class _Substitutes(TorchFunctionMode):
     """Calls that torch cannot make on data-less tensors, or makes differently, in terms of operations that it can.
 
-    Parameters
-    ----------
-    is_driverless
-        Replace indexing, `contiguous` and `torch.tensor`, whose Python bindings look for a driver of the device.
+    *is_driverless*: also indexing, `contiguous` and `torch.tensor`, whose bindings look for a driver of the device.
     """
 
     def __init__(self, *, is_driverless: bool) -> None:

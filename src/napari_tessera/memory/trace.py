@@ -13,8 +13,8 @@ import math
 import traceback
 from array import array
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -22,66 +22,27 @@ from napari_tessera.core.errors import ModelError
 from napari_tessera.engine.devices.arithmetic import attention_by_parts
 from napari_tessera.engine.loop.evaluation import evaluating
 from napari_tessera.engine.loop.forward import precision_remedy
-from napari_tessera.memory.estimate import PassProfile
-from napari_tessera.memory.recorder import MemoryEvents, Recorder, round_up, storage_sizes
+from napari_tessera.memory.estimate import round_up
+from napari_tessera.memory.recorder import PassTrace, Recorder, storage_sizes
 from napari_tessera.memory.skeleton import Skeleton, autocast_flags, build_skeleton, network_weights, share_weights
 
 if TYPE_CHECKING:
     from napari_tessera.engine.loop.several_outputs import Shapes
 
-
-aten = torch.ops.aten
-
 # Live bytes of a traced pass equal those of a real one; the rest is for what differs between versions of torch.
 TRACED_ERROR = 0.01
-# The pass depended on a value that a data-less tensor does not have, or autocast's rules were those of another device.
-GUESSED_ERROR = 0.1
+# Autocast's rules were those of another device.
+OTHER_DEVICE_ERROR = 0.1
 # Scaled up from small windows, where halos and padding weigh more, in float32.
 MEASURED_ERROR = 0.3
 # And where passes over small windows grow faster than their voxels, as attention does.
 CURVED, CURVED_ERROR = 1.1, 1.0
-# Whole attention layers that scripts run as one operation, of whose memory a trace sees the largest part only.
-FUSED_ERROR = 0.5
 # Sides of the window of a real pass: small enough to take about a second on a CPU.
 MEASURED_SIDE_VOX = 40
 # A network may refuse sides that this, or a smaller power of two, does not divide.
 LARGEST_STRIDE_VOX = 32
 
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@dataclass(frozen=True, slots=True)
-class PassTrace:
-    """The memory of one forward pass.
-
-    Parameters
-    ----------
-    activations_bytes
-        The most that is alive at once besides the weights; the input and the output count.
-    weights_bytes
-        Parameters, buffers and TorchScript constants; a storage that several of them share counts once.
-    outputs
-        Shapes of what the network gives, by name (see `name_outputs`).
-    events, workspaces
-        How the peak came about: of each convolution how many events had happened, and its workspace; a measured pass
-        has one event, as large as the peak, and no workspaces.
-    method
-        ``"traced"``: on a data-less twin. ``"measured"``: scaled up from small real passes in float32.
-    error_fraction
-        How far *activations_bytes* may be off, as a fraction of it.
-    """
-
-    activations_bytes: int
-    weights_bytes: int
-    outputs: Shapes
-    events: MemoryEvents
-    workspaces: tuple[tuple[int, int], ...]
-    method: Literal["traced", "measured"]
-    error_fraction: float
-
-    def profile(self, step_bytes: int = 1) -> PassProfile:
-        """Return tensors and workspaces, each allocation rounded up to *step_bytes*."""
-        return PassProfile.of(self.events.live_bytes(step_bytes), self.workspaces)
 
 
 def allocation_step_bytes(device_type: str) -> int:
@@ -100,20 +61,15 @@ def torch_sees_memory_of(network: torch.nn.Module) -> bool:
 
 
 def measure_forward(
-    network: torch.nn.Module, input_shape: tuple[int, ...], *, precision: str = "float32"
-) -> tuple[MemoryEvents, Shapes]:
-    """Run *network* on numbers, where its weights are, and return what the pass allocated and the outputs' shapes.
+    network: torch.nn.Module, input_shape: tuple[int, ...], *, precision: str = "float32", step_bytes: int = 1
+) -> PassTrace:
+    """Run *network* on numbers, where its weights are, and return what the pass allocated.
 
-    Parameters
-    ----------
-    network
-        Its modules are copied, its tensors are used as they are.
-    input_shape, precision
-        See `ForwardTracer`.
+    Its modules are copied, its tensors are used as they are. Parameters: see `ForwardTracer`.
     """
     weights = network_weights(network)
     device = weights[0].device if weights else torch.device("cpu")
-    recorder = Recorder(weights, device_type=device.type)
+    recorder = Recorder(weights, device_type=device.type, step_bytes=step_bytes)
     module = share_weights(network)
     autocast = autocast_flags(device.type, _AUTOCAST.get(precision))
     with (
@@ -126,8 +82,7 @@ def measure_forward(
     ):
         # A ramp: values on both sides of any threshold.
         windows = torch.linspace(0, 1, math.prod(input_shape), device=device).reshape(input_shape)
-        outputs = recorder.record(module, windows)
-    return recorder.events, outputs
+        return recorder.record(module, windows)
 
 
 class ForwardTracer:
@@ -136,31 +91,21 @@ class ForwardTracer:
     Parameters
     ----------
     network
-        Eager or TorchScript, on any device. It is neither run (but see `PassTrace.method`) nor changed nor copied.
+        Eager or TorchScript, on any device. It is neither run (but see `PassTrace.is_scaled`) nor changed nor copied.
     precision
         ``float32``, ``tf32`` (the same memory), ``bfloat16`` or ``float16`` (autocast).
     device_type
         Where it will run, ``cpu``, ``cuda`` or ``mps``; need not be there. Decides which operations autocast lowers
         (for MPS, CUDA's lists) and what allocations are rounded up to.
-    step_bytes
-        Round each allocation up to this instead of `allocation_step_bytes`.
     """
 
-    def __init__(
-        self,
-        network: torch.nn.Module,
-        *,
-        precision: str = "float32",
-        device_type: str = "cpu",
-        step_bytes: int | None = None,
-    ) -> None:
+    def __init__(self, network: torch.nn.Module, *, precision: str = "float32", device_type: str = "cpu") -> None:
         self._network = network
         self._lower = _AUTOCAST.get(precision)
-        self._step_bytes = allocation_step_bytes(device_type) if step_bytes is None else step_bytes
+        self._step_bytes = allocation_step_bytes(device_type)
         self._twins = twin_devices(device_type, self._lower)
         self._skeletons: dict[str, Skeleton] = {}
         self._real_passes: dict[tuple[int, tuple[int, ...]], tuple[int, int, Shapes]] = {}
-        self._weights_bytes = weights_bytes(network, step_bytes=self._step_bytes)
 
     def trace(self, input_shape: tuple[int, ...]) -> PassTrace:
         """Return the memory of a pass over a float32 input of *input_shape*, (B, C, *window), without running it.
@@ -192,18 +137,13 @@ class ForwardTracer:
         return self._skeletons[device_type]
 
     def _trace_twin(self, skeleton: Skeleton, shape: tuple[int, ...], error_fraction: float) -> PassTrace:
-        recorder = Recorder(skeleton.weights, device_type=skeleton.device_type)
+        recorder = Recorder(skeleton.weights, device_type=skeleton.device_type, step_bytes=self._step_bytes)
         with skeleton.running(self._lower):
             windows = torch.empty(shape, dtype=torch.float32, device=skeleton.device_type)
-            outputs = recorder.record(skeleton.module, windows)
-        if recorder.guessed:
-            error_fraction = max(error_fraction, GUESSED_ERROR)
+            traced = recorder.record(skeleton.module, windows)
         # A network that another library runs says itself how far its own account of it may be off.
-        error_fraction = max(error_fraction, getattr(self._network, "memory_error", 0.0))
-        if recorder.fused:
-            error_fraction = max(error_fraction, FUSED_ERROR)
-        peak, workspaces = recorder.events.peak_bytes(self._step_bytes), tuple(recorder.workspaces)
-        return PassTrace(peak, self._weights_bytes, outputs, recorder.events, workspaces, "traced", error_fraction)
+        own_error = getattr(self._network, "memory_error", 0.0)
+        return replace(traced, error_fraction=max(traced.error_fraction, error_fraction, own_error))
 
     def _measure(self, shape: tuple[int, ...], failure: Exception) -> PassTrace:
         """Return the memory of a pass of *shape*, scaled up from real passes after tracing ended in *failure*."""
@@ -224,9 +164,8 @@ class ForwardTracer:
             per_window = (two - one) * (math.prod(window) / math.prod(small)) ** power
             peak = round(max(one - (two - one), 0) + batch * per_window)
             full = {name: (batch, *_scaled(shape[1:], small, window)) for name, shape in outputs.items()}
-            events = MemoryEvents(array("q", [0]), array("q", [peak]))
             sure = MEASURED_ERROR if power < CURVED else CURVED_ERROR
-            return PassTrace(peak, self._weights_bytes, full, events, (), "measured", sure)
+            return PassTrace(full, array("q", [0]), array("q", [peak]), (), self._step_bytes, sure, is_scaled=True)
         raise ModelError(
             f"the network refuses an input of shape {shape} (batch, channels, axes of the window): "
             f"{_reason(failure)}{precision_remedy(failure)}"
@@ -246,9 +185,10 @@ class ForwardTracer:
     def _measured(self, channels: int, window: tuple[int, ...]) -> tuple[int, int, Shapes]:
         """Return the peaks of real passes over one and two windows, and the outputs' shapes for one."""
         if (channels, window) not in self._real_passes:
-            (one, outputs), (two, _) = (measure_forward(self._network, (n, channels, *window)) for n in (1, 2))
-            peaks = one.peak_bytes(self._step_bytes), two.peak_bytes(self._step_bytes)
-            self._real_passes[channels, window] = (*peaks, outputs)
+            one, two = (
+                measure_forward(self._network, (n, channels, *window), step_bytes=self._step_bytes) for n in (1, 2)
+            )
+            self._real_passes[channels, window] = one.activations_bytes, two.activations_bytes, one.outputs
         return self._real_passes[channels, window]
 
 
@@ -259,7 +199,7 @@ def twin_devices(device_type: str, lower: torch.dtype | None) -> dict[str, float
     """
     if device_type == "cpu":
         return {"cpu": TRACED_ERROR}
-    return {"cuda": TRACED_ERROR, "cpu": TRACED_ERROR if lower is None else GUESSED_ERROR}
+    return {"cuda": TRACED_ERROR, "cpu": TRACED_ERROR if lower is None else OTHER_DEVICE_ERROR}
 
 
 def _small_window(window: Iterable[int]) -> tuple[int, ...]:

@@ -11,21 +11,21 @@ from napari_tessera.core.units import format_bytes, format_voxel_size
 from napari_tessera.engine.geometry.blocks import count_block_windows
 from napari_tessera.engine.geometry.grid import PadMode
 from napari_tessera.engine.geometry.interleaving import coverage
-from napari_tessera.memory.device_state import DeviceState
 from napari_tessera.planning.plan import Advice, Level
-from napari_tessera.planning.resampling import differ_too_much
+from napari_tessera.planning.resampling import differ_too_much, expected_voxel_size, resamples
 
 if TYPE_CHECKING:
     from napari_tessera.core.settings.settings import Settings
-    from napari_tessera.engine.geometry.grid import Block, Padding, WindowGrid
+    from napari_tessera.engine.geometry.grid import Padding, WindowGrid
     from napari_tessera.memory.device_state import DeviceState
+    from napari_tessera.planning.needs import RunNeeds
+    from napari_tessera.planning.plan import PlanNeeds
     from napari_tessera.planning.resampling import Resampling, VoxelSize
 
 
 # Voxel sizes that differ by less than this factor are the same for a network trained with scaling augmentation.
 VOXEL_SIZE_TOLERANCE = 1.25
 
-TotalBytes = Callable[[int], int]
 # Batches beyond one that does not fit that are looked at.
 BEYOND = 4
 
@@ -43,78 +43,49 @@ def largest_fitting_batch(fits: Callable[[int], bool], most: int) -> int:
     return max((batch for batch in range(low + 1, min(low + BEYOND, most) + 1) if fits(batch)), default=low)
 
 
-def advise(
-    settings: Settings,
-    grids: tuple[WindowGrid, ...],
-    device: DeviceState,
-    *,
-    total_bytes: TotalBytes,
-    host_bytes: int,
-    blocks: tuple[tuple[Block, ...], ...],
-    volume_sizes_um: Sequence[VoxelSize | None],
-    model_size_um: VoxelSize | None,
-    resamplings: Sequence[Resampling | None],
-    resamples: bool,
-    empty: int = 0,
-    without_windows: int = 0,
-) -> tuple[Advice, ...]:
-    """Return all advice on a plan, the most important first.
-
-    Parameters
-    ----------
-    settings, grids, device
-        The run.
-    total_bytes
-        Device memory as a function of ``sw_batch_size``.
-    host_bytes
-        Host memory at the peak.
-    blocks
-        The blocks of every grid.
-    volume_sizes_um, model_size_um
-        Voxel sizes of every volume and of the model, None where unknown.
-    resamplings
-        How every volume is resampled, None where it is not.
-    resamples
-        Whether volumes of another voxel size are to be resampled, where the size is known.
-    empty
-        Volumes that are 0 everywhere, of which the network sees nothing.
-    without_windows
-        Others of which all windows are left out.
-    """
-    on_device = list(_on_device_memory(settings, grids, device, total_bytes))
+def advise(run: RunNeeds, needs: PlanNeeds, volume_sizes_um: Sequence[VoxelSize | None]) -> tuple[Advice, ...]:
+    """Return all advice on a run, the most important first."""
+    settings, device, grids, host_bytes = run.settings, run.device, run.grids, needs.host.total_bytes
+    on_device = list(_on_device_memory(run))
     # On a CPU one memory holds both: where not even the passes fit, the other sum would only be a second figure.
     is_said = device.kind == "cpu" and device.budget_bytes is None and any(a.level is Level.PROBLEM for a in on_device)
     found = [
-        *_on_empty(empty, without_windows, len(grids), settings),
+        *_on_empty(run),
         *on_device,
         *(() if is_said else _on_host_memory(host_bytes, settings, device)),
         *_on_mixed_up_batches(settings, host_bytes),
-        *_on_blocks(grids, blocks, device),
+        *_on_blocks(run),
         *_on_views(settings, grids),
-        *_on_voxel_size(resamples, volume_sizes_um, model_size_um),
+        *_on_voxel_size(resamples(settings, run.spec), volume_sizes_um, expected_voxel_size(settings, run.spec)),
         *_on_padding(grids),
         *_on_precision(settings, device),
-        *_on_resampling(resamplings),
+        *_on_resampling(run.resamplings),
     ]
     return tuple(sorted(found, key=lambda advice: -advice.level))
 
 
-def _on_empty(empty: int, without_windows: int, volumes: int, settings: Settings) -> Iterator[Advice]:
-    if empty:
-        which = "The image is" if volumes == 1 else f"{empty} of {volumes} volumes are"
+def _on_empty(run: RunNeeds) -> Iterator[Advice]:
+    volumes = len(run.volumes)
+    empty = [volume.crop is not None and volume.crop.is_empty for volume in run.volumes]
+    without_windows = sum(not volume.windows for volume in run.volumes) - sum(empty)
+    if any(empty):
+        which = "The image is" if volumes == 1 else f"{sum(empty)} of {volumes} volumes are"
         yield Advice(Level.WARNING, f"{which} 0 everywhere: all of it is background, and nothing is computed")
     if without_windows:
         which = "" if volumes == 1 else f" in {without_windows} of {volumes} volumes"
-        above = settings.skip_below
+        above = run.settings.skip_below
         why = "The mask is 0 everywhere" if above is None else f"No window that counts has a voxel above {above:g}"
         yield Advice(Level.WARNING, f"{why}{which}: nothing is computed, and all of it is background")
 
 
-def _on_device_memory(
-    settings: Settings, grids: tuple[WindowGrid, ...], device: DeviceState, total_bytes: TotalBytes
-) -> Iterator[Advice]:
-    most = max(grid.n_windows for grid in grids)
-    asked = settings.sw_batch_size
+def _on_device_memory(run: RunNeeds) -> Iterator[Advice]:
+    device = run.device
+    most = max(grid.n_windows for grid in run.grids)
+    asked = run.settings.sw_batch_size
+
+    def total_bytes(batch: int) -> int:
+        return run.peak_at(batch).memory.total_bytes
+
     needed, free = total_bytes(asked), device.limit_bytes
 
     def is_safe(batch: int) -> bool:
@@ -167,10 +138,9 @@ def _on_mixed_up_batches(settings: Settings, host_bytes: int) -> Iterator[Advice
         )
 
 
-def _on_blocks(
-    grids: tuple[WindowGrid, ...], blocks: tuple[tuple[Block, ...], ...], device: DeviceState
-) -> Iterator[Advice]:
-    grid, cut = max(zip(grids, blocks, strict=True), key=lambda pair: len(pair[1]))
+def _on_blocks(run: RunNeeds) -> Iterator[Advice]:
+    device = run.device
+    grid, cut = max(run.blocks.items(), key=lambda pair: len(pair[1]))
     if len(cut) == 1:
         return
     share = count_block_windows(grid, cut) / grid.n_windows - 1

@@ -38,20 +38,8 @@ PlanOf = Callable[["Settings"], "Plan"]
 def fit_batch(plan_of: PlanOf, settings: Settings, *, pass_time: PassTime | None = None) -> Plan:
     """Return the plan of the ``sw_batch_size`` that is fastest within the budget of the device.
 
-    Parameters
-    ----------
-    plan_of
-        Gives the plan of settings; its device says what may be used.
-    settings
-        All but ``sw_batch_size`` stay as they are.
-    pass_time
-        How long passes take; None: as the plan knows it. Where passes of several sizes were not timed, the fewest are
-        taken to be fastest.
-
-    Raises
-    ------
-    SettingsError
-        If not even a pass over one window fits.
+    *pass_time*: how long passes take; None: as the plan knows it. Where passes of several sizes were not timed, the
+    fewest are taken to be fastest. `SettingsError` if not even a pass over one window fits.
     """
 
     def plan_at(batch: int) -> Plan:
@@ -87,23 +75,8 @@ def fit_window(plan_of: PlanOf, settings: Settings, rule: WindowRule, *, pass_ti
     smaller ones, which show the network less than it was made for, only where the default does not fit. Passes over
     windows that were not timed are taken to cost by voxels.
 
-    Parameters
-    ----------
-    plan_of
-        As for `fit_batch`.
-    settings
-        All but ``window_size`` and ``sw_batch_size`` stay as they are.
-    rule
-        The windows that the network accepts.
-    pass_time
-        How long passes over the default window take; None: as the plan knows it.
-
-    Raises
-    ------
-    SettingsError
-        If no window fits.
-    ModelError
-        If the network refuses its default window.
+    *pass_time*: how long passes over the default window take; None: as the plan knows it. `SettingsError` if no window
+    fits, `ModelError` if the network refuses its default window.
     """
     base = settings.replace(window_size=rule.default)
     first = plan_of(base.replace(sw_batch_size=1))

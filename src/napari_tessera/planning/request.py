@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -17,22 +17,29 @@ from napari_tessera.engine.loop.forward import margins_of
 from napari_tessera.engine.loop.several_outputs import choose_output
 from napari_tessera.memory.activations import ActivationCache
 from napari_tessera.memory.calibration.key import CalibrationKey
-from napari_tessera.memory.calibration.store import CalibrationStore, NetworkMemory
+from napari_tessera.memory.calibration.store import CalibrationStore
 from napari_tessera.memory.device_state import DeviceState, measure_device
-from napari_tessera.memory.estimate import CPU_SINGLE_ERROR, PRIOR_ERRORS, PRIOR_SCALES, Correction, Known, PassProfile
+from napari_tessera.memory.estimate import (
+    CPU_SINGLE_ERROR,
+    PRIOR_ERRORS,
+    PRIOR_SCALES,
+    Correction,
+    Known,
+    PassProfile,
+    round_up,
+)
 from napari_tessera.memory.trace import LARGEST_STRIDE_VOX
 from napari_tessera.models.load import as_model, as_settings
 from napari_tessera.planning.needs import Traced
 from napari_tessera.planning.plan import PlanTime, describe_decoder
 from napari_tessera.planning.plane_stacks import plane_by_plane
 from napari_tessera.planning.resolve import complete_settings, resolve
-from napari_tessera.planning.windows import nearest_windows
 
 if TYPE_CHECKING:
     from napari_tessera.core.settings.settings import Settings
     from napari_tessera.engine.loop.several_outputs import Shapes
     from napari_tessera.images.views.crop import Crop
-    from napari_tessera.memory.trace import PassTrace
+    from napari_tessera.memory.recorder import PassTrace
     from napari_tessera.models.load import GivenModel, GivenSettings
     from napari_tessera.models.model import Model
     from napari_tessera.planning.plan import Plan
@@ -40,7 +47,14 @@ if TYPE_CHECKING:
     from napari_tessera.planning.resampling import VoxelSize
 
 
+Shape = tuple[int, ...]
+
 PROBABILITIES = "probabilities"
+
+# What networks need their sides to be divisible by: products of small strides. One of the larger ones is a multiple of
+# almost every other.
+STEPS_VOX = (2, 3, 4, 5, 6, 8, 9, 10, 12, 16, 18, 20, 24, 27, 30, 32, 36, 48, 64, 96)
+COARSE_STEPS_VOX = (32, 96, 64, 60, 72, 108, 120)
 
 # A trace is a pure function of a network's code, a window and a precision, so all callers share one memo of them. It
 # holds networks weakly.
@@ -76,7 +90,7 @@ def plan(
     device: DeviceState | None = None,
     window_masks: Sequence[Windows] | None = None,
     crops: Sequence[Crop | Sequence[Crop] | None] | None = None,
-    output_chunk: tuple[int, ...] | None = None,
+    output_chunk: Shape | None = None,
     results_held: int = 1,
     keep_probabilities: bool = False,
     calibrations: CalibrationStore | None = None,
@@ -137,16 +151,15 @@ def plan(
     taken = (calibrations or CalibrationStore()).read()
 
     window = settings.window_size or model.spec.window.default
+    weights_bytes = _TRACES.weights_bytes(model.network, device_type=state.kind)
 
     @cache
-    def measured_of(windows: int) -> NetworkMemory:
-        return taken.of(CalibrationKey.of(model.network, settings, state, windows=windows))
-
     def known_of(windows: int) -> Known:
-        known = measured_of(min(windows, 2)).known(window, windows)
+        key = CalibrationKey.of(model.network, settings, state, windows=windows)
+        known = taken.known(key, window, windows)
         return _no_surer_than(alone, known or _assumed(state.kind, windows))
 
-    def profile(window: tuple[int, ...], sw_batch_size: int) -> PassProfile:
+    def profile(window: Shape, sw_batch_size: int) -> PassProfile:
         return _TRACES.profile(
             model.network,
             in_channels=model.spec.in_channels,
@@ -163,7 +176,7 @@ def plan(
         volumes.shapes,
         model.spec,
         settings,
-        traced=Traced(alone.weights_bytes, profile, known_of, time),
+        traced=Traced(weights_bytes, profile, known_of, time),
         device=state,
         decoder=chosen,
         itemsize=_itemsize(dtype),
@@ -186,7 +199,7 @@ def _itemsize(dtype: npt.DTypeLike) -> int:
 def _trace(model: Model, settings: Settings, device_type: str) -> PassTrace:
     """Return a trace of a pass, after checking that the network gives what its description promises."""
 
-    def trace(window: tuple[int, ...]) -> PassTrace:
+    def trace(window: Shape) -> PassTrace:
         return _TRACES.trace(
             model.network,
             in_channels=model.spec.in_channels,
@@ -196,10 +209,10 @@ def _trace(model: Model, settings: Settings, device_type: str) -> PassTrace:
             device_type=device_type,
         )
 
-    def shape_of(outputs: Shapes, window: tuple[int, ...]) -> tuple[int, ...]:
+    def shape_of(outputs: Shapes, window: Shape) -> Shape:
         return outputs[choose_output(outputs, out_channels=model.spec.out_channels, window=window)]
 
-    def margins_at(window: tuple[int, ...]) -> tuple[int, ...] | None:
+    def margins_at(window: Shape) -> Shape | None:
         """Return what the output leaves out of any window; None if it is of another resolution, or uneven."""
         margins = margins_of(shape_of(trace(window).outputs, window)[2:], window)
         if not margins or not any(margins):
@@ -210,7 +223,7 @@ def _trace(model: Model, settings: Settings, device_type: str) -> PassTrace:
         except ModelError:  # stored for one window alone: only its description can tell
             return margins if model.spec.halo else None
 
-    def is_suited(window: tuple[int, ...]) -> bool:
+    def is_suited(window: Shape) -> bool:
         try:
             margins = margins_at(window)
         except ModelError:
@@ -219,7 +232,7 @@ def _trace(model: Model, settings: Settings, device_type: str) -> PassTrace:
 
     window = settings.window_size or model.spec.window.default
     refusal: ModelError | None = None
-    shape: tuple[int, ...] = ()
+    shape: Shape = ()
     try:
         traced = trace(window)
     except ModelError as error:
@@ -244,6 +257,58 @@ def _trace(model: Model, settings: Settings, device_type: str) -> PassTrace:
     return traced
 
 
+def nearest_windows(window: Shape, accepts: Callable[[Shape], bool]) -> tuple[Shape, ...]:
+    """Return the windows next to *window* that the network takes: the one below, the one above, or none.
+
+    Starts from some window that it does take and looks at one axis after the other, so that an axis that is right is
+    left alone. On each axis it tries multiples of 2, 3, 4, ... and stops at the first of which the network takes both
+    neighbours: one alone may be a multiple of more by chance.
+
+    Examples
+    --------
+    >>> nearest_windows((18, 50), lambda window: window[1] % 16 == 0)
+    ((18, 48), (18, 64))
+    """
+    start = next(filter(accepts, _coarse(window)), None)
+    if start is None:
+        return ()
+    below, above = [], []
+    for axis, side in enumerate(window):
+
+        def accepts_side(other: int, axis: int = axis) -> bool:
+            return accepts(_with(start, axis, other))
+
+        near = _nearest_sides(side, accepts_side)
+        below.append(near[0] if near else start[axis])
+        above.append(near[-1] if near else start[axis])
+    return tuple(near for near in dict.fromkeys((tuple(below), tuple(above))) if accepts(near)) or (start,)
+
+
+def _coarse(window: Shape) -> Iterator[Shape]:
+    for step in COARSE_STEPS_VOX:
+        yield tuple(round_up(side, step) for side in window)
+
+
+def _with(window: Shape, axis: int, side: int) -> Shape:
+    return (*window[:axis], side, *window[axis + 1 :])
+
+
+def _nearest_sides(side: int, accepts: Callable[[int], bool]) -> Shape:
+    """Return the accepted sides next to *side*, ascending: itself alone if that is accepted."""
+    if accepts(side):
+        return (side,)
+    found: Shape = ()
+    for step in STEPS_VOX:
+        if side % step == 0:
+            continue
+        around = (max(side // step * step, step), round_up(side, step))
+        taken = tuple(other for other in dict.fromkeys(around) if accepts(other))
+        if len(taken) == len(set(around)):
+            return taken
+        found = taken or found
+    return found
+
+
 def _assumed(device_type: str, windows: int) -> Known:
     """Return what holds for passes over so many *windows* before anything has been measured."""
     alone = device_type == "cpu" and windows == 1
@@ -253,21 +318,19 @@ def _assumed(device_type: str, windows: int) -> Known:
 
 def _no_surer_than(alone: PassTrace, found: Known) -> Known:
     """Return *found* with an error no smaller than that of the trace, where no measurement makes up for it."""
-    if alone.method == "traced" and found.latest is not None:
+    if not alone.is_scaled and found.latest is not None:
         return found
     return replace(found, error_fraction=max(found.error_fraction, alone.error_fraction))
 
 
-def _size_error(model: Model, window: tuple[int, ...], shape: tuple[int, ...]) -> ModelError:
+def _size_error(model: Model, window: Shape, shape: Shape) -> ModelError:
     return ModelError(
         f"the network of '{model.spec.name}' gives {shape[2:]} voxels for a window of {window}: Tessera needs a "
         f"network whose output is as large as its input, or smaller by as many voxels along each side of any window"
     )
 
 
-def _margin_error(
-    model: Model, window: tuple[int, ...], shape: tuple[int, ...], margins: tuple[int, ...]
-) -> ModelError:
+def _margin_error(model: Model, window: Shape, shape: Shape, margins: Shape) -> ModelError:
     return ModelError(
         f"the network of '{model.spec.name}' gives {shape[2:]} voxels for a window of {window}: say halo: "
         f"{list(margins)}, the voxels that it leaves out along each side, in its description (in Python: "
@@ -275,7 +338,7 @@ def _margin_error(
     )
 
 
-def _several(shapes: Any) -> list[tuple[int, ...]]:
+def _several(shapes: Any) -> list[Shape]:
     """Return *shapes*, one or several, as tuples of whole numbers."""
     try:
         items = list(shapes)

@@ -100,13 +100,8 @@ class Resampling:
     ) -> npt.NDArray[Any]:
         """Return what *finish* makes of the network's *output*, (C, *shape), on the image's own grid.
 
-        Parameters
-        ----------
-        output
-            As the network gave it, not activated.
-        finish
-            Given parts of the output in the image's voxels, float32 (C, *part); gives (C', *part). Voxelwise: only
-            such parts are held, never all of it.
+        *finish* is given parts in the image's voxels, float32 (C, *part), and gives (C', *part), voxelwise: only such
+        parts are held, never all of it.
         """
         found: npt.NDArray[Any] | None = None
         for region, part in iter_resampled_slabs(output, self._inverse_axes):
@@ -134,15 +129,7 @@ class Resampling:
         return (resample_labels if is_labels else resample_linear)(result, self.image_shape, steps)
 
     def estimate_reading_bytes(self, grid: WindowGrid, block: Block, *, channels: int, itemsize: int) -> int:
-        """Return what the host holds while windows of *block* are read: resampled planes, and the part they come from.
-
-        Parameters
-        ----------
-        grid, block
-            The windows.
-        channels, itemsize
-            Of the image; bytes per value.
-        """
+        """Return what the host holds while *block* is read: resampled planes, and the part they come from."""
         sides = [part.stop - part.start for part in grid.reach(block)]
         axis = grid.sweep_axis
         sides[axis] = min(grid.window[axis], sides[axis])
@@ -232,13 +219,6 @@ def resampling_of(
     shape: Shape, voxel_size_um: VoxelSize | None, spec: ModelSpec, settings: Settings
 ) -> Resampling | None:
     """Return how an image is resampled, None where it is taken as it is.
-
-    Parameters
-    ----------
-    shape, voxel_size_um
-        Of the image, spatial; None: unknown.
-    spec, settings
-        The model and what the user wants.
 
     Raises
     ------

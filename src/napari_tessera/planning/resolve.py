@@ -18,8 +18,6 @@ from napari_tessera.planning.plan import Plan, PlanLayout
 from napari_tessera.planning.resampling import (
     VoxelSize,
     check_resolution,
-    expected_voxel_size,
-    resamples,
     resampling_of,
     sizes_of_volumes,
 )
@@ -51,36 +49,10 @@ def resolve(
     results_held: int = 1,
     keeps_probabilities: bool = False,
 ) -> Plan:
-    """Return what a run with these settings will do.
+    """Return what a run with these settings will do; most parameters are those of `request.plan`.
 
-    Parameters
-    ----------
-    shapes
-        Spatial shape of every volume, in order.
-    spec
-        The model.
-    settings
-        What the user wants.
-    traced
-        The network's memory.
-    device
-        Where it will run.
-    decoder
-        What makes labels of probabilities; None keeps the probabilities.
-    itemsize
-        Bytes per value of the images.
-    voxel_size_um
-        Of all volumes, or of each one, micrometres; None where unknown.
-    window_masks
-        For every volume which windows are computed (see `VolumePlan`), None: all of them.
-    crops
-        For every volume the box of it that the network sees, None: all of it.
-    output_chunk
-        Voxels per axis that the output is written in: blocks are whole chunks. None: whole steps of the windows.
-    results_held
-        Volumes whose results are in the host's memory at the same time.
-    keeps_probabilities
-        Whether they are kept beside the labels, which are then made of them afterwards.
+    *decoder* makes labels of probabilities; None keeps these. *itemsize*: bytes per value of the images. Of *crops* and
+    *window_masks* there is one for every volume, a plane of a stack included.
 
     Raises
     ------
@@ -96,14 +68,13 @@ def resolve(
     _check_shapes(shapes, spec)
     sizes = sizes_of_volumes(voxel_size_um, len(shapes))
     boxes = _checked_crops(crops, shapes)
+    own_shapes = [tuple(shape) if box is None else box.shape for shape, box in zip(shapes, boxes, strict=True)]
     resamplings = tuple(
-        resampling_of(tuple(shape) if box is None else box.shape, size, spec, settings)
-        for shape, size, box in zip(shapes, sizes, boxes, strict=True)
+        resampling_of(shape, size, spec, settings) for shape, size in zip(own_shapes, sizes, strict=True)
     )
     seen = views(settings.tta_num, spec.spatial_dims, settings.tta_axes, settings.tta_views)
     _check_transposes(settings, any(view.transpose for view in seen))
     window = settings.window_size or spec.window.default
-    own_shapes = [tuple(shape) if box is None else box.shape for shape, box in zip(shapes, boxes, strict=True)]
     seen_shapes = [shape if new is None else new.shape for shape, new in zip(own_shapes, resamplings, strict=True)]
     _check_sides(seen_shapes, spec)
     grids = tuple(
@@ -127,22 +98,7 @@ def resolve(
         ),
         needs=needs,
         time=traced.time,
-        advice=advise(
-            settings,
-            grids,
-            device,
-            total_bytes=lambda batch: run.peak_at(batch).memory.total_bytes,
-            host_bytes=needs.host.total_bytes,
-            blocks=tuple(run.blocks[grid] for grid in grids),
-            volume_sizes_um=sizes,
-            model_size_um=expected_voxel_size(settings, spec),
-            resamplings=resamplings,
-            resamples=resamples(settings, spec),
-            empty=sum(box is not None and box.is_empty for box in boxes),
-            without_windows=sum(
-                not volume.windows and not (volume.crop is not None and volume.crop.is_empty) for volume in run.volumes
-            ),
-        ),
+        advice=advise(run, needs, sizes),
     )
 
 

@@ -53,14 +53,14 @@ def measured(scale: float) -> Measurement:
 
 
 def test_nothing_is_known_before_anything_was_measured(store: CalibrationStore) -> None:
-    assert store.read().of(KEY).known(WINDOW, 2) is None
+    assert store.read().known(KEY, WINDOW, 2) is None
     assert store.read().pass_time(KEY, (16, 16, 16)) is None
 
 
 def test_the_median_of_the_last_five_counts(store: CalibrationStore) -> None:
     for scale in (7.0, 7.0, 7.0, 0.5, 0.6, 0.7, 0.8, 0.9):
         store.add(KEY, WINDOW, 2, measured(scale))
-    known = store.read().of(KEY).known(WINDOW, 2)
+    known = store.read().known(KEY, WINDOW, 2)
     assert known is not None
     assert known.correction.workspace_scale == pytest.approx(0.7)
     assert known.latest == measured(0.9)
@@ -69,14 +69,14 @@ def test_the_median_of_the_last_five_counts(store: CalibrationStore) -> None:
 
 def test_another_network_on_the_same_card_stands_in_with_a_wider_error(store: CalibrationStore) -> None:
     store.add(KEY, WINDOW, 2, Measurement(100, 120, Correction(1.5, 1.2)))
-    own, other = store.read().of(KEY).known(WINDOW, 2), store.read().of(replace(KEY, network="xyz")).known(WINDOW, 2)
+    own, other = store.read().known(KEY, WINDOW, 2), store.read().known(replace(KEY, network="xyz"), WINDOW, 2)
     assert own is not None
     assert other is not None
     assert other.correction == Correction(1.5, 1.0)
     assert other.latest is None
     assert other.error_fraction > own.error_fraction
     for stranger in (replace(KEY, device="cuda Other"), replace(KEY, software="torch 3"), replace(KEY, precision="x")):
-        assert store.read().of(stranger).known(WINDOW, 2) is None
+        assert store.read().known(stranger, WINDOW, 2) is None
 
 
 def test_the_same_passes_come_first(store: CalibrationStore) -> None:
@@ -87,10 +87,10 @@ def test_the_same_passes_come_first(store: CalibrationStore) -> None:
             store.add(key, WINDOW, 4, measured(1.5))
     taken = store.read()
     for key in (KEY, on_cpu):
-        known = [taken.of(key).known(WINDOW, windows) for windows in (2, 4)]
+        known = [taken.known(key, WINDOW, windows) for windows in (2, 4)]
         assert [k and (k.correction.workspace_scale, k.error_fraction) for k in known] == [(0.5, 0.03), (1.5, 0.03)]
     # Kernels of a CPU change with the number of windows, those of a card with their size at most.
-    known = [taken.of(key).known(WINDOW, 3) for key in (KEY, on_cpu)]
+    known = [taken.known(key, WINDOW, 3) for key in (KEY, on_cpu)]
     assert [k and k.error_fraction for k in known] == [0.03, 0.08]
 
 
@@ -165,7 +165,7 @@ def test_a_damaged_file_is_set_aside_and_said_once(
     (said,) = caplog.messages
     assert "calibrations.json" in said
     store.add(KEY, WINDOW, 2, measured(1.0))
-    assert store.read().of(KEY).known(WINDOW, 2) is not None
+    assert store.read().known(KEY, WINDOW, 2) is not None
     assert [file.read_text() for file in store.path.parent.glob("*damaged*")] == [content]
 
 
@@ -182,14 +182,14 @@ def test_what_cannot_be_read_is_said_and_left_alone(
 def test_a_number_that_is_none_is_found(store: CalibrationStore, caplog: pytest.LogCaptureFixture) -> None:
     store.add(KEY, WINDOW, 2, measured(1.5))
     store.path.write_text(store.path.read_text().replace("1.5", '"much"'))
-    assert store.read().of(KEY).known(WINDOW, 2) is None
+    assert store.read().known(KEY, WINDOW, 2) is None
     assert "damaged" in caplog.text
 
 
 def test_a_change_by_another_program_is_seen(store: CalibrationStore) -> None:
     assert store.read() == store.read()
     CalibrationStore(store.path).add(KEY, WINDOW, 2, measured(1.0))
-    assert store.read().of(KEY).known(WINDOW, 2) is not None
+    assert store.read().known(KEY, WINDOW, 2) is not None
 
 
 def test_the_file_stays_small(store: CalibrationStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,19 +44,8 @@ class PassTime:
         """Return what *samples* show: the median of each number of windows, of two the shorter.
 
         Passes over more windows are not taken to need less time, one window apart: where they seem to, it was noise.
-
-        Parameters
-        ----------
-        samples
-            (windows, seconds) of passes, windows >= 1, at least one.
-
-        Raises
-        ------
-        ValueError
-            If there is no sample.
+        *samples*: (windows, seconds) of passes, windows >= 1, at least one.
         """
-        if not samples:
-            raise ValueError("a time needs at least one pass that has been timed")
         timed: dict[int, list[float]] = defaultdict(list)
         for windows, seconds in samples:
             timed[windows].append(seconds)
@@ -82,16 +71,9 @@ class PassTime:
         return seconds * windows / nearest
 
     def seconds(self, block_windows: Sequence[int], sw_batch_size: int, views: int) -> float:
-        """Return the seconds of all passes over one volume.
+        """Return the seconds of all passes over one volume; *views*: passes of every batch of windows.
 
-        Parameters
-        ----------
-        block_windows
-            Windows of each block. A batch never mixes blocks, so the last pass of each may hold fewer.
-        sw_batch_size
-            Windows per forward pass, >= 1.
-        views
-            Passes of every batch of windows, >= 1: the views, or 1 where each window sees a view of its own.
+        A batch never mixes blocks, so the last pass of each may hold fewer.
         """
         full = sum(windows // sw_batch_size for windows in block_windows)
         rests = [windows % sw_batch_size for windows in block_windows if windows % sw_batch_size]

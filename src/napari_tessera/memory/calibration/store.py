@@ -46,40 +46,6 @@ LARGEST = 2**60
 
 
 @dataclass(frozen=True, slots=True)
-class NetworkMemory:
-    """Measurements of the memory of one network's passes.
-
-    Parameters
-    ----------
-    key
-        What they are of.
-    own, others
-        Plain entries, the oldest first: of the network, and the last ones of any.
-    """
-
-    key: CalibrationKey
-    own: tuple[dict[str, Any], ...]
-    others: tuple[dict[str, Any], ...]
-
-    def known(self, window: tuple[int, ...], windows: int) -> Known | None:
-        """Return what holds for passes over so many *windows* of that size; None where nothing is known.
-
-        What was measured of the same passes counts first, then of others of the network, then of other networks.
-        """
-        here = [entry for entry in self.own if entry["window"] == list(window)]
-        same = [entry for entry in here if entry["windows"] == windows]
-        kind = self.key.device.split(" ")[0]
-        if here:
-            return _known(same or here, PASS_ERROR if same else WINDOW_ERRORS.get(kind, PASS_ERROR))
-        if self.own:
-            return _known(self.own, SINGLE_ERROR if self.key.single else NETWORK_ERRORS.get(kind, DEVICE_ERROR))
-        if not self.others or kind == "cpu":  # whose kernels differ too much from network to network
-            return None
-        # What no workspace explains is a trait of the network it was found in.
-        return Known(Correction(_median_of(self.others).workspace_scale), DEVICE_ERROR)
-
-
-@dataclass(frozen=True, slots=True)
 class Calibrations:
     """What the file held when it was read.
 
@@ -96,11 +62,25 @@ class Calibrations:
     decoding: tuple[dict[str, Any], ...] = ()
     problem: str = ""
 
-    def of(self, key: CalibrationKey) -> NetworkMemory:
-        """Return what was measured of passes like those of *key*."""
+    def known(self, key: CalibrationKey, window: tuple[int, ...], windows: int) -> Known | None:
+        """Return what holds for passes like those of *key* over so many *windows*; None where nothing is known.
+
+        What was measured of the same passes counts first, then of others of the network, then of other networks.
+        """
         wanted, anyone = asdict(key), asdict(key) | {"network": ""}
         others = [entry for entry in self.memory if entry["key"] | {"network": ""} == anyone]
-        return NetworkMemory(key, tuple(entry for entry in others if entry["key"] == wanted), tuple(others[-KEPT:]))
+        own = [entry for entry in others if entry["key"] == wanted]
+        here = [entry for entry in own if entry["window"] == list(window)]
+        same = [entry for entry in here if entry["windows"] == windows]
+        kind = key.device.split(" ")[0]
+        if here:
+            return _known(same or here, PASS_ERROR if same else WINDOW_ERRORS.get(kind, PASS_ERROR))
+        if own:
+            return _known(own, SINGLE_ERROR if key.single else NETWORK_ERRORS.get(kind, DEVICE_ERROR))
+        if not others or kind == "cpu":  # whose kernels differ too much from network to network
+            return None
+        # What no workspace explains is a trait of the network it was found in.
+        return Known(Correction(_median_of(others[-KEPT:]).workspace_scale), DEVICE_ERROR)
 
     def pass_time(self, key: CalibrationKey, window: tuple[int, ...]) -> PassTime | None:
         """Return how long passes over windows of that size take; None where none was timed."""
@@ -120,12 +100,9 @@ def _default_path() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationStore:
-    """Measurements of memory and time in a JSON file.
+    """Measurements of memory and time in a JSON file, in the user's configuration folder by default.
 
-    Parameters
-    ----------
-    path
-        The file; in the user's configuration folder by default.
+    Methods that add raise `CalibrationError` if the file cannot be read or written.
     """
 
     path: Path = field(default_factory=_default_path)
@@ -141,13 +118,7 @@ class CalibrationStore:
         return _read(self.path, status.st_mtime_ns, status.st_size)
 
     def add(self, key: CalibrationKey, window: tuple[int, ...], windows: int, measurement: Measurement) -> None:
-        """Keep *measurement* of passes over so many *windows* of that size; of the same passes the last few are kept.
-
-        Raises
-        ------
-        CalibrationError
-            If the file cannot be read or written.
-        """
+        """Keep *measurement* of passes over so many *windows*; of the same passes the last few are kept."""
         content = self._read_to_change()
         about = {"key": asdict(key), "window": list(window), "windows": windows}
         new = about | asdict(measurement)
@@ -159,11 +130,6 @@ class CalibrationStore:
         """Keep the seconds of a pass over each number of windows; of each number the last few are kept.
 
         *anew*: in place of what was known for these numbers.
-
-        Raises
-        ------
-        CalibrationError
-            If the file cannot be read or written.
         """
         content = self._read_to_change()
         about = _about(key, window)
@@ -178,11 +144,6 @@ class CalibrationStore:
         """Keep how long *decoder*, called by its name and parameters, took: voxels and seconds of volumes.
 
         The last few are kept, and of small volumes the last few by themselves: they must not push out the large ones.
-
-        Raises
-        ------
-        CalibrationError
-            If the file cannot be read or written.
         """
         content = self._read_to_change()
         entries = content.decoding
