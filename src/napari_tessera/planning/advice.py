@@ -12,7 +12,7 @@ from napari_tessera.engine.geometry.blocks import count_block_windows
 from napari_tessera.engine.geometry.grid import PadMode
 from napari_tessera.engine.geometry.interleaving import coverage
 from napari_tessera.planning.plan import Advice, Level
-from napari_tessera.planning.resampling import differ_too_much, expected_voxel_size, resamples
+from napari_tessera.planning.resampling import deviation, differ_too_much, expected_voxel_size, resamples
 
 if TYPE_CHECKING:
     from napari_tessera.core.settings.settings import Settings
@@ -183,19 +183,14 @@ def _on_voxel_size(
         return
     known = [size for size in volume_sizes_um if size is not None and len(size) == len(model_size_um)]
     # The oddest one: if there is no fault with it, then with none.
-    oddest = max(known, key=lambda size: _deviation(size, model_size_um), default=model_size_um)
-    if _deviation(oddest, model_size_um) > VOXEL_SIZE_TOLERANCE:
+    oddest = max(known, key=lambda size: deviation(size, model_size_um), default=model_size_um)
+    if deviation(oddest, model_size_um) > VOXEL_SIZE_TOLERANCE:
         yield Advice(
             Level.WARNING,
             f"Voxels are {format_voxel_size(oddest)}, the model was trained at {format_voxel_size(model_size_um)}: "
             f"resample the image to that, or expect poor labels",
             ("resample", True),
         )
-
-
-def _deviation(size_um: VoxelSize, other_um: VoxelSize) -> float:
-    """Return by which factor two voxel sizes differ along the axis where they differ most."""
-    return max(max(a / b, b / a) for a, b in zip(size_um, other_um, strict=True))
 
 
 def _on_resampling(resamplings: Sequence[Resampling | None]) -> Iterator[Advice]:

@@ -165,11 +165,16 @@ def resamples(settings: Settings, spec: ModelSpec) -> bool:
     return spec.resampling.usual if settings.resample is None else settings.resample
 
 
+def deviation(own: VoxelSize, wanted: VoxelSize) -> float:
+    """Return by which factor two voxel sizes differ along the axis where they differ most."""
+    return max(max(a / b, b / a) for a, b in zip(own, wanted, strict=True))
+
+
 def differ_too_much(own: VoxelSize, wanted: VoxelSize) -> bool:
     """Whether two voxel sizes differ by more than can be meant; False where they cannot be compared."""
     if len(own) != len(wanted) or min(own) <= 0:
         return False
-    return max(max(a / b, b / a) for a, b in zip(own, wanted, strict=True)) > MOST_FACTOR
+    return deviation(own, wanted) > MOST_FACTOR
 
 
 def check_resolution(settings: Settings, spec: ModelSpec) -> None:
