@@ -38,7 +38,7 @@ def main(folder: Path = IMAGES) -> None:
         wait(lambda: session.model is not None and not session.planning)
         widget.run.run.click()
         wait(lambda: session.runner.progress.done >= 3 or not session.runner.active)
-        save(widget.grab, folder / "widget-running.png")
+        save(widget.native.grab, folder / "widget-running.png")
         wait(lambda: not session.runner.active)
         viewer.reset_view()
         save(lambda: viewer.window.screenshot(canvas_only=False, flash=False), folder / "widget.png")
