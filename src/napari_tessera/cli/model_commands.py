@@ -14,13 +14,13 @@ from rich.text import Text
 from napari_tessera.cli import options, setup
 from napari_tessera.cli.console import OUT, say, say_assumed, show_json, write_line
 from napari_tessera.core.errors import ModelError, without_control
-from napari_tessera.core.units import format_bytes, format_parameters, format_voxel_size
+from napari_tessera.core.units import format_bytes, format_parameters, format_sides, format_voxel_size
 
 if TYPE_CHECKING:
     from napari_tessera.images.views.interpolation import ResamplingScheme
     from napari_tessera.intensity.normalisation import Chain, Normalisation
     from napari_tessera.models.formats.base import Description, Risk
-    from napari_tessera.models.spec.spec import ModelSpec
+    from napari_tessera.models.spec.spec import ModelSpec, WindowRule
 
 
 def models(as_json: options.Json = False) -> None:
@@ -70,7 +70,7 @@ def _line(form: str, spec: "ModelSpec | None") -> str:
     if spec is None:
         return f"{form}; only running it tells more"
     voxel_size = format_voxel_size(spec.voxel_size_um) if spec.voxel_size_um else "any size"
-    window = " x ".join(map(str, spec.window.default))
+    window = format_sides(spec.window.default)
     facts = f"{spec.spatial_dims}D, voxels of {voxel_size}, window {window}, decoder {spec.suggested_decoder.name}"
     return f"{form}: {facts}" + (f"\n{spec.description}" if spec.description else "")
 
@@ -134,13 +134,13 @@ def _facts(spec: "ModelSpec | None") -> dict[str, str]:
     from napari_tessera.session.model_summary import mirrored_axes
 
     rule = spec.window
-    steps = f"minimum {_sides(rule.minimum)}, steps of {_sides(rule.step)}" if any(rule.step) else "no other"
+    steps = _steps(rule) if any(rule.step) else "no other"
     facts = {
         "name": spec.name,
         "axes": f"{spec.axes}, {spec.in_channels} channel(s) in, {spec.out_channels} out",
-        "window": f"{_sides(rule.default)}; {steps}",
+        "window": f"{format_sides(rule.default)}; {steps}",
         "overlap": "" if spec.overlap_at() is None else f"{spec.overlap_at():g}",
-        "halo": "" if spec.halo is None else f"{_sides(spec.halo)} voxels on each side",
+        "halo": "" if spec.halo is None else f"{format_sides(spec.halo)} voxels on each side",
         "mirrored axes": mirrored_axes(spec),
         "voxel size": format_voxel_size(spec.voxel_size_um) if spec.voxel_size_um else "unknown",
         "resampling": _resampling(spec.resampling),
@@ -162,6 +162,10 @@ def _facts(spec: "ModelSpec | None") -> dict[str, str]:
     return {name: fact for name, fact in facts.items() if fact}
 
 
+def _steps(rule: "WindowRule") -> str:
+    return f"minimum {format_sides(rule.minimum)}, steps of {format_sides(rule.step)}"
+
+
 def _crop(spec: "ModelSpec") -> str:
     if spec.crop == "none":
         return ""
@@ -172,7 +176,7 @@ def _crop(spec: "ModelSpec") -> str:
 def _padding(spec: "ModelSpec") -> str:
     padding, sides = spec.padding, spec.image_sides
     said = [] if padding == type(padding)() else [f"{padding.mode} {padding.value:g}".removesuffix(" 0")]
-    said += [] if sides is None else [f"images of minimum {_sides(sides.minimum)}, steps of {_sides(sides.step)} alone"]
+    said += [] if sides is None else [f"images of {_steps(sides)} alone"]
     return "; ".join(said)
 
 
@@ -200,10 +204,6 @@ def _resampling(scheme: "ResamplingScheme") -> str:
 
 def _normalisation(normalisation: "Normalisation | Chain") -> str:
     return ", then ".join(f"{step.mode} {format_parameters(step.parameters)}".strip() for step in normalisation.steps)
-
-
-def _sides(sides: tuple[int, ...]) -> str:
-    return " x ".join(map(str, sides))
 
 
 # Of a SHA-256, as many digits tell a user's files apart.

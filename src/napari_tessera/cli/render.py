@@ -14,7 +14,7 @@ from rich.text import Text
 
 from napari_tessera.cli.console import count, say
 from napari_tessera.core.errors import without_control
-from napari_tessera.core.units import format_bytes
+from napari_tessera.core.units import format_bytes, format_sides
 
 if TYPE_CHECKING:
     from napari_tessera import Plan, Settings
@@ -107,7 +107,7 @@ def _knobs(planned: Plan) -> str:
     """Return the settings that the numbers follow from; those that few use, only where they are used."""
     settings = planned.settings
     knobs = [
-        f"window {by(settings.window_size or ())}",
+        f"window {format_sides(settings.window_size or ())}",
         f"overlap {settings.overlap:g}",
         f"sw_batch_size {settings.sw_batch_size}",
         f"batch_size {settings.batch_size}",
@@ -164,10 +164,10 @@ def _columns(planned: Plan) -> list[str]:
 
 def _cells(volume: VolumePlan) -> dict[str, str]:
     return {
-        "voxels": by(volume.image_shape),
-        "cropped": by(volume.seen_shape),
-        "resampled": by(volume.shape),
-        "grid": by(volume.grid),
+        "voxels": format_sides(volume.image_shape),
+        "cropped": format_sides(volume.seen_shape),
+        "resampled": format_sides(volume.shape),
+        "grid": format_sides(volume.grid),
         "windows": str(volume.windows),
         "left out": str(volume.skipped_windows),
         "blocks": str(len(volume.blocks)),
@@ -210,11 +210,6 @@ def render_advice(sentence: str, level: str) -> Text:
     """Return one sentence of advice behind the mark of its level."""
     mark, colour = MARKS[level]
     return Text.assemble((f"{mark} ", f"bold {colour}"), sentence)
-
-
-def by(sides: Sequence[int]) -> str:
-    """Return ``"2 x 18 x 13"``."""
-    return " x ".join(map(str, sides))
 
 
 def _of_limit(needed: int, device: DeviceState) -> str:

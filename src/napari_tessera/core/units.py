@@ -134,6 +134,11 @@ def format_voxel_size(voxel_size_um: tuple[float, ...]) -> str:
     return " x ".join(f"{size:g}" for size in voxel_size_um) + " µm"
 
 
+def format_sides(sides: Iterable[int]) -> str:
+    """Return lengths along axes such as ``"2 x 18 x 13"``."""
+    return " x ".join(map(str, sides))
+
+
 def format_estimate(seconds: float) -> str:
     """Return an expected duration for people, rounded as `format_duration` does.
 
