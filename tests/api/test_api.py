@@ -18,6 +18,7 @@ import torch
 from monai.inferers import SlidingWindowInferer
 from monai.networks.nets import UNet
 from tests.engine.conftest import float16_error_bound
+from tests.refusals import raises
 
 import napari_tessera as nt
 from napari_tessera.engine.loop.events import Event, PassFinished, RunFinished, RunStarted
@@ -56,7 +57,7 @@ def test_every_public_name_is_there_whatever_is_imported_first() -> None:
     code = f"import napari_tessera as nt; nt.predict; print(all(map(callable, {names})))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "True"
-    with pytest.raises(AttributeError, match="no attribute 'segmentt'"):
+    with raises(AttributeError, "segmentt"):
         nt.segmentt  # noqa: B018
 
 
@@ -111,7 +112,7 @@ def test_segment_takes_decoder_and_parameters_from_the_settings(model: nt.Model,
         settings.to_dict() | {"decoder": "threshold", "decoder_parameters": {"channel": 0, "threshold": 0.0}}
     )
     assert set(np.unique(nt.segment(volume, bright, chosen))) == {1}
-    with pytest.raises(nt.SettingsError, match="no decoder 'watersheds'"):
+    with raises(nt.SettingsError, "decoder", "watersheds"):
         nt.segment(volume, bright, settings, decoder="watersheds")
 
 
@@ -140,26 +141,26 @@ def test_two_dimensions() -> None:
 @pytest.mark.parametrize(
     ("shape", "sentence"),
     [
-        ((20, 20), r"shape \(20, 20\), but the model 'UNet' is 3D"),
-        ((2, 20, 20, 20), "the image has 2 channel"),
-        ((2, 1, 20, 20, 20), "needs 3 axes"),
-        ((0, 20, 20), "the image is empty"),
-        ((), r"shape \(\)"),
+        ((20, 20), ("(20, 20)", "UNet", "3")),
+        ((2, 20, 20, 20), ("2", "--channels")),
+        ((2, 1, 20, 20, 20), ("3", "(2, 1, 20, 20, 20)")),
+        ((0, 20, 20), "(0, 20, 20)"),
+        ((), ("()", "UNet")),
     ],
 )
-def test_images_of_the_wrong_shape(model: nt.Model, shape: tuple[int, ...], sentence: str) -> None:
-    with pytest.raises(nt.InputError, match=sentence):
+def test_images_of_the_wrong_shape(model: nt.Model, shape: tuple[int, ...], sentence: str | tuple[str, ...]) -> None:
+    with raises(nt.InputError, sentence):
         nt.predict(np.zeros(shape, np.float32), model)
 
 
 def test_a_time_axis_is_explained(model: nt.Model) -> None:
-    with pytest.raises(nt.InputError, match="has a time axis"):
+    with raises(nt.InputError, "film", "TZYX", "tessera run"):
         nt.predict(Volume(np.zeros((2, 8, 8, 8)), "TZYX", name="film"), model)
 
 
 def test_values_that_are_not_numbers(model: nt.Model, volume: np.ndarray) -> None:
     volume[3, 3, 3] = np.nan
-    with pytest.raises(nt.InputError, match="1 NaN"):
+    with raises(nt.InputError, "1 NaN"):
         nt.predict(volume, model)
 
 
@@ -171,7 +172,7 @@ def test_a_failing_network_is_the_cause_of_the_error(volume: np.ndarray, setting
             return x
 
     model = nt.Model.from_network(Failing(), in_channels=1, out_channels=1)
-    with pytest.raises(nt.ModelError, match="inside the network") as caught:
+    with raises(nt.ModelError, "(4, 1, 16, 16, 16)") as caught:
         nt.predict(volume, model, settings)
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
@@ -217,19 +218,19 @@ def test_a_window_that_the_network_refuses_names_the_nearest_that_it_takes(
 
 def test_a_network_that_shrinks_its_input_is_refused_before_the_run(volume: np.ndarray) -> None:
     model = nt.Model.from_network(torch.nn.Conv3d(1, 1, 3), in_channels=1, out_channels=1)
-    with pytest.raises(nt.ModelError, match=r"gives \(14, 14, 14\) voxels for a window of \(16, 16, 16\)"):
+    with raises(nt.ModelError, "(14, 14, 14)", "(16, 16, 16)"):
         nt.plan(volume.shape, model, nt.Settings(window_size=(16, 16, 16)))
 
 
 def test_wrong_in_channels_are_found_before_the_run(volume: np.ndarray) -> None:
     model = nt.Model.from_network(torch.nn.Conv3d(2, 1, 1), in_channels=1, out_channels=1)
-    with pytest.raises(nt.ModelError, match="channels"):
+    with raises(nt.ModelError, "(4, 1, 16, 16, 16)", "[1, 2, 1, 1, 1]", "[1, 1, 16, 16, 16]"):
         nt.plan(volume.shape, model, nt.Settings(window_size=(16, 16, 16)))
 
 
 def test_wrong_out_channels_are_found_before_the_run(model: nt.Model, volume: np.ndarray) -> None:
     wrong = nt.Model.from_network(model.network, in_channels=1, out_channels=5)
-    with pytest.raises(nt.ModelError, match=r"gives 3 channel.*says 5"):
+    with raises(nt.ModelError, "channel", 3, 5):
         nt.plan(volume.shape, wrong, nt.Settings(window_size=(16, 16, 16)))
 
 
@@ -397,7 +398,7 @@ def test_weights_that_do_not_fit_the_device_are_an_error_of_memory(volume: np.nd
     model = nt.Model.from_network(network, in_channels=1, out_channels=1)
     nt.plan(volume.shape, model, settings)
     network.planned = True
-    with pytest.raises(nt.OutOfMemoryError, match="the weights of 'Homesick' do not fit"):
+    with raises(nt.OutOfMemoryError, "Homesick"):
         nt.predict(volume, model, settings)
 
 
@@ -410,7 +411,7 @@ def test_host_memory_that_does_not_suffice_is_said(
         raise MemoryError
 
     monkeypatch.setattr(ArgmaxDecoder, "decode", refuse)
-    with pytest.raises(nt.OutOfMemoryError, match="turning probabilities into labels"):
+    with raises(nt.OutOfMemoryError, "probabilities", "labels"):
         nt.segment(volume, model, settings, decoder="argmax")
 
 
@@ -437,23 +438,23 @@ def test_shapes_and_images_in_other_clothes(model: nt.Model, volume: np.ndarray,
 
 
 def test_images_that_are_no_arrays(model: nt.Model, settings: nt.Settings) -> None:
-    with pytest.raises(nt.InputError, match="no regular array"):
+    with raises(nt.InputError, "(2,)"):
         nt.predict([[1, 2], [3]], model, settings)
     lazy = da.from_array(np.zeros((20, 20, 20)), chunks=10)
-    with pytest.raises(nt.InputError, match="compute its chunk sizes first"):
+    with raises(nt.InputError, "nan"):
         nt.predict(lazy[lazy[:, 0, 0] >= 0], model, settings)
 
     def broken(block: np.ndarray) -> np.ndarray:
         raise OSError("the disk is gone")
 
-    with pytest.raises(nt.InputError, match="the disk is gone"):
+    with raises(nt.InputError, "the disk is gone"):
         nt.predict(lazy.map_blocks(broken, dtype=float, meta=np.zeros((0, 0, 0))), model, settings)
 
 
 def test_calls_that_make_no_sense(model: nt.Model, volume: np.ndarray) -> None:
-    with pytest.raises(nt.ModelError, match=r"not a torch.nn.Module"):
+    with raises(nt.ModelError, "torch.nn.Module"):
         nt.Model.from_network(lambda x: x, in_channels=1, out_channels=1)  # type: ignore[arg-type]
-    with pytest.raises(nt.SettingsError, match="call predict"):
+    with raises(nt.SettingsError, "predict"):
         nt.segment(volume, model, decoder="probabilities")
     with pytest.raises(nt.ModelError, match="there is no model"):
         nt.load_model("~nosuchuser/x.pt")
@@ -603,13 +604,11 @@ def test_nothing_to_compute(model: nt.Model, volume: np.ndarray, settings: nt.Se
 
 
 def test_masks_that_do_not_suit(model: nt.Model, volume: np.ndarray, settings: nt.Settings) -> None:
-    with pytest.raises(
-        nt.InputError, match=r"shape \(3, 3, 3\), but the image is \(19, 30, 25\): give one of the same"
-    ):
+    with raises(nt.InputError, "(3, 3, 3)", "(19, 30, 25)"):
         nt.segment(volume, model, settings, mask=np.ones((3, 3, 3)))
     for more in ({"skip_below": 0}, {}):
         flat = nt.Settings(window_size=(16, 16), **more)
-        with pytest.raises(nt.SettingsError, match="has 2 axes"):
+        with raises(nt.SettingsError, 2, "window_size"):
             nt.predict(volume, model, flat, mask=np.ones(volume.shape))
     everywhere = nt.predict(volume, model, settings, mask=np.ones(volume.shape).tolist())
     np.testing.assert_allclose(everywhere, nt.predict(volume, model, settings), atol=1e-5)

@@ -13,6 +13,7 @@ import pytest
 import tifffile
 import torch
 import xarray as xr
+from tests.refusals import raises
 
 import napari_tessera as nt
 from napari_tessera.api import measure_device
@@ -162,12 +163,18 @@ def test_what_is_no_model_is_refused(model: Any) -> None:
 
 @pytest.mark.parametrize(
     ("settings", "said"),
-    [({"overlp": 0.5}, "overlap"), ({"overlap": 2}, "fraction"), ({3: 4}, "unknown"), (5, "int"), ("s.yaml", "str")],
+    [
+        ({"overlp": 0.5}, "overlap"),
+        ({"overlap": 2}, ("overlap", "2")),
+        ({3: 4}, ("3", "window_size")),
+        (5, ("int", "Settings.from_yaml")),
+        ("s.yaml", ("str", "Settings.from_yaml")),
+    ],
 )
-def test_settings_as_a_dictionary_are_checked(settings: Any, said: str) -> None:
-    with pytest.raises(nt.SettingsError, match=said):
+def test_settings_as_a_dictionary_are_checked(settings: Any, said: str | tuple[str, ...]) -> None:
+    with raises(nt.SettingsError, said):
         nt.segment(VALUES, plain(), settings)
-    with pytest.raises(nt.SettingsError, match=said):
+    with raises(nt.SettingsError, said):
         nt.plan(SHAPE, plain(), settings)
 
 
@@ -196,25 +203,25 @@ def test_a_voxel_size_as_a_list_or_an_array() -> None:
     [
         ({"crops": "abc"}, "crops"),
         ({"crops": 4}, "crops"),
-        ({"crops": [None, None]}, "2 volume"),
+        ({"crops": [None, None]}, ("crops", "2", "1")),
         ({"crops": [((0, 4), (0, 4), (0, 4))]}, "find_crop"),
         ({"window_masks": True}, "window_masks"),
         ({"window_masks": np.True_}, "window_masks"),
-        ({"window_masks": [True]}, "each window"),
-        ({"window_masks": ["x"]}, "each window"),
+        ({"window_masks": [True]}, ("window_masks", "(2, 2, 2)", "find_window_mask")),
+        ({"window_masks": ["x"]}, ("window_masks", "(2, 2, 2)", "find_window_mask")),
         ({"window_masks": [np.ones((9, 9, 9), bool)]}, "(9, 9, 9)"),
         ({"window_masks": [np.ones((2, 2, 2), np.float32)]}, "float32"),
         ({"dtype": "no"}, "dtype"),
         ({"device": "cpu"}, "DeviceState"),
-        ({"decoder": 3}, "no decoder '3'"),
-        ({"decoder": ["threshold"]}, "no decoder"),
-        ({"settings": SETTINGS | {"decoder": 3}}, "must be a name"),
-        ({"shapes": "12,10,14"}, "whole numbers"),
-        ({"settings": SETTINGS | {"window_size": 8}}, "a list of 2 or 3 whole numbers"),
+        ({"decoder": 3}, ("decoder", "3")),
+        ({"decoder": ["threshold"]}, "decoder"),
+        ({"settings": SETTINGS | {"decoder": 3}}, ("decoder", "3")),
+        ({"shapes": "12,10,14"}, "12,10,14"),
+        ({"settings": SETTINGS | {"window_size": 8}}, ("2", "3", "window_size")),
     ],
 )
-def test_what_a_plan_is_given_in_another_form_is_refused(wrong: dict[str, Any], said: str) -> None:
-    with pytest.raises(nt.TesseraError, match=re.escape(said)):
+def test_what_a_plan_is_given_in_another_form_is_refused(wrong: dict[str, Any], said: str | tuple[str, ...]) -> None:
+    with raises(nt.TesseraError, said):
         nt.plan(**({"shapes": SHAPE, "model": plain(), "settings": SETTINGS} | wrong))
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis.extra.numpy import array_shapes, arrays
+from tests.refusals import raises
 
 from napari_tessera.cli.targets import ResultFile, choose_targets, find_labels
 from napari_tessera.core.errors import OutputError
@@ -50,7 +51,7 @@ def test_existing_results_are_all_looked_for_first(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "b_labels.tif").touch()
     images = (tmp_path / "a.tif", tmp_path / "b.tif")
-    with pytest.raises(OutputError, match="b_labels"):
+    with raises(OutputError, "b_labels"):
         choose(tmp_path / "out", *images)
     assert len(choose(tmp_path / "out", *images, overwrite=True)) == 2
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from tests.refusals import raises
 
 from napari_tessera.core.errors import ModelError, SettingsError
 from napari_tessera.decode import get_decoder
@@ -79,9 +80,9 @@ def test_reduce_is_voxelwise_and_decode_keeps_shape_and_input(spatial):
 
 
 def test_other_outputs_and_channel_numbers_are_refused():
-    with pytest.raises(SettingsError, match="binary, contour and distance, but the model's output is semantic"):
+    with raises(SettingsError, "semantic"):
         get_decoder("contour-distance").check(OutputSpec("semantic"), 3)
-    with pytest.raises(ModelError, match="has 4 channels, but an output of kind contour-distance has 3"):
+    with raises(ModelError, 4, "contour-distance", 3):
         ModelSpec("x", 3, 1, 4, WindowRule.free(3), output=OUTPUT)
     spec = ModelSpec("x", 3, 1, 3, WindowRule.free(3), output=OUTPUT)
     assert spec.suggested_decoder.name == "contour-distance"

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from tests.refusals import raises
 
 from napari_tessera.core.errors import SettingsError
 from napari_tessera.decode import get_decoder
@@ -37,11 +38,11 @@ def test_reduce_is_voxelwise():
 
 def test_it_needs_one_label_per_channel():
     get_decoder("regions", labels=(1, 2)).check(SEMANTIC, 2)
-    with pytest.raises(SettingsError, match=r"labels' is \[1\], but the model has 2 channels"):
+    with raises(SettingsError, "labels", "[1]", 2):
         get_decoder("regions", labels=(1,)).check(SEMANTIC, 2)
 
 
 @pytest.mark.parametrize("labels", ["12", 3, (1.5,), (-1,), (2**16,)])
 def test_wrong_labels_are_named(labels):
-    with pytest.raises(SettingsError, match="decoder parameter labels is"):
+    with raises(SettingsError, "labels", 65535):
         get_decoder("regions", labels=labels)

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from tests.refusals import raises
 
 from napari_tessera.core.errors import SettingsError
 from napari_tessera.decode import decoder_names, get_decoder
@@ -24,14 +25,12 @@ def test_the_names_are_those_of_the_decoders():
 
 
 def test_an_unknown_name_lists_the_known_ones_and_the_nearest():
-    with pytest.raises(
-        SettingsError, match=r"no decoder 'watershd'; did you mean 'watershed'\?.*argmax, regions, threshold"
-    ):
+    with raises(SettingsError, "decoder", "watershd", "watershed", "argmax"):
         get_decoder("watershd")
 
 
 def test_an_unknown_parameter_lists_the_known_ones_and_the_nearest():
-    with pytest.raises(SettingsError, match=r"no parameter 'treshold'; did you mean 'threshold'\?.*connectivity"):
+    with raises(SettingsError, "treshold", "threshold", "connectivity"):
         get_decoder("threshold", treshold=0.4)
 
 

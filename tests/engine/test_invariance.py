@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.engine.conftest import float16_error_bound
+from tests.refusals import raises
 
 from napari_tessera.core.errors import ModelError
 from napari_tessera.core.settings.choices import AccumulatorType, Blend
@@ -285,7 +286,7 @@ def test_other_errors_of_the_first_pass_are_not_taken_for_the_layout(run_engine:
         calls += 1
         raise RuntimeError("weights are on fire")
 
-    with pytest.raises(ModelError, match="on fire"):
+    with raises(ModelError, "on fire"):
         run_engine(network, volume_of(2, 20, 20, 20), (8, 8, 8), channels=2, channel_axis=0)
     assert calls == 1
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.refusals import raises
 
 from napari_tessera.core.errors import CancelledError, ModelError
 from napari_tessera.engine.devices.cpu import CpuDevice
@@ -44,7 +45,7 @@ def test_the_first_error_ends_all_devices(run_engine: Make, volume: np.ndarray) 
             time.sleep(0.2)  # a pass that takes longer than an error on its way through another thread
         return x
 
-    with pytest.raises(ModelError, match="broken"):
+    with raises(ModelError, "broken"):
         run_engine(
             network,
             volume,
@@ -94,7 +95,7 @@ def test_an_error_of_the_handler_ends_the_run(run_engine: Make, volume: np.ndarr
     def on_event(event: Event) -> None:
         raise KeyError("handler")
 
-    with pytest.raises(KeyError, match="handler"):
+    with raises(KeyError, "handler"):
         run_engine(
             lambda x: x,
             volume,

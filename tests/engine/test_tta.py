@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.refusals import raises
 
 from napari_tessera.core.errors import SettingsError
 from napari_tessera.core.settings.views import View, max_views, views
@@ -105,13 +104,13 @@ def test_all_axes_are_those_of_the_fixed_order(n: int, dims: int) -> None:
 @pytest.mark.parametrize(
     ("n", "dims", "axes", "said"),
     [
-        (9, 3, "zx", "tta_num is 9, but a 3D model, reflected along z, x (tta_axes), has 1 to 8 different views"),
-        (3, 3, "", "tta_num is 3, but a 3D model, reflected along no axis (tta_axes), has 1 to 2 different views"),
-        (2, 2, "zx", "tta_axes is 'zx', but a 2D model has the axes y, x: leave z out"),
+        (9, 3, "zx", ("tta_num", "tta_axes", "9", "1")),
+        (3, 3, "", ("tta_num", "tta_axes", "3", "1")),
+        (2, 2, "zx", ("tta_axes", "zx")),
     ],
 )
-def test_views_that_the_axes_do_not_give(n: int, dims: int, axes: str, said: str) -> None:
-    with pytest.raises(SettingsError, match=re.escape(said)):
+def test_views_that_the_axes_do_not_give(n: int, dims: int, axes: str, said: str | tuple[str, ...]) -> None:
+    with raises(SettingsError, said):
         views(n, dims, axes)
 
 

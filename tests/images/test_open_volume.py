@@ -3,6 +3,7 @@ import os
 import numpy as np
 import pytest
 import tifffile
+from tests.refusals import raises
 
 from napari_tessera.core.errors import InputError
 from napari_tessera.images.open import open_volume
@@ -56,7 +57,7 @@ def test_channels_last_are_brought_to_the_front(tmp_path):
 @pytest.mark.parametrize("axes", ["ZY", "ZYXC", "ZZX", "ZYQ", "", "CZX"])
 def test_axes_that_make_no_sense(tmp_path, axes):
     np.save(tmp_path / "a.npy", np.zeros((3, 4, 5)))
-    with pytest.raises(InputError, match="do not fit"):
+    with raises(InputError, "ZY", "a.npy", "(3, 4, 5)"):
         open_volume(tmp_path / "a.npy", axes=axes)
 
 
@@ -114,5 +115,5 @@ def test_real_images(real_data, name, axes, shape, dtype, voxel_size_um):
 def test_a_pipe_is_refused_before_it_is_read(tmp_path, name):
     """Nothing writes to it, so reading would wait for ever."""
     os.mkfifo(tmp_path / name)
-    with pytest.raises(InputError, match="a pipe or a device"):
+    with raises(InputError, "pipe.tif"):
         open_volume(tmp_path / name)

@@ -1,6 +1,7 @@
 import os
 
 import pytest
+from tests.refusals import raises
 
 from napari_tessera.core.errors import OutputError
 from napari_tessera.images.writers.output import check_writable, output_file
@@ -15,7 +16,7 @@ def test_a_free_name_is_fine(tmp_path):
 def test_an_existing_file_needs_overwrite(tmp_path):
     path = tmp_path / "labels.tif"
     path.touch()
-    with pytest.raises(OutputError, match="--overwrite"):
+    with raises(OutputError, "--overwrite"):
         check_writable(path)
     check_writable(path, overwrite=True)
 
@@ -69,7 +70,7 @@ def test_nothing_half_written_is_left(tmp_path, error):
 
 
 def test_a_full_disk_is_told_in_a_sentence(tmp_path):
-    with pytest.raises(OutputError, match="No space left") as caught, output_file(tmp_path / "labels.tif"):
+    with raises(OutputError, "No space left on device") as caught, output_file(tmp_path / "labels.tif"):
         raise OSError(28, "No space left on device")
     assert isinstance(caught.value.__cause__, OSError)
     assert list(tmp_path.iterdir()) == []

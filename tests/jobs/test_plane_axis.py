@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 from tests.jobs.test_stacks import SETTINGS, SHAPE, STEPS, Task2D, expected_of, model_of, stack_of
+from tests.refusals import raises
 
 import napari_tessera as nt
 from napari_tessera.cli.file_run import FileRun
@@ -127,5 +128,5 @@ def test_a_mask_in_the_session(axis: str) -> None:
 
 
 def test_what_a_plane_axis_may_be() -> None:
-    with pytest.raises(ModelError, match="must be 'z', 'y' or 'x'"):
+    with raises(ModelError, "plane_axis", "z", "y", "x"):
         model_of(STEPS["zscore"]).with_spec(plane_axis="t")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.refusals import raises
 
 from napari_tessera.core.errors import CalibrationError, CancelledError, ModelError, OutOfMemoryError
 from napari_tessera.core.settings.settings import Settings
@@ -96,7 +97,7 @@ def test_out_of_memory(error: Exception, monkeypatch: pytest.MonkeyPatch) -> Non
             raise error
 
     network = Watched(fail)
-    with pytest.raises(OutOfMemoryError, match=r"64 x 64 x 64 voxels, 2 windows at once, do not fit .* CPU") as caught:
+    with raises(OutOfMemoryError, "64 x 64 x 64", 2, "CPU", "window_size") as caught:
         measure_times(model_of(network), CPU)
     assert caught.value.__cause__ is error
     assert len(network.shapes) == 5, "nothing is tried after that"
@@ -108,12 +109,12 @@ def test_a_network_that_fails() -> None:
     def fail() -> None:
         raise ZeroDivisionError("of its own")
 
-    with pytest.raises(ModelError, match="of its own"):
+    with raises(ModelError, "ZeroDivisionError", "of its own"):
         measure_times(model_of(Watched(fail)), CPU)
 
 
 def test_wrong_channels() -> None:
-    with pytest.raises(ModelError, match="out_channels"):
+    with raises(ModelError, "out_channels"):
         measure_times(model_of(torch.nn.Identity()), CPU)
 
 
@@ -139,5 +140,5 @@ def test_a_peak_is_not_waited_for() -> None:
 
 def test_a_peak_that_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("napari_tessera.jobs.probe.peak_of_allocations", lambda call: 0)
-    with pytest.raises(CalibrationError, match="whose windows alone take"):
+    with raises(CalibrationError, "16 B", "4.00 MiB"):
         measure_peak(model_of(Watched()), CPU)

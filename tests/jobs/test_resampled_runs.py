@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from skimage.transform import resize
+from tests.refusals import raises
 
 import napari_tessera as nt
 from napari_tessera import api
@@ -85,7 +86,7 @@ def test_volumes_know_their_voxel_size_and_lazy_ones_stay_lazy(model: nt.Model, 
     expected = nt.predict(volume, model, RESAMPLED, voxel_size_um=OWN)
     lazy = Volume(Lazy(volume), "ZYX", OWN)  # type: ignore[arg-type]
     np.testing.assert_array_equal(nt.predict(lazy, model, RESAMPLED), expected)
-    with pytest.raises(nt.InputError, match="voxel size of the image is unknown"):
+    with raises(nt.InputError, "resample", "0.01"):
         nt.predict(volume, model, RESAMPLED)
 
 
@@ -118,7 +119,7 @@ def test_windows_are_left_out_by_the_image_s_own_voxels(model: nt.Model, how: st
     labels = nt.segment(volume, model, settings, mask=mask, voxel_size_um=OWN, on_event=events.append)
     assert labels.shape == SHAPE
     assert sum(isinstance(event, PassFinished) for event in events) == planned.forward_passes
-    with pytest.raises(nt.InputError, match="give one of the same shape"):
+    with raises(nt.InputError, "(24, 30, 33)", "(12, 60, 33)"):
         nt.segment(volume, model, settings, mask=np.ones(SEEN), voxel_size_um=OWN)
 
 
@@ -175,7 +176,7 @@ def test_provenance_and_files_say_it(model: nt.Model, tmp_path: Path) -> None:
     assert "resample: true" in (tmp_path / "s.yaml").read_text()
     assert nt.Settings.from_yaml(tmp_path / "s.yaml") == RESAMPLED
     (tmp_path / "s.yaml").write_text("data: {resample: maybe}")
-    with pytest.raises(nt.SettingsError, match="resample is 'maybe'"):
+    with raises(nt.SettingsError, "resample", "maybe"):
         nt.Settings.from_yaml(tmp_path / "s.yaml")
-    with pytest.raises(nt.SettingsError, match="resample is 1, but it must be true or false"):
+    with raises(nt.SettingsError, "resample", 1):
         nt.Settings(resample=1)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from tests.refusals import raises
 
 import napari_tessera as nt
 from napari_tessera.cli.images import ImageFile
@@ -233,10 +234,10 @@ def test_the_foreground_of_a_stack_is_planned() -> None:
 
 def test_what_planes_may_be() -> None:
     model = model_of(STEPS["zscore"])
-    with pytest.raises(ModelError, match="must be 'apart' or 'together'"):
+    with raises(ModelError, "planes", "some", "apart", "together"):
         model.with_spec(planes="some")
     solid = nt.Model.from_network(torch.nn.Conv3d(1, 2, 3, padding=1), in_channels=1, out_channels=2)
-    with pytest.raises(ModelError, match="the model is 3D"):
+    with raises(ModelError, "planes", "together", "3D"):
         solid.with_spec(planes="together")
 
 

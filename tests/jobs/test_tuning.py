@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.refusals import raises
 
 import napari_tessera as nt
 from napari_tessera.api import measure_device
@@ -54,7 +55,7 @@ def test_what_does_not_fit_is_not_tried(
     small = replace(measure_device("cpu"), free_bytes=need // 4)
     monkeypatch.setattr("napari_tessera.planning.request.measure_device", lambda name: small)
     called.clear()
-    with pytest.raises(nt.SettingsError, match=r"may be used on CPU, but a run with sw_batch_size 4 needs .* lower it"):
+    with raises(nt.SettingsError, "CPU", "sw_batch_size", 4, "window_size"):
         nt.calibrate(model, SETTINGS, calibrations=store)
     assert not called
     assert not store.path.exists()

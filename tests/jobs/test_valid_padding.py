@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.refusals import raises
 from torch.export import Dim
 
 import napari_tessera as nt
@@ -107,15 +108,15 @@ def test_the_inferer_stitches_it_too(wrap: Any, shape: tuple[int, int]) -> None:
 
 
 def test_the_inferer_names_the_halo_that_it_needs() -> None:
-    with pytest.raises(ModelError, match=r"halo=\(2, 3\)"):
+    with raises(ModelError, "halo", "(2, 3)"):
         SlabInferer(12)(torch.zeros(1, 1, 30, 30), valid((3, 3), (3, 5)))
-    with pytest.raises(ValueError, match="with_coord"):
+    with raises(ValueError, "with_coord"):
         SlabInferer(12, halo=2, with_coord=True)(torch.zeros(1, 1, 30, 30), valid((3, 3), (3, 5)))
 
 
 def test_its_margin_is_named_where_nobody_has_said_it() -> None:
     model = Model.from_network(valid((3, 3, 3), (3, 5, 5)), in_channels=1, out_channels=2)
-    with pytest.raises(ModelError, match=r"halo: \[2, 3, 3\]"):
+    with raises(ModelError, "halo", "[2, 3, 3]"):
         nt.plan((40, 40, 40), model, nt.Settings(device="cpu"))
     nt.plan((40, 40, 40), model.with_spec(halo=(2, 3, 3)), nt.Settings(device="cpu"))
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from monai.networks import nets
 from tests.memory.conftest import trace_forward
+from tests.refusals import raises
 from torch import nn
 
 from napari_tessera.core.errors import ModelError
@@ -192,7 +193,7 @@ def test_without_a_law_each_batch_is_traced(shapes: list[tuple[int, ...]]) -> No
 def test_a_network_for_one_batch_answers_for_that(batch: int) -> None:
     network, cache = ForOneBatch(batch), ActivationCache()
     assert ask(cache, network, batch) == 2 * batch * 4 * 32 * 32
-    with pytest.raises(ModelError, match=r"\(2, 1, 32, 32\)"):
+    with raises(ModelError, "(2, 1, 32, 32)"):
         ask(cache, network, 2)
     assert ask(cache, network, batch) == 2 * batch * 4 * 32 * 32
 
@@ -213,7 +214,7 @@ def test_a_refusal_is_remembered(network: nn.Module, shapes: list[tuple[int, ...
     cache = ActivationCache()
     raised = []
     for _ in range(3):
-        with pytest.raises(ModelError, match=r"\(4, 1, 30, 30\)") as caught:
+        with raises(ModelError, "(4, 1, 30, 30)") as caught:
             ask(cache, network, 4, window=(30, 30))
         raised.append(caught.value)
     assert len(set(map(id, raised))) == 3

@@ -16,6 +16,7 @@ import pytest
 import torch
 from monai.networks import nets
 from tests.memory.conftest import trace_forward
+from tests.refusals import raises
 from torch import nn
 from torch.nn import functional
 
@@ -178,7 +179,7 @@ def test_shapes_that_torchscript_computes_have_their_values() -> None:
 def test_a_torchscript_executor_learns_nothing_from_a_trace() -> None:
     network = as_traced(Head().eval(), torch.zeros(1, 1, 8, 8))
     trace_forward(network, (1, 1, 16, 16))
-    with pytest.raises(RuntimeError, match="optimized_plan_"):
+    with raises(RuntimeError, "optimized_plan_"):
         network.get_debug_state()  # nothing planned: it has never run
     network(torch.zeros(1, 1, 8, 8))
     assert network.get_debug_state().execution_plans is not None
@@ -424,19 +425,19 @@ def test_a_refused_input_is_told_with_its_shape(
 
 def test_a_network_for_one_window_refuses_others() -> None:
     network = unetr(2, 32).eval()
-    with pytest.raises(ModelError, match=r"\(1, 1, 96, 96\)"):  # a small real pass would be one of 32 x 32
+    with raises(ModelError, "(1, 1, 96, 96)"):  # a small real pass would be one of 32 x 32
         trace_forward(network, (1, 1, 96, 96))
 
 
 def test_torchscripts_reason_is_found_behind_its_traceback() -> None:
     network = as_traced(unet().eval(), torch.zeros(1, 1, 32, 32, 32))
-    with pytest.raises(ModelError, match=r"\(1, 1, 30, 30, 30\).*[Ss]izes of tensors must match") as caught:
+    with raises(ModelError, "(1, 1, 30, 30, 30)") as caught:
         trace_forward(network, (1, 1, 30, 30, 30))
     assert "\n" not in str(caught.value)
 
 
 def test_an_output_without_tensors_is_an_error() -> None:
-    with pytest.raises(ModelError, match="gave NoneType"):
+    with raises(ModelError, "NoneType"):
         trace_forward(Odd(lambda net, x: None), (1, 1, 8, 8))
 
 

@@ -20,6 +20,7 @@ from tests.models.change_bioimageio import (
     with_channels,
 )
 from tests.models.sample_bioimageio import zipped
+from tests.refusals import raises
 
 import napari_tessera as nt
 from napari_tessera.core.errors import ModelError
@@ -228,20 +229,22 @@ def test_channels_of_their_own(package: Path) -> None:
 @pytest.mark.parametrize(
     ("described", "reason"),
     [
-        ([("softmax", {})], "'softmax', which Tessera cannot do: Tessera has no such step"),
-        ([("scale_linear", {"gain": 0.0})], "its gain is 0"),
-        ([("zero_mean_unit_variance", {"axes": ["y", "x"]})], "measured along x, y alone, not over the volume"),
-        ([("clip", {"min": 3.0, "max": 3.0})], "which leaves one value"),
-        ([("scale_linear", {"axis": "x", "gain": [1.0, 2.0]})], "2 values along 'x'"),
+        ([("softmax", {})], "softmax"),
+        ([("scale_linear", {"gain": 0.0})], ("0", "scale_linear")),
+        ([("zero_mean_unit_variance", {"axes": ["y", "x"]})], "zero_mean_unit_variance"),
+        ([("clip", {"min": 3.0, "max": 3.0})], "clip"),
+        ([("scale_linear", {"axis": "x", "gain": [1.0, 2.0]})], ("2", "scale_linear")),
         (
             [("scale_linear", {"gain": 2.0}), ("ensure_dtype", {"dtype": "uint8"}), ("scale_linear", {"gain": 2.0})],
-            "it follows a rounding to uint8",
+            ("uint8", "scale_linear"),
         ),
     ],
 )
-def test_pre_processing_that_cannot_be_said_is_refused(package: Path, described: list[Any], reason: str) -> None:
+def test_pre_processing_that_cannot_be_said_is_refused(
+    package: Path, described: list[Any], reason: str | tuple[str, ...]
+) -> None:
     change(package, steps(*described))
-    with pytest.raises(ModelError, match=reason) as caught:
+    with raises(ModelError, reason) as caught:
         describe_model(package)
     assert str(package) in str(caught.value)
 
@@ -297,25 +300,27 @@ def test_post_processing(
 @pytest.mark.parametrize(
     ("described", "reason"),
     [
-        ([("sigmoid", {}), HALVED], "'scale_linear', which .* changes probabilities, and no 'binarize' follows"),
+        ([("sigmoid", {}), HALVED], ("scale_linear", "probabilities", "binarize")),
         (
             [("sigmoid", {}), ("scale_linear", {"gain": -1.0}), ("binarize", {"threshold": 0.5})],
-            "'scale_linear', .* one number above 0",
+            ("scale_linear", "0"),
         ),
-        ([("sigmoid", {}), ("sigmoid", {})], "'sigmoid', .* follows 'sigmoid'"),
-        ([("clip", {"max": 3.0}), ("sigmoid", {})], "'sigmoid', .* follows 'clip'"),
-        ([("zero_mean_unit_variance", {})], "'zero_mean_unit_variance', .* measured on the whole output"),
-        ([("clip", {"min_percentile": 3.0})], "'clip', .* measured on the whole output"),
-        ([("sigmoid", {}), ("ensure_dtype", {"dtype": "uint8"})], "'ensure_dtype', .* rounds what the network gives"),
-        ([("sigmoid", {}), ("clip", {"max": 0.4}), ("binarize", {"threshold": 0.5})], "its threshold 0.5 is none"),
-        ([("binarize", {"threshold": -2.0})], "its threshold -2 is none"),
-        ([("binarize", {"threshold": [0.2, 0.3], "axis": "channel"})], "has several thresholds"),
-        ([("binarize", {"threshold": 0.2}), ("sigmoid", {})], "'sigmoid', .* follows 'binarize'"),
-        ([("softmax", {"axis": "z"})], "it is along 'z'"),
+        ([("sigmoid", {}), ("sigmoid", {})], "sigmoid"),
+        ([("clip", {"max": 3.0}), ("sigmoid", {})], ("sigmoid", "clip")),
+        ([("zero_mean_unit_variance", {})], "zero_mean_unit_variance"),
+        ([("clip", {"min_percentile": 3.0})], "clip"),
+        ([("sigmoid", {}), ("ensure_dtype", {"dtype": "uint8"})], "ensure_dtype"),
+        ([("sigmoid", {}), ("clip", {"max": 0.4}), ("binarize", {"threshold": 0.5})], ("threshold", "0.5")),
+        ([("binarize", {"threshold": -2.0})], ("threshold", "2")),
+        ([("binarize", {"threshold": [0.2, 0.3], "axis": "channel"})], ("binarize", "decoder")),
+        ([("binarize", {"threshold": 0.2}), ("sigmoid", {})], ("sigmoid", "binarize")),
+        ([("softmax", {"axis": "z"})], "softmax"),
     ],
 )
-def test_post_processing_that_cannot_be_done_is_refused(package: Path, described: list[Any], reason: str) -> None:
-    with pytest.raises(ModelError, match=reason) as caught:
+def test_post_processing_that_cannot_be_done_is_refused(
+    package: Path, described: list[Any], reason: str | tuple[str, ...]
+) -> None:
+    with raises(ModelError, reason) as caught:
         describe_model(change(package, after(*described)))
     assert str(package) in str(caught.value)
 
@@ -323,7 +328,7 @@ def test_post_processing_that_cannot_be_done_is_refused(package: Path, described
 def test_labels_that_need_a_foreign_step_are_refused(package: Path) -> None:
     kwargs = {"cellprob_threshold": 0.0, "flow_threshold": 0.4, "do_3D": True}
     change(package, merge(format_version="0.5.12", documentation=None))
-    with pytest.raises(ModelError, match=r"gives flows, of which only .* 'cellpose_flow_dynamics' makes labels"):
+    with raises(ModelError, "cellpose_flow_dynamics", "labels"):
         describe_model(change(package, after(("cellpose_flow_dynamics", kwargs))))
 
 

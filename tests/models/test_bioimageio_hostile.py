@@ -17,6 +17,7 @@ from tests.models.change_bioimageio import (
     sha256,
 )
 from tests.models.sample_bioimageio import zipped
+from tests.refusals import raises
 
 from napari_tessera.core.errors import ModelError
 from napari_tessera.models.load import describe_model, load_model
@@ -42,14 +43,14 @@ class Bomb:
 def test_pickled_weights_run_nothing(package: Path, canary: Path, modern: bool) -> None:
     torch.save({"a": torch.zeros(2), "b": Bomb(canary)}, package / "weights.pt", _use_new_zipfile_serialization=modern)
     change(package, merge(weights__pytorch_state_dict__sha256=sha256(package / "weights.pt")))
-    with pytest.raises(ModelError, match=r"'weights.pt' of .* hold '\w+\.system', .* may run code"):
+    with raises(ModelError, "weights.pt", "posix.system"):
         load_model(package, trust=True)
 
 
 def test_a_bare_pickle_runs_nothing(package: Path, canary: Path) -> None:
     (package / "weights.pt").write_bytes(pickle.dumps(Bomb(canary)))
     change(package, merge(weights__pytorch_state_dict__sha256=sha256(package / "weights.pt")))
-    with pytest.raises(ModelError, match=r"'weights.pt'"):
+    with raises(ModelError, "weights.pt"):
         load_model(package, trust=True)
 
 
@@ -57,7 +58,7 @@ def test_an_architecture_in_a_file_is_not_run(package: Path, canary: Path) -> No
     (package / "net.py").write_text(f"open({str(canary)!r}, 'w')\n")
     source = {"source": "net.py", "sha256": sha256(package / "net.py"), "callable": "Net"}
     change(package, merge(weights__pytorch_state_dict__architecture=source))
-    with pytest.raises(ModelError, match=r"is code in the package \('net.py'\), which Tessera does not run"):
+    with raises(ModelError, "net.py"):
         load_model(package, trust=True)
 
 
@@ -75,7 +76,7 @@ def test_a_custom_step_is_not_run(package: Path, canary: Path) -> None:
     (package / "step.py").write_text(f"open({str(canary)!r}, 'w')\n")
     step = {"id": "custom", "callable": "step", "source": "step.py", "sha256": sha256(package / "step.py")}
     change(package, merge(format_version="0.5.12", documentation=None, outputs__0__postprocessing=[step]))
-    with pytest.raises(ModelError, match="'custom', which Tessera cannot do: it is code in the package; take it out"):
+    with raises(ModelError, "custom"):
         load_model(package)
 
 
@@ -179,7 +180,7 @@ def test_a_size_that_lies_is_found_out(package: Path) -> None:
     assert content[entry : entry + 4] == b"PK\x01\x02"
     content[entry + 24 : entry + 28] = struct.pack("<I", 100)
     path.write_bytes(content)
-    with pytest.raises(ModelError, match=r"weights.pt"):
+    with raises(ModelError, "weights.pt"):
         load_model(path)
 
 

@@ -19,6 +19,7 @@ import torch
 import yaml
 from monai.networks.nets import UNETR, BasicUNet, SwinUNETR, UNet
 from tests.models.sample_connectomics import configuration, make, network, write
+from tests.refusals import raises
 
 import napari_tessera as nt
 from napari_tessera.core.errors import ModelError
@@ -164,7 +165,7 @@ def test_the_average_is_taken_unless_the_configuration_or_the_caller_says_otherw
     assert not is_average(FORMAT.load(path))
     assert any("of the last training step are taken" in note for note in FORMAT.load(path).notes)
     assert is_average(FORMAT.load(path, averaged=True))
-    with pytest.raises(ModelError, match="holds no averaged"):
+    with raises(ModelError, "EMA"):
         FORMAT.load(write(tmp_path, original, config), averaged=True)
 
 
@@ -223,11 +224,11 @@ def test_where_the_configuration_is_looked_for(tmp_path: Path) -> None:
     assert FORMAT.describe(path).spec is not None
     (path.parent / "a.yaml").write_text("x: 1")
     (path.parent / "b.yml").write_text("x: 1")
-    with pytest.raises(ModelError, match=r"holds 2: copy the one .* to last\.yaml"):
+    with raises(ModelError, 2, "last.yaml"):
         FORMAT.describe(path)
     for file in (path.parent / "a.yaml", path.parent / "b.yml", path.parent.parent / "config.yaml"):
         file.unlink()
-    with pytest.raises(ModelError, match=r"holds weights alone.*put .*last\.yaml"):
+    with raises(ModelError, "last.yaml", "TorchScript", "ONNX"):
         FORMAT.describe(path)
 
 
@@ -403,7 +404,7 @@ def test_missing_extra_and_cut_weights_are_told_in_a_sentence(tmp_path: Path) ->
     weights = content["state_dict"]
     first = weights.pop("model.model.final_conv.bias")
     torch.save(content, path)
-    with pytest.raises(ModelError, match=r"it lacks final_conv\.bias"):
+    with raises(ModelError, "final_conv.bias"):
         FORMAT.load(path)
     weights |= {"model.model.final_conv.bias": first, "model.model.extra": torch.ones(1)}
     torch.save(content, path)
@@ -437,7 +438,7 @@ def test_missing_extra_and_cut_weights_are_told_in_a_sentence(tmp_path: Path) ->
 def test_a_broken_configuration_names_file_and_key(text: str, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "x.ckpt"
     path.with_suffix(".yaml").write_text(text)
-    with pytest.raises(ModelError, match=r"x\.yaml") as caught:
+    with raises(ModelError, "x.yaml") as caught:
         FORMAT.describe(path)
     assert reason in str(caught.value)
 
@@ -464,7 +465,7 @@ def test_what_is_left_to_other_files_is_not_guessed(text: str, key: str, tmp_pat
     for outside in (tmp_path / "all.yaml", folder / "b.yaml"):
         outside.write_text("model: {out_channels: 1}")
     (folder / "linked.yaml").symlink_to(tmp_path / "all.yaml")
-    with pytest.raises(ModelError, match=r"x\.yaml") as caught:
+    with raises(ModelError, "x.yaml") as caught:
         FORMAT.describe(path)
     assert key in str(caught.value)
 
@@ -504,7 +505,7 @@ def test_objects_in_a_checkpoint_are_never_made(where: str, tmp_path: Path) -> N
     canary = tmp_path / "canary"
     path = make(tmp_path).path
     torch.save({**torch.load(path, weights_only=True), where: {"x": Hostile(canary)}}, path)
-    with pytest.raises(ModelError, match=r"last.ckpt hold 'posix.system', .* may run code"):
+    with raises(ModelError, "posix.system", "last.ckpt"):
         load_model(path)
     with pytest.raises(ModelError):
         load_model(path, trust=True)
@@ -515,7 +516,7 @@ def test_yaml_tags_are_never_made(tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     path = make(tmp_path).path
     path.with_suffix(".yaml").write_text(f"model: !!python/object/apply:os.system ['touch {canary}']")
-    with pytest.raises(ModelError, match="cannot read the configuration"):
+    with raises(ModelError, "tag:yaml.org,2002:python/object/apply:os.system", "os.system"):
         load_model(path)
     assert not canary.exists()
 
@@ -549,16 +550,16 @@ def test_a_checkpoint_cannot_ask_for_memory(tmp_path: Path, memory: Callable[[],
     path = make(tmp_path).path
     content = torch.load(path, weights_only=True)
     torch.save({**content, "x": Hungry()}, path)
-    with pytest.raises(ModelError, match=r"hold 'builtins\.bytearray'"):
+    with raises(ModelError, "builtins.bytearray"):
         load_model(path)
     wide = torch.zeros(1).expand(1 << 40)
     torch.save({**content, "state_dict": {**content["state_dict"], "model.model.final_conv.bias": wide}}, path)
-    with pytest.raises(ModelError, match="no dense tensor"):
+    with raises(ModelError, "final_conv.bias"):
         load_model(path)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("archive/data.pkl", "w") as bomb:
         for _ in range(300):
             bomb.write(bytes(1_000_000))
-    with pytest.raises(ModelError, match="hold a compressed part"):
+    with raises(ModelError, "archive/data.pkl", 300000000, "torch.save"):
         load_model(path)
     assert memory() < 100e6
 

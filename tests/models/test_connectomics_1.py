@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from tests.models.sample_connectomics_1 import BASE, OWN, make, network, write
+from tests.refusals import raises
 
 import napari_tessera as nt
 from napari_tessera.core.errors import ModelError
@@ -109,15 +110,15 @@ def test_planes(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ({"block": "dense"}, "block is 'dense', but it must be one of residual"),
-        ({"norm": "os.system"}, "norm is 'os.system'"),
-        ({"isotropy": [True]}, "isotropy has 1 levels, but filters has 3"),
-        ({"outputs": [2]}, "outputs is .2., but there are the channels 0 to 1"),
-        ({"spatial_dims": 4}, "spatial_dims is 4"),
+        ({"block": "dense"}, "dense"),
+        ({"norm": "os.system"}, "os.system"),
+        ({"isotropy": [True]}, ("1", "3")),
+        ({"outputs": [2]}, ("2", "0", "1", "[2]")),
+        ({"spatial_dims": 4}, ("spatial_dims", "4")),
     ],
 )
-def test_other_arguments_are_refused(arguments: dict[str, Any], reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
+def test_other_arguments_are_refused(arguments: dict[str, Any], reason: str | tuple[str, ...]) -> None:
+    with raises(ValueError, reason):
         network(**arguments)
 
 
@@ -182,14 +183,14 @@ def test_where_the_configurations_are_looked_for(tmp_path: Path) -> None:
     own.rename(path.with_name("Mito-BC.yaml"))
     assert FORMAT.describe(path).notes[0].startswith("Mito-Base.yaml holds where Mito-BC.yaml")
     path.with_name("Mito-A.yaml").write_text("MODEL: {OUT_PLANES: 3}")
-    with pytest.raises(ModelError, match=r"holds 2: copy the one .* to checkpoint_100000\.yaml"):
+    with raises(ModelError, 2, "checkpoint_100000.yaml"):
         FORMAT.describe(path)
     path.with_name("Mito-A.yaml").rename(path.with_name("Other_base.yaml"))
     with pytest.raises(ModelError, match=r"Mito-BC\.yaml lies beside 2 files with 'base' in their names"):
         FORMAT.describe(path)
     for file in tmp_path.glob("*.yaml"):
         file.unlink()
-    with pytest.raises(ModelError, match=r"holds weights alone.*put .*checkpoint_100000\.yaml"):
+    with raises(ModelError, "checkpoint_100000.yaml", "TorchScript", "ONNX"):
         load_model(path)
 
 
@@ -213,7 +214,7 @@ def test_yacs_writes_tuples_and_none_as_text(tmp_path: Path) -> None:
     found = described(tmp_path, content)
     assert found.spec.window.default == (9, 17, 17)
     assert not any("tta_num" in note for note in found.notes)
-    with pytest.raises(ModelError, match=r"'MODEL\.FILTERS' is '\(8, x\)'"):
+    with raises(ModelError, "MODEL.FILTERS", "(8, x)"):
         described(tmp_path, {"MODEL": {"FILTERS": "(8, x)"}})
 
 
@@ -234,7 +235,7 @@ def test_normalisation(dataset: dict[str, Any], expected: Any, tmp_path: Path) -
 
 
 def test_a_range_that_is_neither_normalised_nor_not(tmp_path: Path) -> None:
-    with pytest.raises(nt.ModelError, match=r"NORMALIZE_RANGE.*true or false"):
+    with raises(nt.ModelError, "DATASET.NORMALIZE_RANGE", "some"):
         described(tmp_path, {"MODEL": {}, "DATASET": {"NORMALIZE_RANGE": "some"}})
 
 
@@ -383,7 +384,7 @@ def test_weights_of_another_network_are_told_in_a_sentence(tmp_path: Path) -> No
     content = torch.load(path, weights_only=True)
     first = content["state_dict"].pop("conv_out.0.bias")
     torch.save(content, path)
-    with pytest.raises(ModelError, match=r"do not fit the configured unet_plus_3d: it lacks conv_out\.0\.bias"):
+    with raises(ModelError, "unet_plus_3d", "conv_out.0.bias"):
         load_model(path)
     content["state_dict"] |= {"conv_out.0.bias": first, "extra": torch.ones(1)}
     torch.save(content, path)

@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
+from tests.refusals import raises
 
 import napari_tessera as nt
 from napari_tessera.core.errors import ModelError, UntrustedModelError
@@ -153,7 +154,7 @@ def test_a_registered_class_opens_without_a_question(install: Callable[[str], No
 def test_a_class_of_an_installed_package_is_asked_about(install: Callable[[str], None], tmp_path: Path) -> None:
     install("[another.group]\nmy_lab.UNet = my_lab_nets:MyUNet\n")
     path = write(tmp_path, "my_lab_nets.MyUNet", code=None)
-    with pytest.raises(UntrustedModelError, match="installed package my_lab_nets") as refused:
+    with raises(UntrustedModelError, "my_lab_nets") as refused:
         nt.load_model(path)
     assert [*refused.value.files] == [hashlib.sha256(path.read_bytes()).hexdigest()]
     assert "my_lab_nets" not in sys.modules
@@ -215,5 +216,5 @@ def test_a_file_beside_it_that_it_imports_is_not_run(line: str, tmp_path: Path) 
 
 def test_a_package_that_is_missing_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, "my_net.MyUNet", code=f"import no_such_package\n{CODE}")
-    with pytest.raises(ModelError, match="No module named 'no_such_package'"):
+    with raises(ModelError, "no_such_package"):
         nt.load_model(path, trust=True)

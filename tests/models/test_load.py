@@ -14,6 +14,7 @@ import yaml
 from monai.networks.nets import UNet
 from safetensors.torch import save_file
 from tests.models import sample_monai_bundle
+from tests.refusals import raises
 
 import napari_tessera as nt
 from napari_tessera.core.errors import ModelError, UntrustedModelError
@@ -196,13 +197,13 @@ def test_an_undescribed_torchscript_of_another_precision(tmp_path: Path, dtype: 
 def test_what_no_window_of_a_trial_suits_says_how_to_avoid_it(tmp_path: Path) -> None:
     scripted = torch.jit.script(torch.nn.Conv3d(1, 2, 129).eval())
     torch.jit.save(scripted, str(tmp_path / "net.pt"))  # type: ignore[no-untyped-call]
-    with pytest.raises(ModelError, match=r"net\.pt does not run on .*put a description beside it, net\.yaml"):
+    with raises(ModelError, "net.pt", "net.yaml", "channel"):
         load_model(tmp_path / "net.pt", trust=True)
 
 
 def test_code_needs_trust_for_this_very_content(tmp_path: Path, network: UNet, store: TrustStore) -> None:
     path = script(network, tmp_path / "net.ts")
-    with pytest.raises(UntrustedModelError, match=r"runs code.*--trust"):
+    with raises(UntrustedModelError, "--trust"):
         load_model(path, store=store)
     load_model(path, trust=True, store=store)
     with pytest.raises(UntrustedModelError):
@@ -292,7 +293,7 @@ def test_an_untrusted_file_is_not_even_opened(tmp_path: Path, store: TrustStore)
 
     path = tmp_path / "evil.pt"
     torch.save({"x": Payload()}, path)
-    with pytest.raises(ModelError, match=r"hold .builtins\.getattr., which is more than tensors"):
+    with raises(ModelError, "builtins.getattr"):
         load_model(path, trust=True, store=store)
     assert not canary.exists()
 
@@ -352,7 +353,7 @@ def test_names_that_are_no_model(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="there is no model bundeld; did you mean 'bundled'"):
         load_model("bundeld")
     (tmp_path / "m.h5").touch()
-    with pytest.raises(ModelError, match=r"ending '.h5'; Tessera opens .safetensors, .yaml"):
+    with raises(ModelError, ".h5"):
         load_model(tmp_path / "m.h5")
     with pytest.raises(ModelError, match="is a folder without a model: name one"):
         load_model(tmp_path)

@@ -15,6 +15,7 @@ import yaml
 from tests.models.change_monai_bundle import SMALL, changed, describe, inference, save_script, small_network
 from tests.models.sample import reference_network
 from tests.models.sample_monai_bundle import INFERENCE, METADATA, make, write_bundle
+from tests.refusals import raises
 
 import napari_tessera as nt
 from napari_tessera.core.errors import ModelError, UntrustedModelError
@@ -178,7 +179,7 @@ def test_other_expressions_are_refused(expression: str) -> None:
     deep = {f"deep{number}": "$" + "+".join([f"@deep{number + 1}"] * 13) for number in range(40)}
     content = {"name": "abc", "sides": [4, 5, 6], "asked": expression, "deep": "$@deep0 + @deep0", **deep, "deep40": 1}
     config = Config(content, "inference.json")
-    with pytest.raises(ModelError, match=r"inference\.json: 'here' is .*which only running it would tell"):
+    with raises(ModelError, "here", "inference.json"):
         config.literal(expression, "here")
 
 
@@ -308,7 +309,7 @@ def test_torchscript_alone_asks_for_trust(tmp_path: Path) -> None:
         risk = find_risk(path)
         assert risk is not None
         assert risk.files == (trusted,)
-        with pytest.raises(UntrustedModelError, match=r"runs code from its models/model\.ts"):
+        with raises(UntrustedModelError, "model.ts", "--trust"):
             load_model(path, store=store)
         model = load_model(path, trust=True)
         assert model.spec.activation == "none"
@@ -344,15 +345,13 @@ def test_bundles_at_several_depths_are_listed(tmp_path: Path) -> None:
     for place in ("a", "b/c", *(f"d/{number}" for number in range(5))):
         (tmp_path / place).parent.mkdir(exist_ok=True)
         write_bundle(tmp_path / place, reference_network())
-    with pytest.raises(ModelError, match=r"holds 7 MONAI bundles \(a/, b/c/, d/0/, d/1/, d/2/, \.\.\.\): open"):
+    with raises(ModelError, 7, 0, 1):
         load_model(tmp_path)
 
 
 def test_an_unknown_network_is_named_before_weights_are_asked_for(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "bundle", inference=changed(INFERENCE, network_def={"_target_": "my.Net"}))
-    with pytest.raises(
-        ModelError, match=r"the _target_ of 'network_def' is 'my.Net'.*put a TorchScript of it.*model\.ts"
-    ):
+    with raises(ModelError, "_target_", "my.Net", "TorchScript", "network_def"):
         load_model(folder)
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from monai import transforms as monai_transforms
 from tests.models.change_monai_bundle import SMALL, describe, inference
+from tests.refusals import raises
 
 from napari_tessera.core.errors import ModelError
 from napari_tessera.engine.source import ArraySource
@@ -72,8 +73,8 @@ def test_one_value_becomes_what_monai_makes_of_it(
 
 @pytest.mark.parametrize(
     ("transform", "reason"),
-    [(SCALE | {"minv": None}, "maxv and no minv"), (PERCENT | {"b_min": 1, "b_max": None}, "only one of b_min")],
+    [(SCALE | {"minv": None}, "ScaleIntensityd"), (PERCENT | {"b_min": 1, "b_max": None}, "b_min")],
 )
 def test_half_of_a_range_is_refused(tmp_path: Path, transform: dict[str, Any], reason: str) -> None:
-    with pytest.raises(ModelError, match=reason):
+    with raises(ModelError, reason):
         describe(tmp_path, inference(transform))

@@ -17,6 +17,7 @@ import torch
 from tests.models.change_monai_bundle import SMALL, changed, save_script, small_network
 from tests.models.sample import reference_network
 from tests.models.sample_monai_bundle import INFERENCE, make, make_zip, write_bundle
+from tests.refusals import raises
 
 import napari_tessera as nt
 from napari_tessera.core.errors import ModelError
@@ -81,7 +82,7 @@ def test_a_step_after_the_network_that_is_not_monais_is_refused(tmp_path: Path, 
     content = changed(INFERENCE)
     content["postprocessing"]["transforms"].append({"_target_": "os.system", "command": f"touch {canary}"})
     path = write_bundle(tmp_path / "bundle", reference_network(), inference=content)
-    with pytest.raises(ModelError, match=r"inference\.json: 'postprocessing::transforms::2' is 'os\.system', which"):
+    with raises(ModelError, "os.system", "inference.json", "postprocessing::transforms::2"):
         load_model(path)
 
 
@@ -179,7 +180,7 @@ def test_a_network_far_larger_than_its_weights_is_not_built(
     content = changed(INFERENCE, network_def={"_target_": name, **arguments})
     content["inferer"]["roi_size"] = 32
     folder = write_bundle(tmp_path / "bundle", small_network(), inference=content)
-    with pytest.raises(ModelError, match=r"far more weights than the 441 numbers that .*model\.pt holds") as error:
+    with raises(ModelError, 441, "model.pt") as error:
         load_model(folder)
     assert str(folder) in str(error.value)
 
@@ -191,7 +192,7 @@ def test_compressed_weights_are_not_inflated(tmp_path: Path) -> None:
     with zipfile.ZipFile(weights, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("model/data.pkl", b" " * 50_000_000)
         archive.writestr("model/version", b"3\n")
-    with pytest.raises(ModelError, match=r"model\.pt hold a compressed part, 'model/data\.pkl', of 50000000 bytes"):
+    with raises(ModelError, "model/data.pkl", 50000000, "model.pt"):
         load_model(folder)
 
 

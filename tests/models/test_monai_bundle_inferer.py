@@ -14,6 +14,7 @@ from monai import transforms as monai_transforms
 from monai.networks import nets as networks
 from tests.models.change_monai_bundle import SMALL, describe, inference
 from tests.models.sample_monai_bundle import write_bundle
+from tests.refusals import raises
 
 import napari_tessera as nt
 from napari_tessera.core.errors import InputError, ModelError
@@ -211,7 +212,7 @@ def test_zeros_around_all_others_up_to_the_window_are_those_of_monai(
 def test_the_padding_of_the_inferer_comes_after_that_of_the_transform(tmp_path: Path) -> None:
     """An image that is padded to the window with zeros is not repeated any more."""
     model = bundle_of(tmp_path, sliding(roi_size=16, padding_mode="replicate"), [ZSCORE, spatial([16, 16, 16])])
-    with pytest.raises(InputError, match="to 16 x 22 x 19"):
+    with raises(InputError, "14 x 22 x 19", "16 x 22 x 19"):
         nt.predict(volume(), model)
 
 
@@ -221,7 +222,7 @@ def test_parts_that_would_reach_into_the_padding_are_not_spared(tmp_path: Path) 
         {"_target_": "KeepLargestConnectedComponentd", "keys": "pred"},
     ]
     model = bundle_of(tmp_path, sliding(roi_size=16), [ZSCORE, spatial(16)], after=after)
-    with pytest.raises(InputError, match="to 16 x 22 x 19"):
+    with raises(InputError, "14 x 22 x 19", "16 x 22 x 19"):
         nt.segment(volume(), model)
 
 
@@ -231,7 +232,7 @@ def test_volumes_that_are_padded_before_they_are_sliced(tmp_path: Path) -> None:
     model = bundle_of(tmp_path, inferer, [ZSCORE, spatial([20, 16, 16])], dims=2)
     expected = monai_logits(volume(), inferer, [ZSCORE, spatial([20, 16, 16])], dims=2)
     np.testing.assert_allclose(nt.predict(volume(), model), expected, rtol=0, atol=1e-4)
-    with pytest.raises(ModelError, match="SpatialPadd, pads volumes"):
+    with raises(ModelError, "SpatialPadd"):
         bundle_of(tmp_path / "first", inferer, [spatial([20, 16, 16]), ZSCORE], dims=2)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from tests.models.change_monai_bundle import changed, describe
 from tests.models.sample_monai_bundle import INFERENCE
+from tests.refusals import raises
 
 from napari_tessera.core.errors import ModelError
 from napari_tessera.core.settings.choices import DecoderChoice
@@ -50,26 +51,28 @@ def test_what_is_loaded_beside_the_image_does_not_count(tmp_path: Path) -> None:
                 ZSCORE | {"keys": ["t1", "t2"]},
                 {"_target_": "ConcatItemsd", "keys": ["t1", "t2"], "name": "image"},
             ],
-            "ConcatItemsd, makes 'image' of 't1', 't2'",
+            ("ConcatItemsd", "image", "t1", "t2"),
         ),
-        ([LOAD | {"keys": ["t1", "t2"]}, ZSCORE | {"keys": ["t1", "t2"]}], "work on 't1', 't2', but the metadata"),
+        ([LOAD | {"keys": ["t1", "t2"]}, ZSCORE | {"keys": ["t1", "t2"]}], ("t1", "t2")),
         (
             [
                 LOAD | {"keys": "raw"},
                 ZSCORE | {"keys": "raw"},
                 {"_target_": "CopyItemsd", "keys": "raw", "names": ["image"]},
             ],
-            "CopyItemsd, makes 'image' of 'raw'",
+            ("CopyItemsd", "image", "raw"),
         ),
         (
             [LOAD, {"_target_": "CopyItemsd", "keys": "image", "names": "image2"}, ZSCORE | {"keys": "image2"}],
-            "NormalizeIntensityd, changes 'image2', a copy of 'image'",
+            ("NormalizeIntensityd", "image2", "image"),
         ),
     ],
     ids=("concat", "two", "renamed", "copy"),
 )
-def test_an_image_made_of_others_is_refused(tmp_path: Path, transforms: list[dict[str, Any]], reason: str) -> None:
-    with pytest.raises(ModelError, match=reason):
+def test_an_image_made_of_others_is_refused(
+    tmp_path: Path, transforms: list[dict[str, Any]], reason: str | tuple[str, ...]
+) -> None:
+    with raises(ModelError, reason):
         describe(tmp_path, before(*transforms))
 
 
@@ -99,7 +102,7 @@ def test_whole_numbers_after_fractions_are_refused(tmp_path: Path, name: str, dt
 
 
 def test_whole_numbers_by_the_transform_itself_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"makes numbers of the type \$np\.uint8"):
+    with raises(ModelError, "np.uint8"):
         describe(tmp_path, before(LOAD, SCALE | {"dtype": "$np.uint8"}))
 
 

@@ -17,6 +17,7 @@ from tests.models.change_monai_bundle import SMALL, changed, describe, inference
 from tests.models.sample_monai_bundle import INFERENCE, write_bundle
 from tests.models.test_monai_bundle_slices import PLANES
 from tests.models.test_monai_bundle_spacing import SIZE, SOFTMAX, bundle_of, invert, labels_by_both, spacing
+from tests.refusals import raises
 
 import napari_tessera as nt
 from napari_tessera.core.errors import ModelError
@@ -166,7 +167,7 @@ def test_parts_of_a_volume_that_runs_by_slices_are_refused(tmp_path: Path) -> No
     content = changed(INFERENCE, network_def={"_target_": "UNet", **PLANES})
     content["inferer"] = {"_target_": "SliceInferer", "roi_size": [16, 16]}
     content["postprocessing"]["transforms"] = [SOFTMAX, ARGMAX, largest()]
-    with pytest.raises(ModelError, match="its SliceInferer runs slices"):
+    with raises(ModelError, "SliceInferer"):
         describe(tmp_path, content)
 
 

@@ -23,6 +23,7 @@ from tests.models.sample_nnunet import (
     plans,
     write_folder,
 )
+from tests.refusals import raises
 
 import napari_tessera as nt
 from napari_tessera.core.errors import ModelError
@@ -131,7 +132,7 @@ def test_regions_get_their_own_decoder(tmp_path: Path) -> None:
     assert (spec.classes, spec.activation) == (("whole", "core"), "sigmoid")
     assert spec.suggested_decoder == DecoderChoice("regions", (("labels", (1, 2)),))
     (path / "dataset.json").write_text(json.dumps({**data, "regions_class_order": None}))
-    with pytest.raises(ModelError, match="2 regions and 0 entries of regions_class_order"):
+    with raises(ModelError, "regions", "regions_class_order", 2, 0):
         load_model(path)
 
 
@@ -184,7 +185,7 @@ def test_a_configuration_inherits(folder: Folder) -> None:
     assert load_model(path).spec.window.default == (16, 16, 16)
     plan["configurations"]["base"]["inherits_from"] = "3d_fullres"
     (path / "plans.json").write_text(json.dumps(plan))
-    with pytest.raises(ModelError, match=r"plans\.json: the configuration '3d_fullres' inherits from itself"):
+    with raises(ModelError, "3d_fullres", "plans.json"):
         load_model(path)
 
 
@@ -218,7 +219,7 @@ def test_folds_must_be_alike(tmp_path: Path) -> None:
     plan = plans()
     network = make_network(plan)
     folds = [checkpoint(network, plan), checkpoint(network, plan, trainer_name="nnUNetTrainerBN")]
-    with pytest.raises(ModelError, match="folds of one network must be alike"):
+    with raises(ModelError, "folds", "nnUNetTrainer", "nnUNetTrainerBN"):
         load_model(write_folder(tmp_path / "m", plan, dataset(), folds))
 
 
@@ -282,7 +283,7 @@ def test_only_zscores_take_notice_of_the_mask(
 
 
 def test_as_many_masks_as_channels(folder: Folder) -> None:
-    with pytest.raises(ModelError, match="2 use_mask_for_norm"):
+    with raises(ModelError, "use_mask_for_norm", 2):
         load_model(folder(plans(use_mask_for_norm=[True, True])))
 
 
@@ -347,17 +348,17 @@ def test_missing_extra_and_misshapen_weights(folder: Folder) -> None:
         weights["other"] = torch.zeros(1)
         weights["decoder.seg_layers.1.weight"] = torch.zeros(5, 4, 1, 1, 1)
 
-    with pytest.raises(ModelError, match=r"final\.pth do not fit.*lacks decoder\S*bias.*unknown other.*another shape"):
+    with raises(ModelError, "decoder.seg_layers.1.bias", "decoder.seg_layers.1.weight", "(5, 4, 1, 1, 1)"):
         load_model(replace_weights(folder(), change))
 
 
 def test_other_numbers_of_channels(folder: Folder) -> None:
     path = folder()
     (path / "dataset.json").write_text(json.dumps(dataset(labels={"background": 0, "a": 1, "b": 2})))
-    with pytest.raises(ModelError, match=r"of another shape are decoder\.seg_layers"):
+    with raises(ModelError, "decoder.seg_layers.0.bias", "decoder.seg_layers.0.weight", "decoder.seg_layers.1.bias"):
         load_model(path)
     (path / "dataset.json").write_text(json.dumps(dataset(channel_names={"0": "a", "1": "b"})))
-    with pytest.raises(ModelError, match="2 channels and 1 normalisation schemes"):
+    with raises(ModelError, 2, 1):
         load_model(path)
 
 
@@ -387,7 +388,7 @@ def test_no_weights(folder: Folder) -> None:
 def test_several_trained_folders(tmp_path: Path) -> None:
     for name in ("one", "two"):
         make(tmp_path / "results" / name)
-    with pytest.raises(ModelError, match=r"2 trained nnU-Net folders .*name the one to open"):
+    with raises(ModelError, 2, "nnUNetTrainer__nnUNetPlans__3d_fullres"):
         load_model(tmp_path / "results")
 
 
@@ -429,7 +430,7 @@ def test_what_is_wrong_with_a_zip(
 
 
 def test_a_cascade_is_refused(folder: Folder) -> None:
-    with pytest.raises(ModelError, match="second stage of a cascade, whose input is the segmentation of '3d_lowres'"):
+    with raises(ModelError, "3d_lowres"):
         load_model(folder(plans(previous_stage="3d_lowres")))
 
 
@@ -509,24 +510,28 @@ def test_a_plain_pickle(folder: Folder, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("nonlin", "os.system", r"names nonlin = 'os.system'.*nothing was imported"),
-        ("norm_op", "torch.hub.load", r"names norm_op = 'torch.hub.load'"),
-        ("conv_op", ["torch.nn.Conv3d"], r"names conv_op = \["),
-        ("n_stages", 10**9, "n_stages = 1000000000"),
+        ("nonlin", "os.system", "os.system"),
+        ("norm_op", "torch.hub.load", ("norm_op", "torch.hub.load")),
+        ("conv_op", ["torch.nn.Conv3d"], "conv_op"),
+        ("n_stages", 10**9, ("n_stages", "1000000000")),
         ("features_per_stage", [2**40] * 3, "features_per_stage"),
         ("kernel_sizes", [[[3]]], "kernel_sizes"),
         ("kernel_sizes", [3] * 1000, "kernel_sizes"),
         ("norm_op_kwargs", {"eps": "__import__('os')"}, "norm_op_kwargs"),
         ("input_channels", 10**9, "input_channels"),
-        ("n_conv_per_stage", [2], "cannot be built"),
+        (
+            "n_conv_per_stage",
+            [2],
+            ("dynamic_network_architectures.architectures.unet.PlainConvUNet", "n_conv_per_stage", "resolution"),
+        ),
     ],
 )
-def test_arguments_that_ask_for_more(folder: Folder, key: str, value: Any, said: str) -> None:
+def test_arguments_that_ask_for_more(folder: Folder, key: str, value: Any, said: str | tuple[str, ...]) -> None:
     plan = plans()
     path = folder(plan)
     arguments(plan)[key] = value
     (path / "plans.json").write_text(json.dumps(plan))
-    with pytest.raises(ModelError, match=said):
+    with raises(ModelError, said):
         load_model(path)
 
 
@@ -535,9 +540,7 @@ def test_a_network_of_another_module(folder: Folder) -> None:
     path = folder(plan)
     configuration(plan)["architecture"]["network_class_name"] = "os.system"
     (path / "plans.json").write_text(json.dumps(plan))
-    with pytest.raises(
-        ModelError, match=r"plans\.json: the architecture 'os\.system' is not one that Tessera rebuilds"
-    ):
+    with raises(ModelError, "os.system", "plans.json"):
         load_model(path)
 
 
@@ -547,7 +550,7 @@ def test_a_huge_network_takes_no_memory(folder: Folder) -> None:
     path = folder(plan)
     arguments(plan)["features_per_stage"] = [1_000_000] * 3
     (path / "plans.json").write_text(json.dumps(plan))
-    with pytest.raises(ModelError, match="far more weights than the 37448 numbers"):
+    with raises(ModelError, 37448):
         load_model(path)
 
 
@@ -555,7 +558,7 @@ def test_weights_that_claim_to_be_larger_than_the_file(folder: Folder) -> None:
     def change(content: dict[str, Any]) -> None:
         content["network_weights"]["decoder.seg_layers.1.weight"] = torch.zeros(1).expand(10**12)
 
-    with pytest.raises(ModelError, match="no dense tensor"):
+    with raises(ModelError, "decoder.seg_layers.1.weight"):
         load_model(replace_weights(folder(), change))
 
 
@@ -603,5 +606,5 @@ def test_a_checkpoint_of_a_single_number(tmp_path: Path) -> None:
     plan = plans()
     folder = write_folder(tmp_path, plan, dataset(), [checkpoint(make_network(plan), plan)])
     torch.save(1, folder / "fold_0" / "checkpoint_final.pth")
-    with pytest.raises(ModelError, match=r"checkpoint_final\.pth holds int data, not what nnU-Net 2 writes"):
+    with raises(ModelError, 2, "checkpoint_final.pth"):
         load_model(folder)

@@ -16,6 +16,7 @@ import pytest
 import torch
 from tests.models.sample_nnunet import checkpoint, dataset, make, make_folds, make_network, make_zip, plans, zipped
 from tests.models.test_hostile import MOST_BYTES, Payload, refused
+from tests.refusals import raises
 
 import napari_tessera as nt
 from napari_tessera.cli.app import app
@@ -96,20 +97,18 @@ def test_one_of_several_is_named_by_its_path(tmp_path: Path) -> None:
     trained = [make_folds(tmp_path / "results" / "Dataset901_Cells", dims).path for dims in (2, 3)]
     archive = zipped(tmp_path / "cells.zip", *trained)
     for path in (archive, tmp_path / "results", tmp_path / "results" / "Dataset901_Cells"):
-        with pytest.raises(
-            ModelError, match=r"2 trained nnU-Net folders \(.*__2d, .*__3d_fullres\): name the"
-        ) as caught:
+        with raises(ModelError, "__2d", "__3d_fullres", 2) as caught:
             load_model(path)
         named = str(caught.value).rpartition("such as ")[2]
         assert load_model(named).spec.spatial_dims == 2
     inside = archive / "Dataset901_Cells" / trained[1].name
     assert load_model(inside).spec.spatial_dims == 3
     assert load_model(inside).origin == str(inside)
-    with pytest.raises(ModelError, match=r"cells\.zip holds no folder 'Dataset901_Cells/other'"):
+    with raises(ModelError, "Dataset901_Cells/other", "cells.zip"):
         load_model(archive / "Dataset901_Cells" / "other")
-    with pytest.raises(ModelError, match=r"fold_0 is no package that opens from within a zip"):
+    with raises(ModelError, "fold_0"):
         load_model(inside / "fold_0")
-    with pytest.raises(ModelError, match=r"there is no model .*missing\.zip"):
+    with raises(ModelError, "missing.zip"):
         load_model(tmp_path / "missing.zip" / "Dataset901_Cells")
 
 
@@ -161,7 +160,7 @@ def test_folds_in_a_zip_must_be_alike(archive: Path) -> None:
     other = checkpoint(make_network(plan), plan, trainer_name="nnUNetTrainerBN")
     with zipfile.ZipFile(archive, "a") as opened, opened.open(WEIGHTS.replace("fold_0", "fold_1"), "w") as file:
         torch.save(other, file)
-    with pytest.raises(ModelError, match="folds of one network must be alike"):
+    with raises(ModelError, "folds", "nnUNetTrainer", "nnUNetTrainerBN"):
         load_model(archive)
 
 

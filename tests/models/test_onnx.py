@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from tests.models import sample_onnx
+from tests.refusals import raises
 
 import napari_tessera as nt
 from napari_tessera.core.errors import ModelError
@@ -46,7 +47,7 @@ def test_free_and_fixed_sides_and_batches(tmp_path: Path) -> None:
     assert free.spec.window.step == (1, 1, 1)
     fixed = FORMAT.load(saved(tmp_path, graph_of(batch=2, side=16)))
     assert fixed.spec.window.default == (16, 16, 16)
-    with pytest.raises(nt.SettingsError, match="16"):
+    with raises(nt.SettingsError, 16, "window_size"):
         nt.plan((40, 40, 40), fixed, nt.Settings(window_size=(32, 32, 32), device="cpu"))
     volume = np.random.default_rng(0).random((20, 20, 40), np.float32)
     for batch in (1, 2, 3):  # the graph takes exactly two
@@ -187,7 +188,7 @@ def test_onnxruntime_that_is_missing_is_noticed_at_once(tmp_path: Path, monkeypa
     path = saved(tmp_path, graph_of())
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     for act in (FORMAT.load, FORMAT.describe):
-        with pytest.raises(ModelError, match=r"need the library onnxruntime.*napari-tessera\[onnx\]"):
+        with raises(ModelError, "ONNX", "napari-tessera[onnx]"):
             act(path)
 
 

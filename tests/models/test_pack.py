@@ -28,6 +28,7 @@ from tests.models.sample import reference_arguments, reference_network
 from tests.models.sample_bioimageio import save_torchscript, zipped
 from tests.models.sample_monai_bundle import INFERENCE, write_bundle
 from tests.models.test_empty_network import NETWORKS
+from tests.refusals import raises
 
 import napari_tessera as nt
 from napari_tessera.core.errors import ModelError, OutputError, UntrustedModelError
@@ -127,7 +128,7 @@ def test_every_sample_asks_for_trust_as_before(name: str, tmp_path: Path) -> Non
     if risk is None:
         nt.load_model(path, store=store)
         return
-    with pytest.raises(UntrustedModelError, match=r"packed\.yaml is a Tessera model: opening it (may run|runs) code"):
+    with raises(UntrustedModelError, "packed.yaml", "--trust"):
         nt.load_model(path, store=store)
     # Its program is the very file that was packed: who trusts that one is not asked again.
     (origin,) = (file for file in (tmp_path / "from").iterdir() if file.suffix in (".pt", ".pt2"))
@@ -412,7 +413,7 @@ def test_any_file_of_a_packed_program_opens_the_model_and_it_is_listed_once(
     path = packed(model, folder)
     program = folder / "packed.program.pt"
     assert nt.load_model(program, trust=True).spec == model.spec
-    with pytest.raises(UntrustedModelError, match=r"packed\.program\.pt is a Tessera model"):
+    with raises(UntrustedModelError, "packed.program.pt", "TorchScript", "--trust"):
         nt.load_model(program, store=TrustStore(tmp_path / "none.json"))
     monkeypatch.setenv(MODELS_VARIABLE, str(folder))
     assert user_models() == {"packed": path}

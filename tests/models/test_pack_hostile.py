@@ -13,6 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 from tests.models import sample_exported, sample_nnunet, sample_onnx, sample_tessera, sample_torchscript
+from tests.refusals import raises
 
 import napari_tessera as nt
 from napari_tessera.core.errors import ModelError
@@ -109,7 +110,7 @@ def test_a_program_that_would_run_something_does_not_without_trust(script: Path,
     # Calling it a graph, which needs no trust, does not make it one.
     rewritten(script, set_in("program", "kind", to="onnx"))
     assert find_risk(script) is None
-    with pytest.raises(ModelError, match="as ONNX"):
+    with raises(ModelError, "ONNX"):
         load_model(script)
 
 
@@ -118,7 +119,7 @@ def test_a_program_of_other_channels_is_refused(tmp_path: Path) -> None:
         (tmp_path / str(number)).mkdir()
         path = packed(make, tmp_path / str(number))
         rewritten(path, set_in("in_channels", to=2))
-        with pytest.raises(ModelError, match=r"says 3D, 2 channels in and 2 out, but the graph is 3D with 1 in"):
+        with raises(ModelError, 2, 1):
             load_model(path, trust=True)
 
 
@@ -172,7 +173,7 @@ def test_descriptions_that_are_wrong(change: Change, said: str, script: Path) ->
 def test_a_type_of_numbers_that_is_none(script: Path) -> None:
     tensor = {"do": "tensor", "axes_in": "bczyx", "axes_out": "bczyx", "numbers": "ops"}
     rewritten(script, set_in("around", to=[tensor]))
-    with pytest.raises(ModelError, match=r"packed\.yaml: the network is given 'ops', which is no type of numbers"):
+    with raises(ModelError, "ops", "packed.yaml"):
         load_model(script, trust=True)
 
 
@@ -182,7 +183,7 @@ def test_what_stands_around_a_network_is_not_passed_over(tmp_path: Path) -> None
     content = yaml.safe_load(sample_tessera.make(tmp_path).path.read_text())
     content["around"] = [{"do": "turn", "axes": "xyz"}]
     path.with_suffix(".yaml").write_text(yaml.safe_dump(content))
-    with pytest.raises(ModelError, match=r"small\.yaml has the key 'around', which only a description that is opened"):
+    with raises(ModelError, "around", "small.yaml"):
         describe_model(path)
 
 
@@ -232,13 +233,13 @@ def test_a_fold_of_another_shape_or_too_many(nnunet: Path) -> None:
     tensors = {name: tensor.clone() for name, tensor in load_file(weights).items()}
     name = next(name for name in tensors if name.startswith("folds.1.") and tensors[name].dim() == 5)
     save_file({**tensors, name: tensors[name][:1].clone()}, weights)
-    with pytest.raises(ModelError, match=r"of fold 1 in .*safetensors do not fit .* of another shape"):
+    with raises(ModelError, 1, "decoder.seg_layers.0.weight"):
         load_model(nnunet)
     save_file({**tensors, "folds.2.more": torch.zeros(1)}, weights)
-    with pytest.raises(ModelError, match=r"says 2 folds, of none of which 'folds\.2\.more' is"):
+    with raises(ModelError, "folds.2.more", 2, "folds"):
         load_model(nnunet)
     save_file({other: tensor for other, tensor in tensors.items() if other != name}, weights)
-    with pytest.raises(ModelError, match=r"of fold 1 in .* it lacks "):
+    with raises(ModelError, 1, "decoder.seg_layers.0.weight"):
         load_model(nnunet)
     save_file(tensors, weights)
     load_model(nnunet)

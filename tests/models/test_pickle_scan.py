@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from tests.models.sample import make_or_skip
+from tests.refusals import raises
 
 from napari_tessera.core.errors import ModelError
 from napari_tessera.models.load import load_model
@@ -82,20 +83,20 @@ def test_tuples_that_stand_for_endless_values(
     tmp_path: Path, content: bytes, write: Callable[[Path, bytes], Path]
 ) -> None:
     assert len(content) < 1100
-    with pytest.raises(ModelError, match=r"the weights a hold a tuple that stands for more than 100000 values"):
+    with raises(ModelError, 100000):
         read_tensors_only(write(tmp_path / "a.pt", content), "a")
 
 
 @pytest.mark.parametrize("content", REPEATED.values(), ids=REPEATED)
 def test_parts_used_again_and_again(tmp_path: Path, content: bytes) -> None:
-    with pytest.raises(ModelError, match=r"the weights a use what they hold again and again, for more than 10000000"):
+    with raises(ModelError, 10000000):
         read_tensors_only(zipped(tmp_path / "a.pt", content), "a")
 
 
 def test_integers_whose_hashes_are_alike(tmp_path: Path) -> None:
     numbers = ((n + 10) * (2**61 - 1) for n in range(1001))
     content = pickle.dumps(dict.fromkeys(numbers, 1), 2)
-    with pytest.raises(ModelError, match=r"the weights a hold more than 1000 integers of more than 64 bits"):
+    with raises(ModelError, 1000, 64):
         read_tensors_only(zipped(tmp_path / "a.pt", content), "a")
 
 
@@ -122,7 +123,7 @@ def test_a_pickle_of_endless_parts_is_left_before_it_fills_the_memory(
     path = make_or_skip("sample_connectomics", tmp_path).path
     (target,) = tmp_path.rglob("last.ckpt")
     zipped(target, START + b"}" * 60_000_000 + b".")
-    with pytest.raises(ModelError, match=r"last\.ckpt take more than 2000000 steps to read"):
+    with raises(ModelError, 2000000, "last.ckpt"):
         load_model(path)
     assert memory() < 1e9
 

@@ -22,6 +22,7 @@ from tests.models import sample_connectomics, sample_monai_bundle, sample_nnunet
 from tests.models.change_bioimageio import resave
 from tests.models.sample import reference_network
 from tests.models.sample_bioimageio import make as make_bioimageio
+from tests.refusals import raises
 
 import napari_tessera as nt
 from napari_tessera.core.errors import ModelError
@@ -131,7 +132,7 @@ def test_whole_numbers_are_no_real_ones(dtype: torch.dtype) -> None:
         filled(whole | {"0.weight": whole["0.weight"].to(dtype)})
     network = torch.nn.Module()
     network.register_buffer("index", torch.arange(3, dtype=torch.int64))
-    with pytest.raises(ModelError, match=r"index is torch\.float32, but the network has torch\.int64"):
+    with raises(ModelError, "torch.float32", "torch.int64"):
         fill(network, SavedWeights.of({"index": torch.arange(3.0)}, "a"), what="it")
 
 
@@ -142,7 +143,7 @@ def test_real_numbers_of_another_precision_are_taken(dtype: torch.dtype) -> None
 
 
 def test_a_dictionary_without_tensors_is_named_by_its_keys() -> None:
-    with pytest.raises(ModelError, match="'epoch', 'optimizer'"):
+    with raises(ModelError, "epoch", "optimizer"):
         filled({"epoch": 3, "optimizer": {"exp_avg": torch.ones(1)}})
 
 
@@ -173,14 +174,14 @@ def test_a_part_of_the_weights_is_refused(wrap: Callable[[State], Any]) -> None:
         less = {key: tensor for key, tensor in whole.items() if key != name}
         with pytest.raises(ModelError, match=rf"the weights a do not fit it: it lacks {name}$"):
             filled(wrap(less))
-    with pytest.raises(ModelError, match=r"it has unknown 1\.more"):
+    with raises(ModelError, "1.more"):
         filled(wrap(whole | {"1.more": torch.ones(1)}))
-    with pytest.raises(ModelError, match=r"of another shape are 0\.bias"):
+    with raises(ModelError, "0.bias"):
         filled(wrap(whole | {"0.bias": torch.ones(3)}))
 
 
 def test_weights_that_are_no_numbers_in_memory_are_refused() -> None:
-    with pytest.raises(ModelError, match=r"hold '0\.bias', which is no dense tensor"):
+    with raises(ModelError, "0.bias"):
         filled(state(1) | {"0.bias": torch.ones(1).expand(2).to_sparse()})
     for nothing in ({}, {"model": {}}, [torch.ones(1)], None):
         with pytest.raises(ModelError, match="needs tensors by name"):

@@ -11,6 +11,7 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.refusals import raises
 
 from napari_tessera.core.errors import ModelError, SettingsError
 from napari_tessera.core.settings.choices import Blend, DecoderChoice
@@ -49,11 +50,11 @@ def test_the_nearest_sides_are_allowed_and_enclose(side: int, axis: int) -> None
 
 def test_a_window_that_is_not_allowed_names_axis_rule_and_nearest() -> None:
     RULE.check((24, 112, 128))
-    with pytest.raises(SettingsError, match=r"y is 120 but must be a multiple of 16 from 32 up: 112 or 128"):
+    with raises(SettingsError, 120, 16, 32, "window_size"):
         RULE.check((64, 120, 128))
-    with pytest.raises(SettingsError, match=r"z is 8 but must be .*: 16"):
+    with raises(SettingsError, 8, 16, "window_size"):
         RULE.check((8, 128, 128))
-    with pytest.raises(SettingsError, match="has 2 axes, but the model has 3"):
+    with raises(SettingsError, 2, 3, "window_size"):
         RULE.check((64, 64))
 
 
@@ -61,7 +62,7 @@ def test_a_step_of_0_allows_one_side() -> None:
     rule = WindowRule((32, 64), (0, 16), (32, 32))
     rule.check((32, 96))
     assert rule.nearest(0, 100) == (32,)
-    with pytest.raises(SettingsError, match=r"y is 48 but must be the only side that it takes: 32"):
+    with raises(SettingsError, 48, 32, "window_size"):
         rule.check((48, 64))
 
 
@@ -100,21 +101,21 @@ def test_the_kind_of_output_suggests_a_decoder(kind: Any, decoder: str) -> None:
 def test_normalisation_needs_its_parameters() -> None:
     with pytest.raises(ModelError, match=r"'percentile' has the parameters \[\], but it needs \['low', 'high'\]"):
         Normalisation("percentile")
-    with pytest.raises(ModelError, match="must be one of none, zscore"):
+    with raises(ModelError, "z-score", "clip", "threshold"):
         Normalisation("z-score")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("default", "step", "minimum", "sentence"),
     [
-        ((64, 64), (0, 8), (8, 8), "is not minimum"),
-        ((64, 64), (-8, 8), (8, 8), "must be 1 or more"),
-        ((64, 64), (8, 8), (8,), "differ in length"),
-        ((60, 64), (8, 8), (8, 8), r"default \(60, 64\) is not minimum"),
+        ((64, 64), (0, 8), (8, 8), ("(64, 64)", "(8, 8)", "(0, 8)")),
+        ((64, 64), (-8, 8), (8, 8), ("1", "(64, 64)")),
+        ((64, 64), (8, 8), (8,), ("(64, 64)", "(8, 8)", "(8,)")),
+        ((60, 64), (8, 8), (8, 8), "(60, 64)"),
     ],
 )
-def test_a_window_rule_that_is_none(default: Any, step: Any, minimum: Any, sentence: str) -> None:
-    with pytest.raises(ModelError, match=sentence):
+def test_a_window_rule_that_is_none(default: Any, step: Any, minimum: Any, sentence: str | tuple[str, ...]) -> None:
+    with raises(ModelError, sentence):
         WindowRule(default, step, minimum)
 
 
@@ -129,7 +130,7 @@ def test_a_window_rule_that_is_none(default: Any, step: Any, minimum: Any, sente
     ],
 )
 def test_numbers_that_normalise_nothing(mode: Any, numbers: dict[str, float]) -> None:
-    with pytest.raises(ModelError, match="needs finite numbers"):
+    with raises(ModelError, "by", 65536):
         Normalisation(mode, tuple(sorted(numbers.items())))
 
 
@@ -164,7 +165,7 @@ def test_a_description_that_is_no_description(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot read"):
         read_model_file(path)
     path.write_text("x" * 1_000_001)
-    with pytest.raises(ModelError, match="at most 1000000"):
+    with raises(ModelError, 1000000):
         read_model_file(path)
     path.write_text("!!python/object/apply:os.system ['true']")
     with pytest.raises(ModelError, match="cannot read"):
@@ -234,13 +235,13 @@ def test_a_description_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_windows_beyond_any_memory_are_refused() -> None:
-    with pytest.raises(ModelError, match="more than 1000000 voxels"):
+    with raises(ModelError, 1000000):
         WindowRule((10**15,) * 3, (1,) * 3, (1,) * 3)
 
 
 @pytest.mark.parametrize("changes", [{"in_channels": 10**17}, {"out_channels": 10**9}])
 def test_channels_beyond_any_network_are_refused_at_once(changes: dict[str, Any]) -> None:
-    with pytest.raises(ModelError, match="less than or equal to 10000"):
+    with raises(ModelError, 10000):
         ModelSpec("x", 3, **{"in_channels": 1, "out_channels": 1, "window": WindowRule.free(3)} | changes)
 
 

@@ -7,6 +7,7 @@ from math import prod
 from typing import Any
 
 import pytest
+from tests.refusals import raises
 
 from napari_tessera.core.errors import InputError, SettingsError
 from napari_tessera.core.settings.settings import Settings
@@ -111,14 +112,16 @@ def test_advice_offers_it_where_sizes_differ() -> None:
 @pytest.mark.parametrize(
     ("size", "spec", "error", "sentence"),
     [
-        (None, SPEC, InputError, "the voxel size of the image is unknown: give it in micrometres, or switch resample"),
-        ((0.01,) * 3, replace(SPEC, voxel_size_um=None), SettingsError, "does not say its voxel size: set resolution"),
-        ((0.01,) * 2, SPEC, InputError, "both need one length per axis"),
-        ((10.0,) * 3, SPEC, InputError, "differ by more than a factor of 100, so check the unit"),
-        ((0.0, 1.0, 1.0), SPEC, InputError, "it needs one length above 0 per axis"),
-        ([(0.01,) * 3] * 3, SPEC, InputError, "there are 3 voxel sizes for 1 volume"),
+        (None, SPEC, InputError, "resample"),
+        ((0.01,) * 3, replace(SPEC, voxel_size_um=None), SettingsError, "resolution"),
+        ((0.01,) * 2, SPEC, InputError, ("resample", "(0.01, 0.01)", "(0.01, 0.01, 0.01)")),
+        ((10.0,) * 3, SPEC, InputError, ("100", "10 x 10 x 10")),
+        ((0.0, 1.0, 1.0), SPEC, InputError, ("0", "(0.0, 1.0, 1.0)")),
+        ([(0.01,) * 3] * 3, SPEC, InputError, ("3", "1")),
     ],
 )
-def test_what_cannot_be_resampled_is_refused(size: Any, spec: ModelSpec, error: type[Exception], sentence: str) -> None:
-    with pytest.raises(error, match=sentence):
+def test_what_cannot_be_resampled_is_refused(
+    size: Any, spec: ModelSpec, error: type[Exception], sentence: str | tuple[str, ...]
+) -> None:
+    with raises(error, sentence):
         planned((100, 100, 100), voxel_size_um=size, spec=spec, resample=True)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from tests.refusals import raises
 
 from napari_tessera.core.errors import InputError, SettingsError
 from napari_tessera.core.settings.settings import Settings
@@ -151,19 +152,19 @@ def test_what_the_settings_leave_open_comes_from_the_model() -> None:
 @pytest.mark.parametrize(
     ("shape", "settings", "error", "sentence"),
     [
-        ((100, 100), {}, InputError, "has 2 spatial axes, but the model 'net' is 3D"),
-        ((100, 0, 100), {}, InputError, "is empty"),
-        ((100,) * 3, {"window_size": (64, 70, 64)}, SettingsError, "y is 70 but must be a multiple of 16"),
-        ((100,) * 3, {"tta_num": 17}, SettingsError, "tta_num is 17"),
-        ((100,) * 3, {"tta_num": 16, "tta_axes": "zx"}, SettingsError, "has 1 to 8 different views"),
-        ((100,) * 3, {"tta_num": 9, "window_size": (64, 64, 48)}, SettingsError, "needs equal sides"),
+        ((100, 100), {}, InputError, ("2", "net", "(100, 100)")),
+        ((100, 0, 100), {}, InputError, "(100, 0, 100)"),
+        ((100,) * 3, {"window_size": (64, 70, 64)}, SettingsError, ("70", "16", "window_size")),
+        ((100,) * 3, {"tta_num": 17}, SettingsError, ("tta_num", "17")),
+        ((100,) * 3, {"tta_num": 16, "tta_axes": "zx"}, SettingsError, ("1", "8", "tta_num")),
+        ((100,) * 3, {"tta_num": 9, "window_size": (64, 64, 48)}, SettingsError, ("tta_num", "window_size")),
         ((100,) * 3, {"resolution": (1.0, 1.0)}, SettingsError, "resolution"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_runs(
-    shape: tuple[int, ...], settings: dict[str, Any], error: type[Exception], sentence: str
+    shape: tuple[int, ...], settings: dict[str, Any], error: type[Exception], sentence: str | tuple[str, ...]
 ) -> None:
-    with pytest.raises(error, match=sentence):
+    with raises(error, sentence):
         planned(shape, **settings)
 
 
@@ -339,7 +340,7 @@ def test_counts_are_bounds_until_windows_have_been_looked_for() -> None:
 
 
 def test_eight_bits_hold_activated_values_only() -> None:
-    with pytest.raises(SettingsError, match="has no activation that brings all its output there: choose float16"):
+    with raises(SettingsError, "float16"):
         planned((64,) * 3, decoder=None, probabilities="uint8")
     for activation in ("sigmoid", "softmax"):
         plan = planned((64,) * 3, spec=replace(SPEC, activation=activation), decoder=None, probabilities="uint8")

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from skimage.transform import resize
+from tests.refusals import raises
 
 from napari_tessera.core.errors import ModelError
 from napari_tessera.engine.source import ArraySource
@@ -156,15 +157,15 @@ def test_which_axis_is_separate(
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"order": 2}, "each must be 0, 1 or 3"),
-        ({"order": 3, "clip": True, "separate_above": 3, "separate_order": 1}, "separate_order must be 0"),
-        ({"output_order": 3}, "to the image grid with 0 or 1"),
-        ({"edge": "wrap"}, "must be mirror or repeat"),
-        ({"separate_above": 0.5}, "1 or more"),
+        ({"order": 2}, ("0", "1", "3", "(2, 0)")),
+        ({"order": 3, "clip": True, "separate_above": 3, "separate_order": 1}, ("separate_order", "0")),
+        ({"output_order": 3}, ("0", "1", "output_order")),
+        ({"edge": "wrap"}, ("mirror", "repeat")),
+        ({"separate_above": 0.5}, ("1", "separate_above")),
     ],
 )
-def test_schemes_that_are_none(change: dict[str, Any], said: str) -> None:
-    with pytest.raises(ModelError, match=said):
+def test_schemes_that_are_none(change: dict[str, Any], said: str | tuple[str, ...]) -> None:
+    with raises(ModelError, said):
         ResamplingScheme(**change)
 
 
