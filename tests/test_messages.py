@@ -215,7 +215,7 @@ SETTINGS: dict[str, Case] = {
     "key of a settings file": (
         lambda f: nt.Settings.from_yaml(file(f, "s.yaml", "overlap: 2")),
         nt.SettingsError,
-        "{folder}/s.yaml: unknown key 'overlap' (valid here: inference, data, decoding)",
+        "{folder}/s.yaml: line 1: unknown key 'overlap' (valid here: inference, data, decoding)",
     ),
     "value of a settings file": (
         lambda f: nt.Settings.from_yaml(file(f, "s.yaml", "inference: {window: {blending: hann}}")),
