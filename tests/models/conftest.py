@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,16 +38,10 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert not asked
 
 
-@pytest.fixture(scope="session")
-def bioimageio_original(tmp_path_factory: pytest.TempPathFactory) -> Sample:
-    """The sample of a bioimage.io package; tests change copies of it."""
-    return sample_bioimageio.make(tmp_path_factory.mktemp("bioimageio"))
-
-
 @pytest.fixture
-def sample(bioimageio_original: Sample, tmp_path: Path) -> Sample:
+def sample(tmp_path: Path) -> Sample:
     """A bioimage.io package that the test may change."""
-    return replace(bioimageio_original, path=shutil.copytree(bioimageio_original.path, tmp_path / "bioimageio"))
+    return sample_bioimageio.make(tmp_path)
 
 
 @pytest.fixture

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import atexit
+import shutil
+import tempfile
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import cache, wraps
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["IN_CHANNELS", "OUT_CHANNELS", "Sample", "make_or_skip", "reference_arguments", "reference_network"]
+__all__ = ["IN_CHANNELS", "OUT_CHANNELS", "Sample", "make_or_skip", "once", "reference_arguments", "reference_network"]
 
 IN_CHANNELS, OUT_CHANNELS = 1, 2
 
@@ -52,6 +58,29 @@ def reference_network() -> torch.nn.Module:
 
     torch.manual_seed(7)
     return BasicUNet(**reference_arguments()).eval()
+
+
+def once(make: Callable[..., Sample]) -> Callable[..., Sample]:
+    """Let *make* write a sample once in this process, and give each that asks a copy, which may be changed.
+
+    A network of the caller's own is not kept.
+    """
+
+    @cache
+    def original(*arguments: Any) -> tuple[Path, Sample]:
+        folder = Path(tempfile.mkdtemp(prefix="tessera-sample-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        return folder, make(folder, *arguments)
+
+    @wraps(make)
+    def copied(folder: Path, *arguments: Any) -> Sample:
+        if any(isinstance(argument, torch.nn.Module) for argument in arguments):
+            return make(folder, *arguments)
+        made, sample = original(*arguments)
+        shutil.copytree(made, folder, dirs_exist_ok=True)
+        return replace(sample, path=folder / sample.path.relative_to(made), network=deepcopy(sample.network))
+
+    return copied
 
 
 def make_or_skip(name: str, folder: Path) -> Sample:

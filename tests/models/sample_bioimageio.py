@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from tests.models.sample import IN_CHANNELS, OUT_CHANNELS, Sample, reference_network
+from tests.models.sample import IN_CHANNELS, OUT_CHANNELS, Sample, once, reference_network
 
 __all__ = [
     "NEEDS",
@@ -50,6 +50,7 @@ PAPERS: dict[str, Any] = {
 }
 
 
+@once
 def make(folder: Path) -> Sample:
     """Write the package as the folder ``bioimageio`` in *folder*, with the weights of an allow-listed network."""
     network = reference_network()

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import yaml
-from tests.models.sample import IN_CHANNELS, OUT_CHANNELS, Sample
+from tests.models.sample import IN_CHANNELS, OUT_CHANNELS, Sample, once
 
 __all__ = ["configuration", "make", "make_generation", "network", "older_configuration", "reseeded", "write"]
 
@@ -90,11 +90,13 @@ def write(
     return path
 
 
+@once
 def make(folder: Path) -> Sample:
     """Write the sample into *folder*."""
     return Sample(write(folder, network(), configuration()), network())
 
 
+@once
 def make_generation(folder: Path, generation: str) -> Sample:
     """Write the sample as *generation* ("C", "B" or "A") does into *folder*."""
     config = configuration() if generation == "C" else older_configuration(generation)

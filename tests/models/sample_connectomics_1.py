@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import yaml
-from tests.models.sample import IN_CHANNELS, OUT_CHANNELS, Sample
+from tests.models.sample import IN_CHANNELS, OUT_CHANNELS, Sample, once
 from tests.models.sample_connectomics import reseeded
 
 from napari_tessera.models.networks.residual_unet import ResidualUNet
@@ -66,6 +66,7 @@ def write(
     return folder / name
 
 
+@once
 def make(folder: Path) -> Sample:
     """Write the sample into *folder*."""
     return Sample(write(folder, network()), network())

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from tests.models.sample import IN_CHANNELS, Sample, reference_network
+from tests.models.sample import IN_CHANNELS, Sample, once, reference_network
 from torch.export import Dim
 
 __all__ = ["make"]
 
 
+@once
 def make(folder: Path, network: torch.nn.Module | None = None) -> Sample:
     """Write *network*, by default the reference network, for any number of windows and sides in steps of 16."""
     network = (network or reference_network()).eval()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.models.sample import IN_CHANNELS, OUT_CHANNELS, Sample, reference_network
+from tests.models.sample import IN_CHANNELS, OUT_CHANNELS, Sample, once, reference_network
 
 __all__ = ["INFERENCE", "METADATA", "make", "make_zip", "write_bundle"]
 
@@ -96,12 +96,14 @@ def write_bundle(
     return folder
 
 
+@once
 def make(folder: Path) -> Sample:
     """Return a bundle in *folder*."""
     network = reference_network()
     return Sample(write_bundle(folder / "bundle", network), network)
 
 
+@once
 def make_zip(folder: Path) -> Sample:
     """Return a zipped bundle, compressed, with its folder's name inside, as the Model Zoo's are."""
     sample = make(folder)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from tests.models.sample import IN_CHANNELS, OUT_CHANNELS, Sample
+from tests.models.sample import IN_CHANNELS, OUT_CHANNELS, Sample, once
 
 __all__ = [
     "NEEDS",
@@ -181,6 +181,7 @@ def write_folder(folder: Path, plan: dict[str, Any], data: dict[str, Any], folds
     return folder
 
 
+@once
 def make(folder: Path) -> Sample:
     """Write one trained fold into *folder*."""
     plan = plans()
@@ -200,6 +201,7 @@ def zipped(path: Path, *folders: Path) -> Path:
     return path
 
 
+@once
 def make_zip(folder: Path) -> Sample:
     """Write one trained fold as a zip into *folder*, and leave nothing beside it."""
     sample = make(folder)
@@ -219,6 +221,7 @@ class _Mean(torch.nn.Module):
         return torch.stack([network(windows) for network in self.networks]).mean(0)
 
 
+@once
 def make_folds(folder: Path, dims: int) -> Sample:
     """Write two trained folds of a network in 2 or 3 dimensions into *folder*."""
     plan = plans(dims)

@@ -6,13 +6,14 @@ import warnings
 from pathlib import Path
 
 import torch
-from tests.models.sample import IN_CHANNELS, Sample, reference_network
+from tests.models.sample import IN_CHANNELS, Sample, once, reference_network
 
 __all__ = ["NEEDS", "make"]
 
 NEEDS = ("onnx", "onnxruntime")
 
 
+@once
 def make(folder: Path) -> Sample:
     """Write the reference network into *folder*, for any number of windows and any sides."""
     network = reference_network()

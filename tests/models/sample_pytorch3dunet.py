@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import yaml
-from tests.models.sample import IN_CHANNELS, OUT_CHANNELS, Sample
+from tests.models.sample import IN_CHANNELS, OUT_CHANNELS, Sample, once
 
 from napari_tessera.models.networks.unet3d import Pytorch3DUNet
 
@@ -52,6 +52,7 @@ def write(folder: Path, original: torch.nn.Module, config: dict[str, Any]) -> Pa
     return folder
 
 
+@once
 def make(folder: Path) -> Sample:
     """Write a folder."""
     original = network()

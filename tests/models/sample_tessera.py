@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import yaml
-from tests.models.sample import IN_CHANNELS, OUT_CHANNELS, Sample, reference_arguments, reference_network
+from tests.models.sample import IN_CHANNELS, OUT_CHANNELS, Sample, once, reference_arguments, reference_network
 
 __all__ = ["make"]
 
 
+@once
 def make(folder: Path) -> Sample:
     """Write the reference network into *folder*."""
     from safetensors.torch import save_file

@@ -6,11 +6,12 @@ import warnings
 from pathlib import Path
 
 import torch
-from tests.models.sample import Sample, reference_network
+from tests.models.sample import Sample, once, reference_network
 
 __all__ = ["make"]
 
 
+@once
 def make(folder: Path, network: torch.nn.Module | None = None) -> Sample:
     """Write *network*, by default the reference network, into *folder*."""
     network = (network or reference_network()).eval()
