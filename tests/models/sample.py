@@ -68,7 +68,7 @@ def once(make: Callable[..., Sample]) -> Callable[..., Sample]:
 
     @cache
     def original(*arguments: Any) -> tuple[Path, Sample]:
-        folder = Path(tempfile.mkdtemp(prefix="tessera-sample-"))
+        folder = Path(tempfile.mkdtemp(prefix="sample-"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         return folder, make(folder, *arguments)
 
