@@ -509,7 +509,7 @@ MODELS: dict[str, Case] = {
     "weights elsewhere": (
         lambda f: load_model(described(f, weights="../m.safetensors")),
         nt.ModelError,
-        "{folder}/m.yaml names the weights '../m.safetensors'; they must lie in the same folder: give a file name",
+        "{folder}/m.yaml names the weights '../m.safetensors', but that must lie in the same folder: give a file name",
     ),
     "missing weights": (
         lambda f: load_model(described(f, weights="n.safetensors", architecture=unet())),
