@@ -206,7 +206,7 @@ def test_folds_remember_and_themes_change(person: Any, describe: Any, gate: Any,
     assert len(me.widget.window_size.value) == 2
     fold = me.widget.windows.fold
     assert not fold.is_open()
-    fold.set_open(True)
+    fold.heading.click()
     again = Fold("More: windows", QWidget(), is_open=False)
     qtbot.addWidget(again)
     assert again.is_open()
@@ -239,7 +239,7 @@ def test_controls_of_the_newer_settings(person: Any, describe: Any, gate: Any, b
     me = person(describe(gate))
     windows = me.widget.windows
     me.viewer.add_image(blobs(40, 24, 24), name="blobs")
-    windows.fold.set_open(True)
+    windows.fold.heading.click()
     height = windows.native.height()
     assert not me.widget.tta_mode.native.isEnabled()
     me.widget.tta_num.value = 4
@@ -275,7 +275,7 @@ def test_axes_of_views(person: Any, describe: Any, gate: Any, blobs: Any) -> Non
     me = person(describe(gate).with_spec(mirror_axes="zyx"))
     windows, axes = me.widget.windows, me.widget.tta_axes
     me.viewer.add_image(blobs(16, 16, 16), name="blobs")
-    windows.fold.set_open(True)
+    windows.fold.heading.click()
     assert (me.widget.tta_num.value, axes.value) == (8, None)
     assert me.wait_for_plan().forward_passes == 8
     _, y, _ = axes.boxes()
@@ -294,8 +294,8 @@ def test_axes_of_views(person: Any, describe: Any, gate: Any, blobs: Any) -> Non
 
 def test_nothing_is_cut_off_at_300_pixels(person: Any, describe: Any, gate: Any) -> None:
     me = person(describe(gate))
-    me.widget.windows.fold.set_open(True)
-    me.widget.result.fold.set_open(True)
+    me.widget.windows.fold.heading.click()
+    me.widget.result.fold.heading.click()
     for panel in (me.widget.image_panel, me.widget.model_panel, me.widget.windows, me.widget.cost, me.widget.result):
         assert panel.native.minimumSizeHint().width() <= 268, panel.name  # a scroll bar takes the rest
 

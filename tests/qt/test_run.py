@@ -48,7 +48,7 @@ def test_every_control_and_a_run_on_a_real_volume(person: Any, describe: Any, re
     raw = open_volume(real_data / "fib25" / "raw.ome.tif")
     me.viewer.add_image(np.asarray(raw.data), name="fib25 raw", scale=raw.voxel_size_um, units=("um",) * 3)
     dock = me.widget
-    dock.windows.fold.set_open(True)
+    dock.windows.fold.heading.click()
     for box, side in zip(dock.window_size.boxes(), (64, 128, 128), strict=True):
         box.value = side
     dock.overlap.value = 0.1

@@ -66,34 +66,29 @@ class Fold(QFrame):
     def __init__(self, title: str, content: QWidget, *, is_open: bool = True) -> None:
         super().__init__()
         self._title, self._content = title, content
-        self._heading = QToolButton()
-        self._heading.setText(title.split(":")[0])
-        self._heading.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
-        self._heading.setAutoRaise(True)
-        self._heading.setCheckable(True)
-        self._heading.setStyleSheet("QToolButton { border: none; background: transparent; padding: 1px; }")
-        self._heading.toggled.connect(self._show)
-        self._heading.clicked.connect(self._remember)
+        self.heading = QToolButton()
+        self.heading.setText(title.split(":")[0])
+        self.heading.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        self.heading.setAutoRaise(True)
+        self.heading.setCheckable(True)
+        self.heading.setStyleSheet("QToolButton { border: none; background: transparent; padding: 1px; }")
+        self.heading.toggled.connect(self._show)
+        self.heading.clicked.connect(self._remember)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(2)
-        layout.addWidget(self._heading)
+        layout.addWidget(self.heading)
         layout.addWidget(content)
         was_open = _memory().value(f"open/{title}", is_open, type=bool)
-        self._heading.setChecked(bool(was_open))
+        self.heading.setChecked(bool(was_open))
         self._show(bool(was_open))
 
     def is_open(self) -> bool:
         """Whether the content shows."""
-        return self._heading.isChecked()
-
-    def set_open(self, is_open: bool) -> None:
-        """Show or hide the content, and remember it."""
-        self._heading.setChecked(is_open)
-        self._remember()
+        return self.heading.isChecked()
 
     def _show(self, is_open: bool) -> None:
-        self._heading.setArrowType(Qt.ArrowType.DownArrow if is_open else Qt.ArrowType.RightArrow)
+        self.heading.setArrowType(Qt.ArrowType.DownArrow if is_open else Qt.ArrowType.RightArrow)
         self._content.setVisible(is_open)
 
     def _remember(self) -> None:
