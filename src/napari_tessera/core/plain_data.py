@@ -120,10 +120,7 @@ _Newer.add_implicit_resolver(
 def load_json(text: str | bytes) -> Any:
     """Return what *text* says; ``NaN`` and ``Infinity``, which are no JSON but are written, stay numbers.
 
-    Raises
-    ------
-    ValueError
-        If it is no JSON, holds an integer of more than `MAX_DIGITS` digits, or is nested too deeply.
+    `ValueError` if it is no JSON, holds an integer of more than `MAX_DIGITS` digits, or is nested too deeply.
     """
     try:
         content = json.loads(text, parse_int=_integer)
@@ -137,11 +134,8 @@ def load_json(text: str | bytes) -> Any:
 def load_yaml(text: str | bytes, *, newer: bool = False) -> Any:
     """Return what *text* says; *newer*: its words and numbers are those of YAML 1.2.
 
-    Raises
-    ------
-    ValueError
-        If it is no YAML, asks for anything but plain data, is nested too deeply, or stands for more than `MAX_VALUES`
-        values, those that aliases repeat included.
+    `ValueError` if it is no YAML, asks for anything but plain data, is nested too deeply, or stands for more than
+    `MAX_VALUES` values, those that aliases repeat included.
     """
     try:
         content = yaml.load(text, Loader=_Newer if newer else _Loader)
@@ -157,13 +151,7 @@ def load_yaml(text: str | bytes, *, newer: bool = False) -> Any:
 
 
 def read_yaml(path: Path, kind: str) -> Any:
-    """Return what the YAML file *path*, of at most `MAX_BYTES`, says; errors call it a *kind*.
-
-    Raises
-    ------
-    OSError, ValueError
-        If it cannot be read, is too large, or as `load_yaml` does.
-    """
+    """Return what the YAML file *path*, of at most `MAX_BYTES`, says; errors, as of `load_yaml`, call it a *kind*."""
     with path.open("rb") as file:
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:

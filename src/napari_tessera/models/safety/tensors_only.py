@@ -54,34 +54,21 @@ class Inert:
     def __setstate__(self, _: object) -> None: ...
 
 
-def _plain_dictionary(*_: object) -> dict[Any, Any]:
-    """Stand for a dictionary with defaults, to which the reader adds items only if it is a plain one."""
-    return {}
-
-
-def _plain_list(*_: object) -> list[Any]:
-    """Stand for a deque, to which the reader adds items only if it is a plain list."""
-    return []
-
-
 STAND_INS = allowed.PICKLED_BESIDE.handled(
     {
         **dict.fromkeys(allowed.PICKLED_BESIDE.names, Inert),
-        "collections.defaultdict": _plain_dictionary,
-        "collections.deque": _plain_list,
+        # The reader adds items to plain dictionaries and lists alone.
+        "collections.defaultdict": lambda *_: {},
+        "collections.deque": lambda *_: [],
     }
 )
-
-
-def _nothing(name: str) -> None:
-    return None
 
 
 def read_tensors_only(
     path: Path,
     label: str,
     *,
-    stand_in: StandIn = _nothing,
+    stand_in: StandIn = lambda name: None,
     mapped: bool = True,
 ) -> Any:
     """Return the content of *path*, which errors call *label*.
@@ -112,7 +99,7 @@ def read_tensors_only(
 
 
 def refuse_more_than_tensors(
-    path: Path, label: str, *, stand_in: StandIn = _nothing
+    path: Path, label: str, *, stand_in: StandIn = lambda name: None
 ) -> list[tuple[Callable[..., Any], str]]:
     """Return what stands for each name in *path* beyond tensors and plain data; makes nothing of it."""
     try:

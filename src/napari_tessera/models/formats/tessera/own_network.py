@@ -166,16 +166,13 @@ def build_network(
         network, _ = _build(architecture, SavedWeights(f"of fold {number} in {label}", {"": part}), description, own)
         folds.append(network)
     if known < len(weights):
-        wrong = min(name for name in weights if not name.startswith(_prefixes(architecture)))
+        folded = tuple(f"folds.{number}." for number in range(architecture.folds))
+        wrong = min(name for name in weights if not name.startswith(folded))
         raise ModelError(
             f"the weights {label} do not fit the architecture: {description} says {architecture.folds} folds, of none "
             f"of which '{wrong[:80]}' is"
         )
     return FoldAverage(folds).eval(), ()
-
-
-def _prefixes(architecture: Architecture) -> tuple[str, ...]:
-    return tuple(f"folds.{number}." for number in range(architecture.folds))
 
 
 def _build(

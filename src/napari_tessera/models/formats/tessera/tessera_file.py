@@ -18,6 +18,7 @@ from napari_tessera.core.errors import ModelError
 from napari_tessera.engine.loop.several_outputs import with_output
 from napari_tessera.models.formats.base import Description, ModelFormat, Risk
 from napari_tessera.models.formats.programs.embedded import check_sizes
+from napari_tessera.models.formats.programs.stored_program import open_script, remember_program
 from napari_tessera.models.formats.registry import DESCRIPTIONS, description_beside, model_stem
 from napari_tessera.models.formats.saved_weights import SavedWeights, read_weights
 from napari_tessera.models.formats.tessera.own_network import CLASSES, build_network, find_class, risk_of_class
@@ -71,7 +72,9 @@ def open_program(description: Path, file: ModelFile, trusted: TrustedFiles) -> t
                 f"damaged or another file; get both again"
             )
     if program.kind == "torchscript":
-        return _open_script(first, content)
+        network = open_script(content, str(first))
+        remember_program(network, "torchscript", lambda: nullcontext(first), first)
+        return network
     if program.kind == "onnx":
         return _open_onnx(first, data, file)
     return _open_exported(first, content, file)
@@ -84,14 +87,6 @@ def _beside(description: Path, name: str, what: str) -> Path:
             f"{description} names the {what} '{name[:200]}', but that must lie in the same folder: give a file name"
         )
     return inside(description.parent, name)
-
-
-def _open_script(path: Path, content: bytes) -> torch.nn.Module:
-    from napari_tessera.models.formats.programs.stored_program import open_script, remember_program
-
-    network = open_script(content, str(path))
-    remember_program(network, "torchscript", lambda: nullcontext(path), path)
-    return network
 
 
 def _open_exported(path: Path, content: bytes, file: ModelFile) -> torch.nn.Module:
@@ -154,8 +149,10 @@ class TesseraFile(ModelFormat):
         file = read_model_file(description) if asked is None else parse_model_file(asked, str(description))
         network, taken = _open_network(path, description, file, trusted)
         network = with_output(network, file.spec.network_output)
-        if file.around:
-            network = _wrap(network, description, file)
+        try:
+            network = wrap(network, file.around)
+        except ModelError as error:
+            raise ModelError(f"{description}: {error}") from error
         spec, notes = _spec(file)
         return Model(network, spec, origin or str(description), (*notes, *taken))
 
@@ -180,13 +177,6 @@ def _open_network(
     name = file.architecture.name
     own = None if name in CLASSES else find_class(name, description, trusted)
     return build_network(file.architecture, _read(weights), description, own)
-
-
-def _wrap(network: torch.nn.Module, description: Path, file: ModelFile) -> torch.nn.Module:
-    try:
-        return wrap(network, file.around)
-    except ModelError as error:
-        raise ModelError(f"{description}: {error}") from error
 
 
 def _title(description: Path, file: ModelFile) -> str:
