@@ -145,23 +145,10 @@ def pack(model: Model, path: Path, *, overwrite: bool = False) -> tuple[Path, ..
     A network that Tessera rebuilds from a description becomes safetensors weights, which never run code. One that is a
     program (TorchScript, exported program, ONNX) cannot be rebuilt from names: its file is copied as it is, its SHA-256
     is kept in the description, and opening it asks for trust as before. Opening what was written gives the same network
-    with the same description.
+    with the same description. What was changed of a program in memory since is not packed.
 
-    Parameters
-    ----------
-    model
-        As loaded. Of a program it is the file that is packed, not what was changed in memory since.
-    path
-        The description's file.
-    overwrite
-        Whether existing files may be replaced.
-
-    Raises
-    ------
-    ModelError
-        If the network is none that Tessera rebuilds from a description or opened from a file.
-    OutputError
-        If a file exists or cannot be written.
+    `ModelError` if the network is none that Tessera rebuilds from a description or opened from a file; `OutputError` if
+    a file cannot be written, or exists and may not be replaced (*overwrite*).
     """
     with ExitStack() as lent:
         files, describe = _parts(model, path.stem, lent)

@@ -17,24 +17,14 @@ DECONVOLVED, BY_KIND = "deconv", "default"
 
 
 class Pytorch3DUNet(nn.Module):
-    """A U-Net of pytorch-3dunet without its final activation.
+    """A U-Net of pytorch-3dunet without its final activation; *features* are the channels of each level, at least two.
 
-    Parameters
-    ----------
-    features
-        Channels of each level, at least two.
-    residual, squeezes
-        Whether levels are residual blocks instead of two convolutions, and have squeeze and excitation, in 3D alone.
-    layer_order
-        A letter for each layer of a convolution: g group norm, b batch norm, c convolution, r ReLU, l leaky ReLU, e
-        ELU, d and D dropout.
-    num_groups
-        Of group norms; one where there are fewer channels.
-    conv_padding, conv_upscale
-        Of two convolutions: the padding of each, and in which of them, 1 or 2, the channels of a level are reached.
-    upsample
-        ``default``: nearest for two convolutions, transposed convolutions for residual blocks; ``deconv``, or a mode of
-        torch's interpolation, for two convolutions.
+    Levels are two convolutions, or *residual* blocks, which may have squeeze and excitation in 3D (*squeezes*). Of two
+    convolutions *conv_padding* is the padding of each, *conv_upscale* in which of them, 1 or 2, the channels of a level
+    are reached. *layer_order* has a letter for each layer of a convolution, see `allowed.UNET3D_LAYERS`; of group norms
+    there is one group where there are fewer channels than *num_groups*. *upsample* is ``default``: nearest for two
+    convolutions, transposed convolutions for residual blocks; or ``deconv`` or a mode of torch's interpolation for the
+    former.
     """
 
     def __init__(

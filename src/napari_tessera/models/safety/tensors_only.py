@@ -102,15 +102,18 @@ def refuse_more_than_tensors(
     path: Path, label: str, *, stand_in: StandIn = lambda name: None
 ) -> list[tuple[Callable[..., Any], str]]:
     """Return what stands for each name in *path* beyond tensors and plain data; makes nothing of it."""
+    stands: dict[str, Callable[..., Any]] = {}
     try:
-        names = _names_in_zip(path, label) if look(path) in _ZIPS else _names_in_pickles(path, label, stand_in)
+        for name in _names_in_zip(path, label) if look(path) in _ZIPS else _names_in_pickles(path, label):
+            if name not in stands and not _is_allowed(name):
+                stands[name] = _stand_for(name, stand_in, label)
     except ModelError:
         raise
     except Exception as error:  # OSError, BadZipFile, ValueError, IndexError, UnicodeDecodeError, ... for what is none
         raise ModelError(
             f"cannot read the weights {label}, the file may be cut short ({first_line(error)}): get it again"
         ) from error
-    return [(_stand_for(name, stand_in, label), name) for name in names if not _is_allowed(name)]
+    return [(stand, name) for name, stand in stands.items()]
 
 
 def dense_tensors(found: Any, label: str) -> dict[str, torch.Tensor]:
@@ -162,7 +165,7 @@ def is_dense(value: Any) -> bool:
     return not value.is_quantized and not value.is_complex() and value.nbytes <= value.untyped_storage().nbytes()
 
 
-def _names_in_zip(path: Path, label: str) -> list[str]:
+def _names_in_zip(path: Path, label: str) -> Iterator[str]:
     size = path.stat().st_size
     with open_archive(path) as archive:
         entries = archive.infolist()
@@ -183,18 +186,13 @@ def _names_in_zip(path: Path, label: str) -> list[str]:
                 f"most {MAX_PICKLE_BYTES}"
             )
         with archive.open(pickles[0]) as file:
-            return list(dict.fromkeys(_iter_names(file, label)))
+            yield from _iter_names(file, label)
 
 
-def _names_in_pickles(path: Path, label: str, stand_in: StandIn) -> list[str]:
+def _names_in_pickles(path: Path, label: str) -> Iterator[str]:
     with path.open("rb") as file:
-        names: dict[str, None] = {}
         for _ in range(LEGACY_PICKLES):
-            for name in _iter_names(file, label):
-                names[name] = None
-                if not _is_allowed(name):  # what follows what is refused may be no pickle at all
-                    _stand_for(name, stand_in, label)
-        return list(names)
+            yield from _iter_names(file, label)
 
 
 def _iter_names(file: IO[bytes], label: str) -> Iterator[str]:
