@@ -69,21 +69,11 @@ BLOCKS: dict[str, _Kind] = allowed.RESIDUAL_BLOCKS.handled(
 class ResidualUNet(nn.Module):
     """A U-Net of residual blocks that adds, not joins, what it enlarges to what it kept; windows of any size go.
 
-    Parameters
-    ----------
-    filters
-        Channels of each level, the finest first.
-    isotropy, isotropic
-        Whether kernels and strides of a level, one for each of *filters*, reach along z, without a meaning in 2D; and
-        whether they do on all levels, the first and the last convolution included.
-    block, padding, act, norm
-        Of `BLOCKS`, `PADDINGS`, `ACTIVATIONS` and `NORMS`.
-    pooling
-        Whether levels are made smaller by their maximum, instead of by strides.
-    attention
-        Whether the coarsest level attends to all of itself, and is added to every other level (``unet_plus``).
-    outputs
-        Which output channels are returned, in this order; all by default. One may be returned twice.
+    Its levels have *filters* channels, the finest first. *isotropy* says of each whether kernels and strides reach along
+    z, without a meaning in 2D; *isotropic* that they do on all levels, the first and the last convolution included.
+    Levels are made smaller by strides, or by their maximum (*pooling*). With *attention* the coarsest level attends to
+    all of itself, and is added to every other one (``unet_plus``). *outputs* are the channels that are returned, in
+    this order; one may be returned twice.
     """
 
     def __init__(

@@ -48,6 +48,7 @@ def itself(*names: str) -> dict[str, str]:
 _NETS = "monai.networks.nets"
 _DYNAMIC = "dynamic_network_architectures"
 _PLAIN, _RESIDUAL = (f"{_DYNAMIC}.architectures.unet.{name}" for name in ("PlainConvUNet", "ResidualEncoderUNet"))
+_INSTALL = "pip install git+https://github.com/PytorchConnectomics/pytorch_connectomics"
 _NO_CODE = "the name chooses a function of Tessera, which takes plain numbers and texts from the file"
 
 # Networks, and the layers that their arguments name.
@@ -164,13 +165,11 @@ CONNECTOMICS_1_ELSEWHERE = Names(
     {
         **dict.fromkeys(
             ("fpn_3d", "deeplabv3a", "deeplabv3b", "deeplabv3c", "unetr", "swinunetr"),
-            "PyTorch Connectomics 1 itself "
-            "(pip install git+https://github.com/PytorchConnectomics/pytorch_connectomics@v1.0.0)",
+            f"PyTorch Connectomics 1 itself ({_INSTALL}@v1.0.0)",
         ),
         **dict.fromkeys(
             ("unet_residual_3d", "unet_residual_2d", "unet_super", "super", "fpn"),
-            "PyTorch Connectomics of before 2021 "
-            "(pip install git+https://github.com/PytorchConnectomics/pytorch_connectomics@v0.20)",
+            f"PyTorch Connectomics of before 2021 ({_INSTALL}@v0.20)",
         ),
     },
     "the name only chooses a sentence; nothing is built or installed",

@@ -72,12 +72,9 @@ def _without_training(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _averaged(callbacks: Any) -> dict[str, Any] | None:
-    for name, state in callbacks.items() if isinstance(callbacks, dict) else ():
-        if str(name).startswith("EMAWeightsCallback") and isinstance(state, dict):
-            found = state.get("ema_state")
-            if isinstance(found, dict) and found:
-                return dict(found)
-    return None
+    states = callbacks.items() if isinstance(callbacks, dict) else ()
+    kept = (state for name, state in states if str(name).startswith("EMAWeightsCallback") and isinstance(state, dict))
+    return next((found for state in kept if isinstance(found := state.get("ema_state"), dict) and found), None)
 
 
 UM_PER_NM = 1 / 1000
