@@ -69,8 +69,8 @@ BLOCKS: dict[str, _Kind] = allowed.RESIDUAL_BLOCKS.handled(
 class ResidualUNet(nn.Module):
     """A U-Net of residual blocks that adds, not joins, what it enlarges to what it kept; windows of any size go.
 
-    Its levels have *filters* channels, the finest first. *isotropy* says of each whether kernels and strides reach along
-    z, without a meaning in 2D; *isotropic* that they do on all levels, the first and the last convolution included.
+    Its levels have *filters* channels, the finest first. *isotropy* says of each whether kernels and strides reach
+    along z, without a meaning in 2D; *isotropic* that they do on all levels, the first and last convolution included.
     Levels are made smaller by strides, or by their maximum (*pooling*). With *attention* the coarsest level attends to
     all of itself, and is added to every other one (``unet_plus``). *outputs* are the channels that are returned, in
     this order; one may be returned twice.
