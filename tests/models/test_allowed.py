@@ -20,8 +20,8 @@ from napari_tessera.core.settings.connectomics_config import read_configuration
 from napari_tessera.models.formats.bioimageio import described_package as bioimageio_weights
 from napari_tessera.models.formats.bioimageio import processing as bioimageio_steps
 from napari_tessera.models.formats.connectomics import blueprint as connectomics_blueprint
+from napari_tessera.models.formats.connectomics import channel_use as connectomics_channels
 from napari_tessera.models.formats.connectomics import connectomics_format as connectomics_pickles
-from napari_tessera.models.formats.connectomics import targets as connectomics_targets
 from napari_tessera.models.formats.connectomics import version1
 from napari_tessera.models.formats.monai_bundle import intensity_transforms as monai_intensities
 from napari_tessera.models.formats.monai_bundle import post_transforms as monai_postprocessing
@@ -46,7 +46,7 @@ HANDLED: dict[str, tuple[Names, Any]] = {
     "blocks": (allowed.RESIDUAL_BLOCKS, residual_unet.BLOCKS),
     "Connectomics 1's networks": (allowed.CONNECTOMICS_1_NETWORKS, version1.ARCHITECTURES),
     "Connectomics' networks": (allowed.CONNECTOMICS_NETWORKS, connectomics_blueprint.ARCHITECTURES),
-    "Connectomics' activations": (allowed.CONNECTOMICS_ACTIVATIONS, connectomics_targets.ACTIVATIONS),
+    "Connectomics' activations": (allowed.CONNECTOMICS_ACTIVATIONS, connectomics_channels.ACTIVATIONS),
     "Connectomics' decoders": (allowed.CONNECTOMICS_DECODERS, connectomics_settings.DECODERS),
     "pickles": (allowed.PICKLED_BESIDE, tensors_only.STAND_INS),
     "nnU-Net's networks": (allowed.NNUNET_NETWORKS, nnunet_network.ARCHITECTURES),

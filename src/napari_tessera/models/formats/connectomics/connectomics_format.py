@@ -15,7 +15,7 @@ from napari_tessera.core.settings.connectomics_views import read_views
 from napari_tessera.intensity.normalisation import Normalisation
 from napari_tessera.models.formats.base import Description, ModelFormat, Risk
 from napari_tessera.models.formats.connectomics.blueprint import ONLY, Blueprint, read_blueprint
-from napari_tessera.models.formats.connectomics.targets import Channels, read_channels
+from napari_tessera.models.formats.connectomics.channel_use import Channels, read_channels
 from napari_tessera.models.formats.connectomics.version1 import read_version_1
 from napari_tessera.models.formats.registry import DESCRIPTIONS, MODEL_SUFFIXES, model_stem
 from napari_tessera.models.formats.saved_weights import SavedWeights

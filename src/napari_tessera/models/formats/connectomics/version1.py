@@ -12,7 +12,7 @@ from napari_tessera.core.settings.connectomics import read_blend, read_overlap
 from napari_tessera.core.settings.connectomics_views import read_views
 from napari_tessera.intensity.normalisation import Chain, Normalisation, chain_of, normalisation
 from napari_tessera.models.formats.connectomics.blueprint import Blueprint, known_architecture
-from napari_tessera.models.formats.connectomics.targets import PLAIN_ACTIVATIONS, Channels
+from napari_tessera.models.formats.connectomics.channel_use import PLAIN_ACTIVATIONS, Channels
 from napari_tessera.models.networks.architectures import RESIDUAL
 from napari_tessera.models.safety import allowed
 from napari_tessera.models.spec.spec import Activation, ModelSpec, OutputKind, OutputSpec, WindowRule
