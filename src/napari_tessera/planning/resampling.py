@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from napari_tessera.core.errors import InputError, SettingsError
 from napari_tessera.core.units import format_voxel_size
+from napari_tessera.engine.geometry.grid import WindowGrid
 from napari_tessera.images.views.interpolation import CORNER_TOLERANCE, AxisResampling, ResamplingScheme
 from napari_tessera.images.views.limits import measure_limits
 from napari_tessera.images.views.normalised import MAPPING_BYTES
@@ -26,7 +27,7 @@ from napari_tessera.images.views.resample import (
 
 if TYPE_CHECKING:
     from napari_tessera.core.settings.settings import Settings
-    from napari_tessera.engine.geometry.grid import Block, WindowGrid
+    from napari_tessera.engine.geometry.grid import Block
     from napari_tessera.engine.source import Source
     from napari_tessera.intensity.normalisation import Normalisation
     from napari_tessera.models.spec.spec import ModelSpec
@@ -263,6 +264,21 @@ def resampling_of(
         return Resampling(tuple(shape), own, new, reached, scheme, there, back, steps)
     reached = tuple(a * side / other for side, a, other in zip(shape, own, new, strict=True))
     return Resampling(tuple(shape), own, new, reached, scheme, there, back)
+
+
+def lay_windows(
+    shape: Shape, voxel_size_um: VoxelSize | None, spec: ModelSpec, settings: Settings
+) -> tuple[Resampling | None, WindowGrid]:
+    """Return how an image, or a box of one, is resampled, and the windows that lie over it then.
+
+    Raises the errors of `resampling_of`, and `SettingsError` if the window does not suit the model.
+    """
+    window = settings.window_size or spec.window.default
+    spec.window.check(window)
+    resampling = resampling_of(shape, voxel_size_um, spec, settings)
+    seen = shape if resampling is None else resampling.shape
+    grid = WindowGrid.regular(seen, window, settings.overlap, spec.tiling, spec.halo, spec.padding)
+    return resampling, grid
 
 
 def _refuse_what_rounding_decides(

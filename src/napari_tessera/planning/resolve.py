@@ -11,20 +11,20 @@ import numpy.typing as npt
 from napari_tessera.core.errors import InputError, SettingsError
 from napari_tessera.core.settings.views import views
 from napari_tessera.decode.reduction import check_probabilities
-from napari_tessera.engine.geometry.grid import WindowGrid
 from napari_tessera.planning.advice import advise
 from napari_tessera.planning.needs import RunNeeds, Traced, directed_offsets
 from napari_tessera.planning.plan import Plan, PlanLayout
 from napari_tessera.planning.resampling import (
     VoxelSize,
     check_resolution,
-    resampling_of,
+    lay_windows,
     sizes_of_volumes,
 )
 
 if TYPE_CHECKING:
     from napari_tessera.core.settings.settings import Settings
     from napari_tessera.decode import Decoder
+    from napari_tessera.engine.geometry.grid import WindowGrid
     from napari_tessera.images.views.crop import Crop
     from napari_tessera.memory.device_state import DeviceState
     from napari_tessera.models.spec.spec import ModelSpec
@@ -69,18 +69,11 @@ def resolve(
     sizes = sizes_of_volumes(voxel_size_um, len(shapes))
     boxes = _checked_crops(crops, shapes)
     own_shapes = [tuple(shape) if box is None else box.shape for shape, box in zip(shapes, boxes, strict=True)]
-    resamplings = tuple(
-        resampling_of(shape, size, spec, settings) for shape, size in zip(own_shapes, sizes, strict=True)
-    )
     seen = views(settings.tta_num, spec.spatial_dims, settings.tta_axes, settings.tta_views)
     _check_transposes(settings, any(view.transpose for view in seen))
-    window = settings.window_size or spec.window.default
-    seen_shapes = [shape if new is None else new.shape for shape, new in zip(own_shapes, resamplings, strict=True)]
-    _check_sides(seen_shapes, spec)
-    grids = tuple(
-        WindowGrid.regular(shape, window, settings.overlap, spec.tiling, spec.halo, spec.padding)
-        for shape in seen_shapes
-    )
+    laid = [lay_windows(shape, size, spec, settings) for shape, size in zip(own_shapes, sizes, strict=True)]
+    resamplings, grids = tuple(new for new, _ in laid), tuple(grid for _, grid in laid)
+    _check_sides([grid.shape for grid in grids], spec)
     skipped = tuple(window_masks) if window_masks is not None else (None,) * len(grids)
     _check_window_masks(skipped, grids)
     skipped = tuple(_left(*each) for each in zip(skipped, grids, boxes, strict=True))
