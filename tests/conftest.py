@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,3 +82,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def _plans_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep plans of traced networks on the owner's thread, however busy this machine is."""
     monkeypatch.setattr("napari_tessera.session.background.AT_ONCE_SECONDS", 60)
+
+
+@pytest.fixture(scope="session")
+def describe() -> Callable[..., Any]:
+    """Describe a network, as `tests.made.describe` does."""
+    from tests.made import describe
+
+    return describe

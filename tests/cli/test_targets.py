@@ -28,7 +28,7 @@ def test_names(tmp_path: Path) -> None:
 
 
 def test_images_of_one_name_do_not_overwrite_each_other(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="2 images would be written to"):
+    with raises(OutputError, 2, "a_labels.tif"):
         choose(tmp_path / "out", tmp_path / "day1" / "a.tif", tmp_path / "day2" / "a.tif")
     assert not (tmp_path / "out").exists()
 
@@ -36,7 +36,7 @@ def test_images_of_one_name_do_not_overwrite_each_other(tmp_path: Path) -> None:
 def test_an_image_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.tif").touch()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(OutputError, match="one of the images"):
+    with raises(OutputError, "a.tif"):
         choose_targets(Path("./a.tif"), [tmp_path / "a.tif"], kind="labels", overwrite=True)
 
 

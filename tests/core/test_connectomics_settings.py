@@ -345,7 +345,7 @@ def test_tesseras_own_files_are_read_as_ever(tmp_path: Path) -> None:
     assert open_settings(tmp_path / "own.yaml") == (settings, ())
     with raises(SettingsError, "inference.overlp"):
         opened(tmp_path, {"inference": {"overlp": 0.5}})
-    with pytest.raises(SettingsError, match="cannot read the settings file"):
+    with raises(SettingsError, "none.yaml"):
         open_settings(tmp_path / "none.yaml")
 
 
@@ -427,7 +427,7 @@ def test_exported_settings_come_back_as_they_were(settings: Settings, unknown_th
 
 
 def test_where_nothing_can_be_written_it_is_said(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="cannot write the settings file"):
+    with raises(OutputError, "x.yaml"):
         write_connectomics(tmp_path / "none" / "x.yaml", Settings())
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from tests.models.sample import make_or_skip
+from tests.refusals import raises
 
 from napari_tessera.core import plain_data
 from napari_tessera.core.errors import ModelError
@@ -66,13 +67,13 @@ def test_integers_as_long_as_can_be_used() -> None:
 
 
 def test_names_whose_hashes_are_alike() -> None:
-    with pytest.raises(ValueError, match="a key is a number of more than 15 characters"):
+    with raises(ValueError, 15):
         load_yaml("\n".join(f"{(n + 1) * (2**61 - 1)}: 1" for n in range(10)))
     assert load_yaml("1: a\n2.5: b\n-3: c") == {1: "a", 2.5: "b", -3: "c"}
 
 
 def test_a_list_that_holds_itself_after_many_others(memory: Callable[[], float]) -> None:
-    with pytest.raises(ValueError, match="it stands for more than 100000 values"):
+    with raises(ValueError, 100000):
         load_yaml(f"&a [{'1, ' * 40_000}*a]")
     assert memory() < 200e6
 
@@ -81,13 +82,13 @@ def test_pairs_do_not_multiply(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plain_data, "MAX_VALUES", 1000)
     lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
     lines += [f"a{n}: &a{n} !!pairs [{', '.join([f'x: *a{n - 1}'] * 10)}]" for n in range(1, 4)]
-    with pytest.raises(ValueError, match="it stands for more than 1000 values"):
+    with raises(ValueError, 1000):
         load_yaml("\n".join(lines))
 
 
 @pytest.mark.parametrize("text", [LONG, f"-{LONG}", f'{{"a": [{LONG}]}}', "9" * 5000])
 def test_endless_integers_in_json(text: str) -> None:
-    with pytest.raises(ValueError, match="an integer of more than 300 digits"):
+    with raises(ValueError, 300):
         load_json(text)
 
 
@@ -100,7 +101,7 @@ def test_json_is_what_it_was() -> None:
 
 @pytest.mark.parametrize("is_yaml", [True, False])
 def test_a_bundle_with_an_endless_integer(is_yaml: bool) -> None:
-    with pytest.raises(ModelError, match=r"a is not valid, .* an integer of more than 300 digits"):
+    with raises(ModelError, "a", 300):
         parse(f'{{"a": {LONG}}}'.encode(), "a", is_yaml=is_yaml)
 
 
@@ -109,7 +110,7 @@ def test_plans_with_an_endless_integer(tmp_path: Path, file: str) -> None:
     path = make_or_skip("sample_nnunet", tmp_path).path
     for target in tmp_path.rglob(file):
         target.write_text(f'{{"a": {LONG}}}')
-    with pytest.raises(ModelError, match=rf"{file}.* an integer of more than 300 digits"):
+    with raises(ModelError, file, 300):
         load_model(path)
 
 
@@ -119,7 +120,7 @@ def test_descriptions_with_an_endless_integer(tmp_path: Path, name: str, file: s
     path = make_or_skip(name, tmp_path).path
     (target,) = tmp_path.rglob(file)
     target.write_text(f"{target.read_text()}\nodd: {value}\n")
-    with pytest.raises(ModelError, match=rf"{file}.* an integer of more than 300 digits"):
+    with raises(ModelError, file, 300):
         load_model(path)
 
 

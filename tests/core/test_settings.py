@@ -183,9 +183,9 @@ def test_augmentation_switch(tmp_path: Path, text: str, tta_num: int, tta_axes: 
 
 
 def test_files_that_are_not_there_or_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="cannot read the settings file"):
+    with raises(SettingsError, "none.yaml"):
         Settings.from_yaml(tmp_path / "none.yaml")
-    with pytest.raises(OutputError, match="cannot write the settings file"):
+    with raises(OutputError, "s.yaml"):
         Settings().to_yaml(tmp_path / "no folder" / "s.yaml")
     assert not list(tmp_path.iterdir())
 

@@ -351,7 +351,7 @@ def test_a_network_of_half_precision_names_its_precision(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             network = torch.jit.script(network)
-    with pytest.raises(ModelError, match=f"choose precision {precision} "):
+    with raises(ModelError, "precision", precision):
         run(network, random_volume(12, 12), (8, 8))
 
 

@@ -57,7 +57,7 @@ def test_the_order_of_the_design() -> None:
 
 @pytest.mark.parametrize(("n", "dims"), [(0, 3), (17, 3), (9, 2)])
 def test_a_number_of_views_that_does_not_exist(n: int, dims: int) -> None:
-    with pytest.raises(SettingsError, match=f"tta_num is {n}"):
+    with raises(SettingsError, "tta_num", n):
         views(n, dims)
 
 

@@ -135,7 +135,7 @@ def test_other_images_are_refused_and_each_is_named(tmp_path, images, named, end
     with tifffile.TiffWriter(tmp_path / f"a{ending}") as writer:
         for values in images:
             writer.write(values, photometric="minisblack", metadata={"axes": "ZYX"[-values.ndim :]})
-    with pytest.raises(InputError, match=f"{len(images)} images") as caught:
+    with raises(InputError, f"{len(images)} images") as caught:
         open_tiff(tmp_path / f"a{ending}")
     assert all(part in str(caught.value) for part in named)
 
@@ -280,7 +280,7 @@ def test_an_image_of_several_files(tmp_path):
 def test_a_missing_file_of_an_image_is_named(tmp_path):
     first, second = two_files(tmp_path)
     second.unlink()
-    with pytest.raises(InputError, match=second.name):
+    with raises(InputError, second.name):
         open_tiff(first)
 
 
@@ -310,7 +310,7 @@ def test_pages_whose_values_mean_something_else_are_no_stack(tmp_path, options, 
         writer.write(STACK[0], photometric="minisblack", **options)
         writer.write(STACK[1], photometric=other, **colours, **options)
     for axes in (None, "ZYX"):
-        with pytest.raises(InputError, match=f"MINISBLACK.*{other.upper()}"):
+        with raises(InputError, "MINISBLACK", other.upper()):
             open_tiff(tmp_path / "a.tif", axes=axes)
 
 

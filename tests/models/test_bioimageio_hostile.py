@@ -68,7 +68,7 @@ def test_an_architecture_in_a_file_is_not_run(package: Path, canary: Path) -> No
 )
 def test_no_other_callable_is_imported(package: Path, place: str, name: str) -> None:
     change(package, merge(weights__pytorch_state_dict__architecture={"import_from": place, "callable": name}))
-    with pytest.raises(ModelError, match=f"architecture {place}.{name} is not one that Tessera rebuilds"):
+    with raises(ModelError, f"{place}.{name}"):
         load_model(package, trust=True)
 
 

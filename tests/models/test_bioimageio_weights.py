@@ -158,7 +158,7 @@ def test_of_several_descriptions_none_is_chosen(package: Path) -> None:
     (package / "a.bioimageio.yaml").write_text(text)
     assert describe_model(package)[1].spec is not None, "rdf.yaml is the usual one"
     (package / "rdf.yaml").rename(package / "b.bioimageio.yaml")
-    with pytest.raises(ModelError, match=r"several models \(a\.bioimageio\.yaml, b\.bioimageio\.yaml\)"):
+    with raises(ModelError, "a.bioimageio.yaml", "b.bioimageio.yaml"):
         describe_model(package)
 
 
@@ -281,13 +281,13 @@ def test_wrong_but_honest_weights(package: Path) -> None:
     tensors = reference_network().state_dict()
     first = next(iter(tensors))
     resave(package, {name: tensor for name, tensor in tensors.items() if name != first})
-    with pytest.raises(ModelError, match=f"'weights.pt' of .* do not fit .*BasicUNet: it lacks {first}"):
+    with raises(ModelError, "weights.pt", first):
         load_model(package)
     resave(package, {**tensors, "extra": torch.zeros(1)})
-    with pytest.raises(ModelError, match="it has unknown extra"):
+    with raises(ModelError, "extra"):
         load_model(package)
     resave(package, {**tensors, first: torch.zeros(3, 3)})
-    with pytest.raises(ModelError, match=f"of another shape are {first}"):
+    with raises(ModelError, first):
         load_model(package)
 
 

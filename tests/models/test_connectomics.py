@@ -408,7 +408,7 @@ def test_missing_extra_and_cut_weights_are_told_in_a_sentence(tmp_path: Path) ->
         FORMAT.load(path)
     weights |= {"model.model.final_conv.bias": first, "model.model.extra": torch.ones(1)}
     torch.save(content, path)
-    with pytest.raises(ModelError, match="it has unknown extra"):
+    with raises(ModelError, "extra"):
         FORMAT.load(path)
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(ModelError, match=r"last\.ckpt was cut short.*again"):

@@ -388,7 +388,7 @@ def test_weights_of_another_network_are_told_in_a_sentence(tmp_path: Path) -> No
         load_model(path)
     content["state_dict"] |= {"conv_out.0.bias": first, "extra": torch.ones(1)}
     torch.save(content, path)
-    with pytest.raises(ModelError, match="it has unknown extra"):
+    with raises(ModelError, "extra"):
         load_model(path)
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(ModelError, match=r"pth\.tar was cut short"):
@@ -414,7 +414,7 @@ def test_objects_in_a_checkpoint_are_never_made(name: str, zipped: bool, tmp_pat
     path = write(tmp_path, network(), name=name)
     content = torch.load(path, weights_only=True) | {"lr_scheduler": Hostile(canary)}
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(ModelError, match=rf"{name} hold 'posix.system', .* may run code"):
+    with raises(ModelError, name, "posix.system"):
         load_model(path, trust=True)
 
 

@@ -74,7 +74,7 @@ def test_an_archive_with_a_pickle_is_neither_opened_nor_read_without_trust(tmp_p
             archive.writestr(f"net/{name}", pickle.dumps(Canary(canary)))
     with raises(UntrustedModelError, "net.pt2", "--trust"):
         nt.load_model(path)
-    with pytest.raises(ModelError, match=r"holds no models/model\.json"):
+    with raises(ModelError, "models/model.json"):
         FORMAT.describe(path)
     assert not canary.exists()
 

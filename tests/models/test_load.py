@@ -254,7 +254,7 @@ def test_a_trust_store_that_cannot_be_used_costs_no_more_than_a_question(
     assert "Is a directory" in caplog.text
     load_model(path, store=store, trust=caught.value.files.keys())
     for change in (lambda: store.add(path), lambda: store.revoke("a"), store.names):
-        with pytest.raises(ModelError, match=r"the list of trusted models '.*trusted\.json'"):
+        with raises(ModelError, "trusted.json"):
             change()
 
 
@@ -350,7 +350,7 @@ def test_truncated_files(folder: Path, network: UNet) -> None:
 
 
 def test_names_that_are_no_model(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="there is no model bundeld; did you mean 'bundled'"):
+    with raises(ModelError, "bundeld", "bundled"):
         load_model("bundeld")
     (tmp_path / "m.h5").touch()
     with raises(ModelError, ".h5"):

@@ -337,7 +337,7 @@ def test_a_folder_whose_bundle_lies_too_deep_says_what_it_lacks(tmp_path: Path) 
     write_bundle(path, reference_network())
     with pytest.raises(ModelError, match="is a folder without a model"):
         load_model(tmp_path)
-    with pytest.raises(ModelError, match=r"holds no MONAI bundle, which has configs/metadata\.json: open the folder"):
+    with raises(ModelError, "configs/metadata.json"):
         FORMAT.describe(tmp_path)
 
 

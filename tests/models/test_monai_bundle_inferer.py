@@ -187,7 +187,7 @@ def test_images_that_would_be_padded_are_refused_and_others_are_not(tmp_path: Pa
     before, padded = PADS[name]
     inferer = sliding(roi_size=16)
     model = bundle_of(tmp_path, inferer, before)
-    with pytest.raises(InputError, match=" x ".join(map(str, padded))):
+    with raises(InputError, " x ".join(map(str, padded))):
         nt.predict(volume(), model)
     expected = monai_logits(volume(padded), inferer, before)
     assert expected.shape[1:] == padded

@@ -11,6 +11,7 @@ import torch
 from tests.models.change_monai_bundle import SMALL, changed, small_network
 from tests.models.sample import reference_network
 from tests.models.sample_monai_bundle import INFERENCE, METADATA, make, make_zip, write_bundle
+from tests.refusals import raises
 
 from napari_tessera.core.errors import ModelError
 from napari_tessera.models.load import load_model
@@ -69,7 +70,7 @@ def test_a_truncated_zip_is_named(tmp_path: Path) -> None:
     start = content.index(b"bundle/models/model.pt") + 60
     broken[start : start + 2000] = bytes(2000)
     path.write_bytes(broken)
-    with pytest.raises(ModelError, match=r"model\.pt in .*zipped\.zip"):
+    with raises(ModelError, "model.pt", "zipped.zip"):
         load_model(path)
 
 
@@ -118,8 +119,8 @@ def test_several_inputs_and_several_bundles_are_refused(tmp_path: Path) -> None:
     metadata = copy.deepcopy(METADATA)
     metadata["network_data_format"]["inputs"]["guidance"] = {}
     folder = write_bundle(tmp_path / "a", reference_network(), metadata=metadata)
-    with pytest.raises(ModelError, match=r"takes 2 inputs \(image, guidance\)"):
+    with raises(ModelError, 2, "image", "guidance"):
         load_model(folder)
     write_bundle(tmp_path / "b", reference_network())
-    with pytest.raises(ModelError, match=r"holds 2 MONAI bundles \(a/, b/\)"):
+    with raises(ModelError, 2, "a/", "b/"):
         load_model(tmp_path)

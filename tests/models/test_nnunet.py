@@ -381,7 +381,7 @@ def test_truncated_files(folder: Folder, name: str) -> None:
 
 def test_no_weights(folder: Folder) -> None:
     the_checkpoint(path := folder()).unlink()
-    with pytest.raises(ModelError, match=r"has no weights: there is no fold_\*/checkpoint_final\.pth"):
+    with raises(ModelError, "fold_*/checkpoint_final.pth"):
         load_model(path)
 
 
@@ -594,11 +594,11 @@ def test_a_compressed_checkpoint(folder: Folder) -> None:
 def test_absurd_json(folder: Folder, name: str) -> None:
     path = folder()
     (path / name).write_text("[" * 100_000)
-    with pytest.raises(ModelError, match=rf"cannot read .*{name}"):
+    with raises(ModelError, name):
         load_model(path)
     with (path / name).open("wb") as file:
         file.truncate(30_000_000)
-    with pytest.raises(ModelError, match=rf"{name} has more than 4000000 bytes"):
+    with raises(ModelError, name, 4000000):
         load_model(path)
 
 

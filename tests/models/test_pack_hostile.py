@@ -87,7 +87,7 @@ def test_another_program_than_was_packed_is_not_opened(make: Callable[[Path], An
     content = bytearray(program.read_bytes())
     content[-1] ^= 1
     program.write_bytes(content)
-    with pytest.raises(ModelError, match=r"has the SHA-256 .* but .*packed\.yaml says .*damaged or another file"):
+    with raises(ModelError, "SHA-256", "packed.yaml"):
         load_model(path, trust=True)
 
 
@@ -133,12 +133,12 @@ def test_weights_of_a_graph_need_their_sum(tmp_path: Path) -> None:
     path, program, data = pack(nt.load_model(tmp_path / "in" / "net.onnx"), tmp_path / "to" / "packed.yaml")
     before = data.read_bytes()
     data.write_bytes(before[:-4] + b"\1\2\3\4")
-    with pytest.raises(ModelError, match=r"packed\.program\.onnx\.data has the SHA-256"):
+    with raises(ModelError, "packed.program.onnx.data", "SHA-256"):
         load_model(path)
     data.write_bytes(before)
     load_model(path)
     rewritten(path, lambda content: content["program"].pop("data"))
-    with pytest.raises(ModelError, match=r"takes weights from 'packed\.program\.onnx\.data', of which its description"):
+    with raises(ModelError, "packed.program.onnx.data"):
         load_model(path)
     assert program.exists()
 

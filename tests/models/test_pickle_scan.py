@@ -113,7 +113,7 @@ def test_every_format_refuses_them(tmp_path: Path, name: str, file: str) -> None
     path = make_or_skip(name, tmp_path).path
     for target in tmp_path.rglob(file):
         zipped(target, BOMBS["a key"])
-    with pytest.raises(ModelError, match=rf"{file}.* hold a tuple that stands for more than 100000 values"):
+    with raises(ModelError, file, 100000):
         load_model(path)
 
 

@@ -241,7 +241,7 @@ def test_stacks_of_every_kind(flat: nt.Model) -> None:
     for stack in (np.stack([image, image]), np.stack([image, image], axis=-1)):
         np.testing.assert_array_equal(nt.segment(stack, two, SETTINGS), image > 0.5)
     np.testing.assert_array_equal(nt.segment(image[0], flat, SETTINGS), image[0] > 0.5)
-    with pytest.raises(InputError, match="has a time axis"):
+    with raises(InputError, "TZYX"):
         nt.segment(Volume(image[None], "TZYX"), flat, SETTINGS)
 
 

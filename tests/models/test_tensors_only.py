@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.refusals import raises
 
 from napari_tessera.core.errors import ModelError
 from napari_tessera.models.load import load_model
@@ -103,7 +104,7 @@ def test_zips_that_torch_does_not_write(tmp_path: Path, monkeypatch: pytest.Monk
             read_tensors_only(path, "a")
     torch.save({"w": torch.ones(100)}, path)
     monkeypatch.setattr(tensors_only, "MAX_PICKLE_BYTES", 10)
-    with pytest.raises(ModelError, match=r"have \d+ bytes beside their tensors, but Tessera reads at most 10"):
+    with raises(ModelError, 10):
         read_tensors_only(path, "a")
 
 
@@ -113,7 +114,7 @@ def test_a_pickle_of_endless_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     torch.save({"w": torch.ones(100)}, path, _use_new_zipfile_serialization=is_zip)
     assert set(read_tensors_only(path, "a")) == {"w"}
     monkeypatch.setattr(pickle_scan, "MAX_STEPS", 10)
-    with pytest.raises(ModelError, match="the weights a take more than 10 steps to read"):
+    with raises(ModelError, "a", 10):
         read_tensors_only(path, "a")
 
 
@@ -128,7 +129,7 @@ def test_a_pickle_of_endless_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_only_dense_tensors_of_numbers_are_weights(value: Any) -> None:
-    with pytest.raises(ModelError, match="hold 'w', which is no dense tensor of numbers"):
+    with raises(ModelError, "'w'"):
         dense_tensors({"w": value}, "a")
 
 

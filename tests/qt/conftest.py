@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +14,8 @@ import torch
 from npe2 import PluginManager, PluginManifest
 from qtpy.QtCore import QSettings, Qt
 
-from napari_tessera.models.model import Model
-from napari_tessera.models.spec.spec import WindowRule
+if TYPE_CHECKING:
+    from napari_tessera.models.model import Model
 
 MANIFEST = Path(__file__).parents[2] / "napari.yaml"
 PLUGIN = "napari-tessera"
@@ -120,20 +120,6 @@ class Gate(torch.nn.Module):
 @pytest.fixture
 def gate() -> Gate:
     return Gate()
-
-
-@pytest.fixture
-def describe() -> Callable[..., Model]:
-    """Describe a network: one channel in, two out, windows of 16 voxels in steps of 4, unless told otherwise."""
-
-    def model_of(network: torch.nn.Module, **description: Any) -> Model:
-        model = Model.from_network(
-            network, **({"in_channels": 1, "out_channels": 2, "activation": "softmax"} | description)
-        )
-        dims = model.spec.spatial_dims
-        return model.with_spec(window=WindowRule((16,) * dims, (4,) * dims, (8,) * dims))
-
-    return model_of
 
 
 @pytest.fixture

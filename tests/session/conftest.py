@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 
-from napari_tessera.models.model import Model
-from napari_tessera.models.spec.spec import WindowRule
 from napari_tessera.session import ImageInput, Session
+
+if TYPE_CHECKING:
+    from napari_tessera.models.model import Model
 
 
 class Bright(torch.nn.Module):
@@ -32,20 +33,6 @@ class Bright(torch.nn.Module):
 @pytest.fixture
 def network() -> Bright:
     return Bright()
-
-
-@pytest.fixture
-def describe() -> Callable[..., Model]:
-    """Describe a network: one channel in, two out, windows of 16 voxels in steps of 4, unless told otherwise."""
-
-    def model_of(network: torch.nn.Module, **description: Any) -> Model:
-        model = Model.from_network(
-            network, **({"in_channels": 1, "out_channels": 2, "activation": "softmax"} | description)
-        )
-        dims = model.spec.spatial_dims
-        return model.with_spec(window=WindowRule((16,) * dims, (4,) * dims, (8,) * dims))
-
-    return model_of
 
 
 @pytest.fixture
