@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_tessera.core.errors import SettingsError
+from napari_tessera.jobs.as_source import as_source
 from napari_tessera.jobs.pipeline import provenance
 from napari_tessera.jobs.request import find_crop, find_window_mask, request_of_image
+from napari_tessera.jobs.result_stack import ResultStack
 from napari_tessera.memory.device_state import measure_device
-from napari_tessera.planning.as_source import as_source
 from napari_tessera.planning.request import PROBABILITIES, choose_decoder, plan
 
 if TYPE_CHECKING:
@@ -130,6 +131,8 @@ def _run_one(
     asked, is_stack = request_of_image(volume, model, settings, decoder=decoder, mask=mask, voxel_size_um=voxel_size_um)
     asked = asked.with_crops()
     planned = asked.plan(asked.find_windows())
-    arrays = [result.array for result in asked.run(planned, on_event=on_event, cancel=cancel, keep_partial=False)]
+    found = ResultStack((len(asked.volumes),) if is_stack else ())
+    for result in asked.run(planned, on_event=on_event, cancel=cancel, keep_partial=False):
+        found.add(result.volume, result)
     # Of planes the channels stay in front.
-    return np.stack(arrays, axis=asked.model.spec.plane_place - 3) if is_stack else arrays[0]
+    return np.moveaxis(found.array, 0, asked.model.spec.plane_place - 3) if is_stack else found.array

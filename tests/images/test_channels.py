@@ -4,7 +4,7 @@ import pytest
 from tests.refusals import raises
 
 from napari_tessera.core.errors import InputError
-from napari_tessera.images.channels import ChannelStack, pick_channels
+from napari_tessera.images.channel_stack import ChannelStack, pick_channels
 
 LAYERS = np.random.default_rng(0).integers(0, 255, (3, 4, 5, 6))
 

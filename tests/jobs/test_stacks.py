@@ -19,10 +19,10 @@ from napari_tessera.core.errors import ModelError
 from napari_tessera.engine.loop.events import PassFinished
 from napari_tessera.engine.source import ArraySource
 from napari_tessera.images.views.crop import Crop
-from napari_tessera.images.views.plane_stack import StackSource, plane_crop
 from napari_tessera.images.writers.tiff import write_tiff
 from napari_tessera.intensity import measure as normalise
 from napari_tessera.intensity.normalisation import Normalisation, chain_of, normalisation
+from napari_tessera.jobs.plane_stack import StackSource, plane_crop
 from napari_tessera.jobs.request import Request, find_crop
 from napari_tessera.session import ImageInput
 from napari_tessera.session.image_input import AxisUse, read_axes

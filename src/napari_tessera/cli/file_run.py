@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 from napari_tessera import api
 from napari_tessera.cli.console import say
 from napari_tessera.cli.exit import describe
-from napari_tessera.cli.images import open_mask
+from napari_tessera.cli.images import Item, open_items, open_mask, part_of, renumbered, request_of
 from napari_tessera.cli.interrupt import cancel_on_stop, heard
-from napari_tessera.cli.items import Item, open_items, part_of, renumbered, request_of
 from napari_tessera.cli.progress import RunProgress, show_progress
 from napari_tessera.cli.setup import Choice
 from napari_tessera.cli.targets import free_name, stem_of
@@ -161,12 +160,12 @@ class FileRun:
             item.outcome.failed_frames.append(frame)
             item.outcome.fail(item.image.names[frame], result.error)
         else:
-            item.result.add(frame, result.array)
+            item.result.add(frame, result)
 
     def _write(self, item: Item, progress: RunProgress, overwrite: bool) -> None:
-        item.outcome.count = item.result.count
+        item.outcome.count = item.count
         try:
-            item.result.write(item.outcome.target, self._facts(item, progress), overwrite=overwrite)
+            item.write(item.outcome.target, self._facts(item, progress), overwrite=overwrite)
         except Exception as error:  # a full disk or a fault of a writer must not cost the other images, nor this one
             item.outcome.fail(item.image.path.name, error)
             kept = self._keep(item, progress, "kept")
@@ -176,11 +175,11 @@ class FileRun:
 
     def _keep(self, item: Item, progress: RunProgress, word: str, **more: Any) -> Path | None:
         """Write what there is of a result under a free name beside its own, or where else there is room."""
-        target, item.outcome.count = item.outcome.target, item.result.count
+        target, item.outcome.count = item.outcome.target, item.count
         for folder in (target.parent, Path.cwd(), Path(tempfile.gettempdir())):
             try:
                 path = free_name(folder, stem_of(target), word)
-                item.result.write(path, self._facts(item, progress) | more, overwrite=False)
+                item.write(path, self._facts(item, progress) | more, overwrite=False)
             except Exception as error:  # the next folder's disk may have room
                 say(describe(error), kind="Warning")
             else:

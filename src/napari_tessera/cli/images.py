@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,18 +13,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_tessera.api import as_source
-from napari_tessera.core.errors import InputError
-from napari_tessera.images.channels import join_volumes
+from napari_tessera.core.errors import InputError, SettingsError
+from napari_tessera.decode.classes import makes_classes
+from napari_tessera.images.channel_stack import join_volumes
 from napari_tessera.images.open import open_volume
-from napari_tessera.images.views.plane_stack import in_stacks
-from napari_tessera.jobs.request import RequestedVolume
-from napari_tessera.planning.as_source import check_planes
+from napari_tessera.images.views.window_mask import check_mask
+from napari_tessera.images.volume import standard_order
+from napari_tessera.images.writers.tiff import write_tiff
+from napari_tessera.jobs.as_source import check_planes
+from napari_tessera.jobs.plane_stack import in_stacks, masked_finders, plane_of_volume, planes_note, without_axes
+from napari_tessera.jobs.request import Request, RequestedVolume
+from napari_tessera.jobs.result_stack import ResultStack
 from napari_tessera.planning.resampling import resampling_of
-from napari_tessera.planning.stacked_planes import plane_of_volume, planes_note, without_axes
-from napari_tessera.planning.volume_facts import check_mask, find_masked
 
 if TYPE_CHECKING:
-    from napari_tessera import ModelSpec, Settings
+    from napari_tessera import Model, ModelSpec, Settings
+    from napari_tessera.cli.outcome import Outcome
+    from napari_tessera.decode import Decoder
     from napari_tessera.engine.source import Source
     from napari_tessera.images.volume import ArrayLike, Volume
 
@@ -94,9 +100,8 @@ class ImageFile:
         self.spatial_axes = "".join(axis for axis in volume.spatial_axes if axis not in self.stack)
         self.voxel_size_um = frame.voxel_size_um
         self.dtype = np.dtype(volume.dtype)
-        self._plane_axis = spec.plane_axis.upper()
-        planes = self.stack.get(self._plane_axis)
-        self.notes = (*volume.notes, *(() if planes is None else (planes_note(f"'{path.name}'", planes, spec),)))
+        of_planes = () if self._planes is None else (planes_note(f"'{path.name}'", self._planes, spec),)
+        self.notes = (*volume.notes, *of_planes)
 
     @property
     def n_frames(self) -> int:
@@ -117,16 +122,13 @@ class ImageFile:
     def loads(self) -> tuple[Callable[[], Source], ...]:
         """One function per frame that gives its values; to be called in order."""
         loads = tuple(partial(self._load, frame) for frame in range(self.n_frames))
-        return in_stacks(loads, self._planes) if self._takes_planes_together else loads
+        together = self._planes is not None and self._spec.planes == "together"
+        return in_stacks(loads, self._planes or 1) if together else loads
 
     @property
-    def _planes(self) -> int:
-        """How many planes a stack has; 1 where the model takes it as it is."""
-        return self.stack.get(self._plane_axis, 1)
-
-    @property
-    def _takes_planes_together(self) -> bool:
-        return self._plane_axis in self.stack and self._spec.planes == "together"
+    def _planes(self) -> int | None:
+        """How many planes a stack has; None where the model takes it as it is."""
+        return self.stack.get(self._spec.plane_axis.upper())
 
     def check_resampling(self, settings: Settings) -> None:
         """Raise `InputError` if the image is to be resampled and its voxel size does not allow it."""
@@ -137,12 +139,7 @@ class ImageFile:
 
     def volumes(self, mask: ArrayLike | None = None) -> list[RequestedVolume]:
         """Return every frame as a run takes it; a *mask*, of the file's spatial shape, counts for all times."""
-        finds: list[Any] = [None]
-        if mask is not None:
-            # Frames of one box and one mask are looked at once.
-            along = (slice(None),) * self._spec.plane_place
-            parts = [mask[*along, plane] for plane in range(self._planes)] if self._plane_axis in self.stack else [mask]
-            finds = [cache(partial(find_masked, part)) for part in parts]
+        finds: Sequence[Any] = [None] if mask is None else masked_finders(mask, self._planes, self._spec)
         return [
             RequestedVolume(self.spatial_shape, self.dtype, self.voxel_size_um, load, finds[frame % len(finds)])
             for frame, load in enumerate(self.loads)
@@ -192,3 +189,126 @@ def open_mask(path: Path, image: ImageFile) -> ArrayLike:
     mask = open_volume(path).data
     check_mask(mask, image.file_shape, f"the mask '{path.name}'")
     return mask
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image file that is run.
+
+    Parameters
+    ----------
+    image
+        The file.
+    result
+        Collects what the run gives for its frames.
+    volumes
+        Numbers of its frames among the volumes of the run.
+    outcome
+        Filled in while the run goes on.
+    """
+
+    image: ImageFile
+    result: ResultStack
+    volumes: range
+    outcome: Outcome
+
+    @property
+    def count(self) -> int:
+        """How many objects, classes or channels the result has."""
+        return self.result.count if self.result.counts else self.result.array.shape[len(self.image.stack)]
+
+    def write(self, path: Path, metadata: Mapping[str, Any], *, overwrite: bool) -> None:
+        """Write the result to the file *path*.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        """
+        axes = "".join(self.image.stack) + ("" if self.result.counts else "C") + self.image.spatial_axes
+        order = standard_order(axes)
+        write_tiff(
+            path,
+            np.transpose(self.result.array, order),
+            axes="".join(axes[axis] for axis in order),
+            voxel_size_um=self.image.file_voxel_size_um,
+            metadata=metadata,
+            overwrite=overwrite,
+        )
+
+
+def open_items(
+    outcomes: Sequence[Outcome],
+    model: Model,
+    settings: Settings,
+    decoder: Decoder | None,
+    *,
+    axes: str | None = None,
+    voxel_size_um: tuple[float, ...] | None = None,
+    channels: tuple[int, ...] | None = None,
+) -> list[Item]:
+    """Open the images; one that cannot be used is said and marked, so that the others still run.
+
+    Parameters
+    ----------
+    outcomes
+        One per image, in order.
+    model, settings, decoder
+        What they are to be run with; no decoder keeps the probabilities.
+    axes, voxel_size_um
+        What their axes mean and how large their voxels are, where the files do not say.
+    channels
+        Which of their channels the model is to see; None: all.
+
+    Raises
+    ------
+    InputError
+        If the only image cannot be used.
+    SettingsError
+        If the settings do not suit the model, whatever the image.
+    """
+    items: list[Item] = []
+    for outcome in outcomes:
+        try:
+            image = ImageFile(outcome.image, model.spec, axes, voxel_size_um, channels=channels, files=outcome.files)
+            image.check_resampling(settings)
+        except SettingsError:
+            raise
+        # Whatever one file's header makes of its reader, the others still run.
+        except Exception as error:
+            if len(outcomes) == 1:
+                raise
+            outcome.fail(outcome.image.name, error)
+            continue
+        result = _empty_result(image, decoder)
+        outcome.counted = result.counts or "channels"
+        items.append(Item(image, result, range(len(image.loads)), outcome))
+    return renumbered(items)
+
+
+def renumbered(items: Sequence[Item]) -> list[Item]:
+    """Return *items* with the numbers that their frames have when these are run, and no others."""
+    stops = itertools.accumulate(len(item.volumes) for item in items)
+    return [
+        replace(item, volumes=range(stop - len(item.volumes), stop)) for item, stop in zip(items, stops, strict=True)
+    ]
+
+
+def request_of(
+    items: Sequence[Item], model: Model, settings: Settings, decoder: str | None, mask: ArrayLike | None
+) -> Request:
+    """Return the request for all frames of *items*; a *mask* is of the only one."""
+    volumes = [volume for item in items for volume in item.image.volumes(mask)]
+    return Request(volumes, model, settings, decoder, results_held=max(len(item.volumes) for item in items))
+
+
+def part_of(request: Request, items: Sequence[Item]) -> Request:
+    """Return the part of *request* that is for *items*, by the numbers that their frames have in it."""
+    return request.of([number for item in items for number in item.volumes], max(len(item.volumes) for item in items))
+
+
+def _empty_result(image: ImageFile, decoder: Decoder | None) -> ResultStack:
+    lengths = tuple(image.stack.values())
+    if decoder is None:
+        return ResultStack(lengths)
+    return ResultStack(lengths, "classes" if makes_classes(decoder.name) else "objects")

@@ -14,7 +14,7 @@ from napari_tessera.core.errors import InputError
 
 if TYPE_CHECKING:
     from napari_tessera import Model, Plan, Settings
-    from napari_tessera.cli.items import Item
+    from napari_tessera.cli.images import Item
 
 ALL_SEEN = "zeros around an image are cut off when it is run: without the image, what is counted is the most"
 ALL_COUNTED = "without the image no window is known to be empty: all are counted"
@@ -89,8 +89,8 @@ def plan(
 
 def _names_of_shapes(shapes: list[tuple[int, ...]], model: "Model") -> list[str]:
     """Return what to call each volume of the plan, and say which shapes are stacks that a 2D model runs by planes."""
+    from napari_tessera.jobs.plane_stack import planes_note
     from napari_tessera.planning.plane_stacks import count_planes
-    from napari_tessera.planning.stacked_planes import planes_note
 
     names: list[str] = []
     for number, shape in enumerate(shapes, 1):
@@ -112,8 +112,7 @@ def _plan_files(
 ) -> tuple[list[str], "Plan | None", list[Outcome]]:
     """Return what to call each volume, the plan of all images that can be read, and what became of each."""
     from napari_tessera import api
-    from napari_tessera.cli.images import open_mask
-    from napari_tessera.cli.items import open_items, part_of, renumbered, request_of
+    from napari_tessera.cli.images import open_items, open_mask, part_of, renumbered, request_of
 
     named = join_channel_files(paths, lambda: model.spec.in_channels)
     own = results_among(named)

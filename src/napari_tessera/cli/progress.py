@@ -20,7 +20,7 @@ from napari_tessera.engine.loop.events import (
     PassFinished,
     VolumeStarted,
 )
-from napari_tessera.session.progress_meter import ProgressMeter, VolumeProgress
+from napari_tessera.jobs.progress_meter import ProgressMeter, VolumeProgress
 
 if TYPE_CHECKING:
     from napari_tessera import Plan

@@ -15,12 +15,12 @@ import numpy.typing as npt
 from napari_tessera.core.errors import InputError, host_memory_for
 from napari_tessera.engine.intensity import Identity, Intensity
 from napari_tessera.engine.source import ArraySource, Source
-from napari_tessera.images.views.crop import Crop, measure_crop
+from napari_tessera.images.views.crop import Crop
 from napari_tessera.images.views.normalised import NormalisedSource
-from napari_tessera.images.views.plane_stack import StackPlane
 from napari_tessera.images.views.window_mask import measure_window_mask
 from napari_tessera.intensity.foreground import ForegroundSource, is_masked, measure_foreground
 from napari_tessera.intensity.measure import measure_intensity, needs_values
+from napari_tessera.jobs.plane_stack import StackPlane
 
 if TYPE_CHECKING:
     from napari_tessera.models.model import Model
@@ -149,16 +149,13 @@ class _Preparation:
         if self._stack is None or self._stack[0] is not plane.stack.loads:
             self._stack = None  # its foreground is not kept beside the next one's
             self._stack = plane.stack.loads, self._measured_stack(number, plane.stack, planned.crop)
-        measured = self._stack[1]
-        if measured.inside is not None and not 0 <= plane.place - measured.first < len(measured.inside):
-            raise InputError(f"volume {number} has changed since the run was planned: run again")
-        return measured.of_plane(plane.place)
+        return self._stack[1].of_plane(plane.place)
 
     def _measured_stack(self, number: int, stack: Source, crop: Crop | None) -> _Measured:
         """Return what its planes share; *crop*: the box of those that are not empty."""
         first = 0
         if crop is not None:
-            planes, *_ = measure_crop(stack, self._spec.crop_limit).box
+            planes = crop.planes or (0, stack.shape[1])
             stack, first = Crop(stack.shape[1:], (planes, *crop.box)).of(stack), planes[0]
         return replace(self._measured(number, stack), first=first)
 

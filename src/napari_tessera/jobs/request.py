@@ -12,22 +12,20 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_tessera.core.errors import CancelledError, SettingsError
+from napari_tessera.engine.geometry.grid import WindowGrid
 from napari_tessera.engine.loop.events import EventHandler, raise_if_cancelled
 from napari_tessera.images.views.crop import Crop, measure_crop
-from napari_tessera.images.views.plane_stack import StackPlane, plane_crop
-from napari_tessera.images.views.window_mask import measure_window_mask
+from napari_tessera.images.views.window_mask import check_mask, measure_window_mask
 from napari_tessera.images.volume import Volume
+from napari_tessera.jobs.as_source import as_image, as_source
 from napari_tessera.jobs.pipeline import VolumeResult, iter_results
+from napari_tessera.jobs.plane_stack import StackPlane, masked_finders, plane_crop, plane_loads, split_planes
 from napari_tessera.models.load import as_model, as_settings
-from napari_tessera.planning.as_source import as_image, as_source
 from napari_tessera.planning.request import PROBABILITIES, choose_decoder, plan
-from napari_tessera.planning.resampling import sizes_of_volumes
-from napari_tessera.planning.stacked_planes import plane_loads, split_planes
-from napari_tessera.planning.volume_facts import check_mask, find_masked, window_grid
+from napari_tessera.planning.resampling import resampling_of, sizes_of_volumes
 
 if TYPE_CHECKING:
     from napari_tessera.core.settings.settings import Settings
-    from napari_tessera.engine.geometry.grid import WindowGrid
     from napari_tessera.engine.source import Source
     from napari_tessera.jobs.loading import Remember
     from napari_tessera.models.load import GivenModel, GivenSettings
@@ -145,7 +143,7 @@ class Request:
     def _windows_of(self, settings: Settings, number: int, volume: RequestedVolume) -> Windows:
         crop = None if self.crops is None else self.crops[number]
         shape = volume.shape if crop is None else crop.shape
-        grid = window_grid(shape, self.model.spec, settings, volume.voxel_size_um)
+        grid = _window_grid(shape, self.model.spec, settings, volume.voxel_size_um)
         found = None if volume.find_masked is None else volume.find_masked(grid, crop)
         if settings.skip_below is not None:
             source = volume.load()
@@ -221,6 +219,17 @@ class Request:
         )
 
 
+def _window_grid(
+    shape: tuple[int, ...], spec: ModelSpec, settings: Settings, voxel_size_um: VoxelSize | None = None
+) -> WindowGrid:
+    """Return the windows of an image or a box of one, spatial *shape*, as a plan lays them: if resampled, of that."""
+    window = settings.window_size or spec.window.default
+    spec.window.check(window)
+    resampling = resampling_of(shape, voxel_size_um, spec, settings)
+    seen = shape if resampling is None else resampling.shape
+    return WindowGrid.regular(seen, window, settings.overlap, spec.tiling, spec.halo, spec.padding)
+
+
 class _CropFinder:
     """Finds the boxes of volumes in order; a stack that is cropped as one is read once for all of its planes."""
 
@@ -270,15 +279,11 @@ def request_of_image(
         loads = plane_loads(planes, spec)
         source, size = loads[0](), None if size is None else spec.of_plane(size)
     shape = source.shape[1:]
-    parts: Sequence[Any] = [None] * len(loads)
+    finds: Sequence[Any] = [None] * len(loads)
     if mask is not None:
         check_mask(mask, shape if planes is None else spec.of_stack(len(loads), shape))
-        along = (slice(None),) * spec.plane_place
-        parts = [mask] if planes is None else [mask[*along, place] for place in range(len(loads))]
-    volumes = [
-        RequestedVolume(shape, source.dtype, size, load, None if part is None else partial(find_masked, part))
-        for load, part in zip(loads, parts, strict=True)
-    ]
+        finds = masked_finders(mask, None if planes is None else len(planes), spec)
+    volumes = [RequestedVolume(shape, source.dtype, size, load, find) for load, find in zip(loads, finds, strict=True)]
     return Request(volumes, model, settings, decoder, results_held=len(volumes)), planes is not None
 
 

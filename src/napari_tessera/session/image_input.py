@@ -119,7 +119,7 @@ def read_axes(image: ImageInput, spec: ModelSpec, use: AxisUse = AxisUse.AUTO) -
     note = _check_colours(image, spec) if image.rgb else ""
     front, chosen = _read_front(image, spec, use, extra)
     if chosen is AxisUse.FRAMES and counts_planes(image, spec):
-        from napari_tessera.planning.stacked_planes import (
+        from napari_tessera.jobs.plane_stack import (
             how_planes_run,  # with readers of files, which a summary has no need of
         )
 
@@ -151,7 +151,9 @@ def join_channels(images: Sequence[ImageInput], spec: ModelSpec) -> ImageInput |
     """
     if len(images) < 2 or len(images) != spec.in_channels or any(map(partial(_has_channels, spec=spec), images)):
         return None
-    from napari_tessera.images.channels import ChannelStack  # with readers of files, which a summary has no need of
+    from napari_tessera.images.channel_stack import (
+        ChannelStack,  # with readers of files, which a summary has no need of
+    )
 
     first = images[0]
     if any(image.voxel_size_um != first.voxel_size_um for image in images):

@@ -33,7 +33,7 @@ class MaskInput:
 
     def check(self, volume: VolumeInput) -> None:
         """Raise `InputError` unless the mask has the shape of *volume*, or the image's axes in front as well."""
-        from napari_tessera.planning.volume_facts import check_mask
+        from napari_tessera.images.views.window_mask import check_mask
 
         lengths = tuple(volume.image.shape[axis] for axis in self._axes(volume))
         check_mask(self.data, lengths, f"'{self.name}'")
@@ -52,7 +52,7 @@ class MaskInput:
 
         The grid may be that of the resampled image, or of its box *crop*; the mask is in the image's own voxels.
         """
-        from napari_tessera.planning.volume_facts import find_masked
+        from napari_tessera.images.views.window_mask import find_masked
 
         key = grid, crop, self._place(volume)
         if key not in self._found:

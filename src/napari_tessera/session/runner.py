@@ -12,7 +12,7 @@ from psygnal import Signal
 from napari_tessera.core.errors import CancelledError
 from napari_tessera.core.units import format_bytes, format_estimate
 from napari_tessera.engine.loop.events import CancelToken, Event
-from napari_tessera.session.progress_meter import Progress, ProgressMeter
+from napari_tessera.jobs.progress_meter import Progress, ProgressMeter
 from napari_tessera.session.results import ImageResult
 from napari_tessera.session.task import Outputs, Task
 from napari_tessera.session.wording import Line, Tone, make_report, problem, sentence

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_tessera.engine.source import ArraySource, Region, Source
-from napari_tessera.images.views.plane_stack import StackPlane, StackSource
+from napari_tessera.jobs.plane_stack import load_in_stack
 from napari_tessera.session.image_input import (
     AxisUse,
     ImageInput,
@@ -73,8 +73,9 @@ class VolumeInput:
 
     def load(self) -> Source:
         """Return the volume for the engine; lazy arrays stay lazy where slicing them is."""
-        plane = _load(self.image, self.reading, self.in_channels, self.frame)
-        return StackPlane(plane, StackSource(self.stack, plane), self.frame[-1]) if self.stack else plane
+        if self.stack:
+            return load_in_stack(self.stack, self.frame[-1])
+        return _load(self.image, self.reading, self.in_channels, self.frame)
 
 
 def _part(image: ImageInput, reading: Reading, frame: tuple[int, ...]) -> Any:

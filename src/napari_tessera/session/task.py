@@ -19,7 +19,7 @@ from napari_tessera.engine.loop.events import (
     raise_if_cancelled,
 )
 from napari_tessera.session.intensity_cache import is_taken_to_stay
-from napari_tessera.session.results import ImageResult, ResultStack
+from napari_tessera.session.results import ImageResult, ImageResults
 
 if TYPE_CHECKING:
     from napari_tessera import Plan
@@ -122,7 +122,7 @@ class Task:
         """Return for every image an empty result of the shape that `execute` will fill."""
         firsts = {id(volume.image): volume for volume in reversed(self.volumes)}
         return tuple(
-            self._stack(volume).promise(
+            self._results_of(volume).promise(
                 labels=self.outputs.labels,
                 probabilities=self.settings.probabilities.value if self.outputs.probabilities else None,
             )
@@ -158,29 +158,28 @@ class Task:
             on_event(event)
 
         origin = provenance(plan, self.model) | ({} if self.mask is None else {"mask": self.mask.name})
-        stack: ResultStack | None = None
+        image: ImageResults | None = None
         try:
             with closing(request.run(plan, on_event=observe, cancel=cancel)) as results:
                 # The generator first: its last step, after the last volume, closes the run.
                 for result, volume in zip(results, self.volumes, strict=True):
-                    if stack is None or stack.image is not volume.image:
-                        stack = self._stack(volume)
-                    stack.add(result)
-                    if stack.is_full and not stack.has_content:
-                        continue
-                    on_result(stack.result(origin, told, final=stack.is_full))
+                    if image is None or image.image is not volume.image:
+                        image = self._results_of(volume)
+                    image.stack.add(image.stack.n_added, result)
+                    if image.stack.finished_planes or not image.stack.is_full:
+                        on_result(image.result(origin, told, final=image.stack.is_full))
         except Exception:
-            if stack is not None and not stack.is_full and stack.has_content:
-                on_result(stack.result(origin, told, final=True))
+            if image is not None and not image.stack.is_full and image.stack.finished_planes:
+                on_result(image.result(origin, told, final=True))
             raise
 
-    def _stack(self, volume: VolumeInput) -> ResultStack:
+    def _results_of(self, volume: VolumeInput) -> ImageResults:
         """Return what collects the results of the image that *volume* is the first of."""
         from napari_tessera.api import choose_decoder
 
         frames = sum(other.image is volume.image for other in self.volumes)
         decoder = choose_decoder(self.model, self.settings) if self.outputs.labels else None
-        return ResultStack(volume, frames, self.model.spec, decoder)
+        return ImageResults(volume, frames, self.model.spec, decoder)
 
     def _remember(self, number: int, what: tuple[Hashable, ...], measure: Callable[[], Any]) -> Any:
         """Return what *measure* gives of volume *number*, or gave before, of the same values."""

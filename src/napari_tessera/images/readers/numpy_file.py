@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from napari_tessera.core.errors import InputError
-from napari_tessera.images.axes import name_axes, standard_order
 from napari_tessera.images.readers.file_array import FileArray
 from napari_tessera.images.readers.tiff_integrity import reading
-from napari_tessera.images.volume import AXES, Volume, unknown_voxel_size
+from napari_tessera.images.volume import AXES, Volume, name_axes, standard_order, unknown_voxel_size
 
 __all__ = ["open_npy"]
 

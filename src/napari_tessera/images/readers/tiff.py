@@ -18,12 +18,11 @@ from tifffile import RESUNIT
 from napari_tessera.core.errors import without_control
 from napari_tessera.core.plain_data import load_json
 from napari_tessera.core.units import micrometres_per
-from napari_tessera.images.axes import name_axes, standard_order
 from napari_tessera.images.readers.file_array import FileArray
 from napari_tessera.images.readers.ome import physical_sizes
 from napari_tessera.images.readers.tiff_images import TiffImage, find_image
 from napari_tessera.images.readers.tiff_integrity import opening, reading
-from napari_tessera.images.volume import ArrayLike, Volume, unknown_voxel_size
+from napari_tessera.images.volume import ArrayLike, Volume, name_axes, standard_order, unknown_voxel_size
 
 __all__ = ["NAMESPACE", "DeferredArray", "open_tiff"]
 

@@ -30,11 +30,14 @@ class Crop:
         First voxel and the one after the last, per axis. Of an image without a voxel that counts: all of it.
     is_empty
         Whether no voxel counts, so that there is nothing to compute.
+    planes
+        Of a plane whose stack is cropped as one: the first plane of the stack's box, and the one after its last.
     """
 
     image_shape: tuple[int, ...]
     box: tuple[tuple[int, int], ...]
     is_empty: bool = False
+    planes: tuple[int, int] | None = None
 
     @classmethod
     def empty(cls, image_shape: Sequence[int]) -> Crop:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_tessera.engine.source import PlaneCache, Source
+from napari_tessera.core.errors import InputError
+from napari_tessera.engine.source import ArraySource, PlaneCache, Source
 
 if TYPE_CHECKING:
     from napari_tessera.engine.geometry.grid import WindowGrid
-
-__all__ = ["covered_voxels", "measure_window_mask"]
+    from napari_tessera.images.views.crop import Crop
 
 
 def measure_window_mask(source: Source, grid: WindowGrid, *, above: float) -> npt.NDArray[np.bool_]:
@@ -50,6 +50,23 @@ def measure_window_mask(source: Source, grid: WindowGrid, *, above: float) -> np
                 hit = np.stack(parts, axis=other)
         window_mask[(*(slice(None) for _ in range(axis)), slice(row, row + 1))] = hit
     return window_mask
+
+
+def check_mask(mask: Any, shape: tuple[int, ...], name: str = "the mask") -> None:
+    """Raise `InputError` unless *mask*, called *name*, has the image's spatial *shape*."""
+    found = tuple(int(side) for side in mask.shape)
+    if found != shape:
+        raise InputError(f"{name} has the shape {found}, but the image is {shape}: give one of the same shape")
+
+
+def find_masked(mask: Any, grid: WindowGrid, crop: Crop | None = None) -> npt.NDArray[np.bool_]:
+    """Return which windows of *grid* hold a voxel of *mask* that is above 0; the mask is read once.
+
+    The mask is of all of the image, in its own voxels, also where the windows are those of the resampled image, or of
+    the box *crop*.
+    """
+    whole = ArraySource(mask)
+    return measure_window_mask(whole if crop is None else crop.of(whole), grid, above=0)
 
 
 def _limits(grid: WindowGrid, axis: int, halo: int = 0) -> list[tuple[int, int]]:

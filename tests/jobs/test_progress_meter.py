@@ -25,8 +25,8 @@ from napari_tessera.engine.loop.events import (
     VolumeFinished,
     VolumeStarted,
 )
+from napari_tessera.jobs.progress_meter import ProgressMeter
 from napari_tessera.memory.calibration.pass_time import DecodingTime
-from napari_tessera.session.progress_meter import ProgressMeter
 from napari_tessera.session.status import progress_text
 
 

@@ -1,25 +1,123 @@
-"""A stack of planes for a 2D model: every plane is an image of its own, normalised and labelled by itself."""
+"""Stacks of planes for a 2D model: every plane is an image of its own, or one of those that are taken together.
+
+Planes that are taken together are cropped and normalised as the stack that they are, and labelled one by one all the
+same.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from napari_tessera.images.views.plane_stack import in_stacks
+import numpy as np
+import numpy.typing as npt
+
+from napari_tessera.engine.source import SourceView
+from napari_tessera.images.views.crop import Crop
+from napari_tessera.images.views.window_mask import find_masked
 from napari_tessera.images.volume import Volume
-from napari_tessera.planning.as_source import as_image, as_source
+from napari_tessera.jobs.as_source import as_image, as_source
 
 if TYPE_CHECKING:
-    from napari_tessera.engine.source import Source
+    from napari_tessera.engine.geometry.grid import WindowGrid
+    from napari_tessera.engine.source import Region, Source
     from napari_tessera.images.volume import ArrayLike
     from napari_tessera.models.spec.spec import ModelSpec
 
-__all__ = ["Plane", "how_planes_run", "plane_loads", "plane_of_volume", "planes_note", "split_planes", "without_axes"]
-
 Plane = Callable[[], Any]
 """Gives one plane when it is called: nothing of a lazy stack is read before."""
+Load = Callable[[], "Source"]
+FindMasked = Callable[["WindowGrid", Crop | None], npt.NDArray[np.bool_]]
+
+
+class StackSource(SourceView):
+    """The planes of a stack as one `Source`, (C, Z, Y, X); each is loaded when it is read.
+
+    Parameters
+    ----------
+    loads
+        Give the planes, (C, Y, X), in order.
+    plane
+        One of them.
+
+    Attributes
+    ----------
+    loads
+        The same object in every source of the same stack, if it was given as a tuple.
+    """
+
+    def __init__(self, loads: Sequence[Load], plane: Source) -> None:
+        super().__init__(plane)
+        self.loads = tuple(loads)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, Z, Y, X)."""
+        channels, *plane = self.source.shape
+        return (channels, len(self.loads), *plane)
+
+    @property
+    def chunk(self) -> tuple[int, ...] | None:
+        """What the planes are read in; None where they do not say."""
+        of_plane = super().chunk
+        return None if of_plane is None else (1, *of_plane)
+
+    def read(self, region: Region) -> npt.NDArray[Any]:
+        """Return the voxels of *region*, (C, *region)."""
+        planes, *within = region
+        return np.stack([load().read(tuple(within)) for load in self.loads[planes]], axis=1)
+
+
+class StackPlane(SourceView):
+    """A plane that knows its stack.
+
+    Parameters
+    ----------
+    source
+        The plane, (C, Y, X).
+    stack
+        All planes, (C, Z, Y, X).
+    place
+        Which of them it is.
+    """
+
+    def __init__(self, source: Source, stack: StackSource, place: int) -> None:
+        super().__init__(source)
+        self.stack = stack
+        self.place = place
+
+
+def load_in_stack(loads: tuple[Load, ...], place: int) -> StackPlane:
+    """Return plane number *place* of the stack that *loads* give, the same tuple for all of its planes."""
+    plane = loads[place]()
+    return StackPlane(plane, StackSource(loads, plane), place)
+
+
+def in_stacks(loads: Sequence[Load], planes: int) -> tuple[Load, ...]:
+    """Return *loads*, of stacks one after another that have so many *planes* each, so that a plane knows its stack."""
+    stacks = [tuple(loads[first : first + planes]) for first in range(0, len(loads), planes)]
+    return tuple(partial(load_in_stack, stack, place) for stack in stacks for place in range(len(stack)))
+
+
+def plane_crop(box: Crop, place: int) -> Crop:
+    """Return what of plane number *place* lies in *box*, which is of its stack."""
+    _, *shape = box.image_shape
+    planes, *sides = box.box
+    if box.is_empty or place not in range(*planes):
+        return Crop.empty(shape)
+    return Crop(tuple(shape), tuple(sides), planes=planes)
+
+
+def masked_finders(mask: Any, planes: int | None, spec: ModelSpec) -> list[FindMasked]:
+    """Return what finds the windows that *mask* leaves, for every plane of a stack; once where *planes* is None.
+
+    Frames that share a mask and a grid have it looked at once.
+    """
+    along = (slice(None),) * spec.plane_place
+    parts = [mask] if planes is None else [mask[*along, plane] for plane in range(planes)]
+    return [cache(partial(find_masked, part)) for part in parts]
 
 
 def split_planes(volume: Any, spec: ModelSpec) -> tuple[Plane, ...] | None:

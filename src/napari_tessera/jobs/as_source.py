@@ -12,7 +12,7 @@ import numpy as np
 from napari_tessera.core.errors import InputError
 from napari_tessera.core.units import axis_letter
 from napari_tessera.engine.source import ArraySource, Source, check_numbers
-from napari_tessera.images.channels import pick_channels
+from napari_tessera.images.channel_stack import pick_channels
 from napari_tessera.images.open import open_volume
 from napari_tessera.images.volume import AXES, Volume
 
