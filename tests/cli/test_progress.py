@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from napari_tessera import Plan
 
 
-START = RunStarted((VolumeCounts(16, 16),) * 2, windows=32)
+START = RunStarted((VolumeCounts(16, 16),) * 2)
 
 
 @pytest.fixture

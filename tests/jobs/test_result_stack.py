@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from napari_tessera.jobs.pipeline import VolumeResult
-from napari_tessera.jobs.result_stack import ResultStack, find_labels
+from napari_tessera.jobs.result_stack import ResultStack, VolumeResult, find_labels
 
 
 def labels_of(values: np.ndarray) -> VolumeResult:

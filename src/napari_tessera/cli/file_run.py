@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from napari_tessera import Model, Plan, Settings
     from napari_tessera.cli.outcome import Outcome
     from napari_tessera.decode import Decoder
-    from napari_tessera.jobs.pipeline import VolumeResult
     from napari_tessera.jobs.request import Request
+    from napari_tessera.jobs.result_stack import VolumeResult
 
 __all__ = ["FileRun"]
 

@@ -18,7 +18,7 @@ from napari_tessera.images.views.crop import Crop, measure_crop
 from napari_tessera.images.views.window_mask import check_mask, measure_window_mask
 from napari_tessera.images.volume import Volume
 from napari_tessera.jobs.as_source import as_image, as_source
-from napari_tessera.jobs.pipeline import VolumeResult, iter_results
+from napari_tessera.jobs.pipeline import iter_results
 from napari_tessera.jobs.plane_stack import StackPlane, masked_finders, plane_crop, plane_loads, split_planes
 from napari_tessera.models.load import as_model, as_settings
 from napari_tessera.planning.request import PROBABILITIES, choose_decoder, plan
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from napari_tessera.core.settings.settings import Settings
     from napari_tessera.engine.source import Source
     from napari_tessera.jobs.loading import Remember
+    from napari_tessera.jobs.result_stack import VolumeResult
     from napari_tessera.models.load import GivenModel, GivenSettings
     from napari_tessera.models.model import Model
     from napari_tessera.models.spec.spec import ModelSpec
@@ -204,7 +205,27 @@ class Request:
         keep_partial: bool = True,
         keep_going: bool = False,
     ) -> Generator[VolumeResult, None, None]:
-        """Run by *plan* and yield the result of each volume as soon as it is done; see `iter_results`."""
+        """Run by *plan* and yield the result of each volume as soon as it is done.
+
+        Parameters
+        ----------
+        plan
+            Of this request: made for this model and for volumes of these shapes.
+        on_event, cancel
+            Receives events, on the thread that iterates; None: what is `Noticed` is logged as a warning. Stops the run
+            within one forward pass.
+        keep_partial
+            Whether a cancelled run decodes and yields the finished part of the volume at hand before it ends.
+        keep_going
+            Whether what goes wrong with a volume ends that volume alone: its result then has the error.
+
+        Raises
+        ------
+        CancelledError
+            After the partial result of the volume at hand has been yielded, if that is kept.
+        TesseraError
+            Whatever else goes wrong with a volume, the model or memory.
+        """
         return iter_results(
             [volume.load for volume in self.volumes],
             self.model,

@@ -1,4 +1,4 @@
-"""What a run gives for one image: its frames and planes, put together along the axes that they were cut from."""
+"""What a run gives: the result of a volume, and those of an image's frames and planes put together."""
 
 from __future__ import annotations
 
@@ -10,9 +10,45 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from napari_tessera.jobs.pipeline import VolumeResult
+    from napari_tessera.jobs.volume_run import FinishedPart
 
 Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeResult:
+    """What became of one volume, in the image's own voxels.
+
+    Parameters
+    ----------
+    volume
+        Its number, from 0.
+    labels
+        Integers (*spatial); None where none are made.
+    probabilities
+        (C, *spatial) in the type that the settings ask for; None where they are not kept.
+    complete
+        False when the run was cancelled: what is not *finished* is background.
+    finished
+        The part that is final; None of a volume that failed.
+    error
+        What went wrong, where that does not end the run.
+    forward_passes
+        That it took.
+    """
+
+    volume: int
+    labels: Array | None
+    probabilities: Array | None
+    complete: bool
+    finished: FinishedPart | None
+    error: Exception | None = None
+    forward_passes: int = 0
+
+    @property
+    def finished_planes(self) -> int:
+        """Planes that are final, along the sweep axis."""
+        return 0 if self.finished is None else self.finished.planes
 
 
 @dataclass(slots=True, eq=False)

@@ -247,7 +247,7 @@ def plan_of(model: nt.Model, store: CalibrationStore, batch: int = 2) -> nt.Plan
 def events_of(plan: nt.Plan, peak: int | None) -> list[Event]:
     passes = [PassFinished(0, n, plan.forward_passes, 2, 0.5) for n in range(1, 4)]
     return [
-        RunStarted((VolumeCounts(plan.forward_passes, plan.windows),), plan.windows),
+        RunStarted((VolumeCounts(plan.forward_passes, plan.windows),)),
         *passes,
         RunFinished(3, 2.0, peak),
     ]

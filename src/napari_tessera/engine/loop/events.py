@@ -15,31 +15,21 @@ from napari_tessera.core.errors import CancelledError
 class VolumeCounts:
     """What the plan promises of one volume.
 
-    A window counts in *window_passes* once for every view and every block that it is passed for; *planes* are those of
-    the result along the axis in which they are finished. *decoded_voxels* is 0 where no labels are made, *decoding_s*
-    None where it is not known.
+    A window counts in *window_passes* once for every view and every block that it is passed for. *decoded_voxels* is 0
+    where no labels are made, *decoding_s* None where it is not known.
     """
 
     forward_passes: int
     window_passes: int
-    planes: int = 0
     decoded_voxels: int = 0
     decoding_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """The run begins: the counts of every volume, all *windows* once, and the planned peaks of both memories."""
+    """The run begins: the counts of every volume, in order."""
 
     volumes: tuple[VolumeCounts, ...]
-    windows: int = 0
-    memory_bytes: int = 0
-    host_bytes: int = 0
-
-    @property
-    def forward_passes(self) -> int:
-        """Of all volumes."""
-        return sum(volume.forward_passes for volume in self.volumes)
 
 
 @dataclass(frozen=True, slots=True)
