@@ -336,7 +336,7 @@ def test_batch_size_volumes_are_resident_at_once(model: nt.Model, settings: nt.S
         assert begun[min(result.volume + n, total) - 1].wait(60)
         ahead.append(len(loaded) - result.volume)
         expected = nt.predict(np.full(shape, result.volume, np.float32), model, settings)
-        np.testing.assert_allclose(result.array, expected, atol=1e-5)
+        np.testing.assert_allclose(result.probabilities, expected, atol=1e-5)
     assert loaded == list(range(total))
     assert max(ahead) <= n
     assert ahead[0] == n

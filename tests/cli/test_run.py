@@ -293,11 +293,7 @@ def test_memory_has_its_exit_code(
     def no_memory(*args: object, **kwargs: object) -> None:
         raise OutOfMemoryError("one window does not fit")
 
-<<<<<<< HEAD
     monkeypatch.setattr(ThresholdDecoder, "decode", no_memory)
-=======
-    monkeypatch.setattr("napari_tessera.jobs.pipeline.VolumeRun", no_memory)
->>>>>>> a87adf7 (Run a volume in one call from the job to the engine, and tell of a run only what views read)
     ended = tessera("run", image, "-o", tmp_path / "a.tif", "-m", model)
     assert (ended.code, (tmp_path / "a.tif").exists()) == (4, False)
 

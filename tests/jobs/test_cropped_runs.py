@@ -171,13 +171,13 @@ def test_a_stopped_run_is_put_back_too(model: nt.Model, volume: np.ndarray) -> N
     results = iter_results([lambda: ArraySource(volume)], model, planned, decoder, on_event=stop_late, cancel=cancel)
     result = next(results)
     assert not result.complete
-    assert result.array.shape == SHAPE
+    assert result.labels.shape == SHAPE
     axis = result.finished.axis
     assert 0 < result.finished_planes < volume[BOX].shape[axis]
     whole = nt.segment(volume, model, settings)
     done = list(BOX)
     done[axis] = slice(BOX[axis].start, BOX[axis].start + result.finished_planes)
-    np.testing.assert_array_equal(result.array[tuple(done)], whole[tuple(done)])
+    np.testing.assert_array_equal(result.labels[tuple(done)], whole[tuple(done)])
     with pytest.raises(nt.CancelledError):
         next(results)
 

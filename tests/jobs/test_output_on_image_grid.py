@@ -132,7 +132,7 @@ def test_lazy_volumes_and_volumes_ahead_are_the_same(model: nt.Model, volume: np
         settings = SETTINGS.replace(batch_size=batch_size)
         planned = nt.plan([SHAPE] * 3, model, settings, decoder="probabilities", voxel_size_um=OWN)
         for result in iter_results([lambda: ArraySource(volume)] * 3, model, planned, None):
-            np.testing.assert_array_equal(result.array, expected)
+            np.testing.assert_array_equal(result.labels, expected)
 
 
 def test_what_no_window_covers_is_background(model: nt.Model, volume: np.ndarray) -> None:
@@ -164,13 +164,13 @@ def test_cancelling_keeps_what_is_finished(model: nt.Model, volume: np.ndarray) 
     result = next(results)
     whole = nt.segment(volume, model, settings, voxel_size_um=OWN)
     assert not result.complete
-    assert result.array.shape == SHAPE
+    assert result.labels.shape == SHAPE
     final = result.finished.mask()
     assert final.shape == SHAPE
     assert 0 < final.mean() < 1
-    assert not result.array[~final].any()
+    assert not result.labels[~final].any()
     # At its border the next voxel of the network is missing: there a label may be another.
-    assert np.mean(result.array[final] == whole[final]) > 0.999
+    assert np.mean(result.labels[final] == whole[final]) > 0.999
     assert result.finished_planes == result.finished.planes < SHAPE[result.finished.axis]
     with pytest.raises(nt.CancelledError):
         next(results)

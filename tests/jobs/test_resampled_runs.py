@@ -146,7 +146,7 @@ def test_several_volumes_each_at_its_own_size(
     results = list(iter_results(loads, model, planned, None))
     for size, result in zip(sizes, results, strict=True):
         expected = nt.predict(volume, model, settings, voxel_size_um=size)
-        np.testing.assert_array_equal(result.array, expected)
+        np.testing.assert_array_equal(result.labels, expected)
 
 
 def test_cancelling_keeps_what_is_finished_in_the_image_s_voxels(model: nt.Model, volume: np.ndarray) -> None:
@@ -162,8 +162,8 @@ def test_cancelling_keeps_what_is_finished_in_the_image_s_voxels(model: nt.Model
     results = iter_results([lambda: ArraySource(volume)], model, planned, decoder, on_event=on_event, cancel=token)
     result = next(results)
     assert not result.complete
-    assert result.array.shape == SHAPE
-    assert result.array.any()
+    assert result.labels.shape == SHAPE
+    assert result.labels.any()
     with pytest.raises(nt.CancelledError):
         next(results)
 

@@ -202,7 +202,7 @@ def test_stacks_in_files(axes: str, tmp_path: Path) -> None:
     opened = ImageFile(path, model.spec)
     assert "normalised together" in " ".join(opened.notes)
     request = Request(opened.volumes(), model, SETTINGS, "probabilities").with_crops()
-    found = np.stack([result.array for result in request.run(request.plan())])
+    found = np.stack([result.probabilities for result in request.run(request.plan())])
     expected = expected if axes == "TZYX" else expected[0]
     np.testing.assert_allclose(found, np.moveaxis(expected, -4, -3).reshape(-1, 3, *SHAPE[1:]), atol=2e-5)
 
