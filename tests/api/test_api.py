@@ -364,8 +364,8 @@ def test_a_cancelled_run_keeps_the_finished_planes(model: nt.Model, settings: nt
     assert not partial.complete
     assert 0 < partial.finished_planes < 80
     full = nt.segment(volume, model, settings)
-    np.testing.assert_array_equal(partial.array[: partial.finished_planes], full[: partial.finished_planes])
-    assert not partial.array[partial.finished_planes :].any()
+    np.testing.assert_array_equal(partial.labels[: partial.finished_planes], full[: partial.finished_planes])
+    assert not partial.labels[partial.finished_planes :].any()
 
 
 def _decoder(name: str | None) -> Any:

@@ -24,6 +24,7 @@ from napari_tessera.core.settings.knobs import WHOLE, Knob, knob, knobs
 from napari_tessera.core.settings.settings import Settings
 from napari_tessera.decode import decoder_knobs, decoder_names
 from napari_tessera.decode.threshold import ThresholdDecoder
+from napari_tessera.images.writers.output import TiffOptions
 
 COMMANDS = ("plan", "run", "demo", "doctor", "models", "settings")
 OPTIONS = {
@@ -140,6 +141,24 @@ def test_a_new_decoder_and_its_parameter_are_in_help_schema_and_table(
     strength = parameters["trial"]["properties"]["strength"]
     assert (strength["minimum"], strength["maximum"], strength["default"]) == (2, 9, 3)
     assert "| `strength` | `3` | a whole number from 2 to 9 | A parameter for a trial. |" in decoder_tables()
+
+
+class _WithOneMoreOption(TiffOptions):
+    trial: Annotated[int, Field(ge=2, le=9), WHOLE] = knob(3, "Trial", "An option for a trial.")
+
+
+def test_a_new_option_of_the_writer_is_one_of_run(tessera: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("napari_tessera.images.writers.output.TiffOptions", _WithOneMoreOption)
+    assert help_of("run", "--trial") == "An option for a trial. Default: 3."
+    with pytest.raises(StopIteration):
+        help_of("plan", "--trial")
+    ended = tessera("run", "a.tif", "-o", "b.tif", "--trial", "10")
+    assert ended.code == 2
+    assert "trial is 10, but it must be a whole number from 2 to 9" in ended.err
+
+
+def test_options_of_the_writer_have_names_of_their_own() -> None:
+    assert not {each.name for each in knobs(TiffOptions)} & {each.name for each in knobs(Settings)}
 
 
 @pytest.mark.parametrize("page", settings_tables.PAGES)

@@ -287,6 +287,20 @@ def test_frames_do_not_fall_with_one(tessera: Tessera, failing_model: Path, make
     assert written.metadata["failed_frames"] == [1]
 
 
+def test_results_are_written_as_chosen(tessera: Tessera, model: Path, image: Path, tmp_path: Path) -> None:
+    found = {}
+    for choice in ("zlib", "none"):
+        out = tmp_path / f"{choice}.tif"
+        assert tessera("run", image, "-o", out, "-m", model, "--compression", choice).code == 0
+        with tifffile.TiffFile(out) as file:
+            found[choice] = int(file.pages.first.compression), file.asarray().tolist()
+    assert (found["zlib"][0], found["none"][0]) == (tifffile.COMPRESSION.ADOBE_DEFLATE, tifffile.COMPRESSION.NONE)
+    assert found["zlib"][1] == found["none"][1]
+    ended = tessera("run", image, "-o", tmp_path / "c.tif", "-m", model, "--compression", "zip")
+    assert ended.code == 2
+    assert "compression is 'zip', but it must be one of zlib, none" in ended.err
+
+
 def test_memory_has_its_exit_code(
     tessera: Tessera, model: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

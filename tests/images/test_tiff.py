@@ -9,7 +9,9 @@ from hypothesis.extra import numpy as npst
 from tests.refusals import raises
 
 from napari_tessera.core.errors import InputError, OutOfMemoryError, OutputError
+from napari_tessera.images.readers.file_array import FileArray
 from napari_tessera.images.readers.tiff import DeferredArray, open_tiff
+from napari_tessera.images.writers.output import TiffOptions
 from napari_tessera.images.writers.tiff import write_tiff
 
 DTYPES = ["bool", "uint8", "int8", "uint16", "int16", "int32", "uint32", "float32", "float64"]
@@ -280,3 +282,15 @@ def test_the_example_of_axes_has_as_many_as_the_file(tmp_path):
         tifffile.imwrite(tmp_path / "a.tif", np.zeros(shape, np.uint8), photometric="minisblack")
         with pytest.raises(InputError, match=example):
             open_tiff(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("ending", [".tif", ".ome.tif"])
+@pytest.mark.parametrize("dtype", ["uint8", "int32"])
+def test_what_is_written_without_compression_is_read_piece_by_piece(tmp_path, dtype, ending):
+    values = some_values("CZYX", dtype)
+    path = tmp_path / f"a{ending}"
+    write_tiff(path, values, axes="CZYX", options=TiffOptions(compression="none"), metadata={"model": "m"})
+    volume = open_tiff(path)
+    assert isinstance(volume.data, FileArray)
+    np.testing.assert_array_equal(np.asarray(volume.data), values)
+    assert volume.metadata["model"] == "m"

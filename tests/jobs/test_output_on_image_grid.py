@@ -132,7 +132,7 @@ def test_lazy_volumes_and_volumes_ahead_are_the_same(model: nt.Model, volume: np
         settings = SETTINGS.replace(batch_size=batch_size)
         planned = nt.plan([SHAPE] * 3, model, settings, decoder="probabilities", voxel_size_um=OWN)
         for result in iter_results([lambda: ArraySource(volume)] * 3, model, planned, None):
-            np.testing.assert_array_equal(result.labels, expected)
+            np.testing.assert_array_equal(result.probabilities, expected)
 
 
 def test_what_no_window_covers_is_background(model: nt.Model, volume: np.ndarray) -> None:

@@ -146,7 +146,7 @@ def test_several_volumes_each_at_its_own_size(
     results = list(iter_results(loads, model, planned, None))
     for size, result in zip(sizes, results, strict=True):
         expected = nt.predict(volume, model, settings, voxel_size_um=size)
-        np.testing.assert_array_equal(result.labels, expected)
+        np.testing.assert_array_equal(result.probabilities, expected)
 
 
 def test_cancelling_keeps_what_is_finished_in_the_image_s_voxels(model: nt.Model, volume: np.ndarray) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from magicgui.widgets import Container
 from magicgui.widgets.bases import ValueWidget
 from qtpy.QtCore import QPoint, QPointF, Qt
@@ -16,6 +17,9 @@ from qtpy.QtWidgets import QApplication, QSlider
 
 from napari_tessera.core.settings.knobs import knob, knobs
 from napari_tessera.core.settings.settings import Settings
+from napari_tessera.decode import DECODERS
+from napari_tessera.decode.threshold import ThresholdDecoder
+from napari_tessera.images.writers.output import TiffOptions
 from napari_tessera.session.task import Outputs
 
 ROOT = Path(__file__).parents[2]
@@ -78,6 +82,38 @@ def test_a_new_setting_has_a_widget(person: Any, describe: Any, gate: Any, monke
     assert dock.result.native.isAncestorOf(dock.is_odd.native)
     dock.dwell.value, dock.is_odd.value, dock.remark.value = 5, True, "none"
     assert (me.session.settings.dwell, me.session.settings.is_odd, me.session.settings.remark) == (5, True, "none")
+
+
+def test_a_new_option_of_the_writer_has_a_widget(
+    person: Any, describe: Any, gate: Any, blobs: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class More(TiffOptions):
+        dwell: int = knob(3, "Dwell", "How long.")
+
+    monkeypatch.setattr("napari_tessera.images.writers.output.TiffOptions", More)
+    me = person(describe(gate))
+    form = me.widget.files.tiff
+    assert form.asdict() == {"compression": "zlib", "dwell": 3}
+    me.viewer.add_image(blobs(16, 16, 16), name="blobs")
+    me.run()
+    form.compression.value = "none"
+    me.widget.files.write([tmp_path / "labels.tif"])
+    me.wait(lambda: me.widget.files.message.line().text == "Wrote labels.tif")
+    with tifffile.TiffFile(tmp_path / "labels.tif") as file:
+        assert file.pages.first.compression == tifffile.COMPRESSION.NONE
+
+
+def test_a_new_parameter_of_a_decoder_has_a_widget(
+    person: Any, describe: Any, gate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class More(ThresholdDecoder):
+        dwell: int = knob(3, "Dwell", "How long.")
+
+    monkeypatch.setitem(DECODERS, "threshold", More)
+    me = person(describe(gate))
+    me.widget.decoder.value = "threshold"
+    me.widget.decoder_parameters.dwell.value = 5
+    assert dict(me.session.settings.decoder_parameters)["dwell"] == 5
 
 
 def test_parameters_of_the_decoder_come_with_it(person: Any, describe: Any, gate: Any, blobs: Any) -> None:

@@ -10,10 +10,14 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import QFileDialog, QLabel, QMessageBox
 
+from napari_tessera._qt.fold import Fold
+from napari_tessera._qt.knob_widgets import ParametersForm
 from napari_tessera._qt.lines import LineLabel
 from napari_tessera._qt.parts import Panel, menu_button, plain_tooltip, small_button
 from napari_tessera._qt.trust_dialog import TrustedDialog
 from napari_tessera.core.errors import TesseraError, without_control
+from napari_tessera.core.settings.knobs import knobs
+from napari_tessera.images.writers import output
 from napari_tessera.images.writers.napari_layer import write_layer
 from napari_tessera.session.wording import Line, Tone, sentence, unknown_there
 
@@ -41,6 +45,8 @@ class FilePanel(Panel):
         )
         self.more, self._menu = menu_button("⋯", "Settings files, trusted models")
         self.message = LineLabel(theme)
+        self.tiff = ParametersForm(name="tiff")
+        self.tiff.show_knobs(knobs(output.TiffOptions), {})
         self._arrange()
         self.export.clicked.connect(self._ask_where)
         self.copy_report.clicked.connect(self._copy_report)
@@ -59,6 +65,7 @@ class FilePanel(Panel):
             action.triggered.connect(slot)
         for column, part in enumerate((self.export, self.copy_report, self.message, self.more)):
             self.grid.addWidget(part, 0, column)
+        self.grid.addWidget(Fold("More: files", self.tiff.native, is_open=False), 1, 0, 1, 4)
         self.grid.setColumnStretch(2, 1)
 
     def add_layers(self, layers: Sequence[Any]) -> None:
@@ -83,10 +90,11 @@ class FilePanel(Panel):
     def write(self, paths: Sequence[Path]) -> None:
         """Write the layers to *paths*, one each, on a thread; existing files are replaced."""
         tuples = [layer.as_layer_data_tuple() for layer in self.layers()]
+        options = output.TiffOptions(**self.tiff.value)
 
         def work() -> str:
             for path, (data, meta, _) in zip(paths, tuples, strict=True):
-                write_layer(str(path), data, meta)
+                write_layer(str(path), data, meta, options)
             return ", ".join(path.name for path in paths)
 
         self.message.show_line(Line("Writing …"))

@@ -8,7 +8,7 @@ from napari_tessera.cli.calibrate_command import calibrate
 from napari_tessera.cli.demo_command import demo
 from napari_tessera.cli.doctor_command import doctor
 from napari_tessera.cli.model_commands import inspect, models, pack, trust
-from napari_tessera.cli.options import SettingsCommand
+from napari_tessera.cli.options import SettingsCommand, WritingCommand
 from napari_tessera.cli.plan_command import plan
 from napari_tessera.cli.run_command import run
 from napari_tessera.cli.settings_command import settings
@@ -40,7 +40,7 @@ def root(
 
 
 app.command(cls=SettingsCommand)(plan)
-app.command(cls=SettingsCommand)(run)
+app.command(cls=WritingCommand)(run)
 app.command(cls=SettingsCommand)(calibrate)
 app.command()(demo)
 app.command()(doctor)

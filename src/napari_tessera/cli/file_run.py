@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from napari_tessera import Model, Plan, Settings
     from napari_tessera.cli.outcome import Outcome
     from napari_tessera.decode import Decoder
+    from napari_tessera.images.writers.output import TiffOptions
     from napari_tessera.jobs.request import Request
     from napari_tessera.jobs.result_stack import VolumeResult
 
@@ -44,6 +45,8 @@ class FileRun:
         What to run on them; no decoder keeps the probabilities.
     mask
         Name of the file that says where windows are computed; empty: everywhere.
+    tiff
+        What is chosen of the files that are written; None: the defaults.
     """
 
     items: Sequence[Item]
@@ -51,6 +54,7 @@ class FileRun:
     planned: Plan
     decoder: Decoder | None
     mask: str = ""
+    tiff: TiffOptions | None = None
 
     @classmethod
     def prepare(
@@ -64,6 +68,7 @@ class FileRun:
         voxel_size_um: tuple[float, ...] | None = None,
         channels: tuple[int, ...] | None = None,
         mask: Path | None = None,
+        tiff: TiffOptions | None = None,
         choice: Choice | None = None,
     ) -> FileRun | None:
         """Open the images, find the windows to compute and plan the run; None if not one image could be opened.
@@ -82,6 +87,8 @@ class FileRun:
             Which of their channels the model is to see, in this order; None: all.
         mask
             Of the only image: windows in which it is 0 everywhere are not computed.
+        tiff
+            What is chosen of the files that are written; the defaults if None.
         choice
             What of the settings is chosen; nothing if None.
 
@@ -109,7 +116,7 @@ class FileRun:
                 return None
             request, items = part_of(request, items), renumbered(items)
             planned = wanted.plan_request(request, _met_again)
-        return cls(items, request, planned, chosen, "" if mask is None else mask.name)
+        return cls(items, request, planned, chosen, "" if mask is None else mask.name, tiff)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -165,7 +172,7 @@ class FileRun:
     def _write(self, item: Item, progress: RunProgress, overwrite: bool) -> None:
         item.outcome.count = item.count
         try:
-            item.write(item.outcome.target, self._facts(item, progress), overwrite=overwrite)
+            item.write(item.outcome.target, self._facts(item, progress), self.tiff, overwrite=overwrite)
         except Exception as error:  # a full disk or a fault of a writer must not cost the other images, nor this one
             item.outcome.fail(item.image.path.name, error)
             kept = self._keep(item, progress, "kept")
@@ -179,7 +186,7 @@ class FileRun:
         for folder in (target.parent, Path.cwd(), Path(tempfile.gettempdir())):
             try:
                 path = free_name(folder, stem_of(target), word)
-                item.write(path, self._facts(item, progress) | more, overwrite=False)
+                item.write(path, self._facts(item, progress) | more, self.tiff, overwrite=False)
             except Exception as error:  # the next folder's disk may have room
                 say(describe(error), kind="Warning")
             else:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from napari_tessera.decode import Decoder
     from napari_tessera.engine.source import Source
     from napari_tessera.images.volume import ArrayLike, Volume
+    from napari_tessera.images.writers.output import TiffOptions
 
 FRAME_WORDS = {"T": "frame", **dict.fromkeys("ZYX", "plane")}
 
@@ -217,7 +218,9 @@ class Item:
         """How many objects, classes or channels the result has."""
         return self.result.count if self.result.counts else self.result.array.shape[len(self.image.stack)]
 
-    def write(self, path: Path, metadata: Mapping[str, Any], *, overwrite: bool) -> None:
+    def write(
+        self, path: Path, metadata: Mapping[str, Any], options: TiffOptions | None = None, *, overwrite: bool
+    ) -> None:
         """Write the result to the file *path*.
 
         Raises
@@ -233,6 +236,7 @@ class Item:
             axes="".join(axes[axis] for axis in order),
             voxel_size_um=self.image.file_voxel_size_um,
             metadata=metadata,
+            options=options,
             overwrite=overwrite,
         )
 

@@ -16,7 +16,8 @@ from typer.core import TyperCommand
 from napari_tessera.core.units import parse_bytes
 
 if TYPE_CHECKING:
-    from napari_tessera.core.settings.knobs import Knob
+    from napari_tessera.core.settings.knobs import Declared, Knob
+    from napari_tessera.images.writers.output import TiffOptions
 
 T = TypeVar("T")
 
@@ -172,11 +173,17 @@ class SettingsCommand(TyperCommand):
     _has_settings = False
 
     def get_params(self, ctx: Any) -> Any:
-        """Return the command's own parameters and those of settings."""
+        """Return the command's own parameters, and those that are declared."""
         if not self._has_settings:
-            self.params.extend(_settings_options())
+            self.params.extend(option for model in self.declared() for option in _options_of(model))
             self._has_settings = True
         return super().get_params(ctx)
+
+    def declared(self) -> "list[type[Declared]]":
+        """Return the declarations that options are made of."""
+        from napari_tessera.core.settings.settings import Settings
+
+        return [Settings]
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command with the values of settings put aside for it."""
@@ -186,6 +193,16 @@ class SettingsCommand(TyperCommand):
         return super().invoke(ctx)
 
 
+class WritingCommand(SettingsCommand):
+    """A command that takes what can be chosen of the files that it writes, too."""
+
+    def declared(self) -> "list[type[Declared]]":
+        """Return the declarations that options are made of."""
+        from napari_tessera.images.writers.output import TiffOptions
+
+        return [*super().declared(), TiffOptions]
+
+
 _GIVEN = "napari_tessera.settings"
 # A setting may have the name of a command's own option, as `probabilities` does.
 _PREFIX = "setting_"
@@ -193,21 +210,38 @@ _PREFIX = "setting_"
 
 def given_settings(context: typer.Context) -> dict[str, Any]:
     """Return the settings that are given as options, values not yet checked: the declaration says what is wrong."""
-    from napari_tessera.core.settings.knobs import knobs
     from napari_tessera.core.settings.settings import Settings
 
+    return _given(context, Settings)
+
+
+def given_tiff_options(context: typer.Context) -> "TiffOptions":
+    """Return what is chosen of the files that are written.
+
+    Raises
+    ------
+    SettingsError
+        If there is no such choice.
+    """
+    from napari_tessera.images.writers.output import TiffOptions
+
+    return TiffOptions(**_given(context, TiffOptions))
+
+
+def _given(context: typer.Context, model: "type[Declared]") -> dict[str, Any]:
+    from napari_tessera.core.settings.knobs import knobs
+
     given = context.meta[_GIVEN]
-    found = {knob.name: _read(knob, given[knob.name]) for knob in knobs(Settings) if given.get(knob.name) is not None}
+    found = {knob.name: _read(knob, given[knob.name]) for knob in knobs(model) if given.get(knob.name) is not None}
     return {name: value for name, value in found.items() if value != ()}
 
 
-def _settings_options() -> list[Any]:
+def _options_of(model: "type[Declared]") -> list[Any]:
     from napari_tessera.core.settings.knobs import knobs
-    from napari_tessera.core.settings.settings import Settings
 
     def collect(**values: Any) -> None: ...
 
-    parameters = [_parameter(knob) for knob in knobs(Settings)]
+    parameters = [_parameter(knob) for knob in knobs(model)]
     collect.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     app = typer.Typer(add_completion=False)
     app.command()(collect)

@@ -63,7 +63,7 @@ def run(
     opened = cache(lambda: heard_call(lambda: setup.open_model(model, trust=trust, network_output=network_output)))
     files = without_mask(images, mask)
     named = join_channel_files(files, lambda: opened().spec.in_channels)
-    given = options.given_settings(context)
+    given, tiff = options.given_settings(context), options.given_tiff_options(context)
     decoder = given.get("decoder")
     wanted = setup.merge_settings(settings, given)
     kind = "probabilities" if probabilities else "labels"
@@ -99,6 +99,7 @@ def run(
             voxel_size_um=voxel_size,
             channels=channels,
             mask=mask,
+            tiff=tiff,
             choice=setup.Choice(budget, choose_window),
         )
     )

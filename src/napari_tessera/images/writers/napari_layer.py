@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pint
@@ -13,7 +13,8 @@ from napari_tessera.core.errors import OutputError
 from napari_tessera.images.volume import AXES
 from napari_tessera.images.writers.tiff import write_tiff
 
-__all__ = ["write_layer"]
+if TYPE_CHECKING:
+    from napari_tessera.images.writers.output import TiffOptions
 
 METADATA_KEY = "tessera"
 """Where a layer's metadata hold the settings and origin of a result."""
@@ -21,7 +22,7 @@ METADATA_KEY = "tessera"
 USUAL_AXES = {2: "YX", 3: "ZYX", 4: "TZYX", 5: "TCZYX"}
 
 
-def write_layer(path: str, data: Any, meta: Mapping[str, Any]) -> list[str]:
+def write_layer(path: str, data: Any, meta: Mapping[str, Any], options: TiffOptions | None = None) -> list[str]:
     """Write a layer of labels or an image with its voxel size; napari has asked about replacing a file already.
 
     Parameters
@@ -33,6 +34,8 @@ def write_layer(path: str, data: Any, meta: Mapping[str, Any]) -> list[str]:
     meta
         The layer's attributes: ``scale`` and ``units`` give the voxel size, ``axis_labels`` the axes if they
         are letters of TCZYX, ``metadata["tessera"]`` goes into the file.
+    options
+        What can be chosen of the file; the defaults if None.
 
     Returns
     -------
@@ -58,6 +61,7 @@ def write_layer(path: str, data: Any, meta: Mapping[str, Any]) -> list[str]:
         axes="".join(axes[i] for i in order),
         voxel_size_um=_voxel_size_um(meta, spatial),
         metadata=_provenance(meta),
+        options=options,
         overwrite=True,
     )
     return [str(Path(path))]

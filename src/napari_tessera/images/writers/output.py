@@ -1,4 +1,4 @@
-"""Output files: refused before the run when they cannot be written, whole or not there after it."""
+"""Output files: what can be chosen of them, refused before the run when they cannot be written, whole or not there."""
 
 from __future__ import annotations
 
@@ -6,13 +6,25 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar, Literal
 
 from napari_tessera.core.errors import OutputError
+from napari_tessera.core.settings.knobs import Declared, knob
 from napari_tessera.core.writing import replacing
 
-__all__ = ["check_writable", "output_file"]
-
 TIFF_SUFFIXES = (".tif", ".tiff")
+
+
+class TiffOptions(Declared):
+    """What can be chosen of a TIFF file that is written; its values are the same whatever is chosen."""
+
+    WORD: ClassVar[str] = "option "
+
+    compression: Literal["zlib", "none"] = knob(
+        "zlib",
+        "Compression",
+        "How a file's values are stored: 'zlib' makes it smaller, 'none' is faster, and is read piece by piece.",
+    )
 
 
 def check_writable(

@@ -16,7 +16,7 @@ from napari_tessera.core.errors import OutputError
 from napari_tessera.images.readers.tiff import NAMESPACE
 from napari_tessera.images.readers.tiff_integrity import is_named_ome
 from napari_tessera.images.volume import Volume
-from napari_tessera.images.writers.output import check_writable, output_file
+from napari_tessera.images.writers.output import TiffOptions, check_writable, output_file
 
 __all__ = ["write_tiff"]
 
@@ -24,7 +24,7 @@ __all__ = ["write_tiff"]
 BIGTIFF_BYTES = 2**32 - 2**25
 
 VoxelSize: TypeAlias = tuple[float, ...] | None
-Options: TypeAlias = dict[str, Any]
+Arguments: TypeAlias = dict[str, Any]
 
 
 def write_tiff(
@@ -34,9 +34,10 @@ def write_tiff(
     axes: str,
     voxel_size_um: tuple[float, ...] | None = None,
     metadata: Mapping[str, Any] | None = None,
+    options: TiffOptions | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write labels or probabilities as a compressed TIFF; it appears under its name only when complete.
+    """Write labels or probabilities as TIFF; it appears under its name only when complete.
 
     A name that ends in ``.ome.tif`` or ``.ome.tiff`` gives an OME-TIFF. Otherwise ImageJ can open the file
     as a hyperstack if it knows the number type (uint8, uint16, float32); for the others axes and voxel size
@@ -55,6 +56,8 @@ def write_tiff(
         Micrometres along the spatial axes, if known.
     metadata
         Settings and origin of the result, of anything that JSON can hold.
+    options
+        What can be chosen; the defaults if None.
     overwrite
         Whether an existing file may be replaced.
 
@@ -69,10 +72,12 @@ def write_tiff(
     Volume(values, axes, voxel_size_um, path.name)  # refuses what does not fit together
     is_ome = is_named_ome(path)
     with output_file(path) as temporary:
-        tifffile.imwrite(temporary, **_options(path, values, axes, is_ome, voxel_size_um, metadata or {}))
+        arguments = _arguments(path, values, axes, is_ome, voxel_size_um, metadata or {})
+        compression = (options or TiffOptions()).compression
+        tifffile.imwrite(temporary, compression=None if compression == "none" else compression, **arguments)
 
 
-def _options(
+def _arguments(
     path: Path,
     values: NDArray[Any],
     axes: str,
@@ -82,7 +87,7 @@ def _options(
 ) -> dict[str, Any]:
     """Return the arguments of `tifffile.imwrite` after the file name."""
     is_big = values.nbytes > BIGTIFF_BYTES
-    common = {"photometric": "minisblack", "compression": "zlib", "bigtiff": is_big}
+    common = {"photometric": "minisblack", "bigtiff": is_big}
     if is_ome:
         if values.dtype.kind in "iu" and values.dtype.itemsize == 8:
             raise OutputError(
@@ -115,7 +120,7 @@ def _storable(values: NDArray[Any]) -> NDArray[Any]:
     return values
 
 
-def _ome_options(axes: str, voxel_size_um: VoxelSize, metadata: Mapping[str, Any]) -> Options:
+def _ome_options(axes: str, voxel_size_um: VoxelSize, metadata: Mapping[str, Any]) -> Arguments:
     """Return the arguments of `tifffile.imwrite` for an OME-TIFF."""
     ome: dict[str, Any] = {"axes": axes}
     for axis, size in _by_axis(axes, voxel_size_um).items():
@@ -125,11 +130,11 @@ def _ome_options(axes: str, voxel_size_um: VoxelSize, metadata: Mapping[str, Any
     return {"ome": True, "metadata": ome}
 
 
-def _imagej_options(axes: str, voxel_size_um: VoxelSize, metadata: Mapping[str, Any]) -> Options:
+def _imagej_options(axes: str, voxel_size_um: VoxelSize, metadata: Mapping[str, Any]) -> Arguments:
     """Return the arguments of `tifffile.imwrite` for a file that ImageJ opens as a hyperstack."""
     sizes = _by_axis(axes, voxel_size_um)
     imagej: dict[str, Any] = {"axes": axes}
-    options: Options = {"imagej": True, "metadata": imagej}
+    options: Arguments = {"imagej": True, "metadata": imagej}
     if sizes:
         imagej["unit"] = "um"
         options["resolution"] = (1 / sizes["X"], 1 / sizes["Y"])
@@ -140,11 +145,11 @@ def _imagej_options(axes: str, voxel_size_um: VoxelSize, metadata: Mapping[str, 
     return options
 
 
-def _json_options(axes: str, voxel_size_um: VoxelSize, metadata: Mapping[str, Any]) -> Options:
+def _json_options(axes: str, voxel_size_um: VoxelSize, metadata: Mapping[str, Any]) -> Arguments:
     """Return the arguments of `tifffile.imwrite` for a TIFF with a JSON description, for any number type."""
     sizes = _by_axis(axes, voxel_size_um)
     description: dict[str, Any] = {"axes": axes}
-    options: Options = {"metadata": description}
+    options: Arguments = {"metadata": description}
     if sizes:
         description["voxel_size_um"] = list(sizes.values())
         # y and x also where any program looks for them
