@@ -10,10 +10,9 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import QFileDialog, QLabel, QMessageBox
 
-from napari_tessera._qt.fold import Fold
 from napari_tessera._qt.knob_widgets import ParametersForm
 from napari_tessera._qt.lines import LineLabel
-from napari_tessera._qt.parts import Panel, menu_button, plain_tooltip, small_button
+from napari_tessera._qt.parts import Fold, Panel, menu_button, plain_tooltip, small_button
 from napari_tessera._qt.trust_dialog import TrustedDialog
 from napari_tessera.core.errors import TesseraError, without_control
 from napari_tessera.core.settings.knobs import knobs
