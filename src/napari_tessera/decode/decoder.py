@@ -30,18 +30,12 @@ Labels = np.ndarray[Any, np.dtype[np.signedinteger[Any] | np.unsignedinteger[Any
 class Decoder(Declared):
     """Turns probabilities into labels in two steps, one on the device while the run goes on, one at its end.
 
-    `reduce` sees a few finished planes at a time and is strictly voxelwise, so that it does not matter how the
-    volume is cut. `decode` sees the whole reduced volume on the host. Its fields are its parameters.
-
-    Attributes
-    ----------
-    name
-        What settings files and `get_decoder` call it.
-    background
-        What `reduce` would give where there is nothing: for voxels whose windows are not computed.
+    `reduce` sees a few finished planes at a time and is strictly voxelwise, so that it does not matter how the volume
+    is cut. `decode` sees the whole reduced volume on the host. Its fields are its parameters.
     """
 
     name: ClassVar[str]
+    # What `reduce` would give where there is nothing: for voxels whose windows are not computed.
     background: ClassVar[int] = 0
 
     WORD: ClassVar[str] = "decoder parameter "

@@ -7,7 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from napari_tessera.core.settings.choices import Precision, TtaMode
-from napari_tessera.core.units import format_bytes, format_voxel_size
+from napari_tessera.core.units import format_bytes, format_sides, format_voxel_size
 from napari_tessera.engine.geometry.blocks import count_block_windows
 from napari_tessera.engine.geometry.grid import PadMode
 from napari_tessera.engine.geometry.interleaving import coverage
@@ -198,7 +198,7 @@ def _on_resampling(resamplings: Sequence[Resampling | None]) -> Iterator[Advice]
     if not done:
         return
     first, more = done[0], f" (and {len(done) - 1} more)" if len(done) > 1 else ""
-    own, new = (" x ".join(map(str, sides)) for sides in (first.image_shape, first.shape))
+    own, new = (format_sides(sides) for sides in (first.image_shape, first.shape))
     yield Advice(
         Level.INFO,
         f"Resampled from {own} voxels of {format_voxel_size(first.image_voxel_size_um)} to {new} of "
@@ -209,7 +209,7 @@ def _on_resampling(resamplings: Sequence[Resampling | None]) -> Iterator[Advice]
 def _on_padding(grids: tuple[WindowGrid, ...]) -> Iterator[Advice]:
     larger = (grid for grid in grids if any(w > n for w, n in zip(grid.window, grid.shape, strict=True)))
     if (grid := next(larger, None)) is not None:
-        window, shape = (" x ".join(map(str, sides)) for sides in (grid.window, grid.shape))
+        window, shape = (format_sides(sides) for sides in (grid.window, grid.shape))
         does = "mirrored" if any(grid.halo) else _padded(grid.padding)
         yield Advice(Level.INFO, f"The window ({window}) is larger than the image ({shape}): it is {does}")
 

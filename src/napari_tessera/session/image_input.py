@@ -11,7 +11,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from napari_tessera.core.errors import InputError
-from napari_tessera.core.units import axis_letter
+from napari_tessera.core.units import axis_letter, format_sides
 from napari_tessera.engine.source import check_numbers
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def read_axes(image: ImageInput, spec: ModelSpec, use: AxisUse = AxisUse.AUTO) -
     extra = len(shape) - dims
     if extra < 0:
         raise InputError(
-            f"'{image.name}' is {len(shape)}D ({_sides(shape)}), but the model '{spec.name}' is {dims}D: "
+            f"'{image.name}' is {len(shape)}D ({format_sides(shape)}), but the model '{spec.name}' is {dims}D: "
             f"choose a stack, or a {len(shape)}D model"
         )
     check_numbers(image.data.dtype)
@@ -113,8 +113,8 @@ def read_axes(image: ImageInput, spec: ModelSpec, use: AxisUse = AxisUse.AUTO) -
     series = _read_series(image, spec)
     if not series and extra > (1 if image.rgb else 2):
         raise InputError(
-            f"'{image.name}' has {len(image.shape)} axes ({_sides(image.shape)}), more than the model '{spec.name}' "
-            f"and a time axis need: slice it into layers of fewer axes"
+            f"'{image.name}' has {len(image.shape)} axes ({format_sides(image.shape)}), more than the model "
+            f"'{spec.name}' and a time axis need: slice it into layers of fewer axes"
         )
     note = _check_colours(image, spec) if image.rgb else ""
     front, chosen = _read_front(image, spec, use, extra)
@@ -245,7 +245,7 @@ def _read_two(image: ImageInput, spec: ModelSpec) -> str:
     if spec.in_channels == first and _label(image, 1) != "C":
         return "CT"
     raise InputError(
-        f"'{image.name}' has {len(image.shape)} axes ({_sides(image.shape)}), but none of the first two has "
+        f"'{image.name}' has {len(image.shape)} axes ({format_sides(image.shape)}), but none of the first two has "
         f"{spec.in_channels} channel(s) for the model '{spec.name}': split its channels into layers and choose one"
     )
 
@@ -270,7 +270,3 @@ def _label(image: ImageInput, axis: int) -> str:
     labels = image.axis_labels
     letter = axis_letter(labels[axis]) if axis < len(labels) else ""
     return letter if letter in "TCZ" else ""
-
-
-def _sides(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))

@@ -48,14 +48,8 @@ class Generation(StrEnum):
 class Configuration(Section):
     """One file, its stages merged into what holds when the network is applied.
 
-    Parameters
-    ----------
-    generation
-        Where inference settings are found.
-    used
-        The keys that were asked for: all others are `left_out`.
-    base
-        The file of what holds where it says nothing; None without one.
+    *error* is what is raised about its values, *base* the file of what holds where it says nothing. Keys that were
+    asked for are *used*; all others are `left_out`.
     """
 
     generation: Generation = Generation.A

@@ -171,13 +171,7 @@ def _resolved(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, 
 
 
 class Declared(BaseModel):
-    """A frozen, hashable model of knobs, whose errors are `SettingsError` and name value, limit and remedy.
-
-    Raises
-    ------
-    SettingsError
-        If a name is unknown, or a value has the wrong type or lies outside its range.
-    """
+    """A frozen, hashable model of knobs, whose errors are `SettingsError` and name value, limit and remedy."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

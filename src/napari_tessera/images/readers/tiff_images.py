@@ -12,6 +12,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from napari_tessera.core.errors import InputError, without_control
+from napari_tessera.core.units import format_sides
 
 __all__ = ["TiffImage", "find_image", "is_beside"]
 
@@ -131,13 +132,9 @@ def _meaning(part: Part) -> str:
 def _described(images: Sequence[tifffile.TiffPageSeries]) -> str:
     meanings = len({_meaning(each) for each in images}) > 1
     named = [
-        f"{without_control(each.name) or f'image {number}'} ({_sides(each.shape)}, {each.dtype}"
+        f"{without_control(each.name) or f'image {number}'} ({format_sides(each.shape)}, {each.dtype}"
         + (f", {_meaning(each)})" if meanings else ")")
         for number, each in enumerate(images, 1)
     ]
     more = len(named) - MOST_NAMED
     return ", ".join(named[:MOST_NAMED] + ([f"and {more} more"] if more > 0 else []))
-
-
-def _sides(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
