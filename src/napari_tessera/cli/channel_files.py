@@ -17,12 +17,7 @@ _NAME = re.compile(r"(?P<image>.+)_(?P<channel>\d{4})(?P<ending>(\.ome)?\.\w+)",
 def join_channel_files(paths: Sequence[Path], in_channels: Callable[[], int]) -> list[ImagePaths]:
     """Return the images that *paths* are, in order; the files of all channels of one are one image.
 
-    Parameters
-    ----------
-    paths
-        Image files.
-    in_channels
-        Returns how many channels the model takes. Only asked where names are such that it matters.
+    *in_channels*, of the model, is only asked for where names are such that it matters.
     """
     files: dict[Path, dict[int, Path]] = {}
     for path in paths:

@@ -35,18 +35,9 @@ __all__ = ["FileRun"]
 
 @dataclass(frozen=True, slots=True)
 class FileRun:
-    """What is run.
+    """What is run on *items*, in the order of the plan; no *decoder* keeps the probabilities.
 
-    Parameters
-    ----------
-    items
-        The images, in the order of the plan.
-    request, planned, decoder
-        What to run on them; no decoder keeps the probabilities.
-    mask
-        Name of the file that says where windows are computed; empty: everywhere.
-    tiff
-        What is chosen of the files that are written; None: the defaults.
+    *mask* is the name of the file that says where windows are computed; empty: everywhere.
     """
 
     items: Sequence[Item]
@@ -73,24 +64,8 @@ class FileRun:
     ) -> FileRun | None:
         """Open the images, find the windows to compute and plan the run; None if not one image could be opened.
 
-        Parameters
-        ----------
-        outcomes
-            One per image; what goes wrong with an image is kept there, now and during the run.
-        model, settings
-            What to run and how.
-        decoder
-            Name of a decoder, ``"probabilities"`` for none, or None for the model's own.
-        axes, voxel_size_um
-            What the images' axes mean and how large their voxels are, where the files do not say.
-        channels
-            Which of their channels the model is to see, in this order; None: all.
-        mask
-            Of the only image: windows in which it is 0 everywhere are not computed.
-        tiff
-            What is chosen of the files that are written; the defaults if None.
-        choice
-            What of the settings is chosen; nothing if None.
+        What goes wrong with an image is kept in its outcome, now and during the run. *decoder* is a name,
+        ``"probabilities"`` for none, or None for the model's own.
 
         Raises
         ------
@@ -125,13 +100,6 @@ class FileRun:
 
     def run(self, *, overwrite: bool = False, quiet: bool = False) -> None:
         """Run everything and write each result; what goes wrong with an image is kept in its outcome.
-
-        Parameters
-        ----------
-        overwrite
-            Whether existing results may be replaced.
-        quiet
-            Whether to show no progress.
 
         Raises
         ------

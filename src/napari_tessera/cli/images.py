@@ -40,36 +40,12 @@ FRAME_WORDS = {"T": "frame", **dict.fromkeys("ZYX", "plane")}
 class ImageFile:
     """One image file that suits the model. A time axis makes several volumes of it, its frames; so does z in 2D.
 
-    Parameters
-    ----------
-    path
-        The file.
-    spec
-        The model that it is opened for.
-    axes
-        What the axes mean, where the file does not say.
-    voxel_size_um
-        Micrometres along the spatial axes, where the file does not say or is wrong; None: as the file says.
-    channels
-        Which of its channels the model is to see, in this order; None: all.
-    files
-        Where each channel is a file of its own, these, in order; *path* is what to call the image.
+    *axes*, *voxel_size_um* and *channels* are what the user says of it. Where each channel is a file of its own,
+    *files* are these, in order, and *path* is what to call the image.
 
-    Attributes
-    ----------
-    spatial_shape, spatial_axes, voxel_size_um, dtype
-        Of every frame.
-    file_shape, file_voxel_size_um
-        Of the file: where a 2D model runs planes one by one, with z.
-    stack
-        Lengths of the axes along which its frames lie: time, and z for a 2D model; empty where it is one volume.
-    notes
-        Sentences for the user on how the file was understood.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be opened, or has the wrong axes or channels for the model.
+    `spatial_shape`, `spatial_axes`, `voxel_size_um` and `dtype` are those of every frame, `file_shape` and
+    `file_voxel_size_um` of the file: where a 2D model runs planes one by one, with z. `stack` has the lengths of the
+    axes along which its frames lie: time, and z for a 2D model.
     """
 
     def __init__(
@@ -180,13 +156,7 @@ def _frame_facts(volume: Volume, stack: Mapping[str, int], spec: ModelSpec) -> V
 
 
 def open_mask(path: Path, image: ImageFile) -> ArrayLike:
-    """Open the mask of *image*; its values are read when they are needed.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be opened, or has another shape than the image.
-    """
+    """Open the mask of *image*, of the same shape; its values are read when they are needed."""
     mask = open_volume(path).data
     check_mask(mask, image.file_shape, f"the mask '{path.name}'")
     return mask
@@ -194,19 +164,7 @@ def open_mask(path: Path, image: ImageFile) -> ArrayLike:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One image file that is run.
-
-    Parameters
-    ----------
-    image
-        The file.
-    result
-        Collects what the run gives for its frames.
-    volumes
-        Numbers of its frames among the volumes of the run.
-    outcome
-        Filled in while the run goes on.
-    """
+    """One image file that is run; *volumes* are the numbers of its frames among the volumes of the run."""
 
     image: ImageFile
     result: ResultStack
@@ -221,13 +179,7 @@ class Item:
     def write(
         self, path: Path, metadata: Mapping[str, Any], options: TiffOptions | None = None, *, overwrite: bool
     ) -> None:
-        """Write the result to the file *path*.
-
-        Raises
-        ------
-        OutputError
-            If it cannot be written.
-        """
+        """Write the result to the file *path*."""
         axes = "".join(self.image.stack) + ("" if self.result.counts else "C") + self.image.spatial_axes
         order = standard_order(axes)
         write_tiff(
@@ -252,17 +204,6 @@ def open_items(
     channels: tuple[int, ...] | None = None,
 ) -> list[Item]:
     """Open the images; one that cannot be used is said and marked, so that the others still run.
-
-    Parameters
-    ----------
-    outcomes
-        One per image, in order.
-    model, settings, decoder
-        What they are to be run with; no decoder keeps the probabilities.
-    axes, voxel_size_um
-        What their axes mean and how large their voxels are, where the files do not say.
-    channels
-        Which of their channels the model is to see; None: all.
 
     Raises
     ------

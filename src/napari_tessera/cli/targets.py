@@ -37,24 +37,11 @@ def choose_targets(
     many: bool = False,
     files: Sequence[Path] = (),
 ) -> tuple[Path, ...]:
-    """Return where each image's result goes.
+    """Return where each image's result goes: *output* itself for one image, or a file in it if it is a folder.
 
-    Parameters
-    ----------
-    output
-        A file for one image; a folder for any number. A missing folder is made for several images.
-    images
-        The inputs.
-    kind
-        ``"labels"`` or ``"probabilities"``: the end of the names in a folder.
-    overwrite
-        Whether existing files may be replaced.
-    skip_existing
-        Whether a result may stand there already.
-    many
-        Whether several were named, of which one may be left: a name without an ending is then a folder's.
-    files
-        Those that the images are read from, where they are not the images' own names.
+    *kind*, ``"labels"`` or ``"probabilities"``, ends the names in a folder, which is made for several images. *many*
+    were named, of which one may be left: a name without an ending is then a folder's. *files* are those that the images
+    are read from, where they are not the images' own names.
 
     Raises
     ------

@@ -18,20 +18,7 @@ __all__ = ["ChannelStack", "join_volumes", "pick_channels"]
 
 
 class ChannelStack:
-    """Arrays of one shape as the channels of an array; lazy ones stay lazy until values are asked for.
-
-    Parameters
-    ----------
-    layers
-        The channels, in order, each anything that has ``shape``, ``dtype`` and slices.
-    axis
-        Which axis of the whole counts them.
-
-    Raises
-    ------
-    InputError
-        If their shapes differ.
-    """
+    """Arrays of one shape as the channels of an array, along *axis*; lazy ones stay lazy until values are asked for."""
 
     def __init__(self, layers: Sequence[Any], axis: int = 0) -> None:
         shapes = {tuple(layer.shape) for layer in layers}
@@ -74,21 +61,10 @@ class ChannelStack:
 
 
 def pick_channels(data: Any, axis: int | None, channels: Sequence[int]) -> ChannelStack:
-    """Return the *channels* of *data*, counted from 0, in their order, along the same axis.
+    """Return the *channels* of *data*, counted from 0, in their order, along the same *axis*.
 
-    Parameters
-    ----------
-    data
-        The array.
-    axis
-        Which axis counts the channels; None: there is one, and the first axis of the result counts it.
-    channels
-        Which.
-
-    Raises
-    ------
-    InputError
-        If there is no such channel.
+    Where that is None there is one, and the first axis of the result counts it. Raises `InputError` if there is no such
+    channel.
     """
     there = 1 if axis is None else int(data.shape[axis])
     wrong = [channel for channel in channels if not 0 <= channel < there]
@@ -104,13 +80,7 @@ def pick_channels(data: Any, axis: int | None, channels: Sequence[int]) -> Chann
 
 
 def join_volumes(volumes: Sequence[Volume], name: str) -> Volume:
-    """Return *volumes* of one channel each as the channels of one, in their order.
-
-    Raises
-    ------
-    InputError
-        If they differ in their axes, shapes or voxel sizes, or have channels of their own.
-    """
+    """Return *volumes* of one channel each as the channels of one, in their order; refuses those that differ."""
     first = volumes[0]
     for other in volumes:
         if "C" in other.axes:

@@ -125,22 +125,9 @@ def name_axes(
 ) -> tuple[str, tuple[str, ...]]:
     """Return one letter of TCZYX for each dimension of *shape*, in the file's order, and what to tell about it.
 
-    Parameters
-    ----------
-    path
-        The file.
-    found
-        What the file itself names its axes; S, the samples of a colour, is a channel. One letter that is none of a
-        volume's is taken for z, and said.
-    shape
-        Of the file.
-    by_hand
-        What the user says that they are, in capitals or not, with blanks and commas or not; counts more.
-
-    Raises
-    ------
-    InputError
-        If there is not one letter for each dimension, each at most once, Y and X among them.
+    *found* is what the file itself names its axes; S, the samples of a colour, is a channel. One letter that is none of
+    a volume's is taken for z, and said. *by_hand*, what the user says, in capitals or not, with blanks and commas or
+    not, counts more. Raises `InputError` if there is not one letter for each dimension, each once, Y and X among them.
     """
     named = str(found if by_hand is None else by_hand).upper().replace("S", "C")
     notes: tuple[str, ...] = ()

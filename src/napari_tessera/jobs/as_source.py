@@ -26,16 +26,7 @@ _FLOATS_OF_TORCH_ALONE = re.compile(r"(torch\.)?(bfloat16|float8|float4)")
 
 
 def as_source(volume: Any, spec: ModelSpec, channels: Sequence[int] | None = None) -> Source:
-    """Return *volume* as a `Source` of the channels and axes that the model needs; nothing is copied or read.
-
-    Parameters
-    ----------
-    volume
-        A `Volume`, or what `as_image` takes.
-    spec
-        The model.
-    channels
-        Which channels of a `Volume` the model is to see, in this order; None: all.
+    """Return *volume*, or its *channels* in their order, as a `Source` that suits the model; nothing is copied or read.
 
     Raises
     ------
@@ -70,13 +61,7 @@ def _source_of_volume(volume: Volume, spec: ModelSpec, channels: Sequence[int] |
 
 
 def check_planes(volume: Volume, spec: ModelSpec) -> None:
-    """Refuse single planes for a 3D model, and say of several frames or channels that they may be meant as z.
-
-    Raises
-    ------
-    InputError
-        If *volume* has fewer spatial axes than the model.
-    """
+    """Refuse single planes for a 3D model, and say of several frames or channels that they may be meant as z."""
     if len(volume.spatial_axes) >= spec.spatial_dims:
         return
     lengths = dict(zip(volume.axes, volume.shape, strict=True))
@@ -97,12 +82,8 @@ def as_image(volume: Any) -> Any:
     """Return *volume* as a `Volume`, or as something that has a shape, a numpy dtype and slices, lazy where it is lazy.
 
     A path is opened; an array of xarray becomes a `Volume` of the axes that its dimensions name; floats that only torch
-    has become float32.
-
-    Raises
-    ------
-    InputError
-        If it is no image of real numbers, its axes cannot be told, or parts of it are masked.
+    has become float32. Raises `InputError` if it is no image of real numbers, its axes cannot be told, or parts of it
+    are masked.
     """
     if isinstance(volume, Volume):
         return volume

@@ -46,14 +46,8 @@ class Loaded:
 class _Measured:
     """What is known of the intensities of a volume, or of a stack that its planes share.
 
-    Parameters
-    ----------
-    intensity
-        What its values become.
-    inside
-        Where its foreground is, boolean (*spatial); None where no channel asks for it.
-    first
-        Of a stack: the plane at which *inside* begins.
+    *inside* is where its foreground is, boolean (*spatial); None where no channel asks for it. Of a stack it begins at
+    plane number *first*.
     """
 
     intensity: Intensity
@@ -71,11 +65,6 @@ def iter_loaded(
     """Yield what gives a volume with its intensities, or raises what is wrong with it, for every volume.
 
     At most ``batch_size`` of them are in memory at once.
-
-    Parameters
-    ----------
-    loads, model, plan, remember
-        As for `pipeline.iter_results`.
     """
     batch_size = plan.settings.batch_size
     prepare = _Preparation(model, plan, remember)

@@ -33,19 +33,9 @@ FindMasked = Callable[["WindowGrid", Crop | None], npt.NDArray[np.bool_]]
 
 
 class StackSource(SourceView):
-    """The planes of a stack as one `Source`, (C, Z, Y, X); each is loaded when it is read.
+    """The planes, (C, Y, X), that *loads* give, as one `Source`, (C, Z, Y, X); each is loaded when it is read.
 
-    Parameters
-    ----------
-    loads
-        Give the planes, (C, Y, X), in order.
-    plane
-        One of them.
-
-    Attributes
-    ----------
-    loads
-        The same object in every source of the same stack, if it was given as a tuple.
+    *plane* is one of them. `loads` is the same object in every source of the same stack, if it was given as a tuple.
     """
 
     def __init__(self, loads: Sequence[Load], plane: Source) -> None:
@@ -71,17 +61,7 @@ class StackSource(SourceView):
 
 
 class StackPlane(SourceView):
-    """A plane that knows its stack.
-
-    Parameters
-    ----------
-    source
-        The plane, (C, Y, X).
-    stack
-        All planes, (C, Z, Y, X).
-    place
-        Which of them it is.
-    """
+    """Plane number *place*, (C, Y, X), of a *stack*, (C, Z, Y, X), that it knows."""
 
     def __init__(self, source: Source, stack: StackSource, place: int) -> None:
         super().__init__(source)

@@ -42,30 +42,11 @@ def measure_times(
     repeats: int = 3,
     cancel: threading.Event | None = None,
 ) -> dict[int, float]:
-    """Return the seconds of a forward pass on the first device of *settings*, for each of *batches*.
+    """Return the seconds of a forward pass on the first device of *settings*, for each of *batches*, windows per pass.
 
     Batches take turns; two passes of each warm up, and *repeats* more are timed. What a run does beside its passes
-    (reading, stitching, decoding) is not in it. No run may use the model at the same time.
-
-    Parameters
-    ----------
-    model, settings
-        What is measured: the network, in the window, the precision and on the device that the settings name.
-    batches
-        Windows per pass, each of which the caller has found to fit into memory: larger ones are not tried.
-    repeats
-        Timed passes of each batch, >= 1.
-    cancel
-        Ends the measurement within one pass.
-
-    Raises
-    ------
-    CancelledError
-        If *cancel* was set.
-    ModelError
-        If the network raises, or gives an output of another shape than its description says.
-    OutOfMemoryError
-        If memory does not suffice all the same.
+    (reading, stitching, decoding) is not in it. No run may use the model at the same time, and the caller has found
+    each batch to fit into memory: larger ones are not tried.
     """
     samples: dict[int, list[float]] = {batch: [] for batch in batches}
     with _ready(model, settings, max(batches)) as (forward, device):
@@ -83,14 +64,8 @@ def measure_peak(model: Model, settings: Settings, *, cancel: threading.Event | 
 
     On CUDA as torch's allocator counts it, on the CPU as its allocator reports it to torch's profiler; None on MPS,
     which counts nothing, and during another profile of this thread. Neither a run nor anything else in this program may
-    use the device at the same time.
-
-    Raises
-    ------
-    CalibrationError
-        If the allocator reported less than the windows themselves take.
-    ModelError, OutOfMemoryError, CancelledError
-        As `measure_times`.
+    use the device at the same time. Raises `CalibrationError` if the allocator reported less than the windows
+    themselves take.
     """
     shape = _shape(model, settings, settings.sw_batch_size)
     with _ready(model, settings, settings.sw_batch_size) as (forward, device):

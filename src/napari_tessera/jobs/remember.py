@@ -41,19 +41,10 @@ LARGEST_FACTOR = 2.0
 
 
 class RunMemory:
-    """An event handler that hands every event on, and keeps peak and times once the run has ended well.
+    """An event handler that hands every event on, and keeps peak and times in *store* once the run has ended well.
 
     A run in which memory ran out, or of which a volume failed, did not follow its plan, so nothing of it is kept. That
     a measurement cannot be kept costs no result: it is a warning in the log.
-
-    Parameters
-    ----------
-    network, plan
-        What runs.
-    store
-        Where it is kept.
-    forward_to
-        Also receives all events.
     """
 
     def __init__(
@@ -105,10 +96,8 @@ class RunMemory:
 def measurement_of(plan: Plan, measured_bytes: int) -> Measurement:
     """Return what a peak of *measured_bytes*, as torch counts them, says about the estimates of *plan*'s network.
 
-    Raises
-    ------
-    CalibrationError
-        If something else in this program must have taken part of it: torch's counters tell no users apart.
+    Raises `CalibrationError` if something else in this program must have taken part of it: torch's counters tell no
+    users apart.
     """
     prior = PRIOR_SCALES.get(plan.device.kind, 0.0)
     correction = fit_correction(plan.needs.need, measured_bytes, prior_scale=prior)

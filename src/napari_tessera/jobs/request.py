@@ -42,18 +42,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RequestedVolume:
-    """One volume to run on: an image, a frame of it, or a plane of a stack for a 2D model.
+    """One volume to run on, of a spatial *shape*: an image, a frame of it, or a plane of a stack for a 2D model.
 
-    Parameters
-    ----------
-    shape, dtype
-        Spatial, voxels; of its values.
-    voxel_size_um
-        Along the spatial axes, micrometres; None where unknown.
-    load
-        Gives it in its own voxels: a `StackPlane` where its stack is cropped and normalised as one.
-    find_masked
-        Which windows of a grid, of the volume or of a box of it, hold a voxel of the mask; None: there is no mask.
+    *load* gives it in its own voxels: a `StackPlane` where its stack is cropped and normalised as one. *find_masked*
+    says which windows of a grid, of the volume or of a box of it, hold a voxel of the mask; None: there is no mask.
     """
 
     shape: tuple[int, ...]
@@ -108,12 +100,7 @@ class Request:
     def with_crops(self, cancel: threading.Event | None = None, on_error: OnError | None = None) -> Request:
         """Return the same with its `crops`; reads the images once if the model crops.
 
-        Parameters
-        ----------
-        cancel
-            Ends it between two volumes.
-        on_error
-            Called with what goes wrong with a volume, which then counts whole; None: that is raised.
+        *on_error* is called with what goes wrong with a volume, which then counts whole; None: that is raised.
         """
         if self.crops is not None:
             return self
@@ -129,12 +116,7 @@ class Request:
     ) -> list[Windows] | None:
         """Return which windows of every volume are computed, None for all; reads what *settings* ask to look at.
 
-        Raises
-        ------
-        SettingsError
-            If the window does not suit the model.
-        InputError
-            If a volume cannot be read, unless *on_error* takes it.
+        *on_error* as for `with_crops`.
         """
         settings = settings or self.settings
         if settings.skip_below is None and all(volume.find_masked is None for volume in self.volumes):

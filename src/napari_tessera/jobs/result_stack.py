@@ -17,24 +17,11 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class VolumeResult:
-    """What became of one volume, in the image's own voxels.
+    """What became of volume number *volume*, from 0, in the image's own voxels.
 
-    Parameters
-    ----------
-    volume
-        Its number, from 0.
-    labels
-        Integers (*spatial); None where none are made.
-    probabilities
-        (C, *spatial) in the type that the settings ask for; None where they are not kept.
-    complete
-        False when the run was cancelled: what is not *finished* is background.
-    finished
-        The part that is final; None of a volume that failed.
-    error
-        What went wrong, where that does not end the run.
-    forward_passes
-        That it took.
+    *labels* are (*spatial), *probabilities* (C, *spatial) in the type that the settings ask for; None where they are
+    not kept. Not *complete* when the run was cancelled: what is not *finished* is then background. *error* is what went
+    wrong, where that does not end the run.
     """
 
     volume: int

@@ -202,17 +202,11 @@ class VolumeRun:
 
 @dataclass(slots=True)
 class FinishedPart:
-    """The finished part of one volume.
+    """The finished part of one volume, whose windows lie as *layout* says.
 
-    Parameters
-    ----------
-    layout
-        Where its windows lie.
-    window_mask
-        Boolean, shape ``layout.counts``: the windows that are computed; None: all of them.
-    result_shape
-        Of a result that has been resampled to the image grid; None: that of the layout. A voxel is final if the one of
-        the layout that its middle lies in is: the next one counts less.
+    *window_mask*, boolean of ``layout.counts``, says which are computed; None: all of them. Of a result that has been
+    resampled to the image grid *result_shape* is its shape. A voxel of it is final if the one of the layout that its
+    middle lies in is: the next one counts less.
     """
 
     layout: WindowGrid
@@ -277,14 +271,9 @@ class FinishedPart:
         return final
 
     def decode(self, reduced: Array, decode: Callable[[Array], Array]) -> Array:
-        """Return the labels of the finished part; 0 elsewhere, and where no window is computed.
+        """Return the labels that *decode* makes of the finished part of *reduced*, (C, *spatial).
 
-        Parameters
-        ----------
-        reduced
-            (C, *spatial), background where nothing is final.
-        decode
-            Makes labels of such an array.
+        They are 0 elsewhere, and where no window is computed.
         """
         labels = self._decode(reduced, decode)
         uncovered = self._uncovered()

@@ -26,18 +26,8 @@ __all__ = ["PlannedVolumes", "count_planes", "plane_by_plane"]
 class PlannedVolumes:
     """What a plan is made of, one entry for each volume that is run.
 
-    Parameters
-    ----------
-    shapes
-        Spatial shapes.
-    voxel_sizes_um
-        Micrometres; None where unknown.
-    window_masks
-        Which windows are computed; None: all of them.
-    crops
-        The boxes that the network sees; None: all of the volume.
-    most_planes
-        Volumes that the largest stack is made of, 1 where there is none: their results are one.
+    *window_masks* of None compute all windows, *crops* of None show the network all of the volume. The results of
+    *most_planes* volumes are one.
     """
 
     shapes: tuple[tuple[int, ...], ...]
@@ -61,21 +51,8 @@ def plane_by_plane(
 ) -> PlannedVolumes:
     """Return the volumes of a plan, the planes of each stack in the place of the stack.
 
-    Parameters
-    ----------
-    shapes, voxel_size_um
-        As a caller gives them; those of a stack may be of two axes or three.
-    spec
-        The model.
-    window_masks
-        One for each of *shapes*; that of a stack has its planes in front, or is one for each of them.
-    crops
-        One for each of *shapes*; of a stack one for each of its planes.
-
-    Raises
-    ------
-    InputError
-        If there are not as many voxel sizes or windows as shapes.
+    Voxel sizes, window masks and crops are one for each of *shapes*. Of a stack sizes may be of two axes or three,
+    window masks have its planes in front, or are one for each of them, as crops are.
     """
     sizes = sizes_of_volumes(voxel_size_um, len(shapes))
     windows, boxes = _one_each("window_masks", window_masks, len(shapes)), _one_each("crops", crops, len(shapes))

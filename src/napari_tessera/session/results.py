@@ -42,23 +42,9 @@ class ImageResult:
 
 
 class ImageResults:
-    """Makes results of one image of what its volumes give.
+    """Makes results of one image of what its *frames* volumes give, of which *volume* is the first.
 
-    Parameters
-    ----------
-    volume
-        The first of them.
-    frames
-        How many there are.
-    spec
-        The model.
-    decoder
-        What makes the labels; None where there are none.
-
-    Attributes
-    ----------
-    stack
-        What has come of them, with the axes in front that run frame by frame.
+    `stack` is what has come of them, with the axes in front that run frame by frame.
     """
 
     def __init__(self, volume: VolumeInput, frames: int, spec: ModelSpec, decoder: Decoder | None = None) -> None:
@@ -84,16 +70,9 @@ class ImageResults:
     def result(
         self, origin: Mapping[str, Any], told: Sequence[MemoryRecovered | Noticed], *, final: bool
     ) -> ImageResult:
-        """Return the result of what has been added; *final*: nothing will be added to it any more.
+        """Return the result of what has been added, or with *final* of all that ever will be.
 
-        Parameters
-        ----------
-        origin
-            What is known of it before the run.
-        told
-            What the run has told until now that its user will want to know later.
-        final
-            Whether this is the last of it.
+        *origin* is known of it before the run; *told* is what the run has told that its user will want to know later.
         """
         frame = () if self._has_frames else self.volume.frame
         extra: dict[str, Any] = {"source": self.image.name, "complete": self.stack.is_complete}

@@ -84,13 +84,7 @@ class FileArray:
         return f"FileArray({str(self._path)!r}, shape={self.shape}, dtype={self.dtype})"
 
     def frame(self, index: Sequence[int | slice]) -> FileArray:
-        """Return the part that lies at one place of some axes, still unread.
-
-        Parameters
-        ----------
-        index
-            For each axis a place, or a whole slice.
-        """
+        """Return the part at *index*, for each axis a place or a whole slice, still unread."""
         places = {axis: part for axis, part in zip(self._order, index, strict=True) if isinstance(part, int)}
         order = [axis for axis in self._order if axis not in places]
         return FileArray(self._path, self._offset, self._block, self._stored, order=order, at=self._at | places)

@@ -24,19 +24,8 @@ def open_npy(
 ) -> Volume:
     """Open a ``.npy`` file; its values are read as they are asked for.
 
-    Parameters
-    ----------
-    path
-        The file.
-    axes
-        What its dimensions mean, in any order; by default YX, ZYX, CZYX or TCZYX.
-    voxel_size_um
-        Micrometres along the spatial axes; the file itself cannot say.
-
-    Raises
-    ------
-    InputError
-        If the file is missing, damaged, holds Python objects, or its axes cannot be told.
+    *axes* say what its dimensions mean, in any order; by default YX, ZYX, CZYX or TCZYX. Raises `InputError` if it is
+    missing, damaged, holds Python objects, or its axes cannot be told.
     """
     path = Path(path)
     with reading(path, "a numpy array"):
@@ -57,13 +46,7 @@ def open_npy(
 
 
 def _read_header(path: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-    """Return shape, whether in Fortran's order, number type and where the values begin.
-
-    Raises
-    ------
-    ValueError
-        If the file is no array, holds Python objects, or fewer values than it names.
-    """
+    """Return shape, whether in Fortran's order, number type and where the values begin."""
     # Not numpy.load, which would also open archives, and leave a damaged one open; nor a mapping, which needs as many
     # addresses as there are values.
     with path.open("rb") as file:

@@ -16,13 +16,7 @@ MOST_PLANES = 1_000_000
 
 
 def check_description(path: Path, xml: str) -> None:
-    """Refuse what a parser would follow at any cost, and name a file of the set that is not there.
-
-    Raises
-    ------
-    InputError
-        If the description claims absurdly many planes, or stands in, or speaks of, a file that is not beside this one.
-    """
+    """Refuse what a parser would follow at any cost, and name a file of the set that is not there."""
     try:
         root = ElementTree.fromstring(xml)
     except ElementTree.ParseError:  # the caller finds no OME images then

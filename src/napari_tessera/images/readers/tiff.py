@@ -39,23 +39,8 @@ def open_tiff(
     """Open a TIFF file; values that lie as one block are read as they are asked for, others all on first use.
 
     Equal planes are a stack, however they were written. Axes of length 1 other than y and x are dropped, colours become
-    channels, and an unnamed axis of a stack is taken for z.
-
-    Parameters
-    ----------
-    path
-        The file.
-    axes
-        What the axes mean, one letter of ``"TCZYX"`` for each dimension longer than 1, in the file's order, where the
-        file names them wrongly or not at all.
-    voxel_size_um
-        Micrometres along the spatial axes, where the file does not say or is wrong; None: as the file says.
-
-    Raises
-    ------
-    InputError
-        If the file is missing, no TIFF, truncated, has axes that cannot be told apart, or holds several images that are
-        no stack.
+    channels, and an unnamed axis of a stack is taken for z. *axes* has one letter for each dimension longer than 1, in
+    the file's order. Raises `InputError` as `open_volume`.
     """
     path = Path(path)
     with opening(path) as file:
@@ -93,19 +78,10 @@ def _open_values(path: Path, file: tifffile.TiffFile, image: TiffImage, order: l
 
 
 class DeferredArray:
-    """Shape and number type at once, values on first use, always in native byte order.
+    """Shape and number type at once, values from *load* on first use, always in native byte order.
 
-    Planning a run asks for the shape alone, and must not decompress a volume for it. Safe to use from several
-    threads; the values are loaded once and kept.
-
-    Parameters
-    ----------
-    shape
-        The shape of what *load* returns.
-    dtype
-        Its number type, in any byte order.
-    load
-        Returns the array. Its errors reach whoever first uses the values.
+    Planning a run asks for the shape alone, and must not decompress a volume for it. Safe to use from several threads;
+    the values are loaded once and kept. Errors of *load* reach whoever first uses the values.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], load: Callable[[], NDArray[Any]]) -> None:

@@ -24,16 +24,10 @@ MOST_NAMED = 6
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TiffImage:
-    """One image of an open TIFF file.
+    """One image of an open TIFF file: *parts* are one series, or the planes of a stack.
 
-    Parameters
-    ----------
-    parts
-        What its values are read from: one series, or the planes of a stack.
-    axes
-        As the file names them, ``"I"`` being the one that it does not; of a stack the first.
-    notes
-        What to tell about the choice.
+    *axes* are as the file names them, ``"I"`` being the one that it does not; of a stack the first. *notes* tell about
+    the choice.
     """
 
     parts: tuple[Part, ...]
@@ -62,24 +56,11 @@ class TiffImage:
 
 
 def find_image(path: Path, file: tifffile.TiffFile, axes: str | None = None) -> TiffImage:
-    """Return the image of *file* that is to be run.
+    """Return the image of *file* that is to be run; refuses several that are no stack, and names each.
 
     Equal planes are a stack, also where they were written one by one, or each in a way of its own. Thumbnails, masks of
-    transparency and the smaller levels of a pyramid are left out, and said.
-
-    Parameters
-    ----------
-    path
-        The file, for the sentences.
-    file
-        The same, open.
-    axes
-        What the user says of the axes, if anything: only then may images of more than a plane be joined.
-
-    Raises
-    ------
-    InputError
-        If the file holds several images that are no stack; it names each.
+    transparency and the smaller levels of a pyramid are left out, and said. Images of more than a plane are joined only
+    where the user says what the *axes* are.
     """
     images, aside = _set_aside(file.series)
     levels = max(len(series.levels) for series in images)

@@ -19,15 +19,7 @@ __all__ = ["is_named_ome", "opening", "reading"]
 
 @contextmanager
 def reading(path: Path, kind: str = "TIFF") -> Iterator[None]:
-    """Turn what a parser raises on a missing or damaged file into one sentence about the file.
-
-    Raises
-    ------
-    InputError
-        With the parser's error as its cause.
-    OutOfMemoryError
-        If the values do not fit into the host's memory.
-    """
+    """Turn what a parser raises on a missing or damaged file into one sentence about the file."""
     try:
         yield
     except TesseraError:
@@ -54,13 +46,8 @@ def reading(path: Path, kind: str = "TIFF") -> Iterator[None]:
 def opening(path: Path) -> Iterator[tifffile.TiffFile]:
     """Open a TIFF file, close it after the block, and refuse it if it has lost planes.
 
-    Where planes are missing tifffile opens fewer, fills in zeros, or fails when they are read; at most it tells
-    its log. Half a volume that is segmented as if it were the whole is worse than none.
-
-    Raises
-    ------
-    InputError
-        If the file is missing, damaged, truncated or holds no image.
+    Where planes are missing tifffile opens fewer, fills in zeros, or fails when they are read; at most it tells its
+    log. Half a volume that is segmented as if it were the whole is worse than none.
     """
     with reading(path), _Errors() as errors, tifffile.TiffFile(path) as file:
         if file.is_ome:

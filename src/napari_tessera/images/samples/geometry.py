@@ -32,14 +32,8 @@ _SHARE_PER_CALIBRE = ((2.6, 0.26), (1.6, 0.62), (1.0, 0.85), (0.6, 0.97))
 class Tissue:
     """Geometry without grey values; every array has the shape of the volume.
 
-    Attributes
-    ----------
-    labels
-        int32; 1..n, every voxel belongs to an object.
-    mitochondria
-        int32; 0 outside, otherwise the number of the mitochondrion.
-    along
-        float32; distance along the tube in voxels, which orients microtubules and reticulum.
+    *labels* are int32, 1..n: every voxel belongs to an object. *mitochondria* are int32 numbers, 0 outside. *along*,
+    float32, is the distance along the tube in voxels, which orients microtubules and reticulum.
     """
 
     labels: Labels

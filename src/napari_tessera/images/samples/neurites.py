@@ -25,16 +25,9 @@ __all__ = ["NeuriteSample", "make_neurites"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NeuriteSample:
-    """A grey-value volume and its segmentation.
+    """A grey-value image, uint8 (Z, Y, X), and its labels, uint16, 1..n.
 
-    Attributes
-    ----------
-    image
-        uint8, ZYX.
-    labels
-        uint16, ZYX; 1..n, no background: a membrane is shared between the two objects it separates.
-    voxel_size_um
-        Edge lengths of a voxel, ZYX, micrometres.
+    There is no background: a membrane is shared between the two objects that it separates.
     """
 
     image: NDArray[np.uint8]

@@ -22,16 +22,9 @@ __all__ = ["Crop", "CroppedSource", "measure_crop"]
 class Crop:
     """The box of an image that its network sees; the rest is background without being looked at.
 
-    Parameters
-    ----------
-    image_shape
-        Of the whole image, spatial.
-    box
-        First voxel and the one after the last, per axis. Of an image without a voxel that counts: all of it.
-    is_empty
-        Whether no voxel counts, so that there is nothing to compute.
-    planes
-        Of a plane whose stack is cropped as one: the first plane of the stack's box, and the one after its last.
+    *box* has the first voxel and the one after the last, per axis; where no voxel counts it is all of the image, and
+    *is_empty*. *planes*, of a plane whose stack is cropped as one, are the first of the stack's box and the one after
+    its last.
     """
 
     image_shape: tuple[int, ...]
@@ -61,12 +54,7 @@ class Crop:
     def put_back(self, result: npt.NDArray[Any], background: Sequence[float] = ()) -> npt.NDArray[Any]:
         """Return *result*, labels (*shape) or channels (C, *shape), in an array of the whole image, in its own type.
 
-        Parameters
-        ----------
-        result
-            Of the box.
-        background
-            What is outside of it, one number for each channel; of labels, nothing: they are 0 there.
+        *background* is what is outside of it, one number for each channel; labels are 0 there.
         """
         if not background:
             whole = np.zeros(self.image_shape, result.dtype)
@@ -85,15 +73,7 @@ class Crop:
 
 
 class CroppedSource(SourceView):
-    """A `Source` that is a box of another.
-
-    Parameters
-    ----------
-    source
-        The image.
-    crop
-        The box.
-    """
+    """A `Source` that is the box *crop* of another."""
 
     def __init__(self, source: Source, crop: Crop) -> None:
         super().__init__(source)

@@ -16,24 +16,11 @@ if TYPE_CHECKING:
 
 
 def measure_window_mask(source: Source, grid: WindowGrid, *, above: float) -> npt.NDArray[np.bool_]:
-    """Return which windows hold a voxel above a value, in any channel.
+    """Return which windows hold a voxel above a value in image units, in any channel: boolean, shape ``grid.counts``.
 
-    Reads every plane once; memory is that of the planes that one row of windows spans.
-
-    Parameters
-    ----------
-    source
-        The image or a mask. Where it is not of the grid's shape, the windows are those of the image resampled to that
-        shape, and every voxel of *source* counts that one of them touches.
-    grid
-        The windows.
-    above
-        In the image's own units.
-
-    Returns
-    -------
-    numpy.ndarray
-        Boolean, one per window, shape ``grid.counts``.
+    Reads every plane once; memory is that of the planes that one row of windows spans. Where *source* is not of the
+    grid's shape, the windows are those of the image resampled to that shape, and every voxel of *source* counts that
+    one of them touches.
     """
     axis, shape = grid.sweep_axis, source.shape[1:]
     planes = PlaneCache(source, axis)

@@ -25,27 +25,8 @@ USUAL_AXES = {2: "YX", 3: "ZYX", 4: "TZYX", 5: "TCZYX"}
 def write_layer(path: str, data: Any, meta: Mapping[str, Any], options: TiffOptions | None = None) -> list[str]:
     """Write a layer of labels or an image with its voxel size; napari has asked about replacing a file already.
 
-    Parameters
-    ----------
-    path
-        Ends in ``.tif``, ``.tiff`` or ``.ome.tif``.
-    data
-        The layer's array; of a multiscale layer the first level is written.
-    meta
-        The layer's attributes: ``scale`` and ``units`` give the voxel size, ``axis_labels`` the axes if they
-        are letters of TCZYX, ``metadata["tessera"]`` goes into the file.
-    options
-        What can be chosen of the file; the defaults if None.
-
-    Returns
-    -------
-    list of str
-        The path written.
-
-    Raises
-    ------
-    OutputError
-        If the layer has too many dimensions or the path cannot be written.
+    *meta* holds the layer's attributes: ``scale`` and ``units`` give the voxel size, ``axis_labels`` the axes if they
+    are letters of TCZYX, ``metadata["tessera"]`` goes into the file. Of a multiscale layer the first level is written.
     """
     values = np.asarray(data[0] if meta.get("multiscale") else data)
     if meta.get("rgb"):

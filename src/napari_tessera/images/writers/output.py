@@ -30,22 +30,7 @@ class TiffOptions(Declared):
 def check_writable(
     path: str | os.PathLike[str], overwrite: bool = False, suffixes: tuple[str, ...] = TIFF_SUFFIXES
 ) -> None:
-    """Raise unless *path* can be written. To be called before a run, not after it.
-
-    Parameters
-    ----------
-    path
-        The file to write.
-    overwrite
-        Whether an existing file may be replaced.
-    suffixes
-        The endings a writer exists for.
-
-    Raises
-    ------
-    OutputError
-        If the ending is unknown, the file exists, or its folder is missing or not writable.
-    """
+    """Raise `OutputError` unless *path* can be written. To be called before a run, not after it."""
     path = Path(path)
     folder = path.parent
     if path.suffix.lower() not in suffixes:
@@ -68,13 +53,7 @@ def check_writable(
 
 @contextmanager
 def output_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside *path* and give the file its name when the block ends well: see `replacing`.
-
-    Raises
-    ------
-    OutputError
-        If the system refuses to write, for example because the disk is full.
-    """
+    """Yield a temporary name beside *path* and give the file its name when the block ends well: see `replacing`."""
     try:
         with replacing(path) as temporary:
             yield temporary

@@ -39,27 +39,13 @@ def write_tiff(
 ) -> None:
     """Write labels or probabilities as TIFF; it appears under its name only when complete.
 
-    A name that ends in ``.ome.tif`` or ``.ome.tiff`` gives an OME-TIFF. Otherwise ImageJ can open the file
-    as a hyperstack if it knows the number type (uint8, uint16, float32); for the others axes and voxel size
-    stand in a JSON description. 64-bit integers that fit into 32 bits are stored so, and float16 as float32,
-    since few programs read them; no value changes.
+    A name that ends in ``.ome.tif`` or ``.ome.tiff`` gives an OME-TIFF. Otherwise ImageJ can open the file as a
+    hyperstack if it knows the number type (uint8, uint16, float32); for the others axes and voxel size stand in a JSON
+    description. 64-bit integers that fit into 32 bits are stored so, and float16 as float32, since few programs read
+    them; no value changes.
 
-    Parameters
-    ----------
-    path
-        Ends in ``.tif`` or ``.tiff``.
-    array
-        One dimension for each letter of *axes*.
-    axes
-        A selection of ``"TCZYX"`` in this order, such as ``"ZYX"`` or ``"CZYX"``.
-    voxel_size_um
-        Micrometres along the spatial axes, if known.
-    metadata
-        Settings and origin of the result, of anything that JSON can hold.
-    options
-        What can be chosen; the defaults if None.
-    overwrite
-        Whether an existing file may be replaced.
+    *axes* are a selection of ``"TCZYX"`` in this order, *voxel_size_um* is along the spatial ones, *metadata* of
+    anything that JSON can hold.
 
     Raises
     ------
