@@ -423,7 +423,7 @@ def test_the_plan_records_the_decoder_with_all_its_parameters(model: nt.Model, s
 
 @pytest.mark.parametrize("shapes", [None, 5, ("a", 1, 2), (12.7, 14, 16), [(1, 2, 3), 4]])
 def test_shapes_that_are_none(model: nt.Model, settings: nt.Settings, shapes: Any) -> None:
-    with pytest.raises(nt.InputError, match="whole numbers"):
+    with raises(nt.InputError, repr(shapes)):
         nt.plan(shapes, model, settings)
 
 

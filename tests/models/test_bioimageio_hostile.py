@@ -155,7 +155,7 @@ def test_zip_bombs_are_not_unpacked(package: Path, tmp_path: Path, monkeypatch: 
         with archive.open("weights.pt", "w") as file:
             for _ in range(64):
                 file.write(bytes(1 << 20))
-    with pytest.raises(ModelError, match=r"would grow from \d+ to 6710\d+ bytes"):
+    with raises(ModelError, "weights.pt", 67108864):
         load_model(path)
     assert not list(scratch.iterdir())
 
@@ -229,5 +229,5 @@ def test_several_packages_in_one_folder(package: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         (outer / name).mkdir(parents=True)
         (outer / name / "rdf.yaml").write_bytes((package / "rdf.yaml").read_bytes())
-    with pytest.raises(ModelError, match="holds several models"):
+    with raises(ModelError, "a/rdf.yaml", "b/rdf.yaml"):
         load_model(outer)

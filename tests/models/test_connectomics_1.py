@@ -186,7 +186,7 @@ def test_where_the_configurations_are_looked_for(tmp_path: Path) -> None:
     with raises(ModelError, 2, "checkpoint_100000.yaml"):
         FORMAT.describe(path)
     path.with_name("Mito-A.yaml").rename(path.with_name("Other_base.yaml"))
-    with pytest.raises(ModelError, match=r"Mito-BC\.yaml lies beside 2 files with 'base' in their names"):
+    with raises(ModelError, "Mito-BC.yaml", 2, "base"):
         FORMAT.describe(path)
     for file in tmp_path.glob("*.yaml"):
         file.unlink()

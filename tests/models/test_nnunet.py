@@ -474,7 +474,7 @@ def test_configurations_that_are_wrong(folder: Folder, change: dict[str, Any], s
 def test_without_the_package_of_networks(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     path = folder()
     monkeypatch.setitem(sys.modules, "dynamic_network_architectures.architectures", None)
-    with pytest.raises(ModelError, match=r'pip install "napari-tessera\[nnunet\]"'):
+    with raises(ModelError, 'pip install "napari-tessera[nnunet]"'):
         load_model(path)
     assert describe_model(path)[1].spec is not None
 

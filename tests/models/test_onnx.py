@@ -196,11 +196,11 @@ def test_errors_of_onnxruntime_name_no_places_in_its_source(tmp_path: Path) -> N
     model = graph_of(side=16)
     model.ir_version = 99
     newer = FORMAT.load(saved(tmp_path, model)).network
-    with pytest.raises(ModelError, match=r"cannot run .*net\.onnx: Unsupported model IR version") as caught:
+    with raises(ModelError, "net.onnx", 99) as caught:
         newer(torch.ones(1, 1, 16, 16, 16))
     assert "::" not in str(caught.value)
     fixed = FORMAT.load(saved(tmp_path, graph_of(side=16))).network
-    with pytest.raises(ModelError, match=r"net\.onnx on windows of shape \(1, 1, 8, 8, 8\): ") as caught:
+    with raises(ModelError, "net.onnx", "(1, 1, 8, 8, 8)") as caught:
         fixed(torch.ones(1, 1, 8, 8, 8))
     assert "ONNXRuntimeError" not in str(caught.value)
 
