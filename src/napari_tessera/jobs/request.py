@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_tessera.core.errors import CancelledError, SettingsError
-from napari_tessera.engine.geometry.grid import WindowGrid
 from napari_tessera.engine.loop.events import EventHandler, raise_if_cancelled
 from napari_tessera.images.views.crop import Crop, measure_crop
 from napari_tessera.images.views.window_mask import check_mask, measure_window_mask
@@ -22,10 +21,11 @@ from napari_tessera.jobs.pipeline import iter_results
 from napari_tessera.jobs.plane_stack import StackPlane, masked_finders, plane_crop, plane_loads, split_planes
 from napari_tessera.models.load import as_model, as_settings
 from napari_tessera.planning.request import PROBABILITIES, choose_decoder, plan
-from napari_tessera.planning.resampling import resampling_of, sizes_of_volumes
+from napari_tessera.planning.resampling import lay_windows, sizes_of_volumes
 
 if TYPE_CHECKING:
     from napari_tessera.core.settings.settings import Settings
+    from napari_tessera.engine.geometry.grid import WindowGrid
     from napari_tessera.engine.source import Source
     from napari_tessera.jobs.loading import Remember
     from napari_tessera.jobs.result_stack import VolumeResult
@@ -126,7 +126,7 @@ class Request:
     def _windows_of(self, settings: Settings, number: int, volume: RequestedVolume) -> Windows:
         crop = None if self.crops is None else self.crops[number]
         shape = volume.shape if crop is None else crop.shape
-        grid = _window_grid(shape, self.model.spec, settings, volume.voxel_size_um)
+        _, grid = lay_windows(shape, volume.voxel_size_um, self.model.spec, settings)
         found = None if volume.find_masked is None else volume.find_masked(grid, crop)
         if settings.skip_below is not None:
             source = volume.load()
@@ -220,17 +220,6 @@ class Request:
             keep_going=keep_going,
             remember=self.remember,
         )
-
-
-def _window_grid(
-    shape: tuple[int, ...], spec: ModelSpec, settings: Settings, voxel_size_um: VoxelSize | None = None
-) -> WindowGrid:
-    """Return the windows of an image or a box of one, spatial *shape*, as a plan lays them: if resampled, of that."""
-    window = settings.window_size or spec.window.default
-    spec.window.check(window)
-    resampling = resampling_of(shape, voxel_size_um, spec, settings)
-    seen = shape if resampling is None else resampling.shape
-    return WindowGrid.regular(seen, window, settings.overlap, spec.tiling, spec.halo, spec.padding)
 
 
 class _CropFinder:
