@@ -24,7 +24,7 @@ Make = Callable[..., Any]
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), dims=st.sampled_from([2, 3]), overlap=st.sampled_from([0.0, 0.5, 0.7]))
-def test_a_window_is_occupied_where_a_voxel_is_above(data: st.DataObject, dims: int, overlap: float) -> None:
+def test_a_window_is_in_the_mask_where_a_voxel_is_above(data: st.DataObject, dims: int, overlap: float) -> None:
     shape = tuple(data.draw(st.integers(1, 20)) for _ in range(dims))
     window = tuple(data.draw(st.integers(1, 7)) for _ in range(dims))
     grid = WindowGrid.regular(shape, window, overlap)
@@ -108,7 +108,7 @@ def test_averages_are_those_of_the_windows_computed(
         assert sum(calls) == window_mask.sum()
 
 
-def test_nothing_occupied_makes_no_pass(run_engine: Make) -> None:
+def test_an_empty_window_mask_makes_no_pass(run_engine: Make) -> None:
     volume = np.zeros((9, 9, 9), np.float32)
     window_mask = np.zeros(WindowGrid.regular(volume.shape, (4, 4, 4), 0.5).counts, bool)
     into = np.full((1, 9, 9, 9), 3, np.float32)

@@ -65,7 +65,7 @@ def test_without_a_budget_what_is_free_decides(model: nt.Model) -> None:
     assert chosen.forward_passes == 1
 
 
-def test_a_known_pace_prefers_the_least_memory_of_those_as_fast(model: nt.Model) -> None:
+def test_a_known_pass_time_prefers_the_least_memory_of_those_as_fast(model: nt.Model) -> None:
     by_window = nt.autotune(SHAPE, model, SETTINGS, 20 * MIB, pass_time=line(0.0, 1.0))
     by_pass = nt.autotune(SHAPE, model, SETTINGS, 20 * MIB, pass_time=line(1.0, 0.0))
     assert by_window.settings.sw_batch_size == 1
@@ -182,7 +182,7 @@ def test_windows_to_skip_are_found_for_every_window_that_is_tried(model: nt.Mode
         nt.autotune(SHAPE, model, start, 10**9, choose_window=True, window_masks=find(SETTINGS))
 
 
-def test_a_pace_that_is_given_decides_on_the_window_too(model: nt.Model) -> None:
+def test_a_pass_time_that_is_given_decides_on_the_window_too(model: nt.Model) -> None:
     start = SETTINGS.replace(window_size=None, overlap=0.5)
     by_pass = nt.autotune(SHAPE, model, start, 10**9, choose_window=True, pass_time=line(1.0, 0.0))
     assert by_pass.forward_passes == 1

@@ -136,7 +136,7 @@ class Sigmoid:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Straight between what *first*, *first* + *step*, ... become; level beyond the first and the last."""
+    """Linear between what *first*, *first* + *step*, ... become; level beyond the first and the last."""
 
     first: float
     step: float
