@@ -21,6 +21,7 @@ from cases import CASES
 from tessera_engine import argmax_reduction, sweep_of
 
 from napari_tessera.engine.devices.choice import open_device
+from napari_tessera.engine.loop.parallel import Worker
 from napari_tessera.engine.loop.sweep_run import run_sweep
 from napari_tessera.engine.sink import ArraySink
 from napari_tessera.engine.source import ArraySource
@@ -69,10 +70,9 @@ def run_seconds(network: Any, source: Any, read_ahead: int, device: Device) -> f
     case = CASES["unet"]
     began = time.perf_counter()
     run_sweep(
-        network,
+        [Worker(device, network)],
         ArraySource(source),
         sweep_of(case, read_ahead=read_ahead),
-        device=device,
         reduction=argmax_reduction(),
         sink=ArraySink.empty((1, *case.shape), np.uint8),
     )

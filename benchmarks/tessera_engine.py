@@ -13,6 +13,7 @@ from napari_tessera.engine.devices.choice import open_device
 from napari_tessera.engine.devices.cpu import ask_for_huge_pages
 from napari_tessera.engine.geometry.grid import WindowGrid, count_forward_passes
 from napari_tessera.engine.intensity import Identity
+from napari_tessera.engine.loop.parallel import Worker
 from napari_tessera.engine.loop.sweep import Sweep
 from napari_tessera.engine.loop.sweep_run import run_sweep
 from napari_tessera.engine.sink import ArraySink, Reduction
@@ -64,10 +65,9 @@ def run(volume: torch.Tensor, network: torch.nn.Module, case: Case, device: torc
     """Run Tessera's engine with arg-max on the device."""
     sweep = sweep_of(case)
     passes = run_sweep(
-        network,
+        [Worker(open_device(str(device)), network)],
         ArraySource(volume.numpy()),
         sweep,
-        device=open_device(str(device)),
         reduction=argmax_reduction(),
         sink=ArraySink.empty((1, *case.shape), np.uint8),
     )

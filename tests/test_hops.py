@@ -15,7 +15,7 @@ from napari_tessera.jobs.request import request_of_image
 
 ROOT = Path(__file__).parent.parent
 # Where the walk enters what one thread has on its stack.
-FIRST = "run_on_devices"
+FIRST = "run_sweep"
 
 
 class Watching(torch.nn.Module):

@@ -17,8 +17,9 @@ from napari_tessera.engine.devices.cpu import CpuDevice
 from napari_tessera.engine.geometry.grid import WindowGrid
 from napari_tessera.engine.intensity import Identity
 from napari_tessera.engine.loop.events import Event, PassFinished
-from napari_tessera.engine.loop.parallel import Worker, run_on_devices
+from napari_tessera.engine.loop.parallel import Worker
 from napari_tessera.engine.loop.sweep import Sweep
+from napari_tessera.engine.loop.sweep_run import run_sweep
 from napari_tessera.engine.sink import ArraySink, Reduction
 from napari_tessera.engine.source import ArraySource
 
@@ -83,7 +84,7 @@ def run_engine(
         if on_event is not None:
             on_event(event)
 
-    run_on_devices(
+    run_sweep(
         [Worker(device, network) for device in devices],
         source,
         sweep,

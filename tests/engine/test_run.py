@@ -22,6 +22,7 @@ from napari_tessera.engine.devices.choice import open_device
 from napari_tessera.engine.geometry.grid import WindowGrid
 from napari_tessera.engine.intensity import Identity, Intensity
 from napari_tessera.engine.loop.events import CancelToken, Event, MemoryRecovered, PassFinished, PlanesFinished
+from napari_tessera.engine.loop.parallel import Worker
 from napari_tessera.engine.loop.sweep import Sweep
 from napari_tessera.engine.loop.sweep_run import run_sweep
 from napari_tessera.engine.sink import ArraySink, Reduction
@@ -70,10 +71,9 @@ def run(
     sink = ArraySink.empty((channels, *shape), np.float32)
     seen = events if events is not None else []
     run_sweep(
-        network,
+        [Worker(open_device("cpu"), network)],
         source,
         sweep,
-        device=open_device("cpu"),
         reduction=Reduction(lambda planes: planes),
         sink=sink,
         on_event=seen.append,
@@ -301,10 +301,9 @@ def test_cancel_takes_effect_within_one_pass_and_keeps_what_is_finished(tta_num:
     )
     with pytest.raises(CancelledError):
         run_sweep(
-            network,
+            [Worker(open_device("cpu"), network)],
             ArraySource(volume),
             sweep,
-            device=open_device("cpu"),
             reduction=Reduction(lambda planes: planes),
             sink=sink,
             on_event=on_event,

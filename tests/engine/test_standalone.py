@@ -27,6 +27,7 @@ from napari_tessera.engine.devices.choice import open_device
 from napari_tessera.engine.devices.host_memory import host_memory
 from napari_tessera.engine.geometry.grid import WindowGrid
 from napari_tessera.engine.intensity import Identity
+from napari_tessera.engine.loop.parallel import Worker
 from napari_tessera.engine.loop.sweep_run import run_sweep
 from napari_tessera.core.settings.choices import ProbabilityType
 from napari_tessera.engine.sink import ArraySink
@@ -42,8 +43,8 @@ reduced = choose_reduction(spec, get_decoder("argmax"), ProbabilityType.FLOAT32)
 sink = ArraySink.empty((1, 12, 12, 12), reduced.dtype)
 volume = np.random.default_rng(0).normal(size=(12, 12, 12)).astype(np.float32)
 sweep = Sweep(WindowGrid.regular(volume.shape, (8, 8, 8), 0.5), 3, Identity())
-passes = run_sweep(torch.nn.Conv3d(1, 3, 1), ArraySource(volume), sweep, device=open_device("cpu"),
-                   reduction=reduced.reduction, sink=sink)
+worker = Worker(open_device("cpu"), torch.nn.Conv3d(1, 3, 1))
+passes = run_sweep([worker], ArraySource(volume), sweep, reduction=reduced.reduction, sink=sink)
 assert passes == sweep.forward_passes
 print(SlabInferer(8, 2, 0.5)(torch.from_numpy(volume)[None, None], torch.nn.Conv3d(1, 2, 1)).shape)
 """

@@ -36,8 +36,9 @@ def run() -> Callable[..., tuple[np.ndarray, list[Any]]]:
     from napari_tessera.core.settings.views import views
     from napari_tessera.engine.geometry.grid import WindowGrid
     from napari_tessera.engine.intensity import Identity
-    from napari_tessera.engine.loop.parallel import Worker, run_on_devices
+    from napari_tessera.engine.loop.parallel import Worker
     from napari_tessera.engine.loop.sweep import Sweep
+    from napari_tessera.engine.loop.sweep_run import run_sweep
     from napari_tessera.engine.sink import ArraySink, Reduction
     from napari_tessera.engine.source import ArraySource
 
@@ -71,7 +72,7 @@ def run() -> Callable[..., tuple[np.ndarray, list[Any]]]:
                 on_event(event)
 
         networks = network if isinstance(network, list) else [network] * len(devices)
-        run_on_devices(
+        run_sweep(
             [Worker(device, net) for device, net in zip(devices, networks, strict=True)],
             ArraySource(volume),
             sweep,

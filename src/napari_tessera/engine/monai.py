@@ -20,6 +20,7 @@ from napari_tessera.engine.geometry.grid import WindowGrid
 from napari_tessera.engine.intensity import Identity
 from napari_tessera.engine.loop.events import EventHandler, PassFinished
 from napari_tessera.engine.loop.forward import Forward, margins_of, scores, with_margins
+from napari_tessera.engine.loop.parallel import Worker
 from napari_tessera.engine.loop.sweep import Sweep
 from napari_tessera.engine.loop.sweep_run import run_sweep
 from napari_tessera.engine.loop.window_reader import WindowPrefetcher, WindowReader
@@ -194,10 +195,9 @@ class SlabInferer:
         sink = ArraySink.empty((sweep.out_channels, *grid.shape), np.float32)
         with self._shown(sweep.forward_passes) as on_event:
             run_sweep(
-                forward,
+                [Worker(device, forward)],
                 source,
                 sweep,
-                device=device,
                 reduction=Reduction(lambda planes: planes),
                 sink=sink,
                 on_event=on_event,

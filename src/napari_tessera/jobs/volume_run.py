@@ -27,7 +27,8 @@ from napari_tessera.engine.loop.events import (
     VolumeStarted,
     raise_if_cancelled,
 )
-from napari_tessera.engine.loop.parallel import Worker, run_on_devices
+from napari_tessera.engine.loop.parallel import Worker
+from napari_tessera.engine.loop.sweep_run import run_sweep
 from napari_tessera.engine.sink import ArraySink
 from napari_tessera.engine.source import estimate_cache_bytes
 from napari_tessera.images.views.resample import resample_labels
@@ -96,7 +97,7 @@ class VolumeRun:
             sink = ArraySink.filled(shape, self._kept.dtype, self._kept.reduction.background)
         complete, passes = True, 0
         try:
-            passes = run_on_devices(
+            passes = run_sweep(
                 workers,
                 self._loaded.source,
                 sweep,

@@ -19,7 +19,6 @@ import numpy.typing as npt
 
 from napari_tessera.core.errors import CancelledError
 from napari_tessera.engine.loop.events import Event, EventHandler, PassFinished
-from napari_tessera.engine.loop.sweep_run import run_sweep
 from napari_tessera.engine.source import SourceView
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from napari_tessera.engine.geometry.grid import Block
     from napari_tessera.engine.loop.forward import Network
     from napari_tessera.engine.loop.sweep import Sweep
-    from napari_tessera.engine.sink import Reduction, Sink
+    from napari_tessera.engine.sink import Sink
     from napari_tessera.engine.source import Region, Source
 
 
@@ -39,37 +38,24 @@ class Worker:
     network: Network
 
 
-def run_on_devices(
+def run_together(
+    run: Callable[..., int],
     workers: Sequence[Worker],
     source: Source,
     sweep: Sweep,
-    *,
-    reduction: Reduction,
     sink: Sink,
-    volume: int = 0,
-    on_event: EventHandler | None = None,
-    cancel: threading.Event | None = None,
+    notify: EventHandler,
+    cancel: threading.Event | None,
 ) -> int:
-    """Run one volume on all *workers* and return the number of forward passes that succeeded.
-
-    With one worker this is `run_sweep`; with several, each takes the next block of ``sweep.blocks`` when it is free.
-    Source and sink are used by one thread at a time. The first error of any device ends the others within one pass.
-    """
-    notify = on_event or (lambda event: None)
-    runs = [
-        partial(run_sweep, worker.network, sweep=sweep, device=worker.device, reduction=reduction, volume=volume)
-        for worker in workers
-    ]
-    if len(runs) == 1:
-        return runs[0](source=source, sink=sink, on_event=notify, cancel=cancel)
+    """Have each of *workers* *run* the blocks that it is assigned, on its own thread, and return the passes of all."""
     shared = _Shared(sweep, cancel)
-    locked = {"source": _LockedSource(source), "sink": _LockedSink(sink), "cancel": shared.stop}
+    run = partial(run, source=_LockedSource(source), sweep=sweep, sink=_LockedSink(sink), cancel=shared.stop)
     with (
         # Arithmetic is switched for the whole process: no worker that ends may switch it back under the others.
         workers[0].device.running(sweep.precision),
         ThreadPoolExecutor(len(workers), thread_name_prefix="tessera-device") as pool,
     ):
-        futures = [pool.submit(shared.work, number, partial(run, **locked)) for number, run in enumerate(runs)]
+        futures = [pool.submit(shared.work, number, partial(run, [worker])) for number, worker in enumerate(workers)]
         shared.pass_on(len(workers), notify)
     errors = [error for future in futures if (error := future.exception()) is not None]
     if errors:

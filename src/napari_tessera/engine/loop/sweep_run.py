@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Self
 
@@ -19,7 +20,8 @@ from napari_tessera.engine.geometry.blocks import halve_block
 from napari_tessera.engine.geometry.grid import Tiling
 from napari_tessera.engine.loop.block import BlockRun, NoRoomError, Shared
 from napari_tessera.engine.loop.events import EventHandler, MemoryRecovered, Noticed, PlanesFinished, Recovery
-from napari_tessera.engine.loop.forward import Forward, Network
+from napari_tessera.engine.loop.forward import Forward
+from napari_tessera.engine.loop.parallel import Worker, run_together
 from napari_tessera.engine.loop.pass_check import FirstPassCheck
 from napari_tessera.engine.loop.pass_count import Passes
 from napari_tessera.engine.loop.plane_writer import PlaneWriter
@@ -30,7 +32,6 @@ from napari_tessera.engine.stitching.stitch import FLOAT_BYTES, estimate_slab_by
 if TYPE_CHECKING:
     import torch
 
-    from napari_tessera.engine.devices.protocol import Device
     from napari_tessera.engine.geometry.grid import Block
     from napari_tessera.engine.loop.sweep import Sweep
     from napari_tessera.engine.sink import Reduction, Sink
@@ -38,11 +39,10 @@ if TYPE_CHECKING:
 
 
 def run_sweep(
-    network: Network,
+    workers: Sequence[Worker],
     source: Source,
     sweep: Sweep,
     *,
-    device: Device,
     reduction: Reduction,
     sink: Sink,
     volume: int = 0,
@@ -50,12 +50,13 @@ def run_sweep(
     cancel: threading.Event | None = None,
     assigned: Iterator[Block] | None = None,
 ) -> int:
-    """Run the network over one volume and return the number of forward passes that succeeded.
+    """Run one volume on all *workers* and return the number of forward passes that succeeded.
+
+    Of several workers each takes the next block of ``sweep.blocks`` when it is free. Source and sink are used by one
+    thread at a time, and the first error of any device ends the others within one pass.
 
     Parameters
     ----------
-    network
-        As for `Forward`, or one.
     source, sweep
         The image, of the grid's shape, and what to do.
     reduction, sink
@@ -65,7 +66,7 @@ def run_sweep(
     cancel
         Stops the run within one pass.
     assigned
-        Gives the next block where several devices share those of *sweep*; None: all of them are run here.
+        Gives the next block to one of several workers; None: all of the sweep's are run here.
 
     Raises
     ------
@@ -75,9 +76,14 @@ def run_sweep(
         If the network fails, or memory does not suffice, whatever is tried.
     """
     notify = on_event or (lambda event: None)
+    if len(workers) > 1:
+        return run_together(
+            partial(run_sweep, reduction=reduction, volume=volume), workers, source, sweep, sink, notify, cancel
+        )
+    (worker,) = workers
     with (
-        device.running(sweep.precision),
-        _SweepRun(network, source, sweep, device, reduction, sink, volume, notify, cancel) as run,
+        worker.device.running(sweep.precision),
+        _SweepRun(worker, source, sweep, reduction, sink, volume, notify, cancel) as run,
     ):
         for block in run.iter_blocks(assigned):
             failure = None
@@ -95,16 +101,16 @@ class _SweepRun:
 
     def __init__(
         self,
-        network: Network,
+        worker: Worker,
         source: Source,
         sweep: Sweep,
-        device: Device,
         reduction: Reduction,
         sink: Sink,
         volume: int,
         notify: EventHandler,
         cancel: threading.Event | None,
     ) -> None:
+        device, network = worker.device, worker.network
         self._source, self._sweep, self._device = source, sweep, device
         self._volume, self._notify = volume, notify
         self._pending: deque[Block] = deque()
