@@ -27,7 +27,6 @@ from napari_tessera.engine.loop.events import (
     VolumeStarted,
     raise_if_cancelled,
 )
-from napari_tessera.engine.loop.parallel import Worker
 from napari_tessera.engine.loop.sweep_run import run_sweep
 from napari_tessera.engine.sink import ArraySink
 from napari_tessera.engine.source import estimate_cache_bytes
@@ -38,6 +37,7 @@ from napari_tessera.jobs.result_stack import VolumeResult
 if TYPE_CHECKING:
     from napari_tessera.decode import Decoder
     from napari_tessera.engine.geometry.grid import WindowGrid
+    from napari_tessera.engine.loop.parallel import Worker
     from napari_tessera.engine.loop.pass_check import PassCheck
     from napari_tessera.jobs.loading import Loaded
     from napari_tessera.models.model import Model
