@@ -1,7 +1,8 @@
-"""Files that appear under their names only when they are whole."""
+"""Files that appear under their names only when they are whole, and the small ones in the user's folder."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -10,7 +11,9 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 # Named for the machine and the process that writes it, so that what a dead one has left can be told.
 _TEMPORARY = re.compile(r"\.tessera-(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{16}\.part")
@@ -44,6 +47,29 @@ def write_text(path: Path, text: str) -> None:
     """Write *text* in UTF-8 as the file *path*, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def configuration_folder() -> Path:
+    """Return the folder of what Tessera remembers of its user; it need not be there yet."""
+    from platformdirs import user_config_path
+
+    return user_config_path("napari-tessera", appauthor=False)
+
+
+def replace_json(path: Path, content: Any) -> None:
+    """Write *content* to *path*, folders included: whoever reads meanwhile finds the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(content, indent=1))
+
+
+def set_aside(path: Path) -> Path | None:
+    """Give the damaged file *path* another name beside it, and return that; None where it cannot be renamed."""
+    taken = (path.with_name(f"{path.stem}.damaged{number or ''}{path.suffix}") for number in count())
+    free = next(name for name in taken if not name.exists())
+    try:
+        return path.rename(free)
+    except OSError:
+        return None
 
 
 def _finish(path: Path, mode: int) -> None:

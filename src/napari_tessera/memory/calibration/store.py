@@ -16,7 +16,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from napari_tessera.core.errors import CalibrationError, first_line
-from napari_tessera.core.user_folder import configuration_folder, replace_json, set_aside
+from napari_tessera.core.writing import configuration_folder, replace_json, set_aside
 from napari_tessera.memory.calibration.pass_time import DecodingTime, PassTime, is_small
 from napari_tessera.memory.estimate import Correction, Known, Measurement
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from napari_tessera.core.errors import ModelError, OutOfMemoryError, first_line
-from napari_tessera.core.user_folder import configuration_folder, replace_json, set_aside
+from napari_tessera.core.writing import configuration_folder, replace_json, set_aside
 
 logger = logging.getLogger(__name__)
 

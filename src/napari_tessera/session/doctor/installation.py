@@ -10,7 +10,7 @@ from importlib import resources
 from tempfile import TemporaryFile
 
 from napari_tessera.core.units import format_bytes
-from napari_tessera.core.user_folder import configuration_folder
+from napari_tessera.core.writing import configuration_folder
 from napari_tessera.engine.devices.host_memory import host_memory
 from napari_tessera.session.doctor.finding import Finding, Status
 from napari_tessera.session.doctor.system import has_display, installed_version, pip_command, run_program
