@@ -36,7 +36,7 @@ def test_the_widget_opens_before_the_model_is_there(make_napari_viewer: Any, qtb
     viewer = make_napari_viewer()
     _, widget = viewer.window.add_plugin_dock_widget("napari-tessera", "Segment with Tessera")
     assert widget.model_panel.summary.line().text == "loading model …"
-    assert not widget.windows.native.isEnabled()
+    assert not widget.windows.body.isEnabled()
     assert not widget.run.run.isEnabled()
     qtbot.waitUntil(lambda: widget.session.model is not None, timeout=60_000)
     assert widget.model.value == "neurites-em"
@@ -305,7 +305,7 @@ def test_probabilities_of_eight_bits_are_shown_over_their_range(
 ) -> None:
     me = person(describe(gate))
     me.viewer.add_image(blobs(20, 24, 24), name="blobs")
-    me.click(me.widget.keep_probabilities.native)
+    me.widget.keep_probabilities.native.click()
     for kept, top in (("uint8", 255), ("float16", 1)):
         me.session.change(probabilities=kept)
         me.run()

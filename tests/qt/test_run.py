@@ -129,6 +129,10 @@ def test_cancel_takes_effect_within_one_pass(person: Any, describe: Any, gate: A
     me.click(me.widget.run.run)
     me.wait(lambda: gate.calls == half)
     assert me.widget.run.run.text() == "Cancel"
+    for panel, knob in ((me.widget.windows, me.widget.blend), (me.widget.result, me.widget.probabilities)):
+        panel.fold.heading.click()
+        assert panel.fold.is_open(), "knobs can be looked at"
+        assert not knob.native.isEnabled(), "and not changed"
     me.click(me.widget.run.run)
     cancelled.set()
     me.wait(lambda: me.session.runner.state is RunState.CANCELLED)
@@ -158,7 +162,7 @@ def test_network_that_raises_leaves_the_widget_usable(person: Any, describe: Any
     assert "\n" not in me.status
     assert me.widget.run.run.isEnabled()
     assert me.widget.run.run.text() == "Run"
-    assert me.widget.windows.native.isEnabled()
+    assert me.widget.windows.body.isEnabled()
     me.click(me.widget.files.copy_report)
     clipboard = QGuiApplication.clipboard()
     assert clipboard is not None

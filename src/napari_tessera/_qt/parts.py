@@ -35,16 +35,30 @@ LONG_LABEL = 18
 class Panel(Container[Any]):
     """A part of the dock that magicgui cannot draw, as one of its widgets, which has no value.
 
-    Qt's widgets are laid out in its *grid*.
+    Qt's widgets are laid out in its *grid*; below it may be a *fold*.
     """
 
     def __init__(self, name: str, label_width: int = 0) -> None:
         super().__init__(name=name, labels=False, gui_only=True)
         self.margins = (0, 0, 0, 0)
-        self.grid = QGridLayout()
+        self.body = QWidget()
+        self.fold: Fold | None = None
+        self.grid = QGridLayout(self.body)
+        self.grid.setContentsMargins(0, 0, 0, 0)
         self.grid.setVerticalSpacing(3)
         self.grid.setColumnMinimumWidth(0, label_width)
-        self.native.layout().addLayout(self.grid)
+        self.native.layout().addWidget(self.body)
+
+    def add_fold(self, title: str, content: QWidget) -> None:
+        """Put *content* below, folded to begin with."""
+        self.fold = Fold(title, content, is_open=False)
+        self.native.layout().addWidget(self.fold)
+
+    def set_usable(self, usable: bool) -> None:
+        """Let what is in it be changed, or only be looked at."""
+        self.body.setEnabled(usable)
+        if self.fold is not None:
+            self.fold.content.setEnabled(usable)
 
 
 class Hook(QObject):
@@ -65,7 +79,7 @@ class Fold(QFrame):
 
     def __init__(self, title: str, content: QWidget, *, is_open: bool = True) -> None:
         super().__init__()
-        self._title, self._content = title, content
+        self._title, self.content = title, content
         self.heading = QToolButton()
         self.heading.setText(title.split(":")[0])
         self.heading.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
@@ -89,7 +103,7 @@ class Fold(QFrame):
 
     def _show(self, is_open: bool) -> None:
         self.heading.setArrowType(Qt.ArrowType.DownArrow if is_open else Qt.ArrowType.RightArrow)
-        self._content.setVisible(is_open)
+        self.content.setVisible(is_open)
 
     def _remember(self) -> None:
         _memory().setValue(f"open/{self._title}", self.is_open())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from magicgui.widgets import CheckBox
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QWidget
 
-from napari_tessera._qt.parts import GROUP_WIDTH, INDENT, Fold, Panel, add_rows, rows_in
+from napari_tessera._qt.parts import GROUP_WIDTH, INDENT, Panel, add_rows, rows_in
 from napari_tessera.session.task import Outputs
 
 if TYPE_CHECKING:
@@ -44,8 +44,7 @@ class ResultPanel(Panel):
         more = rows_in(parameters, INDENT)
         more.addWidget(form.native, 0, 0, 1, 2)
         add_rows(more, (knobs[knob.name] for knob in knobs.of("advanced", "result")))
-        self.fold = Fold("More: result", parameters, is_open=False)
-        self.grid.addWidget(self.fold, row + 1, 0, 1, 2)
+        self.add_fold("More: result", parameters)
         session.settings_changed.connect(self.refresh)
         self.refresh()
 

@@ -109,10 +109,10 @@ class TesseraWidget(Container[Any]):
         """Let the knobs rest while a run goes on: it is fixed when it starts."""
         fitting = self.session.fitting.active
         idle = not (self.session.runner.active or fitting)
-        self.image_panel.native.setEnabled(idle)
-        self.model_panel.native.setEnabled(idle)
-        self.result.native.setEnabled(idle and self.session.model is not None)
-        self.windows.native.setEnabled((idle or fitting) and self.session.model is not None)
+        self.image_panel.set_usable(idle)
+        self.model_panel.set_usable(idle)
+        self.result.set_usable(idle and self.session.model is not None)
+        self.windows.set_usable((idle or fitting) and self.session.model is not None)
 
     def _recapture(self) -> None:
         """Look again at what changes in the viewer without a word, before a run starts."""

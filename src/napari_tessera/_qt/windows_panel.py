@@ -8,7 +8,7 @@ from qtpy.QtWidgets import QHBoxLayout, QWidget
 
 from napari_tessera._qt.knob_widgets import NARROW
 from napari_tessera._qt.lines import LineLabel
-from napari_tessera._qt.parts import GROUP_WIDTH, INDENT, Fold, Panel, add_rows, named, rows_in, small_button
+from napari_tessera._qt.parts import GROUP_WIDTH, INDENT, Panel, add_rows, named, rows_in, small_button
 from napari_tessera.session.model_summary import window_complaints
 from napari_tessera.session.wording import Line, Tone
 
@@ -42,8 +42,7 @@ class WindowsPanel(Panel):
         self._arrange()
         more = QWidget()
         add_rows(rows_in(more, INDENT), (*(knobs[knob.name] for knob in knobs.of("advanced", *GROUPS)), mask))
-        self.fold = Fold("More: windows", more, is_open=False)
-        self.grid.addWidget(self.fold, self.grid.rowCount(), 0, 1, 3)
+        self.add_fold("More: windows", more)
         self.model_default.clicked.connect(session.reset_window)
         self.fit.clicked.connect(self._fit_or_stop)
         self.fit_window.clicked.connect(lambda: session.fit(choose_window=True))
@@ -77,11 +76,16 @@ class WindowsPanel(Panel):
         """Show what the model says of the window; without a model there is nothing to change."""
         settings, model = self._session.settings, self._session.model
         if settings is None or model is None:
-            self.native.setEnabled(False)
+            self.set_usable(False)
             return
         self._show_fitting()
         assert settings.window_size is not None
         self._show_hint(model.spec.window, settings.window_size)
+
+    def set_usable(self, usable: bool) -> None:
+        """Let the knobs be changed, while a search goes on only the button that stops it."""
+        super().set_usable(usable)
+        self._show_fitting()
 
     def _fit_or_stop(self) -> None:
         if self._session.fitting.active:
@@ -96,8 +100,10 @@ class WindowsPanel(Panel):
         self.fit.setEnabled(fitting or self._session.can_run)
         self.fit_window.setEnabled(self._session.can_run)
         basic = (self._knobs[knob.name].native for knob in self._knobs.of("basic", *GROUPS))
-        for part in (*basic, self.model_default, self.fold):
+        for part in (*basic, self.model_default):
             part.setEnabled(not fitting)
+        if self.fold is not None:
+            self.fold.content.setEnabled(self.body.isEnabled() and not fitting)
         if settings is not None:
             self._knobs["tta_mode"].native.setEnabled(settings.tta_num > 1)
 
