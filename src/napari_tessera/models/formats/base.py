@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from napari_tessera.core.errors import as_sentence
+from napari_tessera.core.errors import ModelError, OutOfMemoryError, as_sentence
 from napari_tessera.models.safety.trusted_files import NO_FILES, TrustedFiles
 from napari_tessera.models.spec.sentences import assume
 
@@ -75,3 +77,16 @@ class ModelFormat(Protocol):
         file that is not *trusted*.
         """
         ...
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Have every error name the file or folder *path*, also those of values that are refused further inside."""
+    try:
+        yield
+    except OverflowError as error:
+        raise ModelError(f"{path} holds a number that is too large: {error}") from error
+    except (ModelError, OutOfMemoryError) as error:
+        if str(path) in str(error):
+            raise
+        raise type(error)(f"{path}: {error}") from error

@@ -12,7 +12,7 @@ import torch
 from napari_tessera.core.errors import ModelError
 from napari_tessera.core.units import micrometres_per
 from napari_tessera.intensity.normalisation import Normalisation
-from napari_tessera.models.formats.base import Description, ModelFormat, Risk
+from napari_tessera.models.formats.base import Description, ModelFormat, Risk, naming
 from napari_tessera.models.formats.bioimageio.described_package import (
     DescribedPackage,
     Weights,
@@ -28,20 +28,14 @@ from napari_tessera.models.networks.adapters import AxesInOrder, ChannelLines
 from napari_tessera.models.safety import allowed
 from napari_tessera.models.safety.trusted_files import NO_FILES, TrustedFiles
 from napari_tessera.models.spec.sentences import assume, refuse_embeddings
-from napari_tessera.models.spec.spec import ModelSpec, OutputKind, OutputSpec, WindowRule
+from napari_tessera.models.spec.spec import MAX_SIDE, ModelSpec, OutputKind, OutputSpec, WindowRule
 
 # Words for which the name of a single output channel stands.
 _BOUNDARY_WORDS = ("boundar", "membrane", "edge", "border", "contour")
-# Of a side, its step and the halo: far beyond what a network takes, and within what floating point tells apart.
-MOST_VOXELS = 1_000_000
-# Side of the window to begin with, where the size rule leaves a choice, by the number of spatial axes.
-SIDE = {2: 256, 3: 64}
 
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """A package read, but for its weights."""
-
     package: DescribedPackage
     weights: Weights
     layout: _Layout
@@ -68,14 +62,16 @@ class BioimageIo(ModelFormat):
 
     def describe(self, path: Path) -> Description:
         """Return what the description in *path* says; no other file of the package is opened."""
-        read = _read(path)
+        with naming(path):
+            read = _read(path)
         return Description(read.spec, read.weights.title, read.notes)
 
     def load(self, path: Path, trusted: TrustedFiles = NO_FILES) -> Model:
         """Open the safest weights of the package *path*."""
-        read = _read(path, trusted)
-        layout = read.layout
-        network, taken = open_network(read.package, read.weights, len(layout.in_channels), layout.spatial_dims)
+        with naming(path):
+            read = _read(path, trusted)
+            layout = read.layout
+            network, taken = open_network(read.package, read.weights, len(layout.in_channels), layout.spatial_dims)
         # A state dict's network has Tessera's axes already; the others may also give a list of one tensor.
         if not (layout.is_plain and read.weights.architecture):
             network = AxesInOrder(
@@ -99,14 +95,14 @@ def _read(path: Path, trusted: TrustedFiles = NO_FILES) -> _Read:
         )
     taken, given = description.inputs[0], description.outputs[0]
     weights = choose_weights(package, description.weights)
-    layout = _read_layout(str(path), taken, given)
+    layout = _read_layout(taken, given)
     refuse_embeddings([str(given.id), *layout.out_channels], str(path))
     before, post = Preprocessing(str(path), taken), Postprocessing(str(path), given)
     if weights.architecture and not before.dtype.startswith("float"):
         raise ModelError(
             f"{path} gives its network {before.dtype}, but {weights.architecture} computes with floating-point numbers"
         )
-    kind = _kind_of(layout)
+    kind, licence = _kind_of(layout), description.license
     only = architectures.only_window(weights.architecture, weights.arguments, layout.spatial_dims)
     spec = ModelSpec(
         name=str(description.name),
@@ -122,8 +118,8 @@ def _read(path: Path, trusted: TrustedFiles = NO_FILES) -> _Read:
         halo=layout.halo,
         decoder=post.decoder,
         assumed=_assumed(before.normalisation, post, kind),
-        description=" ".join(str(description.description).split()),
-        licence=_licence_of(description),
+        description=str(description.description),
+        licence=f"see {licence.source} in the package" if hasattr(licence, "source") else str(licence or ""),
         citation=_citation_of(description),
     )
     every = (*notes, *weights.notes, *layout.notes, *before.notes, *post.notes, *_notes_on(description))
@@ -144,13 +140,6 @@ def _kind_of(layout: _Layout) -> OutputKind:
         return "semantic"
     name = layout.out_channels[0].lower()
     return "boundary" if any(word in name for word in _BOUNDARY_WORDS) else "foreground"
-
-
-def _licence_of(description: Any) -> str:
-    licence = description.license
-    if licence is None:
-        return ""
-    return f"see {licence.source} in the package" if hasattr(licence, "source") else str(licence)
 
 
 def _citation_of(description: Any) -> str:
@@ -174,8 +163,6 @@ def _notes_on(description: Any) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """What the axes of input and output say."""
-
     spatial_dims: int
     in_channels: tuple[str, ...]  # names; one where a tensor has no channel axis
     out_channels: tuple[str, ...]
@@ -194,32 +181,33 @@ class _Layout:
         return self.order_in == self.order_out == plain and not self.one_by_one
 
 
-def _read_layout(source: str, taken: Any, given: Any) -> _Layout:
-    """Return the layout of the input tensor *taken* and the output tensor *given*, both of `bioimageio.spec`."""
-    order_in, order_out = _letters(source, "input", taken), _letters(source, "output", given)
+def _read_layout(taken: Any, given: Any) -> _Layout:
+    order_in, order_out = _letters("input", taken), _letters("output", given)
     spatial = "".join(axis for axis in "zyx" if axis in order_in)
     if spatial not in ("zyx", "yx") or {*order_out} - {"b", "c"} != set(spatial):
         raise ModelError(
-            f"{source} has the axes {order_in} in and {order_out} out, but Tessera needs y and x, or z, y and x, in "
-            f"both"
+            f"it has the axes {order_in} in and {order_out} out, but Tessera needs y and x, or z, y and x, in both"
         )
     axes_in = dict(zip(order_in, taken.axes, strict=True))
     axes_out = dict(zip(order_out, given.axes, strict=True))
     for letter in spatial:
-        _refuse_other_size(source, letter, axes_in[letter], axes_out[letter])
+        _refuse_other_size(letter, axes_in[letter], axes_out[letter])
     halos = [int(getattr(axes_out[letter], "halo", 0) or 0) for letter in spatial]
-    window, notes = _window(source, spatial, [axes_in[letter] for letter in spatial], halos)
+    window, notes = _window(spatial, [axes_in[letter] for letter in spatial], halos)
     voxel_size, unit_notes = _voxel_size([axes_in[letter] for letter in spatial])
-    if "c" in axes_in and len(axes_in["c"].channel_names) > 1:
-        notes += (f"The input channels are, in this order: {', '.join(map(str, axes_in['c'].channel_names))}.",)
+    names_in, names_out = (
+        tuple(map(str, axes["c"].channel_names)) if "c" in axes else ("",) for axes in (axes_in, axes_out)
+    )
+    if len(names_in) > 1:
+        notes += (f"The input channels are, in this order: {', '.join(names_in)}.",)
     if getattr(taken, "pad", None) is not None:
         notes += ("Its padding of the input is not taken over: Tessera pads as its settings say.",)
     return _Layout(
         spatial_dims=len(spatial),
-        in_channels=_channels(axes_in),
-        out_channels=_channels(axes_out),
+        in_channels=names_in,
+        out_channels=names_out,
         window=window,
-        halo=_halo(source, window, halos),
+        halo=tuple(halos) if any(halos) else None,
         voxel_size_um=voxel_size,
         order_in=order_in,
         order_out=order_out,
@@ -228,26 +216,22 @@ def _read_layout(source: str, taken: Any, given: Any) -> _Layout:
     )
 
 
-def _letters(source: str, kind: str, tensor: Any) -> str:
+def _letters(kind: str, tensor: Any) -> str:
     what, letters = f"{kind} '{tensor.id}'", ""
     for axis in tensor.axes:
         letter = {"batch": "b", "channel": "c"}.get(axis.type, str(axis.id))
         if axis.type not in ("batch", "channel", "space") or (axis.type == "space" and letter not in set("zyx")):
             raise ModelError(
-                f"{source}: the {what} has the axis '{axis.id}' of type {axis.type}, but Tessera knows batch, channel "
+                f"the {what} has the axis '{axis.id}' of type {axis.type}, but Tessera knows batch, channel "
                 f"and the spaces z, y and x"
             )
         letters += letter
     if "b" not in letters or len(set(letters)) < len(letters):
-        raise ModelError(f"{source}: the {what} has the axes {letters}, but it needs a batch and each axis once")
+        raise ModelError(f"the {what} has the axes {letters}, but it needs a batch and each axis once")
     return letters
 
 
-def _channels(axes: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(map(str, axes["c"].channel_names)) if "c" in axes else ("",)
-
-
-def _refuse_other_size(source: str, letter: str, axis_in: Any, axis_out: Any) -> None:
+def _refuse_other_size(letter: str, axis_in: Any, axis_out: Any) -> None:
     """Raise unless the output's size is the input's: windows are stitched voxel by voxel."""
     size = axis_out.size
     if isinstance(size, int):
@@ -258,57 +242,49 @@ def _refuse_other_size(source: str, letter: str, axis_in: Any, axis_out: Any) ->
         same = size.offset == 0 and axis_out.scale == axis_in.scale and str(size.axis_id) in same_as
     if not same:
         raise ModelError(
-            f"{source}: the output's size along {letter} is not the input's ({size} for {axis_in.size}), but Tessera "
+            f"the output's size along {letter} is not the input's ({size} for {axis_in.size}), but Tessera "
             f"stitches outputs of the window's size: such a network cannot be used"
         )
 
 
-def _window(source: str, spatial: str, axes: Sequence[Any], halos: Sequence[int]) -> tuple[WindowRule, tuple[str, ...]]:
+def _window(spatial: str, axes: Sequence[Any], halos: Sequence[int]) -> tuple[WindowRule, tuple[str, ...]]:
     """Return the rule: a fixed side, ``min + n * step``, or that of the axis that a side refers to."""
     by_id = {str(axis.id): axis for axis in axes}
+    usual = WindowRule.free(len(spatial)).default[0]  # to begin with, where the rule leaves a choice
     rules, notes = [], []
     for letter, axis, halo in zip(spatial, axes, halos, strict=True):
         size = axis.size
-        _refuse_huge(source, letter, size, halo)
+        _refuse_huge(letter, size, halo)
         if hasattr(size, "axis_id"):
             other = by_id.get(str(size.axis_id))
             if other is None or size.offset != 0 or other.scale != axis.scale:
                 raise ModelError(
-                    f"{source}: the input's size along {letter} hangs on another axis ({size}), which Tessera cannot "
+                    f"the input's size along {letter} hangs on another axis ({size}), which Tessera cannot "
                     f"offer: only sides that are equal"
                 )
             notes.append(f"The window's side along {letter} must equal that along {size.axis_id}.")
             size = other.size
-            _refuse_huge(source, letter, size, halo)
+            _refuse_huge(letter, size, halo)
         if isinstance(size, int):
             rules.append((size, 0, size))
             continue
         # What is left between the halos must be something, so that windows can cover the volume with it.
         least = size.min + max(0, -(-(2 * halo + 1 - size.min) // size.step)) * size.step
-        steps = max(0, round((SIDE[len(spatial)] - least) / size.step))
+        steps = max(0, round((usual - least) / size.step))
         rules.append((least + steps * size.step, size.step, least))
     default, step, minimum = (tuple(numbers) for numbers in zip(*rules, strict=True))
     return WindowRule(default, step, minimum), tuple(notes)
 
 
-def _refuse_huge(source: str, letter: str, size: Any, halo: int) -> None:
-    if isinstance(size, int):
-        said = {"size": size}
-    else:  # a rule of sides, or a reference to another axis, which has none of its own
-        said = {"size.min": size.min, "size.step": size.step} if hasattr(size, "step") else {}
+def _refuse_huge(letter: str, size: Any, halo: int) -> None:
+    # A reference to another axis has no numbers of its own.
+    of_rule = {"size.min": size.min, "size.step": size.step} if hasattr(size, "step") else {}
+    said = {"size": size} if isinstance(size, int) else of_rule
     for key, number in {**said, "halo": halo}.items():
-        if number > MOST_VOXELS:
+        if number > MAX_SIDE:
             raise ModelError(
-                f"{source}: the {key} along {letter} is {str(number)[:40]}, but it must be at most {MOST_VOXELS} voxels"
+                f"the {key} along {letter} is {str(number)[:40]}, but it must be at most {MAX_SIDE} voxels"
             )
-
-
-def _halo(source: str, window: WindowRule, halos: Sequence[int]) -> tuple[int, ...] | None:
-    if any(2 * halo >= side for halo, side in zip(halos, window.default, strict=True)):
-        raise ModelError(
-            f"{source}: its halo of {tuple(halos)} voxels leaves nothing of its window of {window.default}"
-        )
-    return tuple(halos) if any(halos) else None
 
 
 def _voxel_size(axes: Sequence[Any]) -> tuple[tuple[float, ...] | None, tuple[str, ...]]:

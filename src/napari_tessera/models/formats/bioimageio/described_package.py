@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
-from napari_tessera.core.errors import ModelError, OutOfMemoryError
+from napari_tessera.core.errors import ModelError
 from napari_tessera.core.plain_data import MAX_BYTES, load_yaml
 from napari_tessera.models.formats.programs.stored_program import ProgramKind, open_script, remember_program
 from napari_tessera.models.formats.saved_weights import fill, read_weights
@@ -93,10 +93,7 @@ class DescribedPackage(Package):
 
 
 def open_package(path: Path, trusted: TrustedFiles = NO_FILES) -> DescribedPackage:
-    """Return the package that the folder or zip *path* is, of which *trusted* may run code.
-
-    Its description may lie some folders down.
-    """
+    """Return the package in the folder or zip *path*, of which *trusted* may run code."""
     names = [file for name in DESCRIPTIONS for file in find_files(path, name, trusted)]
     if not names:
         raise ModelError(f"{path} holds no {' or '.join(DESCRIPTIONS)}")
@@ -117,7 +114,12 @@ _UNEXPECTED = (ValueError, TypeError, KeyError, AttributeError, AssertionError, 
 
 def read_description(package: DescribedPackage) -> tuple[Any, tuple[str, ...]]:
     """Return the `bioimageio.spec.model.v0_5.ModelDescr` of *package*, and notes."""
-    content = _parse(package)
+    try:
+        content = load_yaml(package.read(package.description, limit=MAX_BYTES), newer=True)
+    except ValueError as error:
+        raise ModelError(f"cannot read {package.root}{package.description} of {package.path}: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{package.root}{package.description} of {package.path} is no mapping of keys to values")
     version = str(content.get("format_version", "none"))
     if content.get("type") != "model":
         raise ModelError(f"{package.path} describes a {content.get('type')!r}, not a model")
@@ -138,16 +140,6 @@ def read_description(package: DescribedPackage) -> tuple[Any, tuple[str, ...]]:
         found, more = _bring_up_to_date(package, content)
         return found, (*notes, *more)
     return _validate(package, content, formats.v0_5.ModelDescr), notes
-
-
-def _parse(package: DescribedPackage) -> dict[str, Any]:
-    try:
-        content = load_yaml(package.read(package.description, limit=MAX_BYTES), newer=True)
-    except ValueError as error:
-        raise ModelError(f"cannot read {package.root}{package.description} of {package.path}: {error}") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{package.root}{package.description} of {package.path} is no mapping of keys to values")
-    return content
 
 
 def _drop_what_is_looked_up(content: dict[str, Any]) -> tuple[str, ...]:
@@ -184,7 +176,6 @@ def _bring_up_to_date(package: DescribedPackage, content: dict[str, Any]) -> tup
 
 
 def _validate(package: DescribedPackage, content: dict[str, Any], model: Any) -> Any:
-    """Return *content* as bioimageio.spec's class *model*."""
     from bioimageio.spec import InvalidDescr
 
     try:
@@ -310,7 +301,6 @@ def _file_of(described: Any) -> PackageFile:
 
 
 def _architecture_of(architecture: Any) -> tuple[str, dict[str, Any]]:
-    """Return the allow-listed class and its arguments."""
     if not hasattr(architecture, "import_from"):
         raise ModelError(
             f"its architecture is code in the package ('{architecture.source}'), which Tessera does not run"
@@ -326,13 +316,9 @@ def _architecture_of(architecture: Any) -> tuple[str, dict[str, Any]]:
 
 
 def _build(package: DescribedPackage, weights: Weights) -> tuple[torch.nn.Module, tuple[str, ...]]:
-    where = package.label_of(weights.files[0])
     with package.lend(*weights.files) as path:
-        saved = read_weights(path, where, mapped=package.is_mappable)
-        try:
-            network = architectures.build(weights.architecture, weights.arguments, saved.size)
-        except (ModelError, OutOfMemoryError) as error:
-            raise type(error)(f"the description of {where}: {error}") from error
+        saved = read_weights(path, package.label_of(weights.files[0]), mapped=package.is_mappable)
+        network = architectures.build(weights.architecture, weights.arguments, saved.size)
         return network, fill(network, saved, what=weights.architecture)
 
 

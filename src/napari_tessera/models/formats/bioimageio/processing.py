@@ -100,9 +100,6 @@ class Preprocessing(_Steps):
             self.rounded = dtype
         self.dtype = dtype
 
-    def _zero_mean_unit_variance(self, step: Any, kwargs: Any) -> None:
-        self._measure(step, "zscore", eps=kwargs.eps)
-
     def _scale_range(self, step: Any, kwargs: Any) -> None:
         low, high = kwargs.min_percentile, kwargs.max_percentile
         if str(kwargs.reference_tensor or self.tensor) != self.tensor:
@@ -152,9 +149,6 @@ class Preprocessing(_Steps):
     def _binarize(self, step: Any, kwargs: Any) -> None:
         self._do(*(normalisation("binarise", at=at) for at in self._per_channel(step, kwargs.threshold)))
 
-    def _sigmoid(self, step: Any, kwargs: Any) -> None:
-        self._do(normalisation("sigmoid"))
-
     def _fixed_zero_mean_unit_variance(self, step: Any, kwargs: Any) -> None:
         numbers = zip(self._per_channel(step, kwargs.mean), self._per_channel(step, kwargs.std), strict=True)
         self._do(*(normalisation("fixed", mean=mean, std=std) for mean, std in numbers))
@@ -175,8 +169,8 @@ BEFORE: dict[str, Callable[[Preprocessing, Any, Any], None]] = allowed.BIOIMAGEI
         "fixed_zero_mean_unit_variance": Preprocessing._fixed_zero_mean_unit_variance,
         "scale_linear": Preprocessing._scale_linear,
         "scale_range": Preprocessing._scale_range,
-        "sigmoid": Preprocessing._sigmoid,
-        "zero_mean_unit_variance": Preprocessing._zero_mean_unit_variance,
+        "sigmoid": lambda found, *_: found._do(normalisation("sigmoid")),
+        "zero_mean_unit_variance": lambda found, step, kwargs: found._measure(step, "zscore", eps=kwargs.eps),
     }
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,6 @@ from napari_tessera.models.formats.monai_bundle.config import (
     DEEPEST,
     MAX_BYTES,
     MAX_VALUES,
-    Component,
     Config,
     iter_within,
     parse,
@@ -79,7 +79,11 @@ def open_bundle(path: Path, trusted: TrustedFiles = NO_FILES) -> Bundle:
     has_script = package.holds(choice.script)
     has_weights = not choice.only_script and package.holds(choice.weights)
     if not has_weights and not has_script:
-        _check_network(config, choice)  # whose weights would be of no use
+        try:
+            if config.content:
+                _read_architecture(config)  # whose weights would be of no use, if it is none that Tessera builds
+        except ModelError as error:
+            raise ModelError(f"{error}; put a TorchScript of it into the bundle, as {choice.script}") from error
         said = f" ({choice.said})" if choice.said else ""
         raise ModelError(f"{path} holds no weights{said}: put its {choice.weights} (or {choice.script}) into it")
     if name is None and not has_script:
@@ -113,7 +117,6 @@ def load_network(bundle: Bundle) -> tuple[torch.nn.Module, tuple[str, ...]]:
 
 
 def _find_bundle(path: Path, trusted: TrustedFiles) -> Package:
-    """Return the one bundle in the folder or zip *path*."""
     roots: list[str] = []
     for root in sorted(name.removesuffix(MARKER) for name in find_files(path, MARKER, trusted)):
         # A bundle may carry others inside, which follow it at once; the outermost is what the user chose.
@@ -128,42 +131,26 @@ def _find_bundle(path: Path, trusted: TrustedFiles) -> Package:
     return Package(path, roots[0], trusted)
 
 
-def _check_network(config: Config, choice: Choice) -> None:
-    """Raise `ModelError` if the configuration names a network that Tessera does not build, with what it would take."""
-    if not config.content:
-        return
-    try:
-        _read_architecture(config)
-    except ModelError as error:
-        raise ModelError(f"{error}; put a TorchScript of it into the bundle, as {choice.script}") from error
-
-
 def _read_architecture(config: Config) -> tuple[tuple[str, dict[str, Any]], tuple[str, ...]]:
-    """Return the allow-listed class and the literal arguments of the bundle's network."""
+    """Return the allow-listed class and the literal arguments of the bundle's network, and notes."""
     key = next((key for key in _NETWORK_KEYS if key in config.content), None)
     found = None if key is None else config.component(config.content[key], key)
     if found is None:
         raise ModelError(f"{config.label} has no network_def with a _target_, so nothing says what network it is of")
-    name = _allowed_name(found)
+    name = f"{_NETS}.{found.name}"
+    # MONAI finds its networks by their own name, by the package's, and by that of the module that they are in.
+    inside = found.target == found.name or found.target.startswith(f"{_NETS}.")
+    if name not in allowed.MONAI_NETWORKS.names or not inside:
+        known = ", ".join(one.rpartition(".")[2] for one in allowed.MONAI_NETWORKS.names)
+        raise ModelError(
+            f"{config.label}: the _target_ of '{found.where}' is '{found.target[:80]}', which is not one of the "
+            f"networks that Tessera rebuilds ({known})"
+        )
     arguments, notes = found.arguments(), []
     if name == f"{_NETS}.SwinUNETR" and "img_size" in arguments:
         # Only checked by older versions of MONAI, which refused other windows; the weights do not depend on it.
         notes.append(f"The img_size {str(arguments.pop('img_size'))[:40]} of SwinUNETR is not needed any more.")
     return (name, arguments), tuple(notes)
-
-
-def _allowed_name(found: Component) -> str:
-    """Return the full name of the network's class if it is in the reviewed table."""
-    full = f"{_NETS}.{found.name}"
-    # MONAI finds its networks by their own name, by the package's, and by that of the module that they are in.
-    inside = found.target == found.name or found.target.startswith(f"{_NETS}.")
-    if full not in allowed.MONAI_NETWORKS.names or not inside:
-        known = ", ".join(one.rpartition(".")[2] for one in allowed.MONAI_NETWORKS.names)
-        raise ModelError(
-            f"{found.config.label}: the _target_ of '{found.where}' is '{found.target[:80]}', which is not one of the "
-            f"networks that Tessera rebuilds ({known})"
-        )
-    return full
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,14 +168,8 @@ class Metadata:
     spatial_shape: list[Any]  # rules for the sides of the input, in the network's order; may be empty
     channel_names: dict[str, str]  # of the output, by the number of the channel
 
-    def classes(self, channels: int) -> tuple[str, ...]:
-        """Return the names of all *channels* in order; nothing unless each has one."""
-        names = [self.channel_names.get(str(number)) for number in range(channels)]
-        return tuple(name for name in names if name) if all(names) else ()
-
 
 def _read_metadata(package: Package) -> Metadata:
-    """Return what ``configs/metadata.json`` says."""
     label = package.label(MARKER)
     content = parse(package.read(MARKER, limit=MAX_BYTES), label)
     formats = _mapping(content.get("network_data_format"))
@@ -319,13 +300,10 @@ def _read_text(config: Config, value: Any, depth: int, budget: Iterator[int]) ->
 
 
 def _read_reference(config: Config, reference: str, depth: int, budget: Iterator[int]) -> str:
-    if reference == _ROOT:
-        return _UNKNOWN
-    try:
-        value = config.find(reference, reference)
-    except ModelError:  # it is not in this file: the command line or another file gives it
-        return _UNKNOWN
-    known = _read_text(config, value, depth - 1, budget)
+    known = None
+    with suppress(ModelError):  # where it is not in this file, the command line or another file gives it
+        value = None if reference == _ROOT else config.find(reference, reference)
+        known = _read_text(config, value, depth - 1, budget)
     return _UNKNOWN if known is None else known
 
 

@@ -27,6 +27,8 @@ DEEPEST = 32
 # YAML can name one list many times over, so a small file can stand for an endless one.
 MAX_VALUES = 100_000
 MAX_COMPONENTS = 1_000
+# Voxels, of windows and of images that are padded.
+LARGEST_SIDE = 100_000
 # Of the place in a list that a reference names.
 MOST_DIGITS = 9
 # An expression that is one reference and nothing else has the value of that reference.
@@ -42,7 +44,6 @@ _SUMS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
 }
-_PLAIN = {"None": None, "True": True, "False": False}
 _SEPARATOR = re.compile(r"::|#")
 # Keys of a component that are about it, and no arguments.
 _RESERVED = ("_target_", "_desc_", "_requires_", "_disabled_", "_mode_")
@@ -110,10 +111,11 @@ class Config:
                 return len(counted)
         elif value is not None and value[1] in allowed.MONAI_CONSTANTS.names:
             return allowed.MONAI_CONSTANTS.names[value[1]]
-        elif value is not None and value[1] in _PLAIN:
-            return _PLAIN[value[1]]
-        elif value is not None and (number := _number(value[1])) is not None:
-            return number
+        elif value is not None:
+            with suppress(ValueError, SyntaxError):
+                plain = ast.literal_eval(value[1])
+                if plain is None or isinstance(plain, int | float):
+                    return plain
         with suppress(_NotPlainError, SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError):
             if calculates:
                 return self._calculate(expression, where)
@@ -364,13 +366,6 @@ def _combined(left: Any, op: ast.operator, right: Any) -> Any:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST_NUMBER
-
-
-def _number(text: str) -> int | float | None:
-    for kind in (int, float):
-        with suppress(ValueError):
-            return kind(text)
-    return None
 
 
 def iter_within(value: Any, where: str, depth: int, budget: Iterator[int]) -> Iterator[tuple[str, Any]]:

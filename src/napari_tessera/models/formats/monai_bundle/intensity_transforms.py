@@ -242,7 +242,6 @@ def _raw_limit(steps: list[Normalisation], limit: float) -> float | None:
 
 
 def _line(transform: Component, gain: float, offset: float) -> Normalisation:
-    """Return ``x * gain + offset``."""
     if (gain, offset) == (1.0, 0.0):
         return Normalisation()
     if gain == 0:

@@ -75,27 +75,20 @@ def _rules(node: ast.expr, name: str) -> tuple[Rule, ...] | None:
                 return tuple(found) if len(channels) == len(found) else None
             case ast.Call(
                 func=ast.Attribute(value=ast.Name(id="torch"), attr="where"),
-                args=[condition, ast.Constant(value=int() as label), node],
+                args=[
+                    ast.Compare(
+                        left=ast.Subscript(value=ast.Name(id=of), slice=index),
+                        ops=[ast.Gt() | ast.GtE() | ast.Eq() as compares],
+                        comparators=[ast.Constant(value=int() | float() as limit)],
+                    ),
+                    ast.Constant(value=int() as label),
+                    node,
+                ],
                 keywords=[],
-            ) if 0 < label <= LARGEST and label is not True:
-                rule = _rule(condition, name, label)
-                if rule is None:
-                    return None
-                found.append(rule)
+            ) if of == name and 0 < label <= LARGEST and label is not True and (channel := _channel(index)) is not None:
+                found.append(Rule(channel, type(compares), float(limit), label))
             case _:
                 return None
-    return None
-
-
-def _rule(node: ast.expr, name: str, label: int) -> Rule | None:
-    match node:
-        case ast.Compare(
-            left=ast.Subscript(value=ast.Name(id=of), slice=index),
-            ops=[ast.Gt() | ast.GtE() | ast.Eq() as compares],
-            comparators=[ast.Constant(value=int() | float() as limit)],
-        ) if of == name:
-            channel = _channel(index)
-            return None if channel is None else Rule(channel, type(compares), float(limit), label)
     return None
 
 

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from napari_tessera.core.errors import ModelError
 from napari_tessera.images.views.interpolation import ResamplingScheme
-from napari_tessera.models.formats.monai_bundle.config import base_name, check_key, key_of
+from napari_tessera.models.formats.monai_bundle.config import LARGEST_SIDE, base_name, check_key, key_of
 from napari_tessera.models.formats.monai_bundle.intensity_transforms import READERS, Steps
-from napari_tessera.models.formats.monai_bundle.window import LARGEST_SIDE
 from napari_tessera.models.safety import allowed
 from napari_tessera.models.spec.spec import WindowRule
 
@@ -216,7 +215,8 @@ def _read_spacing(found: Preprocessing, transform: Component) -> None:
         return
     try:
         pixdim = transform.literal("pixdim", None)
-        unusual = _unusual_spacing(transform)
+        arguments = (name for name, usual in _SPACING_DEFAULTS.items() if _differs(transform, name, usual))
+        unusual = next((f"{name} {str(transform.literal(name, None))[:40]}" for name in arguments), "")
         mode = transform.of_key("mode", "bilinear")
     except ModelError as error:  # a network runs without: the user knows the voxel size of the image
         found.notes.append(f"The voxel size of the bundle is not taken over: {error}.")
@@ -271,14 +271,6 @@ def _foreground_above(function: Any) -> float | None:
 def _differs(transform: Component, argument: str, usual: Any) -> bool:
     value = transform.literal(argument, usual)
     return any(one != usual for one in (value if isinstance(value, list) else [value]))
-
-
-def _unusual_spacing(transform: Component) -> str:
-    """Return the first argument that makes another grid or other values than MONAI's defaults do."""
-    for argument, usual in _SPACING_DEFAULTS.items():
-        if _differs(transform, argument, usual):
-            return f"{argument} {str(transform.literal(argument, usual))[:40]}"
-    return ""
 
 
 def _read_pad(found: Preprocessing, transform: Component) -> None:

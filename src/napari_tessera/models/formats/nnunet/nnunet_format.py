@@ -16,7 +16,7 @@ from napari_tessera.core.settings.choices import DecoderChoice
 from napari_tessera.engine.geometry.grid import Tiling
 from napari_tessera.images.views.interpolation import ResamplingScheme
 from napari_tessera.intensity.normalisation import Normalisation
-from napari_tessera.models.formats.base import Description, ModelFormat, Risk
+from napari_tessera.models.formats.base import Description, ModelFormat, Risk, naming
 from napari_tessera.models.formats.nnunet.nnunet_networks import FoldAverage, build_network
 from napari_tessera.models.formats.nnunet.trained_folder import (
     DATASET,
@@ -30,8 +30,7 @@ from napari_tessera.models.formats.nnunet.trained_folder import (
     find_checkpoints,
     open_trained_folder,
     read_checkpoint,
-    read_dataset,
-    read_plans,
+    read_part,
 )
 from napari_tessera.models.formats.saved_weights import fill
 from napari_tessera.models.model import Model
@@ -90,14 +89,16 @@ class NnUNetFolder(ModelFormat):
 
     def describe(self, path: Path) -> Description:
         """Return what the plans and the heads of the checkpoints in *path* say."""
-        found = _read(path, heads_only=True)
+        with naming(path):
+            found = _read(path, heads_only=True)
         network = found.configuration.architecture.network_class_name.rpartition(".")[2]
         folds = found.folds
         return Description(found.spec, f"{network} (mean of {folds} folds)" if folds > 1 else network, found.notes)
 
     def load(self, path: Path, trusted: TrustedFiles = NO_FILES) -> Model:
         """Open the folder or zip *path*; several folds become one network that averages them."""
-        found = _read(path)
+        with naming(path):
+            found = _read(path)
         spec, notes, folds = found.spec, list(found.notes), list[torch.nn.Module]()
         sizes = spec.in_channels, spec.out_channels
         for checkpoint in found.checkpoints:
@@ -115,8 +116,6 @@ FORMAT = NnUNetFolder()
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """All that a folder says."""
-
     folder: TrainedFolder
     spec: ModelSpec
     configuration: Configuration
@@ -129,7 +128,7 @@ class _Found:
 def _read(path: Path, *, heads_only: bool = False) -> _Found:
     trained = open_trained_folder(path)
     label = trained.place(PLANS)
-    plans, dataset = read_plans(trained), read_dataset(trained)
+    plans, dataset = read_part(trained, PLANS, Plans), read_part(trained, DATASET, Dataset)
     if plans.label_manager != "LabelManager":
         raise ModelError(
             f"{label} has the label manager '{plans.label_manager}', whose code says what the channels mean; "
@@ -149,39 +148,31 @@ def _read(path: Path, *, heads_only: bool = False) -> _Found:
     configuration = plans.configuration(head.configuration, label)
     order = _axis_order(plans, len(configuration.patch_size), label)
     classes, regions = _read_labels(dataset, trained.place(DATASET))
-    try:
-        size, notes_on_size = _read_spacing(plans, configuration, order)
-        resampling, notes_on_resampling = _read_resampling(configuration)
-        spec = ModelSpec(
-            name=f"{plans.dataset_name} {head.configuration}",
-            spatial_dims=len(order),
-            in_channels=len(dataset.channel_names),
-            out_channels=len(classes),
-            window=_window_rule(configuration, order),
-            normalisation=_normalisations(plans, configuration, len(dataset.channel_names)),
-            activation="sigmoid" if regions else "softmax",
-            voxel_size_um=size,
-            resampling=resampling,
-            crop="nonzero",
-            tiling=Tiling.NNUNET,
-            planes="together" if len(order) == 2 and plans.is_of_volumes else "apart",
-            classes=classes,
-            overlap=OVERLAP,
-            mirror_axes=_mirror_axes(head.mirroring_axes, order),
-            decoder=DecoderChoice("regions", (("labels", regions),)) if regions else None,
-            description=dataset.description,
-            licence=dataset.licence,
-            citation=dataset.reference,
-        )
-    except ModelError as error:
-        raise ModelError(f"{trained.place()}: {error}") from error
-    notes = (
-        *left_out,
-        *_notes_on_planes(plans, len(order)),
-        *notes_on_size,
-        *notes_on_resampling,
-        *_notes_on_training(configuration, head.trainer, trained),
+    size, notes_on_size = _read_spacing(plans, configuration, order)
+    resampling, notes_on_resampling = _read_resampling(configuration)
+    spec = ModelSpec(
+        name=f"{plans.dataset_name} {head.configuration}",
+        spatial_dims=len(order),
+        in_channels=len(dataset.channel_names),
+        out_channels=len(classes),
+        window=_window_rule(configuration, order),
+        normalisation=_normalisations(plans, configuration, len(dataset.channel_names)),
+        activation="sigmoid" if regions else "softmax",
+        voxel_size_um=size,
+        resampling=resampling,
+        crop="nonzero",
+        tiling=Tiling.NNUNET,
+        planes="together" if len(order) == 2 and plans.is_of_volumes else "apart",
+        classes=classes,
+        overlap=OVERLAP,
+        mirror_axes=_mirror_axes(head.mirroring_axes, order),
+        decoder=DecoderChoice("regions", (("labels", regions),)) if regions else None,
+        description=dataset.description,
+        licence=dataset.licence,
+        citation=dataset.reference,
     )
+    more = _iter_notes(plans, configuration, head.trainer, trained)
+    notes = (*left_out, *notes_on_size, *notes_on_resampling, *more)
     return _Found(trained, spec, configuration, order, len(files), () if heads_only else checkpoints, notes)
 
 
@@ -194,11 +185,9 @@ def _read_resampling(configuration: Configuration) -> tuple[ResamplingScheme, tu
     there, output = _scheme(name, kwargs), _scheme(back, kwargs_back)
     if there is None:
         return _unknown(name, kwargs)
-    alike = output is not None and (there.separate_above, there.separate_order) == (
-        output.separate_above,
-        output.separate_order,
-    )
-    if output is None or not alike or output.order == 3:
+    if output is None or output.order == 3:
+        return _unknown(back, kwargs_back)
+    if (there.separate_above, there.separate_order) != (output.separate_above, output.separate_order):
         return _unknown(back, kwargs_back)
     return replace(there, output_order=output.order), ()
 
@@ -379,13 +368,10 @@ SCHEMES: dict[str, Normalisation | None] = allowed.NNUNET_PREPROCESSING.handled(
 )
 
 
-def _notes_on_planes(plans: Plans, dims: int) -> Iterator[str]:
-    if dims == 2 and plans.transpose_forward[0] != 0:
+def _iter_notes(plans: Plans, configuration: Configuration, trainer: str, trained: TrainedFolder) -> Iterator[str]:
+    if len(configuration.patch_size) == 2 and plans.transpose_forward[0] != 0:
         across = "zyx"[plans.transpose_forward[0]]
         yield f"It was trained on planes across {across}, not z: give it images whose planes are cut that way."
-
-
-def _notes_on_training(configuration: Configuration, trainer: str, trained: TrainedFolder) -> Iterator[str]:
     if configuration.preprocessor_name != "DefaultPreprocessor":
         yield f"Its preprocessor {configuration.preprocessor_name} is not nnU-Net's default one and is not taken over."
     if not _PLAIN_TRAINERS.fullmatch(trainer):

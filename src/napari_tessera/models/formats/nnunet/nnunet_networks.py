@@ -44,10 +44,7 @@ LARGEST_NUMBER = 3e38
 
 
 class FoldAverage(torch.nn.Module):
-    """The mean of what several networks say, before activation, as nnU-Net takes it.
-
-    Averaging is linear, so the mean of windows stitched is the stitched windows' mean.
-    """
+    """The mean of several networks, before activation, as nnU-Net takes it; of windows stitched it is the same."""
 
     def __init__(self, folds: Iterable[torch.nn.Module]) -> None:
         super().__init__()
@@ -81,11 +78,11 @@ def build_network(
         ) from error
     arguments = _check_arguments(architecture, path)
     if "block" in arguments:
-        arguments["block"] = getattr(residual, _last(allowed.NNUNET_BLOCKS.names[arguments["block"]]))
+        arguments["block"] = getattr(residual, allowed.NNUNET_BLOCKS.names[arguments["block"]].rpartition(".")[2])
     channels = {"input_channels": in_channels, "num_classes": out_channels}
     # The layers of deep supervision are made, and their weights loaded, either way; off means one output, the finest.
     arguments |= channels | {"deep_supervision": False}
-    construct = partial(getattr(unet, _last(ARCHITECTURES[name])), **arguments)
+    construct = partial(getattr(unet, ARCHITECTURES[name].rpartition(".")[2]), **arguments)
     try:
         network = build_empty(construct, stored).eval()
     except (TypeError, ValueError, LookupError, AssertionError, RuntimeError, AttributeError) as error:
@@ -114,10 +111,6 @@ def _check_arguments(architecture: Architecture, path: Path) -> dict[str, Any]:
     return checked
 
 
-def _last(name: str) -> str:
-    return name.rpartition(".")[2]
-
-
 def _resolve(key: str, name: object, path: Path) -> Any:
     table: Mapping[str, Any] = allowed.NNUNET_BLOCKS.names if key == "block" else LAYERS
     if not isinstance(name, str) or name not in table:
@@ -136,7 +129,6 @@ def _is_count(value: object, levels: int = 2) -> bool:
 
 
 def _check_options(key: str, options: dict[Any, Any], path: Path) -> dict[Any, Any]:
-    """Return the *options* of a layer, which are numbers and flags."""
     for name, number in options.items():
         # Not `isfinite`, which fails on a whole number that no float can hold.
         if not isinstance(number, (bool, int, float)) or not abs(number) <= LARGEST_NUMBER:

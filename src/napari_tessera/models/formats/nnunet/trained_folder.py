@@ -214,11 +214,7 @@ class Plans(_Part):
         return {key: value for one in reversed(chain) for key, value in self.configurations[one].items()}
 
 
-def _as_text(value: object) -> str:
-    return " ".join(value.split()) if isinstance(value, str) else ""
-
-
-_Text = Annotated[str, BeforeValidator(_as_text)]
+_Text = Annotated[str, BeforeValidator(lambda value: " ".join(value.split()) if isinstance(value, str) else "")]
 
 
 class Dataset(_Part):
@@ -232,24 +228,16 @@ class Dataset(_Part):
     reference: _Text = ""
 
 
-def read_plans(trained: TrainedFolder) -> Plans:
-    """Read plans.json."""
-    return _parse(Plans, _read_json(trained, PLANS), trained.place(PLANS))
-
-
-def read_dataset(trained: TrainedFolder) -> Dataset:
-    """Read dataset.json."""
-    return _parse(Dataset, _read_json(trained, DATASET), trained.place(DATASET))
-
-
-def _read_json(trained: TrainedFolder, name: str) -> Any:
+def read_part(trained: TrainedFolder, name: str, kind: type[Kind]) -> Kind:
+    """Read the JSON file *name* as *kind*."""
     content = trained.read(name, limit=MAX_BYTES)
     try:
-        return load_json(content.decode())
+        found = load_json(content.decode())
     except ValueError as error:
         raise ModelError(
             f"cannot read {trained.label(name)}, the file may be cut short ({error}): get it again"
         ) from error
+    return _parse(kind, found, trained.place(name))
 
 
 def _parse(kind: type[Kind], content: Any, path: Path) -> Kind:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from napari_tessera.core.errors import ModelError, first_line, nearest
-from napari_tessera.models.formats.base import Risk
+from napari_tessera.models.formats.base import Risk, naming
 from napari_tessera.models.formats.saved_weights import SavedWeights, fill
 from napari_tessera.models.networks import architectures
 from napari_tessera.models.networks.empty import WithoutValues
@@ -181,15 +181,11 @@ def _build(
     description: Path,
     own: Callable[..., torch.nn.Module] | None,
 ) -> tuple[torch.nn.Module, tuple[str, ...]]:
-    try:
+    with naming(description):
         if own is None:
             network = _build_empty(architecture, saved.size, description)
         else:
             network = _build_own(own, architecture, saved.size)
-    except ModelError as error:
-        if str(description) in str(error):
-            raise
-        raise ModelError(f"{description}: {error}") from error
     return network, fill(network, saved, what="the architecture")
 
 
