@@ -22,7 +22,7 @@ from memory_networks import CLASSES, EVERY, NETWORKS
 
 import napari_tessera as nt
 from napari_tessera.api import PROBABILITIES, measure_device
-from napari_tessera.jobs.probe import measure_peak
+from napari_tessera.jobs.tuning import measure_peak
 from napari_tessera.memory.calibration.store import CalibrationStore
 
 BATCHES = (1, 2, 4)

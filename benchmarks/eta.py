@@ -18,8 +18,8 @@ import numpy as np
 
 import napari_tessera as nt
 from napari_tessera.engine.loop.events import Event, PassFinished, RunFinished, VolumeStarted
-from napari_tessera.jobs.probe import measure_times
 from napari_tessera.jobs.progress_meter import ProgressMeter
+from napari_tessera.jobs.tuning import measure_times
 from napari_tessera.memory.calibration.pass_time import PassTime
 
 SHAPE, SHARES, FEWEST_PASSES = (128, 256, 352), (0.05, 0.1, 0.25, 0.5), 100

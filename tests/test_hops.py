@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import napari_tessera as nt
-from napari_tessera.jobs.request import request_of_image
+from napari_tessera.jobs.job import request_of_image
 
 ROOT = Path(__file__).parent.parent
 # Where the walk enters what one thread has on its stack.

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from napari_tessera.core.errors import SettingsError
 from napari_tessera.jobs.as_source import as_source
+from napari_tessera.jobs.job import find_crop, find_window_mask, request_of_image
 from napari_tessera.jobs.pipeline import provenance
-from napari_tessera.jobs.request import find_crop, find_window_mask, request_of_image
 from napari_tessera.jobs.result_stack import ResultStack
 from napari_tessera.memory.device_state import measure_device
 from napari_tessera.planning.request import PROBABILITIES, choose_decoder, plan

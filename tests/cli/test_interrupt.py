@@ -115,7 +115,7 @@ def test_finished_frames_stay(
 # A process of its own, in which one stage never ends: what hears signals must not be what is at work.
 DRIVER = """
 import sys, time
-from napari_tessera.jobs.request import Request
+from napari_tessera.jobs.job import Request
 from napari_tessera.decode.threshold import ThresholdDecoder
 from napari_tessera.jobs import loading
 from napari_tessera.images.readers import tiff

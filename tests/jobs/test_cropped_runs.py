@@ -16,7 +16,7 @@ import napari_tessera as nt
 from napari_tessera import api
 from napari_tessera.engine.loop.events import PassFinished
 from napari_tessera.intensity.normalisation import Normalisation
-from napari_tessera.jobs.request import find_crop, find_window_mask
+from napari_tessera.jobs.job import find_crop, find_window_mask
 from napari_tessera.models.packing import pack
 
 SHAPE, BOX = (30, 50, 60), (slice(6, 26), slice(10, 44), slice(3, 40))

@@ -19,7 +19,7 @@ from napari_tessera.core.errors import ModelError
 from napari_tessera.images.open import open_volume
 from napari_tessera.images.volume import Volume
 from napari_tessera.images.writers.tiff import write_tiff
-from napari_tessera.jobs.request import find_crop, find_window_mask
+from napari_tessera.jobs.job import find_crop, find_window_mask
 from napari_tessera.session import ImageInput
 from napari_tessera.session.image_input import AxisUse, count_in_front, read_axes
 from napari_tessera.session.mask import MaskInput

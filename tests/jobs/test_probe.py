@@ -13,7 +13,7 @@ from napari_tessera.core.errors import CalibrationError, CancelledError, ModelEr
 from napari_tessera.core.settings.settings import Settings
 from napari_tessera.engine.devices.cpu import CpuDevice
 from napari_tessera.engine.loop.events import CancelToken
-from napari_tessera.jobs.probe import measure_peak, measure_times
+from napari_tessera.jobs.tuning import measure_peak, measure_times
 from napari_tessera.models.model import Model
 
 CPU = Settings(device="cpu")
@@ -139,6 +139,6 @@ def test_a_peak_is_not_waited_for() -> None:
 
 
 def test_a_peak_that_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("napari_tessera.jobs.probe.peak_of_allocations", lambda call: 0)
+    monkeypatch.setattr("napari_tessera.jobs.tuning.peak_of_allocations", lambda call: 0)
     with raises(CalibrationError, "16 B", "4.00 MiB"):
         measure_peak(model_of(Watched()), CPU)

@@ -22,8 +22,8 @@ from napari_tessera.images.views.crop import Crop
 from napari_tessera.images.writers.tiff import write_tiff
 from napari_tessera.intensity import measure as normalise
 from napari_tessera.intensity.normalisation import Normalisation, chain_of, normalisation
+from napari_tessera.jobs.job import Request, find_crop
 from napari_tessera.jobs.plane_stack import StackSource, plane_crop
-from napari_tessera.jobs.request import Request, find_crop
 from napari_tessera.session import ImageInput
 from napari_tessera.session.image_input import AxisUse, read_axes
 from napari_tessera.session.intensity_cache import IntensityCache

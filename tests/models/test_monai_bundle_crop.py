@@ -25,7 +25,7 @@ from tests.models.test_monai_bundle_spacing import (
 import napari_tessera as nt
 from napari_tessera.core.errors import ModelError
 from napari_tessera.images.views.crop import Crop
-from napari_tessera.jobs.request import find_crop
+from napari_tessera.jobs.job import find_crop
 
 RANGE = {"_target_": "ScaleIntensityRanged", "a_min": 40, "a_max": 190, "b_min": 0, "b_max": 1, "clip": True}
 LINE = {"_target_": "NormalizeIntensityd", "subtrahend": 60.0, "divisor": 25.0}

@@ -15,7 +15,7 @@ import torch
 
 import napari_tessera as nt
 from napari_tessera.engine.loop.evaluation import evaluating
-from napari_tessera.jobs.probe import measure_peak, measure_times
+from napari_tessera.jobs.tuning import measure_peak, measure_times
 from napari_tessera.models.load import load_model
 from napari_tessera.models.model import Model
 

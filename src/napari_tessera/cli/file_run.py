@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from napari_tessera.cli.outcome import Outcome
     from napari_tessera.decode import Decoder
     from napari_tessera.images.writers.output import TiffOptions
-    from napari_tessera.jobs.request import Request
+    from napari_tessera.jobs.job import Request
     from napari_tessera.jobs.result_stack import VolumeResult
 
 __all__ = ["FileRun"]

@@ -21,8 +21,8 @@ from napari_tessera.images.views.window_mask import check_mask
 from napari_tessera.images.volume import standard_order
 from napari_tessera.images.writers.tiff import write_tiff
 from napari_tessera.jobs.as_source import check_planes
+from napari_tessera.jobs.job import Request, RequestedVolume
 from napari_tessera.jobs.plane_stack import in_stacks, masked_finders, plane_of_volume, planes_note, without_axes
-from napari_tessera.jobs.request import Request, RequestedVolume
 from napari_tessera.jobs.result_stack import ResultStack
 from napari_tessera.planning.resampling import resampling_of
 

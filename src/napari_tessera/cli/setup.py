@@ -11,7 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from napari_tessera import Model, Plan, Settings
-    from napari_tessera.jobs.request import OnError, Request
+    from napari_tessera.jobs.job import OnError, Request
 
 
 def merge_settings(file: Path | None, options: Mapping[str, Any]) -> Settings:

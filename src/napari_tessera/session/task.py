@@ -24,7 +24,7 @@ from napari_tessera.session.results import ImageResult, ImageResults
 if TYPE_CHECKING:
     from napari_tessera import Plan
     from napari_tessera.core.settings.settings import Settings
-    from napari_tessera.jobs.request import Request
+    from napari_tessera.jobs.job import Request
     from napari_tessera.models.model import Model
     from napari_tessera.session.intensity_cache import IntensityCache
     from napari_tessera.session.mask import MaskInput
@@ -99,7 +99,7 @@ class Task:
         return found
 
     def _request(self) -> Request:
-        from napari_tessera.jobs.request import Request, RequestedVolume
+        from napari_tessera.jobs.job import Request, RequestedVolume
 
         def requested(volume: VolumeInput) -> RequestedVolume:
             find_masked = None
