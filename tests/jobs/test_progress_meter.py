@@ -73,7 +73,7 @@ def test_decoding_and_the_end() -> None:
 
 def meter_of(*voxels: int, decoding: DecodingTime | None = None) -> ProgressMeter:
     times = (None if decoding is None else decoding.of(each) for each in voxels)
-    counts = [VolumeCounts(1, 1, 1, each, seconds) for each, seconds in zip(voxels, times, strict=True)]
+    counts = [VolumeCounts(1, 1, each, seconds) for each, seconds in zip(voxels, times, strict=True)]
     meter = ProgressMeter()
     meter.observe(RunStarted(tuple(counts)))
     return meter
