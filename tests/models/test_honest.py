@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Callable
 from contextlib import nullcontext
 from importlib import import_module
+from inspect import unwrap
 from pathlib import Path
 from typing import Any
 
@@ -267,6 +268,7 @@ def spoilt(folder: Path, name: str, value: float) -> Path:
     module = import_module(f"tests.models.{name}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "reference_network", lambda: network)
+        patch.setattr(module, "make", unwrap(module.make))  # anew, and not a copy of the usual one
         return make_or_skip(name, folder).path
 
 
