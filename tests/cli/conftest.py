@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,21 @@ class Failing(Bright):
         return x * self.gain
 
 
+def archived(network: torch.nn.Module) -> bytes:
+    """Return *network* as TorchScript."""
+    content = BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(torch.jit.script(network), content)
+    return content.getvalue()
+
+
+@cache
+def archive_of(kind: type[torch.nn.Module]) -> bytes:
+    """Return a network of this class as TorchScript, made once."""
+    return archived(kind())
+
+
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep the tests away from the user's list of trusted models, and from their terminal."""
@@ -75,13 +92,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def save_network(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a network as TorchScript with its description beside it; nobody has trusted it yet."""
+    """Writes a network, or one of a class, as TorchScript with its description beside it; nobody has trusted it yet."""
 
-    def save(network: torch.nn.Module, name: str = "bright", **changes: Any) -> Path:
+    def save(network: torch.nn.Module | type[torch.nn.Module], name: str = "bright", **changes: Any) -> Path:
         path = tmp_path / f"{name}.pt"
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            torch.jit.save(torch.jit.script(network), str(path))
+        path.write_bytes(archive_of(network) if isinstance(network, type) else archived(network))
         path.with_suffix(".yaml").write_text(yaml.safe_dump(DESCRIPTION | changes))
         return path
 
@@ -91,7 +106,7 @@ def save_network(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def model(save_network: Callable[..., Path], home: Path) -> Path:
     """A trusted network that finds bright blobs."""
-    path = save_network(Bright())
+    path = save_network(Bright)
     TrustStore().add(path)
     return path
 
@@ -99,7 +114,7 @@ def model(save_network: Callable[..., Path], home: Path) -> Path:
 @pytest.fixture
 def failing_model(save_network: Callable[..., Path], home: Path) -> Path:
     """A trusted network that raises where a voxel is 253."""
-    path = save_network(Failing(), "failing")
+    path = save_network(Failing, "failing")
     TrustStore().add(path)
     return path
 
@@ -107,7 +122,7 @@ def failing_model(save_network: Callable[..., Path], home: Path) -> Path:
 @pytest.fixture
 def slow_model(save_network: Callable[..., Path], home: Path) -> Path:
     """A trusted network whose passes take long enough to be stopped."""
-    path = save_network(Slow(), "slow")
+    path = save_network(Slow, "slow")
     TrustStore().add(path)
     return path
 
