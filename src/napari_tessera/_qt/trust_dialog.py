@@ -36,10 +36,7 @@ NONE = "No file may run code."
 
 
 class TrustDialog(QDialog):
-    """Asks whether a model's file may run code; *accepted* is yes, and whatever else closes it no.
-
-    Shown with ``open()``: it lies over its window, and nothing waits for it.
-    """
+    """Asks whether a model's file may run code; *accepted* is yes, whatever else closes it no. Nothing waits for it."""
 
     def __init__(self, question: TrustQuestion, theme: Theme, parent: QWidget) -> None:
         super().__init__(parent)

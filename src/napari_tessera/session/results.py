@@ -53,9 +53,8 @@ class ImageResults:
         sides = zip(self.image.shape, volume.reading.axes, strict=True)
         in_image = tuple(side for side, axis in sides if axis == "T")
         self._has_frames = bool(in_image) and frames == prod(in_image)
-        counts: Literal["objects", "classes"] = "objects"
-        if decoder is not None and makes_classes(decoder.name):
-            counts = "classes"
+        has_classes = decoder is not None and makes_classes(decoder.name)
+        counts: Literal["objects", "classes"] = "classes" if has_classes else "objects"
         self.stack = ResultStack(in_image if self._has_frames else (), counts)
 
     def promise(self, *, labels: bool, probabilities: str | None) -> ImageResult:

@@ -162,10 +162,7 @@ class Fitting:
         return self._cancel is not None
 
     def start(self, task: Task, take: Callable[[Plan], bool], *, choose_window: bool = False) -> bool:
-        """Begin; False, and nothing happens, while a search goes on.
-
-        *take* receives the plan that is found, and returns whether it still applies.
-        """
+        """Begin, unless a search goes on; *take* receives the plan found, and returns whether it still applies."""
         if self.active:
             return False
         self._cancel, self.said = CancelToken(), Line()

@@ -134,10 +134,7 @@ class Session:
             self.plan_changed.emit()
 
     def use_settings(self, settings: Settings) -> None:
-        """Take all *settings*, the window and the decoder from the model where they have none.
-
-        Raises `SettingsError` if their window has another number of axes than the model.
-        """
+        """Take all *settings*, or raise `SettingsError`; the model gives the window and the decoder that they lack."""
         assert self.model is not None
         rule = self.model.spec.window
         window = settings.window_size or rule.default
@@ -213,10 +210,7 @@ class Session:
         return self.runner.start(task, None if self.planning else self.plan)
 
     def fit(self, *, choose_window: bool = False) -> bool:
-        """Choose the ``sw_batch_size`` that is fastest within what is free, and the window if asked.
-
-        False, and nothing happens, where that is not possible. Whatever is chosen meanwhile ends it.
-        """
+        """Fit ``sw_batch_size``, and the window if asked, to what is free; False where that is not possible."""
         task = self._task()
         if not self.can_run or task is None:
             return False

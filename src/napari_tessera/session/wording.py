@@ -73,13 +73,7 @@ def part_of(part_bytes: float, whole_bytes: float) -> str:
 
 
 def unknown_there(names: Sequence[str]) -> str:
-    """Return what becomes of the settings *names*, for which PyTorch Connectomics has no key.
-
-    Examples
-    --------
-    >>> unknown_there(["device", "precision"])
-    'PyTorch Connectomics has no key for device, precision: they stand in a comment that only Tessera reads'
-    """
+    """Return what becomes of the settings *names*, for which PyTorch Connectomics has no key."""
     return f"PyTorch Connectomics has no key for {', '.join(names)}: they stand in a comment that only Tessera reads"
 
 

@@ -4,34 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from napari_tessera.session.doctor import gpu, installation
 from napari_tessera.session.doctor.finding import Finding, Status
-from napari_tessera.session.doctor.gpu import check_gpu, check_torch
-from napari_tessera.session.doctor.installation import (
-    check_bundled_model,
-    check_host_memory,
-    check_monai,
-    check_napari,
-    check_plugin,
-    check_python,
-    check_qt,
-    check_settings_folder,
-)
 
 __all__ = ["Finding", "Status", "examine"]
 
 Check = Callable[[], Iterator[Finding]]
 
 CHECKS: tuple[Check, ...] = (
-    check_python,
-    check_torch,
-    check_gpu,
-    check_host_memory,
-    check_monai,
-    check_bundled_model,
-    check_napari,
-    check_plugin,
-    check_qt,
-    check_settings_folder,
+    installation.check_python,
+    gpu.check_torch,
+    gpu.check_gpu,
+    installation.check_host_memory,
+    installation.check_monai,
+    installation.check_bundled_model,
+    installation.check_napari,
+    installation.check_plugin,
+    installation.check_qt,
+    installation.check_settings_folder,
 )
 
 
