@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from napari_tessera import Plan
 
 
-START = RunStarted((VolumeCounts(16, 16),) * 2)
+START = RunStarted((VolumeCounts(16, 16),) * 2, 1)
 
 
 @pytest.fixture

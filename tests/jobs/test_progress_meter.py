@@ -37,7 +37,7 @@ def after(*events: Any) -> Any:
     return meter.progress
 
 
-START = (RunStarted((VolumeCounts(5, 10),) * 2), VolumeStarted(0, 5, 10))
+START = (RunStarted((VolumeCounts(5, 10),) * 2, 2), VolumeStarted(0, 5, 10))
 
 
 def test_first_pass_is_not_the_pace() -> None:
@@ -75,7 +75,7 @@ def meter_of(*voxels: int, decoding: DecodingTime | None = None) -> ProgressMete
     times = (None if decoding is None else decoding.of(each) for each in voxels)
     counts = [VolumeCounts(1, 1, each, seconds) for each, seconds in zip(voxels, times, strict=True)]
     meter = ProgressMeter()
-    meter.observe(RunStarted(tuple(counts)))
+    meter.observe(RunStarted(tuple(counts), 1))
     return meter
 
 
@@ -146,7 +146,7 @@ def events_of(
 
     promised = planned or volumes
     counts = [VolumeCounts(passes_of(blocks, batch), views * sum(blocks)) for blocks in promised]
-    events: list[Any] = [RunStarted(tuple(counts))]
+    events: list[Any] = [RunStarted(tuple(counts), batch)]
     number = 0
     for volume, blocks in enumerate(volumes):
         here, done, late = batch, 0, 0.0

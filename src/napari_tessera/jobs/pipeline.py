@@ -91,7 +91,7 @@ def iter_results(
     began, passes = time.perf_counter(), 0
     for device in devices:
         device.start_peak(model.bytes_on(device.torch_device))
-    notify(RunStarted(_counts(plan)))
+    notify(RunStarted(_counts(plan), plan.settings.sw_batch_size))
     for sentence in in_training:
         notify(Noticed(0, sentence))
     try:

@@ -71,7 +71,7 @@ class ProgressMeter:
         self._last_pass = 0.0  # when it ended, or its volume began
         self._recent: deque[PassFinished] = deque(maxlen=RECENT_PASSES)
         self._since = 0  # passes since the start, or since memory ran out
-        self._batch = 1  # the largest, as far as is known
+        self._batch = 1  # windows of a pass at most
         self._repeats_windows = False  # which no plan has counted
 
     def observe(self, event: Event) -> None:
@@ -83,7 +83,7 @@ class ProgressMeter:
                     VolumeProgress(each.forward_passes, each.window_passes, each.decoded_voxels, each.decoding_s)
                     for each in event.volumes
                 ]
-                self._batch = max(-(-each.window_passes // max(each.forward_passes, 1)) for each in event.volumes)
+                self._batch = event.sw_batch_size
                 self.progress = replace(now, total=self._total)
             case VolumeStarted():
                 self._start(event)
@@ -93,7 +93,6 @@ class ProgressMeter:
                 self._recent.clear()  # smaller passes take another time
                 self._since = 0
                 self._repeats_windows |= event.step is Recovery.BLOCKS
-                self._batch = max(self._batch, event.failed_batch)
                 self.progress = replace(now, recovered=event)
             case Noticed(sentence=sentence) if sentence not in now.noticed:
                 self.progress = replace(now, noticed=(*now.noticed, sentence))
@@ -146,7 +145,6 @@ class ProgressMeter:
         volume.done, volume.total = event.done, event.total
         volume.windows_done += event.windows
         volume.passes_s += ended - self._last_pass
-        self._batch = max(self._batch, event.windows)
         per_window_s = _seconds_per_window(self._recent)
         per_pass = sum(each.windows for each in self._recent) / len(self._recent)
         self._passes_left_s = per_window_s * self._windows_left(event.volume, per_pass)

@@ -247,7 +247,7 @@ def plan_of(model: nt.Model, store: CalibrationStore, batch: int = 2) -> nt.Plan
 def events_of(plan: nt.Plan, peak: int | None) -> list[Event]:
     passes = [PassFinished(0, n, plan.forward_passes, 2, 0.5) for n in range(1, 4)]
     return [
-        RunStarted((VolumeCounts(plan.forward_passes, plan.windows),)),
+        RunStarted((VolumeCounts(plan.forward_passes, plan.windows),), 2),
         *passes,
         RunFinished(3, 2.0, peak),
     ]
@@ -279,7 +279,7 @@ def test_what_a_run_took_corrects_the_next_estimate(model: nt.Model, store: Cali
 
 
 @pytest.mark.parametrize(
-    "deviation", [MemoryRecovered(0, 1, 2, 1), RunStarted((VolumeCounts(0, 0),) * 3), VolumeFailed(0, ValueError())]
+    "deviation", [MemoryRecovered(0, 1, 2, 1), RunStarted((VolumeCounts(0, 0),) * 3, 1), VolumeFailed(0, ValueError())]
 )
 def test_a_run_that_left_its_plan_is_no_measurement(model: nt.Model, store: CalibrationStore, deviation: Event) -> None:
     plan = plan_of(model, store)
@@ -329,7 +329,7 @@ def test_a_run_keeps_what_its_labels_took(model: nt.Model, store: CalibrationSto
 def passes(seconds: list[float]) -> list[Event]:
     timed = [PassFinished(0, n, len(seconds), 2, each) for n, each in enumerate(seconds, 1)]
     return [
-        RunStarted((VolumeCounts(len(seconds), 2 * len(seconds)),)),
+        RunStarted((VolumeCounts(len(seconds), 2 * len(seconds)),), 2),
         *timed,
         RunFinished(len(seconds), sum(seconds), None),
     ]

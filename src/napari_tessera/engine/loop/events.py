@@ -27,9 +27,10 @@ class VolumeCounts:
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """The run begins: the counts of every volume, in order."""
+    """The run begins: the counts of every volume, in order, and how many windows a pass takes at most."""
 
     volumes: tuple[VolumeCounts, ...]
+    sw_batch_size: int
 
 
 @dataclass(frozen=True, slots=True)
