@@ -57,7 +57,7 @@ def made(where: Any, one: dict[str, Any], **more: Any) -> Any:
 
 
 def monai_logits(values: Values, inferer: dict[str, Any], before: list[dict[str, Any]], dims: int = 3) -> Values:
-    """Return what MONAI makes of *values*, (*spatial), brought back to their size where it padded them."""
+    """Return what MONAI makes of *values*, (*spatial), cropped to their size where it padded them."""
     data: Any = {"image": torch.tensor(values)[None]}
     for one in before:
         data = made(monai_transforms, one, keys="image")(data)

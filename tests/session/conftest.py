@@ -1,4 +1,4 @@
-"""A session without a viewer, whose threads a test drains by hand."""
+"""A session without a viewer, whose threads answer when a test asks."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def session(network: Bright, describe: Callable[..., Model]) -> Iterator[Session
 
 
 @pytest.fixture
-def drain_until() -> Callable[..., None]:
-    """Drain a session's threads until a condition holds; one that never does ends by the test's own limit."""
+def wait_until() -> Callable[..., None]:
+    """Deliver what a session's threads say until a condition holds; the test's own limit ends one that never does."""
 
     def wait(session: Session, condition: Callable[[], bool]) -> None:
         while not condition():
-            session.background.drain()
+            session.background.deliver()
             time.sleep(0.001)
 
     return wait

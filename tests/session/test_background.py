@@ -9,16 +9,16 @@ from typing import Any
 from napari_tessera.session.background import Background, Planner
 
 
-def drain(background: Background, wanted: list[Any], n: int) -> None:
+def deliver(background: Background, wanted: list[Any], n: int) -> None:
     for _ in range(5000):
-        background.drain()
+        background.deliver()
         if len(wanted) >= n:
             return
         threading.Event().wait(0.001)
     raise AssertionError(f"{len(wanted)} of {n} answers")
 
 
-def test_answers_and_errors_come_on_the_draining_thread() -> None:
+def test_answers_and_errors_come_on_the_thread_that_asks() -> None:
     background, heard = Background(), []
 
     def fail() -> None:
@@ -26,12 +26,12 @@ def test_answers_and_errors_come_on_the_draining_thread() -> None:
 
     background.submit(lambda: threading.current_thread().name, heard.append, heard.append, name="a")
     background.submit(fail, heard.append, lambda error: heard.append((error, threading.current_thread())), name="b")
-    drain(background, heard, 2)
+    deliver(background, heard, 2)
     assert "tessera-a" in heard
     ((error, thread),) = [item for item in heard if isinstance(item, tuple)]
     assert str(error) == "no"
     assert thread is threading.main_thread()
-    background.drain()
+    background.deliver()
     assert not background.busy
 
 
@@ -42,7 +42,7 @@ def test_closing_waits_and_silences() -> None:
     background.submit(lambda: None, heard.append, heard.append, name="late")
     go.set()
     background.close(10)
-    background.drain()
+    background.deliver()
     assert heard == []
 
 
@@ -69,7 +69,7 @@ def test_only_the_latest_request_is_answered() -> None:
     assert planner.pending
     for task in (first, second, third):
         task.go.set()
-    drain(background, answers, 1)
+    deliver(background, answers, 1)
     assert [answer.name for answer in answers] == ["third"]
     assert not second.traced.is_set()  # by the time it could have begun, it was of no interest
     assert not planner.pending
@@ -82,13 +82,13 @@ def test_what_has_been_traced_is_planned_at_once_until_the_model_changes() -> No
     for task in tasks:
         task.go.set()
     planner.request(tasks[0])
-    drain(background, answers, 1)
+    deliver(background, answers, 1)
     planner.request(tasks[1])
     assert [answer.name for answer in answers] == ["a", "b"]
     planner.forget()
     planner.request(tasks[2])
     assert len(answers) == 2
-    drain(background, answers, 3)
+    deliver(background, answers, 3)
 
 
 def test_withdrawn_requests_are_not_answered() -> None:

@@ -39,7 +39,7 @@ def two(session: Session) -> Session:
 @pytest.mark.parametrize("lazy", [False, True])
 @pytest.mark.parametrize("shape", [(9, 20, 24), (3, 9, 20, 24)])
 def test_two_layers_are_the_channels_of_one_image(
-    two: Session, drain_until: Any, shape: tuple[int, ...], lazy: bool
+    two: Session, wait_until: Any, shape: tuple[int, ...], lazy: bool
 ) -> None:
     first, second = (RANDOM.random(shape, np.float32) for _ in range(2))
     size = (None, 0.2, 0.1, 0.1)[-len(shape) :]
@@ -47,14 +47,14 @@ def test_two_layers_are_the_channels_of_one_image(
     two.set_images(
         tuple(ImageInput(name, values, voxel_size_um=size) for name, values in zip("ab", inputs, strict=True))
     )
-    drain_until(two, lambda: not two.planning)
+    wait_until(two, lambda: not two.planning)
     assert (two.problem, len(two.readings)) == ("", 1)
     assert "a, b" in two.readings[0].note
     assert {volume.voxel_size_um for volume in two.volumes} == {(0.2, 0.1, 0.1)}
     results: list[Any] = []
     two.runner.result_ready.connect(results.append)
     assert two.start_run()
-    drain_until(two, lambda: not two.runner.active)
+    wait_until(two, lambda: not two.runner.active)
     np.testing.assert_allclose(results[-1].probabilities[0], first - second, atol=1e-5)
     assert results[-1].image.name == "a + b"
     assert results[-1].axes == tuple(range(len(shape)))  # where the result lies is where the layers lie
@@ -79,7 +79,7 @@ def test_layers_that_are_not_the_channels_of_one_image(
     assert not two.can_run
 
 
-def test_layers_with_channels_of_their_own_stay_apart(two: Session, drain_until: Any) -> None:
+def test_layers_with_channels_of_their_own_stay_apart(two: Session, wait_until: Any) -> None:
     two.set_images(tuple(ImageInput(name, np.zeros((2, 9, 20, 24), np.float32)) for name in "ab"))
-    drain_until(two, lambda: not two.planning)
+    wait_until(two, lambda: not two.planning)
     assert len(two.volumes) == 2

@@ -31,27 +31,27 @@ def bright() -> ImageInput:
     return ImageInput("image", values)
 
 
-def run(session: Session, drain_until: Any) -> list[Any]:
+def run(session: Session, wait_until: Any) -> list[Any]:
     results: list[Any] = []
     session.runner.result_ready.connect(results.append)
     assert session.start_run(), session.problem
-    drain_until(session, lambda: not session.runner.active)
+    wait_until(session, lambda: not session.runner.active)
     assert not session.runner.problem
     return [result for result in results if result.final]
 
 
 @pytest.mark.parametrize("outputs", [Outputs(), Outputs(labels=True, probabilities=True)])
-def test_planned_as_the_most_and_run_in_the_box(cropping: Session, drain_until: Any, outputs: Outputs) -> None:
+def test_planned_as_the_most_and_run_in_the_box(cropping: Session, wait_until: Any, outputs: Outputs) -> None:
     session = cropping
     session.set_outputs(outputs)
     session.set_images((bright(),))
-    drain_until(session, lambda: not session.planning)
+    wait_until(session, lambda: not session.planning)
     assert session.plan is not None
     line = passes_line(session.plan)
     assert "up to" in line.text
     assert "zero borders are cut off" in line.text
     most = session.plan.forward_passes
-    (result,) = run(session, drain_until)
+    (result,) = run(session, wait_until)
     assert session.runner.plan is not None
     assert session.runner.progress.done == session.runner.plan.forward_passes < most
     assert "of 40 × 60 × 50 voxels 24 × 32 × 26 are not zero" in passes_line(session.runner.plan).tooltip
@@ -64,21 +64,21 @@ def test_planned_as_the_most_and_run_in_the_box(cropping: Session, drain_until: 
     assert result.provenance["crop"]["box"] == [[9, 33], [20, 52], [5, 31]]
 
 
-def test_a_mask_counts_in_the_box(cropping: Session, drain_until: Any) -> None:
+def test_a_mask_counts_in_the_box(cropping: Session, wait_until: Any) -> None:
     values = np.zeros(SHAPE, np.uint8)
     values[10:12, 21:23, 6:8] = 1
     cropping.set_images((bright(),))
     cropping.set_mask(MaskInput("mask", values))
-    drain_until(cropping, lambda: not cropping.planning)
-    (result,) = run(cropping, drain_until)
+    wait_until(cropping, lambda: not cropping.planning)
+    (result,) = run(cropping, wait_until)
     assert result.labels[10, 21, 6] == 1
     assert not result.labels[~(bright().data > 0)].any()
 
 
-def test_an_empty_image_is_background(cropping: Session, drain_until: Any) -> None:
+def test_an_empty_image_is_background(cropping: Session, wait_until: Any) -> None:
     cropping.set_images((ImageInput("image", np.zeros(SHAPE, np.float32)),))
-    drain_until(cropping, lambda: not cropping.planning)
-    results = run(cropping, drain_until)
+    wait_until(cropping, lambda: not cropping.planning)
+    results = run(cropping, wait_until)
     assert cropping.runner.plan is not None
     assert cropping.runner.plan.forward_passes == 0
     assert any("0 everywhere" in hint for hint in cropping.runner.plan.hints)
@@ -90,7 +90,7 @@ def slices(block_info: Any) -> tuple[slice, ...]:
 
 
 @pytest.mark.parametrize("kind", ["memory", "dask", "zarr"])
-def test_a_box_is_that_of_the_values_there_now(cropping: Session, drain_until: Any, kind: str, tmp_path: Path) -> None:
+def test_a_box_is_that_of_the_values_there_now(cropping: Session, wait_until: Any, kind: str, tmp_path: Path) -> None:
     values = bright().data
     data: Any = values
     if kind == "dask":
@@ -103,11 +103,11 @@ def test_a_box_is_that_of_the_values_there_now(cropping: Session, drain_until: A
         for path in (tmp_path / "image.zarr").rglob("*"):
             os.utime(path, (1e9, 1e9))  # long ago: what is found of it may be kept
     cropping.set_images((ImageInput("image", data),))
-    drain_until(cropping, lambda: not cropping.planning)
-    (before,) = run(cropping, drain_until)
+    wait_until(cropping, lambda: not cropping.planning)
+    (before,) = run(cropping, wait_until)
     np.testing.assert_array_equal(before.labels > 0, values > 0)
     written = values if kind == "dask" else data  # what is behind a dask array changes without it
     written[2, 3, 4] = 1
-    *_, after = run(cropping, drain_until)
+    *_, after = run(cropping, wait_until)
     assert after.provenance["crop"]["box"] == [[2, 33], [3, 52], [4, 31]]
     assert after.labels[2, 3, 4] == 1

@@ -67,50 +67,50 @@ def scaled(session: Session, network: Any, describe: Callable[..., Any]) -> Sess
     return session
 
 
-def run(session: Session, drain_until: Any, data: Any, **more: Any) -> Any:
+def run(session: Session, wait_until: Any, data: Any, **more: Any) -> Any:
     results: list[Any] = []
     session.set_images((ImageInput("image", data, **more),))
     session.runner.result_ready.connect(results.append)
     assert session.start_run(), session.problem
-    drain_until(session, lambda: not session.runner.active)
+    wait_until(session, lambda: not session.runner.active)
     session.runner.result_ready.disconnect(results.append)
     assert not session.runner.problem
     return results[-1].labels
 
 
-def test_a_second_run_does_not_measure_again(scaled: Session, drain_until: Any, saved: Path, measured: Any) -> None:
+def test_a_second_run_does_not_measure_again(scaled: Session, wait_until: Any, saved: Path, measured: Any) -> None:
     data = np.load(saved, mmap_mode="r")
-    first = run(scaled, drain_until, data)
+    first = run(scaled, wait_until, data)
     assert len(measured) == 2  # frames
     scaled.change(overlap=0.25)
-    np.testing.assert_array_equal(run(scaled, drain_until, data), first)
+    np.testing.assert_array_equal(run(scaled, wait_until, data), first)
     assert len(measured) == 2
     scaled.change(resample=True)
-    run(scaled, drain_until, data, voxel_size_um=(None, 0.02, 0.01, 0.01))  # other values reach the network
+    run(scaled, wait_until, data, voxel_size_um=(None, 0.02, 0.01, 0.01))  # other values reach the network
     assert measured[2:] == [(1, 48, 24, 24)] * 2
 
 
-def test_a_file_that_is_written_is_measured_anew(scaled: Session, drain_until: Any, saved: Path, measured: Any) -> None:
+def test_a_file_that_is_written_is_measured_anew(scaled: Session, wait_until: Any, saved: Path, measured: Any) -> None:
     data = np.load(saved, mmap_mode="r")
-    assert run(scaled, drain_until, data)[:, 6:18, 6:18, 6:18].all()
+    assert run(scaled, wait_until, data)[:, 6:18, 6:18, 6:18].all()
     writer = np.load(saved, mmap_mode="r+")
     writer[:, 0, 0, 0] = 1000  # what was bright is dark beside it
     writer.flush()
-    labels = run(scaled, drain_until, data)
+    labels = run(scaled, wait_until, data)
     assert len(measured) == 4
     assert not labels[:, 6:18, 6:18, 6:18].any()
 
 
 def test_values_in_memory_are_measured_anew_only_where_they_changed(
-    scaled: Session, drain_until: Any, saved: Path, measured: Any
+    scaled: Session, wait_until: Any, saved: Path, measured: Any
 ) -> None:
     data = np.load(saved)
-    first = run(scaled, drain_until, data)
+    first = run(scaled, wait_until, data)
     assert first[:, 6:18, 6:18, 6:18].all()
-    np.testing.assert_array_equal(run(scaled, drain_until, data), first)
+    np.testing.assert_array_equal(run(scaled, wait_until, data), first)
     assert len(measured) == 2
     data[1, 0, 0, 0] = 1000  # one voxel of the second frame, in place: nobody is told
-    labels = run(scaled, drain_until, data)
+    labels = run(scaled, wait_until, data)
     assert len(measured) == 3
     assert labels[0, 6:18, 6:18, 6:18].all()
     assert not labels[1, 6:18, 6:18, 6:18].any()
@@ -151,22 +151,22 @@ def lazies(values: np.ndarray, folder: Path) -> dict[str, tuple[Counting, Any]]:
 
 @pytest.mark.parametrize("kind", ["dask", "zarr"])
 def test_lazy_arrays_are_read_for_statistics_once(
-    scaled: Session, drain_until: Any, saved: Path, measured: Any, kind: str, tmp_path: Path
+    scaled: Session, wait_until: Any, saved: Path, measured: Any, kind: str, tmp_path: Path
 ) -> None:
     values = np.load(saved)[0]
     counted, data = lazies(values, tmp_path)[kind]
-    first = run(scaled, drain_until, data)
+    first = run(scaled, wait_until, data)
     once = counted.voxels
-    np.testing.assert_array_equal(run(scaled, drain_until, data), first)
+    np.testing.assert_array_equal(run(scaled, wait_until, data), first)
     assert len(measured) == 1
     assert counted.voxels - once == once - values.size, "all but the pass for the statistics"
 
     values[0, 0, 0] = 1000
     scaled.forget_intensities(data)
-    assert not run(scaled, drain_until, data)[6:18, 6:18, 6:18].any()
+    assert not run(scaled, wait_until, data)[6:18, 6:18, 6:18].any()
     assert len(measured) == 2
     _, other = lazies(values, tmp_path)[kind]
-    run(scaled, drain_until, other)
+    run(scaled, wait_until, other)
     assert len(measured) == 3, "another array is another image"
 
 
@@ -176,7 +176,7 @@ def zarr_files(folder: Path) -> list[Path]:
 
 @pytest.mark.parametrize("change", ["write", "remove", "add"])
 def test_a_zarr_array_that_is_written_is_measured_anew(
-    scaled: Session, drain_until: Any, measured: Any, tmp_path: Path, change: str
+    scaled: Session, wait_until: Any, measured: Any, tmp_path: Path, change: str
 ) -> None:
     zarr = pytest.importorskip("zarr")
     group = zarr.open_group(tmp_path / "image.zarr", mode="w")
@@ -186,14 +186,14 @@ def test_a_zarr_array_that_is_written_is_measured_anew(
         (tmp_path / "image.zarr" / "raw" / "c" / "0" / "0" / "0").unlink()
     for path in zarr_files(tmp_path):
         settle(path)
-    before = run(scaled, drain_until, data)
-    np.testing.assert_array_equal(run(scaled, drain_until, data), before)
+    before = run(scaled, wait_until, data)
+    np.testing.assert_array_equal(run(scaled, wait_until, data), before)
     assert len(measured) == 1
     if change == "remove":
         (tmp_path / "image.zarr" / "raw" / "c" / "0" / "0" / "0").unlink()
     else:
         data[0, 0, 0] = 1000
-    labels = run(scaled, drain_until, data)
+    labels = run(scaled, wait_until, data)
     assert len(measured) == 2
     assert labels[13:18, 13:18, 13:18].any() == (change == "remove")
 
@@ -207,20 +207,20 @@ def test_a_zarr_array_elsewhere_is_measured_anew(tmp_path: Path) -> None:
 
 
 def test_numbers_that_need_no_values_look_at_none(
-    scaled: Session, drain_until: Any, describe: Any, network: Any, monkeypatch: pytest.MonkeyPatch
+    scaled: Session, wait_until: Any, describe: Any, network: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     version_of = "napari_tessera.session.intensity_cache.version_of"
     monkeypatch.setattr(version_of, lambda data: pytest.fail("it was looked at"))
     scaled.models.use(describe(network).with_spec(normalisation=Normalisation("divide", (("by", 255.0),))))
-    run(scaled, drain_until, np.zeros((24, 24, 24), np.uint8))
+    run(scaled, wait_until, np.zeros((24, 24, 24), np.uint8))
 
 
 def test_another_array_of_the_same_file_is_measured_anew(
-    scaled: Session, drain_until: Any, saved: Path, measured: Any
+    scaled: Session, wait_until: Any, saved: Path, measured: Any
 ) -> None:
     data = np.load(saved, mmap_mode="r")
-    run(scaled, drain_until, data[0])
-    run(scaled, drain_until, data[1])
+    run(scaled, wait_until, data[0])
+    run(scaled, wait_until, data[1])
     assert len(measured) == 2
 
 

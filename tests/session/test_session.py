@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from napari_tessera.session import Session
 
 
-def run(session: Session, drain_until: Any) -> list[Any]:
+def run(session: Session, wait_until: Any) -> list[Any]:
     """Run and return the final results."""
     results: list[Any] = []
     session.runner.result_ready.connect(results.append)
     assert session.start_run()
     assert not session.start_run()
-    drain_until(session, lambda: not session.runner.active)
+    wait_until(session, lambda: not session.runner.active)
     return [result for result in results if result.final]
 
 
@@ -54,11 +54,11 @@ def test_importing_it_loads_neither_torch_nor_qt() -> None:
     assert done.stdout.strip() == ""
 
 
-def test_from_nothing_to_a_result(session: Session, image: Any, drain_until: Any) -> None:
+def test_from_nothing_to_a_result(session: Session, image: Any, wait_until: Any) -> None:
     assert status_line(session).text == NO_IMAGE
     assert not session.can_run
     session.set_images((image(32, 24, 24),))
-    drain_until(session, lambda: not session.planning)
+    wait_until(session, lambda: not session.planning)
     plan = session.plan
     assert plan is not None
     assert passes_line(plan).text == f"{plan.windows} windows → {plan.forward_passes} forward passes"
@@ -68,7 +68,7 @@ def test_from_nothing_to_a_result(session: Session, image: Any, drain_until: Any
     for size in (plan.host.volumes_bytes, plan.host.sweep_bytes, plan.output_bytes):
         assert f": {format_bytes(size)}" in host_bar(plan).line.tooltip
     assert time_line(plan, None, running=False).text == "time: after the first passes"
-    (result,) = run(session, drain_until)
+    (result,) = run(session, wait_until)
     assert result.complete
     assert result.objects == 1
     assert result.labels[:, 4:12, 4:12].all()
@@ -76,18 +76,18 @@ def test_from_nothing_to_a_result(session: Session, image: Any, drain_until: Any
     assert session.runner.progress.done == plan.forward_passes
     assert status_line(session).text.startswith("1 class · ")
     assert status_line(session).tone is Tone.GOOD
-    drain_until(session, lambda: not session.planning)
+    wait_until(session, lambda: not session.planning)
     assert session.plan is not None
     assert session.plan.expected_seconds is not None
 
 
 def test_what_the_first_passes_show_is_said_and_kept(
-    session: Session, network: Any, describe: Any, image: Any, drain_until: Any
+    session: Session, network: Any, describe: Any, image: Any, wait_until: Any
 ) -> None:
     session.models.use(describe(network, output="boundary", activation="none"))
     session.set_images((image(32, 24, 24),))
-    drain_until(session, lambda: not session.planning)
-    (result,) = run(session, drain_until)
+    wait_until(session, lambda: not session.planning)
+    (result,) = run(session, wait_until)
     (sentence,) = result.provenance["noticed"]
     assert "from -0.5 to 0.5" in sentence
     assert sentence in status_line(session).text
@@ -95,20 +95,20 @@ def test_what_the_first_passes_show_is_said_and_kept(
 
 
 def test_a_2d_model_runs_every_plane_of_a_time_series_of_stacks(
-    session: Session, network: Any, describe: Any, image: Any, drain_until: Any
+    session: Session, network: Any, describe: Any, image: Any, wait_until: Any
 ) -> None:
     session.models.use(describe(network, spatial_dims=2))
     series = image(2, 3, 20, 24, current=(1, 2, 0, 0))
     series.data[1, 2, 4:12, 4:12] = 0  # one plane without a cell
     series.data[1, 2, 14:18, 14:18] = 1
     session.set_images((series,))
-    drain_until(session, lambda: not session.planning)
+    wait_until(session, lambda: not session.planning)
     plan = session.plan
     assert plan is not None
     assert passes_line(plan, session.volume_word).text == f"6 planes, {plan.windows} windows → 6 passes"
     assert plan.windows == 6 * 2 * 2
     session.set_outputs(Outputs(labels=True, probabilities=True))
-    *_, result = run(session, drain_until)
+    *_, result = run(session, wait_until)
     assert session.runner.progress.done == plan.forward_passes
     assert (result.axes, result.frame, result.labels.shape) == ((0, 1, 2, 3), (), (2, 3, 20, 24))
     assert [values.shape for values in result.probabilities] == [(2, 3, 20, 24)] * 2
@@ -116,44 +116,44 @@ def test_a_2d_model_runs_every_plane_of_a_time_series_of_stacks(
     np.testing.assert_array_equal(result.probabilities[1] > 0.5, series.data > 0.5)
     assert "frame" not in result.provenance
     session.set_axis_use(AxisUse.CURRENT)
-    (one,) = run(session, drain_until)
+    (one,) = run(session, wait_until)
     assert (one.axes, one.frame, one.provenance["frame"]) == ((2, 3), (1, 2), [1, 2])
     np.testing.assert_array_equal(one.labels, series.data[1, 2] > 0.5)
 
 
-def test_what_is_found_is_said_image_by_image(session: Session, image: Any, drain_until: Any) -> None:
+def test_what_is_found_is_said_image_by_image(session: Session, image: Any, wait_until: Any) -> None:
     pair = image(16, 16, 16, name="a"), image(16, 16, 16, name="b")
     pair[1].data[:] = 0
     session.set_images(pair)
-    run(session, drain_until)
+    run(session, wait_until)
     line = status_line(session)
     assert line.text.startswith("a: 1 class, b: 0 classes · ")
     assert line.tooltip.splitlines()[1:] == ["a: 1 class", "b: 0 classes"]
     session.set_images((*pair, *(image(16, 16, 16, name=name) for name in "cd")))
-    run(session, drain_until)
+    run(session, wait_until)
     assert status_line(session).text.startswith("0 to 1 class in each of 4 images · ")
     assert status_line(session).tooltip.splitlines()[1:] == ["a: 1 class", "b: 0 classes", "c: 1 class", "d: 1 class"]
     session.change(decoder="threshold")
-    run(session, drain_until)
+    run(session, wait_until)
     assert status_line(session).text.startswith("3 objects in 4 images · ")
 
 
-def test_labels_and_probabilities_of_one_run_are_those_of_two(session: Session, image: Any, drain_until: Any) -> None:
+def test_labels_and_probabilities_of_one_run_are_those_of_two(session: Session, image: Any, wait_until: Any) -> None:
     session.set_images((image(32, 24, 24),))
     session.change(decoder="threshold")
-    (labels_only,) = run(session, drain_until)
+    (labels_only,) = run(session, wait_until)
     plan = session.plan
     session.set_outputs(Outputs(labels=True, probabilities=True))
     assert session.plan is not None
     assert plan is not None
     assert session.plan.host_bytes > plan.host_bytes
-    (both,) = run(session, drain_until)
+    (both,) = run(session, wait_until)
     np.testing.assert_array_equal(both.labels, labels_only.labels)
     assert [channel.shape for channel in both.probabilities] == [(32, 24, 24)] * 2
     assert both.channel_names == ("channel 0", "channel 1")
     np.testing.assert_allclose(sum(both.probabilities), 1, atol=1e-5)
     session.set_outputs(Outputs(labels=False, probabilities=True))
-    (kept,) = run(session, drain_until)
+    (kept,) = run(session, wait_until)
     assert kept.labels is None
     assert status_line(session).text.startswith("Probabilities")
     session.set_outputs(Outputs(labels=False, probabilities=False))
@@ -161,7 +161,7 @@ def test_labels_and_probabilities_of_one_run_are_those_of_two(session: Session, 
     assert "choose labels, probabilities or both" in status_line(session).text.lower()
 
 
-def test_cancel_keeps_what_was_finished(session: Session, network: Any, image: Any, drain_until: Any) -> None:
+def test_cancel_keeps_what_was_finished(session: Session, network: Any, image: Any, wait_until: Any) -> None:
     session.set_images((image(96, 16, 16),))
     session.change(sw_batch_size=1)
     calls: list[int] = []
@@ -172,7 +172,7 @@ def test_cancel_keeps_what_was_finished(session: Session, network: Any, image: A
             cancel(session)
 
     network.on_call = cancel_at_six
-    (result,) = run(session, drain_until)
+    (result,) = run(session, wait_until)
     assert session.runner.state is RunState.CANCELLED
     assert len(calls) == 6
     assert not result.complete
@@ -181,38 +181,38 @@ def test_cancel_keeps_what_was_finished(session: Session, network: Any, image: A
     assert status_line(session).text == "Stopped at 6 of 11 passes. Labels hold the finished part"
 
 
-def test_cancel_before_anything_is_finished(session: Session, network: Any, image: Any, drain_until: Any) -> None:
+def test_cancel_before_anything_is_finished(session: Session, network: Any, image: Any, wait_until: Any) -> None:
     session.set_images((image(16, 16, 16),))
     network.on_call = lambda: cancel(session)
     session.change(tta_num=2)
-    assert run(session, drain_until) == []
+    assert run(session, wait_until) == []
     assert "nothing was added" in status_line(session).text
 
 
-def test_failure_is_one_sentence_and_a_report(session: Session, network: Any, image: Any, drain_until: Any) -> None:
+def test_failure_is_one_sentence_and_a_report(session: Session, network: Any, image: Any, wait_until: Any) -> None:
     session.set_images((image(24, 24, 24),))
 
     def fail() -> None:
         raise RuntimeError("kaput")
 
     network.on_call = fail
-    assert run(session, drain_until) == []
+    assert run(session, wait_until) == []
     assert session.runner.state is RunState.FAILED
     assert "kaput" in status_line(session).text
     assert "Traceback" in session.runner.report
     network.on_call = lambda: None
-    assert len(run(session, drain_until)) == 1
+    assert len(run(session, wait_until)) == 1
     assert session.runner.report == ""
 
 
-def test_windows_that_are_not_allowed(session: Session, image: Any, drain_until: Any) -> None:
+def test_windows_that_are_not_allowed(session: Session, image: Any, wait_until: Any) -> None:
     session.set_images((image(24, 24, 24),))
     session.change(window_size=(16, 18, 16))
-    drain_until(session, lambda: not session.planning)
+    wait_until(session, lambda: not session.planning)
     assert "y is 18 but must be a multiple of 4 from 8 up: 16 or 20" in session.problem
     assert not session.can_run
     session.reset_window()
-    drain_until(session, lambda: not session.planning)
+    wait_until(session, lambda: not session.planning)
     assert session.can_run
 
 
@@ -238,7 +238,7 @@ def test_a_model_brings_its_own_views_and_takes_them_with_it(session: Session, n
     assert (session.settings.tta_num, session.settings.tta_axes) == (1, None)
 
 
-def test_axes_that_are_chosen_keep_all_reflections(session: Session, image: Any, drain_until: Any) -> None:
+def test_axes_that_are_chosen_keep_all_reflections(session: Session, image: Any, wait_until: Any) -> None:
     def now() -> tuple[int, str | None]:
         assert session.settings is not None
         return session.settings.tta_num, session.settings.tta_axes
@@ -250,7 +250,7 @@ def test_axes_that_are_chosen_keep_all_reflections(session: Session, image: Any,
     session.change(tta_axes="zx")
     assert now() == (4, "zx")
     session.set_images((image(16, 16, 16),))
-    drain_until(session, lambda: session.plan is not None and not session.planning)
+    wait_until(session, lambda: session.plan is not None and not session.planning)
     assert session.plan is not None
     assert session.plan.forward_passes == 4
     session.change(tta_axes="zyx")
@@ -308,13 +308,13 @@ def corner(*shape: int) -> MaskInput:
     return MaskInput("cells", mask)
 
 
-def test_a_mask_is_counted_in_the_plan_and_run(session: Session, network: Any, image: Any, drain_until: Any) -> None:
+def test_a_mask_is_counted_in_the_plan_and_run(session: Session, network: Any, image: Any, wait_until: Any) -> None:
     passes: list[int] = []
     network.on_call = lambda: passes.append(1)
     session.set_images((image(40, 24, 24),))
     session.change(decoder="threshold")
     session.set_mask(corner(40, 24, 24))
-    drain_until(session, lambda: not session.planning)
+    wait_until(session, lambda: not session.planning)
     plan = session.plan
     assert plan is not None
     assert (plan.windows, plan.skipped_windows, plan.forward_passes) == (1, 15, 1)
@@ -323,18 +323,18 @@ def test_a_mask_is_counted_in_the_plan_and_run(session: Session, network: Any, i
     for outputs in (Outputs(), Outputs(labels=True, probabilities=True)):
         passes.clear()
         session.set_outputs(outputs)
-        (result,) = run(session, drain_until)
+        (result,) = run(session, wait_until)
         assert len(passes) == 1
         assert result.labels[:16, 4:12, 4:12].all()
         assert not result.labels[16:].any()
         assert result.provenance["mask"] == "cells"
     session.set_mask(None)
-    drain_until(session, lambda: not session.planning)
+    wait_until(session, lambda: not session.planning)
     assert session.plan is not None
     assert session.plan.windows == 16
 
 
-def test_a_mask_is_looked_through_once_for_every_grid(session: Session, image: Any, drain_until: Any) -> None:
+def test_a_mask_is_looked_through_once_for_every_grid(session: Session, image: Any, wait_until: Any) -> None:
     class Counting:
         def __init__(self, array: Any) -> None:
             self.array, self.shape, self.dtype, self.voxels = array, array.shape, array.dtype, 0
@@ -350,29 +350,29 @@ def test_a_mask_is_looked_through_once_for_every_grid(session: Session, image: A
     for overlap in (0.5, 0.25, 0.5):
         for batch in (1, 2, 3):
             session.change(overlap=overlap, sw_batch_size=batch)
-            drain_until(session, lambda: not session.planning)
+            wait_until(session, lambda: not session.planning)
     assert lazy.voxels == 2 * lazy.array.size
 
 
-def test_a_mask_of_another_shape(session: Session, image: Any, drain_until: Any) -> None:
+def test_a_mask_of_another_shape(session: Session, image: Any, wait_until: Any) -> None:
     session.set_images((image(32, 24, 24),))
     for settings in ({"skip_below": None}, {"skip_below": 0.5}):
         session.change(**settings)
         session.set_mask(corner(8, 8, 8))
-        drain_until(session, lambda: not session.planning)
+        wait_until(session, lambda: not session.planning)
         assert status_line(session).text == (
             "'cells' has the shape (8, 8, 8), but the image is (32, 24, 24): give one of the same shape"
         )
         assert not session.can_run
         session.set_mask(None)
-        drain_until(session, lambda: not session.planning)
+        wait_until(session, lambda: not session.planning)
         assert session.can_run
 
 
 @pytest.mark.parametrize("skip_below", [None, -1.0])
 @pytest.mark.parametrize("axes", ["z", "tz", "yx"])
 def test_a_mask_over_planes(
-    session: Session, network: Any, describe: Any, image: Any, drain_until: Any, axes: str, skip_below: float | None
+    session: Session, network: Any, describe: Any, image: Any, wait_until: Any, axes: str, skip_below: float | None
 ) -> None:
     """Of a series of stacks for a 2D model it may have all axes, or z, or those of a plane alone."""
     session.models.use(describe(network, spatial_dims=2))
@@ -383,26 +383,26 @@ def test_a_mask_over_planes(
     if axes != "tz":
         mask = mask.max(axis=0) if axes == "z" else mask.max(axis=(0, 1))
     session.set_mask(MaskInput("cells", mask))
-    drain_until(session, lambda: not session.planning)
-    (result,) = (found for found in run(session, drain_until) if found.final)
+    wait_until(session, lambda: not session.planning)
+    (result,) = (found for found in run(session, wait_until) if found.final)
     expected = np.zeros((2, 3), bool)
     expected[{"tz": (1, 2), "z": (slice(None), 2), "yx": ()}[axes]] = True
     np.testing.assert_array_equal(result.labels.any(axis=(2, 3)), expected)
     assert result.provenance["windows"] == expected.sum()
     session.set_mask(MaskInput("cells", np.ones((4, 24, 40), np.uint8)))
-    drain_until(session, lambda: not session.planning)
+    wait_until(session, lambda: not session.planning)
     assert not session.can_run
     assert "the image is (3, 24, 40): give one of the same shape" in status_line(session).text
 
 
-def test_a_mask_that_was_painted_since_the_plan(session: Session, image: Any, drain_until: Any) -> None:
+def test_a_mask_that_was_painted_since_the_plan(session: Session, image: Any, wait_until: Any) -> None:
     session.set_images((image(40, 24, 24),))
     mask = corner(40, 24, 24)
     session.set_mask(mask)
-    drain_until(session, lambda: not session.planning)
+    wait_until(session, lambda: not session.planning)
     mask.data[:] = 1
     session.renew_mask(MaskInput(mask.name, mask.data))
-    (result,) = run(session, drain_until)
+    (result,) = run(session, wait_until)
     assert result.labels[:, 4:12, 4:12].all()
     assert session.runner.plan is not None
     assert session.runner.plan.windows == 16 == result.provenance["windows"]
@@ -411,7 +411,7 @@ def test_a_mask_that_was_painted_since_the_plan(session: Session, image: Any, dr
 @pytest.mark.parametrize("decoder", ["argmax", "threshold", "watershed"])
 @pytest.mark.parametrize("outputs", [Outputs(), Outputs(labels=True, probabilities=True)])
 def test_empty_windows_are_counted_when_the_run_starts(
-    session: Session, network: Any, image: Any, drain_until: Any, describe: Any, decoder: str, outputs: Outputs
+    session: Session, network: Any, image: Any, wait_until: Any, describe: Any, decoder: str, outputs: Outputs
 ) -> None:
     if decoder == "watershed":
         session.models.use(describe(network, output="boundary", activation="sigmoid"))
@@ -423,13 +423,13 @@ def test_empty_windows_are_counted_when_the_run_starts(
     session.change(decoder=decoder)
     session.set_outputs(outputs)
     session.change(skip_below=0.5, sw_batch_size=1)
-    drain_until(session, lambda: not session.planning)
+    wait_until(session, lambda: not session.planning)
     plan = session.plan
     assert plan is not None
     line = passes_line(plan)
     assert line.text == "2 volumes, up to 20 windows, empty ones are skipped"
     assert "counted when the run starts" in line.tooltip
-    results = run(session, drain_until)
+    results = run(session, wait_until)
     counted = session.runner.plan
     assert counted is not None
     assert len(passes) == counted.forward_passes == session.runner.progress.done == 16
@@ -441,44 +441,42 @@ def test_empty_windows_are_counted_when_the_run_starts(
         assert results[0].labels[:24, 4:12, 4:12].all()
 
 
-def test_a_run_can_be_cancelled_while_windows_are_counted(session: Session, image: Any, drain_until: Any) -> None:
+def test_a_run_can_be_cancelled_while_windows_are_counted(session: Session, image: Any, wait_until: Any) -> None:
     session.set_images((image(16, 16, 16), image(16, 16, 16)))
     session.change(skip_below=0.5)
-    drain_until(session, lambda: not session.planning)
+    wait_until(session, lambda: not session.planning)
     session.runner.changed.connect(lambda: session.runner.cancel())
-    assert run(session, drain_until) == []
+    assert run(session, wait_until) == []
     assert session.runner.state is RunState.CANCELLED
 
 
 @pytest.mark.parametrize(("kept", "top"), [("uint8", 255), ("float16", 1)])
-def test_kept_probabilities_have_their_type(
-    session: Session, image: Any, drain_until: Any, kept: str, top: int
-) -> None:
+def test_kept_probabilities_have_their_type(session: Session, image: Any, wait_until: Any, kept: str, top: int) -> None:
     session.set_images((image(32, 24, 24),))
     session.set_outputs(Outputs(labels=True, probabilities=True))
     promised: list[Any] = []
     session.runner.promised.connect(lambda promises: promised.extend(promises))
-    (plain,) = run(session, drain_until)
+    (plain,) = run(session, wait_until)
     session.change(probabilities=kept)
-    (result,) = run(session, drain_until)
+    (result,) = run(session, wait_until)
     np.testing.assert_array_equal(result.labels, plain.labels)
     for channel, empty, exact in zip(result.probabilities, promised[1].probabilities, plain.probabilities, strict=True):
         assert channel.dtype == empty.dtype == kept
         np.testing.assert_allclose(channel.astype(np.float32) / top, exact, atol=0.5 / top if top > 1 else 5e-4)
-    drain_until(session, lambda: not session.planning)
+    wait_until(session, lambda: not session.planning)
     assert session.plan is not None
     assert session.plan.to_dict()["settings"]["probabilities"] == kept
 
 
-def test_the_formula_of_the_passes_holds(session: Session, image: Any, drain_until: Any) -> None:
+def test_the_formula_of_the_passes_holds(session: Session, image: Any, wait_until: Any) -> None:
     """Interleaved views, blocks and windows that are left out: what the tooltip says is what the plan counts."""
     session.set_images((image(40, 24, 24),))
     session.change(tta_num=4, sw_batch_size=3)
-    drain_until(session, lambda: not session.planning)
+    wait_until(session, lambda: not session.planning)
     assert session.plan is not None
     assert passes_line(session.plan).tooltip.endswith("ceil(16 / 3 per pass) × 4 views = 24")
     session.change(tta_mode="interleaved")
-    drain_until(session, lambda: not session.planning)
+    wait_until(session, lambda: not session.planning)
     plan = session.plan
     assert passes_line(plan).tooltip.endswith("ceil(16 / 3 per pass) × 1 view of 4 each = 6")
     (volume,) = plan.volumes
@@ -492,18 +490,18 @@ def test_the_formula_of_the_passes_holds(session: Session, image: Any, drain_unt
         assert f"{len(blocks)} blocks, {cut.repeated_windows} windows computed again" in tooltip
 
 
-def test_fit_chooses_a_batch_within_what_is_free_and_says_so(session: Session, image: Any, drain_until: Any) -> None:
+def test_fit_chooses_a_batch_within_what_is_free_and_says_so(session: Session, image: Any, wait_until: Any) -> None:
     session.set_images((image(32, 48, 48),))
-    drain_until(session, lambda: not session.planning)
+    wait_until(session, lambda: not session.planning)
     session.change(sw_batch_size=5)
-    drain_until(session, lambda: not session.planning)
+    wait_until(session, lambda: not session.planning)
     told: list[bool] = []
     session.fitting.changed.connect(lambda: told.append(session.fitting.active))
     assert session.fit()
     assert not session.fit(), "one at a time"
     assert not session.can_run, "the network is in use"
     assert "fastest" in status_line(session).text
-    drain_until(session, lambda: not session.fitting.active and not session.planning)
+    wait_until(session, lambda: not session.fitting.active and not session.planning)
     assert told[0]
     assert not told[-1]
     plan = session.plan
@@ -518,24 +516,24 @@ def test_fit_chooses_a_batch_within_what_is_free_and_says_so(session: Session, i
     assert not session.fitting.said.text, "which is about other settings now"
 
 
-def test_a_fit_that_is_stopped_changes_nothing(session: Session, network: Any, image: Any, drain_until: Any) -> None:
+def test_a_fit_that_is_stopped_changes_nothing(session: Session, network: Any, image: Any, wait_until: Any) -> None:
     session.set_images((image(32, 24, 24),))
-    drain_until(session, lambda: not session.planning)
+    wait_until(session, lambda: not session.planning)
     before = session.settings
     network.on_call = session.fitting.cancel
     assert session.fit()
-    drain_until(session, lambda: not session.fitting.active)
+    wait_until(session, lambda: not session.fitting.active)
     assert session.settings is before
     assert "stopped" in status_line(session).text
     assert session.can_run
 
 
-def test_a_fit_may_choose_the_window(session: Session, image: Any, drain_until: Any) -> None:
+def test_a_fit_may_choose_the_window(session: Session, image: Any, wait_until: Any) -> None:
     session.set_images((image(32, 48, 48),))
-    drain_until(session, lambda: not session.planning)
+    wait_until(session, lambda: not session.planning)
     session.change(window_size=(8, 8, 8), overlap=0.5)
     assert session.fit(choose_window=True)
-    drain_until(session, lambda: not session.fitting.active and not session.planning)
+    wait_until(session, lambda: not session.fitting.active and not session.planning)
     plan, settings = session.plan, session.settings
     assert plan is not None
     assert settings is not None
@@ -547,10 +545,10 @@ def test_a_fit_may_choose_the_window(session: Session, image: Any, drain_until: 
 
 @pytest.mark.parametrize("other", ["images", "mask", "outputs", "settings"])
 def test_whatever_is_chosen_meanwhile_ends_a_fit(
-    session: Session, network: Any, image: Any, drain_until: Any, other: str
+    session: Session, network: Any, image: Any, wait_until: Any, other: str
 ) -> None:
     session.set_images((image(32, 24, 24),))
-    drain_until(session, lambda: not session.planning)
+    wait_until(session, lambda: not session.planning)
     changes = {
         "images": lambda: session.set_images((image(40, 48, 48),)),
         "mask": lambda: session.set_mask(MaskInput("mask", np.ones((32, 24, 24), bool))),
@@ -563,7 +561,7 @@ def test_whatever_is_chosen_meanwhile_ends_a_fit(
     batch = session.settings.sw_batch_size
     assert session.fit()
     changes[other]()
-    drain_until(session, lambda: not session.fitting.active and not session.planning)
+    wait_until(session, lambda: not session.fitting.active and not session.planning)
     assert session.settings.sw_batch_size == batch
     assert "nothing" in status_line(session).text
     assert session.plan is not None, "made for the new choice once the network is free"
@@ -572,24 +570,24 @@ def test_whatever_is_chosen_meanwhile_ends_a_fit(
 
 
 def test_an_answer_for_what_is_no_longer_chosen_is_not_taken(
-    session: Session, image: Any, drain_until: Any, monkeypatch: Any
+    session: Session, image: Any, wait_until: Any, monkeypatch: Any
 ) -> None:
     session.set_images((image(32, 24, 24),))
-    drain_until(session, lambda: not session.planning)
+    wait_until(session, lambda: not session.planning)
     monkeypatch.setattr(session.fitting, "cancel", lambda: None)  # it comes too late
     assert session.fit()
     session.set_images((image(40, 48, 48),))
     before = session.settings
-    drain_until(session, lambda: not session.fitting.active and not session.planning)
+    wait_until(session, lambda: not session.fitting.active and not session.planning)
     assert session.settings is before
     assert "Something else was chosen meanwhile" in status_line(session).text
 
 
 def test_a_device_that_cannot_be_asked_is_a_problem_of_its_plan_alone(
-    session: Session, image: Any, drain_until: Any, monkeypatch: Any
+    session: Session, image: Any, wait_until: Any, monkeypatch: Any
 ) -> None:
     session.set_images((image(32, 24, 24),))
-    drain_until(session, lambda: not session.planning)
+    wait_until(session, lambda: not session.planning)
 
     def lost(name: str) -> None:
         raise SettingsError("the card is gone")
@@ -597,52 +595,52 @@ def test_a_device_that_cannot_be_asked_is_a_problem_of_its_plan_alone(
     with monkeypatch.context() as patch:
         patch.setattr("napari_tessera.api.measure_device", lost)
         session.renew_device()
-        drain_until(session, lambda: not session.background.busy)
+        wait_until(session, lambda: not session.background.busy)
         assert session.problem == "the card is gone"
     session.change(overlap=0.1)
-    drain_until(session, lambda: not session.planning)
+    wait_until(session, lambda: not session.planning)
     assert session.problem == ""
 
 
-def test_a_fit_that_fails_says_why(session: Session, network: Any, image: Any, drain_until: Any) -> None:
+def test_a_fit_that_fails_says_why(session: Session, network: Any, image: Any, wait_until: Any) -> None:
     session.set_images((image(32, 24, 24),))
-    drain_until(session, lambda: not session.planning)
+    wait_until(session, lambda: not session.planning)
 
     def fail() -> None:
         raise ValueError("not today")
 
     network.on_call = fail
     assert session.fit()
-    drain_until(session, lambda: not session.fitting.active)
+    wait_until(session, lambda: not session.fitting.active)
     line = status_line(session)
     assert line.tone is Tone.PROBLEM
     assert "not today" in line.text
 
 
-def test_what_is_free_is_asked_anew(session: Session, image: Any, drain_until: Any, monkeypatch: Any) -> None:
+def test_what_is_free_is_asked_anew(session: Session, image: Any, wait_until: Any, monkeypatch: Any) -> None:
     session.set_images((image(32, 24, 24),))
-    drain_until(session, lambda: not session.planning)
+    wait_until(session, lambda: not session.planning)
     plan = session.plan
     assert plan is not None
     session.renew_device()
-    drain_until(session, lambda: not session.background.busy)
+    wait_until(session, lambda: not session.background.busy)
     fuller = replace(plan.device, free_bytes=plan.device.free_bytes // 2, host_free_bytes=plan.device.free_bytes // 2)
     for place in ("napari_tessera.api", "napari_tessera.planning.request"):
         monkeypatch.setattr(f"{place}.measure_device", lambda name: fuller)
     session.renew_device()
-    drain_until(session, lambda: not session.background.busy)
+    wait_until(session, lambda: not session.background.busy)
     assert session.plan is not None
     assert session.plan.device.free_bytes == fuller.free_bytes
 
 
 def test_the_status_says_what_is_assumed_of_the_model(
-    session: Session, network: Any, describe: Any, image: Any, drain_until: Any
+    session: Session, network: Any, describe: Any, image: Any, wait_until: Any
 ) -> None:
     session.set_images((image(32, 24, 24),))
-    drain_until(session, lambda: not session.planning)
+    wait_until(session, lambda: not session.planning)
     model = describe(network)
     (sentence,) = model.spec.assumed
     assert sentence in status_line(session).text
     session.models.use(model.with_spec(normalisation=Normalisation("zscore")))
-    drain_until(session, lambda: not session.planning)
+    wait_until(session, lambda: not session.planning)
     assert status_line(session).text == "Ready"

@@ -129,7 +129,7 @@ class TesseraWidget(Container[Any]):
             self._results.remove_empty()
 
 
-class _Drain(QObject):
+class _Delivery(QObject):
     """Lets the session's threads be heard on the GUI thread, while they have something to say."""
 
     def __init__(self, background: Background, parent: QObject) -> None:
@@ -143,7 +143,7 @@ class _Drain(QObject):
             self._start()
 
     def stop(self) -> None:
-        """Drain no more."""
+        """Deliver no more."""
         self._background.started.disconnect(self._start)
         self._timer.stop()
 
@@ -151,7 +151,7 @@ class _Drain(QObject):
         self._timer.start()
 
     def _tick(self) -> None:
-        self._background.drain()
+        self._background.deliver()
         if not self._background.busy:
             self._timer.stop()
 
@@ -188,7 +188,7 @@ class _Closing:
 
     def __init__(self, dock: TesseraWidget) -> None:
         self._session, self._theme, self._panels = dock.session, dock._theme, (dock.image_panel, dock.mask)
-        self._drain = _Drain(dock.session.background, dock.native)
+        self._delivery = _Delivery(dock.session.background, dock.native)
         self._closed = False
         # Whichever comes first; none of them comes always.
         dock.native.destroyed.connect(self.close)
@@ -213,7 +213,7 @@ class _Closing:
             return
         self._closed = True
         with suppress(RuntimeError):  # Qt has deleted its half of them already
-            self._drain.stop()
+            self._delivery.stop()
         for panel in self._panels:
             with suppress(RuntimeError):
                 panel.close_panel()

@@ -161,7 +161,7 @@ Probabilities = Annotated[
 # What stands for a value in the help, by kind; a unit that says more stands in its place.
 _METAVARS = {"int": "N", "float": "VALUE", "choice": "NAME", "text": "NAME"}
 _METAVARS |= {"ints": "Z,Y,X", "floats": "Z,Y,X", "texts": "NAME,...", "mapping": "NAME=VALUE"}
-_SPOKEN_UNITS = ("fraction", "windows", "volumes", "views", "axes")
+_SHOWN_UNITS = ("fraction", "windows", "volumes", "views", "axes")
 
 
 class SettingsCommand(TyperCommand):
@@ -254,8 +254,8 @@ def _parameter(knob: "Knob") -> inspect.Parameter:
 
     option: Any = f"{knob.option}/--no-{knob.option[2:]}" if knob.kind == "bool" else knob.option
     kinds: dict[str, Any] = {"bool": bool | None, "mapping": list[str] | None}
-    spoken = knob.unit in _SPOKEN_UNITS and knob.kind != "texts"
-    metavar = knob.unit.upper() if spoken else _METAVARS.get(knob.kind)
+    shows_unit = knob.unit in _SHOWN_UNITS and knob.kind != "texts"
+    metavar = knob.unit.upper() if shows_unit else _METAVARS.get(knob.kind)
     default = f" Default: {knob.default_text}." if knob.default_text else ""
     unit_said = f" In {knob.unit}." if knob.unit in ("voxels", "micrometres") else ""
     several = " May be given several times." if knob.kind == "mapping" else ""

@@ -17,23 +17,23 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 Deliver = Callable[["Plan | Exception"], None]
 
-# A drain that finds more than it can do in this time leaves the rest to the next one: the viewer has a frame to draw.
-DRAIN_SECONDS = 0.008
+# A delivery that finds more than it can do in this time leaves the rest to the next: the viewer has a frame to draw.
+DELIVERY_SECONDS = 0.008
 # A frame of a 60 Hz screen: a plan that takes longer does not belong on the owner's thread.
 AT_ONCE_SECONDS = 0.016
 
 
 class Background:
-    """Runs functions on threads of their own; whoever owns it calls `drain` now and then to hear what they say.
+    """Runs functions on threads of their own; whoever owns it calls `deliver` now and then to hear what they say.
 
     A plain thread and a queue, since a generator under napari's ``thread_worker`` that raises RuntimeError (as torch
     does when memory runs out) never finishes.
     """
 
     started = Signal()
-    """Emitted on the owner's thread when there is something to drain from now on."""
-    drained = Signal()
-    """Emitted on the owner's thread after each drain that ran something."""
+    """Emitted on the owner's thread when there is something to deliver from now on."""
+    delivered = Signal()
+    """Emitted on the owner's thread after each delivery that ran something."""
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -42,7 +42,7 @@ class Background:
 
     @property
     def busy(self) -> bool:
-        """Whether a thread is at work or something waits to be drained."""
+        """Whether a thread is at work or something waits to be delivered."""
         return bool(self._threads) or not self._calls.empty()
 
     def submit(
@@ -73,18 +73,18 @@ class Background:
         self.started.emit()
 
     def post(self, call: Callable[[], Any]) -> None:
-        """Have *call* run on the owner's thread at the next drain; from any thread. Nothing runs after `close`."""
+        """Have *call* run on the owner's thread at the next delivery; from any thread. Nothing runs after `close`."""
         if not self._closed.is_set():
             self._calls.put(call)
 
-    def drain(self, seconds: float = DRAIN_SECONDS) -> None:
+    def deliver(self, seconds: float = DELIVERY_SECONDS) -> None:
         """Run what has been posted, for about *seconds* at most. To be called on the owner's thread."""
         if self._calls.empty():
             return
         until = time.perf_counter() + seconds
         while not self._calls.empty() and time.perf_counter() < until:
             self._calls.get()()
-        self.drained.emit()
+        self.delivered.emit()
 
     def close(self, timeout_s: float) -> bool:
         """Drop what has been posted, wait for the threads, and return whether all of them ended in time."""

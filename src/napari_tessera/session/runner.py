@@ -42,7 +42,7 @@ class Runner:
     changed = Signal()
     """The state, or the plan that is run."""
     progressed = Signal()
-    """`progress`; at most once per drain."""
+    """`progress`; at most once per delivery."""
     happened = Signal(object)
     """Every `Event` of the run."""
     promised = Signal(tuple)
@@ -58,10 +58,10 @@ class Runner:
         self.plan: Plan | None = None  # that is run, the same that was on screen
         self.outputs = Outputs()
         self.found: list[tuple[str, int]] = []  # every image that is done, and how many objects or classes it has
-        self.results = 0  # that have been handed on
+        self.results = 0  # of images that have been given
         self.problem = ""  # of a failed run, a sentence
         self.report = ""  # the traceback, for whoever is to mend it
-        background.drained.connect(self._tell)
+        background.delivered.connect(self._tell)
 
     @property
     def progress(self) -> Progress:
@@ -121,7 +121,7 @@ class Runner:
         self.happened.emit(event)
 
     def _tell(self) -> None:
-        """Say once what the events of one drain have changed, however many they were."""
+        """Say once what the events of one delivery have changed, however many they were."""
         if self._meter.progress is not self._told:
             self._told = self._meter.progress
             self.progressed.emit()

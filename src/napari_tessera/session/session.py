@@ -30,7 +30,7 @@ SEEN = 0.01
 
 
 class Session:
-    """The state behind the dock. All methods and signals belong to the thread that drains `background`."""
+    """The state behind the dock. All methods and signals belong to the thread that calls `background.deliver`."""
 
     images_changed = Signal()
     settings_changed = Signal()

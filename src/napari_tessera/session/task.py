@@ -138,11 +138,11 @@ class Task:
         on_result: Callable[[ImageResult], object],
         cancel: threading.Event,
     ) -> None:
-        """Run, and hand on the result of every image as soon as it is there; the callbacks are called on this thread.
+        """Run, and give the result of every image as soon as it is there; the callbacks are called on this thread.
 
         *plan* is from `resolve`; resolved now if None. It is counted anew where a mask says, or what is empty decides,
         what is computed: painting goes on until the run starts, and what is empty is only looked for then. *cancel*
-        stops the run within one forward pass; what was finished is handed on, marked incomplete.
+        stops the run within one forward pass; what was finished is given too, marked incomplete.
         """
         from napari_tessera.jobs.pipeline import provenance
 
