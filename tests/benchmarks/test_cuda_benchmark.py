@@ -166,7 +166,8 @@ def _is_there(module: str, name: str) -> bool:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_toy_run_reports_every_part_with_figures(tmp_path: Path) -> None:
-    command = [sys.executable, BENCHMARKS / "cuda.py", "--out", tmp_path, "--device", "cpu"]
+    # An hour, so that a busy machine ends no part.
+    command = [sys.executable, BENCHMARKS / "cuda.py", "--out", tmp_path, "--device", "cpu", "--minutes", "60"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((tmp_path / "cuda-cpu.json").read_text())

@@ -144,12 +144,11 @@ def _judge(folder: Path, sample: "NeuriteSample") -> float:
 
 def _show(image: Path, labels: Path) -> None:
     """Show both files in a new napari window, with the dock, and wait until it is closed."""
-    from importlib import import_module
-
     from napari_tessera.core.errors import TesseraError
 
     try:
-        napari: Any = import_module("napari")
+        import napari
+
         viewer = napari.Viewer(title="Tessera demo", ndisplay=2)
     # Without a Qt binding, its libraries or a display, anything from ImportError to RuntimeError comes.
     except Exception as error:
