@@ -1,6 +1,7 @@
 """How tests look at an error: its type, and the values, limits and remedies in its sentence, never its wording.
 
-The wording itself is pinned in one table, `tests/test_messages.py`.
+The wording itself is pinned in one table, `tests/test_messages.py`. Where no value tells one refusal from another,
+`Kind` does: the fewest words of each that no other has.
 """
 
 from __future__ import annotations
@@ -8,11 +9,75 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from typing import Any
 
 import pytest
 
-__all__ = ["raises", "says"]
+__all__ = ["Kind", "raises", "says"]
+
+
+class Kind(StrEnum):
+    """What tells one refusal from another."""
+
+    # of any file
+    A_FOLDER = "is a folder"
+    CANNOT_BE_READ = "cannot be read"
+    CANNOT_READ = "cannot read"
+    CUT_SHORT = "cut short"
+    DAMAGED = "damaged"
+    EXISTS = "exists"
+    LEADS_OUTSIDE = "leads outside"
+    MISSING = "is missing"
+    NOT_VALID = "is not valid"
+    NOT_WRITABLE = "not writable"
+    NO_FILE = "a pipe or a device"
+    NO_SUCH_FILE = "there is no file"
+    NO_SUCH_FOLDER = "does not exist"
+    NO_SUCH_NAME = "there can be no file"
+    TAG = "its tag"
+    TOO_DEEP = "nested too deeply"
+    TWICE = "twice"
+    # of images and results
+    NOT_A_FOLDER = "folder"
+    NO_VOLUME = "no volume"
+    ONE_LENGTH = "one length"
+    OWN_FOLDER = "own folder"
+    PLANES_MISSING = "planes are missing"
+    SAVE_UNCOMPRESSED = "uncompressed"
+    # of models and their files
+    CHANGED_MEANWHILE = "changed while"
+    CHANGED_SINCE = "changed since"
+    COMPRESSED = "compressed part"
+    FOLDER_WITHOUT_MODEL = "is a folder without a model"
+    HAS_MORE = "has more than"
+    LEAVES_ITS_FOLDER = "would leave its folder"
+    NOT_IN_ITS_FOLDER = "not in its folder"
+    NOT_OF_NNUNET = "not what nnU-Net writes"
+    NOT_REBUILT = "not one that Tessera rebuilds"
+    NO_BIOIMAGEIO_MODEL = "no valid bioimage.io model"
+    NO_NAMES = "tensors by name"
+    NO_SHAPES = "what shapes"
+    ONE_FILE_ALONE = "one Python file alone"
+    RUNS_CODE = "may run code"
+    SAME_FOLDER = "in the same folder"
+    TORCH_REFUSES = "torch refuses"
+    WOULD_GROW = "would grow"
+    # of packing
+    CANNOT_BE_PACKED = "cannot be packed"
+    KEEP_ITS_FILE = "keep its own file"
+    # of transforms and steps
+    BETWEEN_INTENSITIES = "between transforms of intensities"
+    MAKES_NUMBERS = "makes numbers of the type"
+    UNKNOWN_READER = "order of axes"
+    # of networks
+    BELOW_THE_WEIGHTS = "weights of the network alone"
+    CANNOT_RUN = "onnxruntime cannot run"
+    CLASS_NUMBERS = "no average"
+    EMBEDDINGS = "gives embeddings"
+    KEEPS_A_TENSOR = "keeps a tensor"
+    OTHER_SIZE = "as large as its input"
+    WHICH_AXIS = "which axis holds its channels"
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from tests.models.sample import make_or_skip
-from tests.refusals import raises
+from tests.refusals import Kind, raises
 
 from napari_tessera.core import plain_data
 from napari_tessera.core.errors import ModelError
@@ -47,7 +47,7 @@ def test_a_tag_makes_no_number_of_what_is_none(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["!!bool x", "!!timestamp x"])
 def test_a_tag_that_does_not_fit_is_an_error_of_the_file(text: str) -> None:
-    with pytest.raises(ValueError, match="a value is not what its tag says"):
+    with raises(ValueError, Kind.TAG):
         load_yaml(f"a: {text}")
 
 
@@ -147,13 +147,13 @@ def test_a_package_of_bioimageio_that_asks_for_an_older_yaml(tmp_path: Path) -> 
     path = make_or_skip("sample_bioimageio", tmp_path).path
     (target,) = tmp_path.rglob("rdf.yaml")
     target.write_text(f"%YAML 1.1\n---\n{target.read_text()}\nodd: 1{':10' * 10_000}\n")
-    with pytest.raises(ModelError, match=r"no valid bioimage.io model"):
+    with raises(ModelError, Kind.NO_BIOIMAGEIO_MODEL):
         load_model(path)
 
 
 @pytest.mark.parametrize("text", ["{a: 1, a: 2}", "x: [{1: a, 0x1: b}]", "a: 1\n'a': 1\n", "{yes: 1, true: 2}"])
 def test_a_key_that_is_there_twice_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"it names '.*' twice"):
+    with raises(ValueError, Kind.TWICE):
         load_yaml(text)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.refusals import raises
+from tests.refusals import Kind, raises
 
 from napari_tessera.core.errors import OutputError, SettingsError
 from napari_tessera.core.settings.settings import Settings
@@ -193,7 +193,7 @@ def test_files_that_are_not_there_or_cannot_be_written(tmp_path: Path) -> None:
 def test_each_fault_of_a_file_is_named_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
     path.write_text("# mine\ninference:\n  overlap: 0.5\n  blendin: bump\nmodel_: 3\n")
-    with pytest.raises(SettingsError, match=r"s\.yaml: line 4: unknown key 'inference\.blendin'.*; line 5: "):
+    with raises(SettingsError, "s.yaml", "line 4", "'inference.blendin'", "line 5", "'model_'"):
         Settings.from_yaml(path)
     path.write_text("inference:\n  blending: gausian\n  overlap: 1\ndecoding:\n  name: 3\n")
     with pytest.raises(SettingsError) as met:
@@ -229,14 +229,14 @@ def test_a_settings_file_is_read_within_bounds(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
     levels = "".join(f"  b{n}: &b{n} [{', '.join([f'*b{n - 1}'] * 9)}]\n" for n in range(1, 11))
     for text, said in (
-        (f"decoding:\n name: watershed\n parameters:\n  b0: &b0 [1]\n{levels}", "stands for more than"),
-        ("inference: {overlap: 0.5, overlap: 0.25}", "names 'overlap' twice"),
-        ("inference: {}\n'inference': {overlap: 0.25}", "names 'inference' twice"),
-        (f"inference: {{device: {'c' * 1_000_001}}}", "a settings file has at most 1000000"),
-        ("[" * 5000, "nested too deeply"),
+        (f"decoding:\n name: watershed\n parameters:\n  b0: &b0 [1]\n{levels}", 100000),
+        ("inference: {overlap: 0.5, overlap: 0.25}", ("'overlap'", Kind.TWICE)),
+        ("inference: {}\n'inference': {overlap: 0.25}", ("'inference'", Kind.TWICE)),
+        (f"inference: {{device: {'c' * 1_000_001}}}", 1000000),
+        ("[" * 5000, Kind.TOO_DEEP),
     ):
         path.write_text(text)
-        with pytest.raises(SettingsError, match=said):
+        with raises(SettingsError, said):
             Settings.from_yaml(path)
 
 

@@ -89,10 +89,10 @@ def test_views_may_be_named_one_by_one() -> None:
         2,
     )
     for n, dims, views_named, said in (
-        (4, 3, ["identity", "x"], "tta_num is 4, but tta_views names 2 views"),
-        (2, 2, ["identity", "tz"], "tta_views names 'tz', but a 2D model has the axes y, x"),
+        (4, 3, ["identity", "x"], ("tta_num is 4", "tta_views", 2)),
+        (2, 2, ["identity", "tz"], ("tta_views", "'tz'", "2D", "y, x")),
     ):
-        with pytest.raises(SettingsError, match=said):
+        with raises(SettingsError, said):
             views(n, dims, tta_views=views_named)
 
 

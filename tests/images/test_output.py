@@ -1,7 +1,7 @@
 import os
 
 import pytest
-from tests.refusals import raises
+from tests.refusals import Kind, raises
 
 from napari_tessera.core.errors import OutputError
 from napari_tessera.images.writers.output import check_writable, output_file
@@ -23,23 +23,23 @@ def test_an_existing_file_needs_overwrite(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("labels.png", ".tif or .tiff"), ("labels", ".tif or .tiff"), ("none/labels.tif", "does not exist")],
+    [("labels.png", ".tif or .tiff"), ("labels", ".tif or .tiff"), ("none/labels.tif", Kind.NO_SUCH_FOLDER)],
 )
 def test_names_that_cannot_be_written(tmp_path, name, said):
-    with pytest.raises(OutputError, match=said) as caught:
+    with raises(OutputError, said) as caught:
         check_writable(tmp_path / name)
     assert name in str(caught.value)
 
 
 def test_a_folder_is_no_file(tmp_path):
     (tmp_path / "labels.tif").mkdir()
-    with pytest.raises(OutputError, match="is a folder"):
+    with raises(OutputError, Kind.A_FOLDER, "labels.tif"):
         check_writable(tmp_path / "labels.tif", overwrite=True)
 
 
 def test_a_folder_that_is_not_writable(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(OutputError, match="not writable"):
+    with raises(OutputError, Kind.NOT_WRITABLE, tmp_path):
         check_writable(tmp_path / "labels.tif")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.refusals import Kind, raises
 from torch.nn import functional
 
 from napari_tessera.core.errors import ModelError
@@ -77,7 +78,7 @@ def test_moving_within_a_device_is_no_copy() -> None:
 
 def test_away_from_its_mode_it_is_of_no_use() -> None:
     x = DatalessTensor(torch.empty(2, 3, device="meta"), CPU)
-    with pytest.raises(ModelError, match="keeps a tensor of the pass that was traced"):
+    with raises(ModelError, Kind.KEEPS_A_TENSOR):
         _ = torch.ones(2, 3) * x
 
 

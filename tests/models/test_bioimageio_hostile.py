@@ -17,7 +17,7 @@ from tests.models.change_bioimageio import (
     sha256,
 )
 from tests.models.sample_bioimageio import zipped
-from tests.refusals import raises
+from tests.refusals import Kind, raises
 
 from napari_tessera.core.errors import ModelError
 from napari_tessera.models.load import describe_model, load_model
@@ -101,7 +101,7 @@ def test_sources_outside_the_package_are_refused(package: Path, source: str, rea
 def test_an_absolute_source_is_refused(package: Path) -> None:
     (package / "weights.pt").rename(package.parent / "outside.pt")
     change(package, merge(weights__pytorch_state_dict__source=str(package.parent / "outside.pt")))
-    with pytest.raises(ModelError, match=r"outside.pt"):
+    with raises(ModelError, "outside.pt"):
         load_model(package)
 
 
@@ -111,7 +111,7 @@ def test_a_link_out_of_the_package_is_refused(package: Path) -> None:
         (package / "weights.pt").symlink_to(package.parent / "outside.pt")
     except OSError as error:
         pytest.skip(f"no links here: {error}")
-    with pytest.raises(ModelError, match="is a link that leads outside of"):
+    with raises(ModelError, Kind.LEADS_OUTSIDE, "weights.pt"):
         load_model(package)
 
 
@@ -140,7 +140,7 @@ def test_a_zip_that_climbs_is_refused(package: Path, tmp_path: Path, name: str) 
     with zipfile.ZipFile(path, "w") as archive:
         archive.write(package / "rdf.yaml", name)
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(ModelError, match=r"climbs.zip"):
+    with raises(ModelError, "climbs.zip"):
         load_model(path)
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -168,7 +168,7 @@ def test_a_bomb_within_the_weights_is_not_unpacked(package: Path) -> None:
         for name, content in parts.items():
             archive.writestr(name, content + bytes(1 << 24) if name.endswith("data/0") else content)
     change(package, merge(weights__pytorch_state_dict__sha256=sha256(whole)))
-    with pytest.raises(ModelError, match=r"hold a compressed part, .* which torch.save never writes"):
+    with raises(ModelError, Kind.COMPRESSED, "torch.save"):
         load_model(package)
 
 
@@ -213,7 +213,7 @@ def test_hostile_yaml(package: Path, canary: Path, text: str, reason: str) -> No
 
 def test_a_description_of_other_bytes(package: Path) -> None:
     (package / "rdf.yaml").write_bytes(b"\xff\xfe\x00name")
-    with pytest.raises(ModelError, match=r"cannot read rdf.yaml"):
+    with raises(ModelError, Kind.CANNOT_READ, "rdf.yaml"):
         load_model(package)
 
 

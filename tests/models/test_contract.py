@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from tests.models.sample import make_or_skip
+from tests.refusals import raises
 
 import napari_tessera as nt
 from napari_tessera.core.errors import OutOfMemoryError, UntrustedModelError
@@ -118,7 +119,7 @@ def test_what_runs_code_asks_first(sample: Sample, tmp_path: Path) -> None:
     if risk is None:
         nt.load_model(sample.path, store=store)
         return
-    with pytest.raises(UntrustedModelError, match=rf"{sample.path.name}.*{risk.does}"):
+    with raises(UntrustedModelError, sample.path.name, risk.does):
         nt.load_model(sample.path, store=store)
     for file in risk.files:
         store.add(file)

@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
-from tests.refusals import raises
+from tests.refusals import Kind, raises
 
 import napari_tessera as nt
 from napari_tessera.core.errors import ModelError, UntrustedModelError
@@ -167,7 +167,7 @@ def test_a_class_of_an_installed_package_is_asked_about(install: Callable[[str],
     ["os.system", "subprocess.Popen", "torch.hub.load", "napari_tessera.Model", "nowhere.MyUNet", "MyUNet", "..a"],
 )
 def test_other_names_are_refused_without_a_question(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="not one that Tessera rebuilds") as refused:
+    with raises(ModelError, Kind.NOT_REBUILT, name) as refused:
         nt.load_model(write(tmp_path, name), trust=True)
     assert not isinstance(refused.value, UntrustedModelError)
 
@@ -209,7 +209,7 @@ def test_the_command_line_asks_and_runs(tmp_path: Path, capsys: pytest.CaptureFi
 def test_a_file_beside_it_that_it_imports_is_not_run(line: str, tmp_path: Path) -> None:
     path = write(tmp_path, "my_net.MyUNet", code=f"{line}\n{CODE}")
     (tmp_path / "blocks.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nX = 1\n")
-    with pytest.raises(ModelError, match="one Python file alone is trusted and run"):
+    with raises(ModelError, Kind.ONE_FILE_ALONE):
         nt.load_model(path, trust=True)
     assert not (tmp_path / "ran").exists()
 

@@ -156,8 +156,8 @@ def test_no_description_can_ask_for_memory(case: str, tmp_path: Path, peak: Call
 
 def test_numbers_of_any_length_are_told_in_a_sentence() -> None:
     few = StoredWeights("w", 1, 1)
-    for number, shown in ((10**6 + 1, "1000001"), (-(10**9), "-1000000000"), (10**5000, "more than 18 digits")):
-        with pytest.raises(ModelError, match=shown):
+    for number, shown in ((10**6 + 1, "1000001"), (-(10**9), "-1000000000"), (10**5000, 18)):
+        with raises(ModelError, shown):
             architectures.build(f"{NETS}.UNet", {"channels": [number]}, few)
     loop: list[Any] = []
     loop.append(loop)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from tests.models import sample_exported
-from tests.refusals import raises
+from tests.refusals import Kind, raises
 
 import napari_tessera as nt
 from napari_tessera.core.errors import ModelError, UntrustedModelError
@@ -100,7 +100,7 @@ def test_what_is_no_archive(tmp_path: Path, content: bytes) -> None:
 def test_a_file_that_was_cut_short(tmp_path: Path) -> None:
     path = sample_exported.make(tmp_path).path
     path.write_bytes(path.read_bytes()[:-2000])
-    with pytest.raises(ModelError, match="cut short"):
+    with raises(ModelError, Kind.CUT_SHORT, path):
         load_model(path, trust=True)
 
 
@@ -110,5 +110,5 @@ def test_a_graph_that_says_nothing(tmp_path: Path, graph: Any) -> None:
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("net/models/model.json", json.dumps(graph))
     path.write_bytes(buffer.getvalue())
-    with pytest.raises(ModelError, match="does not say what shapes"):
+    with raises(ModelError, Kind.NO_SHAPES):
         FORMAT.describe(path)

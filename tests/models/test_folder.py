@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from tests.models import sample_connectomics, sample_monai_bundle, sample_tessera, sample_torchscript
+from tests.refusals import raises
 
 import napari_tessera as nt
 from napari_tessera.cli.app import app
@@ -113,7 +114,7 @@ def test_what_is_private_in_the_folder_hides_nothing_else(
     assert user_models() == {"bundle": folder / "bundle"}
     assert run_app(app, ["models"]) == 0
     assert "bundle" in capsys.readouterr().out
-    with pytest.raises(nt.ModelError, match="private: Permission denied"):
+    with raises(nt.ModelError, "private", "Permission denied"):
         nt.load_model(folder / "private")
 
 

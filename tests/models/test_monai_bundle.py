@@ -15,7 +15,7 @@ import yaml
 from tests.models.change_monai_bundle import SMALL, changed, describe, inference, save_script, small_network
 from tests.models.sample import reference_network
 from tests.models.sample_monai_bundle import INFERENCE, METADATA, make, write_bundle
-from tests.refusals import raises
+from tests.refusals import Kind, raises
 
 import napari_tessera as nt
 from napari_tessera.core.errors import ModelError, UntrustedModelError
@@ -335,7 +335,7 @@ def test_a_folder_whose_bundle_lies_too_deep_says_what_it_lacks(tmp_path: Path) 
     path = tmp_path / "one" / "two" / "three" / "bundle"
     path.parent.mkdir(parents=True)
     write_bundle(path, reference_network())
-    with pytest.raises(ModelError, match="is a folder without a model"):
+    with raises(ModelError, Kind.FOLDER_WITHOUT_MODEL):
         load_model(tmp_path)
     with raises(ModelError, "configs/metadata.json"):
         FORMAT.describe(tmp_path)

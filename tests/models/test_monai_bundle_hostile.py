@@ -17,7 +17,7 @@ import torch
 from tests.models.change_monai_bundle import SMALL, changed, save_script, small_network
 from tests.models.sample import reference_network
 from tests.models.sample_monai_bundle import INFERENCE, make, make_zip, write_bundle
-from tests.refusals import raises
+from tests.refusals import Kind, raises
 
 import napari_tessera as nt
 from napari_tessera.core.errors import ModelError
@@ -105,7 +105,7 @@ def test_a_pickle_that_would_run_something(tmp_path: Path, canary: Path, protoco
         torch.save({"model": Payload(canary)}, weights, _use_new_zipfile_serialization=protocol == "zip")
     if zipped:
         path = Path(shutil.make_archive(str(tmp_path / "zipped"), "zip", path))
-    with pytest.raises(ModelError, match=r"model\.pt.* hold '.*', .* may run code") as error:
+    with raises(ModelError, "model.pt", Kind.RUNS_CODE) as error:
         load_model(path)
     assert str(path) in str(error.value)
     # Newer pickles name things by an instruction that torch never writes.
@@ -115,7 +115,7 @@ def test_a_pickle_that_would_run_something(tmp_path: Path, canary: Path, protoco
 def test_weights_that_are_a_program_are_not_run(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "bundle")
     save_script(small_network(), folder / "models" / "model.pt")
-    with pytest.raises(ModelError, match=r"the weights .*model\.pt"):
+    with raises(ModelError, folder / "models" / "model.pt"):
         load_model(folder)
 
 
@@ -125,7 +125,7 @@ def test_a_zip_whose_files_would_leave_it(tmp_path: Path, name: str) -> None:
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(name, "x")
     before = set(tmp_path.parent.glob("*")) | set(tmp_path.glob("*"))
-    with pytest.raises(ModelError, match="a file that would leave its folder") as error:
+    with raises(ModelError, Kind.LEAVES_ITS_FOLDER) as error:
         load_model(path)
     assert str(path) in str(error.value)
     assert before == set(tmp_path.parent.glob("*")) | set(tmp_path.glob("*"))
@@ -136,7 +136,7 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path: Path) -> None:
     outside = tmp_path / "outside.json"
     (folder / "configs" / "inference.json").rename(outside)
     (folder / "configs" / "inference.json").symlink_to(outside)
-    with pytest.raises(ModelError, match="is a link that leads outside of"):
+    with raises(ModelError, Kind.LEADS_OUTSIDE, "inference.json"):
         load_model(folder)
 
 
@@ -230,8 +230,8 @@ def test_yaml_that_would_never_end_or_run(tmp_path: Path, canary: Path, content:
 def test_deep_json_is_refused(tmp_path: Path) -> None:
     folder = make(tmp_path).path
     (folder / "configs" / "metadata.json").write_text('{"a": ' + "[" * 400_000)
-    with pytest.raises(ModelError, match=r"metadata\.json is not valid"):
+    with raises(ModelError, "metadata.json", Kind.NOT_VALID):
         load_model(folder)
     (folder / "configs" / "metadata.json").write_text(json.dumps([]))
-    with pytest.raises(ModelError, match=r"metadata\.json holds a list"):
+    with raises(ModelError, "metadata.json", "list"):
         load_model(folder)

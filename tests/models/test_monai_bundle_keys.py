@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.models.change_monai_bundle import changed, describe
 from tests.models.sample_monai_bundle import INFERENCE
-from tests.refusals import raises
+from tests.refusals import Kind, raises
 
 from napari_tessera.core.errors import ModelError
 from napari_tessera.core.settings.choices import DecoderChoice
@@ -97,7 +97,7 @@ def test_an_output_that_is_not_known_is_refused(tmp_path: Path, transforms: list
 @pytest.mark.parametrize("name", ["CastToTyped", "EnsureTyped"])
 def test_whole_numbers_after_fractions_are_refused(tmp_path: Path, name: str, dtype: str) -> None:
     cast = {"_target_": name, "keys": "image", "dtype": dtype}
-    with pytest.raises(ModelError, match="makes numbers of the type"):
+    with raises(ModelError, Kind.MAKES_NUMBERS, name):
         describe(tmp_path, before(LOAD, SCALE | {"maxv": 4}, cast, ZSCORE))
 
 

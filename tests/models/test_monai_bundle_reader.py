@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from monai.bundle import ConfigParser
 from tests.models.change_monai_bundle import describe, inference
+from tests.refusals import Kind, raises
 
 from napari_tessera.core.errors import ModelError
 
@@ -94,5 +95,5 @@ def test_monais_own_reader_of_itk(tmp_path: Path, reverse: bool) -> None:
     ids=str,
 )
 def test_a_reader_that_tessera_does_not_know_is_refused(tmp_path: Path, load: dict[str, Any]) -> None:
-    with pytest.raises(ModelError, match="whose order of axes Tessera does not know"):
+    with raises(ModelError, Kind.UNKNOWN_READER):
         window_of(tmp_path, **load)

@@ -19,7 +19,7 @@ from monai.networks import nets as networks
 from tests.models.change_monai_bundle import SMALL, describe, inference
 from tests.models.sample_monai_bundle import write_bundle
 from tests.models.test_monai_bundle_slices import PLANES
-from tests.refusals import raises
+from tests.refusals import Kind, raises
 
 import napari_tessera as nt
 from napari_tessera.core.errors import ModelError
@@ -223,7 +223,7 @@ def test_what_is_not_carried_out_is_said(tmp_path: Path, before: list[Any], reas
     "before", [[ZSCORE, spacing(1, 1, 1), ZSCORE], [RANGE, spacing(1, 1, 1), ZSCORE | {"nonzero": True}]]
 )
 def test_spacing_between_transforms_that_must_not_change_places_is_refused(tmp_path: Path, before: list[Any]) -> None:
-    with pytest.raises(ModelError, match="Spacingd, stands between transforms of intensities"):
+    with raises(ModelError, "Spacingd", Kind.BETWEEN_INTENSITIES):
         describe(tmp_path, inference(*before))
 
 

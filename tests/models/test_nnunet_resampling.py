@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.models import sample_tessera
 from tests.models.sample_nnunet import checkpoint, dataset, make_network, plans, write_folder
-from tests.refusals import raises
+from tests.refusals import Kind, raises
 
 import napari_tessera as nt
 from napari_tessera.core.errors import ModelError
@@ -110,7 +110,7 @@ def test_what_is_not_known_is_said_and_switched_off(tmp_path: Path, changes: dic
 
 
 def test_arguments_are_plain(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="is not what nnU-Net writes"):
+    with raises(ModelError, Kind.NOT_OF_NNUNET):
         FORMAT.describe(write(tmp_path, **said(NUMPY, {"order": [3]})))
 
 

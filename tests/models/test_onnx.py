@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from tests.models import sample_onnx
-from tests.refusals import raises
+from tests.refusals import Kind, raises
 
 import napari_tessera as nt
 from napari_tessera.core.errors import ModelError
@@ -100,7 +100,7 @@ def test_weights_outside_its_folder_are_refused(tmp_path: Path, location: str) -
     folder.mkdir()
     path = saved(folder, external(graph_of(), location))
     for act in (FORMAT.load, FORMAT.describe):
-        with pytest.raises(ModelError, match=r"net\.onnx takes weights from .* not in its folder"):
+        with raises(ModelError, "net.onnx", Kind.NOT_IN_ITS_FOLDER):
             act(path)
 
 
@@ -109,7 +109,7 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "weights.bin").symlink_to(tmp_path / "secret.bin")
-    with pytest.raises(ModelError, match="not in its folder"):
+    with raises(ModelError, Kind.NOT_IN_ITS_FOLDER):
         FORMAT.load(saved(folder, external(graph_of(), "weights.bin")))
 
 
@@ -155,7 +155,7 @@ def test_every_cut_is_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     for length in range(len(content)):
         path.write_bytes(content[:length])
-        with pytest.raises(ModelError, match=r"net\.onnx") as caught:
+        with raises(ModelError, "net.onnx") as caught:
             FORMAT.load(path)
         assert "\n" not in str(caught.value)
 
@@ -210,7 +210,7 @@ def test_weights_beside_it_are_read(tmp_path: Path) -> None:
     model = FORMAT.load(saved(tmp_path, external(graph_of(), "weights.bin")))
     assert model.network(torch.ones(1, 1, 8, 8, 8)).unique().tolist() == [3.0]
     (tmp_path / "weights.bin").unlink()
-    with pytest.raises(ModelError, match=r"weights\.bin', which is missing"):
+    with raises(ModelError, "weights.bin", Kind.MISSING):
         FORMAT.load(tmp_path / "net.onnx")
 
 
@@ -230,7 +230,7 @@ def test_what_no_network_of_windows_is(tmp_path: Path) -> None:
 def test_what_is_no_onnx(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "net.onnx"
     path.write_bytes(content)
-    with pytest.raises(ModelError, match=r"net\.onnx"):
+    with raises(ModelError, "net.onnx"):
         FORMAT.load(path)
 
 
@@ -239,5 +239,5 @@ def test_an_operator_that_onnxruntime_does_not_know_is_one_sentence(tmp_path: Pa
     model.graph.node[0].op_type, model.graph.node[0].domain = "Run", "somebody"
     model.opset_import.append(onnx.helper.make_opsetid("somebody", 1))
     network = FORMAT.load(saved(tmp_path, model)).network
-    with pytest.raises(ModelError, match=r"onnxruntime cannot run .*net\.onnx"):
+    with raises(ModelError, Kind.CANNOT_RUN, "net.onnx"):
         network(torch.ones(1, 1, 8, 8, 8))

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from tests.models.sample_onnx import NEEDS
+from tests.refusals import Kind, raises
 
 import napari_tessera as nt
 from napari_tessera.core.errors import ModelError
@@ -132,7 +133,7 @@ def test_an_output_whose_axes_the_graph_hides_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dims", [[1, 32, 32, 32], ["n", "c", "h", "w"]])
 def test_what_nothing_tells_is_asked(dims: Dims, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="which axis holds its channels"):
+    with raises(ModelError, Kind.WHICH_AXIS):
         nt.load_model(plain_graph(tmp_path, dims))
 
 

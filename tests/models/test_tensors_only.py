@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.refusals import raises
+from tests.refusals import Kind, raises
 
 from napari_tessera.core.errors import ModelError
 from napari_tessera.models.load import load_model
@@ -57,7 +57,7 @@ def test_calls_are_refused_by_name(tmp_path: Path, new: bool, call: tuple[Any, .
         tmp_path / "a.pt",
         _use_new_zipfile_serialization=new,
     )
-    with pytest.raises(ModelError, match=rf"the weights a hold '.*{function.__name__}', .* may run code"):
+    with raises(ModelError, "a", f"{function.__module__}.{function.__name__}", Kind.RUNS_CODE):
         read_tensors_only(tmp_path / "a.pt", "a")
     assert not canary.exists()
 
@@ -82,7 +82,7 @@ def test_what_torch_refuses_is_told_without_its_advice(tmp_path: Path) -> None:
     """Some modules torch blocks whatever stands in for them; it then advises to do without the restriction."""
     canary = tmp_path / "canary"
     torch.save({"x": Calls(os.mkdir, str(canary))}, tmp_path / "a.pt")
-    with pytest.raises(ModelError, match="torch refuses to read it as data") as error:
+    with raises(ModelError, "a", Kind.TORCH_REFUSES) as error:
         read_tensors_only(tmp_path / "a.pt", "a", stand_in=lambda name: lambda *arguments: None)
     assert "weights_only" not in str(error.value)
     assert not canary.exists()
@@ -94,13 +94,13 @@ def test_zips_that_torch_does_not_write(tmp_path: Path, monkeypatch: pytest.Monk
     with zipfile.ZipFile(path) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
     for packing, more, said in (
-        (zipfile.ZIP_DEFLATED, {}, "hold a compressed part"),
-        (zipfile.ZIP_STORED, {"b/data.pkl": b"."}, "hold 2 files data.pkl"),
+        (zipfile.ZIP_DEFLATED, {}, Kind.COMPRESSED),
+        (zipfile.ZIP_STORED, {"b/data.pkl": b"."}, ("2", "data.pkl")),
     ):
         with zipfile.ZipFile(path, "w", packing) as archive:
             for name, content in (parts | more).items():
                 archive.writestr(name, content)
-        with pytest.raises(ModelError, match=said):
+        with raises(ModelError, said):
             read_tensors_only(path, "a")
     torch.save({"w": torch.ones(100)}, path)
     monkeypatch.setattr(tensors_only, "MAX_PICKLE_BYTES", 10)
@@ -135,7 +135,7 @@ def test_only_dense_tensors_of_numbers_are_weights(value: Any) -> None:
 
 @pytest.mark.parametrize("value", [[], {}, None, torch.zeros(1)])
 def test_weights_have_names(value: Any) -> None:
-    with pytest.raises(ModelError, match="but Tessera needs tensors by name"):
+    with raises(ModelError, Kind.NO_NAMES):
         dense_tensors(value, "a")
 
 
@@ -143,7 +143,7 @@ def test_weights_have_names(value: Any) -> None:
 def test_a_pipe_is_refused_before_it_is_read(tmp_path: Path) -> None:
     """Nothing writes to it, so reading would wait for ever; neither as a model nor as a part of one."""
     os.mkfifo(tmp_path / "a.pt")
-    with pytest.raises(ModelError, match="a pipe or a device"):
+    with raises(ModelError, Kind.NO_FILE):
         read_tensors_only(tmp_path / "a.pt", "a")
     with pytest.raises(ModelError):
         load_model(tmp_path / "a.pt")

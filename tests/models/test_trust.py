@@ -17,6 +17,7 @@ import pytest
 import torch
 from tests.models import sample_bioimageio, sample_exported, sample_monai_bundle, sample_torchscript
 from tests.models.sample import OUT_CHANNELS, reference_network
+from tests.refusals import Kind, raises
 
 import napari_tessera as nt
 from napari_tessera.cli import setup
@@ -247,7 +248,7 @@ def test_what_becomes_a_program_meanwhile_does_not_run(tmp_path: Path, monkeypat
         (bundle / "models" / "model.pt").unlink()
 
     at("load", bundle, swap, monkeypatch)
-    with pytest.raises(ModelError, match="changed while it was opened"):
+    with raises(ModelError, Kind.CHANGED_MEANWHILE):
         load_model(bundle)
 
 
@@ -264,7 +265,7 @@ def test_a_description_that_names_a_program_meanwhile_runs_none(
             file.replace(tmp_path / file.name)
 
     at("load", path, swap, monkeypatch)
-    with pytest.raises(ModelError, match="changed while it was opened"):
+    with raises(ModelError, Kind.CHANGED_MEANWHILE):
         load_model(path)
 
 

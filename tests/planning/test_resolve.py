@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from tests.refusals import raises
+from tests.refusals import Kind, raises
 
 from napari_tessera.core.errors import InputError, SettingsError
 from napari_tessera.core.settings.settings import Settings
@@ -176,7 +176,7 @@ def test_axes_of_views_change_which_they_are_and_not_what_they_cost() -> None:
 
 
 def test_no_volume_at_all() -> None:
-    with pytest.raises(InputError, match="no volume"):
+    with raises(InputError, Kind.NO_VOLUME):
         planned()
 
 
