@@ -27,6 +27,7 @@ from napari_tessera.decode import get_decoder
 from napari_tessera.images.open import open_volume
 from napari_tessera.images.writers.tiff import write_tiff
 from napari_tessera.models.load import load_model
+from napari_tessera.models.packing import pack
 from napari_tessera.models.safety.trusted_files import TrustStore
 from napari_tessera.models.spec.spec import OutputSpec
 
@@ -138,6 +139,26 @@ def zipped(folder: Path, *names: str) -> Path:
 def tiff(folder: Path) -> Path:
     path = folder / "raw.tif"
     write_tiff(path, np.zeros(SHAPE, np.uint8), axes="ZYX", voxel_size_um=(1.0, 1.0, 1.0))
+    return path
+
+
+def linked(folder: Path) -> Path:
+    """Put a link in the place of the weights of a model, to a file outside its folder."""
+    (folder / "in").mkdir()
+    described(folder / "in", architecture=unet())
+    weights = (folder / "in" / "m.safetensors").rename(folder / "m.safetensors")
+    (folder / "in" / "m.safetensors").symlink_to(weights)
+    return folder / "in"
+
+
+def compressed(folder: Path) -> Path:
+    """Compress the parts of weights, as torch.save never does."""
+    path = saved(folder, {"w": torch.zeros(9)})
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
     return path
 
 
@@ -551,6 +572,30 @@ MODELS: dict[str, Case] = {
         nt.ModelError,
         "the weights {folder}/w.pth hold 'builtins.print', which is more than tensors and plain data and may "
         "run code, so they are not opened: save the network's state_dict by itself, where you trust it",
+    ),
+    "link out of the folder": (
+        lambda f: load_model(linked(f)),
+        nt.ModelError,
+        "{folder}/in/m.safetensors is a link that leads outside of {folder}/in: put a copy in its place",
+    ),
+    "compressed weights": (
+        lambda f: load_model(described(f, weights=compressed(f).name, architecture=unet())),
+        nt.ModelError,
+        "the weights {folder}/w.pth hold a compressed part, 'w/data.pkl', of 162 bytes, which torch.save never "
+        "writes: it is not unpacked",
+    ),
+    "embeddings": (
+        lambda f: model(output="embeddings"),
+        nt.ModelError,
+        "the model gives embeddings ('embeddings'), vectors that are alike within one object: only clustering "
+        "them makes labels, which Tessera does not do, so run it with the program that it was trained with, or "
+        "take a network of boundaries, affinities or distances",
+    ),
+    "network that cannot be packed": (
+        lambda f: pack(model(), f / "p.yaml"),
+        nt.ModelError,
+        "'Identity' (python) cannot be packed: its network is not, as it is, one of a class that Tessera "
+        "rebuilds, so keep its own file",
     ),
 }
 TRUST: dict[str, Case] = {

@@ -111,8 +111,8 @@ def test_a_file_with_its_axes_named_and_some_of_its_channels(tmp_path: Path) -> 
         (VALUES + 1j, "complex64"),
         (VALUES.astype(np.longdouble), "64 bits"),
         (VALUES.astype(object), "object"),
-        (VALUES.astype(str), "<U"),
-        (VALUES.astype("datetime64[s]"), "datetime"),
+        (VALUES.astype(str), "<U32"),
+        (VALUES.astype("datetime64[s]"), "datetime64[s]"),
         (np.zeros(SHAPE, [("a", "u1")]), "real numbers"),
         (torch.from_numpy(VALUES).to_sparse(), "tensor"),
         (torch.zeros(SHAPE, device="meta"), "tensor"),
@@ -129,7 +129,7 @@ def test_a_file_with_its_axes_named_and_some_of_its_channels(tmp_path: Path) -> 
 )
 def test_what_is_no_image_is_refused_in_one_sentence(volume: Any, said: str) -> None:
     for call in (result, lambda volume: nt.find_window_mask(volume, plain(), SETTINGS | {"skip_below": 1})):
-        with pytest.raises(nt.InputError, match=re.escape(said)) as caught:
+        with raises(nt.InputError, said) as caught:
             call(volume)
         assert len(str(caught.value).splitlines()) == 1
 

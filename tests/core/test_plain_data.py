@@ -41,7 +41,7 @@ def test_numbers_of_base_60_are_text(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["!!int 1:10", "!!float 1:10", "!!float 1:10.5", "!!int ''", "!!float ''", "!!int x"])
 def test_a_tag_makes_no_number_of_what_is_none(text: str) -> None:
-    with pytest.raises(ValueError, match=r"is no (integer|number)"):
+    with raises(ValueError, Kind.NO_INTEGER if "!!int" in text else Kind.NOT_A_NUMBER):
         load_yaml(f"a: {text}")
 
 
@@ -127,19 +127,19 @@ def test_descriptions_with_an_endless_integer(tmp_path: Path, name: str, file: s
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (f"odd: {LONG}", "an integer of more than 300 digits"),
-        (f"odd: 0x{'f' * 260}", "an integer of more than 300 digits"),
-        (f"odd: !!int 1{':10' * 10_000}", "is no integer"),
-        ("odd: !!float 1:10.5", "is no number"),
-        ("odd: !!bool x", ""),
-        ("odd: !!int ''", ""),
+        (f"odd: {LONG}", 300),
+        (f"odd: 0x{'f' * 260}", 300),
+        (f"odd: !!int 1{':10' * 10_000}", Kind.NO_INTEGER),
+        ("odd: !!float 1:10.5", Kind.NOT_A_NUMBER),
+        ("odd: !!bool x", ()),
+        ("odd: !!int ''", ()),
     ],
 )
-def test_packages_of_bioimageio_with_numbers_that_are_none(tmp_path: Path, line: str, reason: str) -> None:
+def test_packages_of_bioimageio_with_numbers_that_are_none(tmp_path: Path, line: str, reason: Any) -> None:
     path = make_or_skip("sample_bioimageio", tmp_path).path
     (target,) = tmp_path.rglob("rdf.yaml")
     target.write_text(f"{target.read_text()}\n{line}\n")
-    with pytest.raises(ModelError, match=rf"cannot read rdf\.yaml of .*{reason}"):
+    with raises(ModelError, Kind.CANNOT_READ, "rdf.yaml", reason):
         load_model(path)
 
 

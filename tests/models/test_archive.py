@@ -68,7 +68,10 @@ def test_what_grows_as_no_weights_do_is_not_unpacked(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_told_before_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 3}))
-    with open_archive(write(tmp_path / "a.zip", {"a": b"1234"})) as opened, raises(ModelError, 4, 3):
+    with (
+        open_archive(write(tmp_path / "a.zip", {"a": b"1234"})) as opened,
+        raises(ModelError, "4 bytes", "temporary files", 3),
+    ):
         copy_entry(opened, "a", tmp_path / "copy", label="a")
 
 

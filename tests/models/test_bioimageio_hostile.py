@@ -83,19 +83,18 @@ def test_a_custom_step_is_not_run(package: Path, canary: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("https://example.com/weights.pt", "a URL; Tessera downloads nothing"),
-        ("../outside.pt", "lies outside the package"),
-        ("inner/../../outside.pt", "lies outside the package"),
-        ("..\\outside.pt", "lies outside the package"),
+        ("https://example.com/weights.pt", Kind.DOWNLOADS_NOTHING),
+        ("../outside.pt", Kind.OUTSIDE_THE_PACKAGE),
+        ("inner/../../outside.pt", Kind.OUTSIDE_THE_PACKAGE),
+        ("..\\outside.pt", Kind.OUTSIDE_THE_PACKAGE),
     ],
 )
 @pytest.mark.parametrize("packed", [False, True])
 def test_sources_outside_the_package_are_refused(package: Path, source: str, reason: str, packed: bool) -> None:
     (package / "weights.pt").rename(package.parent / "outside.pt")
     change(package, merge(weights__pytorch_state_dict__source=source))
-    with pytest.raises(ModelError, match=reason) as caught:
+    with raises(ModelError, source, reason):
         load_model(zipped(package) if packed else package)
-    assert source in str(caught.value)
 
 
 def test_an_absolute_source_is_refused(package: Path) -> None:

@@ -301,17 +301,20 @@ def test_an_untrusted_file_is_not_even_opened(tmp_path: Path, store: TrustStore)
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"architecture": {"class": "os.system", "arguments": {}}}, "not one that Tessera rebuilds"),
-        ({"architecture": {"class": "monai.networks.nets.Unet"}}, "did you mean 'monai.networks.nets.UNet'"),
-        ({"architecture": {"class": "monai.networks.nets.UNet", "arguments": {"chanels": 3}}}, "cannot be built"),
-        ({"architecture": None}, "names no architecture"),
-        ({"weights": "../small.safetensors"}, "must lie in the same folder"),
-        ({"weights": "other.safetensors"}, "are missing"),
+        ({"architecture": {"class": "os.system", "arguments": {}}}, ("'os.system'", Kind.NOT_REBUILT)),
+        ({"architecture": {"class": "monai.networks.nets.Unet"}}, "'monai.networks.nets.UNet'"),
+        (
+            {"architecture": {"class": "monai.networks.nets.UNet", "arguments": {"chanels": 3}}},
+            Kind.CANNOT_BE_BUILT,
+        ),
+        ({"architecture": None}, Kind.NO_ARCHITECTURE),
+        ({"weights": "../small.safetensors"}, ("'../small.safetensors'", Kind.SAME_FOLDER)),
+        ({"weights": "other.safetensors"}, ("other.safetensors", Kind.WEIGHTS_MISSING)),
     ],
 )
-def test_a_description_that_leads_nowhere(folder: Path, changes: dict[str, Any], sentence: str) -> None:
+def test_a_description_that_leads_nowhere(folder: Path, changes: dict[str, Any], sentence: Any) -> None:
     (folder / "small.yaml").write_text(yaml.safe_dump(DESCRIPTION | changes))
-    with pytest.raises(ModelError, match=sentence):
+    with raises(ModelError, sentence):
         load_model(folder / "small.yaml")
 
 
@@ -329,12 +332,12 @@ def test_weights_that_do_not_fit_are_named(folder: Path, network: UNet) -> None:
     first = next(iter(state))
     missing = {k: v for k, v in state.items() if k != first}
     for tensors, sentence in (
-        (missing, f"it lacks {first}"),
-        (state | {"extra": torch.zeros(1)}, "it has unknown extra"),
-        (state | {first: torch.zeros(1)}, f"of another shape are {first}"),
+        (missing, (Kind.LACKS, first)),
+        (state | {"extra": torch.zeros(1)}, (Kind.UNKNOWN_WEIGHTS, "extra")),
+        (state | {first: torch.zeros(1)}, (Kind.OTHER_SHAPE, first)),
     ):
         save_file(tensors, folder / "small.safetensors")
-        with pytest.raises(ModelError, match=sentence):
+        with raises(ModelError, sentence):
             load_model(folder)
 
 

@@ -14,7 +14,7 @@ from monai import transforms as monai_transforms
 from monai.networks import nets as networks
 from tests.models.change_monai_bundle import SMALL, describe, inference
 from tests.models.sample_monai_bundle import write_bundle
-from tests.refusals import raises
+from tests.refusals import Kind, raises
 
 import napari_tessera as nt
 from napari_tessera.core.errors import InputError, ModelError
@@ -140,14 +140,14 @@ def test_whole_images_are_said_and_can_be_asked_for(tmp_path: Path, inferer: Any
     [
         ({"_target_": "SaliencyInferer", "cam_name": "CAM", "target_layers": "model"}, "SaliencyInferer"),
         ({"_target_": "PatchInferer", "splitter": None}, "PatchInferer"),
-        ({"_target_": "scripts.inferer.MyInferer"}, "MyInferer"),
+        ({"_target_": "scripts.inferer.MyInferer"}, "scripts.inferer.MyInferer"),
         ({"_target_": "scripts.SlidingWindowInferer", "roi_size": 16}, "scripts.SlidingWindowInferer"),
-        (sliding(sigma_scale=0.25, mode="gaussian"), "sigma_scale is 0.25"),
-        (sliding(sigma_scale=[0.125, 0.2, 0.2], mode="gaussian"), r"sigma_scale is \[0.125"),
-        (sliding(mode="bump"), "mode is bump"),
-        (sliding(padding_mode="mirror"), "padding_mode is mirror"),
-        (sliding(overlap=[0.25, 0.5, 0.5]), "overlap is"),
-        (sliding(overlap=1), "overlap is 1"),
+        (sliding(sigma_scale=0.25, mode="gaussian"), ("sigma_scale", 0.25)),
+        (sliding(sigma_scale=[0.125, 0.2, 0.2], mode="gaussian"), ("sigma_scale", 0.125)),
+        (sliding(mode="bump"), ("mode", "bump")),
+        (sliding(padding_mode="mirror"), ("padding_mode", "mirror")),
+        (sliding(overlap=[0.25, 0.5, 0.5]), ("overlap", "[0.25, 0.5, 0.5]")),
+        (sliding(overlap=1), ("overlap", 1)),
         (sliding(roi_size=[20, 48, 48]), "roi_size"),
         (sliding(with_coord=True), "with_coord"),
         (sliding(roi_weight_map="$torch.ones(3)"), "roi_weight_map"),
@@ -156,8 +156,8 @@ def test_whole_images_are_said_and_can_be_asked_for(tmp_path: Path, inferer: Any
         ([16, 16, 16], "inferer"),
     ],
 )
-def test_another_inferer_is_refused(tmp_path: Path, inferer: Any, name: str) -> None:
-    with pytest.raises(ModelError, match=name):
+def test_another_inferer_is_refused(tmp_path: Path, inferer: Any, name: Any) -> None:
+    with raises(ModelError, name):
         describe(tmp_path, inference(ZSCORE, inferer=inferer))
 
 
@@ -243,14 +243,14 @@ def test_volumes_that_are_padded_before_they_are_sliced(tmp_path: Path) -> None:
         ([divisible(4), {"_target_": "CropForegroundd", "source_key": "image"}], "DivisiblePadd"),
         ([spatial([16, 16])], "SpatialPadd"),
         ([divisible("16")], "DivisiblePadd"),
-        ([{"_target_": "BorderPadd", "spatial_border": 2}], "BorderPadd, pads"),
-        ([{"_target_": "Pad", "padder": None}], "Pad, pads"),
+        ([{"_target_": "BorderPadd", "spatial_border": 2}], ("BorderPadd", Kind.PADS)),
+        ([{"_target_": "Pad", "padder": None}], ("Pad", Kind.PADS)),
         ([{"_target_": "ResizeWithPadOrCropd", "spatial_size": [16, 16, 16]}], "ResizeWithPadOrCropd"),
-        ([{"_target_": "BorderPad", "spatial_border": 2}], "BorderPad, pads"),
+        ([{"_target_": "BorderPad", "spatial_border": 2}], ("BorderPad", Kind.PADS)),
     ],
 )
-def test_other_padding_is_refused(tmp_path: Path, before: list[dict[str, Any]], name: str) -> None:
-    with pytest.raises(ModelError, match=name):
+def test_other_padding_is_refused(tmp_path: Path, before: list[dict[str, Any]], name: Any) -> None:
+    with raises(ModelError, name):
         describe(tmp_path, inference(*before))
 
 

@@ -11,7 +11,7 @@ import torch
 from tests.models.change_monai_bundle import SMALL, changed, small_network
 from tests.models.sample import reference_network
 from tests.models.sample_monai_bundle import INFERENCE, METADATA, make, make_zip, write_bundle
-from tests.refusals import raises
+from tests.refusals import Kind, raises
 
 from napari_tessera.core.errors import ModelError
 from napari_tessera.models.load import load_model
@@ -23,15 +23,15 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     state = reference_network().state_dict()
     first = next(iter(state))
     for content, text in (
-        ({k: v for k, v in state.items() if k != first}, f"it lacks {first}"),
-        (state | {"extra.weight": torch.zeros(1)}, r"it has unknown extra\.weight"),
-        (state | {first: torch.zeros(4, 3, 3, 3, 3)}, r"of another shape are .* is \(4, 3, 3, 3, 3\)"),
-        (state | {first: "text"}, f"it lacks {first}"),
-        ([1, 2], "hold a list"),
-        ({}, "hold an empty dictionary"),
+        ({k: v for k, v in state.items() if k != first}, (Kind.LACKS, first)),
+        (state | {"extra.weight": torch.zeros(1)}, (Kind.UNKNOWN_WEIGHTS, "extra.weight")),
+        (state | {first: torch.zeros(4, 3, 3, 3, 3)}, (Kind.OTHER_SHAPE, "(4, 3, 3, 3, 3)")),
+        (state | {first: "text"}, (Kind.LACKS, first)),
+        ([1, 2], "list"),
+        ({}, "empty"),
     ):
         torch.save(content, weights)
-        with pytest.raises(ModelError, match=text) as error:
+        with raises(ModelError, text) as error:
             load_model(folder)
         assert str(weights) in str(error.value)
 
@@ -76,12 +76,12 @@ def test_a_truncated_zip_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("missing", "text"),
-    [("models/model.pt", "holds no weights: put its models/model.pt"), ("configs/inference.json", "holds no configs/")],
+    [("models/model.pt", (Kind.NO_WEIGHTS, "models/model.pt")), ("configs/inference.json", "configs/inference.json")],
 )
-def test_missing_files_are_named(tmp_path: Path, missing: str, text: str) -> None:
+def test_missing_files_are_named(tmp_path: Path, missing: str, text: Any) -> None:
     folder = make(tmp_path).path
     (folder / missing).unlink()
-    with pytest.raises(ModelError, match=text):
+    with raises(ModelError, text):
         load_model(folder)
 
 
@@ -90,27 +90,33 @@ def test_missing_files_are_named(tmp_path: Path, missing: str, text: str) -> Non
     [
         (
             {"network_def": {"_target_": "UNet", **SMALL, "channels": "@nowhere"}},
-            "'@nowhere', which is not in the file",
+            "'@nowhere'",
         ),
-        ({"network_def": {"_target_": "UNet", **SMALL, "channels": "@a", "x": 1}, "a": "@a"}, "refers on and on"),
-        ({"network_def": {"_target_": "UNet", **SMALL, "act": {"_target_": "PReLU"}}}, "makes an object of 'PReLU'"),
-        ({"network_def": {"_target_": "UNet", **SMALL, "out_channels": 1.5}}, "as its out_channels, not '1.5'"),
-        ({"network_def": {"_target_": "UNet", **SMALL, "out_channels": 10**9}}, "whole number from 1 to 100000"),
-        ({"network_def": {"_target_": "UNet", **SMALL, "spatial_dims": 10**9}}, "whole number from 1 to 3"),
-        ({"network_def": {"_target_": "UNet", **SMALL, "out_channels": 2, "nonsense": 1}}, "cannot be built"),
-        ({"network_def": 3}, "has no network_def"),
-        ({"preprocessing": 3}, "must be a list of transforms"),
+        ({"network_def": {"_target_": "UNet", **SMALL, "channels": "@a", "x": 1}, "a": "@a"}, Kind.ON_AND_ON),
+        ({"network_def": {"_target_": "UNet", **SMALL, "act": {"_target_": "PReLU"}}}, "'PReLU'"),
+        ({"network_def": {"_target_": "UNet", **SMALL, "out_channels": 1.5}}, ("out_channels", "'1.5'")),
+        ({"network_def": {"_target_": "UNet", **SMALL, "out_channels": 10**9}}, (1, 100000)),
+        ({"network_def": {"_target_": "UNet", **SMALL, "spatial_dims": 10**9}}, (1, 3)),
+        (
+            {"network_def": {"_target_": "UNet", **SMALL, "out_channels": 2, "nonsense": 1}},
+            Kind.CANNOT_BE_BUILT,
+        ),
+        ({"network_def": 3}, "network_def"),
+        ({"preprocessing": 3}, ("preprocessing", Kind.NO_TRANSFORMS)),
         ({"preprocessing": [{"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": 3, "a_max": 3}]}, "a_min"),
         (
             {"preprocessing": [{"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": 10**400}]},
-            "more than 300 digits",
+            300,
         ),
-        ({"preprocessing": [{"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": "0"}]}, "must be a number"),
+        (
+            {"preprocessing": [{"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": "0"}]},
+            Kind.NO_NUMBER,
+        ),
     ],
 )
-def test_configurations_that_make_no_sense(tmp_path: Path, keys: dict[str, Any], text: str) -> None:
+def test_configurations_that_make_no_sense(tmp_path: Path, keys: dict[str, Any], text: Any) -> None:
     folder = write_bundle(tmp_path / "bundle", small_network(), inference=changed(INFERENCE, **keys))
-    with pytest.raises(ModelError, match=text) as error:
+    with raises(ModelError, text) as error:
         load_model(folder)
     assert str(folder) in str(error.value)
 

@@ -405,24 +405,24 @@ ZIPPED = {"a/plans.json": b"{}", "a/dataset.json": b"{}"}
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        (ZIPPED, r"model\.zip/a/plans\.json .*"),
+        (ZIPPED, "model.zip/a/plans.json"),
         (
             ZIPPED | {"b/plans.json": b"{}", "b/dataset.json": b"{}"},
-            r"2 trained nnU-Net folders \(a, b\): name",
+            (2, "a, b"),
         ),
-        (ZIPPED | {"../escape": b""}, r"'\.\./escape'"),
-        (ZIPPED | {"a/plans.json": b"[" * 10**5}, r"model\.zip/a/plans\.json"),
+        (ZIPPED | {"../escape": b""}, "'../escape'"),
+        (ZIPPED | {"a/plans.json": b"[" * 10**5}, "model.zip/a/plans.json"),
     ],
 )
 def test_what_is_wrong_with_a_zip(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, bytes], said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, bytes], said: Any
 ) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
     path = zip_of(tmp_path / "model.zip", files)
     for act in (load_model, describe_model):
-        with pytest.raises(ModelError, match=said) as refused:
+        with raises(ModelError, said) as refused:
             act(path)
         assert str(scratch) not in str(refused.value)
     assert not list(scratch.iterdir())

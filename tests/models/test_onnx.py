@@ -131,22 +131,22 @@ def test_weights_that_lie_within_a_file(tmp_path: Path, keys: dict[str, int]) ->
 @pytest.mark.parametrize(
     ("keys", "reason"),
     [
-        ({"offset": 4, "length": 8}, r"from byte 4 to 12 of 'weights\.bin', but that has 8 bytes.*copy or download"),
-        ({"offset": 4}, "from byte 4 to 12"),
-        ({"offset": 2**60}, "but that has 8 bytes"),
-        ({"length": 9}, "from byte 0 to 9"),
-        ({"length": 4}, "has 4 bytes, but its shape needs 8"),
-        ({"offset": -4}, "which are no sizes"),
-        ({"length": "many"}, "which are no sizes"),
-        ({"offset": "9" * 5000}, "which are no sizes"),
-        ({"location": "../secret.bin"}, "says twice"),
-        ({"location": "weights.bin"}, "says twice"),
+        ({"offset": 4, "length": 8}, ("'weights.bin'", 4, 12, "8 bytes")),
+        ({"offset": 4}, (4, 12)),
+        ({"offset": 2**60}, (2**60, "8 bytes")),
+        ({"length": 9}, (0, 9)),
+        ({"length": 4}, ("4 bytes", 8)),
+        ({"offset": -4}, Kind.NO_SIZES),
+        ({"length": "many"}, Kind.NO_SIZES),
+        ({"offset": "9" * 5000}, Kind.NO_SIZES),
+        ({"location": "../secret.bin"}, Kind.TWICE),
+        ({"location": "weights.bin"}, Kind.TWICE),
     ],
 )
-def test_weights_beyond_the_end_of_a_file(tmp_path: Path, keys: dict[str, object], reason: str) -> None:
+def test_weights_beyond_the_end_of_a_file(tmp_path: Path, keys: dict[str, object], reason: object) -> None:
     path = beside(tmp_path, **keys)
     for act in (FORMAT.load, FORMAT.describe):
-        with pytest.raises(ModelError, match=rf"net\.onnx .*{reason}"):
+        with raises(ModelError, "net.onnx", reason):
             act(path)
 
 
@@ -221,8 +221,8 @@ def test_what_no_network_of_windows_is(tmp_path: Path) -> None:
     half.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
     two = graph_of()
     two.graph.input.append(onnx.helper.make_tensor_value_info("z", 1, [1]))
-    for model, reason in ((flat, "input of shape"), (half, "other numbers than float32"), (two, "takes 2 inputs")):
-        with pytest.raises(ModelError, match=reason):
+    for model, reason in ((flat, Kind.SHAPE_OF_INPUT), (half, "float32"), (two, "2 inputs")):
+        with raises(ModelError, reason):
             FORMAT.load(saved(tmp_path, model))
 
 

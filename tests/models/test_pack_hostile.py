@@ -151,21 +151,21 @@ def test_weights_of_a_graph_need_their_sum(tmp_path: Path) -> None:
         (set_in("program", "run", to="rm"), "program.run"),
         (lambda content: content["program"].pop("sha256"), "program.sha256"),
         (set_in("program", "data", to=[{"file": "x", "sha256": "0" * 64}] * 65), "program.data"),
-        (set_in("architecture", to={"class": "monai.networks.nets.UNet"}), "names an architecture and a program"),
+        (set_in("architecture", to={"class": "monai.networks.nets.UNet"}), Kind.BOTH),
         (set_in("around", to=[{"do": "import", "name": "os"}]), "around.0"),
         (set_in("around", to=[{"do": "turn", "axes": "xyz"}] * 9), "around"),
-        (set_in("around", to=[{"do": "turn", "axes": "xyzt"}]), "'turn' in 'around', axes is 'xyzt'"),
-        (set_in("around", to=[{"do": "line", "gain": [float("inf")], "offset": [0]}]), "around.0.line.gain"),
-        (set_in("around", to=[{"do": "reorder", "order": [0, 1, 1]}]), r"order is \[0, 1, 1\]"),
-        (set_in("around", to=[{"do": "channels", "kept": [0], "scales": [1]}]), "keeps 1 channels with 1 scales"),
+        (set_in("around", to=[{"do": "turn", "axes": "xyzt"}]), ("'turn'", "'xyzt'")),
+        (set_in("around", to=[{"do": "line", "gain": [float("inf")], "offset": [0]}]), "around.0.line.gain.0"),
+        (set_in("around", to=[{"do": "reorder", "order": [0, 1, 1]}]), ("order", "[0, 1, 1]")),
+        (set_in("around", to=[{"do": "channels", "kept": [0], "scales": [1]}]), ("1 channels", "1 scales")),
         (set_in("around", to=[{"do": "channels", "kept": [0, -1], "scales": [1, 1]}]), "channels from 0"),
-        (set_in("around", to=[{"do": "tensor", "axes_in": "bczyxx", "axes_out": "bczyx"}]), "axes_in is 'bczyxx'"),
+        (set_in("around", to=[{"do": "tensor", "axes_in": "bczyxx", "axes_out": "bczyx"}]), ("axes_in", "'bczyxx'")),
         (set_in("around", to=[{"do": "tensor", "axes_in": "bczyx", "axes_out": "bzyx"}]), "need an axis c"),
     ],
 )
-def test_descriptions_that_are_wrong(change: Change, said: str, script: Path) -> None:
+def test_descriptions_that_are_wrong(change: Change, said: Any, script: Path) -> None:
     rewritten(script, change)
-    with pytest.raises(ModelError, match=said) as caught:
+    with raises(ModelError, said) as caught:
         load_model(script, trust=True)
     assert "packed.yaml" in str(caught.value)
 
@@ -202,28 +202,28 @@ ARGUMENTS = ("architecture", "arguments")
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (set_in(*ARGUMENTS, "conv_op", to="os.system"), "nothing was imported"),
-        (set_in(*ARGUMENTS, "norm_op", to="torch.load"), "nothing was imported"),
-        (set_in(*ARGUMENTS, "features_per_stage", to=[10**9] * 3), "unknown or wrong"),
-        (set_in(*ARGUMENTS, "features_per_stage", to=[900_000] * 3), "far more weights"),
-        (set_in(*ARGUMENTS, "n_conv_per_stage", to=[1_000_000] * 3), "far more weights"),
-        (set_in(*ARGUMENTS, "run", to="touch canary"), "unknown or wrong"),
-        (set_in(*ARGUMENTS, "input_channels", to=10**12), "input_channels is 1000000000000"),
-        (set_in(*ARGUMENTS, "num_classes", to="2"), "num_classes is 2"),
-        (set_in(*ARGUMENTS, "num_classes", to=3), "do not fit the architecture: of another shape"),
-        (lambda content: content["architecture"]["arguments"].pop("num_classes"), "num_classes is None"),
-        (set_in("architecture", "class", to="torch.nn.Module"), "'torch.nn.Module' is not one that Tessera rebuilds"),
-        (set_in("architecture", "class", to="dynamic_network_architectures.architectures.unet.os"), "did you mean"),
+        (set_in(*ARGUMENTS, "conv_op", to="os.system"), Kind.NOTHING_IMPORTED),
+        (set_in(*ARGUMENTS, "norm_op", to="torch.load"), Kind.NOTHING_IMPORTED),
+        (set_in(*ARGUMENTS, "features_per_stage", to=[10**9] * 3), Kind.UNKNOWN_OR_WRONG),
+        (set_in(*ARGUMENTS, "features_per_stage", to=[900_000] * 3), Kind.FAR_MORE_WEIGHTS),
+        (set_in(*ARGUMENTS, "n_conv_per_stage", to=[1_000_000] * 3), Kind.FAR_MORE_WEIGHTS),
+        (set_in(*ARGUMENTS, "run", to="touch canary"), Kind.UNKNOWN_OR_WRONG),
+        (set_in(*ARGUMENTS, "input_channels", to=10**12), ("input_channels", 1000000000000)),
+        (set_in(*ARGUMENTS, "num_classes", to="2"), ("num_classes", 2)),
+        (set_in(*ARGUMENTS, "num_classes", to=3), (Kind.DOES_NOT_FIT, Kind.OTHER_SHAPE)),
+        (lambda content: content["architecture"]["arguments"].pop("num_classes"), ("num_classes", None)),
+        (set_in("architecture", "class", to="torch.nn.Module"), ("'torch.nn.Module'", Kind.NOT_REBUILT)),
+        (set_in("architecture", "class", to="dynamic_network_architectures.architectures.unet.os"), Kind.GUESS),
         (set_in("architecture", "folds", to=0), "architecture.folds"),
         (set_in("architecture", "folds", to=10**9), "architecture.folds"),
-        (set_in("architecture", "folds", to=3), "of fold 2 in .* do not fit the architecture: it lacks"),
-        (set_in("architecture", "folds", to=1), "do not fit the architecture: names such as 'folds.0"),
-        (set_in("weights", to="../from/x.safetensors"), "must lie in the same folder"),
+        (set_in("architecture", "folds", to=3), ("fold 2", Kind.DOES_NOT_FIT, Kind.LACKS)),
+        (set_in("architecture", "folds", to=1), (Kind.DOES_NOT_FIT, Kind.FOLDS)),
+        (set_in("weights", to="../from/x.safetensors"), Kind.SAME_FOLDER),
     ],
 )
-def test_networks_that_are_wrong(change: Change, said: str, nnunet: Path, canary: Path) -> None:
+def test_networks_that_are_wrong(change: Change, said: Any, nnunet: Path, canary: Path) -> None:
     rewritten(nnunet, change)
-    with pytest.raises(ModelError, match=said) as caught:
+    with raises(ModelError, said) as caught:
         load_model(nnunet)
     assert "packed." in str(caught.value)
 
@@ -252,11 +252,11 @@ def test_tesseras_own_unet_is_bounded(tmp_path: Path) -> None:
         **{"upsample_interp_mode": "linear", "upsample_align_corners": True},
     }
     for channels, said in (
-        ([10**9, 4], "has the number 1000000000"),
-        ([900_000, 900_000], "far more weights"),
-        (["os.system"], "cannot be built"),
+        ([10**9, 4], 1000000000),
+        ([900_000, 900_000], Kind.FAR_MORE_WEIGHTS),
+        (["os.system"], Kind.CANNOT_BE_BUILT),
     ):
         described = {"class": "napari_tessera.InterpolatingUNet", "arguments": {**arguments, "channels": channels}}
         rewritten(path, set_in("architecture", to=described))
-        with pytest.raises(ModelError, match=rf"small\.yaml: .*{said}"):
+        with raises(ModelError, "small.yaml", said):
             load_model(path)
