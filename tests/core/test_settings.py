@@ -59,6 +59,8 @@ def test_settings_can_be_hashed_pickled_and_rebuilt(settings: Settings) -> None:
         ({"sw_batch_size": 0}, "sw_batch_size is 0, but it must be a whole number from 1 up"),
         ({"sw_batch_size": 2.5}, "sw_batch_size is 2.5"),
         ({"batch_size": True}, "batch_size is True"),
+        ({"batch_size": 0}, "batch_size is 0, but it must be a whole number from 1 up"),
+        ({"batch_size": -1}, "batch_size is -1"),
         ({"window_size": "256"}, "window_size is '256'"),
         ({"window_size": (64,)}, "window_size is (64,), but it must be a list of 2 or 3 whole numbers from 1 up"),
         ({"window_size": (64, -1, 64)}, "window_size is (64, -1, 64)"),

@@ -67,6 +67,23 @@ def test_threshold_keeps_exactly_the_objects_that_are_large_enough(mask, min_siz
     assert np.array_equal(kept > 0, np.isin(everything, np.flatnonzero(sizes >= min_size_vox) + 1))
 
 
+@pytest.mark.parametrize("most", [0, 1, 2, 3, 4])
+def test_exactly_so_many_parts_of_a_class_are_kept_and_the_largest(most):
+    """Three bars of the first class, 5, 3 and 1 voxels long, and two of the second, 4 and 2 long."""
+    bars = {(0, 1): 5, (2, 1): 3, (4, 1): 1, (6, 2): 4, (8, 2): 2}
+    classes = np.zeros((1, 9, 7), np.uint8)
+    expected = np.zeros((9, 7), np.uint8)
+    for (row, label), length in bars.items():
+        classes[0, row, :length] = label
+        rank = sum(other > length for (_, its), other in bars.items() if its == label)
+        if rank < most or most == 0:
+            expected[row, :length] = label
+    np.testing.assert_array_equal(get_decoder("argmax", keep_largest=most).decode(classes), expected)
+    kept = get_decoder("threshold", keep_largest=most, min_size_vox=0).decode((classes > 0).astype(np.uint8))
+    longest = sorted(bars.values())[-most:]  # for 0: all
+    assert sorted(np.bincount(kept.ravel())[1:]) == longest
+
+
 def test_more_objects_than_sixteen_bits_hold_stay_apart():
     mask = np.zeros((1, 520, 520), np.uint8)
     mask[:, ::2, ::2] = 1

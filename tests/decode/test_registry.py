@@ -47,6 +47,8 @@ def test_an_unknown_parameter_lists_the_known_ones_and_the_nearest():
         ("watershed", {"merge_threshold": -0.1}),
         ("watershed", {"seed_sigma_vox": float("nan")}),
         ("watershed", {"anisotropy": 0}),
+        ("watershed", {"anisotropy": 0.04}),
+        ("watershed", {"anisotropy": 20.5}),
     ],
 )
 def test_a_parameter_out_of_range_is_named_with_its_value_and_the_limits(name, parameters):
@@ -56,6 +58,11 @@ def test_a_parameter_out_of_range_is_named_with_its_value_and_the_limits(name, p
     assert f"parameter {parameter} is" in str(caught.value)
     assert repr(value) in str(caught.value)
     assert "it must be a" in str(caught.value)
+
+
+@pytest.mark.parametrize("anisotropy", [0.05, 20])
+def test_the_ends_of_a_range_are_taken(anisotropy):
+    assert get_decoder("watershed", anisotropy=anisotropy).anisotropy == anisotropy
 
 
 @pytest.mark.parametrize("name", ["argmax", "threshold", "watershed"])

@@ -45,6 +45,17 @@ def test_zscore(dtype: str) -> None:
     np.testing.assert_allclose(apply(volume, Normalisation("zscore"))[0], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("eps", [1e-6, 0.5, 20.0])
+def test_zscore_divides_by_the_deviation_and_eps(eps: float) -> None:
+    """As bioimage.io defines zero_mean_unit_variance: (x - mean) / (std + eps)."""
+    volume = np.random.default_rng(0).normal(3, 2, (9, 5, 7)).astype(np.float32)
+    expected = (volume - volume.mean(dtype=float)) / (volume.std(dtype=float) + eps)
+    np.testing.assert_allclose(apply(volume, normalisation("zscore", eps=eps))[0], expected, rtol=1e-5, atol=1e-6)
+    nearly_constant = np.float32([[0, 1e-6]])  # its deviation, 5e-7, is less than eps
+    expected = (nearly_constant - 5e-7) / (5e-7 + eps)
+    np.testing.assert_allclose(apply(nearly_constant, normalisation("zscore", eps=eps))[0], expected, rtol=1e-4)
+
+
 def test_statistics_are_per_channel() -> None:
     volume = np.random.default_rng(0).normal([[[5]], [[50]]], [[[1]], [[9]]], (2, 20, 20))
     mapped = apply(volume, Normalisation("zscore"), channel_axis=0)
