@@ -79,7 +79,7 @@ class Kind(StrEnum):
     NO_ARCHITECTURE = "names no architecture"
     NO_NETWORK = "no class of networks"
     NO_SIZES = "no sizes"
-    NO_WEIGHTS = "holds no weights"
+    HOLDS_NO = "holds no"
     ON_AND_ON = "refers on and on"
     OTHER_SHAPE = "of another shape"
     OUTSIDE_THE_PACKAGE = "lies outside the package"

@@ -76,7 +76,10 @@ def test_a_truncated_zip_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("missing", "text"),
-    [("models/model.pt", (Kind.NO_WEIGHTS, "models/model.pt")), ("configs/inference.json", "configs/inference.json")],
+    [
+        ("models/model.pt", (Kind.HOLDS_NO, "models/model.pt")),
+        ("configs/inference.json", (Kind.HOLDS_NO, "configs/inference.json")),
+    ],
 )
 def test_missing_files_are_named(tmp_path: Path, missing: str, text: Any) -> None:
     folder = make(tmp_path).path
@@ -95,8 +98,8 @@ def test_missing_files_are_named(tmp_path: Path, missing: str, text: Any) -> Non
         ({"network_def": {"_target_": "UNet", **SMALL, "channels": "@a", "x": 1}, "a": "@a"}, Kind.ON_AND_ON),
         ({"network_def": {"_target_": "UNet", **SMALL, "act": {"_target_": "PReLU"}}}, "'PReLU'"),
         ({"network_def": {"_target_": "UNet", **SMALL, "out_channels": 1.5}}, ("out_channels", "'1.5'")),
-        ({"network_def": {"_target_": "UNet", **SMALL, "out_channels": 10**9}}, (1, 100000)),
-        ({"network_def": {"_target_": "UNet", **SMALL, "spatial_dims": 10**9}}, (1, 3)),
+        ({"network_def": {"_target_": "UNet", **SMALL, "out_channels": 10**9}}, ("out_channels", 1, 100000)),
+        ({"network_def": {"_target_": "UNet", **SMALL, "spatial_dims": 10**9}}, ("spatial_dims", 1, 3)),
         (
             {"network_def": {"_target_": "UNet", **SMALL, "out_channels": 2, "nonsense": 1}},
             Kind.CANNOT_BE_BUILT,
