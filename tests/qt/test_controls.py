@@ -276,7 +276,7 @@ def test_axes_of_views(person: Any, describe: Any, gate: Any, blobs: Any) -> Non
     windows, axes = me.widget.windows, me.widget.tta_axes
     me.viewer.add_image(blobs(16, 16, 16), name="blobs")
     windows.fold.heading.click()
-    assert (me.widget.tta_num.value, axes.value) == (8, None)
+    assert (me.widget.tta_num.value, axes.value) == (8, me.session.settings.tta_axes) == (8, "zyx")
     assert me.wait_for_plan().forward_passes == 8
     _, y, _ = axes.boxes()
     y.native.click()
@@ -407,19 +407,22 @@ def test_a_voxel_size_that_differs_is_offered_to_be_mended(person: Any, describe
     assert labels.data.shape == image.shape
     np.testing.assert_allclose(labels.scale, (0.02, 0.01, 0.01))
     np.testing.assert_array_equal(labels.data > 0, image > 0.5)
-    me.widget.resample.native.click()
+    me.widget.resample.native.setCurrentText("no")
     assert me.wait_for_plan().volumes[0].shape == (24, 24, 24)
 
 
-def test_a_model_that_resamples_by_itself_shows_it(person: Any, describe: Any, gate: Any, blobs: Any) -> None:
+def test_a_model_that_resamples_by_itself_is_left_to_it(person: Any, describe: Any, gate: Any, blobs: Any) -> None:
     scheme = ResamplingScheme(output_order=1, usual=True)
     me = person(describe(gate).with_spec(voxel_size_um=(0.01, 0.01, 0.01), resampling=scheme))
     me.viewer.add_image(blobs(24, 24, 24), name="blobs", scale=(0.02, 0.01, 0.01), units=("um",) * 3)
     assert me.wait_for_plan().volumes[0].shape == (48, 24, 24)
-    assert me.widget.resample.value
-    me.widget.resample.native.click()
+    assert (me.widget.resample.value, me.session.settings.resample) == (None, None)
+    me.widget.resample.native.setCurrentText("no")
     assert me.wait_for_plan().volumes[0].shape == (24, 24, 24)
-    assert not me.widget.resample.value
+    assert me.widget.resample.value is False
+    me.widget.resample.native.setCurrentText("automatic")
+    assert me.session.settings.resample is None
+    assert me.wait_for_plan().volumes[0].shape == (48, 24, 24)
 
 
 def test_a_voxel_size_that_is_not_known_of_every_axis_is_said_to_be_unknown(

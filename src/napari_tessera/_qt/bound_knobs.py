@@ -49,6 +49,6 @@ class BoundKnobs:
                     widget.set_axes(self._session.model.spec.axes)
                 if name == "tta_num":
                     widget.max = self._session.max_tta_num
-                show(widget, self._session.in_effect(name))
+                show(widget, getattr(self._session.settings, name))
                 if name == "resolution" and self._session.model.spec.voxel_size_um:
                     widget.start_at(self._session.model.spec.voxel_size_um)

@@ -36,7 +36,10 @@ def knob_widget(knob: Knob, choices: Choices | None = None) -> Any:
         return OWN[knob.name](**said)
     if knob.kind == "texts":
         return NamesEdit(knob.unset, **said)
-    if knob.optional and knob.kind != "bool" and knob.name not in FILLED:
+    if knob.optional and knob.kind == "bool":
+        said["tooltip"] += f" {YesNoBox.null_string}: {knob.unset}."
+        return YesNoBox(**said)
+    if knob.optional and knob.name not in FILLED:
         return OptionalEdit(_of_kind(knob, {"name": "number"}, choices), **said)
     return _of_kind(knob, said, choices)
 
@@ -169,6 +172,16 @@ class ChoiceBox(ComboBox):
             self.choices = wanted
         if self.value != value:
             self.value = value
+
+
+class YesNoBox(ComboBox):
+    """A truth value that may be left open, which is neither yes nor no."""
+
+    null_string = "automatic"
+
+    def __init__(self, **said: Any) -> None:
+        super().__init__(choices=(("yes", True), ("no", False)), nullable=True, **said)
+        self.native.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
 
 
 class OfferBox(ComboBox):
@@ -330,19 +343,27 @@ class AxesEdit(PerAxis):
 
 
 class LettersEdit(PerAxis):
-    """Which axes are meant, a check box each; None where all are."""
+    """Which axes are meant, a check box each; None where all are ticked by hand."""
 
     def __init__(self, **said: Any) -> None:
+        self._shown: tuple[str, str | None] = "", ""  # what is ticked for a value, and that value
         super().__init__([CheckBox(name=axis) for axis in "zyx"], labels=False, nullable=True, **said)
         self.native.layout().addStretch()
 
     def get_value(self) -> str | None:
-        letters = "".join(box.name for box in self.boxes() if box.value)
+        if self._ticked(self.parts) == self._shown[0]:
+            return self._shown[1]
+        letters = self._ticked(self.boxes())
         return None if letters == self._axes else letters
 
     def _show(self, value: str | None) -> None:
         for box in self.parts:
             box.value = value is None or box.name in value
+        self._shown = self._ticked(self.parts), value
+
+    @staticmethod
+    def _ticked(boxes: Sequence[Any]) -> str:
+        return "".join(box.name for box in boxes if box.value)
 
 
 class ParametersForm(Container[Any]):

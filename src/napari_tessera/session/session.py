@@ -171,14 +171,6 @@ class Session:
             return () if choices is None else choices.devices
         return self.models.decoders if name == "decoder" else None
 
-    def in_effect(self, name: str) -> Any:
-        """Return the setting *name*, or what the model makes of it where it is left to the model."""
-        from napari_tessera.planning.resampling import resamples
-
-        assert self.settings is not None
-        assert self.model is not None
-        return resamples(self.settings, self.model.spec) if name == "resample" else getattr(self.settings, name)
-
     def decoder_knobs(self) -> tuple[Knob, ...]:
         """Return the parameters of the decoder in use."""
         from napari_tessera.decode import decoder_knobs
