@@ -41,14 +41,14 @@ def test_a_value_that_is_set_by_name_makes_a_plan(person: Any, describe: Any, ga
     assert (told, whole) == ([8], [dock])
     assert me.wait_for_plan().forward_passes < before.forward_passes
     dock.sw_batch_size.value = 8
-    me.session.change(sw_batch_size=2)  # which the dock shows, and does not tell: nobody has turned its knob
-    assert (told, dock.sw_batch_size.value) == ([8], 2)
+    me.session.change(sw_batch_size=2)
+    assert (told, dock.sw_batch_size.value) == ([8, 2], 2)
     dock.window_size.value, dock.overlap.value, dock.blend.value = (8, 12, 16), 0.625, "bump"
     dock.skip_below.value = 0.00001
     settings = me.session.settings
     assert (settings.window_size, settings.overlap, settings.blend) == ((8, 12, 16), 0.625, "bump")
     assert settings.skip_below == 0.00001
-    assert told[1:] == [(8, 12, 16), 0.625, "bump", 0.00001]
+    assert told[2:] == [(8, 12, 16), 0.625, "bump", 0.00001]
     assert len(whole) == len(told)
 
 
@@ -66,6 +66,38 @@ def test_as_a_mapping_it_is_the_settings(person: Any, describe: Any, gate: Any) 
     assert shown.replace(decoder_parameters=parameters) == me.session.settings
     dock.update({"tta_num": 3, "tta_axes": "yx"})
     assert (me.session.settings.tta_num, me.session.settings.tta_axes) == (3, "yx")
+
+
+def test_whoever_changes_a_value_its_widget_tells(person: Any, describe: Any, gate: Any, tmp_path: Path) -> None:
+    me = person(describe(gate))
+    dock, session, told, chosen = me.widget, me.session, [], []
+    before = session.settings
+    for widget in (dock.tta_num, dock.tta_views, dock.tta_axes, dock.overlap):
+        widget.changed.connect(lambda value, name=widget.name: told.append((name, value)))
+    dock.decoder_parameters.changed.connect(lambda form: told.append(("decoder_parameters", tuple(form.asdict()))))
+    session.settings_changed.connect(lambda: chosen.append(session.settings))
+    dock.tta_views.value = ("identity", "x", "ty")
+    assert sorted(told) == [("tta_num", 3), ("tta_views", ("identity", "x", "ty"))]
+    assert len(chosen) == 1, "what the session says does not come back to it"
+    told.clear()
+    dock.decoder.value = "threshold"
+    assert told == [("decoder_parameters", tuple(each.name for each in knobs(ThresholdDecoder)))]
+    told.clear()
+    dock.decoder_parameters.threshold.changed.connect(lambda value: told.append(("threshold", value)))
+    session.change(decoder_parameters={"threshold": 0.75})
+    assert ("threshold", 0.75) in told
+    assert dict(session.settings.decoder_parameters) == {"threshold": 0.75}, "as it was said, without the defaults"
+    told.clear()
+    before.replace(overlap=0.25, tta_axes="x").to_yaml(tmp_path / "settings.yaml")
+    session.use_settings_file(tmp_path / "settings.yaml")
+    assert ("overlap", 0.25) in told
+    assert ("tta_axes", "x") in told
+    assert len(told) == len(set(told))
+    chosen.clear()
+    told.clear()
+    dock.tta_views.value = ("x", "y")  # is refused
+    assert told == [("tta_views", ("x", "y")), ("tta_views", None)]
+    assert len(chosen) == 1
 
 
 def test_what_is_left_open_is_left_open_in_the_dock(person: Any, describe: Any, gate: Any, blobs: Any) -> None:
@@ -152,7 +184,7 @@ def test_parameters_of_the_decoder_come_with_it(person: Any, describe: Any, gate
     dock.decoder.value = "threshold"
     assert set(form.asdict()) == {"threshold", "channel", "connectivity", "min_size_vox", "keep_largest"}
     told: list[Any] = []
-    form.changed.connect(lambda _: told.append(form.value["min_size_vox"]))
+    form.changed.connect(lambda _: told.append(form.value.get("min_size_vox")))
     form.min_size_vox.value = 10**6
     assert told == [10**6]
     assert dict(me.session.settings.decoder_parameters)["min_size_vox"] == 10**6

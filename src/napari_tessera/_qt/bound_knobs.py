@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from psygnal import SignalInstance
+
 from napari_tessera._qt.knob_widgets import Composed, ParametersForm, knob_widget, show
 
 if TYPE_CHECKING:
@@ -18,11 +20,14 @@ class BoundKnobs:
     def __init__(self, session: Session, knobs: tuple[Knob, ...]) -> None:
         self._session, self.knobs = session, knobs
         self.widgets: dict[str, Any] = {}
+        self._told: dict[str, Any] = {}  # the values of which `changed` has told
         for knob in knobs:
             offered = partial(session.offered, knob.name)
             widget = knob_widget(knob, None if offered() is None else offered)
+            # Queued: who hears of a value that is refused hears afterwards of the one that is back.
+            widget.changed = SignalInstance((object,), instance=widget, name="changed", reemission="queued")
             widget.changed.connect(partial(self._choose, knob.name))
-            self.widgets[knob.name] = widget
+            self.widgets[knob.name], self._told[knob.name] = widget, widget.value
         session.settings_changed.connect(self.refresh)
 
     def __getitem__(self, name: str) -> Any:
@@ -34,12 +39,29 @@ class BoundKnobs:
         return [knob for knob in self.knobs if knob.level == level and knob.group in groups]
 
     def _choose(self, name: str, *_: Any) -> None:
-        self._session.change(**{name: self.widgets[name].value})
+        value = self.widgets[name].value
+        if value != self._told[name]:  # else the session has it already
+            self._told[name] = value
+            self._session.change(**{name: value})
 
     def refresh(self) -> None:
-        """Show the settings; without a model there are none."""
+        """Show the settings, and tell of those that are others; without a model there are none."""
         if self._session.model is None or self._session.settings is None:
             return
+        self._show()
+        for name, widget in self.widgets.items():
+            before, now = self._told[name], widget.value
+            if now != before:
+                self._told[name] = now
+                if isinstance(widget, ParametersForm):
+                    widget.tell(before)
+                else:
+                    widget.changed.emit(now)
+
+    def _show(self) -> None:
+        """Show the settings without a word: on the way widgets pass through values that nobody has chosen."""
+        assert self._session.model is not None
+        assert self._session.settings is not None
         for name, widget in self.widgets.items():
             with widget.changed.blocked():
                 if isinstance(widget, ParametersForm):

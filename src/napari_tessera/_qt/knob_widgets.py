@@ -397,6 +397,16 @@ class ParametersForm(Container[Any]):
         for knob in knobs:
             show(self[knob.name], values.get(knob.name, knob.default))
 
+    def tell(self, before: Mapping[str, Any]) -> None:
+        """Tell that the value is no longer *before*, each parameter for itself where they are the same ones."""
+        now = self.value
+        if now.keys() != before.keys():
+            self.changed.emit(self)
+            return
+        for name, value in now.items():
+            if value != before[name]:
+                self[name].changed.emit(value)  # which the form passes on
+
 
 # Knobs of which a model leaves no None, and those whose widgets are made for what a model has.
 FILLED = {"window_size", "decoder"}
@@ -406,7 +416,7 @@ OWN: dict[str, Callable[..., Any]] = {"tta_axes": LettersEdit, "decoder_paramete
 
 
 def show(widget: Any, value: Any) -> None:
-    """Show *value* without telling whoever has said it himself."""
+    """Show *value* without a word."""
     with widget.changed.blocked():
         if isinstance(widget, ChoiceBox):
             widget.show_value(value)
