@@ -70,6 +70,8 @@ def test_settings_can_be_hashed_pickled_and_rebuilt(settings: Settings) -> None:
         ({"window_size": np.array(64)}, "window_size is array(64)"),
         ({"overlap": np.array([0.5, 0.5])}, "overlap is array"),
         ({"decoder_parameters": 5}, "decoder_parameters is 5"),
+        ({"decoder_parameters": "x"}, "decoder_parameters is 'x', but it must map names"),
+        ({"decoder_parameters": {"a": {"b": [1]}}}, "decoder_parameters is {'a': {'b': [1]}}, but it must map names"),
         ({"device": "cpu:7"}, "device is 'cpu:7'"),
         ({"device": "auto:3"}, "device is 'auto:3'"),
         ({"resolution": (0, 1, 1)}, "resolution is (0, 1, 1)"),

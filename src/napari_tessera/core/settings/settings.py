@@ -59,8 +59,9 @@ def _pairs(value: Any) -> tuple[tuple[str, Any], ...]:
     """Return decoder parameters as sorted pairs; lists become tuples, so that settings can be hashed."""
     try:
         named = {str(name): tuple(item) if isinstance(item, list) else item for name, item in dict(value).items()}
-    except TypeError:
-        raise ValueError from None
+        hash(tuple(named.values()))
+    except (TypeError, ValueError):
+        raise ValueError("it must map names to single values or lists of them") from None
     return tuple(sorted(named.items()))
 
 
