@@ -205,7 +205,6 @@ DANGEROUS = (
 )
 REVIEWED = {
     ("__init__.py", "__getattr__", "importlib.import_module"): "a module of Tessera, from its own table of names",
-    ("cli/demo_command.py", "_show", "importlib.import_module"): "napari, a name in the source",
     ("session/doctor/system.py", "run_program", "subprocess.run"): "the doctor's own commands, none from a file",
     ("models/formats/registry.py", "open", "importlib.import_module"): "a format's module, from the table of formats",
     (
