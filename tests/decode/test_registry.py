@@ -34,6 +34,13 @@ def test_an_unknown_parameter_lists_the_known_ones_and_the_nearest():
         get_decoder("threshold", treshold=0.4)
 
 
+def test_a_parameter_that_is_called_as_an_argument_is_unknown_too():
+    with raises(SettingsError, "threshold", "name", "connectivity"):
+        get_decoder("threshold", **{"name": 3})
+    with raises(SettingsError, "threshold", "self", "connectivity"):
+        get_decoder("threshold", **{"self": 3})
+
+
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [

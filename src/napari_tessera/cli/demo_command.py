@@ -7,6 +7,7 @@ import typer
 
 from napari_tessera.cli.console import say, write_line
 from napari_tessera.cli.outcome import Outcome
+from napari_tessera.core.errors import InputError, OutputError, TesseraError
 
 if TYPE_CHECKING:
     from napari_tessera import Settings
@@ -62,8 +63,6 @@ def make_demo(folder: Path, *, shape: tuple[int, int, int], settings: "Settings 
 
 def _claim(folder: Path) -> None:
     """Make the folder, or make sure that what stands in it is an earlier demo."""
-    from napari_tessera.core.errors import OutputError
-
     found = [name for name in FILES if (folder / name).exists()]
     if found and not _is_demo(folder):
         raise OutputError(f"'{folder / found[0]}' is not of an earlier demo: choose another folder with --out")
@@ -74,7 +73,6 @@ def _claim(folder: Path) -> None:
 
 
 def _is_demo(folder: Path) -> bool:
-    from napari_tessera.core.errors import InputError
     from napari_tessera.images.readers.tiff import open_tiff
 
     try:
@@ -144,8 +142,6 @@ def _judge(folder: Path, sample: "NeuriteSample") -> float:
 
 def _show(image: Path, labels: Path) -> None:
     """Show both files in a new napari window, with the dock, and wait until it is closed."""
-    from napari_tessera.core.errors import TesseraError
-
     try:
         import napari
 

@@ -99,8 +99,9 @@ class ImageFile:
     def loads(self) -> tuple[Callable[[], Source], ...]:
         """One function per frame that gives its values; to be called in order."""
         loads = tuple(partial(self._load, frame) for frame in range(self.n_frames))
-        together = self._planes is not None and self._spec.planes == "together"
-        return in_stacks(loads, self._planes or 1) if together else loads
+        if self._planes is None or self._spec.planes != "together":
+            return loads
+        return in_stacks(loads, self._planes)
 
     @property
     def _planes(self) -> int | None:
@@ -227,7 +228,7 @@ def open_items(
             continue
         result = _empty_result(image, decoder)
         outcome.counted = result.counts or "channels"
-        items.append(Item(image, result, range(len(image.loads)), outcome))
+        items.append(Item(image, result, range(image.n_frames), outcome))
     return renumbered(items)
 
 

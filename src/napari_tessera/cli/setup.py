@@ -20,7 +20,7 @@ def merge_settings(file: Path | None, options: Mapping[str, Any]) -> Settings:
     The file may be one of PyTorch Connectomics; what of it is not carried over is said.
     """
     from napari_tessera import Settings
-    from napari_tessera.models.spec.suggestions import count_reflections
+    from napari_tessera.core.settings.views import count_reflections
 
     settings = _open_settings(file) if file else Settings()
     given = dict(options)

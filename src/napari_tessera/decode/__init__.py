@@ -36,7 +36,7 @@ def decoder_schema(name: str) -> dict[str, Any]:
     return DECODERS[name].model_json_schema()
 
 
-def get_decoder(name: str, **parameters: Any) -> Decoder:
+def get_decoder(name: str, /, **parameters: Any) -> Decoder:
     """Return the decoder called *name*; `SettingsError` for an unknown name or parameter, and for one out of range.
 
     Examples

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from napari_tessera.core.errors import SettingsError
 from napari_tessera.core.settings.choices import ProbabilityType
+from napari_tessera.engine.loop.pass_check import is_whole
 from napari_tessera.engine.sink import Reduction
 
 if TYPE_CHECKING:
@@ -176,9 +177,6 @@ class ValueCheck:
 
     def _look_for_classes(self, output: torch.Tensor) -> None:
         """Keep how far whole numbers reach, as long as there is nothing else."""
-        from napari_tessera.engine.loop.forward import no_scores
-        from napari_tessera.engine.loop.pass_check import is_whole
-
         self._is_whole = is_whole(output)
         if not self._is_whole:
             return
@@ -186,6 +184,8 @@ class ValueCheck:
         before = self._whole or (low, high)
         low, high = self._whole = min(low, before[0]), max(high, before[1])
         if low < high and (low, high) != (0.0, 1.0) and math.isfinite(high - low):
+            from napari_tessera.engine.loop.forward import no_scores
+
             raise no_scores(f"whole numbers from {low:.0f} to {high:.0f}, such as class numbers")
 
     def _range(self, output: torch.Tensor, key: str, channels: list[int]) -> tuple[float, float]:

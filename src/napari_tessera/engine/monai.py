@@ -15,6 +15,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
 from napari_tessera.core.errors import ModelError, OutOfMemoryError
 from napari_tessera.core.settings.choices import Blend
+from napari_tessera.core.units import format_sides
 from napari_tessera.engine.devices.choice import open_device
 from napari_tessera.engine.geometry.grid import WindowGrid
 from napari_tessera.engine.intensity import Identity
@@ -246,7 +247,7 @@ def _probed(sweep: Sweep, forward: Forward, source: ArraySource, device: Device)
                 raise
             if len(windows) == 1:
                 raise OutOfMemoryError(
-                    f"one window of {' x '.join(map(str, sweep.grid.window))} voxels does not fit into the memory of "
+                    f"one window of {format_sides(sweep.grid.window)} voxels does not fit into the memory of "
                     f"{device.name}: choose a smaller roi_size"
                 ) from error
         else:

@@ -14,7 +14,7 @@ from napari_tessera.core.units import axis_letter
 from napari_tessera.engine.source import ArraySource, Source, check_numbers
 from napari_tessera.images.channel_stack import pick_channels
 from napari_tessera.images.open import open_volume
-from napari_tessera.images.volume import AXES, Volume
+from napari_tessera.images.volume import Volume, standard_order
 
 if TYPE_CHECKING:
     from napari_tessera.models.spec.spec import ModelSpec
@@ -134,7 +134,7 @@ def _of_xarray(volume: Any) -> Any:
             f"the dimensions of the image are {', '.join(dims)}: rename them to t, c, z, y and x, each once, "
             "y and x among them"
         )
-    order = sorted(range(len(dims)), key=lambda place: AXES.index(letters[place]))
+    order = standard_order("".join(letters))
     data = as_image(volume.transpose(*(volume.dims[place] for place in order)).data)
     return Volume(data, "".join(letters[place] for place in order), name=str(volume.name or "the image"))
 

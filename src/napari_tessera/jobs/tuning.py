@@ -17,7 +17,7 @@ import torch
 
 from napari_tessera.core.errors import CalibrationError, OutOfMemoryError, SettingsError
 from napari_tessera.core.settings.views import View
-from napari_tessera.core.units import format_bytes
+from napari_tessera.core.units import format_bytes, format_sides
 from napari_tessera.engine.devices.choice import open_devices
 from napari_tessera.engine.loop.events import raise_if_cancelled
 from napari_tessera.engine.loop.forward import Forward, Window
@@ -302,7 +302,7 @@ def _ready(model: Model, settings: Settings, batch: int) -> Iterator[tuple[Forwa
             raise
         free = format_bytes(device.memory().free_bytes)
         raise OutOfMemoryError(
-            f"passes over {' x '.join(map(str, window))} voxels, {batch} windows at once, do not fit into the "
+            f"passes over {format_sides(window)} voxels, {batch} windows at once, do not fit into the "
             f"memory of {device.name} ({free} free): close other programs, or choose a smaller window_size"
         ) from error.with_traceback(None)  # whose frames keep tensors alive
     finally:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from napari_tessera.core.errors import InputError, SettingsError
 from napari_tessera.core.settings.views import views
+from napari_tessera.core.units import format_sides
 from napari_tessera.decode.reduction import check_probabilities
 from napari_tessera.planning.advice import advise
 from napari_tessera.planning.needs import RunNeeds, Traced, directed_offsets
@@ -166,8 +167,8 @@ def _check_sides(shapes: Sequence[Shape], spec: ModelSpec) -> None:
         padded = shape if rule is None else tuple(rule.nearest(axis, side)[-1] for axis, side in enumerate(shape))
         if padded != shape:
             raise InputError(
-                f"the model '{spec.name}' pads images of {' x '.join(map(str, shape))} voxels to "
-                f"{' x '.join(map(str, padded))} before it runs its network, which Tessera does not do: give it an "
+                f"the model '{spec.name}' pads images of {format_sides(shape)} voxels to "
+                f"{format_sides(padded)} before it runs its network, which Tessera does not do: give it an "
                 f"image of that size, or open it without that step"
             )
 

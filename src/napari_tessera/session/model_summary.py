@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from napari_tessera.core.settings.views import count_reflections
 from napari_tessera.core.units import format_voxel_size
 
 if TYPE_CHECKING:
@@ -51,7 +52,9 @@ def mirrored_axes(spec: ModelSpec) -> str:
         return f"{', '.join(spec.tta_views)}: {len(spec.tta_views)} views"
     if spec.mirror_axes is None:
         return ""
-    return f"{', '.join(spec.mirror_axes)}: {2 ** len(spec.mirror_axes)} views" if spec.mirror_axes else "none"
+    if not spec.mirror_axes:
+        return "none"
+    return f"{', '.join(spec.mirror_axes)}: {count_reflections(spec.mirror_axes)} views"
 
 
 def window_complaints(rule: WindowRule, window: tuple[int, ...]) -> dict[int, str]:

@@ -345,8 +345,7 @@ def _suggested_decoder(spec: ModelSpec) -> dict[str, Any]:
 
 def _with_what_follows(settings: Settings, spec: ModelSpec, chosen: dict[str, Any]) -> Settings:
     """Return *settings* with what is *chosen*, and with what else a person means by that."""
-    from napari_tessera.core.settings.views import max_views
-    from napari_tessera.models.spec.suggestions import count_reflections
+    from napari_tessera.core.settings.views import count_reflections, max_views
 
     if "decoder" in chosen and "decoder_parameters" not in chosen:
         suggested = _suggested_decoder(spec)

@@ -30,7 +30,8 @@ def write_connectomics(path: str | Path, settings: Settings) -> tuple[str, ...]:
     content = _sections(settings)
     text = yaml.safe_dump(content, sort_keys=False)
     plain = settings.to_dict()
-    back = Settings.from_mapping(read_values(_as_configuration(content, path))[0]).to_dict()
+    written = Configuration(path, content, error=SettingsError, generation=Generation.C)
+    back = Settings.from_mapping(read_values(written)[0]).to_dict()
     other = {name: plain[name] for name in plain if plain[name] != back[name]}
     try:
         write_text(path, f"{MARK}{json.dumps(other, default=str)}\n{text}" if other else text)
@@ -40,10 +41,6 @@ def write_connectomics(path: str | Path, settings: Settings) -> tuple[str, ...]:
         for name in ("tta_axes", "tta_views"):  # its program has the same views, however they are named here
             other.pop(name, None)
     return tuple(other)
-
-
-def _as_configuration(content: dict[str, Any], path: Path) -> Configuration:
-    return Configuration(path, content, error=SettingsError, generation=Generation.C)
 
 
 def _sections(settings: Settings) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_tessera.core.settings.choices import IDENTITY
 from napari_tessera.core.settings.connectomics_config import Generation
-from napari_tessera.core.settings.views import View, max_views, views
+from napari_tessera.core.settings.views import View, count_reflections, max_views, views
 
 if TYPE_CHECKING:
     from napari_tessera.core.settings.connectomics_config import Configuration
@@ -52,7 +52,7 @@ class Views:
         axes = self._axes(dims)
         if len(self.names) == 1:
             return {}
-        mirrored = [view.name("zyx"[-dims:]) for view in views(2 ** len(axes), dims, axes)]
+        mirrored = [view.name("zyx"[-dims:]) for view in views(count_reflections(axes), dims, axes)]
         return {"mirror_axes": axes} if Counter(mirrored) == Counter(self.names) else {"tta_views": self.names}
 
     def notes(self, *, activates: bool) -> tuple[str, ...]:

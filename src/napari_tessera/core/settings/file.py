@@ -12,6 +12,7 @@ from napari_tessera.core.errors import OutputError, SettingsError, nearest
 from napari_tessera.core.settings.connectomics import read_connectomics
 from napari_tessera.core.settings.connectomics_config import is_connectomics, read_tree
 from napari_tessera.core.settings.knobs import knobs
+from napari_tessera.core.settings.views import count_reflections
 from napari_tessera.core.writing import write_text
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def _count_views(values: dict[str, Any], switch: bool | None) -> dict[str, int]:
         return {"tta_num": max(1, len(values["tta_views"]))}
     if switch or "tta_axes" in values:
         axes = values.get("tta_axes", DEFAULT_AXES)
-        return {"tta_num": 2 ** (len(axes) if isinstance(axes, str | list) else 0)}
+        return {"tta_num": count_reflections(axes if isinstance(axes, str | list) else "")}
     return {}
 
 

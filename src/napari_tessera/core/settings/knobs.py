@@ -179,7 +179,7 @@ class Declared(BaseModel):
     WORD: ClassVar[str] = ""
     UNKNOWN: ClassVar[str] = "unknown setting '{name}'{nearest} (valid: {known})"
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, /, **values: Any) -> None:
         try:
             super().__init__(**values)
         except ValidationError as error:

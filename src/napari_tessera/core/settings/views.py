@@ -61,6 +61,11 @@ class View:
         return tuple(turned)
 
 
+def count_reflections(axes: Sequence[str]) -> int:
+    """Return how many views all reflections of *axes* are, the identity included."""
+    return int(2 ** len(axes))
+
+
 def max_views(spatial_dims: int, tta_axes: str | None = None, tta_views: Sequence[str] | None = None) -> int:
     """Return how many views there are to take: 8 in 2D, 16 in 3D, fewer where only *tta_axes* may be reflected.
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 
 from napari_tessera.core.errors import OutOfMemoryError
 from napari_tessera.core.settings.choices import AccumulatorType
-from napari_tessera.core.units import format_bytes
+from napari_tessera.core.units import format_bytes, format_sides
 from napari_tessera.engine.geometry.blocks import halve_block
 from napari_tessera.engine.geometry.grid import Tiling
 from napari_tessera.engine.loop.block import BlockRun, NoRoomError, Shared
@@ -239,14 +239,14 @@ class _SweepRun:
         )
 
     def _window_error(self) -> OutOfMemoryError:
-        window = " x ".join(map(str, self._sweep.grid.window))
+        window = format_sides(self._sweep.grid.window)
         return OutOfMemoryError(
             f"one window of {window} voxels does not fit into the memory of {self._free_memory()}: "
             f"choose a smaller window_size"
         )
 
     def _slab_error(self, block: Block) -> OutOfMemoryError:
-        slab = " x ".join(map(str, self._sweep.grid.slab_shape(self._sweep.grid.sweep_axis, block)))
+        slab = format_sides(self._sweep.grid.slab_shape(self._sweep.grid.sweep_axis, block))
         return OutOfMemoryError(
             f"the accumulator of {self._sweep.out_channels} channels x {slab} voxels "
             f"({format_bytes(self._slab_bytes(block))}) does not fit into the memory of {self._free_memory()}: "

@@ -10,7 +10,7 @@ import numpy as np
 import pint
 
 from napari_tessera.core.errors import OutputError
-from napari_tessera.images.volume import AXES
+from napari_tessera.images.volume import AXES, standard_order
 from napari_tessera.images.writers.tiff import write_tiff
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def write_layer(path: str, data: Any, meta: Mapping[str, Any], options: TiffOpti
         axes = "C" + spatial
     else:
         axes = spatial = _axes(meta, values.ndim)
-    order = sorted(range(len(axes)), key=lambda i: AXES.index(axes[i]))
+    order = standard_order(axes)
     write_tiff(
         path,
         np.transpose(values, order),

@@ -1,4 +1,4 @@
-"""Output files: what can be chosen of them, refused before the run when they cannot be written, whole or not there."""
+"""Output files: what can be chosen of them, refused before a run where none can be written; whole or not there."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def _arguments(
     is_ome: bool,
     voxel_size_um: tuple[float, ...] | None,
     metadata: Mapping[str, Any],
-) -> dict[str, Any]:
+) -> Arguments:
     """Return the arguments of `tifffile.imwrite` after the file name."""
     is_big = values.nbytes > BIGTIFF_BYTES
     common = {"photometric": "minisblack", "bigtiff": is_big}
@@ -80,7 +80,7 @@ def _arguments(
                 f"cannot write '{path}': OME-TIFF has no 64-bit integers, and these labels need them; "
                 "let the name end in .tif instead of .ome.tif"
             )
-        return {"data": values, **common, **_ome_options(axes, voxel_size_um, metadata)}
+        return {"data": values, **common, **_ome_arguments(axes, voxel_size_um, metadata)}
     if values.dtype in (np.uint8, np.uint16, np.float32) and not is_big:
         # ImageJ's order is TZCYX
         order = sorted(range(len(axes)), key=lambda i: "TZCYX".index(axes[i]))
@@ -88,9 +88,9 @@ def _arguments(
         return {
             "data": np.transpose(values, order),
             **common,
-            **_imagej_options(imagej_axes, voxel_size_um, metadata),
+            **_imagej_arguments(imagej_axes, voxel_size_um, metadata),
         }
-    return {"data": values, **common, **_json_options(axes, voxel_size_um, metadata)}
+    return {"data": values, **common, **_json_arguments(axes, voxel_size_um, metadata)}
 
 
 def _storable(values: NDArray[Any]) -> NDArray[Any]:
@@ -106,7 +106,7 @@ def _storable(values: NDArray[Any]) -> NDArray[Any]:
     return values
 
 
-def _ome_options(axes: str, voxel_size_um: VoxelSize, metadata: Mapping[str, Any]) -> Arguments:
+def _ome_arguments(axes: str, voxel_size_um: VoxelSize, metadata: Mapping[str, Any]) -> Arguments:
     """Return the arguments of `tifffile.imwrite` for an OME-TIFF."""
     ome: dict[str, Any] = {"axes": axes}
     for axis, size in _by_axis(axes, voxel_size_um).items():
@@ -116,33 +116,33 @@ def _ome_options(axes: str, voxel_size_um: VoxelSize, metadata: Mapping[str, Any
     return {"ome": True, "metadata": ome}
 
 
-def _imagej_options(axes: str, voxel_size_um: VoxelSize, metadata: Mapping[str, Any]) -> Arguments:
+def _imagej_arguments(axes: str, voxel_size_um: VoxelSize, metadata: Mapping[str, Any]) -> Arguments:
     """Return the arguments of `tifffile.imwrite` for a file that ImageJ opens as a hyperstack."""
     sizes = _by_axis(axes, voxel_size_um)
     imagej: dict[str, Any] = {"axes": axes}
-    options: Arguments = {"imagej": True, "metadata": imagej}
+    arguments: Arguments = {"imagej": True, "metadata": imagej}
     if sizes:
         imagej["unit"] = "um"
-        options["resolution"] = (1 / sizes["X"], 1 / sizes["Y"])
+        arguments["resolution"] = (1 / sizes["X"], 1 / sizes["Y"])
     if "Z" in sizes:
         imagej["spacing"] = sizes["Z"]
     if metadata:
         imagej["Info"] = _dumps({NAMESPACE: metadata})
-    return options
+    return arguments
 
 
-def _json_options(axes: str, voxel_size_um: VoxelSize, metadata: Mapping[str, Any]) -> Arguments:
+def _json_arguments(axes: str, voxel_size_um: VoxelSize, metadata: Mapping[str, Any]) -> Arguments:
     """Return the arguments of `tifffile.imwrite` for a TIFF with a JSON description, for any number type."""
     sizes = _by_axis(axes, voxel_size_um)
     description: dict[str, Any] = {"axes": axes}
-    options: Arguments = {"metadata": description}
+    arguments: Arguments = {"metadata": description}
     if sizes:
         description["voxel_size_um"] = list(sizes.values())
         # y and x also where any program looks for them
-        options |= {"resolution": (1e4 / sizes["X"], 1e4 / sizes["Y"]), "resolutionunit": "CENTIMETER"}
+        arguments |= {"resolution": (1e4 / sizes["X"], 1e4 / sizes["Y"]), "resolutionunit": "CENTIMETER"}
     if metadata:
         description[NAMESPACE] = json.loads(_dumps(metadata))
-    return options
+    return arguments
 
 
 def _by_axis(axes: str, voxel_size_um: VoxelSize) -> dict[str, float]:

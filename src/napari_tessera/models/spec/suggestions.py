@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from napari_tessera.core.settings.views import count_reflections
+
 if TYPE_CHECKING:
     from napari_tessera.core.settings.settings import Settings
     from napari_tessera.models.spec.spec import ModelSpec
@@ -40,8 +42,3 @@ def without_views_of(settings: Settings, spec: ModelSpec) -> Settings:
     if not (spec.mirror_axes or spec.tta_views) or settings != with_views_of(settings, spec):
         return settings
     return settings.replace(tta_num=1, tta_axes=None, tta_views=None)
-
-
-def count_reflections(axes: str) -> int:
-    """Return how many views all reflections of *axes* are, the identity included."""
-    return int(2 ** len(axes))

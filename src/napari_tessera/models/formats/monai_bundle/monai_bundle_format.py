@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from napari_tessera.core.errors import ModelError
 from napari_tessera.core.settings.choices import Blend
+from napari_tessera.core.units import format_sides
 from napari_tessera.engine.geometry.grid import Padding, PadMode
 from napari_tessera.images.views.interpolation import ResamplingScheme
 from napari_tessera.models.formats.base import Description, ModelFormat, Risk, naming
@@ -164,7 +165,7 @@ def _iter_assumed(
     if post.decoder is None and not classes:
         yield "output is by its number of channels: one for each class, or one for objects"
     if inferer.whole and any(window.step):
-        sides = " x ".join(map(str, window.default))
+        sides = format_sides(window.default)
         yield f"window is {sides}, as {inferer.whole}: one as large as the image gives the bundle's own result"
 
 
