@@ -19,6 +19,7 @@ from napari_tessera.core.units import format_sides
 from napari_tessera.engine.devices.choice import open_device
 from napari_tessera.engine.geometry.grid import WindowGrid
 from napari_tessera.engine.intensity import Identity
+from napari_tessera.engine.loop.block import LackOfMemory
 from napari_tessera.engine.loop.events import EventHandler, PassFinished
 from napari_tessera.engine.loop.forward import Forward, margins_of, scores, with_margins
 from napari_tessera.engine.loop.parallel import Worker
@@ -235,23 +236,20 @@ def _probed(sweep: Sweep, forward: Forward, source: ArraySource, device: Device)
     windows = sweep.windows_of(sweep.grid.whole)[: sweep.sw_batch_size]
     stream = device.open_stream(main=True)
     while True:
-        try:
-            with (
-                device.running(sweep.precision),
-                WindowPrefetcher(reader, windows, len(windows), device=device, stream=stream, read_ahead=0) as batches,
-            ):
-                for batch in batches:
-                    channels = forward.probe(batches.values, batch)
-        except (RuntimeError, MemoryError) as error:
-            if not device.is_out_of_memory(error):
-                raise
-            if len(windows) == 1:
-                raise OutOfMemoryError(
-                    f"one window of {format_sides(sweep.grid.window)} voxels does not fit into the memory of "
-                    f"{device.name}: choose a smaller roi_size"
-                ) from error
-        else:
+        with (
+            LackOfMemory(device) as lack,
+            device.running(sweep.precision),
+            WindowPrefetcher(reader, windows, len(windows), device=device, stream=stream, read_ahead=0) as batches,
+        ):
+            for batch in batches:
+                channels = forward.probe(batches.values, batch)
+        if lack.error is None:
             return replace(sweep, out_channels=channels, sw_batch_size=len(windows))
+        if len(windows) == 1:
+            raise OutOfMemoryError(
+                f"one window of {format_sides(sweep.grid.window)} voxels does not fit into the memory of "
+                f"{device.name}: choose a smaller roi_size"
+            ) from lack.error
         device.release_cached()
         windows = windows[: len(windows) // 2]
 
@@ -289,13 +287,10 @@ class OutputPacker:
     def _predict(self, tensor: torch.Tensor, windows: Sequence[Window]) -> Any:
         kwargs = dict(self._kwargs)
         if self._condition is not None:
-            parts = [self._condition[(slice(None), *self._spatial(window))] for window in windows]
+            parts = [self._condition[(slice(None), *_spatial(self._grid, window))] for window in windows]
             kwargs["condition"] = torch.stack(parts).to(tensor.device, self._dtype)
         coordinates = () if self._slices_of is None else ([self._slices_of(window) for window in windows],)
         return self._network(tensor.to(self._dtype), *coordinates, *self._args, **kwargs)
-
-    def _spatial(self, window: Window) -> tuple[slice, ...]:
-        return tuple(slice(a, a + side) for a, side in zip(window.start, self._grid.window, strict=True))
 
     def _pack(self, output: Any) -> torch.Tensor:
         if isinstance(output, torch.Tensor):
@@ -330,8 +325,11 @@ class OutputPacker:
 
 def _slices(grid: WindowGrid, number: int, window: Window) -> list[slice]:
     """Return a window as MONAI names it: slices over batch, channels and space of the padded inputs."""
-    spatial = [slice(start, start + side) for start, side in zip(window.start, grid.window, strict=True)]
-    return [slice(number, number + 1), slice(None), *spatial]
+    return [slice(number, number + 1), slice(None), *_spatial(grid, window)]
+
+
+def _spatial(grid: WindowGrid, window: Window) -> tuple[slice, ...]:
+    return tuple(slice(start, start + side) for start, side in zip(window.start, grid.window, strict=True))
 
 
 def _joined(results: Sequence[Any], inputs: torch.Tensor) -> Any:

@@ -16,6 +16,7 @@ from napari_tessera.core.units import format_bytes
 from napari_tessera.core.version import __version__
 from napari_tessera.decode.reduction import ValueCheck
 from napari_tessera.engine.devices.choice import open_devices
+from napari_tessera.engine.loop.block import LackOfMemory
 from napari_tessera.engine.loop.events import (
     Event,
     EventHandler,
@@ -166,16 +167,14 @@ def _lent(model: Model, devices: Sequence[Device]) -> Iterator[tuple[Worker, ...
         for number, device in enumerate(devices):
             # The first device takes the user's own network, the others a copy of it.
             here = model if number == 0 else Model(copy.deepcopy(model.network), model.spec, model.origin)
-            try:
+            with LackOfMemory(device) as lack:
                 workers.append(Worker(device, stack.enter_context(here.ready_on(device.torch_device))))
-            except (RuntimeError, MemoryError) as error:
-                if not device.is_out_of_memory(error):
-                    raise
+            if lack.error is not None:
                 free = format_bytes(device.memory().free_bytes)
                 raise OutOfMemoryError(
                     f"the weights of '{model.spec.name}' do not fit into the memory of {device.name} ({free} free): "
                     f"close other programs, or choose another device"
-                ) from error
+                ) from lack.error
         yield tuple(workers)
 
 

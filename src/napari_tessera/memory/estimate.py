@@ -46,7 +46,8 @@ class PassProfile:
     ) -> PassProfile:
         """Return the profile of a pass whose allocations, negative where memory is freed, come in this order.
 
-        *workspaces*: (how many of them had happened, bytes) of every convolution. Each is rounded up to *step_bytes*.
+        Each allocation is rounded up to *step_bytes*; *workspaces*, (how many of them had happened, bytes) of every
+        convolution, are not.
         """
         rounded = (round_up(size, step_bytes) if size > 0 else -round_up(-size, step_bytes) for size in signed_bytes)
         live = list(accumulate(rounded))

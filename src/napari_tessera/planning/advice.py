@@ -46,7 +46,7 @@ def largest_fitting_batch(fits: Callable[[int], bool], most: int) -> int:
 def advise(run: RunNeeds, needs: PlanNeeds, volume_sizes_um: Sequence[VoxelSize | None]) -> tuple[Advice, ...]:
     """Return all advice on a run, the most important first."""
     settings, device, grids, host_bytes = run.settings, run.device, run.grids, needs.host.total_bytes
-    on_device = list(_on_device_memory(run))
+    on_device = list(_on_device_memory(run, needs.need.memory.total_bytes))
     # On a CPU one memory holds both: where not even the passes fit, the other sum would only be a second figure.
     is_said = device.kind == "cpu" and device.budget_bytes is None and any(a.level is Level.PROBLEM for a in on_device)
     found = [
@@ -78,18 +78,13 @@ def _on_empty(run: RunNeeds) -> Iterator[Advice]:
         yield Advice(Level.WARNING, f"{why}{which}: nothing is computed, and all of it is background")
 
 
-def _on_device_memory(run: RunNeeds) -> Iterator[Advice]:
-    device = run.device
+def _on_device_memory(run: RunNeeds, needed: int) -> Iterator[Advice]:
+    device, free = run.device, run.device.limit_bytes
     most = max(grid.n_windows for grid in run.grids)
     asked = run.settings.sw_batch_size
 
-    def total_bytes(batch: int) -> int:
-        return run.peak_at(batch).memory.total_bytes
-
-    needed, free = total_bytes(asked), device.limit_bytes
-
     def is_safe(batch: int) -> bool:
-        return total_bytes(batch) <= device.usable_bytes
+        return run.peak_at(batch).memory.total_bytes <= device.usable_bytes
 
     left = "free" if device.budget_bytes is None else "allowed"
     if asked > most:

@@ -175,8 +175,10 @@ class RunNeeds:
         if any(windows % sw_batch_size == 1 for windows in self._block_windows):
             peaks.append(self._need(*self._largest_slab, held=1, passes=passes))
         decides = max(peaks, key=lambda need: need.memory.total_bytes)
+        if len(peaks) == 1:
+            return decides
         error = max(need.most_bytes for need in peaks) / decides.memory.total_bytes - 1
-        return decides if len(peaks) == 1 else replace(decides, known=replace(decides.known, error_fraction=error))
+        return replace(decides, known=replace(decides.known, error_fraction=error))
 
     @cached_property
     def _block_windows(self) -> tuple[int, ...]:

@@ -154,9 +154,12 @@ def plan(
     weights_bytes = _TRACES.weights_bytes(model.network, device_type=state.kind)
 
     @cache
+    def key_of(windows: int) -> CalibrationKey:
+        return CalibrationKey.of(model.network, settings, state, windows=windows)
+
+    @cache
     def known_of(windows: int) -> Known:
-        key = CalibrationKey.of(model.network, settings, state, windows=windows)
-        known = taken.known(key, window, windows)
+        known = taken.known(key_of(min(windows, 2)), window, windows)  # only one window has a key of its own
         return _no_surer_than(alone, known or _assumed(state.kind, windows))
 
     def profile(window: Shape, sw_batch_size: int) -> PassProfile:
@@ -170,8 +173,7 @@ def plan(
             as_of=max(sw_batch_size, settings.sw_batch_size),
         )
 
-    timed = CalibrationKey.of(model.network, settings, state)
-    time = PlanTime(taken.pass_time(timed, window), taken.decoding_time(describe_decoder(settings)))
+    time = PlanTime(taken.pass_time(key_of(2), window), taken.decoding_time(describe_decoder(settings)))
     return resolve(
         volumes.shapes,
         model.spec,

@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 class Sweep:
     """Everything that one volume's run is determined by, apart from the network and the image.
 
-    *views* has the identity first; *offsets* are those of affinity channels, in voxels. Of *blocks*, parts of the image
-    that are stitched one after the other, none is the whole at once. *window_mask*, boolean of shape ``grid.counts``,
-    says which windows are computed; None: all. *read_ahead* None: what suits the device. For the rest see `Settings`.
+    *views* has the identity first; *offsets* are those of affinity channels, in voxels. *blocks* are parts of the image
+    that are stitched one after the other; empty: the whole at once. *window_mask*, boolean of shape ``grid.counts``,
+    says which windows are computed; None: all. *read_ahead* None: what suits the device. *check* looks at the first
+    passes; None: nobody does. For the rest see `Settings`.
     """
 
     grid: WindowGrid

@@ -18,7 +18,7 @@ from napari_tessera.core.settings.choices import AccumulatorType
 from napari_tessera.core.units import format_bytes, format_sides
 from napari_tessera.engine.geometry.blocks import halve_block
 from napari_tessera.engine.geometry.grid import Tiling
-from napari_tessera.engine.loop.block import BlockRun, NoRoomError, Shared
+from napari_tessera.engine.loop.block import BlockRun, LackOfMemory, NoRoomError, Shared
 from napari_tessera.engine.loop.events import EventHandler, MemoryRecovered, Noticed, PlanesFinished, Recovery
 from napari_tessera.engine.loop.forward import Forward
 from napari_tessera.engine.loop.parallel import Worker, run_together
@@ -147,12 +147,13 @@ class _SweepRun:
     def iter_blocks(self, assigned: Iterator[Block] | None) -> Iterator[Block]:
         """Yield the blocks to run: all of the sweep, or those that are *assigned*, and what was left of them."""
         if assigned is None:
+            assigned = iter(())
             self._pending.extend(self._sweep.all_blocks)
             self._expect(0)
         while True:
             while self._pending:
                 yield self._pending.popleft()
-            block = next(assigned, None) if assigned is not None else None
+            block = next(assigned, None)
             if block is None:
                 return
             self._passes.total += self._sweep.passes_of(block, self._batch)
@@ -179,7 +180,7 @@ class _SweepRun:
         sweep = self._sweep
         # Sums in float16 have no room for what falls to nearly nothing.
         coarse = sweep.accumulator is AccumulatorType.FLOAT16
-        try:
+        with LackOfMemory(self._device) as lack:
             return importance_map(
                 sweep.grid.window,
                 sweep.blend,
@@ -189,10 +190,7 @@ class _SweepRun:
                 minimum=MINIMUM if coarse else 0.0,
                 device=self._device.torch_device,
             )
-        except (RuntimeError, MemoryError) as error:
-            if not self._device.is_out_of_memory(error):
-                raise
-            raise self._window_error() from error
+        raise self._window_error() from lack.error
 
     def _recovered(self, step: Recovery, failed: int, batch: int, passes_left: int) -> None:
         self._batch = batch

@@ -30,14 +30,14 @@ def importance_map(
     minimum: float = 0.0,
     device: torch.device | str = "cpu",
 ) -> torch.Tensor:
-    """Return the weights of one window, float32 of its shape: in [1e-3, 1], of nnU-Net in [6e-9, 1], 0 in the *halo*.
+    """Return the weights of one window, float32 of its shape, at most 1 and above 0 but in the *halo*.
 
     ``constant``: ones. ``gaussian``: the product of one-dimensional Gaussians centred on the window, sigma
     *sigma_scale* times its side, clamped from below at 1e-3 (which makes the map non-separable). ``bump``: the product
     of ``exp(-1 / (1 - u^2))`` along each axis, u from -1 before its first voxel to 1 after its last, each divided by
     its maximum, clamped from below at 1e-5. ``distance_transform``: how many voxels there are to the nearest face, as a
     share of the most. The last two are those of PyTorch Connectomics. The Gaussian of nnU-Net's *tiling* is not clamped
-    but rounded to float16, and its centre is half a voxel further where a side is even.
+    but rounded to float16, down to 6e-9, and its centre is half a voxel further where a side is even.
 
     Smaller weights are raised to *minimum*, for sums that have no room for them; *halo* is voxels per axis along each
     side that do not count.
