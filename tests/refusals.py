@@ -128,9 +128,9 @@ def raises(error: type[BaseException], *values: Any) -> Iterator[pytest.Exceptio
 
 
 def says(sentence: str, value: Any) -> bool:
-    """Whether *value* stands in *sentence* by itself: 3 does not stand in 'the 30 planes'."""
+    """Whether *value* stands in *sentence* by itself: 3 does not stand in 'the 30 planes', nor in 'pytest-3'."""
     text = str(value)
-    before = r"(?<![\w.])" if text[:1].isalnum() else ""
+    before = r"(?<![\w.-])" if text[:1].isdigit() else r"(?<![\w.])" if text[:1].isalnum() else ""
     after = r"(?!\w|\.\d)" if text[-1:].isalnum() else ""
     return bool(text) and re.search(before + re.escape(text) + after, sentence) is not None
 

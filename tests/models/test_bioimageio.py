@@ -311,7 +311,7 @@ def test_post_processing(
         ([("clip", {"min_percentile": 3.0})], "clip"),
         ([("sigmoid", {}), ("ensure_dtype", {"dtype": "uint8"})], "ensure_dtype"),
         ([("sigmoid", {}), ("clip", {"max": 0.4}), ("binarize", {"threshold": 0.5})], ("threshold", "0.5")),
-        ([("binarize", {"threshold": -2.0})], ("threshold", "2")),
+        ([("binarize", {"threshold": -2.0})], ("threshold", "-2")),
         ([("binarize", {"threshold": [0.2, 0.3], "axis": "channel"})], ("binarize", "decoder")),
         ([("binarize", {"threshold": 0.2}), ("sigmoid", {})], ("sigmoid", "binarize")),
         ([("softmax", {"axis": "z"})], "softmax"),
