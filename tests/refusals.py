@@ -76,6 +76,7 @@ class Kind(StrEnum):
     LACKS = "it lacks"
     NOTHING_IMPORTED = "nothing was imported"
     NOT_OF_TORCH = "is not what torch.save writes"
+    NO_DENSE_TENSOR = "no dense tensor"
     NO_ARCHITECTURE = "names no architecture"
     NO_NETWORK = "no class of networks"
     NO_SIZES = "no sizes"

@@ -281,13 +281,13 @@ def test_wrong_but_honest_weights(package: Path) -> None:
     tensors = reference_network().state_dict()
     first = next(iter(tensors))
     resave(package, {name: tensor for name, tensor in tensors.items() if name != first})
-    with raises(ModelError, "weights.pt", first):
+    with raises(ModelError, "weights.pt", Kind.LACKS, first):
         load_model(package)
     resave(package, {**tensors, "extra": torch.zeros(1)})
-    with raises(ModelError, "extra"):
+    with raises(ModelError, Kind.UNKNOWN_WEIGHTS, "extra"):
         load_model(package)
     resave(package, {**tensors, first: torch.zeros(3, 3)})
-    with raises(ModelError, first):
+    with raises(ModelError, Kind.OTHER_SHAPE, first):
         load_model(package)
 
 

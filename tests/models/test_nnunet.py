@@ -348,14 +348,29 @@ def test_missing_extra_and_misshapen_weights(folder: Folder) -> None:
         weights["other"] = torch.zeros(1)
         weights["decoder.seg_layers.1.weight"] = torch.zeros(5, 4, 1, 1, 1)
 
-    with raises(ModelError, "decoder.seg_layers.1.bias", "decoder.seg_layers.1.weight", "(5, 4, 1, 1, 1)"):
+    with raises(
+        ModelError,
+        Kind.LACKS,
+        "decoder.seg_layers.1.bias",
+        Kind.UNKNOWN_WEIGHTS,
+        "other",
+        Kind.OTHER_SHAPE,
+        "decoder.seg_layers.1.weight",
+        "(5, 4, 1, 1, 1)",
+    ):
         load_model(replace_weights(folder(), change))
 
 
 def test_other_numbers_of_channels(folder: Folder) -> None:
     path = folder()
     (path / "dataset.json").write_text(json.dumps(dataset(labels={"background": 0, "a": 1, "b": 2})))
-    with raises(ModelError, "decoder.seg_layers.0.bias", "decoder.seg_layers.0.weight", "decoder.seg_layers.1.bias"):
+    with raises(
+        ModelError,
+        Kind.OTHER_SHAPE,
+        "decoder.seg_layers.0.bias",
+        "decoder.seg_layers.0.weight",
+        "decoder.seg_layers.1.bias",
+    ):
         load_model(path)
     (path / "dataset.json").write_text(json.dumps(dataset(channel_names={"0": "a", "1": "b"})))
     with raises(ModelError, 2, 1):
@@ -558,7 +573,7 @@ def test_weights_that_claim_to_be_larger_than_the_file(folder: Folder) -> None:
     def change(content: dict[str, Any]) -> None:
         content["network_weights"]["decoder.seg_layers.1.weight"] = torch.zeros(1).expand(10**12)
 
-    with raises(ModelError, "decoder.seg_layers.1.weight"):
+    with raises(ModelError, Kind.NO_DENSE_TENSOR, "decoder.seg_layers.1.weight"):
         load_model(replace_weights(folder(), change))
 
 

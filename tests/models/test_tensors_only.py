@@ -129,7 +129,7 @@ def test_a_pickle_of_endless_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_only_dense_tensors_of_numbers_are_weights(value: Any) -> None:
-    with raises(ModelError, "'w'"):
+    with raises(ModelError, Kind.NO_DENSE_TENSOR, "'w'"):
         dense_tensors({"w": value}, "a")
 
 
