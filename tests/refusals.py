@@ -78,6 +78,7 @@ class Kind(StrEnum):
     NOT_OF_TORCH = "is not what torch.save writes"
     NO_DENSE_TENSOR = "no dense tensor"
     NO_ARCHITECTURE = "names no architecture"
+    NO_SUM = "has no SHA-256"
     NO_NETWORK = "no class of networks"
     NO_SIZES = "no sizes"
     HOLDS_NO = "holds no"

@@ -431,7 +431,7 @@ def test_a_network_for_one_window_refuses_others() -> None:
 
 def test_torchscripts_reason_is_found_behind_its_traceback() -> None:
     network = as_traced(unet().eval(), torch.zeros(1, 1, 32, 32, 32))
-    with raises(ModelError, "(1, 1, 30, 30, 30)") as caught:
+    with raises(ModelError, "(1, 1, 30, 30, 30)", "must match") as caught:
         trace_forward(network, (1, 1, 30, 30, 30))
     assert "\n" not in str(caught.value)
 

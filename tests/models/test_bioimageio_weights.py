@@ -324,5 +324,5 @@ def test_missing_files_and_sums(package: Path) -> None:
 
 def test_without_the_library_the_sentence_names_the_extra(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "bioimageio.spec", None)
-    with raises(ModelError, "bioimageio.spec"):
+    with raises(ModelError, "bioimageio.spec", "napari-tessera[bioimageio]"):
         describe_model(package)

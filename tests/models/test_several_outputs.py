@@ -226,7 +226,7 @@ def test_fields_of_a_dataclass_are_outputs() -> None:
 
 def test_what_a_program_was_opened_for_does_not_change_in_silence(tmp_path: Path) -> None:
     model = exported(Several(lambda f, y, other: (other, y)), tmp_path, network_output="1")
-    with raises(ModelError, 1, 0):
+    with raises(ModelError, "'1'", "'0'"):
         model.with_spec(network_output="0")
 
 

@@ -76,13 +76,13 @@ def test_a_known_pass_time_prefers_the_least_memory_of_those_as_fast(model: nt.M
 
 
 def test_a_budget_below_the_weights_is_told(model: nt.Model) -> None:
-    with raises(nt.SettingsError, "64 B", "CPU"):
+    with raises(nt.SettingsError, Kind.BELOW_THE_WEIGHTS, "64 B", "CPU"):
         nt.autotune(SHAPE, model, SETTINGS, 64)
 
 
 def test_a_budget_below_one_window_is_told(model: nt.Model) -> None:
     weights = nt.plan(SHAPE, model, SETTINGS).memory.weights_bytes
-    with raises(nt.SettingsError, "sw_batch_size", "window_size"):
+    with raises(nt.SettingsError, "CPU", "sw_batch_size", "window_size"):
         nt.autotune(SHAPE, model, SETTINGS, weights + 1000)
 
 

@@ -139,7 +139,7 @@ def test_labels_and_probabilities_are_planned_as_one_run() -> None:
     room = replace(CUDA, host_free_bytes=both.host_bytes - 1)
     assert not any("of RAM" in hint for hint in planned(*shapes, device=room).hints)
     assert any("of RAM" in hint for hint in planned(*shapes, device=room, keeps_probabilities=True).hints)
-    with pytest.raises(SettingsError):  # its output is no probability
+    with raises(SettingsError, "probabilities", "uint8", "float16"):  # its output is no probability
         planned(*shapes, keeps_probabilities=True, probabilities="uint8")
 
 
@@ -340,7 +340,7 @@ def test_counts_are_bounds_until_windows_have_been_looked_for() -> None:
 
 
 def test_eight_bits_hold_activated_values_only() -> None:
-    with raises(SettingsError, "float16"):
+    with raises(SettingsError, "probabilities", "uint8", "float16"):
         planned((64,) * 3, decoder=None, probabilities="uint8")
     for activation in ("sigmoid", "softmax"):
         plan = planned((64,) * 3, spec=replace(SPEC, activation=activation), decoder=None, probabilities="uint8")
