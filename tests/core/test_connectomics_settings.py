@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from tests.refusals import raises
+from tests.refusals import Kind, raises
 from typer.testing import CliRunner
 
 from napari_tessera import Settings
@@ -345,7 +345,7 @@ def test_tesseras_own_files_are_read_as_ever(tmp_path: Path) -> None:
     assert open_settings(tmp_path / "own.yaml") == (settings, ())
     with raises(SettingsError, "inference.overlp"):
         opened(tmp_path, {"inference": {"overlp": 0.5}})
-    with raises(SettingsError, "none.yaml"):
+    with raises(SettingsError, Kind.CANNOT_READ, "none.yaml"):
         open_settings(tmp_path / "none.yaml")
 
 

@@ -187,7 +187,7 @@ def test_augmentation_switch(tmp_path: Path, text: str, tta_num: int, tta_axes: 
 
 
 def test_files_that_are_not_there_or_cannot_be_written(tmp_path: Path) -> None:
-    with raises(SettingsError, "none.yaml"):
+    with raises(SettingsError, Kind.CANNOT_READ, "none.yaml"):
         Settings.from_yaml(tmp_path / "none.yaml")
     with raises(OutputError, "s.yaml"):
         Settings().to_yaml(tmp_path / "no folder" / "s.yaml")

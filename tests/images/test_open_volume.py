@@ -115,5 +115,5 @@ def test_real_images(real_data, name, axes, shape, dtype, voxel_size_um):
 def test_a_pipe_is_refused_before_it_is_read(tmp_path, name):
     """Nothing writes to it, so reading would wait for ever."""
     os.mkfifo(tmp_path / name)
-    with raises(InputError, name):
+    with raises(InputError, name, Kind.NO_FILE):
         open_volume(tmp_path / name)

@@ -86,7 +86,7 @@ def test_volumes_know_their_voxel_size_and_lazy_ones_stay_lazy(model: nt.Model, 
     expected = nt.predict(volume, model, RESAMPLED, voxel_size_um=OWN)
     lazy = Volume(Lazy(volume), "ZYX", OWN)  # type: ignore[arg-type]
     np.testing.assert_array_equal(nt.predict(lazy, model, RESAMPLED), expected)
-    with raises(nt.InputError, "resample", "0.01"):
+    with raises(nt.InputError, "resample", "0.01", "unknown"):
         nt.predict(volume, model, RESAMPLED)
 
 

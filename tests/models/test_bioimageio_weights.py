@@ -294,7 +294,7 @@ def test_wrong_but_honest_weights(package: Path) -> None:
 def test_another_number_of_channels_than_described(package: Path) -> None:
     change(package, with_channels(2))
     change(package, steps(("scale_linear", {"gain": 0.1})))
-    with raises(ModelError, 1, 2):
+    with raises(ModelError, 1, 2, "3D"):
         load_model(package)
 
 
@@ -318,7 +318,7 @@ def test_missing_files_and_sums(package: Path) -> None:
     assert any("no SHA-256 of 'weights.pt'" in note for note in load_model(package).notes)
     (package / "weights.pt").unlink()
     for path in (package, zipped(package)):
-        with raises(ModelError, "pytorch_state_dict", "weights.pt"):
+        with raises(ModelError, "pytorch_state_dict", "weights.pt", Kind.MISSING):
             load_model(path)
 
 

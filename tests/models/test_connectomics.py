@@ -505,7 +505,7 @@ def test_objects_in_a_checkpoint_are_never_made(where: str, tmp_path: Path) -> N
     canary = tmp_path / "canary"
     path = make(tmp_path).path
     torch.save({**torch.load(path, weights_only=True), where: {"x": Hostile(canary)}}, path)
-    with raises(ModelError, "posix.system", "last.ckpt"):
+    with raises(ModelError, Kind.RUNS_CODE, f"{os.name}.system", "last.ckpt"):
         load_model(path)
     with pytest.raises(ModelError):
         load_model(path, trust=True)

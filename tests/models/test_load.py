@@ -293,7 +293,7 @@ def test_an_untrusted_file_is_not_even_opened(tmp_path: Path, store: TrustStore)
 
     path = tmp_path / "evil.pt"
     torch.save({"x": Payload()}, path)
-    with raises(ModelError, "builtins.getattr"):
+    with raises(ModelError, Kind.RUNS_CODE, "builtins.getattr"):
         load_model(path, trust=True, store=store)
     assert not canary.exists()
 

@@ -146,5 +146,5 @@ def test_another_one_is_refused(name: str, mednext: dict[str, Any], reason: Any,
 def test_several_heads_are_refused(tmp_path: Path) -> None:
     config = configured()
     config["model"]["heads"] = {"aff": {"out_channels": 3}, "sdt": {"out_channels": 1}}
-    with raises(ModelError, "MedNeXt", "TorchScript", "ONNX"):
+    with raises(ModelError, "MedNeXt", "model.heads", "TorchScript", "ONNX"):
         FORMAT.describe(written(tmp_path, config))

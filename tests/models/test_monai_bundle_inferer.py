@@ -232,7 +232,7 @@ def test_volumes_that_are_padded_before_they_are_sliced(tmp_path: Path) -> None:
     model = bundle_of(tmp_path, inferer, [ZSCORE, spatial([20, 16, 16])], dims=2)
     expected = monai_logits(volume(), inferer, [ZSCORE, spatial([20, 16, 16])], dims=2)
     np.testing.assert_allclose(nt.predict(volume(), model), expected, rtol=0, atol=1e-4)
-    with raises(ModelError, "SpatialPadd"):
+    with raises(ModelError, "SpatialPadd", Kind.PADS):
         bundle_of(tmp_path / "first", inferer, [spatial([20, 16, 16]), ZSCORE], dims=2)
 
 

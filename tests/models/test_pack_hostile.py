@@ -119,7 +119,7 @@ def test_a_program_of_other_channels_is_refused(tmp_path: Path) -> None:
         (tmp_path / str(number)).mkdir()
         path = packed(make, tmp_path / str(number))
         rewritten(path, set_in("in_channels", to=2))
-        with raises(ModelError, 2, 1):
+        with raises(ModelError, 2, 1, "3D"):
             load_model(path, trust=True)
 
 
